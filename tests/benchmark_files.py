@@ -12,7 +12,6 @@ import pickle
 import tarfile
 from pathlib import Path
 
-import h5py
 import lmdb
 import numpy as np
 import pandas as pd
@@ -76,21 +75,11 @@ def _spherical(place, rng):
 
 def _darcy(place, rng, size=41):
     """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
-    for n, part, save in ((24, 1, scipy.io.savemat), (6, 2, _save_hdf5)):
+    for n, part in ((24, 1), (6, 2)):
         squares = rng.normal(size=(n, -(-size // 5), -(-size // 5))).repeat(5, 1).repeat(5, 2)[:, :size, :size]
         coefficient = np.where(squares > 0, 12.0, 3.0)
         path = place / f"piececonst_r421_N1024_smooth{part}.mat"
-        save(path, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
-
-
-def _save_hdf5(path, content):
-    """Write arrays as MATLAB 7.3 does: a userblock of 512 bytes, and axes in reverse order."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for name, array in content.items():
-            file.create_dataset(name, data=array.T).attrs["MATLAB_class"] = np.bytes_("double")
-    with open(path, "r+b") as raw:
-        header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, HDF5 schema 1.00 ."
-        raw.write(header.ljust(116) + b" " * 8 + bytes([0, 2]) + b"IM")
+        scipy.io.savemat(path, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
 
 
 def _psicov(place, rng):

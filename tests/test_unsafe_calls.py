@@ -17,6 +17,7 @@ WRITERS = {
 }
 # Neither called nor imported, by whatever name.
 _PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+_PICKLER = "data/untrusted/isolation.py"  # it writes pickles, for `pickle_machine`
 _LOADS = ("np.load", "numpy.load")
 _CLIENTS = ("requests", "connection", "session")
 _REQUESTS = {"urlopen", "get", "post", "head", "request", "urlretrieve"}
@@ -55,6 +56,7 @@ def fault(call, path):
     checks = {
         "allow_pickle": not says(keyword(call, "allow_pickle") or ast.Constant(name in _LOADS), False),
         "read_pickle": last == "read_pickle",
+        "unpickles": path == _PICKLER and first == "pickle" and name != "pickle.dump",
         "torch.load": name == "torch.load" and not says(keyword(call, "weights_only"), True),
         "extractall": last in ("extractall", "unpack_archive"),
         "os.system": name in ("os.system", "os.popen"),
@@ -81,7 +83,8 @@ def faults(source, path):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [alias.name for alias in node.names]
             packages = names if isinstance(node, ast.Import) else [node.module or ""]
-            if "loadmat" in names or {name.split(".")[0] for name in packages} & _PICKLES:
+            pickles = {name.split(".")[0] for name in packages} & _PICKLES
+            if "loadmat" in names or pickles - ({"pickle"} if path == _PICKLER else set()):
                 problems.append(f"{path}:{node.lineno}: import")
     return problems
 

@@ -171,12 +171,12 @@ def fit(limit_s: float, **request: Any) -> dict[str, Any]:
     Raises:
         FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
     """
-    limits = isolation.Limits(math.ceil(limit_s), _WAIT * limit_s)
     try:
-        result = isolation.isolated(models.fit_here, limits, "baselines", parent=os.getpid(), request=request)
+        result = isolation.isolated(
+            models.fit_here, "baselines", math.ceil(limit_s), _WAIT * limit_s, parent=os.getpid(), request=request
+        )
     except isolation.StoppedError as error:
-        is_late = isinstance(error, isolation.OverTimeError)
-        raise FitError(f"it needs more than {limit_s:g} s" if is_late else f"it {error}") from error
+        raise FitError(f"it {error}") from error
     return dict(result)
 
 

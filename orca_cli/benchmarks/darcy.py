@@ -6,7 +6,7 @@ proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to perme
 directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
 border is exactly 0.
 
-The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5 or HDF5), hold coeff and sol, [1024, 421, 421]:
+The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol, [1024, 421, 421]:
 permeability and pressure. They take 3 GB unpacked, so one variable is read at a time, and what is kept goes into the cache.
 
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.

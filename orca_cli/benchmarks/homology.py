@@ -1,7 +1,6 @@
 """Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019; SCOP 1.75).
 
-TAPE's files are read in either form: LMDB (remote_homology_train.lmdb/data.mdb, values are pickled dictionaries) or JSON
-(remote_homology_train.json, a list of dictionaries), both with `primary`, the sequence, and `fold_label`. The sizes are
+TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled dictionaries. The sizes are
 12,312 for training, 736 for validation, and 718, 1,254 and 1,272 for the test splits that hold out whole superfamilies
 of a fold (fold_holdout), whole families of a superfamily, and proteins of a family.
 """

@@ -24,7 +24,6 @@ from orca_cli.progress import Reporter
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
-_AGAIN = "move the file away and get it again"
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
 
 
@@ -55,12 +54,7 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 @contextmanager
 def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
-    """Lock the data set's folder, after waiting for other processes; provides the folder.
-
-    Raises:
-        StorageError: the folder cannot be written.
-        InterruptionError: a signal asked to stop.
-    """
+    """Lock the data set's folder, after waiting for other processes, and provide it; StorageError if it cannot be written."""
     what, folder = f"the data of {entry.name}", data_folder / entry.name
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
@@ -74,30 +68,23 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
 
 
 def expected(file: DataFile, folder: Path) -> str | None:
-    """Return the SHA-256 that a file should have: the published one, else the recorded one; None if neither is known.
-
-    Raises:
-        ChecksumError: the record is damaged.
-    """
+    """Return the SHA-256 that a file should have: the published one, else the recorded one; None if neither is known."""
     return file.sha256 or _read(folder)["files"].get(file.path, {}).get("sha256")
 
 
 def verify(file: DataFile, folder: Path) -> str:
-    """Compare a file with what it should be, and return its SHA-256, which is recorded if it is seen for the first time.
-
-    Raises:
-        ChecksumError: it differs from the published or the recorded one.
-    """
+    """Return a file's SHA-256, recorded if it is seen for the first time; ChecksumError where it differs from the known one."""
     path = folder / file.path
     digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
+    problem, advice = "", ""
     if expected_sha256 not in (None, digest):
         which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
+        problem = f"its SHA-256 is {digest}, but the one {which} is {expected_sha256}"
         advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
-        text = f"its SHA-256 is {digest}, but the one {which} is {expected_sha256}"
-        raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
-    if expected_sha256 is None and file.md5 is not None and (md5 := md5_file(path)) != file.md5:
-        text = f"its MD5 is {md5}, but the one published is {file.md5}"
-        raise ChecksumError(text, where=str(path), hint=_AGAIN)
+    elif expected_sha256 is None and file.md5 is not None and (md5 := md5_file(path)) != file.md5:
+        problem = f"its MD5 is {md5}, but the one published is {file.md5}"
+    if problem:
+        raise ChecksumError(problem, where=str(path), hint=f"move the file away and get it again{advice}")
     record(folder, file.path, path.stat().st_size, digest, "found here")
     return digest
 
@@ -113,25 +100,20 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive in place unless that was done; returns the number of files that were written.
+    """Unpack an archive in place unless that was done; return the number of files that were written.
 
-    Raises:
-        DataError: the archive is damaged; it was moved aside, and its record was deleted.
-        UnsafeError: the archive would write outside the folder.
-        StorageError: the disk is full.
+    One that is damaged is moved aside, and its record deleted; errors as those of `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():
         return 0
-    digest = _read(folder)["files"].get(file.path, {}).get("sha256")
-    note = _read(folder)["unpacked"].get(file.path, {})
+    content = _read(folder)  # before: an archive may hold a file of this name
+    digest = content["files"].get(file.path, {}).get("sha256")
     held = {folder / name: size for name, size in _unpacked(folder, file).items()}
     is_whole = all(path.is_file() and path.stat().st_size == size for path, size in held.items())
-    if held and is_whole and note.get("sha256") == digest:
+    if held and is_whole and content["unpacked"][file.path].get("sha256") == digest:
         return 0
     from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
-
-    content = _read(folder)  # before: an archive may hold a file of this name
 
     def is_wanted(name: str) -> bool:
         return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
@@ -154,7 +136,7 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
     """Return name -> size of what was unpacked from a file; empty if nothing is recorded or the record is damaged."""
-    if file.unpack is None or not (folder / CHECKSUMS).exists():
+    if file.unpack is None:
         return {}
     try:
         members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
@@ -164,6 +146,7 @@ def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the record of a folder; ChecksumError where it is damaged."""
     path = folder / CHECKSUMS
     if not path.exists():
         return {"schema": SCHEMA, "files": {}, "unpacked": {}}  # type: ignore[dict-item]

@@ -17,12 +17,7 @@ from orca_cli.interfaces import Batch, Samples, TaskData
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples (see interfaces) of a split.
-
-    Args:
-        whole: N samples.
-        rows: [n] indices into them, ascending.
-    """
+    """Some samples (see interfaces) of a split, by `rows`, ascending indices [n] into the `whole`."""
 
     whole: Samples
     rows: np.ndarray
@@ -72,11 +67,7 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 
 
 class Joined:
-    """Samples (see interfaces) of several splits one after the other, none of which is copied.
-
-    Args:
-        parts: of one task, so that their inputs and targets have one shape, and their records one numbering.
-    """
+    """Samples (see interfaces) of several splits of one task one after the other, none of which is copied."""
 
     def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = parts
@@ -91,16 +82,11 @@ class Joined:
         owner = np.searchsorted(self._ends, indices, side="right")
         starts = self._ends - [len(part) for part in self._parts]
         batches = [self._parts[part].batch(indices[owner == part] - starts[part], augment) for part in np.unique(owner)]
-        if len(batches) == 1:
-            return batches[0]
         order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
         x, y = (torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y"))
         if all(batch.valid is None for batch in batches):
             return Batch(x, y)
-        masks = [
-            torch.ones((len(batch.x), *batch.x.shape[2:]), dtype=torch.bool) if batch.valid is None else batch.valid
-            for batch in batches
-        ]
+        masks = [torch.ones_like(one.x[:, 0], dtype=torch.bool) if one.valid is None else one.valid for one in batches]
         return Batch(x, y, torch.cat(masks)[order])
 
     def targets(self) -> np.ndarray:

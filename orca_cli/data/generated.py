@@ -29,15 +29,10 @@ def folder_of(
     make: Callable[[Path], None],
     reporter: Reporter,
 ) -> Path:
-    """Return a folder with the data that `parameters` determine; it is made where it is missing or damaged.
+    """Return a folder with the data of a task that `parameters` determine; `make` fills it where it is missing or damaged.
 
-    Args:
-        name: of the task.
-        parameters: all that the data depend on, with the version of the generator.
-        make: fills an empty folder with files.
-
-    Raises:
-        StorageError, InterruptionError: nothing half-made remains.
+    `parameters` are all that the data depend on, with the version of the generator. Where writing fails or a signal asks to
+    stop, nothing half-made remains.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -75,11 +70,9 @@ def target_maps(
     Args:
         name: of the task and split, such as "psicov-train".
         settings: all besides the files that the maps and the records depend on.
-        files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
+        files: all that `read` reads; their names, sizes and times of change identify the array in the cache. DataError
+            where one is missing.
         extent, read: (H, W); and what gives the map [H, W] and the record of a sample by its number.
-
-    Raises:
-        DataError: a file is missing.
     """
     state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
     for path in files:

@@ -23,24 +23,17 @@ OverLength = Literal["truncate", "wrong", "drop"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end: tokens [sum of lengths] uint8 in 0..V-1, and where each ends in them [n] int64.
+    """Sequences of one split, end to end."""
 
-    Their classes are [n] int64, and `longer` [n] bool those that do not fit into the input, cut already or not.
-    """
-
-    tokens: np.ndarray
-    ends: np.ndarray
-    classes: np.ndarray
-    longer: np.ndarray
+    tokens: np.ndarray  # [sum of lengths] uint8, in 0..V-1
+    ends: np.ndarray  # [n] int64, where each ends in the tokens
+    classes: np.ndarray  # [n] int64
+    longer: np.ndarray  # [n] bool, those that do not fit into the input, cut already or not
 
     def samples(
         self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
     ) -> SymbolSamples:
-        """Return samples of these sequences; the first arguments are those of `SymbolSamples`.
-
-        `over_length` says what happens to longer sequences; `no_class` is K, which no output can name, for the test split with
-        over_length="wrong", and None for other splits.
-        """
+        """Return samples of these sequences; `no_class` is K, which no output can name, for the test split alone."""
         sequences, fits = self, ~self.longer
         if over_length == "drop":
             sizes = np.diff(self.ends, prepend=0)
@@ -73,10 +66,9 @@ def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int)
 
 
 class SymbolSamples(ArraySamples):
-    """Samples (see interfaces) over sequences stored end to end; one-hot columns [V, L] are made batch by batch.
+    """Samples (see interfaces) over sequences; one-hot columns [V, L] of their first L symbols are made batch by batch.
 
-    Of longer sequences the first L symbols are taken; with `mask` the zero columns after the end are marked as padding. The
-    name is that of the task, for the digest.
+    With `mask` the zero columns after the end are marked as padding. The name is that of the task, for the digest.
     """
 
     def __init__(self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool) -> None:

@@ -1,8 +1,5 @@
 """Random crops and flips of images, and samples over uint8 images in arrays that are augmented batch by batch.
 
-Augmentation is drawn anew for every sample of every optimizer step, from the generator that the step gives; samples that
-are asked for without a generator come as they are.
-
 Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
 """
 
@@ -25,16 +22,10 @@ def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generat
 
     Images are surrounded by `padding` pixels of zeros first; so size is at most (H + 2 * padding, W + 2 * padding).
     """
-    height, width = size
-    if padding:
-        images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    tops = generator.integers(0, images.shape[2] - height + 1, size=len(images))
-    lefts = generator.integers(0, images.shape[3] - width + 1, size=len(images))
-    rows = tops[:, None] + np.arange(height)
-    columns = lefts[:, None] + np.arange(width)
-    chosen = np.arange(len(images))[:, None, None]
-    # The two advanced indices put B, H, W before the channels.
-    return images.transpose(0, 2, 3, 1)[chosen, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+    images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))  # type: ignore[call-overload]
+    tops, lefts = (generator.integers(0, extent, size=len(images)) for extent in windows.shape[2:4])
+    return windows[np.arange(len(images)), :, tops, lefts]
 
 
 def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -43,10 +34,19 @@ def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return np.where(mirrored[:, None, None, None], images[..., ::-1], images)
 
 
+def augmented(
+    images: np.ndarray, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
+) -> np.ndarray:
+    """Return images [B, C, H, W] cropped to `size`, unless nothing could be cut off, and mirrored where `flip` says so."""
+    if padding or images.shape[2:] != size:
+        images = random_crop(images, size, padding, generator)
+    return random_flip(images, generator) if flip else images
+
+
 def normalised(
     images: np.ndarray, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> torch.Tensor:
-    """Return uint8 images [B, C, H, W] as float32 in 0..1, or as (pixel - mean) / std of pixels in 0..1 per channel."""
+    """Return uint8 images [B, C, H, W] as float32 in 0..1; with mean and std [C], positive, (pixel - mean) / std of these."""
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
         centre, spread = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
@@ -57,10 +57,7 @@ def normalised(
 class PixelSamples(ArraySamples):
     """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W] in memory or in a mapped file; y is [N] int64.
 
-    Args:
-        mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
-        padding: augmentation crops a window of H x W after this many pixels of zeros on every side.
-        flip: whether augmentation mirrors every second image, on average.
+    `mean` and `std` are those of `normalised`; `padding` and `flip` say how augmentation crops to H x W and mirrors.
     """
 
     def __init__(
@@ -83,10 +80,8 @@ class PixelSamples(ArraySamples):
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         images = self._x[rows]
         release_pages(self._x)
-        if augment is not None and self._padding:
-            images = random_crop(images, (images.shape[2], images.shape[3]), self._padding, augment)
-        if augment is not None and self._flip:
-            images = random_flip(images, augment)
+        if augment is not None:
+            images = augmented(images, images.shape[2:], self._padding, self._flip, augment)
         return Batch(normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows]))
 
     def digest(self) -> str:

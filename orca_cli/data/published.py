@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,10 @@ from orca_cli.exceptions import DataError
 def find(
     data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "", key: str = "task.path"
 ) -> list[Path]:
-    """Return the files or folders of a task, by their names relative to its folder; all are needed.
+    """Return the files or folders of a task, by their names relative to its folder; DataError where one is missing.
 
-    Args:
-        data_folder, task: where data sets lie, each in a folder with the task's name.
-        path: another folder, from the working folder or else from `data_folder`.
-        hint: what else to do, besides how to get the files.
-        key: the setting that gives `path`.
-
-    Raises:
-        DataError: a file is missing, or a folder stands in its place.
+    The folder is data_folder/task, or `path` from the working folder or else from `data_folder`, which the setting `key`
+    gives. `hint` says what else to do, besides how to get the files.
     """
     folder = data_folder / task
     if path is not None:
@@ -41,8 +36,7 @@ def find(
 
 def is_there(folder: Path, name: str) -> bool:
     """Return whether a folder holds a file of this name; names without a suffix, or with .lmdb, are those of folders too."""
-    place = folder / name
-    return place.is_file() or (place.is_dir() and Path(name).suffix in ("", ".lmdb"))
+    return (folder / name).is_file() or ((folder / name).is_dir() and Path(name).suffix in ("", ".lmdb"))
 
 
 def find_first(
@@ -52,13 +46,10 @@ def find_first(
 
     Archives and mirrors put the same files into different folders. DataError about the first list where none is complete.
     """
-    failures = []
     for names in options:
-        try:
+        with suppress(DataError):
             return find(data_folder, task, names, path, hint)
-        except DataError as error:
-            failures.append(error)
-    raise failures[0]
+    return find(data_folder, task, options[0], path, hint)
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:
@@ -83,15 +74,12 @@ def entries(record: object, names: Sequence[str], where: str, hint: str = "") ->
 def check_array(
     array: object, shape: Sequence[int | str], where: str, hint: str = "", what: str = "", dtype: str = "numbers"
 ) -> np.ndarray:
-    """Return what a file holds after a check that it is an array of a type and shape.
+    """Return what a file holds; DataError if it is not an array of this type and shape.
 
     Args:
         shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
         where, hint, what: file and entry; what to do; and its name in messages, empty where `where` says it.
         dtype: "numbers" for real numbers and booleans of any type, else the name of a dtype.
-
-    Raises:
-        DataError: not an array of this type and shape.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
@@ -110,10 +98,12 @@ def check_array(
 def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
     """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
 
-    Raises:
-        DataError: another shape or type, or a label out of range; `where` is the file and entry, `hint` what to do.
+    DataError for any other; `where` is the file and entry, `hint` what to do.
     """
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # ragged lists
+        values = np.empty(0, object)
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise DataError(f"labels are {values.dtype} {values.shape}; expected ({n},)", where=where, hint=hint)
     values = np.array(values).reshape(-1)

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted import arrays, lmdb, matlab
-from orca_cli.data.untrusted.pickle import reader, unpickle, unpickle_bytes
+from orca_cli.data.untrusted import arrays, matlab, tape
+from orca_cli.data.untrusted.pickle import read_bytes_here, read_here, unpickle, unpickle_bytes
 
 
 class Call:
@@ -207,12 +207,6 @@ def _matlab(path: Path, content: bytes) -> None:
     import_module("scipy.io").savemat(path, {"x": np.frombuffer(content, np.uint8)})
 
 
-def _hdf5(path: Path, content: bytes) -> None:
-    with import_module("h5py").File(path, "w", userblock_size=512) as file:
-        file["x"] = np.frombuffer(content, np.uint8)
-        file["x"].attrs["MATLAB_class"] = np.bytes_("uint8")
-
-
 def _lmdb(path: Path, content: bytes) -> None:
     import lmdb as library
 
@@ -225,11 +219,6 @@ def _load_lmdb(path: Path) -> Any:
 
     with library.open(str(path), subdir=False, readonly=True, lock=False) as database, database.begin() as transaction:
         return pickle.loads(transaction.get(b"0"))
-
-
-def _load_hdf5(path: Path) -> Any:
-    with import_module("h5py").File(path) as file:
-        return pickle.loads(file["x"][()].tobytes())
 
 
 def _load_torch(path: Path) -> Any:
@@ -266,7 +255,6 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         ".mat",
         lambda path: pickle.loads(import_module("scipy.io").loadmat(path)["x"].tobytes()),
     ),
-    "MATLAB 7.3": (_hdf5, ".mat", _load_hdf5),
 }
 
 
@@ -285,24 +273,24 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     """Return the ways in which our readers would meet such a file: in the worker, and the same code in this process."""
     text = str(path)
     if form == "gzip":
-        return [lambda: unpickle(path, gzipped=True), lambda: reader.read_here(text, gzipped=True)]
+        return [lambda: unpickle(path, gzipped=True), lambda: read_here(text, gzipped=True)]
     if form in ("pickle named npy", "npy of objects"):
-        here = arrays.load_object_here if form == "npy of objects" else reader.read_here
+        here = arrays.load_object_here if form == "npy of objects" else read_here
         return [lambda: arrays.load_object(path), lambda: here(text), lambda: arrays.open_arrays(path, "task.train")]
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
 
         def here_by_bytes(content: bytes, where: str) -> Any:
-            return reader.read_bytes_here([content], [where])
+            return read_bytes_here([(content, where)])
 
         return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
-    if form.startswith("MATLAB"):
+    if form == "MATLAB 5":
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
-    return [lambda: unpickle(path), lambda: reader.read_here(text)]
+    return [lambda: unpickle(path), lambda: read_here(text)]
 
 
 def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:
-    (content,) = lmdb.read(path, ["0"])
+    (content,) = tape.values(path, ["0"])
     assert content is not None
     return loads(content, str(path))

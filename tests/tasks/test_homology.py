@@ -1,6 +1,5 @@
-"""Remote homology: both forms of TAPE's files give the same proteins; vocabulary, over-length, splits; damaged files."""
+"""Remote homology: proteins of TAPE's files; vocabulary, over-length, splits; damaged files."""
 
-import json
 import pickle
 
 import numpy as np
@@ -23,14 +22,6 @@ def record(sequence, fold):
     return {"primary": sequence, "fold_label": fold, "evolutionary": evolutionary, "id": b"d1abc__"}
 
 
-def write_json(folder, proteins=PROTEINS):
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, pairs in proteins.items():
-        plain = [{"primary": sequence, "fold_label": fold, "id": "d1abc__"} for sequence, fold in pairs]
-        (folder / f"remote_homology_{split}.json").write_text(json.dumps(plain))
-    return folder
-
-
 def write_lmdb(folder, proteins=PROTEINS, change=lambda contents: None):
     lmdb = pytest.importorskip("lmdb", reason="the package lmdb, which writes the database of this test, is absent")
     for split, pairs in proteins.items():
@@ -51,15 +42,13 @@ def words(samples, index):
     return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
 
 
-def test_both_forms_of_the_files_give_the_same_samples(tmp_path):
-    write_json(tmp_path / "a" / "homology")
+def test_the_proteins_of_the_databases_are_the_samples(tmp_path):
+    write_lmdb(tmp_path / "a" / "homology")
     write_lmdb(tmp_path / "b" / "homology" / "remote_homology")
-    texts, databases = load(tmp_path / "a"), load(tmp_path / "b")
-    assert texts.input_shape == databases.input_shape == (30, 1419)
-    for part in ("train", "validation"):
-        assert getattr(texts, part).digest() == getattr(databases, part).digest()
-    assert texts.open_test().digest() == databases.open_test().digest()
-    assert words(databases.train, 0) == ["cls", "M", "K", "V", "sep"]
+    beside, unpacked = load(tmp_path / "a"), load(tmp_path / "b")
+    assert beside.input_shape == (30, 1419)
+    assert beside.train.digest() == unpacked.train.digest()
+    assert words(beside.train, 0) == ["cls", "M", "K", "V", "sep"]
     assert load(tmp_path / "b", test="family_holdout").open_test().targets().tolist() == [1194]
 
 
@@ -67,13 +56,13 @@ def test_the_vocabulary_has_the_ids_of_tape(tmp_path):
     known = {"pad": 0, "mask": 1, "cls": 2, "sep": 3, "unk": 4, "A": 5, "K": 14, "X": 27, "Y": 28, "Z": 29}
     assert {name: VOCABULARY.index(name) for name in known} == known
     assert [VOCABULARY[i] for i in encode("aJZ", 10)] == ["cls", "A", "unk", "Z", "sep"]
-    write_json(tmp_path / "homology")
+    write_lmdb(tmp_path / "homology")
     with refused(r"remote_homology_train.*residue Z.*use task.symbols=30", DataError):
         load(tmp_path, symbols=29)
 
 
 def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path):
-    write_json(tmp_path / "homology")
+    write_lmdb(tmp_path / "homology")
     cut, wrong, dropped = (load(tmp_path, length=7, over_length=word) for word in ("truncate", "wrong", "drop"))
     assert words(cut.train, 1) == ["cls", "A", "C", "D", "E", "F", "sep"]
     assert words(cut.train, 2) == ["cls", "B", "O", "U", "X", "Z", "sep"]  # just fits
@@ -84,7 +73,7 @@ def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path):
 
 
 def test_validation_is_merged_on_request_alone(tmp_path):
-    write_json(tmp_path / "homology")
+    write_lmdb(tmp_path / "homology")
     merged = load(tmp_path, train_on_validation=True, mask_padding=False)
     assert merged.train.targets().tolist() == [0, 7, 1194, 7, 3]
     batch = merged.train.batch(np.array([4]))

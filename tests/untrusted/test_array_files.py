@@ -13,7 +13,7 @@ import pytest
 
 from orca_cli.data.blocks import blocks
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.untrusted import lmdb, memory
+from orca_cli.data.untrusted import memory, tape
 from orca_cli.data.untrusted.arrays import load_object, mapped, read_arrays
 from orca_cli.exceptions import DataError, InterruptionError, StorageError, UnsafeError
 from tests.tasks.builders import refused
@@ -71,7 +71,7 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
         content = bytearray(path.read_bytes())
         content[content.index(ARRAYS["large"].tobytes()[:64])] ^= 1
         path.write_bytes(content)
-        error, message = DataError, r"a\.npz\[large\]: cannot be read: Bad CRC-32"
+        error, message = DataError, r"a\.npz\[large\]: is a damaged array: Bad CRC-32"
     elif fault == "signal":
         interruption, error, message = pending_signal(), InterruptionError, None
     else:
@@ -142,8 +142,8 @@ def test_values_of_lmdb_come_back_and_nothing_is_written(tmp_path):
             transaction.put(key.encode(), value)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     for path in (tmp_path, tmp_path / "data.mdb"):
-        assert dict(zip(expected, lmdb.read(path, expected), strict=True)) == expected
-        assert list(lmdb.read(path, ["nothing", "~", "0000", "5", "9999999"])) == [None, None, None, b"\5" * 5, None]
+        assert dict(zip(expected, tape.values(path, expected), strict=True)) == expected
+        assert list(tape.values(path, ["nothing", "~", "0000", "5", "9999999"])) == [None, None, None, b"\5" * 5, None]
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
-        list(lmdb.read(tmp_path, ["large"], max_value=10_000))
+        list(tape.values(tmp_path, ["large"], max_value=10_000))

@@ -56,7 +56,7 @@ def load_homology(
 
     Args:
         size: balanced over the folds; None for all.
-        path: folder with remote_homology_train.lmdb (or .json); None looks into data_folder/homology.
+        path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
         folds: number of classes: the folds with the most proteins, of equally many those with the smaller numbers.
     """
     hint = "`orca data get homology` fetches it, or give source.path=FOLDER, or source=peptides; metric=none needs no source"

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from orca_cli import signals, storage
-from orca_cli.data.pixels import normalised, random_crop, random_flip
+from orca_cli.data.pixels import augmented, normalised
 from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.interfaces import Batch, Reporter
 from orca_cli.seeding import numpy_generator
@@ -37,27 +37,17 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class View:
-    """How files become inputs of S pixels a side, `side`.
-
-    Args:
-        channels: 3, or 1 for grey.
-        crop: True cuts the largest square from the middle before resizing; False stretches the whole image.
-        mean, std: [C], of pixels in 0..1, and positive; None leaves them in 0..1.
-        larger: augmentation resizes to this many pixels per side and crops S of them; None resizes to S.
-        padding, flip: pixels of zeros on every side before augmentation crops, and whether it mirrors every second image.
-        frozen_seed: augmentation is drawn once for each file, from this seed, and always applied; None draws anew in every
-            optimizer step.
-    """
+    """How files become inputs of S pixels a side."""
 
     side: int
-    channels: int = 3
-    crop: bool = False
-    mean: tuple[float, ...] | None = None
+    channels: int = 3  # or 1 for grey
+    crop: bool = False  # the largest square from the middle; else the whole image is stretched
+    mean: tuple[float, ...] | None = None  # and std: as those of `pixels.normalised`
     std: tuple[float, ...] | None = None
-    larger: int | None = None
-    padding: int = 0
-    flip: bool = False
-    frozen_seed: int | None = None
+    larger: int | None = None  # augmentation crops S of so many pixels per side; None resizes to S
+    padding: int = 0  # pixels of zeros on every side before augmentation crops
+    flip: bool = False  # whether augmentation mirrors every second image
+    frozen_seed: int | None = None  # of augmentation, drawn once for each file; None draws anew in every optimizer step
 
     def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
         """Return the images of files as [B, C, S, S] float32, without augmentation."""
@@ -88,18 +78,13 @@ class FileSamples:
         if view.frozen_seed is None and augment is None:
             return Batch(view.inputs(paths), y)
         images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
+        form = (view.side, view.side), view.padding, view.flip
         if view.frozen_seed is not None:
             draws = [numpy_generator(view.frozen_seed, "images", "frozen", int(index)) for index in indices]
-            images = np.concatenate([self._augmented(images[i : i + 1], draw) for i, draw in enumerate(draws)])
+            images = np.concatenate([augmented(images[i : i + 1], *form, draw) for i, draw in enumerate(draws)])
         elif augment is not None:
-            images = self._augmented(images, augment)
+            images = augmented(images, *form, augment)
         return Batch(normalised(images, view.mean, view.std), y)
-
-    def _augmented(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        view = self.view
-        if view.larger or view.padding:
-            images = random_crop(images, (view.side, view.side), view.padding, generator)
-        return random_flip(images, generator) if view.flip else images
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -131,15 +116,24 @@ def decode(
     `where` stands for the file in messages.
     """
     where = str(source) if where is None else where
+    image_module, operations = pillow()
     with opened(source, where) as image:
-        image_module, operations = _pillow()
         image.load()
-        flat = _flat(operations.exif_transpose(image), image_module, where).convert("RGB" if channels == 3 else "L")
-        if side is not None and crop:
-            flat = operations.fit(flat, (side, side), image_module.Resampling.BILINEAR)
-        elif side is not None:
-            flat = flat.resize((side, side), image_module.Resampling.BILINEAR)
-        pixels = np.asarray(flat)
+        image = operations.exif_transpose(image)
+        if image.mode in ("I", "F"):
+            what = f"has pixels of mode {image.mode}, of more than 16 bits"
+            raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
+        if image.mode.startswith("I;16"):
+            image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.has_transparency_data:
+            white = image_module.new("RGBA", image.size, "white")
+            white.alpha_composite(image.convert("RGBA"))
+            image = white
+        image = image.convert("RGB" if channels == 3 else "L")
+        if side is not None:
+            resized = operations.fit if crop else image_module.Image.resize
+            image = resized(image, (side, side), image_module.Resampling.BILINEAR)
+        pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -151,7 +145,7 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
         DataError: it is damaged, or of no format that is listed here.
         UnsafeError: it has too many pixels.
     """
-    image_module = _pillow()[0]
+    image_module = pillow()[0]
     try:
         with image_module.open(source, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -162,33 +156,15 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
     except image_module.DecompressionBombError as error:
         hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
-    except image_module.UnidentifiedImageError as error:
-        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
-        raise DataError("is not a readable image", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
-        what = f"cannot be decoded ({error or type(error).__name__})"
-        raise DataError(what, where=where, hint="save it again or remove it") from error
+        is_known = not isinstance(error, image_module.UnidentifiedImageError)
+        what = f"cannot be decoded ({error or type(error).__name__})" if is_known else "is not a readable image"
+        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        raise DataError(what, where=where, hint=hint) from error
 
 
-def _flat(image: Any, image_module: Any, where: str) -> Any:
-    """Return an image of 8 bits a channel without transparency, which becomes white.
-
-    Raises:
-        DataError: its pixels have more than 16 bits.
-    """
-    if image.mode.startswith("I;16"):
-        return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        what = f"has pixels of mode {image.mode}"
-        raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
-    if not image.has_transparency_data:
-        return image
-    white = image_module.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white
-
-
-def _pillow() -> tuple[Any, Any]:
+def pillow() -> tuple[Any, Any]:
+    """Return Pillow's modules of images and of operations on them; UnavailableError where it is not installed."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -197,11 +173,6 @@ def _pillow() -> tuple[Any, Any]:
     # Of fewer pixels than we refuse.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image, ImageOps
-
-
-def pillow_version() -> str:
-    """Return the version of the decoders: which files can be decoded depends on it."""
-    return str(_pillow()[0].__version__)
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:

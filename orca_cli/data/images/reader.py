@@ -1,4 +1,6 @@
-"""Your own images without code: one folder of files for each class, possibly below folders train, val and test.
+"""Your own images without code: one folder of files for each class, or a table that names files and targets.
+
+Folders are FOLDER/CLASS/*.png, possibly below folders train, val and test.
 
 Shapes: n images, S pixels per side, C channels.
 """
@@ -7,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,17 +24,22 @@ from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.generated import folder_of
-from orca_cli.data.images.files import FileSamples, View, content_hashes, decode, pillow_version
-from orca_cli.data.images.folders import ImageFile, ImageTargets, locate, new_images, read_table
+from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
+from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
+from orca_cli.data.splits import PART_NAMES, marked_rows
+from orca_cli.data.table.columns import infer_kind, raw_targets
+from orca_cli.data.table.files import open_table
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import NewData, Reporter, TaskData
+from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SURVEY_VERSION = 3
+_SPLIT = "split"
+_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class ImagePreprocessing:
         FOLDER/test/CLASS/*.png. Loose images, those in folders of which none is a class, and all where a table had the
         targets in training, have none.
         """
-        paths, names, labels = new_images(path, where, part)
+        paths, names, labels = _new_images(path, where, part)
         # A record without `from_folders` may be of the numbers of a table.
         folders_name_classes = self.from_folders and self.targets.kind == "classes"
         has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
@@ -73,6 +82,19 @@ class ImagePreprocessing:
             raise DataError("is not a list of image files", where=where, hint="give their paths")
         paths = [Path(path) for path in x]
         return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The images of a data set, by row: paths below its folder, and targets, which `outputs` name; the rows of each split."""
+
+    names: list[str]
+    kind: Kind
+    y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
+    where: str
+    parts: dict[str, np.ndarray]
+    outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -107,99 +129,201 @@ def load(
         UnavailableError: Pillow is not installed.
     """
     folder = find(data_folder, "images", ["."], path)[0].resolve()
-    if table is None and not (file is target is None and kind in (None, "classes")):
+    if table is not None:
+        held = _in_table(folder, file_path(table, data_folder), file, target, kind, missing_targets)
+    elif file is target is None and kind in (None, "classes"):
+        held = _in_folders(folder)
+    else:
         what = "task.kind, task.file and task.target are of a table"
         raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
-    if table is not None:
-        held, parts = read_table(folder, table, data_folder, file, target, kind, missing_targets)
-    else:
-        held, parts = locate(folder)
-    files = [file for part in parts.values() for file in part]
-    hashes = dict(zip(files, content_hashes([file.path for file in files], reporter), strict=True))
-    sizes = _sizes(hashes, cache_folder, reporter)
-    plain = View(size or 0, channels, fit == "crop")
+    paths = [folder / name for name in held.names]
+    hashes = content_hashes(paths, reporter)
+    sides = _sides(hashes, paths, cache_folder, reporter)
+    view = View(size or 0, channels, fit == "crop", padding=padding, flip=flip)
     if normalize == "imagenet":
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-        plain = replace(plain, mean=mean, std=std)
-    views = plain, replace(plain, padding=padding, flip=flip)
-    images = _Images(str(folder), parts, held, table is None, hashes, sizes, views, missing_targets)
+        view = replace(view, mean=mean, std=std)
+    fitted = partial(_fitted, held, paths, hashes, sides, view, table is None, missing_targets)
     fractions = validation_fraction, test_fraction
-    return assemble("images", reporter, held.kind, images.pool, fractions, split_seed, images.fit)
+    return assemble("images", reporter, held.kind, _pool(held, folder, hashes), fractions, split_seed, fitted)
 
 
-@dataclass
-class _Images:
-    """Files of images by split, with their targets, and how they become samples.
-
-    Width and height are by content. Of `views`, the first is what test sees, the second what optimizer steps see; a side
-    of 0 becomes that of the training images.
-    """
-
-    where: str
-    parts: dict[str, list[ImageFile]]
-    held: ImageTargets
-    from_folders: bool
-    hashes: dict[ImageFile, str]
-    sizes: dict[str, tuple[int, int]]
-    views: tuple[View, View]
-    missing_targets: bool
-
-    def __post_init__(self) -> None:
-        held, hashes, parts = self.held, self.hashes, self.parts
-        train_files = parts["train"]
-        seen: dict[str, tuple[str, ImageFile]] = {}
-        for part, file in ((part, file) for part, files in parts.items() for file in files):
-            other, first = seen.setdefault(hashes[file], (part, file))
-            if other != part:
-                what = f"the same image as '{first.name}', which is in another split"
-                raise DataError(what, where=str(file.path), hint="delete one of the two")
-        check_enough(len(train_files), "images", self.where)
-        train_rows = [file.row for file in train_files]
-        self.pool = Pool(
-            "images", {"train": np.arange(len(train_files))}, parts,
-            plain_labels(held.y, held.where)[train_rows] if held.kind == "classes" else None, None,
-            lambda: np.array([hashes[file] for file in train_files]),
-        )  # fmt: skip
-
-    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
-        """Learn from the training images how all become samples; see `assemble`."""
-        hashes, held = self.hashes, self.held
-        drawn = {part: [self.parts["train"][row] for row in chosen] for part, chosen in rows.items()}
-        parts = self.parts | drawn
-        largest = max(max(self.sizes[hashes[file]]) for file in parts["train"])
-        plain, augmented = (replace(view, side=view.side or min(_LARGEST_SIDE, largest)) for view in self.views)
-        rows_by_part = {part: np.array([file.row for file in files]) for part, files in parts.items()}
-        targets = fit_targets(
-            held.kind, held.y, rows_by_part["train"], held.where, names=held.outputs, missing=self.missing_targets
-        )
-        encoded = {part: targets.encode(held.y[members], held.where) for part, members in rows_by_part.items()}
-        preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
-
-        def samples(part: str) -> FileSamples:
-            paths, names = [file.path for file in parts[part]], [file.name for file in parts[part]]
-            # Only optimizer steps augment, and those of a refit take validation as well.
-            view = plain if part == "test" else augmented
-            return FileSamples(paths, names, encoded[part], [hashes[file] for file in parts[part]], view)
-
-        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
+def _pool(held: _Held, folder: Path, hashes: list[str]) -> Pool:
+    seen: dict[str, tuple[str, int]] = {}
+    for part, row in ((part, row) for part, rows in held.parts.items() for row in rows):
+        other, first = seen.setdefault(hashes[row], (part, row))
+        if other != part:
+            what = f"the same image as '{held.names[first]}', which is in another split"
+            raise DataError(what, where=str(folder / held.names[row]), hint="delete one of the two")
+    rows = held.parts["train"]
+    check_enough(len(rows), "images", str(folder))
+    classes = plain_labels(held.y, held.where)[rows] if held.kind == "classes" else None
+    contents = np.array(hashes)[rows]
+    return Pool("images", {"train": np.arange(len(rows))}, held.parts, classes, None, lambda: contents)
 
 
-def _sizes(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, tuple[int, int]]:
-    """Return width and height of each file, by content; files that cannot be decoded are refused as `decode` says."""
-    contents = {content: file for file, content in hashes.items()}
-    key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
+def _fitted(
+    held: _Held,
+    paths: list[Path],
+    hashes: list[str],
+    sides: np.ndarray,
+    view: View,
+    from_folders: bool,
+    missing_targets: bool,
+    drawn: dict[str, np.ndarray],
+) -> Fitted:
+    """Learn from the training images how all become samples; see `assemble`. A view's side of 0 becomes that of these."""
+    parts = held.parts | {part: held.parts["train"][rows] for part, rows in drawn.items()}
+    train = parts["train"]
+    augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
+    plain = replace(augmented, padding=0, flip=False)
+    targets = fit_targets(held.kind, held.y, train, held.where, names=held.outputs, missing=missing_targets)
+    encoded = {part: targets.encode(held.y[rows], held.where) for part, rows in parts.items()}
+    preprocessing = ImagePreprocessing(plain, targets, from_folders)
+
+    def samples(part: str) -> FileSamples:
+        chosen, names, contents = ([column[row] for row in parts[part]] for column in (paths, held.names, hashes))
+        # Only optimizer steps augment, and those of a refit take validation as well.
+        return FileSamples(chosen, names, encoded[part], contents, plain if part == "test" else augmented)
+
+    form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+    return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
+
+
+def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:
+    """Return the longest side of each file, [n]; files that cannot be decoded are refused as `decode` says."""
+    contents = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
         sizes = {}
         with reporter.track("decoding every image once", len(contents)) as advance:
             for content, file in contents.items():
                 signals.check()
-                sizes[content] = decode(file.path, None, 3).shape[:0:-1]
+                sizes[content] = decode(file, None, 3).shape[:0:-1]
                 advance()
         storage.write_json(folder / "sizes.json", sizes)
 
-    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
+    key, version = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest(), pillow()[0].__version__
+    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": version, "contents": key}
     folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    sizes: dict[str, tuple[int, int]] = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    return sizes
+    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    return np.array([max(sizes[content]) for content in hashes])
+
+
+def _in_folders(folder: Path) -> _Held:
+    """Return the images in a folder's folders of classes, sorted by class and name."""
+    inside = _folders(folder)
+    if not inside:
+        raise DataError("holds no folders of images", where=str(folder), hint=f"give each class one: {_HINT}")
+    # A folder `train` that itself holds images is a class: the vehicle.
+    named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
+    splits = {part: _folders(entry) for part, entry in named if _folders(entry)}
+    if "train" in splits and len(splits) < len(inside):
+        what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
+        raise DataError(what, where=str(folder), hint=_HINT)
+    names: list[str] = []
+    labels: list[str] = []
+    left_out: list[Path] = []
+    parts: dict[str, np.ndarray] = {}
+    for part, class_folders in (splits if "train" in splits else {"train": inside}).items():
+        start = len(names)
+        for class_folder in class_folders:
+            entries = [entry for entry in sorted(class_folder.iterdir()) if not entry.name.startswith(".")]
+            images = [entry for entry in entries if _is_image(entry)]
+            left_out += [entry for entry in entries if not _is_image(entry)]
+            if not images:
+                hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+                raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+            names += [image.relative_to(folder).as_posix() for image in images]
+            labels += [class_folder.name] * len(images)
+        parts[part] = np.arange(start, len(names))
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    notes = (f"{what}, such as {left_out[0].relative_to(folder)}",) if left_out else ()
+    return _Held(names, "classes", np.array(labels), str(folder), parts, notes=notes)
+
+
+def _in_table(
+    folder: Path, table: Path, file: str | None, target: str | None, kind: Kind | None, missing: bool
+) -> _Held:
+    """Return the images that a table names by their paths below the folder, with or without ending; arguments as of `load`.
+
+    A column `split` marks splits; all rows are for training without one.
+    """
+    opened = open_table(table, "task.table", None, None)
+    columns, where = opened.read(opened.columns), str(opened.path)
+    for key, name in (("task.file", file), ("task.target", target)):
+        if name is not None:
+            check_column(name, opened.columns, key, opened.path.name)
+    file = file or opened.columns[0]
+    outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
+    if not outputs or (kind == "classes" and len(outputs) > 1):
+        problem = f"which column is the target? It has {listed(outputs) or 'no other column'}"
+        raise ConfigError(problem, where=where, hint="name it with task.target=COLUMN")
+    paths = [path.relative_to(folder) for path in _images_below(folder)]
+    counts = Counter(path.with_suffix("") for path in paths)
+    place = {str(path.with_suffix("")): path.as_posix() for path in paths if counts[path.with_suffix("")] == 1}
+    place |= {path.as_posix(): path.as_posix() for path in paths}
+    texts, file_where = columns[file].astype(str), f"{where}[{file}]"
+    absent = np.array([text not in place for text in texts])
+    hint = "correct the name, or remove the row"
+    refuse_entry(absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint)
+    names = [place[text] for text in texts]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"names '{twice[0]}' twice", where=file_where, hint="remove one of the rows")
+    chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
+    y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
+    if unnamed := len(paths) - len(names):
+        notes = [*notes, f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read"]
+    rows = {"train": np.arange(len(names))}
+    if _SPLIT in columns:
+        rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
+    return _Held(names, chosen, y, origin, rows, () if chosen == "classes" else tuple(outputs), tuple(notes))
+
+
+def _new_images(path: Path, where: str, part: str) -> tuple[list[Path], list[str], list[str]]:
+    """Return new image files, loose ones first, their paths below the folder, and the class of each.
+
+    That is its top folder, or empty if any image is loose. DataError where there are no images.
+    """
+    if path.is_file() and not part:
+        return [path], [path.name], [""]
+    if not path.is_dir():
+        raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+    folder = path
+    if part:
+        inside = {entry.name.lower(): entry for entry in _folders(path)}
+        folder = next((inside[name] for name in PART_NAMES[part] if name in inside), path)
+        if folder == path:
+            hint = f"it holds {listed(inside) or 'no folders'}"
+            raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
+    parts = {image: image.relative_to(folder).parts for image in _images_below(folder)}
+    images = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))
+    has_loose = any(len(pieces) == 1 for pieces in parts.values())
+    names = [image.relative_to(path).as_posix() for image in images]
+    return images, names, ["" if has_loose else parts[image][0] for image in images]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return all images in a folder and below it, in the order of their paths; hidden ones are left out; DataError if none."""
+    images = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if _is_image(path) and not any(map(_is_hidden, path.relative_to(folder).parts))
+    ]
+    if not images:
+        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
+        raise DataError("holds no images", where=str(folder), hint=hint)
+    return images
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a path is a file with the ending of an image, and not a hidden one."""
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

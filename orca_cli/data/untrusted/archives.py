@@ -13,9 +13,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
@@ -36,6 +37,16 @@ _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
 
 
+class _Member(NamedTuple):
+    """An entry of an archive as it declares itself; the size of a gzip file's content is unknown."""
+
+    name: str
+    is_folder: bool
+    is_plain: bool  # a file or a folder
+    size: int | None
+    open: Callable[[], Any]
+
+
 def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None) -> list[Path]:
     """Unpack an archive into a folder and return the files, in the order of the archive.
 
@@ -52,134 +63,129 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
         DataError: missing, damaged, encrypted, or not an archive.
         UnsafeError: a member that is not a plain file or folder (links, devices), leaves the folder, or occurs twice; more
             members or bytes than allowed; or content that grows as only bombs do. Nothing is skipped silently.
-        StorageError: the disk is too small or cannot be written.
-        InterruptionError: a signal asked to stop.
     """
-    unpack_members = _unpacker(archive)
+    held = _members(archive)
     reporter.say(f"unpacking {archive.name}")
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
-        job = _Job(archive, Path(temporary), members)
         try:
-            unpack_members(job)
+            written = _write(archive, held, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it
             raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
         os.sync()
         signals.check()
-        _place(job.temporary, folder, job.written)
-    return [folder / path for path in job.written]
+        _place(Path(temporary), folder, written)
+    return [folder / path for path in written]
 
 
-def _unpacker(path: Path) -> Callable[[_Job], None]:
-    """Return what unpacks an archive, by its content; a compressed tar is a tar. DataError: missing, or none of these."""
+def _members(path: Path) -> Iterator[_Member]:
+    """Return the entries of an archive, by its content; a compressed tar is a tar. DataError: missing, or none of these."""
     head = first_bytes(path, str(path), _ALLOWED)
     if head.startswith(ZIP):
-        return _unpack_zip
+        return _in_zip(path)
     packed = head.startswith(GZIP)
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
             tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if packed:
-            return _unpack_gzip
+            return _in_gzip(path)
         raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    return _unpack_tar
+    return _in_tar(path, packed)
 
 
-class _Job:
-    """Writes members below a folder and enforces the bounds."""
-
-    def __init__(self, archive: Path, temporary: Path, is_selected: Callable[[str], bool] | None) -> None:
-        self.archive, self.temporary, self.is_selected = archive, temporary, is_selected
-        self.written: list[PurePosixPath] = []
-        self.size = archive.stat().st_size
-        self.bytes = self.count = 0
-
-    def refused(self, what: str, member: str | None = None) -> UnsafeError:
-        who = "" if member is None else f"member {ascii(member[:100])} "
-        hint = "nothing was unpacked; get the archive from a source that you trust"
-        return UnsafeError(f"{who}{what}", where=str(self.archive), hint=hint)
-
-    def member(self, name: str, is_folder: bool, size: int, is_special: bool = False) -> PurePosixPath | None:
-        """Check one member by its declared size; return its path if it is to be written."""
-        self.count += 1
-        if self.count > _MAX_MEMBERS:
-            raise self.refused(f"has more than {_MAX_MEMBERS} members")
-        path = PurePosixPath(name)
-        if is_special or not (path.parts or is_folder):
-            raise self.refused("is a link, a device or no file at all", name)
+def _write(
+    archive: Path, members: Iterator[_Member], folder: Path, is_wanted: Callable[[str], bool]
+) -> list[PurePosixPath]:
+    """Write the wanted members below a folder and return their paths; all are checked."""
+    written: list[PurePosixPath] = []
+    total = count = 0
+    for name, is_folder, is_plain, size, open_member in members:
+        count += 1
+        path, who = PurePosixPath(name), f"member {ascii(name[:100])}"
+        if count > _MAX_MEMBERS:
+            raise _refused(archive, f"has more than {_MAX_MEMBERS} members")
+        if not is_plain or not (path.parts or is_folder):
+            raise _refused(archive, f"{who} is a link, a device or no file at all")
         if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":" or not name.isprintable():
-            raise self.refused("leads out of the folder, or has an unsafe name", name)
-        if is_folder or not (self.is_selected is None or self.is_selected(str(path))):
-            return None
-        self.allow(self.bytes + size)
-        storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
-        return path
-
-    def allow(self, total: int) -> None:
-        """Check a number of unpacked bytes."""
-        if total > _MAX_BYTES:
-            raise self.refused(f"unpacks to more than {_MAX_BYTES:,} bytes")
-        if total > max(_FREE_RATIO, self.size * _MAX_RATIO):
-            raise self.refused(f"grows to more than {_MAX_RATIO} times its size, as bombs do")
-
-    def write(self, path: PurePosixPath, stream: IO[bytes] | gzip.GzipFile, size: int | None) -> None:
-        """Write one file; its declared size is None where it is not known."""
-        target = self.temporary / path
-        done = 0
+            raise _refused(archive, f"{who} leads out of the folder, or has an unsafe name")
+        if is_folder or not is_wanted(str(path)):
+            continue
+        total += size or 0
+        _check_total(archive, total)
+        storage.require_space(folder, size or 0, who)
+        target = folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch(exist_ok=False)  # the file system says which names are the same
         except (FileExistsError, NotADirectoryError) as error:
-            raise self.refused("occurs twice, or lies inside a file", str(path)) from error
-        with open(target, "wb") as file:
+            raise _refused(archive, f"{who} occurs twice, or lies inside a file") from error
+        with open_member() as stream, open(target, "wb") as file:
             while chunk := stream.read(_CHUNK):
                 signals.check()
-                done += len(chunk)
-                self.bytes += len(chunk)
-                self.allow(self.bytes)
                 file.write(chunk)
-        if size is not None and done != size:
-            raise EOFError(f"member {ascii(str(path)[:100])} has {done:,} of {size:,} bytes")
-        self.written.append(path)
+            if size not in (None, file.tell()):
+                raise EOFError(f"{who} has {file.tell():,} of {size:,} bytes")
+        written.append(path)
+    if not count:
+        raise ValueError("no members")
+    return written
+
+
+def _check_total(archive: Path, total: int) -> None:
+    """Check a number of unpacked bytes."""
+    if total > min(_MAX_BYTES, max(_FREE_RATIO, archive.stat().st_size * _MAX_RATIO)):
+        what = f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
+        raise _refused(archive, what)
+
+
+def _refused(archive: Path, what: str) -> UnsafeError:
+    hint = "nothing was unpacked; get the archive from a source that you trust"
+    return UnsafeError(what, where=str(archive), hint=hint)
 
 
 class _Stream:
-    """The bytes of a tar; members that are not wanted, and what follows the last one, count as well."""
+    """The unpacked bytes of an archive: what is not wanted, and what follows the last member of a tar, count as well."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, job: _Job) -> None:
-        self._file, self._job, self._bytes = file, job, 0
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, archive: Path) -> None:
+        self._file, self._archive, self._bytes = file, archive, 0
 
     def read(self, size: int) -> bytes:
         signals.check()
         content = self._file.read(size)
         self._bytes += len(content)
-        self._job.allow(self._bytes)
+        _check_total(self._archive, self._bytes)
         return content
 
 
-def _unpack_tar(job: _Job) -> None:
-    with open(job.archive, "rb") as file:
-        packed = file.read(2) == GZIP
-        file.seek(0)
-        inner: Any = _Stream(gzip.GzipFile(fileobj=file) if packed else file, job)
-        with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
+def _in_gzip(path: Path) -> Iterator[_Member]:
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else f"{path.name}.unpacked"
+    with gzip.open(path) as file:
+        yield _Member(name, False, True, None, lambda: nullcontext(_Stream(file, path)))
+
+
+def _in_tar(path: Path, packed: bool) -> Iterator[_Member]:
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        stream: Any = _Stream(file, path)
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
-                special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
-                path = job.member(member.name, member.isdir(), member.size, special)
-                if path is not None:
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    job.write(path, stream, member.size)
+                is_plain = member.type in (*_CONTENT, tarfile.DIRTYPE) and not member.issparse()
+                yield _Member(member.name, member.isdir(), is_plain, member.size, partial(archive.extractfile, member))
                 archive.members = []  # type: ignore[attr-defined] # else the members of a large archive fill the memory
-        while inner.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
+        while stream.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
             pass
-    if not job.count:
-        raise ValueError("no members")
+
+
+def _in_zip(path: Path) -> Iterator[_Member]:
+    with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
+        for member in archive.infolist():
+            kind, opened = stat.S_IFMT(member.external_attr >> 16), partial(archive.open, member)
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            yield _Member(member.filename, member.is_dir(), is_plain, member.file_size, opened)
 
 
 class _Header(tarfile.TarInfo):
@@ -200,37 +206,18 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _unpack_zip(job: _Job) -> None:
-    with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
-        for member in archive.infolist():
-            special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
-            path = job.member(member.filename, member.is_dir(), member.file_size, special)
-            if path is not None:
-                with archive.open(member) as stream:
-                    job.write(path, stream, member.file_size)
-
-
-def _unpack_gzip(job: _Job) -> None:
-    name = job.archive.name
-    path = job.member(name[:-3] if name.lower().endswith(".gz") else f"{name}.unpacked", False, 0)
-    if path is not None:
-        with gzip.open(job.archive) as stream:
-            job.write(path, stream, None)
-
-
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
     """Move what was unpacked into the folder."""
-    targets = {path: folder / path for path in files}
-    for path, target in targets.items():
+    for path in files:
         # A link planted in the folder would redirect the files that are moved there.
         parents = [folder / parent for parent in path.parents if parent.parts]
         if any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents):
-            raise UnsafeError("a link or a file stands where a folder is needed", where=str(target.parent))
-        if target.is_dir() and not target.is_symlink():
-            raise DataError("a folder stands where a file is needed", where=str(target), hint="move it away")
-    for path, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary / path, target)
+            raise UnsafeError("a link or a file stands where a folder is needed", where=str((folder / path).parent))
+        if (folder / path).is_dir() and not (folder / path).is_symlink():
+            raise DataError("a folder stands where a file is needed", where=str(folder / path), hint="move it away")
+    for path in files:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary / path, folder / path)
 
 
 @contextmanager
@@ -257,19 +244,16 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
         if len(members) > max_members:
             raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
         for member in members:
-            _check_member(member, where)
+            who = f"member {ascii(member.filename[:100])}"
+            if not member.filename:
+                raise DataError("a member has no name", where=where, hint="get the file again")
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(
+                    f"{who} is encrypted or has an unusual compression", where=where, hint="unpack it yourself"
+                )
+            if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
+                problem = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
+                raise UnsafeError(problem, where=where)
         if sum(member.compress_size for member in members) > path.stat().st_size:
             raise UnsafeError("members lie over one another, as in a zip bomb", where=where)
         yield archive
-
-
-def _check_member(member: zipfile.ZipInfo, where: str) -> None:
-    who = f"member {ascii(member.filename[:100])}"
-    if not member.filename:
-        raise DataError("a member has no name", where=where, hint="get the file again")
-    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        what = f"{who} is encrypted or has an unusual compression"
-        raise DataError(what, where=where, hint="use np.savez, or unpack it yourself first")
-    if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
-        what = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
-        raise UnsafeError(what, where=where, hint="get the file from a source that you trust")

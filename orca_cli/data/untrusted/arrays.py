@@ -6,24 +6,22 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
 from orca_cli import signals, storage
-from orca_cli.data.untrusted import isolation
-from orca_cli.data.untrusted.archives import DAMAGE, open_zip
-from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
+from orca_cli.data.untrusted import isolation, pickle_machine
+from orca_cli.data.untrusted.archives import open_zip
+from orca_cli.data.untrusted.first_bytes import NPY, damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
-from orca_cli.data.untrusted.pickle import reader
+from orca_cli.data.untrusted.pickle import MAX_BYTES, checked_size, read_here
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
@@ -74,7 +72,7 @@ class StoredArray:
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    `where` is the setting that names the file, for messages; `allowed` the hint where it is none.
+    `where` is the setting that names the file; `allowed` the hint where it is none.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -93,9 +91,8 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
     """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
 
     Raises:
-        DataError: the file is missing, not an archive, damaged, or lacks an array.
+        DataError, MemoryExhaustedError: as `open_arrays`; or an array is missing.
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
-        MemoryExhaustedError: an array is larger than the free memory.
     """
     unique_names = list(dict.fromkeys(names))
     first_bytes(path, str(path), "an .npz file is needed")
@@ -110,12 +107,8 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
     An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
-    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again.
-
-    Raises:
-        DataError, UnsafeError: as `read_arrays`.
-        StorageError: the cache cannot be written, or its disk is too small.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again. Where the disk is
+    too small or a signal asks to stop, nothing half-made remains. DataError and UnsafeError as for `read_arrays`.
     """
     unique_names = list(dict.fromkeys(names))
     head = first_bytes(path, str(path), "an .npz or .npy file is needed")
@@ -127,46 +120,38 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
     return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in unique_names}
 
 
-def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
-    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
+def load_object(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array.
 
-    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well. A file
-    of more than `max_bytes` is refused.
-
-    Raises:
-        DataError: missing, damaged, or neither array nor pickle.
-        UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
+    A file that is a pickle in spite of its suffix .npy (NumPy reads both) is read as well. Raises as `unpickle`.
     """
-    where = str(path)
-    head = first_bytes(path, where, "an .npy file is needed")
-    if not head.startswith(NPY):
-        return reader.unpickle(path, max_bytes)
-    with open(path, "rb") as file:
-        header = _read_header(file, path.stat().st_size, where, objects=True)
-    if not header.dtype.hasobject:
-        check_memory(header.bytes, where)
-        return np.array(_npy(path).read())
-    return isolation.read(load_object_here, where, reader.checked_size(path, max_bytes), path=where)
+    size = checked_size(path, max_bytes)
+    return isolation.read(load_object_here, str(path), size, path=str(path), max_bytes=max_bytes)
 
 
-def load_object_here(path: str) -> Any:
-    """Return the content of an .npy file of Python objects as `load_object` does, read in this process; errors as there."""
+def load_object_here(path: str, max_bytes: int = MAX_BYTES) -> Any:
+    """Return what `load_object` does, read in this process; errors as there."""
+    size = checked_size(Path(path), max_bytes)
     with open(path, "rb") as file:
-        header = _read_header(file, os.path.getsize(path), path, objects=True)
+        if file.read(len(NPY)) != NPY:
+            return read_here(path, max_bytes)
+        file.seek(0)
+        header = _read_header(file, size, path, objects=True)
+        if not header.dtype.hasobject:
+            return np.array(_npy(Path(path)).read())
         file.seek(header.offset)
-        value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
+        value = pickle_machine.read(file, path, size - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
         raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
     return value[()] if value.shape == () else value
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What an array's header declares; plain numbers or strings, or one type of Python objects."""
+class _Header(NamedTuple):
+    """What an array's header declares."""
 
     shape: tuple[int, ...]
     order: Literal["C", "F"]
-    dtype: np.dtype  # no fields
+    dtype: np.dtype  # plain numbers or strings, or Python objects
     offset: int  # bytes before the content
     bytes: int  # of the content; unknown (0) for Python objects
 
@@ -174,11 +159,7 @@ class _Header:
 def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> _Header:
     """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
 
-    `objects`: whether the caller unpickles Python objects.
-
-    Raises:
-        DataError: no header, fields, a shape that no array has, or one that the file cannot hold.
-        UnsafeError: Python objects, where the caller does not take them.
+    `objects`: whether the caller unpickles Python objects. DataError for fields, and a shape that the file cannot hold.
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
@@ -226,7 +207,7 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
             if name not in members:
                 held = ", ".join(sorted(members)[:10]) or "nothing"
                 raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
-            with _member_damage(f"{path}[{name}]"), archive.open(members[name]) as file:
+            with damage(f"{path}[{name}]", "array"), archive.open(members[name]) as file:
                 arrays[name] = _member(path, f"{path}[{name}]", members[name], file)
             if names is not None:
                 _check_growth(members[name], arrays[name].where)
@@ -240,7 +221,7 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
         # Checked here and not on opening: members that nobody reads may be large.
         _check_growth(member, where)
         check_memory(header.bytes, where)
-        with _member_damage(where), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
@@ -254,48 +235,33 @@ def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
         raise UnsafeError(what, where=where, hint="store it uncompressed")
 
 
-@contextmanager
-def _member_damage(where: str) -> Iterator[None]:
-    """Turn what zipfile raises for a damaged archive into a DataError."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise DataError(f"cannot be read: {error}", where=where, hint="write or get it again") from error
-
-
 def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
     """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
 
-    The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
-    the copy is made; later only the copy's size is checked, which costs nothing for files of gigabytes.
+    The archive's checksum is compared while the copy is made; later only the copy's size is checked, which costs nothing for
+    files of gigabytes.
     """
-    state = path.stat()
+    state, where = path.stat(), f"{path}[{name}]"
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
-    parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
-    folder = parent / _digest(state.st_size, state.st_mtime_ns)
+    place, version = (
+        hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        for parts in ([str(path.resolve()), name], [state.st_size, state.st_mtime_ns])
+    )
+    folder = cache_folder / "unpacked" / f"{label}-{place}" / version
     with storage.cached(
         folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
     ) as is_whole:
-        if not is_whole:
-            with storage.commit_folder(folder) as temporary:
-                _copy(path, name, temporary / _FILE, reporter)
+        if is_whole:
+            return folder / _FILE
+        with storage.commit_folder(folder) as temporary, zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
+            storage.require_space(temporary, member.file_size, f"unpacking {where}")
+            reporter.say(f"unpacking {path.name}[{name}]")
+            with archive.open(member) as stream, open(temporary / _FILE, "xb") as file:
+                chunk = b"\0"
+                while chunk:
+                    signals.check()
+                    with damage(where, "array"):
+                        chunk = stream.read(_CHUNK)  # at its end the checksum is compared
+                    file.write(chunk)
     return folder / _FILE
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
-    where = f"{path}[{name}]"
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
-        storage.require_space(target.parent, member.file_size, f"unpacking {where}")
-        reporter.say(f"unpacking {path.name}[{name}]")
-        with archive.open(member) as stream, open(target, "xb") as file:
-            chunk = b"\0"
-            while chunk:
-                signals.check()
-                with _member_damage(where):
-                    chunk = stream.read(_CHUNK)  # at its end the checksum is compared
-                file.write(chunk)

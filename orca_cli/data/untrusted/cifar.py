@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.data.published import check_array, class_numbers, entries
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
@@ -40,19 +42,10 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> Labelled
 
     Raises DataError, with `where` (file and entry), if they have another form.
     """
-    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
-        actual = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
-        raise DataError(f"images are {actual}; expected uint8 (N, 3, {SIDE}, {SIDE})", where=where)
-    try:
-        y = np.asarray(labels)
-    except ValueError:  # ragged lists
-        y = np.empty(0, dtype=object)
-    if y.shape != (len(x),) or y.dtype.kind not in "iu" or not len(x):
-        raise DataError(f"labels are {y.dtype} {y.shape}; expected integers ({len(x)},)", where=where)
-    wrong = np.flatnonzero((y < 0) | (y >= num_classes))
-    if len(wrong):
-        raise DataError(f"label {y[wrong[0]]} at index {wrong[0]} is not in 0..{num_classes - 1}", where=where)
-    return LabelledImages(x.reshape(-1, 3, SIDE, SIDE), y.astype(np.int64))
+    if isinstance(x, np.ndarray) and x.shape[1:] == (3 * SIDE**2,):
+        x = x.reshape(-1, 3, SIDE, SIDE)
+    images = check_array(x, ("N", 3, SIDE, SIDE), where, what="images", dtype="uint8")
+    return LabelledImages(images, class_numbers(labels, len(images), num_classes, where))
 
 
 def read_cifar10(
@@ -74,7 +67,10 @@ def read_cifar10(
     """
     names = [f"{axis}_{part}" for part in parts for axis in "xy"]
     location = Path(path).expanduser() if path else Path("cifar10")
-    place = _find([location, data_folder / location] if path else [data_folder / location, data_folder], parts)
+    places = [location, data_folder / location] if path else [data_folder / location, data_folder]
+    forms = [form for one in places for form in (one, one / _FOLDER, *sorted(one.glob("cifar10*.npz")))]
+    found = (form.is_file() or all((form / _BATCHES[part][0]).is_file() for part in parts) for form in forms)
+    place = next(compress(forms, found), None)
     if place is None:
         advice = f"put torchvision's folder {_FOLDER}, or a file cifar10.npz with {', '.join(names)}, there, or give {key}=..."
         where = f"{key}={path}" if path else str(data_folder / location)
@@ -87,19 +83,7 @@ def read_cifar10(
         batches = []
         for file in (place / name for name in _BATCHES[part]):
             signals.check()
-            record = unpickle(file, max_bytes=2**28)
-            if not isinstance(record, dict) or not {"data", "labels"} <= record.keys():
-                raise DataError("is not a batch of CIFAR-10: it has no 'data' and 'labels'", where=str(file))
-            batches.append(checked(record["data"], record["labels"], 10, str(file)))
+            data, labels = entries(unpickle(file, max_bytes=2**28), ("data", "labels"), str(file))
+            batches.append(checked(data, labels, 10, str(file)))
         images[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
     return images
-
-
-def _find(places: Sequence[Path], parts: Sequence[str]) -> Path | None:
-    for place in places:
-        for candidate in (place, place / _FOLDER):
-            if candidate.is_file() or all((candidate / _BATCHES[part][0]).is_file() for part in parts):
-                return candidate
-        if place.is_dir() and (archives := sorted(place.glob("cifar10*.npz"))):
-            return archives[0]
-    return None

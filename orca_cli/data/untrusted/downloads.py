@@ -25,7 +25,7 @@ from orca_cli.progress import Reporter
 if TYPE_CHECKING:
     import requests
 
-TOLERANCE = 0.25  # by how much a size may differ from a rounded one in a description, which may mean MB or MiB
+_TOLERANCE = 0.25  # by how much a size may differ from a rounded one in a description, which may mean MB or MiB
 _TRIES = 4  # of one address, without a MiB arriving between them
 _MB, _MIB = 10**6, 2**20
 _SPARE = 64 * _MIB  # bytes left free on the disk
@@ -72,10 +72,8 @@ def fetch(
     Args:
         place: the file; its folder is created.
         urls: http or https, tried in this order.
-        reporter: receives each address's answer and the progress.
-        size: bytes, as far as known; an answer that differs by more than `TOLERANCE` is refused.
-        sha256: 64 hexadecimal digits, where known.
-        md5: 32 of them, where the SHA-256 is not known.
+        size: bytes, as far as known; an answer that differs by more than a quarter is refused.
+        sha256, md5: hexadecimal digits, where known.
         timeout_s: seconds without an answer or without data after which an address is given up.
 
     Raises:
@@ -83,28 +81,24 @@ def fetch(
         ChecksumError: all addresses gave a file with another checksum.
         StorageError: the disk has too little space, or writing failed.
     """
-    part = place.with_name(place.name + ".part")
     storage.make_folder(place.parent)
-    if part.is_symlink():  # not ours: its target would be written to
-        part.unlink()
-    refusals: list[tuple[str, RefusedError]] = []
+    refusals: dict[str, RefusedError] = {}
     with session() as connection:
+        download = _Download(place, reporter, size, connection, timeout_s)
         for url in urls:
             try:
-                _complete(connection, url, part, reporter, size, timeout_s)
-                digest = _verified(part, size, sha256, md5)
+                download.complete(url)
+                fetched = Fetched(url, download.arrived, download.verified(sha256, md5))
             except RefusedError as refusal:
                 reporter.say(f"{url}: {refusal}")
-                refusals.append((url, refusal))
+                refusals[url] = refusal
                 continue
-            fetched = Fetched(url, _size(part), digest)
-            storage.write_with(place, part.rename)
-            _notes(part).unlink(missing_ok=True)
+            storage.write_with(place, download.part.rename)
+            download.notes.unlink(missing_ok=True)
             return fetched
-    answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals) or "no address is known"
-    mismatched = {isinstance(refusal, MismatchError) for _, refusal in refusals}
-    kind = ChecksumError if mismatched == {True} else NetworkError
-    raise kind(f"could not be fetched ({answers})", where=place.name)
+    answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items()) or "no address is known"
+    is_mismatch = {isinstance(refusal, MismatchError) for refusal in refusals.values()} == {True}
+    raise (ChecksumError if is_mismatch else NetworkError)(f"could not be fetched ({answers})", where=place.name)
 
 
 def md5_file(path: Path) -> str:
@@ -160,122 +154,115 @@ def open_url(
     raise RefusedError(f"redirects more than {_MAX_REDIRECTS} times")
 
 
-def _complete(
-    connection: requests.Session, url: str, part: Path, reporter: Reporter, size: int | None, timeout_s: float
-) -> None:
-    """Transfer until the file is complete, trying again where the connection breaks."""
-    most, failures = _size(part), 0
-    while True:
-        try:
-            _transfer(connection, url, part, reporter, size, timeout_s)
-            return
-        except CutOffError as cut:
-            signals.check()
-            arrived = _size(part)
-            failures = 0 if arrived >= most + _MIB else failures + 1
-            most = max(most, arrived)
-            if failures >= _TRIES:
-                raise RefusedError(f"{cut}, {_TRIES} times") from cut
-            reporter.say(f"{url}: {cut}; trying again, {arrived / _MB:.1f} MB have arrived")
-            time.sleep(PAUSE_S)
+class _Download:
+    """What has arrived of a file in `part`, of about `size` bytes, and where it is from in `notes`."""
 
+    def __init__(
+        self, place: Path, reporter: Reporter, size: int | None, connection: requests.Session, timeout_s: float
+    ) -> None:
+        self.name, self.part = place.name, place.with_name(f"{place.name}.part")
+        self.notes = place.with_name(f"{place.name}.part.txt")
+        self._reporter, self._size, self._connection, self._timeout_s = reporter, size, connection, timeout_s
+        if self.part.is_symlink():  # not ours: its target would be written to
+            self.part.unlink()
 
-def _transfer(
-    connection: requests.Session, url: str, part: Path, reporter: Reporter, size: int | None, timeout_s: float
-) -> None:
-    name, notes = part.name.removesuffix(".part"), _notes(part)
-    noted = notes.read_text(encoding="utf-8").split("\n") if part.exists() and notes.exists() else []
-    validator = noted[1] if len(noted) == 2 and noted[0] == url else ""
-    start = _size(part) if validator else 0
-    headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
-    with open_url(connection, url, headers, timeout_s) as response:
-        code, current = response.status_code, _validator(response)
-        if code == 416 and start:  # nothing comes after what is here, or the file has become shorter
-            part.unlink()
-            raise CutOffError("the file begins anew")
-        if code not in (200, 206):
-            raise (CutOffError if code == 429 or code >= 500 else RefusedError)(f"HTTP {code} {response.reason}")
-        follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if code == 206 and not (follows and current in (validator, "")):
-            raise RefusedError("answers with another part than the requested one")
-        start = start if code == 206 else 0
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isascii() and length.isdigit() else None
-        if total is not None:
-            if _differs(total, size):
-                raise RefusedError(f"has {total:,} bytes, where about {size:,} are expected")
-            storage.require_space(part.parent, total - start + _SPARE, name)
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
-        # Files that are packed are sometimes sent as their own encoding.
-        if encoding != "identity" and not name.endswith((".gz", ".tgz")):
-            raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
-        if start == 0:
-            storage.write_bytes(part, b"")  # before the notes name its origin
-            storage.write_text(notes, f"{url}\n{current}")
-        _write(part, response, reporter, start, total, size)
-    if total is not None and (arrived := _size(part)) != total:
-        raise CutOffError(f"the connection broke off at {arrived:,} of {total:,} bytes")
+    @property
+    def arrived(self) -> int:
+        """Return the bytes that are here."""
+        return self.part.stat().st_size if self.part.exists() else 0
 
+    def complete(self, url: str) -> None:
+        """Transfer until the file is complete, trying again where the connection breaks."""
+        most, failures = self.arrived, 0
+        while True:
+            try:
+                return self._transfer(url)
+            except CutOffError as cut:
+                signals.check()
+                arrived = self.arrived
+                failures = 0 if arrived >= most + _MIB else failures + 1
+                most = max(most, arrived)
+                if failures >= _TRIES:
+                    raise RefusedError(f"{cut}, {_TRIES} times") from cut
+                self._reporter.say(f"{url}: {cut}; trying again, {arrived / _MB:.1f} MB have arrived")
+                time.sleep(PAUSE_S)
 
-def _write(
-    part: Path, response: requests.Response, reporter: Reporter, start: int, total: int | None, size: int | None
-) -> None:
-    """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
-    # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
-    read = getattr(response.raw, "read1", response.raw.read)
-    done, chunk, title = start, b"\0", f"{part.name.removesuffix('.part')} (MB)"
-    with open(part, "ab") as file, reporter.track(title, -(-(total or _MB) // _MB)) as advance:
-        while chunk:
-            signals.check()
-            with _network(CutOffError):
-                chunk = read(_CHUNK, decode_content=False)
-            with storage.guarded(part):
-                file.write(chunk)
-            before, done = done // _MB, done + len(chunk)
-            if total is None and size is not None and done > (1 + TOLERANCE) * size:
-                part.unlink()
-                raise RefusedError(f"gives more than the {size:,} bytes that are expected")
-            if done // _MB > before:
-                storage.require_space(part.parent, _SPARE, part.name)
-                advance(done // _MB - before)
+    def _transfer(self, url: str) -> None:
+        noted = self.notes.read_text(encoding="utf-8").split("\n") if self.arrived and self.notes.exists() else []
+        validator = noted[1] if len(noted) == 2 and noted[0] == url else ""
+        start = self.arrived if validator else 0
+        headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
+        with open_url(self._connection, url, headers, self._timeout_s) as response:
+            code, etag = response.status_code, response.headers.get("ETag", "")
+            # What validates this exact content: a strong ETag, or else Last-Modified.
+            current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+            if code == 416 and start:  # nothing comes after what is here, or the file has become shorter
+                self.part.unlink()
+                raise CutOffError("the file begins anew")
+            if code not in (200, 206):
+                raise (CutOffError if code == 429 or code >= 500 else RefusedError)(f"HTTP {code} {response.reason}")
+            follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+            if code == 206 and not (follows and current in (validator, "")):
+                raise RefusedError("answers with another part than the requested one")
+            encoding = response.headers.get("Content-Encoding", "identity").lower()
+            # Files that are packed are sometimes sent as their own encoding.
+            if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
+                raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
+            start = start if code == 206 else 0
+            announced = response.raw.length_remaining
+            total = None if announced is None else start + announced
+            if total is not None:
+                if self._differs(total):
+                    raise RefusedError(f"has {total:,} bytes, where about {self._size:,} are expected")
+                storage.require_space(self.part.parent, total - start + _SPARE, self.name)
+            if start == 0:
+                storage.write_bytes(self.part, b"")  # before the notes name its origin
+                storage.write_text(self.notes, f"{url}\n{current}")
+            self._append(response, start, total)
+        if total is not None and self.arrived != total:
+            raise CutOffError(f"the connection broke off at {self.arrived:,} of {total:,} bytes")
 
+    def _append(self, response: requests.Response, done: int, total: int | None) -> None:
+        """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
+        # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
+        read, chunk = getattr(response.raw, "read1", response.raw.read), b"\0"
+        steps = -(-(total or _MB) // _MB)
+        with open(self.part, "ab") as file, self._reporter.track(f"{self.name} (MB)", steps) as advance:
+            while chunk:
+                signals.check()
+                with _network(CutOffError):
+                    chunk = read(_CHUNK, decode_content=False)
+                with storage.guarded(self.part):
+                    file.write(chunk)
+                before, done = done // _MB, done + len(chunk)
+                if total is None and self._size is not None and done > (1 + _TOLERANCE) * self._size:
+                    self.part.unlink()
+                    raise RefusedError(f"gives more than the {self._size:,} bytes that are expected")
+                if done // _MB > before:
+                    storage.require_space(self.part.parent, _SPARE, self.name)
+                    advance(done // _MB - before)
 
-def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None) -> str:
-    """Return the SHA-256 of a complete download; delete it if it is something else, or its size or checksum is wrong."""
-    arrived, digest = _size(part), storage.sha256_file(part)
-    with open(part, "rb") as file:
-        problem = disguise(file.read(_HEAD), part.name.removesuffix(".part"))
-    if problem:
-        refusal = RefusedError(f"answers with {problem}")
-    elif _differs(arrived, size):
-        refusal = RefusedError(f"gave {arrived:,} bytes, where about {size:,} are expected")
-    elif sha256 is not None and digest != sha256.lower():
-        refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
-    elif md5 is not None and (other := md5_file(part)) != md5.lower():
-        refusal = MismatchError(f"gave a file of MD5 {other}, not {md5}")
-    else:
-        return digest
-    part.unlink()
-    _notes(part).unlink(missing_ok=True)
-    raise refusal
+    def verified(self, sha256: str | None, md5: str | None) -> str:
+        """Return the SHA-256 of a complete download; delete it if it is something else, or size or checksum is wrong."""
+        digest = storage.sha256_file(self.part)
+        with open(self.part, "rb") as file:
+            problem = disguise(file.read(_HEAD), self.name)
+        if problem:
+            refusal = RefusedError(f"answers with {problem}")
+        elif self._differs(self.arrived):
+            refusal = RefusedError(f"gave {self.arrived:,} bytes, where about {self._size:,} are expected")
+        elif sha256 is not None and digest != sha256.lower():
+            refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
+        elif md5 is not None and (other := md5_file(self.part)) != md5.lower():
+            refusal = MismatchError(f"gave a file of MD5 {other}, not {md5}")
+        else:
+            return digest
+        self.part.unlink()
+        self.notes.unlink(missing_ok=True)
+        raise refusal
 
-
-def _differs(size: int, described: int | None) -> bool:
-    return described is not None and abs(size - described) > TOLERANCE * described
-
-
-def _validator(response: requests.Response) -> str:
-    """Return the validator of this exact content: a strong ETag, or else Last-Modified; empty where there is none."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-def _notes(part: Path) -> Path:
-    return part.with_name(part.name + ".txt")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    def _differs(self, size: int) -> bool:
+        return self._size is not None and abs(size - self._size) > _TOLERANCE * self._size
 
 
 @contextmanager

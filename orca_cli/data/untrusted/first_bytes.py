@@ -9,16 +9,15 @@ from pathlib import Path
 from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
-HDF5 = b"\x89HDF\r\n\x1a\n"
 NPY = b"\x93NUMPY"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
-_DISGUISES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file (`git lfs pull` fetches it)"),
-    (b"<!doctype", "a web page"),
-    (b"<html", "a web page"),
-    (b"<?xml", "an XML message, perhaps an error of the server"),
-)
+_DISGUISES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file (`git lfs pull` fetches it)",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML message, perhaps an error of the server",
+}
 _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
 
 
@@ -34,15 +33,9 @@ def damage(where: str, what: str) -> Iterator[None]:
 
 
 def first_bytes(path: Path, where: str, allowed: str) -> bytes:
-    """Return the first 64 bytes of a file that exists, can be read and is not known to be something else.
+    """Return the first 64 bytes of a file; DataError if it cannot be read, is empty, a web page or a Git LFS pointer.
 
-    Args:
-        path: the file.
-        where: setting or file, for messages about a file that cannot be read.
-        allowed: hint that says what is allowed.
-
-    Raises:
-        DataError: missing, a folder, unreadable, empty, or a web page or Git LFS pointer in its place.
+    `where` is the setting or file, for messages about a file that cannot be read; `allowed` a hint on what is allowed.
     """
     try:
         with open(path, "rb") as file:
@@ -62,7 +55,7 @@ def disguise(head: bytes, name: str = "") -> str:
     if not head:
         return "an empty file"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if found := [what for mark, what in _DISGUISES if start.startswith(mark)]:
+    if found := [what for mark, what in _DISGUISES.items() if start.startswith(mark)]:
         return found[0]
     magic = _MAGIC.get(Path(name).suffix.lower())
     return f"not a file of its kind (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""

@@ -3,58 +3,49 @@
 A confined process gives up, before it touches its first file, what reading one does not need: the network, writing, further
 processes, and memory beyond a limit that cannot be raised again. One confined process serves all reads of this process, one
 without confinement all fits; both end with it. A new one is started after a crash, after a fork, and for a file that needs
-more memory than the old one may use. See docs/decisions/0010-untrusted-files-in-a-worker.md.
+more memory than the old one may use. Requests and answers are pickles; both sides read them with the machine for pickles of
+unknown origin, since a parser that was taken over can answer anything. See docs/decisions/0010-untrusted-files-in-a-worker.md.
 """
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import importlib.util
-import json
+import io
 import math
 import os
-import re
+import pickle  # written alone
 import resource
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from orca_cli import exceptions, signals
-from orca_cli.data.untrusted.memory import check_memory
-from orca_cli.exceptions import OrcaError, UnavailableError, WorkerError
+from orca_cli.data.untrusted import pickle_machine
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError, WorkerError
 
 _SLICE_S = 0.2
 _MOST_BYTES = 2**33  # of the answer of a process without a limit of memory
 # One thread: the last bits depend on their number, and machines that share a cache share its baselines.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# No secrets of this process, no threads, no plug-ins of HDF5.
+# No secrets of this process, no threads.
 _ENVIRONMENT = {
     "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "HDF5_PLUGIN_PRELOAD": "::",
     "LC_ALL": "C.UTF-8",
 }
 _START = (
     "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
 _CUT = 2000  # characters of a message
-_MAX_TEXT = 2**28
-_LENGTH = struct.Struct("<Q")
-_DTYPE = re.compile(r"[<>|][biufcSU][1-9]\d*")
-_MALFORMED = (ValueError, TypeError, LookupError, RecursionError, OverflowError)
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
@@ -62,40 +53,10 @@ class StoppedError(Exception):
     """There is no value; the message is a predicate, such as "failed: ZeroDivisionError: division by zero"."""
 
 
-class OverTimeError(StoppedError):
-    """The function needs more computing time, or gave no answer."""
+def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) -> Any:
+    """Return what a function returns that reads a file of unknown origin, called in the confined process, which imports it.
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one call may use.
-
-    Args:
-        seconds: of computing.
-        wait_s: for the answer: longer, for slow disks and busy machines.
-        memory: bytes of address space of a confined process; 0 for functions of our own, which may do what this process may.
-    """
-
-    seconds: int
-    wait_s: float
-    memory: int = 0
-
-    @classmethod
-    def for_file(cls, size: int) -> Limits:
-        """Return the limits of reading a file of some bytes; the memory is rounded up, so that files share a process."""
-        seconds = 5 + size // 2**18
-        return cls(seconds, 12 * seconds, 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30)
-
-
-def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits | None = None, **arguments: Any) -> Any:
-    """Return what a function returns that reads a file of unknown origin, called in the confined process.
-
-    Args:
-        function: of a module; the process imports it.
-        where: the file, for messages.
-        size: of the file in bytes; decides how much memory and time there is.
-        limits: instead of those that follow from the size.
-        arguments: of the function: see `_pack`.
+    The size of the file in bytes decides how much memory and time there is. Arguments and values are what `unpickle` reads.
 
     Raises:
         OrcaError: as the function raises.
@@ -104,35 +65,34 @@ def read(function: Callable[..., Any], where: str, size: int, *, limits: Limits 
         InterruptionError: a signal asked to stop.
     """
     try:
-        return isolated(function, limits or Limits.for_file(size), where, **arguments)
+        return isolated(function, where, *_limits(size), **arguments)
     except StoppedError as error:
         hint = "the file is damaged or hostile; get it from a source that you trust"
         raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
 
 
-def isolated(function: Callable[..., Any], limits: Limits, where: str, **arguments: Any) -> Any:
-    """Return what a function returns, called in a process of its own.
+def _limits(size: int) -> tuple[int, float, int]:
+    """Return the limits of reading a file of some bytes; the memory is rounded up, so that files share a process."""
+    seconds = 5 + size // 2**18
+    return seconds, 12 * seconds, 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
 
-    Raises:
-        StoppedError: there is no value.
-        OrcaError: as for `read`.
+
+def isolated(
+    function: Callable[..., Any], where: str, seconds: int, wait_s: float, memory: int = 0, **arguments: Any
+) -> Any:
+    """Return what a function returns, called in a process of its own; StoppedError where there is no value, or as `read`.
+
+    Args:
+        seconds, wait_s: of computing; and for the answer: longer, for slow disks and busy machines.
+        memory: bytes of address space of a confined process; 0 for functions of our own, which may do what this process may.
     """
     with _lock:
-        is_confined = limits.memory > 0
-        held = _running.get(is_confined)
-        if held is not None and held.is_usable() and held.memory >= limits.memory:
-            return held.call(function, arguments, limits, where)
-        if held is not None:
-            held.end()
-        _running[is_confined] = _Process(limits.memory)
-        return _running[is_confined].call(function, arguments, limits, where)
-
-
-def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
-    """Raise UnavailableError, which names the extra, where a package that reading needs is missing; nothing is imported."""
-    if importlib.util.find_spec(package) is None:
-        hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
-        raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
+        held = _running.get(memory > 0)
+        if held is None or not held.is_usable() or held.memory < memory:
+            if held is not None:
+                held.end()
+            held = _running[memory > 0] = _Process(memory)
+        return held.call(function, arguments, where, seconds, wait_s)
 
 
 def close() -> None:
@@ -141,12 +101,8 @@ def close() -> None:
         _running.popitem()[1].end()
 
 
-class _Process:
-    """A process that calls functions, as this one sees it.
-
-    Args:
-        memory: as in `Limits`, of all its calls.
-    """
+class _Process(io.RawIOBase):
+    """A process that calls functions, as this one sees it: a stream of requests and answers."""
 
     def __init__(self, memory: int) -> None:
         self.memory, self._is_idle = memory, True
@@ -162,23 +118,22 @@ class _Process:
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)  # a process that reads nothing ends at its limit too
+        self._answers = io.BufferedReader(self)
 
-    def call(self, function: Callable[..., Any], arguments: dict[str, Any], limits: Limits, where: str) -> Any:
+    def call(
+        self, function: Callable[..., Any], arguments: dict[str, Any], where: str, seconds: int, wait_s: float
+    ) -> Any:
         """Return what a function returns."""
         self._is_idle = False  # until the whole answer has arrived
-        self._where, self._limits, self._end = where, limits, time.monotonic() + limits.wait_s
-        request = [function.__module__, function.__name__, arguments, os.getcwd(), limits.seconds]
+        self._seconds, self._wait_s, self._end = seconds, wait_s, time.monotonic() + wait_s
+        request = [function.__module__, function.__name__, arguments, os.getcwd(), seconds]
         try:
-            for part in _pack(request):
-                view = memoryview(part).cast("B")
-                while view:
-                    self._wait([], [self._to])
-                    view = view[os.write(self._to, view) :]
-            kind, content = _unpack(self.memory or _MOST_BYTES, self._fill)
+            pickle.dump(request, self, protocol=5)
+            kind, content = pickle_machine.read(self._answers, where, self.memory or _MOST_BYTES)
             error = _error_of(*content) if kind == "error" else None
         except BrokenPipeError as broken:
             raise self._ended() from broken
-        except _MALFORMED as malformed:
+        except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
             raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
         except BaseException:
@@ -209,27 +164,38 @@ class _Process:
         os.close(self._from)
         self._process.returncode = 0
 
-    def _fill(self, buffer: memoryview) -> None:
-        if len(buffer) > 2**26:
-            check_memory(len(buffer), self._where, hint="use a machine with more memory")
-        while buffer:
-            self._wait([self._from], [])
-            count = os.readv(self._from, [buffer])
-            if count == 0:
-                raise self._ended()
-            buffer = buffer[count:]
+    def readable(self) -> bool:
+        """Answers can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with some of the answer."""
+        self._wait([self._from], [])
+        count = os.readv(self._from, [buffer])
+        if count == 0:
+            raise self._ended()
+        return count
+
+    def write(self, content: Any) -> int:
+        """Write all of a part of a request."""
+        left = memoryview(content).cast("B")
+        size = len(left)
+        while left:
+            self._wait([], [self._to])
+            left = left[os.write(self._to, left) :]
+        return size
 
     def _wait(self, readable: list[int], writable: list[int]) -> None:
         signals.check()
         while not any(select.select(readable, writable, [], _SLICE_S)):
             signals.check()
             if time.monotonic() > self._end:
-                raise OverTimeError(f"failed: its process gave no answer in {self._limits.wait_s:g} s")
+                raise StoppedError(f"failed: its process gave no answer in {self._wait_s:g} s")
 
     def _ended(self) -> StoppedError:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return OverTimeError(f"needs more than its limit of {self._limits.seconds} s of computing time")
+            return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
         name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return StoppedError(f"failed: its process {name}")
 
@@ -255,103 +221,6 @@ atexit.register(close)
 os.register_at_fork(after_in_child=_forget)
 
 
-# Values between the two processes: JSON that says what they are, then the bytes of texts and arrays. No pickle, and the
-# receiver trusts nothing: types and sizes are checked before anything is allocated.
-
-
-def _pack(value: Any) -> list[Any]:
-    """Return a value as the parts of a message, each with the buffer protocol.
-
-    Values: None, bool, int, float, text, bytes, NumPy's scalars and arrays (of objects too), and lists, tuples and dicts of
-    values; nothing may contain itself. TypeError or ValueError for any other value, and for more text than a message has.
-    """
-    contents: list[Any] = []
-    text = json.dumps(_node(value, contents)).encode("ascii")
-    if len(text) > _MAX_TEXT:
-        raise ValueError(f"more than {_MAX_TEXT:,} bytes of text")
-    return [_LENGTH.pack(len(text)), text, *contents]
-
-
-def _unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
-    """Return the value of the next message, of which `fill` reads the next bytes into a buffer.
-
-    Raises one of _MALFORMED if it is malformed, or its arrays have more than `max_bytes` together.
-    """
-    left = max_bytes
-
-    def read(size: int) -> np.ndarray:
-        nonlocal left
-        if type(size) is not int or not 0 <= size <= left:
-            raise ValueError(f"{size} bytes, and {left:,} are allowed")
-        left -= size
-        content = np.empty(size, np.uint8)
-        if size:
-            fill(content.data)
-        return content
-
-    length = bytearray(_LENGTH.size)
-    fill(memoryview(length))
-    (size,) = _LENGTH.unpack(length)
-    if size > _MAX_TEXT:
-        raise ValueError(f"declares {size:,} bytes of text")
-    text = bytearray(size)
-    fill(memoryview(text))
-    return _value(json.loads(text), read)
-
-
-def _node(value: Any, contents: list[Any]) -> Any:
-    """Return a value as JSON takes it; its bytes and arrays are appended in the order in which they are met."""
-    if isinstance(value, np.generic):
-        return {"scalar": _node(np.array(value), contents)["array"]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, list):
-        return [_node(item, contents) for item in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_node(item, contents) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[_node(key, contents), _node(item, contents)] for key, item in value.items()]}
-    if isinstance(value, bytes):
-        contents.append(value)
-        return {"bytes": len(value)}
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufcSUO":
-        raise TypeError(f"a value of type {type(value).__name__} is not sent")
-    if value.dtype.kind == "O":
-        return {"objects": [list(value.shape), [_node(item, contents) for item in value.ravel()]]}
-    # One that is stored by columns is sent as it is in memory.
-    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-    if value.size:
-        contents.append(np.ascontiguousarray(value.T if order == "F" else value).reshape(-1).view(np.uint8).data)
-    return {"array": [value.dtype.str, list(value.shape), order]}
-
-
-def _value(node: Any, read: Callable[[int], np.ndarray]) -> Any:
-    if type(node) is list:
-        return [_value(item, read) for item in node]
-    if type(node) is not dict:
-        return node
-    ((kind, content),) = node.items()
-    if kind == "tuple":
-        return tuple([_value(item, read) for item in content])
-    if kind == "dict":
-        return {_value(key, read): _value(item, read) for key, item in content}
-    if kind == "bytes":
-        return read(content).tobytes()
-    if kind == "objects":
-        shape, items = content
-        objects = np.empty(len(items), object)
-        for place, item in enumerate(items):
-            objects[place] = _value(item, read)
-        return objects.reshape(shape)
-    if kind not in ("array", "scalar"):
-        raise ValueError("an unknown kind of value")
-    dtype, shape, order = content
-    if not _DTYPE.fullmatch(dtype):
-        raise ValueError("an unknown type of array")
-    array = read(math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(shape, order=order)
-    return array[()] if kind == "scalar" else array
-
-
 # What follows runs in the other process.
 
 
@@ -366,34 +235,27 @@ def serve(memory: int) -> None:
     if memory:
         _confine(memory)
     requests = os.fdopen(0, "rb", buffering=2**20)
-
-    def fill(buffer: memoryview) -> None:
-        if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
-            raise EOFError
-
-    with suppress(EOFError):
-        while True:
-            module, name, arguments, folder, seconds = _unpack(2**62, fill)
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            # From now on the kernel lets this process compute for this long.
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
-            answers.writelines(_answer(module, name, arguments, folder))
-            answers.flush()
-            del arguments
+    while requests.peek(1):  # type: ignore[attr-defined]
+        module, name, arguments, folder, seconds = pickle_machine.read(requests, "a request", 2**62)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        # From now on the kernel lets this process compute for this long.
+        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+        pickle.dump(_answer(module, name, arguments, folder), answers, protocol=5)
+        answers.flush()
+        del arguments
 
 
-def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> list[Any]:
-    """Return the parts of the answer: the value, or what prevents it."""
+def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> tuple[str, Any]:
+    """Return the value, or what prevents it."""
     try:
         os.chdir(folder)
-        return _pack(["value", getattr(importlib.import_module(module), name)(**arguments)])
+        return "value", getattr(importlib.import_module(module), name)(**arguments)
     except OrcaError as error:
-        texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
-        return _pack(["error", [type(error).__name__, *texts]])
+        return "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
     except MemoryError:
-        return _pack(["memory", None])
+        return "memory", None
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return _pack(["failed", f"{type(error).__name__}: {error}"[:_CUT]])
+        return "failed", f"{type(error).__name__}: {error}"[:_CUT]
 
 
 def _limit(what: int, value: int) -> None:

@@ -64,11 +64,11 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
     cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
     assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
-        **{(task, "none"): ("1e-4", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
-        **{(task, "otdd"): ("5e-5 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
-        ("folds", "otdd"): ("1e-4", pytest.approx(0.282), 3),
-        ("sparse", "otdd"): ("1e-4 (edge)", 0.4, 1),
-        ("sparse", "mmd"): ("2e-4", 0.4, 1),
+        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
+        **{(task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
+        ("folds", "otdd"): ("0.0001", pytest.approx(0.282), 3),
+        ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
+        ("sparse", "mmd"): ("0.0002", 0.4, 1),
     }
     assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
     assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
@@ -77,13 +77,13 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     assert "CHOSEN ON TEST" not in text
     edge = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond"
     for start, arms in {
-        edge: [f"{task} minilm otdd full 5e-5" for task in ("few", "plain")] + ["sparse minilm otdd full 1e-4"],
+        edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
         "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
         "left out of the choice, since no run of the seed has a validation error": [
-            "sparse minilm otdd full 2e-4, 1e-3 (seed 0)",
-            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("4e-4", "8e-4")),
+            "sparse minilm otdd full 0.0002, 0.001 (seed 0)",
+            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("0.0004", "0.0008")),
         ],
-        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 1e-4"],
+        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 0.0001"],
     }.items():
         (said,) = [note for note in text.split(" - ") if note.startswith(start)]
         assert not [arm for arm in arms if arm not in said], said
@@ -92,15 +92,15 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
 
 def test_comparisons_are_of_what_was_chosen(rated):
     def chosen(*words):
-        return report(rated, "--task", "plain", "--choose", "train.lr", *words)
+        return report(rated, "--where", "task=plain", "--choose", "train.lr", *words)
 
     record = json.loads(chosen(*AGAINST, "--json"))
     (pair,) = record["sets"]
-    assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["1e-4", "5e-5 (edge)"])
+    assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["0.0001", "5e-05 (edge)"])
     assert record["arms"][0]["gain"]["mean"] == pytest.approx(10)
     text, compared = chosen(*AGAINST), chosen("--compare")
-    assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
-    assert "minilm none full: train.lr plain 1e-4 - minilm otdd full: train.lr plain 5e-5 (edge)" in compared
+    assert "40.2 > 30.2, at 0.0001 > 5e-05 (edge)" in text
+    assert "minilm none full: train.lr plain 0.0001 - minilm otdd full: train.lr plain 5e-05 (edge)" in compared
     start = "each arm at its own train.lr"
     assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
     assert [start in chosen("--format", form) for form in ("md", "latex", "html")] == [True] * 3
@@ -119,7 +119,9 @@ def shown(tmp_path):
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
         table = table_of(tmp_path / "runs")
-        return replace(table, published=fitting(read(tmp_path / "others.csv"), table, "others.csv"))
+        return replace(
+            table, published=fitting(tmp_path / "others.csv", {one.task: one.percent for one in table.columns})
+        )
 
     return with_others
 
@@ -133,7 +135,7 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
     assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
     assert entries[0].rest == "real data, ours are synthetic, other protocol"
     assert not any(entry.best for entry in entries)
-    others = [line["mean"] for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
+    others = [line["mean"] for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published: p. 3"]
     assert others == ["0.9", "0.05", "0.008"]
     assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
     for form in ("md", "latex", "table"):
@@ -173,7 +175,7 @@ def tree(tmp_path):
 REFUSALS = [
     (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
     ([*AGAINST, "--compare"], 2, "--against, --compare and --baselines: do not go together"),
-    (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
+    (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
     (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),

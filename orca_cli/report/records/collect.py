@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.details import baselines, mapping, number, seconds_by_stage, whole
+from orca_cli.report.records.details import mapping, number
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
@@ -40,25 +40,14 @@ class Score:
     trivial: float | None  # error of the best constant predictor on this test set; None if undefined
     synthetic: bool
     test_set: str  # SHA-256 of the test split; empty if not recorded
-    chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
-    steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
-    size: str = ""  # the task's word for number and size of samples, such as small; empty if it has none
-    baselines: list[tuple[str, float]] = field(default_factory=list)  # simple models on the same test set, best first
-    times: dict[str, float] = field(default_factory=dict)  # stage -> seconds; stages without a record are left out
-    validation: float | None = None  # validation error; None if nothing validates, or it is undefined
-    validated_on: str = ""  # validation, folds, test or nothing
-    validated_by: int = 0  # samples; 0 if not recorded
-    weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
-    before: float | None = None  # the metric before stage 2
-    after: float | None = None  # the metric after it
-    floor: float | None = None  # mean of the metric between two halves of the source data
-
-    @property
-    def seconds(self) -> float | None:
-        """Return the time of the three stages together; None if one is not recorded."""
-        if not STAGE_FOLDERS.keys() <= self.times.keys():
-            return None
-        return math.fsum(self.times[stage] for stage in STAGE_FOLDERS)
+    size: str  # the task's word for number and size of samples, such as small; empty if it has none
+    steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
+    baselines: list[tuple[str, float]]  # simple models on the same test set, best first, without the constant
+    seconds: float | None  # of the three stages together; None if one is not recorded
+    validation: float | None  # validation error; None if nothing validates, or it is undefined
+    validated_on: str  # validation, folds, test or nothing; test chooses weights whose error is too low
+    validated_by: int  # samples; 0 if not recorded
+    weights: str  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
     @property
     def is_tested(self) -> bool:
@@ -150,16 +139,11 @@ def collect(folders: Iterable[Path]) -> Collection:
     if not runs and not broken:
         names = ", ".join(map(str, folders))
         raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
-    return _newest(runs, broken)
-
-
-def _newest(runs: list[Run], broken: list[Broken]) -> Collection:
     runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
     newest = {run.identity: run for run in runs}
     completed = {run.identity: run for run in runs if run.state == "completed"}
     counting = {id(run) for run in (*newest.values(), *completed.values())}
-    order = {identity: place for place, identity in enumerate(newest)}
-    superseded = sorted((run for run in runs if id(run) not in counting), key=lambda run: order[run.identity])
+    superseded = [run for run in runs if id(run) not in counting]
     kept = [run for run in runs if id(run) in counting]
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
@@ -216,8 +200,12 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits, distance = (mapping(result.get(key)) for key in ("selected", "splits", "metric_value"))
+    selected, splits, seconds = (mapping(result.get(key)) for key in ("selected", "splits", "seconds"))
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
+    steps = mapping(result.get("alignment")).get("steps")
+    times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
+    models = mapping(result.get("baselines")).items()
+    errors = [(name, number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -227,18 +215,14 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
         test_set=str(mapping(splits.get("test")).get("sha256", "")),
-        chosen_on_test=selected.get("on") == "test",
-        steps=whole(mapping(result.get("alignment")).get("steps")),
         size=str(result.get("size") or ""),
-        baselines=baselines(result),
-        times=seconds_by_stage(result),
+        steps=steps if type(steps) is int else None,
+        baselines=sorted(((name, one) for name, one in errors if one is not None), key=lambda model: model[1]),
+        seconds=None if None in times else math.fsum(time for time in times if time is not None),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
-        before=number(distance.get("before")),
-        after=number(distance.get("after")),
-        floor=number(mapping(distance.get("floor")).get("mean")),
     )
     decided = {
         str(key): as_typed(one["value"])

@@ -1,7 +1,4 @@
-"""What a run's records say beyond its error. Whatever is missing or malformed is left out.
-
-None of it is needed for a table of errors, so nothing here stops a report.
-"""
+"""What a run's records say beyond its error. Whatever is missing or malformed is left out: nothing here stops a report."""
 
 from __future__ import annotations
 
@@ -11,24 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS
+from orca_cli.runs.directory import RESULT
 from orca_cli.runs.records import UnreadableError, read_record
 
-_CONSTANT = "constant"  # the simple model whose error is recorded as trivial too
 _MOST_POINTS = 200
-_MOST_NAMES = 50  # of simple models
-_LONGEST = 200
 
 Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3."""
+    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3.
+
+    `floor` is the mean of the metric between two halves of the source data.
+    """
 
     distance: Points = ()
     loss: Points = ()
     validation: Points = ()
+    floor: float | None = None
 
 
 def curves(path: Path) -> Curves:
@@ -40,25 +38,10 @@ def curves(path: Path) -> Curves:
         record = read_record(path / RESULT) or {}
     except (UnreadableError, OSError):
         return Curves()
-    recorded = mapping(record.get("curves"))
+    recorded, distance = mapping(record.get("curves")), mapping(record.get("metric_value"))
     align, finetune = recorded.get("align"), recorded.get("finetune")
-    return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
-
-
-def seconds_by_stage(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
-    recorded = {stage: number(mapping(result.get("seconds")).get(stage)) for stage in STAGE_FOLDERS}
-    return {stage: seconds for stage, seconds in recorded.items() if seconds is not None and seconds >= 0}
-
-
-def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return name and error of the simple models of a result's record, the best first and the constant left out."""
-    models = []
-    for name, entry in list(mapping(result.get("baselines")).items())[:_MOST_NAMES]:
-        error = number(mapping(entry).get("error"))
-        if error is not None and name != _CONSTANT:
-            models.append((name[:_LONGEST], error))
-    return sorted(models, key=lambda model: model[1])
+    loss, validation = (_points(finetune, name) for name in ("train_loss", "validation_error"))
+    return Curves(_points(align, "loss"), loss, validation, number(mapping(distance.get("floor")).get("mean")))
 
 
 def number(value: Any) -> float | None:
@@ -66,11 +49,6 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
         return None
     return float(value)
-
-
-def whole(value: Any) -> int | None:
-    """Return a whole number, or None for anything else."""
-    return value if type(value) is int and abs(value) < 2**53 else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.report.records.collect import Collection, Run, Score
-from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
-from orca_cli.report.records.study_members import SET
+from orca_cli.report.records.filters import FIELDS, SET, Values, canonical, key_hint
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import Column, Method, Table, placed, spelling
+from orca_cli.report.tables.table import Column, Method, Table, placed
 
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
@@ -53,36 +51,31 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
 
     Raises:
         UsageError: the key is not a setting of an arm.
-        DataError: no run has it, every arm has one value of it, or no run is left that could judge.
+        DataError: no run has it, or no run is left that could judge.
     """
     if key in (*FIELDS, SET):
         raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
-    value_by_run = {id(run): value for run in collection.runs if (value := values.lookup(run, key)) is not None}
-    if not value_by_run:
+    typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
+    if not typed:
         raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
     groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run, column, method in placed(collection.runs):
-        if id(run) in value_by_run:
+        if id(run) in typed:
             settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
-            groups[column, replace(method, settings=settings)][canonical(value_by_run[id(run)])].append(run)
-    if all(len(group) == 1 for group in groups.values()):
-        hint = f"run several: orca run -m {key}=..."
-        raise DataError(f"every arm has one value of {key}: nothing to choose", where="--choose", hint=hint)
+            groups[column, replace(method, settings=settings)][typed[id(run)]].append(run)
     arms = [_arm(clean(f"{column.name} {method}"), group) for (column, method), group in sorted(groups.items())]
     seeds = seeds_text(sorted({arm.seed for arm in arms}))
-    spelled = spelling((key, value) for value in value_by_run.values())
-    named = {value: clean(text) for (_, value), text in spelled.items()}
     if not any(arm.judging for arm in arms):
-        choices = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
+        choices = clean("; ".join(f"{arm.name} {arm.value or 'nothing'}" for arm in arms))
         what = f"seed {seeds} is the only one at the {key} that it chose, so nothing is left to judge ({choices})"
         raise DataError(what, where="--choose", hint=f"run other seeds of these: orca run -m {key}=... seed=1,2,3")
     judged = {id(run): arm for arm in arms for run in arm.judging}
     runs = []
     for run, arm in ((run, judged[id(run)]) for run in collection.runs if id(run) in judged):
         variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
-        runs.append(replace(run, variant=variant, choice=spelled[key, arm.value] + " (edge)" * arm.is_edge))
+        runs.append(replace(run, variant=variant, choice=arm.value + " (edge)" * arm.is_edge))
     heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
-    return replace(collection, runs=runs), heading, _notes(arms, key, named)
+    return replace(collection, runs=runs), heading, _notes(arms, key)
 
 
 def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
@@ -100,12 +93,11 @@ def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
     best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
     value = best[(len(best) - 1) // 2] if best else ""
     is_edge = len(order) > 1 and value in (order[0], order[-1]) and all(_order(one)[0] < math.inf for one in order)
-    others = [run for run in group.get(value, ()) if run.seed != seed]
     is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
+    others = [run for run in group.get(value, ()) if run.seed != seed]
     judging = [run for run in others if not (is_plain and _is_validated_on_folds(run))]
-    lacking = sorted(group.keys() - errors.keys(), key=_order)
     few = min((score.validated_by for score in errors.values()), default=0)
-    return _Arm(name, seed, few, lacking, value, is_edge, judging)
+    return _Arm(name, seed, few, sorted(group.keys() - errors.keys(), key=_order), value, is_edge, judging)
 
 
 def _is_validated_on_folds(run: Run) -> bool:
@@ -119,27 +111,25 @@ def _order(value: str) -> tuple[float, str]:
         return math.inf, value
 
 
-def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
-    """Return one note for each limit of the choices; `named`: canonical value -> as shown."""
+def _notes(arms: list[_Arm], key: str) -> list[str]:
+    """Return one note for each limit of the choices."""
     luck = f"so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
     validates = "no run of the seed has a validation error (missing, failed, or nothing validates)"
     limits = {
         f"(edge): the lowest or highest {key} that was run, so that a better one may lie beyond": [
-            f"{arm.name} {named[arm.value]}" for arm in arms if arm.is_edge
+            f"{arm.name} {arm.value}" for arm in arms if arm.is_edge
         ],
         f"chosen by fewer than {FEW} validation samples, {luck}": [
             f"{arm.name} ({arm.samples})" for arm in arms if 0 < arm.samples < FEW
         ],
         f"left out of the choice, since {validates}": [
-            f"{arm.name} {', '.join(map(named.__getitem__, arm.lacking))} (seed {arm.seed})"
-            for arm in arms
-            if arm.lacking
+            f"{arm.name} {', '.join(arm.lacking)} (seed {arm.seed})" for arm in arms if arm.lacking
         ],
         "nothing is left to judge, since no other seed was run at what was chosen": [
-            f"{arm.name} {named[arm.value]} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging
+            f"{arm.name} {arm.value} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging
         ],
     }
-    return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
+    return [f"{reason}: {clean('; '.join(names), longest=2000)}" for reason, names in limits.items() if names]
 
 
 def rates_of(table: Table) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
+from orca_cli.report.tables.published import Published
 from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
 MISSING = "-"
 ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
-_ROUNDING = 1e-9  # smaller deviations, relative to the mean, are rounding errors
 Format = Callable[[float], str]
 
 
@@ -73,15 +73,14 @@ def layout_of(table: Table) -> Layout:
         entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
         texts = row.method.texts()
         rows.append(([clean(texts[name]) for name in names], entries))
-    rest = [""] * (len(names) - 1)
-    rows += [([label, *rest], entries) for label, entries in _published(table, formats)]
-    best = [table.best_baseline(place) for place in range(len(formats))]
+    below = _published(table, formats)
     models = [f"({clean(', '.join(errors))})" if errors else "" for errors in table.baselines]
-    for label, ranges, below in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
+    best = [table.best_baseline(place) for place in range(len(formats))]
+    for label, ranges, rests in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
         if any(ranges):
-            facts = zip(ranges, formats, below, strict=True)
-            entries = [Entry(_range(bounds, shown), text) for bounds, shown, text in facts]
-            rows.append(([label, *rest], entries))
+            facts = zip(ranges, formats, rests, strict=True)
+            below.append((label, [Entry(_range(bounds, shown), rest) for bounds, shown, rest in facts]))
+    rows += [([label, *[""] * (len(names) - 1)], entries) for label, entries in below]
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -104,16 +103,8 @@ def decimals_of(means: list[float]) -> int | None:
 
 
 def _format(column: Column, cells: list[Cell]) -> Format:
-    """Return how errors of a column are shown.
-
-    With enough decimals, at most nine, for the smallest deviation that is more than a rounding error.
-    """
-    means = [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
-    least = _ROUNDING * max(map(abs, means), default=0.0)
-    sizes = [size for cell in cells if (size := (cell.deviation or 0.0) * column.scale) > least]
-    decimals = decimals_of(means)
-    if decimals is not None and sizes:
-        decimals = min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
+    """Return how errors of a column are shown."""
+    decimals = decimals_of([mean * column.scale for cell in cells if (mean := cell.mean) is not None])
     return lambda value: number(value * column.scale, decimals)
 
 
@@ -150,23 +141,23 @@ def _remainder(cell: Cell) -> str:
 
 def _published(table: Table, formats: list[Format]) -> list[tuple[str, list[Entry]]]:
     """Return name and cells of a row for each method and source of others' results."""
+    by_row: dict[tuple[str, str], list[Published]] = defaultdict(list)
+    for result in table.published:
+        by_row[result.method, result.source].append(result)
     rows = []
-    sources = sources_of(table)
-    for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
-        results = [result for result in table.published if (result.method, result.source) == (method, source)]
+    for (method, source), results in by_row.items():
         entries = []
         for column, shown in zip(table.columns, formats, strict=True):
             on_task = [result for result in results if result.task == column.task]
             nearest = [result for result in on_task if result.protocol == column.protocol] or on_task
-            doubts = [*(["real data, ours are synthetic"] if column.synthetic else [])]
+            doubts = ["real data, ours are synthetic"] if column.synthetic else []
             doubts += ["other protocol"] if nearest and nearest[0].protocol != column.protocol else []
             entries.append(Entry(shown(nearest[0].error), ", ".join(doubts)) if nearest else Entry(MISSING))
-        rows.append((f"{clean(method)} [{sources.index(source) + 1}]", entries))
+        rows.append((f"{clean(method)} [{sources_of(table).index(source) + 1}]", entries))
     return rows
 
 
 def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
-    """Return the error of a simple model, or its range over runs."""
     return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
 
 

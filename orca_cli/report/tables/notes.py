@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from orca_cli.report.records.collect import mixed_test_sets
@@ -25,9 +25,11 @@ def notes_of(table: Table) -> list[str]:
     if few := sum(n < LEAST for n in compared):
         where = f"in {few} of {len(compared)} cells that have others to compare with"
         notes.append(f"fewer than {LEAST} seeds {where}: so few cannot show a difference (p <= {LARGEST_P})")
+    names_by_note: dict[str, list[str]] = defaultdict(list)
     for place, name in enumerate(column_names(table.columns)):
-        cells = [(row, row.cells[place]) for row in table.rows]
-        notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
+        for note in _of_column([(row, row.cells[place]) for row in table.rows]):
+            names_by_note[note].append(name)
+    notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
     for number, text in enumerate(sources_of(table), 1):
         notes.append(f"[{number}] reported by others, under their conditions: {text}")
     if count := len(table.superseded):
@@ -66,8 +68,8 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
-def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield the settings that all runs of a column share although no row's name has them, and how its runs differ."""
+def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield how a column's runs differ, what they share although no row says it, and what their errors are worth."""
     runs = [run for _, cell in cells for run in cell.runs]
     common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
@@ -79,16 +81,8 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         usual = counts.most_common(1)[0][0]
         others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
         yield f"methods have different seeds: {usual}, but {others}"
-    sizes = sorted({score.n for _, cell in cells for score in cell.scores if score.is_tested})
-    if len(sizes) > 1:
-        items = ", ".join(map(str, sizes))
-        yield f"errors are means over different numbers of items ({items}) and may not be comparable"
     if mixed := mixed_test_sets(runs):
         yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
-
-
-def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield what the errors of a column leave out, and which of them are no better than the best constant's."""
     scores = [score for _, cell in cells for score in cell.scores]
     skipped = sorted({score.skipped for score in scores})
     if skipped not in ([], [0]):

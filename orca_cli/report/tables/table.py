@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
+from orca_cli.report.tables.published import Published
 
 _USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
@@ -119,15 +120,10 @@ class Cell:
         return sum(score.value is None for score in self.scores) - self.untested
 
     @property
-    def steps(self) -> list[int]:
-        """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
-        recorded = [score.steps for score in self.scores if score.steps is not None]
-        return recorded if len(recorded) == len(self.runs) else []
-
-    @property
     def unaligned(self) -> int:
-        """Return how many of its runs kept no alignment step although they have a metric; 0 for metric=none."""
-        return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
+        """Return how many of its runs kept no alignment step although they have a metric."""
+        scored = zip(self.runs, self.scores, strict=True)
+        return sum(run.metric != "none" and score.steps == 0 for run, score in scored)
 
     @property
     def choice(self) -> str:
@@ -151,23 +147,6 @@ class Row:
 
     method: Method
     cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A result that somebody else reports.
-
-    Args:
-        error: in the units of result.json.
-        source: where it is from.
-        protocol: of ours that it was measured by; empty for one of their own.
-    """
-
-    task: str
-    method: str
-    error: float
-    source: str
-    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +210,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     for run, data in zip(runs, _data_names(runs), strict=True):
         one, marks = run.score, ("", False, False, False, "")
         if one is not None:
-            marks = (one.error_name, one.percent, one.synthetic, one.chosen_on_test, one.size)
+            marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
         columns.append(Column(run.task, run.protocol, *marks, data))
     scored = sorted((column for run, column in zip(runs, columns, strict=True) if run.score), reverse=True)
     by_task = {(column.task, column.protocol, column.data): column for column in scored}
@@ -244,10 +223,13 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
 def _data_names(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
 
-    A data set is named by the path of its test data, or of its training data where `task.test` is not set: by the shortest end
-    that no other set has. Paths whose newest runs were tested on the same data are one set, named by the first of them.
+    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed.
+    Paths whose newest runs were tested on the same data are one set, named by the first of them.
     """
-    paths = [_data_path(run) for run in runs]
+    paths = []
+    for run in runs:  # those of a study have the names of its sets
+        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant and run.task in _USER_DATA]
+        paths.append(" ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else "")
     data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
     for run, path in zip(runs, paths, strict=True):
         if path:
@@ -256,26 +238,10 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     for (task, path), fingerprint in data.items():
         first.setdefault((task, fingerprint), path)
     counts = Counter(task for task, _ in first)
-    ends = Counter((task, end) for (task, _), path in first.items() for end in _ends_of(path))
-    names = []
-    for run, path in zip(runs, paths, strict=True):
-        set_path = first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
-        names.append(next((end for end in _ends_of(set_path) if ends[run.task, end] == 1), set_path))
-    return names
-
-
-def _data_path(run: Run) -> str:
-    """Return the path that names a user's own test data, as typed; empty for other tasks, and for runs renamed by a study."""
-    if run.task not in _USER_DATA:
-        return ""
-    path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
-    return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
-
-
-def _ends_of(path: str) -> list[str]:
-    """Return the ends of a path, the shortest first."""
-    parts = path.split("/")
-    return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+    return [
+        first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
+        for run, path in zip(runs, paths, strict=True)
+    ]
 
 
 def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
@@ -313,49 +279,25 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
     """Return the overridden settings of each run, and its test data where they differ between runs with equal task settings.
 
-    Settings that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
+    Settings are merged over all runs with the same hash of all settings: one may be typed, or left at its default. Settings
+    that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
     """
-    grouped = []
+    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
+    variants = []
+    for run, column in zip(runs, columns, strict=True):
+        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
+        same |= {key: canonical(value) for key, value in run.variant.items()}
+        variants.append(same)
     together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run, column, variant in zip(runs, columns, _merged(runs, columns), strict=True):
-        group = (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
-        grouped.append((run, variant, group))
-        together[group].append(run)
+    groups = []
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        groups.append((column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))))
+        together[groups[-1]].append(run)
     mixed = {group: mixed_test_sets(group_runs) for group, group_runs in together.items()}
     return [
         variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[group] else {})
-        for run, variant, group in grouped
+        for run, variant, group in zip(runs, variants, groups, strict=True)
     ]
-
-
-def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run in one spelling, merged over all runs with the same settings.
-
-    Settings are the same if the hash of all of them is equal: one may be typed as 1e-3, as 0.001, or left at its default.
-    """
-    spelled = spelling(item for run in runs for item in run.variant.items())
-    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
-    merged = []
-    for run, column in zip(runs, columns, strict=True):
-        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
-        for key, value in run.variant.items():
-            text = spelled[key, canonical(value)]
-            same[key] = min(text, same.get(key, text), key=_short)
-        merged.append(same)
-    return merged
-
-
-def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return (key, canonical value) -> the shortest of its spellings."""
-    shortest: dict[tuple[str, str], str] = {}
-    for key, value in items:
-        place = (key, canonical(value))
-        shortest[place] = min(value, shortest.get(place, value), key=_short)
-    return shortest
-
-
-def _short(text: str) -> tuple[int, str]:
-    return len(text), text
 
 
 def _mark_best(cells: list[Cell]) -> None:
@@ -380,7 +322,7 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
         differences = [theirs[test] - value for test, value in errors.items() if test in theirs]
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
-        p.append(sign_flip(differences)[0])
+        p.append(sign_flip(differences))
         if p[-1] > LARGEST_P:  # Holm's is not lower
             return False
     return max(holm(p)) <= LARGEST_P

@@ -21,7 +21,7 @@ from orca_cli.report.rendering.console import FORMATS, Page
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.ranks import rank
 from orca_cli.report.tables.choice import RATE, choose, rates_of
-from orca_cli.report.tables.published import fitting
+from orca_cli.report.tables.published import with_published
 from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
 from orca_cli.terminal import Result, counted
@@ -137,6 +137,5 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
         if arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):
             table = dataclasses.replace(table, heading=rates_of(table))
     if arguments.baselines is not None:
-        tasks = {column.task: column.percent for column in table.columns}
-        table = dataclasses.replace(table, published=fitting(arguments.baselines, tasks))
+        table = with_published(table, arguments.baselines)
     return table

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import orca_cli
 from orca_cli.exceptions import DataError
 from orca_cli.report.rendering.console import Page
 from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.published import fitting, read
+from orca_cli.report.tables.published import read, with_published
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
@@ -118,10 +117,7 @@ def shown(tmp_path):
 
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
-        table = table_of(tmp_path / "runs")
-        return replace(
-            table, published=fitting(tmp_path / "others.csv", {one.task: one.percent for one in table.columns})
-        )
+        return with_published(table_of(tmp_path / "runs"), tmp_path / "others.csv")
 
     return with_others
 
@@ -135,9 +131,9 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
     assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
     assert entries[0].rest == "real data, ours are synthetic, other protocol"
     assert not any(entry.best for entry in entries)
-    others = [line["mean"] for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published: p. 3"]
-    assert others == ["0.9", "0.05", "0.008"]
-    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
+    others = [line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"]
+    assert others == ["0.008", "0.05"]
+    assert [one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]] == [0.008, 0.05]
     for form in ("md", "latex", "table"):
         assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
 

@@ -10,7 +10,7 @@ from orca_cli.report.records.filters import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of
-from orca_cli.report.tables.table import build_table
+from orca_cli.report.tables.table import Reference, build_table
 from orca_cli.runs import studies
 from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, table_of
 
@@ -29,7 +29,7 @@ def test_two_methods_two_tasks_by_hand(tmp_path):
     # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
     assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (pytest.approx(math.sqrt(13e-4)), None)
     assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [[True, False], [False, True]]
-    assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
+    assert table.references["trivial"] == [Reference(0.9, 0.9)] * 2
 
 
 def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
@@ -41,9 +41,9 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     (row,) = (table := table_of(tmp_path)).rows
     cell, other = row.cells
     # One whose test split stayed closed is not called undefined.
-    assert (cell.by_seed, cell.untested, cell.undefined, cell.best) == ({0: 0.3}, 1, 1, True)
-    assert (table.trivial, dict(cell.unfinished)) == ([None, None], {"failed": 1, "dead": 1, "interrupted": 1})
-    assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
+    assert (cell.by_seed, cell.best, table.references) == ({0: 0.3}, True, {})
+    missing = {"undefined": 1, "not tested": 1, "failed": 1, "dead": 1, "interrupted": 1}
+    assert (cell.missing, other.mean, other.best, other.missing) == (missing, None, False, {"failed": 1})
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
     assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
 
@@ -64,7 +64,7 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
         ("swin otdd full train.lr=1", 0.6),
     ]
     assert [row.method.source for row in table.rows[3:]] == ["cifar10", "digits"]
-    assert table.rows[2].cells[0].unfinished["failed"] == 1
+    assert table.rows[2].cells[0].missing["failed"] == 1
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
@@ -110,7 +110,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     add_run(tmp_path, seed=1, value=0.4, identity="2" * 64)
     table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, dict(cell.unfinished), len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
+    assert (cell.values, cell.missing, len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
     notes = " ".join(notes_of(table))
     assert "older attempts that do not count" in notes
     assert "seed 1: runs differ in something that no setting shows" in notes

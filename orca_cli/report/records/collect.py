@@ -49,11 +49,6 @@ class Score:
     validated_by: int  # samples; 0 if not recorded
     weights: str  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
-    @property
-    def is_tested(self) -> bool:
-        """Return whether the test split was opened; a run with test=false leaves it closed."""
-        return self.value is not None or self.n + self.skipped > 0
-
 
 @dataclass(frozen=True)
 class Run:

@@ -165,7 +165,7 @@ class Page:
 def _record(table: Table) -> dict[str, Any]:
     return {
         "schema": 3,
-        "columns": _columns(table),
+        "columns": [vars(column) for column in table.columns],
         "rows": [
             {
                 **vars(row.method),
@@ -179,20 +179,15 @@ def _record(table: Table) -> dict[str, Any]:
             }
             for row in table.rows
         ],
+        "references": {name: [one and vars(one) for one in row] for name, row in table.references.items()},
         "unfinished": [
             {"run": str(run.path), "state": run.state, "reason": run.reason, "task": run.task, "seed": run.seed}
             for run in table.unfinished
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
-        "published": [vars(result) for result in table.published],
         "notes": notes_of(table),
     }
-
-
-def _columns(table: Table) -> list[dict[str, Any]]:
-    facts = zip(table.columns, table.trivial, table.baselines, strict=True)
-    return [{**vars(column), "trivial": bounds, "baselines": best} for column, bounds, best in facts]
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
@@ -204,8 +199,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "best": cell.best,
         "earned": cell.earned,
         "chosen": cell.choice,
-        "undefined": cell.undefined,
-        "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
+        "missing": dict(cell.missing),
     }
 
 
@@ -216,17 +210,15 @@ def _values(cell: Cell) -> Iterator[dict[str, Any]]:
 
 
 def _cell_lines(table: Table) -> Iterator[dict[str, Any]]:
-    """Yield a line for each method and task; errors are as stored, so fractions where `percent` is true."""
-    columns = _columns(table)
+    """Yield a line for each method and task, then for what stands below; errors are fractions where `percent` is true."""
     for row in table.rows:
         method = vars(row.method) | {"settings": dict(row.method.settings)}
-        yield from (
-            {"origin": "ours"} | column | method | _cell(cell) for column, cell in zip(columns, row.cells, strict=True)
-        )
-    for result in table.published:
-        for column in (column for column in table.columns if column.task == result.task):
-            fields = {"origin": f"published: {result.source}", "mean": result.error, "body": result.method}
-            yield fields | vars(column)
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            yield {"row": "method"} | vars(column) | method | _cell(cell)
+    for name, references in table.references.items():
+        for column, one in zip(table.columns, references, strict=True):
+            if one is not None:
+                yield {"row": name} | vars(column) | vars(one)
 
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:

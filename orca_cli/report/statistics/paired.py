@@ -220,7 +220,7 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
 
     What runs decide themselves differs between sets, so all methods that leave the setting open are one arm.
     """
-    if not (cell.runs or cell.unfinished):
+    if not (cell.runs or cell.missing):
         return None
     if axis in GROUPS:
         return str(getattr(method, axis))

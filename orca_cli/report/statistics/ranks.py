@@ -16,7 +16,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, mean_of, relative, sign_flip
 from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.tables.layout import MISSING, Entry, Layout, alarms_of, excluded_runs, number, p_text
+from orca_cli.report.tables.layout import NOTHING, Entry, Layout, alarms_of, excluded_runs, number, p_text
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Method, Table
 
@@ -136,8 +136,8 @@ def layout_of(ranking: Ranking, table: Table) -> Layout:
     """Return the ranking as a table."""
     rows = []
     for place, one in enumerate(ranking.standings):
-        texts = [MISSING if p is None else p_text(p) for p in (one.p, one.holm_p)]
-        against = [number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"] if place else [MISSING, MISSING]
+        texts = [NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p)]
+        against = [number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"] if place else [NOTHING, NOTHING]
         is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
         gain, *rest = map(Entry, (*against, *texts))
         rows.append(([clean(one.method)], [Entry(f"{one.rank:.2f}"), Entry(gain.text, best=is_sure), *rest]))

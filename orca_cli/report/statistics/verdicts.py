@@ -9,7 +9,7 @@ from typing import Any
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, holm, mean_of, no_effect
 from orca_cli.report.statistics.paired import Block, Comparison, Overall
 from orca_cli.report.tables.layout import (
-    MISSING,
+    NOTHING,
     PLUS_MINUS,
     Entry,
     Layout,
@@ -98,7 +98,7 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
         settings = (f"{name}={value}" for name, value in block.others if (name, value) not in shared)
-        entries = rows.setdefault((clean(block.arm), clean(", ".join(settings))), [Entry(MISSING) for _ in columns])
+        entries = rows.setdefault((clean(block.arm), clean(", ".join(settings))), [Entry(NOTHING) for _ in columns])
         entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared))
     notes = [f"all with {clean(common, longest=2000)}"] if common else []

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
-from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.tables.published import Published
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
+from orca_cli.report.tables.notes import clean, data_words, notes_of
+from orca_cli.report.tables.table import MISSING, UNFINISHED, Cell, Column, Reference, Table
 
 PLUS_MINUS = "\u00b1"
-MISSING = "-"
+NOTHING = "-"
 ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
 Format = Callable[[float], str]
 
@@ -73,14 +72,9 @@ def layout_of(table: Table) -> Layout:
         entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
         texts = row.method.texts()
         rows.append(([clean(texts[name]) for name in names], entries))
-    below = _published(table, formats)
-    models = [f"({clean(', '.join(errors))})" if errors else "" for errors in table.baselines]
-    best = [table.best_baseline(place) for place in range(len(formats))]
-    for label, ranges, rests in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
-        if any(ranges):
-            facts = zip(ranges, formats, rests, strict=True)
-            below.append((label, [Entry(_range(bounds, shown), rest) for bounds, shown, rest in facts]))
-    rows += [([label, *[""] * (len(names) - 1)], entries) for label, entries in below]
+    for label, references in table.references.items():
+        entries = [_beside(one, shown) for one, shown in zip(references, formats, strict=True)]
+        rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -121,44 +115,23 @@ def number(value: float, decimals: int | None, sign: str = "") -> str:
 def _mean(cell: Cell, shown: Format) -> str:
     """Return "12.6 ± 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
-        return MISSING
-    deviation = MISSING if cell.deviation is None else shown(cell.deviation)
+        return NOTHING
+    deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
     return f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:
     """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
-    counts = {
-        "undefined": cell.undefined,
-        "not tested": cell.untested,
-        **{state: cell.unfinished[state] for state in UNFINISHED},
-    }
     words = [f"at {clean(cell.choice)}"] if cell.choice else []
-    words += [f"+{count} {state}" for state, count in counts.items() if count]
+    words += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
     words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
     return " ".join(words)
 
 
-def _published(table: Table, formats: list[Format]) -> list[tuple[str, list[Entry]]]:
-    """Return name and cells of a row for each method and source of others' results."""
-    by_row: dict[tuple[str, str], list[Published]] = defaultdict(list)
-    for result in table.published:
-        by_row[result.method, result.source].append(result)
-    rows = []
-    for (method, source), results in by_row.items():
-        entries = []
-        for column, shown in zip(table.columns, formats, strict=True):
-            on_task = [result for result in results if result.task == column.task]
-            nearest = [result for result in on_task if result.protocol == column.protocol] or on_task
-            doubts = ["real data, ours are synthetic"] if column.synthetic else []
-            doubts += ["other protocol"] if nearest and nearest[0].protocol != column.protocol else []
-            entries.append(Entry(shown(nearest[0].error), ", ".join(doubts)) if nearest else Entry(MISSING))
-        rows.append((f"{clean(method)} [{sources_of(table).index(source) + 1}]", entries))
-    return rows
-
-
-def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
-    return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
+def _beside(one: Reference | None, shown: Format) -> Entry:
+    if one is None:
+        return Entry(NOTHING)
+    return Entry(" to ".join(dict.fromkeys(map(shown, (one.low, one.high)))), clean(one.words))
 
 
 def header(column: Column, with_protocol: bool) -> list[str]:
@@ -172,8 +145,8 @@ def header(column: Column, with_protocol: bool) -> list[str]:
 
 def _caption(protocols: list[str], table: Table) -> str:
     text = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
-    trivial = " best baseline: of simple models on the same split." if any(table.baselines) else ""
-    trivial += " trivial: the best constant predictor." if any(table.trivial) else ""
+    trivial = " best baseline: of simple models on the same split." if "best baseline" in table.references else ""
+    trivial += " trivial: the best constant predictor." if "trivial" in table.references else ""
     protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
     bold = (
         f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "

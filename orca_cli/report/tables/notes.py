@@ -30,16 +30,9 @@ def notes_of(table: Table) -> list[str]:
         for note in _of_column([(row, row.cells[place]) for row in table.rows]):
             names_by_note[note].append(name)
     notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
-    for number, text in enumerate(sources_of(table), 1):
-        notes.append(f"[{number}] reported by others, under their conditions: {text}")
     if count := len(table.superseded):
         notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
     return [*notes, *table.remarks]
-
-
-def sources_of(table: Table) -> list[str]:
-    """Return the sources of others' results, in the order of their numbers in the table."""
-    return list(dict.fromkeys(result.source for result in table.published))
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orca_cli.exceptions import DataError, suggest
+from orca_cli.report.tables.table import Reference, Table
 
 _COLUMNS = ("task", "method", "error", "source")
 
@@ -58,25 +58,32 @@ def read(path: Path) -> list[Published]:
     return results
 
 
-def fitting(path: Path, tasks: Mapping[str, bool]) -> list[Published]:
-    """Return the results of a file that are of some tasks.
-
-    Args:
-        path: of the file.
-        tasks: name -> whether its errors are fractions.
+def with_published(table: Table, path: Path) -> Table:
+    """Return a table with the results of a file that are of its tasks; of several for a cell, that of the column's protocol.
 
     Raises:
         DataError: as of `read`; there is none of these tasks, or one is in per cent.
     """
-    results = read(path)
+    results, tasks = read(path), {column.task: column.percent for column in table.columns}
     matches = [result for result in results if result.task in tasks]
     if not matches:
         names = sorted({result.task for result in results})
         hint = suggest(names[0], tasks) if names and tasks else "orca report shows the tasks"
         raise DataError(f"no run is of a task in it ({', '.join(names) or 'no line'})", where=str(path), hint=hint)
+    sources = list(dict.fromkeys(result.source for result in matches))
+    rows: dict[str, list[Reference | None]] = {}
     for result in matches:
         if tasks[result.task] and result.error > 1:
             what = f"{result.task}, {result.method}: error {result.error:g} is above 1"
             hint = f"errors are fractions: {result.error / 100:g} for that many per cent"
             raise DataError(what, where=str(path), hint=hint)
-    return matches
+        label = f"{result.method} [{sources.index(result.source) + 1}]"
+        row = rows.setdefault(label, [None] * len(table.columns))
+        for place, column in enumerate(table.columns):
+            is_by_ours = result.protocol == column.protocol
+            if result.task == column.task and (row[place] is None or is_by_ours):
+                doubts = ["real data, ours are synthetic"] if column.synthetic else []
+                doubts += [] if is_by_ours else ["other protocol"]
+                row[place] = Reference(result.error, result.error, ", ".join(doubts))
+    notes = [f"[{n}] reported by others, under their conditions: {text}" for n, text in enumerate(sources, 1)]
+    return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
-from orca_cli.report.tables.published import Published
 
 _USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
+MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
 
 
 @dataclass(frozen=True, order=True)
@@ -73,20 +73,11 @@ class Method:
 class Cell:
     """The runs of one method on one task."""
 
-    runs: list[Run] = field(default_factory=list)  # completed, one per seed and part, in the order of seeds
-    unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed, the newest, in the order of seeds
+    missing: Counter[str] = field(default_factory=Counter)  # of MISSING -> number of runs
     hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
     earned: bool = False  # and it is shown to be lower than all others: see `earns`
-
-    def add(self, run: Run) -> None:
-        """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
-        if run.state != "completed":
-            self.unfinished[run.state] += 1
-            return
-        self.hidden += [other for other in self.runs if other.seed == run.seed]
-        others = [other for other in self.runs if other.seed != run.seed]
-        self.runs = sorted([*others, run], key=lambda other: other.seed)
 
     @property
     def scores(self) -> list[Score]:
@@ -108,16 +99,6 @@ class Cell:
     def values(self) -> list[float]:
         """Return the test errors that are defined, in the order of seeds."""
         return list(self.by_seed.values())
-
-    @property
-    def untested(self) -> int:
-        """Return the number of completed runs that left the test split closed (test=false)."""
-        return sum(not score.is_tested for score in self.scores)
-
-    @property
-    def undefined(self) -> int:
-        """Return the number of completed runs whose error is undefined on their test split."""
-        return sum(score.value is None for score in self.scores) - self.untested
 
     @property
     def unaligned(self) -> int:
@@ -150,22 +131,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """An error beside ours on one task: of a simple model, its range over runs, or one that others report; and words on it."""
+
+    low: float
+    high: float
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that a report shows.
 
-    For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
-    its runs: name -> range of their errors. `choice` is the setting that each arm chose its value of (see choice.py), `heading`
-    the first line, and `remarks` are notes of any view of it.
+    `references` are the rows below: name -> an error for each column. `choice` is the setting that each arm chose its value of
+    (see choice.py), `heading` the first line, and `remarks` are notes of any view of it.
     """
 
     columns: list[Column]
     rows: list[Row]
-    trivial: list[tuple[float, float] | None]
     unfinished: list[Run]
     superseded: list[Run]
     broken: list[Broken]
-    published: list[Published] = field(default_factory=list)
-    baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
+    references: dict[str, list[Reference | None]] = field(default_factory=dict)
     choice: str = ""
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
@@ -174,34 +161,44 @@ class Table:
         """Return the cells of a column, from its place."""
         return [row.cells[place] for row in self.rows]
 
-    def best_baseline(self, place: int) -> tuple[float, float] | None:
-        """Return the range of errors of a column's best simple models; None where no run has any."""
-        ranges = self.baselines[place].values()
-        return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
-
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    runs = placed(collection.runs)
-    cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
-    for run, column, method in runs:
-        cells[method, column].add(run)
-    columns = sorted({column for _, column, _ in runs})
-    methods = sorted({method for method, _ in cells})
-    rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    trivial, baselines = [], []
+    runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
+    for run, column, method in placed(collection.runs):
+        runs[method, column].append(run)
+    columns, methods = sorted({column for _, column in runs}), sorted({method for method, _ in runs})
+    rows = [Row(method, [_cell(runs[method, column]) for column in columns]) for method in methods]
+    references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
     for place in range(len(columns)):
-        column_cells = [row.cells[place] for row in rows]
-        _mark_best(column_cells)
-        scores = [score for cell in column_cells for score in cell.scores]
-        constant = [score.trivial for score in scores if score.trivial is not None]
-        trivial.append((min(constant), max(constant)) if constant else None)
-        errors: dict[str, list[float]] = defaultdict(list)
-        for name, error in (score.baselines[0] for score in scores if score.baselines):
-            errors[name].append(error)
-        baselines.append({name: (min(values), max(values)) for name, values in sorted(errors.items())})
+        cells = [row.cells[place] for row in rows]
+        _mark_best(cells)
+        scores = [score for cell in cells for score in cell.scores]
+        best = [score.baselines[0] for score in scores if score.baselines]
+        references["best baseline"].append(_range(best))
+        references["trivial"].append(_range([("", score.trivial) for score in scores if score.trivial is not None]))
+    references = {name: ranges for name, ranges in references.items() if any(ranges)}
     unfinished = [run for run in collection.runs if run.state != "completed"]
-    return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
+    return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
+
+
+def _cell(runs: Sequence[Run]) -> Cell:
+    """Return a cell of runs, which come from the oldest to the newest."""
+    by_seed = {run.seed: run for run in runs if run.score is not None}
+    counting = [by_seed[seed] for seed in sorted(by_seed)]
+    missing = Counter(run.state for run in runs if run.score is None)
+    for score in (run.score for run in counting):
+        if score is not None and score.value is None:
+            missing["undefined" if score.n + score.skipped else "not tested"] += 1
+    hidden = [run for run in runs if run.score is not None and run is not by_seed[run.seed]]
+    return Cell(counting, missing, hidden)
+
+
+def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
+    if not models:
+        return None
+    errors, names = [error for _, error in models], sorted({name for name, _ in models if name})
+    return Reference(min(errors), max(errors), f"({', '.join(names)})" if names else "")
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -254,12 +251,11 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    by_column: dict[Column, list[set[tuple[str, str]]]] = defaultdict(list)
-    for variant, column in zip(variants, columns, strict=True):
-        by_column[column].append(set(variant.items()))
-    shown = set[str]()
-    for items in by_column.values():
-        shown |= {key for key, _ in set[tuple[str, str]].union(*items) - set[tuple[str, str]].intersection(*items)}
+    sizes = Counter(columns)
+    items = Counter(
+        (column, *item) for variant, column in zip(variants, columns, strict=True) for item in variant.items()
+    )
+    shown = {key for (column, key, _), count in items.items() if count < sizes[column]}
     named = []
     hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
@@ -323,6 +319,4 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
         p.append(sign_flip(differences))
-        if p[-1] > LARGEST_P:  # Holm's is not lower
-            return False
     return max(holm(p)) <= LARGEST_P

@@ -2,45 +2,98 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from orca_cli.report.figures.charts import LOOKS, Dot, Dots, Lines, Series
-from orca_cli.report.records import details
-from orca_cli.report.records.details import Curves, mean_curve
+from orca_cli.report.records.collect import mapping, number
 from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.statistics.ranks import names_of
 from orca_cli.report.statistics.verdicts import gain_text
 from orca_cli.report.tables.notes import clean, column_names
 from orca_cli.report.tables.table import Table
+from orca_cli.runs.directory import RESULT, read_or_empty
 
 _MOST_SEEDS = 20  # in the mean of a curve
+_MOST_POINTS = 200
 # What is drawn along epochs (a field of `Curves`), and the names of its axes.
 _KINDS = (
     ("distance", "distance to the source", "alignment epoch"),
     ("loss", "training loss", "epoch"),
     ("validation", "validation error", "epoch"),
 )
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3.
+
+    `floor` is the mean of the metric between two halves of the source data.
+    """
+
+    distance: Points
+    loss: Points
+    validation: Points
+    floor: float | None
+
+
+def curves_of(path: Path) -> Curves:
+    """Return the curves of a run's folder; whatever its record lacks is left out.
+
+    They are read only where they are drawn, since those of 10,000 runs would fill the memory.
+    """
+    record = read_or_empty(path / RESULT)
+    recorded, distance = mapping(record.get("curves")), mapping(record.get("metric_value"))
+    align, finetune = recorded.get("align"), recorded.get("finetune")
+    loss, validation = (_points(finetune, name) for name in ("train_loss", "validation_error"))
+    return Curves(_points(align, "loss"), loss, validation, number(mapping(distance.get("floor")).get("mean")))
+
+
+def _points(lines: Any, name: str) -> Points:
+    """Return (epoch, value) of the lines that have both."""
+    points = []
+    for line in lines[:_MOST_POINTS] if isinstance(lines, list) else ():
+        x, y = number(mapping(line).get("epoch")), number(mapping(line).get(name))
+        if x is not None and y is not None:
+            points.append((x, y))
+    return tuple(points)
+
+
+def mean_curve(curves: Iterable[Points], scale: float = 1.0) -> tuple[tuple[float, float, float, float], ...]:
+    """Return x, mean, lowest and highest value times `scale`, wherever most of the curves have one, in the order of x."""
+    by_x: dict[float, list[float]] = defaultdict(list)
+    count = 0
+    for points in curves:
+        count += bool(points)
+        for x, y in dict(points).items():
+            by_x[x].append(scale * y)
+    common = ((x, values) for x, values in sorted(by_x.items()) if 2 * len(values) > count)
+    return tuple((x, math.fsum(values) / len(values), min(values), max(values)) for x, values in common)
 
 
 def all_charts(table: Table, comparison: Comparison | None) -> list[Lines | Dots]:
     """Return every figure of a report."""
-    return [*(gains(comparison) if comparison else ()), *curves(table)]
+    return [*([_gains(comparison)] if comparison else ()), *_curves(table)]
 
 
-def gains(comparison: Comparison) -> Iterator[Dots]:
-    """Yield the gain of every arm over all sets."""
+def _gains(comparison: Comparison) -> Dots:
+    """Return the gain of every arm over all sets."""
     rows = []
     for one in comparison.overall:
         low, high = one.gain.interval or (one.gain.mean, one.gain.mean)
         rows.append(Dot(clean(one.arm), one.gain.mean, 0, low, high, gain_text(one.gain, 1)))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
-    yield Dots("gains", f"Gain over {base}, all sets", comparison.unit, tuple(rows), note)
+    return Dots("gains", f"Gain over {base}, all sets", comparison.unit, tuple(rows), note)
 
 
-def curves(table: Table) -> Iterator[Lines]:
+def _curves(table: Table) -> Iterator[Lines]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
     Each line is the mean over a method's seeds, the dotted one the floor of its distance. Drawn are the first LOOKS methods.
@@ -49,28 +102,22 @@ def curves(table: Table) -> Iterator[Lines]:
         rows = [row for row in table.rows if row.cells[place].runs]
         names = names_of([row.method for row in rows]) if len(rows) > 1 else [row.method.metric for row in rows]
         drawn = [
-            (row.method.metric, name, [details.curves(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]])
+            (row.method.metric, clean(name), [curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]])
             for row, name in zip(rows[:LOOKS], names, strict=False)
         ]
         note = "Mean over seeds, band: lowest to highest"
         note += f"; the first {LOOKS} of {len(rows)} methods." if len(rows) > LOOKS else "."
         for kind, y, x in _KINDS:
+            is_distance = kind == "distance"
             scale = table.columns[place].scale if kind == "validation" else 1.0
             series: dict[str, list[Series]] = defaultdict(list)  # distances of metrics have nothing in common
             for look, (metric, name, read) in enumerate(drawn):
-                one = _series(clean(name), look, read, kind, scale)
-                if one.points:
-                    series[f"{clean(metric)} " if kind == "distance" else ""].append(one)
+                if points := mean_curve((getattr(one, kind) for one in read), scale):
+                    floors = [one.floor for one in read if one.floor is not None and is_distance]
+                    count = f" ({len(read)})" if len(read) > 1 else ""
+                    one = Series(name + count, points, look, mean_of(floors) if floors else None)
+                    series[f"{clean(metric)} " if is_distance else ""].append(one)
             for part, (metric, lines) in enumerate(sorted(series.items()), 1):
                 heading, unit = clean(f"{title}: {metric}{y}"), f"{y}, %" if scale != 1.0 else y
-                dotted = " Dotted: the floor." if kind == "distance" else ""
+                dotted = " Dotted: the floor." if is_distance else ""
                 yield Lines(f"{kind}-{place + 1}-{part}", heading, x, unit, tuple(lines), note + dotted)
-
-
-def _series(name: str, look: int, read: Sequence[Curves], kind: str, scale: float) -> Series:
-    """Return the mean curve of a method on a task."""
-    curve = mean_curve(getattr(one, kind) for one in read)
-    points = tuple((x, scale * mean, scale * low, scale * high) for x, mean, low, high in curve)
-    floors = [one.floor for one in read if one.floor is not None]
-    level = mean_of(floors) if floors and kind == "distance" else None
-    return Series(name + (f" ({len(read)})" if len(read) > 1 else ""), points, look, level)

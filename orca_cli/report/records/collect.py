@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.details import mapping, number
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
@@ -243,11 +242,22 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) ->
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
-    if key not in record:
-        raise UnreadableError(f"{RESULT}: {key} is missing")
-    if record[key] is not None and number(record[key]) is None:
-        raise UnreadableError(f"{RESULT}: {key} is not a finite number")
-    return number(record[key])
+    value = number(record.get(key))
+    if value is None and record.get(key, "") is not None:
+        raise UnreadableError(f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}")
+    return value
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+        return None
+    return float(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a record, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _reason(error: Exception) -> str:

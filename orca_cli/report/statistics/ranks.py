@@ -42,8 +42,8 @@ class Standing:
     wins: int
     ties: int
     losses: int
-    p: float | None = None
-    holm_p: float | None = None
+    p: float | None
+    holm_p: float | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Ranking:
     standings: list[Standing]
     tasks: list[str]
     holes: dict[str, list[str]]
-    friedman: float | None = None
+    friedman: float | None
 
 
 def rank(table: Table) -> Ranking:
@@ -72,21 +72,22 @@ def rank(table: Table) -> Ranking:
     """
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
-    holes, counted = {}, []
+    means: list[tuple[float, ...]] = []
+    counted, holes = [], {}
     for place, column in enumerate(table.columns):
-        lacking = [name for name, row in zip(names, rows, strict=True) if row.cells[place].mean is None]
-        if lacking:
+        errors = [row.cells[place].mean for row in rows]
+        if lacking := [name for name, error in zip(names, errors, strict=True) if error is None]:
             holes[column.name] = lacking
             continue
-        counted.append(place)
         if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
             what = f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
             some = ", ".join(sorted(name[:8] for name in tests)[:5])
             raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
-    check_sets([table.columns[place] for place in counted], "--compare")
-    means = {name: [row.cells[place].mean or 0.0 for place in counted] for name, row in zip(names, rows, strict=True)}
-    standings, friedman = ranked(means)
-    return Ranking(standings, [table.columns[place].name for place in counted], holes, friedman)
+        counted.append(column)
+        means.append(tuple(error for error in errors if error is not None))
+    check_sets(counted, "--compare")
+    standings, friedman = ranked(dict(zip(names, zip(*means, strict=True), strict=False)))
+    return Ranking(standings, [column.name for column in counted], holes, friedman)
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
@@ -104,43 +105,45 @@ def names_of(methods: Sequence[Method]) -> list[str]:
 
 def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:
     """Return the standings by rank, and p of Friedman's test; `errors`: method -> its error on every task."""
-    tasks = [*zip(*errors.values(), strict=True)]
-    if len(errors) < 2 or not tasks:
+    if len(errors) < 2:
         return [], None
     from scipy import stats
 
     # Errors that differ by rounding only are tied.
     rounded = [[float(f"{error:.12g}") for error in row] for row in errors.values()]
     means = dict(zip(errors, stats.rankdata(rounded, axis=0).mean(axis=1).tolist(), strict=True))
-    names = sorted(means, key=lambda name: (means[name], name))
+    first, *_ = names = sorted(means, key=lambda name: (means[name], name))
     friedman = None
-    if len(errors) > 2 and len(tasks) > 1 and any(len(set(task)) > 1 for task in zip(*rounded, strict=True)):
+    if len(errors) > 2 and len(rounded[0]) > 1 and any(len(set(task)) > 1 for task in zip(*rounded, strict=True)):
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
 
     def gains(one: str, other: str) -> list[float]:
         return [100 * relative(base, error) for error, base in zip(errors[one], errors[other], strict=True)]
 
-    pairs = [*itertools.combinations(names, 2)] if len(names) <= MOST else []
+    pairs = itertools.combinations(names, 2) if len(names) <= MOST else ()
     p = {pair: sign_flip(gains(*pair)) for pair in pairs}
     corrected = dict(zip(p, holm([*p.values()]), strict=True))
     standings = []
     for name in names:
-        pair, over = (names[0], name), gains(names[0], name)
+        over = gains(first, name)
         wins, losses = sum(gain > 0 for gain in over), sum(gain < 0 for gain in over)
         facts = (mean_of(over), wins, len(over) - wins - losses, losses)
-        standings.append(Standing(name, means[name], *facts, p.get(pair), corrected.get(pair)))
+        standings.append(Standing(name, means[name], *facts, p.get((first, name)), corrected.get((first, name))))
     return standings, friedman
 
 
 def layout_of(ranking: Ranking, table: Table) -> Layout:
     """Return the ranking as a table."""
     rows = []
-    for place, one in enumerate(ranking.standings):
-        texts = [NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p)]
-        against = [number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"] if place else [NOTHING, NOTHING]
+    for one in ranking.standings:
+        texts = [f"{one.rank:.2f}", *[NOTHING] * 4]
+        if one is not ranking.standings[0]:
+            texts[1:3] = number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"
+            texts[3:] = (NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p))
         is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
-        gain, *rest = map(Entry, (*against, *texts))
-        rows.append(([clean(one.method)], [Entry(f"{one.rank:.2f}"), Entry(gain.text, best=is_sure), *rest]))
+        rows.append(
+            ([clean(one.method)], [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)])
+        )
     test = "" if ranking.friedman is None else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
     notes = [f"over the {len(ranking.tasks)} of {len(table.columns)} tasks on which every method has an error{test}"]
     if not rows:

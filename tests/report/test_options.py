@@ -72,9 +72,9 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
     assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
     text = report(rated, "--choose", "train.lr")
-    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0-1; judged by the other seeds ")
+    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds ")
     assert "CHOSEN ON TEST" not in text
-    edge = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond"
+    edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
     for start, arms in {
         edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
         "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
@@ -141,7 +141,7 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
 def test_what_is_wrong_is_reported_with_its_place(shown):
     for line, message in (
         ("digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
-        ("digits,m,0.1,", "'source' is empty"),
+        ("digits,m,0.1,", "another field is empty"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
     ):
@@ -177,7 +177,11 @@ REFUSALS = [
     (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
     (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
     (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
-    (["rates", "--choose", "train.lr"], 11, "seed 0 is the only one at the train.lr that it chose, so nothing"),
+    (
+        ["rates", "--choose", "train.lr"],
+        11,
+        "no other seed was run at the train.lr that was chosen on validation, seed 0, so",
+    ),
 ]
 
 

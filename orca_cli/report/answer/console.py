@@ -93,6 +93,6 @@ def _values(values: Values) -> Iterable[RenderableType]:
     for number in values.numbers[:_MOST_ROWS]:
         texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in number.measures.values())
         rows.append((_cut(number.name), str(len(number.true)), *texts))
-    yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE", "correlation"), rows)
+    yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE"), rows)
     if len(values.numbers) > _MOST_ROWS:
         yield Text(f"... and {len(values.numbers) - _MOST_ROWS} more")

@@ -114,15 +114,13 @@ class Number:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Return R2 (1 - RMSE² / variance), RMSE, MAE and Pearson's correlation; NaN where one is undefined."""
+        """Return R2 (1 - RMSE² / variance), RMSE and MAE; NaN where one is undefined."""
         if not len(self.true):
-            return dict.fromkeys(("r2", "rmse", "mae", "correlation"), np.nan)
+            return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         apart, variance = self.predicted - self.true, float(self.true.var())
         square = float(np.square(apart).mean())
-        correlation, r2 = np.nan, 1 - square / variance if variance > 0 else np.nan
-        if np.ptp(self.true) > 0 and np.ptp(self.predicted) > 0:
-            correlation = float(np.corrcoef(self.true, self.predicted)[0, 1])
-        return {"r2": r2, "rmse": square**0.5, "mae": float(np.abs(apart).mean()), "correlation": correlation}
+        r2 = 1 - square / variance if variance > 0 else np.nan
+        return {"r2": r2, "rmse": square**0.5, "mae": float(np.abs(apart).mean())}
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""

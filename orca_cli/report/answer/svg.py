@@ -58,8 +58,7 @@ def _labels(labels: Labels) -> Dots:
 def _scatters(values: Values) -> list[Chart]:
     charts: list[Chart] = []
     for number in values.numbers:
-        measures = {name: value for name, value in number.measures.items() if name != "correlation"}
-        texts = [f"{name.upper()} {value:.3g}" for name, value in measures.items() if not np.isnan(value)]
+        texts = [f"{name.upper()} {value:.3g}" for name, value in number.measures.items() if not np.isnan(value)]
         points = tuple(zip(number.true.tolist(), number.predicted.tolist(), strict=True))
         charts.append(Scatter(points, "  ".join([number.name, *texts]).strip()))
     return charts

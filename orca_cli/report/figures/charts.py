@@ -14,18 +14,11 @@ LOOKS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a `Lines`.
-
-    Args:
-        points: x, y, and the lowest and highest y that y stands for.
-        look: see the module.
-        level: a horizontal line that belongs to it, such as the floor of a distance; None for none.
-    """
+    """A line of a `Lines`; `points`: x, y, and the lowest and highest y that y stands for; `look`: see the module."""
 
     name: str
     points: tuple[tuple[float, float, float, float], ...]
     look: int
-    level: float | None = None
 
 
 @dataclass(frozen=True)

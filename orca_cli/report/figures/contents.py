@@ -11,7 +11,6 @@ from typing import Any
 
 from orca_cli.report.figures.charts import LOOKS, Dot, Dots, Lines, Series
 from orca_cli.report.records.collect import mapping, number
-from orca_cli.report.statistics.differences import mean_of
 from orca_cli.report.statistics.paired import Comparison
 from orca_cli.report.statistics.ranks import names_of
 from orca_cli.report.statistics.verdicts import gain_text
@@ -32,15 +31,11 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3.
-
-    `floor` is the mean of the metric between two halves of the source data.
-    """
+    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3."""
 
     distance: Points
     loss: Points
     validation: Points
-    floor: float | None
 
 
 def curves_of(path: Path) -> Curves:
@@ -48,11 +43,9 @@ def curves_of(path: Path) -> Curves:
 
     They are read only where they are drawn, since those of 10,000 runs would fill the memory.
     """
-    record = read_or_empty(path / RESULT)
-    recorded, distance = mapping(record.get("curves")), mapping(record.get("metric_value"))
+    recorded = mapping(read_or_empty(path / RESULT).get("curves"))
     align, finetune = recorded.get("align"), recorded.get("finetune")
-    loss, validation = (_points(finetune, name) for name in ("train_loss", "validation_error"))
-    return Curves(_points(align, "loss"), loss, validation, number(mapping(distance.get("floor")).get("mean")))
+    return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
 
 
 def _points(lines: Any, name: str) -> Points:
@@ -96,7 +89,7 @@ def _gains(comparison: Comparison) -> Dots:
 def _curves(table: Table) -> Iterator[Lines]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
-    Each line is the mean over a method's seeds, the dotted one the floor of its distance. Drawn are the first LOOKS methods.
+    Each line is the mean over a method's seeds. Drawn are the first LOOKS methods.
     """
     for place, title in enumerate(column_names(table.columns)):
         rows = [row for row in table.rows if row.cells[place].runs]
@@ -108,16 +101,12 @@ def _curves(table: Table) -> Iterator[Lines]:
         note = "Mean over seeds, band: lowest to highest"
         note += f"; the first {LOOKS} of {len(rows)} methods." if len(rows) > LOOKS else "."
         for kind, y, x in _KINDS:
-            is_distance = kind == "distance"
             scale = table.columns[place].scale if kind == "validation" else 1.0
             series: dict[str, list[Series]] = defaultdict(list)  # distances of metrics have nothing in common
             for look, (metric, name, read) in enumerate(drawn):
                 if points := mean_curve((getattr(one, kind) for one in read), scale):
-                    floors = [one.floor for one in read if one.floor is not None and is_distance]
                     count = f" ({len(read)})" if len(read) > 1 else ""
-                    one = Series(name + count, points, look, mean_of(floors) if floors else None)
-                    series[f"{clean(metric)} " if is_distance else ""].append(one)
+                    series[f"{clean(metric)} " if kind == "distance" else ""].append(Series(name + count, points, look))
             for part, (metric, lines) in enumerate(sorted(series.items()), 1):
                 heading, unit = clean(f"{title}: {metric}{y}"), f"{y}, %" if scale != 1.0 else y
-                dotted = " Dotted: the floor." if is_distance else ""
-                yield Lines(f"{kind}-{place + 1}-{part}", heading, x, unit, tuple(lines), note + dotted)
+                yield Lines(f"{kind}-{place + 1}-{part}", heading, x, unit, tuple(lines), note)

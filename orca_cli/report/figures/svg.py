@@ -33,7 +33,7 @@ class Drawing:
     """A drawing that grows downwards, and to the right where something does not fit.
 
     Classes of the style sheet: f for faint texts, h for headings, t for texts that stand out from what they cover, g for the
-    ground, l for lines, v for dotted ones, r and z for rules, a and b for areas, c0 to c7 for the colour of a look.
+    ground, l for lines, r and z for rules, a and b for areas, c0 to c7 for the colour of a look.
     """
 
     def __init__(self) -> None:
@@ -86,9 +86,8 @@ def style() -> str:
     rules = (
         "text{font-family:system-ui,sans-serif;font-size:11px}",
         ".h{font-size:12.5px;font-weight:600}",
-        *(f".{look}{{fill:none}}" for look in "rzlv"),
+        *(f".{look}{{fill:none}}" for look in "rzl"),
         ".l{stroke-width:1.8;stroke-linejoin:round}",
-        ".v{stroke-dasharray:1 3}",
         ".t{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}",
         ".a{fill-opacity:.16}",
     )
@@ -104,7 +103,7 @@ def _colours(ink: str, faint: str, rule: str, ground: str, looks: Sequence[str])
     rules = "".join(f".chart {name}{{fill:{colour}}}" for name, colour in filled.items())
     rules += "".join(f".chart {name}{{stroke:{colour}}}" for name, colour in stroked.items())
     for look, colour in enumerate(looks):
-        rules += f".chart .c{look}.l,.chart .c{look}.v{{stroke:{colour}}}"
+        rules += f".chart .c{look}.l{{stroke:{colour}}}"
         rules += f".chart .c{look}.a,.chart .c{look}.b{{fill:{colour}}}"
     return rules
 
@@ -146,8 +145,7 @@ def _add(drawing: Drawing, chart: Chart, *, has_title: bool) -> None:
 
 
 def _lines(drawing: Drawing, chart: Lines) -> None:
-    levels = [one.level for one in chart.series if one.level is not None]
-    low, high = bounds([*levels, *(y for one in chart.series for point in one.points for y in point[1:])])
+    low, high = bounds(y for one in chart.series for point in one.points for y in point[1:])
     left, right = bounds((point[0] for one in chart.series for point in one.points), margin=0.02)
     top, bottom = drawing.y + 16, drawing.y + 16 + _PLOT_HEIGHT
 
@@ -171,8 +169,6 @@ def _lines(drawing: Drawing, chart: Lines) -> None:
             edge = [(across(x), down(highest)) for x, _, _, highest in one.points]
             edge += [(across(x), down(lowest)) for x, _, lowest, _ in reversed(one.points)]
             drawing.path(edge, f"a {look}", closed=True)
-        if one.level is not None:
-            drawing.path([(_LEFT, down(one.level)), (WIDTH - _RIGHT, down(one.level))], f"v {look}")
         drawing.path(points, f"l {look}", dash=one.look)
         drawing.circle(*points[-1], one.look)
         # Its name below, with its dash.

@@ -15,6 +15,7 @@ from orca_cli.runs import settings, studies
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
+KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -57,13 +58,6 @@ class Values:
         return self._composed[place]
 
 
-def key_hint(key: str, collection: Collection) -> str:
-    """Return a hint for a key that no run has: a similar one, or how to list the settings."""
-    keys = dict.fromkeys((*FIELDS, *(name for run in collection.runs for name in (*run.variant, *run.decided))))
-    hint = suggest(key, keys)
-    return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
-
-
 def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
     """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
@@ -81,7 +75,7 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     spellings = {canonical(value): value for _, value in every if value is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
-        hint = suggest(name, spellings.values()) if spellings else key_hint(key, collection)
+        hint = suggest(name, spellings.values()) if spellings else KEY_HINT
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
     names = [canonical(name) for name in names]
     kept = {id(run) for run, run_value in every if run_value is not None and canonical(run_value) in names}

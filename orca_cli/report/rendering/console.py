@@ -195,7 +195,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
         "n": len(cell.values),
-        "seeds": seeds_text(list(cell.by_seed)),
+        "seeds": seeds_text(cell.by_seed),
         "best": cell.best,
         "earned": cell.earned,
         "chosen": cell.choice,
@@ -246,11 +246,11 @@ def _markdown(layout: Layout) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
     lines = [f"**{_md(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
-        head = [*map(_md, layout.names), *("<br>".join(header) for header in _headers(layout, _md, _red))]
+        head = [*map(_md, layout.names), *("<br>".join(map(_md, header)) for header in layout.columns)]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
         body = _rows(layout, _md, lambda text: f"**{text}**")
         lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
-    lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
+    lines += [line for alarm in layout.alarms for line in (f"**{_md(alarm)}**", "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
     lines += [f"- {_md(note)}" for note in layout.notes]
     if layout.problems:
@@ -262,24 +262,18 @@ def _markdown(layout: Layout) -> str:
 def _latex(layout: Layout) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
     lines = [f"% {layout.heading}"] if layout.heading else []
-    lines += [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
+    lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
         lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
-        headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
-        *levels, last = zip_longest(*headers, fillvalue="")
+        *levels, last = zip_longest(*(map(_tex, header) for header in layout.columns), fillvalue="")
         lines += [_tex_row([*("" for _ in layout.names), *level]) for level in levels]
         lines += [_tex_row([*map(_tex, layout.names), *last]), r"\midrule"]
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
+    lines += [rf"\\[1ex] \textbf{{{_tex(alarm)}}}" for alarm in layout.alarms]
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
-
-
-def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
-    """Return the lines of every column's header, alarms in red."""
-    return [[red(escape(line)) if line == ALARM else escape(line) for line in lines] for lines in layout.columns]
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
@@ -288,10 +282,6 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], st
         return f"{main} {escape(entry.rest)}" if entry.rest else main
 
     return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
-
-
-def _red(text: str) -> str:
-    return f'<span style="color:red">{text}</span>'
 
 
 def _md(text: str) -> str:

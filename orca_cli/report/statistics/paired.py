@@ -13,7 +13,7 @@ from functools import cached_property
 
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET
-from orca_cli.report.records.filters import FIELDS, SET, Values, canonical
+from orca_cli.report.records.filters import FIELDS, KEY_HINT, SET, Values, canonical
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table
@@ -33,9 +33,9 @@ class Block:
         others: fields and settings of the method besides the axis.
         seeds: those that both have.
         baseline, errors: by seed, as stored.
-        lost: completed runs of the arm whose partner is missing.
+        unpaired: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
-        choices: what was chosen for the baseline and for the arm; see `Run.choice`.
+        chosen: what was chosen for the baseline and for the arm; see `Run.choice`.
     """
 
     column: Column
@@ -44,9 +44,9 @@ class Block:
     seeds: tuple[int, ...]
     baseline: tuple[float, ...]
     errors: tuple[float, ...]
-    lost: int
+    unpaired: int
     same: int
-    choices: tuple[str, ...]
+    chosen: tuple[str, ...]
 
     @property
     def gains(self) -> list[float]:
@@ -109,7 +109,7 @@ class Comparison:
     @property
     def unpaired(self) -> int:
         """Return how many completed runs, of all arms, have no partner."""
-        return sum(block.lost for block in self.blocks)
+        return sum(block.unpaired for block in self.blocks)
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
@@ -151,8 +151,7 @@ def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
     typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}
     value_of = {key: canonical(value) for key, value in typed.items()}
     if canonical(baseline) not in value_of.values():
-        keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
-        hint = suggest(baseline, set(value_of.values())) if value_of else suggest(axis, keys)
+        hint = suggest(baseline, set(value_of.values())) if value_of else KEY_HINT
         raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
     besides = _besides(axis, [row.method for row in table.rows])
     partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
@@ -209,9 +208,9 @@ def _paired(
         seeds,
         tuple(base[seed] for seed in seeds),
         tuple(errors[seed] for seed in seeds),
-        lost=len(errors) - len(both),
+        unpaired=len(errors) - len(both),
         same=len(equal),
-        choices=tuple(one.runs[0].choice for one in (baseline, cell) if one.runs),
+        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.runs),
     )
 
 
@@ -252,7 +251,13 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     differences = means
     if len(sets) == 1:  # then seeds are what there is to judge by
-        differences = _differences_by_seed(blocks, is_relative)
+        by_seed: dict[int, list[float]] = defaultdict(list)
+        for block in blocks:
+            pairs_of = zip(block.baseline, block.errors, strict=True)
+            values = [100 * relative(base, error) for base, error in pairs_of] if is_relative else block.gains
+            for seed, value in zip(block.seeds, values, strict=True):
+                by_seed[seed].append(value)
+        differences = [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]
     elif is_relative:
         differences = []
         for set_blocks in sets.values():
@@ -261,14 +266,3 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     seeds = [len({seed for block in set_blocks for seed in block.seeds}) for set_blocks in sets.values()]
     pairs, ties = sum(len(block.seeds) for block in blocks), len(means) - wins - losses
     return Overall(arm, len(sets), pairs, (min(seeds), max(seeds)), wins, ties, losses, gain=effect(differences))
-
-
-def _differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
-    """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of relative differences."""
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for block in blocks:
-        pairs = zip(block.baseline, block.errors, strict=True)
-        values = [100 * relative(base, error) for base, error in pairs] if is_relative else block.gains
-        for seed, value in zip(block.seeds, values, strict=True):
-            by_seed[seed].append(value)
-    return [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]

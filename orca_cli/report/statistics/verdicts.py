@@ -102,9 +102,6 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
         entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared))
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
-    if few := sum(len(block.seeds) < LEAST for block in blocks):
-        gains = counted(len(blocks), "gain")
-        notes.append(f"fewer than {LEAST} seeds in {few} of {gains}: so few cannot reach p = 0.05")
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     if same := comparison.same:
         pairs = counted(same + sum(len(block.seeds) for block in blocks), "pair")
@@ -137,8 +134,8 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     assert effect is not None  # blocks without a pair are not shown
     base, error = (block.column.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = _decimals(effect, 1 if block.column.percent else decimals_of([base, error]))
-    lost = f", {block.lost} without partner" if block.lost else ""
-    lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
+    lost = f", {block.unpaired} without partner" if block.unpaired else ""
+    lost += f", at {clean(' > '.join(block.chosen))}" if any(block.chosen) else ""
     rest = f"{number(base, places)} > {number(error, places)}{lost}"
     is_marked = effect.n >= LEAST and corrected <= LARGEST_P
     return Entry(f"{gain_text(effect, places)} ({effect.n})", rest, is_marked)
@@ -164,28 +161,18 @@ def _ends(low: float, high: float, places: int | None) -> str:
 
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
-    corrected = _corrected(comparison)
+    corrected, sets = _corrected(comparison), []
+    for block in comparison.blocks:
+        line = asdict(block) | {"others": dict(block.others)}
+        gain = {"gain": block.effect and asdict(block.effect), "holm_p": corrected.get(id(block))}
+        sets.append(line.pop("column") | line | gain)
     return {
         "schema": 4,
         "against": {comparison.axis: comparison.baseline},
         "margin": MARGIN,
         "unit": comparison.unit,
         "arms": [asdict(one) | {"sentence": sentence(one, comparison)} for one in comparison.overall],
-        "sets": [
-            {
-                **vars(block.column),
-                "arm": block.arm,
-                "others": dict(block.others),
-                "seeds": list(block.seeds),
-                "baseline": list(block.baseline),
-                "errors": list(block.errors),
-                "gain": block.effect and asdict(block.effect),
-                "holm_p": corrected.get(id(block)),
-                "unpaired": block.lost,
-                "chosen": list(block.choices),
-            }
-            for block in comparison.blocks
-        ],
+        "sets": sets,
         "unpaired": comparison.unpaired,
         "same_computation": comparison.same,
     }

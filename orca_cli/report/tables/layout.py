@@ -70,7 +70,8 @@ def layout_of(table: Table) -> Layout:
     for row in table.rows:
         cells = zip(row.cells, formats, strict=True)
         entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
-        texts = row.method.texts()
+        settings = ", ".join(f"{key}={value}" for key, value in row.method.settings)
+        texts = vars(row.method) | {"settings": settings}
         rows.append(([clean(texts[name]) for name in names], entries))
     for label, references in table.references.items():
         entries = [_beside(one, shown) for one, shown in zip(references, formats, strict=True)]

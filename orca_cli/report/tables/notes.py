@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from orca_cli.report.records.collect import mixed_test_sets
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
@@ -50,15 +50,9 @@ def data_words(column: Column) -> list[str]:
     return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Return integers in short, such as "0-4,7"."""
-    parts: list[list[int]] = []
-    for seed in sorted(seeds):
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return integers in rising order, such as "0,1,2"."""
+    return ",".join(map(str, sorted(seeds)))
 
 
 def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
@@ -68,7 +62,7 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
     if hidden:
         yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text(list(cell.by_seed))) for row, cell in cells if cell.values]
+    seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.tables.table import Reference, Table
 
-_COLUMNS = ("task", "method", "error", "source")
+_COLUMNS = ("task", "method", "error", "source", "protocol")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Published:
     method: str
     error: float
     source: str
-    protocol: str = ""
+    protocol: str
 
 
 def read(path: Path) -> list[Published]:
@@ -40,19 +40,15 @@ def read(path: Path) -> list[Published]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, skipinitialspace=True)
             for line in lines:
-                fields = {name: (line.get(name) or "").strip() for name in (*_COLUMNS, "protocol")}
-                place = f"{path}, line {lines.line_num}"
-                for name in _COLUMNS:
-                    if not fields[name]:
-                        raise DataError(f"'{name}' is empty", where=place, hint=f"a line is {','.join(_COLUMNS)}")
+                task, method, text, source, protocol = ((line.get(name) or "").strip() for name in _COLUMNS)
                 try:
-                    error = float(fields["error"])
+                    error = float(text)
                 except ValueError:
                     error = math.nan
-                if not math.isfinite(error):
-                    what = f"error '{fields['error']}' is not a number"
-                    raise DataError(what, where=place, hint="such as 0.1939 for 19.39 %")
-                results.append(Published(fields["task"], fields["method"], error, fields["source"], fields["protocol"]))
+                if not (task and method and source and math.isfinite(error)):
+                    what = f"'{text}' is not a number, or another field is empty: a line is {','.join(_COLUMNS[:4])}"
+                    raise DataError(what, where=f"{path}, line {lines.line_num}", hint="such as 0.1939 for 19.39 %")
+                results.append(Published(task, method, error, source, protocol))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), hint="give a .csv file in UTF-8") from error
     return results

@@ -60,10 +60,6 @@ class Method:
     finetune: str
     settings: tuple[tuple[str, str], ...] = ()
 
-    def texts(self) -> dict[str, str]:
-        """Return field -> text."""
-        return vars(self) | {"settings": ", ".join(f"{key}={value}" for key, value in self.settings)}
-
     def __str__(self) -> str:
         settings = (f"{key}={value}" for key, value in self.settings)
         return " ".join(text for text in (self.body, self.metric, self.finetune, *settings) if text)

@@ -131,7 +131,7 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
         collection = where(collection, text, values)
     if key is not None:
         collection, heading, remarks = choose(collection, key, values)
-        table = dataclasses.replace(build_table(collection), choice=key, heading=heading, remarks=remarks)
+        table = dataclasses.replace(build_table(collection), heading=heading, remarks=remarks)
     else:
         table = build_table(collection)
         if arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):

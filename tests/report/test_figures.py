@@ -75,6 +75,6 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path):
     path = add_run(tmp_path, **fields)
     (run,) = collect([tmp_path]).runs
     assert run.score
-    assert curves_of(path).loss == ((2.0, 3.0),)
+    assert curves_of(path)["loss"] == ((2.0, 3.0),)
     assert run.score.seconds is None
     assert run.score.baselines == [("linear", 3.5)]

@@ -39,10 +39,6 @@ class Picture:
             yield Text(self.note, style="dim")
 
 
-def _cut(text: str) -> str:
-    return cut(text, _LONGEST_NAME)
-
-
 def _confusion(confusion: Confusion, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
     """Yield the share that is right, and the matrix, or the most confused classes where it does not fit."""
     matrix = _matrix(confusion) if len(confusion.names) <= _MOST_IN_MATRIX else None
@@ -52,11 +48,8 @@ def _confusion(confusion: Confusion, console: Console, options: ConsoleOptions) 
         return
     yield Text(confusion.right, style="bold")
     if pairs := confusion.confused():
-        counted = terminal.counted(len(pairs), "pair")
-        named = (
-            f"{_cut(confusion.names[i])} -> {_cut(confusion.names[j])} {confusion.counts[i, j]}"
-            for i, j in pairs[:_MOST_PAIRS]
-        )
+        counted, names = terminal.counted(len(pairs), "pair"), [cut(name, _LONGEST_NAME) for name in confusion.names]
+        named = (f"{names[i]} -> {names[j]} {confusion.counts[i, j]}" for i, j in pairs[:_MOST_PAIRS])
         yield Text(f"most confused (true -> predicted), of {counted} of classes: {', '.join(named)}")
 
 
@@ -71,7 +64,7 @@ def _matrix(confusion: Confusion) -> Table:
         for j, count in enumerate(counts):
             look = "bold green" if i == j else "bold red" if count >= 0.1 * sum(counts) else "red"
             cells.append(Text(str(count), style=look) if count else Text(".", style="dim"))
-        first = name if name == str(i) else f"{i} {_cut(name)}"
+        first = name if name == str(i) else f"{i} {cut(name, _LONGEST_NAME)}"
         table.add_row(Text(first), *cells, percent(confusion.recall[i]))
     return table
 
@@ -84,7 +77,7 @@ def _labels(labels: Labels) -> Iterable[RenderableType]:
     rows = []
     for k in order:
         shares = (percent(values[k]) for values in labels.shares.values())
-        rows.append((_cut(labels.names[k]), str(labels.present[k]), str(labels.predicted[k]), *shares))
+        rows.append((cut(labels.names[k], _LONGEST_NAME), str(labels.present[k]), str(labels.predicted[k]), *shares))
     yield terminal.table(("label", "present", "predicted", "precision", "recall", "F1"), rows)
 
 
@@ -92,7 +85,7 @@ def _values(values: Values) -> Iterable[RenderableType]:
     rows = []
     for number in values.numbers[:_MOST_ROWS]:
         texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in number.measures.values())
-        rows.append((_cut(number.name), str(len(number.true)), *texts))
+        rows.append((cut(number.name, _LONGEST_NAME), str(len(number.true)), *texts))
     yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE"), rows)
     if len(values.numbers) > _MOST_ROWS:
         yield Text(f"... and {len(values.numbers) - _MOST_ROWS} more")

@@ -150,25 +150,19 @@ def read(run: Path) -> Answer | None:
     """
     build, finetune = (run / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
     summary, path = read_or_empty(build / SUMMARY), finetune / PREDICTIONS
-    reader = _READERS.get(str(summary.get("kind")))
+    readers: dict[str, Callable[..., Answer]] = {"classes": _confusion, "labels": _labels, "values": _values}
+    reader = readers.get(str(summary.get("kind")))
     if reader is None or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
     outputs, targets = (arrays.get(name) for name in ("outputs", "targets"))
-    is_fitting = (
-        outputs is not None
-        and targets is not None
-        and len(outputs.shape) == 2
-        and 0 not in outputs.shape
-        and outputs.dtype.kind == "f"
-        and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]
-        and targets.dtype.kind in "fiu"
-    )
-    if outputs is None or targets is None or not is_fitting:
-        raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
-    names, k = summary.get("class_names"), outputs.shape[1]
-    class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
-    return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+    if outputs is not None and targets is not None and len(outputs.shape) == 2 and 0 not in outputs.shape:
+        names, k = summary.get("class_names"), outputs.shape[1]
+        class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
+        has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
+        if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
+            return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+    raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
 
 
 def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -211,18 +205,10 @@ def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str
     return Values(numbers)
 
 
-_READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[str]], Answer]] = {
-    "classes": _confusion,
-    "labels": _labels,
-    "values": _values,
-}
-
-
 def percent(share: float, decimals: int = 0) -> str:
     """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
     if np.isnan(share):
         return "-"
-    lowest = 10.0**-decimals
-    value = 100 * share
+    lowest, value = 10.0**-decimals, 100 * share
     shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
     return f"{shown:.{decimals}f} %"

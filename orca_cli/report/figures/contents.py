@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,25 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 
 _MOST_SEEDS = 20  # in the mean of a curve
 _MOST_POINTS = 200
-# What is drawn along epochs (a field of `Curves`), and the names of its axes.
+# Curves: kind; stage and name in a record; names of the axes. The distance is the metric on the training data.
 _KINDS = (
-    ("distance", "distance to the source", "alignment epoch"),
-    ("loss", "training loss", "epoch"),
-    ("validation", "validation error", "epoch"),
+    ("distance", "align", "loss", "distance to the source", "alignment epoch"),
+    ("loss", "finetune", "train_loss", "training loss", "epoch"),
+    ("validation", "finetune", "validation_error", "validation error", "epoch"),
 )
 Points = tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Curves of one run: (epoch, metric on the training data) in stage 2, (epoch, loss) and (epoch, error) in stage 3."""
-
-    distance: Points
-    loss: Points
-    validation: Points
-
-
-def curves_of(path: Path) -> Curves:
-    """Return the curves of a run's folder; whatever its record lacks is left out.
+def curves_of(path: Path) -> dict[str, Points]:
+    """Return the curves of a run's folder by kind: (epoch, value) wherever its record has both.
 
     They are read only where they are drawn, since those of 10,000 runs would fill the memory.
     """
     recorded = mapping(read_or_empty(path / RESULT).get("curves"))
-    align, finetune = recorded.get("align"), recorded.get("finetune")
-    return Curves(_points(align, "loss"), _points(finetune, "train_loss"), _points(finetune, "validation_error"))
+    return {kind: _points(recorded.get(stage), name) for kind, stage, name, _, _ in _KINDS}
 
 
 def _points(lines: Any, name: str) -> Points:
-    """Return (epoch, value) of the lines that have both."""
     points = []
     for line in lines[:_MOST_POINTS] if isinstance(lines, list) else ():
         x, y = number(mapping(line).get("epoch")), number(mapping(line).get(name))
@@ -100,11 +88,11 @@ def _curves(table: Table) -> Iterator[Lines]:
         ]
         note = "Mean over seeds, band: lowest to highest"
         note += f"; the first {LOOKS} of {len(rows)} methods." if len(rows) > LOOKS else "."
-        for kind, y, x in _KINDS:
+        for kind, _, _, y, x in _KINDS:
             scale = table.columns[place].scale if kind == "validation" else 1.0
             series: dict[str, list[Series]] = defaultdict(list)  # distances of metrics have nothing in common
             for look, (metric, name, read) in enumerate(drawn):
-                if points := mean_curve((getattr(one, kind) for one in read), scale):
+                if points := mean_curve((one[kind] for one in read), scale):
                     count = f" ({len(read)})" if len(read) > 1 else ""
                     series[f"{clean(metric)} " if kind == "distance" else ""].append(Series(name + count, points, look))
             for part, (metric, lines) in enumerate(sorted(series.items()), 1):

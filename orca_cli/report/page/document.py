@@ -10,7 +10,6 @@ import base64
 import hashlib
 from dataclasses import replace
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -35,7 +34,11 @@ def page(view: Page, command: str, study: str) -> str:
     tables = dict(zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False))
     sheet, script = _file("style.css") + style(), _file("script.js")
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_cleaned
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: clean(value, longest=_LONGEST) if type(value) is str else value,  # Markup is ours
     )
     return environment.from_string(_file("page.html")).render(
         policy=f"default-src 'none'; style-src '{_hash(sheet)}'; script-src '{_hash(script)}'; "
@@ -51,10 +54,6 @@ def page(view: Page, command: str, study: str) -> str:
         ALARM=ALARM,
         citation=CITATION.splitlines(),
     )
-
-
-def _cleaned(value: Any) -> Any:
-    return clean(value, longest=_LONGEST) if type(value) is str else value  # Markup is ours
 
 
 def _file(name: str) -> str:

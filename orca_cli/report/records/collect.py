@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
-from orca_cli.runs.settings import as_typed
+from orca_cli.runs.settings import as_typed, decided
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
@@ -66,7 +66,7 @@ class Run:
     reason: str = ""  # why it is not completed; empty if it is
     settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
     variant: dict[str, str] = field(default_factory=dict)  # overridden settings besides groups, {"train.epochs": "3"}
-    decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
+    decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
@@ -106,7 +106,7 @@ class Collection:
     broken: list[Broken]
 
 
-def collect(folders: Iterable[Path]) -> Collection:
+def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
     Of several attempts at one experiment (same identity) the newest completed one counts, and also the newest one if it
@@ -115,7 +115,6 @@ def collect(folders: Iterable[Path]) -> Collection:
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
     """
-    folders = list(folders)
     runs: list[Run] = []
     broken: list[Broken] = []
     seen: set[tuple[int, int]] = set()
@@ -153,9 +152,7 @@ def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
     if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
         yield folder
         return
-    if depth == 0:
-        return
-    for name in sorted(names):
+    for name in sorted(names) if depth else ():
         path = folder / name
         try:
             if not name.startswith(".") and names[name].is_dir():
@@ -218,16 +215,15 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
     )
-    decided = {
-        str(key): as_typed(one["value"])
-        for key, one in mapping(result.get("decided")).items()
-        if isinstance(one, dict) and "value" in one
-    }
-    return _run(path, result, RESULT, state="completed", score=score, decided=decided)
+    return _run(path, result, RESULT, state="completed", score=score)
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
     variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
+    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    fields["decided"] = {
+        str(key): as_typed(one["value"]) for key, one in decisions.items() if isinstance(one, dict) and "value" in one
+    }
     fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)

@@ -43,11 +43,8 @@ class Values:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:
             return run.variant[key]
-        decided = run.decided
-        if run.state != "completed":
-            decided = {key: settings.as_typed(one["value"]) for key, one in settings.decided(run.path).items()}
-        if key in decided:
-            return decided[key]
+        if key in run.decided:
+            return run.decided[key]
         # The hash of the settings leaves out those without an effect on the result.
         place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
         if place not in self._composed:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -149,7 +149,7 @@ class Page:
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
             return verdicts.record_of(self.comparison) | rates
-        return (_record(self.table) if self.ranking is None else ranks.record_of(self.ranking)) | rates
+        return (_record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of a csv file: cells, or arms by set and over all sets, or methods."""
@@ -171,9 +171,7 @@ def _record(table: Table) -> dict[str, Any]:
                 **vars(row.method),
                 "settings": dict(row.method.settings),
                 "cells": [
-                    {"task": column.task, "protocol": column.protocol, "data": column.data}
-                    | _cell(cell)
-                    | {"values": [*_values(cell)]}
+                    {"task": column.task, "protocol": column.protocol, "data": column.data} | _cell(cell)
                     for column, cell in zip(table.columns, row.cells, strict=True)
                 ],
             }
@@ -191,6 +189,11 @@ def _record(table: Table) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
+    values: list[dict[str, Any]] = [
+        {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
+        | {"alignment_steps": score.steps, "run": str(run.path)}
+        for run, score in zip(cell.runs, cell.scores, strict=True)
+    ]
     return {
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
@@ -200,13 +203,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "earned": cell.earned,
         "chosen": cell.choice,
         "missing": dict(cell.missing),
+        "values": values,
     }
-
-
-def _values(cell: Cell) -> Iterator[dict[str, Any]]:
-    for run, score in zip(cell.runs, cell.scores, strict=True):
-        measured = {"value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
-        yield {"seed": run.seed, **measured, "alignment_steps": score.steps, "run": str(run.path)}
 
 
 def _cell_lines(table: Table) -> Iterator[dict[str, Any]]:
@@ -214,7 +212,7 @@ def _cell_lines(table: Table) -> Iterator[dict[str, Any]]:
     for row in table.rows:
         method = vars(row.method) | {"settings": dict(row.method.settings)}
         for column, cell in zip(table.columns, row.cells, strict=True):
-            yield {"row": "method"} | vars(column) | method | _cell(cell)
+            yield {"row": "method"} | vars(column) | method | _cell(cell) | {"values": {}}
     for name, references in table.references.items():
         for column, one in zip(table.columns, references, strict=True):
             if one is not None:

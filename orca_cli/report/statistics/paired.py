@@ -122,8 +122,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         DataError: no row has that value, there is no pair, a run has several partners, or a set was measured in several ways.
     """
     if axis in _COMMON:
-        what, hint = f"'{axis}' is not a setting of an arm", "such as --against metric=none"
-        raise UsageError(what, where="--against", hint=hint)
+        raise UsageError(f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none")
     blocks = _blocks(table, axis, baseline)
     paired = [block for block in blocks if block.seeds]
     if not paired:

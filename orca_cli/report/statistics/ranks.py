@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
@@ -151,10 +150,6 @@ def layout_of(ranking: Ranking, table: Table) -> Layout:
     if ranking.holes:
         holes = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in ranking.holes.items())
         notes.append(clean(f"left out, with the methods that have no error there: {holes}", longest=2000))
-    for row in table.rows:  # what each method chose for every task
-        named = zip(table.columns, row.cells, strict=True)
-        if choices := [f"{column.name} {cell.choice}" for column, cell in named if cell.choice]:
-            notes.append(clean(f"{row.method}: {table.choice} {', '.join(choices)}", longest=2000))
     caption = (
         "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first against this one: mean gain in "
         "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "
@@ -170,8 +165,3 @@ def layout_of(ranking: Ranking, table: Table) -> Layout:
         alarms=alarms_of(table),
         heading=table.heading,
     )
-
-
-def record_of(ranking: Ranking) -> dict[str, Any]:
-    """Return it as a JSON-able record."""
-    return {"schema": 4, **asdict(ranking)}

@@ -22,9 +22,7 @@ FEW = 50  # validation samples: a choice by fewer is mostly luck
 _FOLDS = "train.folds"
 _EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
 _LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
-_LACKING = (
-    "left out of the choice, since no run of the seed has a validation error (missing, failed, or nothing validates)"
-)
+_LACKING = "left out of the choice, since no run of the seed has a validation error"
 _ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
 
 

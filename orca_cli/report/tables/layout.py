@@ -145,16 +145,16 @@ def header(column: Column, with_protocol: bool) -> list[str]:
 
 
 def _caption(protocols: list[str], table: Table) -> str:
-    text = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
-    trivial = " best baseline: of simple models on the same split." if "best baseline" in table.references else ""
-    trivial += " trivial: the best constant predictor." if "trivial" in table.references else ""
-    protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
-    bold = (
-        f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
-        "(exact sign-flip test, Holm over the others)."
-    )
-    marked = any(cell.earned for row in table.rows for cell in row.cells)
-    return f"{text}{bold if marked else ''}{trivial}{protocol}"
+    texts = [f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."]
+    if any(cell.earned for row in table.rows for cell in row.cells):
+        texts.append(
+            f"Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
+            "(exact sign-flip test, Holm over the others)."
+        )
+    texts += ["best baseline: of simple models on the same split."] if "best baseline" in table.references else []
+    texts += ["trivial: the best constant predictor."] if "trivial" in table.references else []
+    texts += [f"Protocol: {clean(protocols[0])}."] if len(protocols) == 1 else []
+    return " ".join(texts)
 
 
 def alarms_of(table: Table) -> list[str]:

@@ -139,8 +139,8 @@ class Reference:
 class Table:
     """Everything that a report shows.
 
-    `references` are the rows below: name -> an error for each column. `choice` is the setting that each arm chose its value of
-    (see choice.py), `heading` the first line, and `remarks` are notes of any view of it.
+    `references` are the rows below: name -> an error for each column; `heading` is the first line, `remarks` are notes of any
+    view of it.
     """
 
     columns: list[Column]
@@ -149,7 +149,6 @@ class Table:
     superseded: list[Run]
     broken: list[Broken]
     references: dict[str, list[Reference | None]] = field(default_factory=dict)
-    choice: str = ""
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
 

@@ -83,7 +83,8 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
 def canonical(text: str) -> str:
     """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
     try:
-        return settings.as_typed(float(text))
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else settings.as_typed(value)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
 

@@ -88,13 +88,12 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
             header.append(f"\n{line}", style="bold red" if line == ALARM else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     for names, entries in layout.rows:
-        table.add_row(*map(Text, names), *(_entry(entries[place]) for place in places))
+        cells = []
+        for entry in (entries[place] for place in places):
+            rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
+            cells.append(Text.assemble(entry.main, *rest, style="bold" if entry.best else ""))
+        table.add_row(*map(Text, names), *cells)
     return table
-
-
-def _entry(entry: Entry) -> Text:
-    rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
-    return Text.assemble(entry.main, *rest, style="bold" if entry.best else "")
 
 
 FORMATS = ("table", "md", "csv", "json", "latex")

@@ -7,7 +7,7 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -156,7 +156,11 @@ def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
     partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     arms = []
     for (method, place), arm in value_of.items():
-        others, cell = _others(method, besides), cells[method, place]
+        cell, facts = (
+            cells[method, place],
+            {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings),
+        )
+        others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
         if cell.by_seed and arm == canonical(baseline):
             partners[place, others].append(cell)
         elif cell.by_seed:
@@ -234,12 +238,6 @@ def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
     pairs = {(method.body, method.source) for method in methods}
     is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
     return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
-
-
-def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return the fields and settings of a method without some keys."""
-    fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
-    return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:

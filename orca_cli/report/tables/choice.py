@@ -50,7 +50,9 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
     seeds = set()
     for (column, method), group in sorted(groups.items()):
-        name, seed = f"{column.name} {method}", _choosing_seed(group)
+        # The lowest seed that all values were run with, or else most of them.
+        counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
+        name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
         errors = _validation_errors(group, seed)
         value, is_edge = _lowest(errors)
         judging = _judging(group, value, seed)
@@ -72,12 +74,6 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         runs.append(replace(run, variant=variant, choice=judged[id(run)]))
     notes = [clean(f"{reason}: {'; '.join(names)}", longest=2000) for reason, names in limits.items() if names]
     return replace(collection, runs=runs), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
-
-
-def _choosing_seed(group: Mapping[str, list[Run]]) -> int:
-    """Return the lowest seed that all values of an arm were run with, or else most of them."""
-    counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
-    return min(counts, key=lambda one: (-counts[one], one))
 
 
 def _validation_errors(group: Mapping[str, list[Run]], seed: int) -> Mapping[str, Score]:

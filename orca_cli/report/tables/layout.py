@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of
-from orca_cli.report.tables.table import MISSING, UNFINISHED, Cell, Column, Reference, Table
+from orca_cli.report.tables.table import MISSING, UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
 NOTHING = "-"
@@ -74,7 +74,10 @@ def layout_of(table: Table) -> Layout:
         texts = vars(row.method) | {"settings": settings}
         rows.append(([clean(texts[name]) for name in names], entries))
     for label, references in table.references.items():
-        entries = [_beside(one, shown) for one, shown in zip(references, formats, strict=True)]
+        entries = []
+        for one, shown in zip(references, formats, strict=True):
+            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
+            entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
         rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
@@ -127,12 +130,6 @@ def _remainder(cell: Cell) -> str:
     words += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
     words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
     return " ".join(words)
-
-
-def _beside(one: Reference | None, shown: Format) -> Entry:
-    if one is None:
-        return Entry(NOTHING)
-    return Entry(" to ".join(dict.fromkeys(map(shown, (one.low, one.high)))), clean(one.words))
 
 
 def header(column: Column, with_protocol: bool) -> list[str]:

@@ -16,13 +16,12 @@ from orca_cli.exceptions import OrcaError, SweepError, UsageError
 from orca_cli.report.figures import contents
 from orca_cli.report.figures.svg import draw
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import Values, pair, where
-from orca_cli.report.records.study_members import select_study
+from orca_cli.report.records.filters import Values, pair, select_study, where
 from orca_cli.report.rendering.console import FORMATS, Page
-from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import compare
-from orca_cli.report.tables import published
+from orca_cli.report.statistics.ranks import rank
 from orca_cli.report.tables.choice import RATE, choose, rates_of
+from orca_cli.report.tables.published import with_published
 from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
 from orca_cli.terminal import Result, counted
@@ -31,11 +30,10 @@ EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
-  orca report --task digits --metric otdd --metric none
-  orca report --where train.lr=1e-4,2e-4       runs by any settings
+  orca report --where task=digits --where train.lr=1e-4,2e-4      runs by any settings
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
-  orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
+  orca report --study alignment --compare      methods over all tasks: mean ranks, each against the first
   orca report --study table3 --choose train.lr --against arm=naive             each arm at its own rate, chosen on validation
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
@@ -57,12 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=(*FORMATS, "html"), default="table", help="default: table; --json is short for json"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    for key in ("task", "metric"):
-        parser.add_argument(
-            f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
-        )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
-    text = "only runs with this, of any setting, typed, decided or left as it is; may be repeated"
+    text = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = (
         "each arm at its own value of this setting, the one with the lowest validation error on the lowest seed; the other "
@@ -73,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
-    text = "all methods over all tasks: performance profiles, mean ranks, every pair"
+    text = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
     parser.add_argument("--compare", action="store_true", help=text)
     text = (
         "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
@@ -96,7 +90,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         text = f"{counted(failed, 'run')} failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
     comparison = None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
-    page = Page(table, comparison, across(table) if arguments.compare else None)
+    page = Page(table, comparison, rank(table) if arguments.compare else None)
     if arguments.figures is not None:
         charts = contents.all_charts(table, comparison)
         for chart in charts:
@@ -106,7 +100,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if form == "html":
         from orca_cli.report.page import document
 
-        text = document.page(table, comparison, shlex.join(arguments.typed), arguments.study or "")
+        text = document.page(page, shlex.join(arguments.typed), arguments.study or "")
     elif form != "table" or arguments.out is not None:
         text = page.text(form)
     if arguments.out is not None:
@@ -133,19 +127,15 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
     values = Values()
-    for option in ("task", "metric"):
-        if names := getattr(arguments, option):
-            collection = where(collection, f"{option}={','.join(names)}", values, f"--{option}")
     for text in arguments.where:
         collection = where(collection, text, values)
     if key is not None:
         collection, heading, remarks = choose(collection, key, values)
-        table = dataclasses.replace(build_table(collection), choice=key, heading=heading, remarks=remarks)
+        table = dataclasses.replace(build_table(collection), heading=heading, remarks=remarks)
     else:
         table = build_table(collection)
         if arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):
             table = dataclasses.replace(table, heading=rates_of(table))
     if arguments.baselines is not None:
-        results = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
-        table = dataclasses.replace(table, published=results)
+        table = with_published(table, arguments.baselines)
     return table

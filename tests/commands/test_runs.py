@@ -189,7 +189,7 @@ def test_report_writes_files_and_reads_the_folder_that_the_environment_names(roo
         assert "\x1b" not in (tmp_path / "new" / form).read_text()
     text = read_text("report", "--format", "md")
     assert text == (tmp_path / "new" / "md").read_text()
-    assert [column["task"] for column in read_json("report", root, "--task", "task1")["columns"]] == ["task1"]
+    assert [column["task"] for column in read_json("report", root, "--where", "task=task1")["columns"]] == ["task1"]
     monkeypatch.delenv("ORCA_RUNS")
     monkeypatch.chdir(tmp_path / "new")
     assert refused(11, "report") == "orca: error: runs: no such folder of runs; make one with: orca run\n"

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from orca_cli.report.figures import svg
 from orca_cli.report.figures.charts import Dot, Dots, Lines, Matrix, Scatter, Series, bounds, ticks
-from orca_cli.report.figures.contents import all_charts
+from orca_cli.report.figures.contents import all_charts, curves_of, mean_curve
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.details import curves, mean_curve
 from tests.commands.called import call
 from tests.properties import examples
 from tests.report.trees import add_run, compared, details, table_of
@@ -21,8 +20,8 @@ NAME = "\"><script>&\x00\ud800'"
 EVERY_KIND = [
     Lines("lines", NAME, NAME, NAME, (Series(NAME, ((0, 1, 1, 1), (1, 2, 2, 2)), 0),), NAME),
     Dots("dots", NAME, NAME, (Dot(NAME, 1.0, 0, text=NAME),), NAME),
-    Matrix("matrix", NAME, (NAME, "b"), ((0, 1), (2, 3)), ((0.0, 1.0), (0.4, 0.6)), NAME),
-    Scatter("scatter", NAME, NAME, NAME, ((0.1, 0.2), (0.5, 1.5)), 0.0, 1.0, NAME),
+    Matrix((NAME, "b"), ((0, 1), (2, 3)), NAME, NAME),
+    Scatter(((0.1, 0.2), (0.5, 1.5)), NAME, NAME),
 ]
 
 
@@ -33,7 +32,7 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
             add_run(tmp_path / "runs", metric=metric, seed=seed, value=value, **details(seed, metric=metric))
     charts = list(all_charts(table_of(tmp_path / "runs"), compared(tmp_path / "runs")))
     names = [chart.name for chart in charts]
-    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {"gains", "errors", "distance", "loss", "validation"}
+    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {"gains", "distance", "loss", "validation"}
     words = ("report", tmp_path / "runs", "--against", "metric=none", "--figures", tmp_path / "figures")
     assert call(*words)[0] == 0
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.svg" for name in names}
@@ -63,8 +62,8 @@ def test_a_line_goes_down_where_its_values_do(values):
 def test_ticks_are_round_and_a_mean_curve_has_the_extremes_of_its_seeds():
     assert (ticks(-0.3, 1.1), ticks(3, 3)) == (pytest.approx([0, 0.5, 1]), [3])
     values = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
-    assert mean_curve(values) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
-    assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == []
+    assert mean_curve(values) == ((0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0))
+    assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == ()
 
 
 def test_values_that_are_not_numbers_are_left_out(tmp_path):
@@ -76,6 +75,6 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path):
     path = add_run(tmp_path, **fields)
     (run,) = collect([tmp_path]).runs
     assert run.score
-    assert curves(path).loss == ((2.0, 3.0),)
-    assert (run.score.times, run.score.seconds, run.score.before) == ({"build": 2.0}, None, None)
+    assert curves_of(path)["loss"] == ((2.0, 3.0),)
+    assert run.score.seconds is None
     assert run.score.baselines == [("linear", 3.5)]

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import orca_cli
 from orca_cli.exceptions import DataError
 from orca_cli.report.rendering.console import Page
 from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.published import fitting, read
+from orca_cli.report.tables.published import read, with_published
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
@@ -64,26 +63,26 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
     cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
     assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
-        **{(task, "none"): ("1e-4", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
-        **{(task, "otdd"): ("5e-5 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
-        ("folds", "otdd"): ("1e-4", pytest.approx(0.282), 3),
-        ("sparse", "otdd"): ("1e-4 (edge)", 0.4, 1),
-        ("sparse", "mmd"): ("2e-4", 0.4, 1),
+        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
+        **{(task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
+        ("folds", "otdd"): ("0.0001", pytest.approx(0.282), 3),
+        ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
+        ("sparse", "mmd"): ("0.0002", 0.4, 1),
     }
     assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
     assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
     text = report(rated, "--choose", "train.lr")
-    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0-1; judged by the other seeds ")
+    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds ")
     assert "CHOSEN ON TEST" not in text
-    edge = "(edge): the lowest or highest train.lr that was run, so that a better one may lie beyond"
+    edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
     for start, arms in {
-        edge: [f"{task} minilm otdd full 5e-5" for task in ("few", "plain")] + ["sparse minilm otdd full 1e-4"],
+        edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
         "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
         "left out of the choice, since no run of the seed has a validation error": [
-            "sparse minilm otdd full 2e-4, 1e-3 (seed 0)",
-            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("4e-4", "8e-4")),
+            "sparse minilm otdd full 0.0002, 0.001 (seed 0)",
+            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("0.0004", "0.0008")),
         ],
-        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 1e-4"],
+        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 0.0001"],
     }.items():
         (said,) = [note for note in text.split(" - ") if note.startswith(start)]
         assert not [arm for arm in arms if arm not in said], said
@@ -92,15 +91,14 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
 
 def test_comparisons_are_of_what_was_chosen(rated):
     def chosen(*words):
-        return report(rated, "--task", "plain", "--choose", "train.lr", *words)
+        return report(rated, "--where", "task=plain", "--choose", "train.lr", *words)
 
     record = json.loads(chosen(*AGAINST, "--json"))
     (pair,) = record["sets"]
-    assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["1e-4", "5e-5 (edge)"])
+    assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["0.0001", "5e-05 (edge)"])
     assert record["arms"][0]["gain"]["mean"] == pytest.approx(10)
     text, compared = chosen(*AGAINST), chosen("--compare")
-    assert "40.2 > 30.2, at 1e-4 > 5e-5 (edge)" in text
-    assert "minilm none full: train.lr plain 1e-4 - minilm otdd full: train.lr plain 5e-5 (edge)" in compared
+    assert "40.2 > 30.2, at 0.0001 > 5e-05 (edge)" in text
     start = "each arm at its own train.lr"
     assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
     assert [start in chosen("--format", form) for form in ("md", "latex", "html")] == [True] * 3
@@ -118,8 +116,7 @@ def shown(tmp_path):
 
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
-        table = table_of(tmp_path / "runs")
-        return replace(table, published=fitting(read(tmp_path / "others.csv"), table, "others.csv"))
+        return with_published(table_of(tmp_path / "runs"), tmp_path / "others.csv")
 
     return with_others
 
@@ -133,9 +130,9 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
     assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
     assert entries[0].rest == "real data, ours are synthetic, other protocol"
     assert not any(entry.best for entry in entries)
-    others = [line["mean"] for line in csv_lines(Page(table).text("csv")) if line["origin"] == "published"]
-    assert others == ["0.9", "0.05", "0.008"]
-    assert [one["error"] for one in json.loads(Page(table).text("json"))["published"]] == [0.9, 0.05, 0.008]
+    others = [line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"]
+    assert others == ["0.008", "0.05"]
+    assert [one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]] == [0.008, 0.05]
     for form in ("md", "latex", "table"):
         assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
 
@@ -143,7 +140,7 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
 def test_what_is_wrong_is_reported_with_its_place(shown):
     for line, message in (
         ("digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
-        ("digits,m,0.1,", "'source' is empty"),
+        ("digits,m,0.1,", "another field is empty"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
     ):
@@ -173,13 +170,17 @@ def tree(tmp_path):
 REFUSALS = [
     (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
     ([*AGAINST, "--compare"], 2, "--against, --compare and --baselines: do not go together"),
-    (["--task", "digit"], 11, "--task: no run has task=digit; did you mean 'digits'?"),
+    (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
     (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
     (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
     (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
-    (["rates", "--choose", "train.lr"], 11, "seed 0 is the only one at the train.lr that it chose, so nothing"),
+    (
+        ["rates", "--choose", "train.lr"],
+        11,
+        "no other seed was run at the train.lr that was chosen on validation, seed 0, so",
+    ),
 ]
 
 

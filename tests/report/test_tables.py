@@ -6,11 +6,11 @@ import re
 import pytest
 
 from orca_cli.report.records.collect import collect
-from orca_cli.report.records.study_members import select_study
+from orca_cli.report.records.filters import select_study
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of
-from orca_cli.report.tables.table import build_table
+from orca_cli.report.tables.table import Reference, build_table
 from orca_cli.runs import studies
 from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, table_of
 
@@ -29,7 +29,7 @@ def test_two_methods_two_tasks_by_hand(tmp_path):
     # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
     assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (pytest.approx(math.sqrt(13e-4)), None)
     assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [[True, False], [False, True]]
-    assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
+    assert table.references["trivial"] == [Reference(0.9, 0.9)] * 2
 
 
 def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
@@ -41,9 +41,9 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     (row,) = (table := table_of(tmp_path)).rows
     cell, other = row.cells
     # One whose test split stayed closed is not called undefined.
-    assert (cell.by_seed, cell.untested, cell.undefined, cell.best) == ({0: 0.3}, 1, 1, True)
-    assert (table.trivial, dict(cell.unfinished)) == ([None, None], {"failed": 1, "dead": 1, "interrupted": 1})
-    assert (other.mean, other.best, dict(other.unfinished)) == (None, False, {"failed": 1})
+    assert (cell.by_seed, cell.best, table.references) == ({0: 0.3}, True, {})
+    missing = {"undefined": 1, "not tested": 1, "failed": 1, "dead": 1, "interrupted": 1}
+    assert (cell.missing, other.mean, other.best, other.missing) == (missing, None, False, {"failed": 1})
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
     assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
 
@@ -64,7 +64,7 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
         ("swin otdd full train.lr=1", 0.6),
     ]
     assert [row.method.source for row in table.rows[3:]] == ["cifar10", "digits"]
-    assert table.rows[2].cells[0].unfinished["failed"] == 1
+    assert table.rows[2].cells[0].missing["failed"] == 1
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
@@ -84,11 +84,14 @@ def test_own_data_sets_are_columns_of_their_own(tmp_path):
         return [column.name for column in table_of(tmp_path / name).columns]
 
     three = (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3"))
-    assert columns("three", *three) == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
+    assert columns("three", *three) == ["arrays x/a.npz", "arrays x/b.npz", "arrays y/b.npz"]
     (otdd,) = compared(tmp_path / "three").overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
     assert columns("one", ("x/a.npz", "1"), ("./x/a.npz", "1")) == ["arrays"]
-    assert columns("named", ("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")) == ["arrays a.npz", "arrays z.npz"]
+    assert columns("named", ("m/a.npz", "1"), ("m/c.npz", "1"), ("m/z.npz", "2")) == [
+        "arrays m/a.npz",
+        "arrays m/z.npz",
+    ]
 
 
 def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path):
@@ -107,7 +110,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     add_run(tmp_path, seed=1, value=0.4, identity="2" * 64)
     table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, dict(cell.unfinished), len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
+    assert (cell.values, cell.missing, len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
     notes = " ".join(notes_of(table))
     assert "older attempts that do not count" in notes
     assert "seed 1: runs differ in something that no setting shows" in notes
@@ -117,7 +120,6 @@ def test_what_limits_a_comparison_is_said(tmp_path):
     for number, (change, words) in enumerate(
         (
             ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
-            ({"error": {"n": 400}}, "different numbers of items (400, 497)"),
             ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
             ({}, ""),
         )
@@ -138,9 +140,9 @@ def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
             add_run(tmp_path, metric=metric, seed=seed, value=value, settings=settings, variant=variant)
     add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
     assert [(str(row.method), len(row.cells[0].values)) for row in table_of(tmp_path).rows] == [
-        ("minilm none full train.lr=1e-3", 6),
-        ("minilm none full train.lr=1e-4", 1),
-        ("minilm otdd full train.lr=1e-3", 6),
+        ("minilm none full train.lr=0.0001", 1),
+        ("minilm none full train.lr=0.001", 6),
+        ("minilm otdd full train.lr=0.001", 6),
     ]
     (otdd,) = compared(tmp_path).overall
     assert (otdd.pairs, otdd.gain.mean) == (6, pytest.approx(10))

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from orca_cli import terminal
 from orca_cli.report.answer.numbers import Answer, Confusion, Labels, Values, percent
+from orca_cli.report.figures.svg import cut
 
 _LONGEST_NAME = 16
 _MOST_IN_MATRIX = 30
@@ -39,28 +39,17 @@ class Picture:
             yield Text(self.note, style="dim")
 
 
-def _cut(text: str) -> str:
-    if cell_len(text) <= _LONGEST_NAME:
-        return text
-    return set_cell_size(text, _LONGEST_NAME - 2).rstrip() + ".."
-
-
 def _confusion(confusion: Confusion, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
     """Yield the share that is right, and the matrix, or the most confused classes where it does not fit."""
-    share = confusion.correct / max(confusion.n, 1)
-    right = f"{confusion.correct} of {confusion.n} test samples right ({percent(share, 2)})"
     matrix = _matrix(confusion) if len(confusion.names) <= _MOST_IN_MATRIX else None
     if matrix and console.measure(matrix, options=options.update(max_width=10_000)).maximum <= options.max_width:
-        yield Text.assemble((right, "bold"), "; rows: true class, columns: predicted")
+        yield Text.assemble((confusion.right, "bold"), "; rows: true class, columns: predicted")
         yield matrix
         return
-    yield Text(right, style="bold")
+    yield Text(confusion.right, style="bold")
     if pairs := confusion.confused():
-        counted = terminal.counted(len(pairs), "pair")
-        named = (
-            f"{_cut(confusion.names[i])} -> {_cut(confusion.names[j])} {confusion.counts[i, j]}"
-            for i, j in pairs[:_MOST_PAIRS]
-        )
+        counted, names = terminal.counted(len(pairs), "pair"), [cut(name, _LONGEST_NAME) for name in confusion.names]
+        named = (f"{names[i]} -> {names[j]} {confusion.counts[i, j]}" for i, j in pairs[:_MOST_PAIRS])
         yield Text(f"most confused (true -> predicted), of {counted} of classes: {', '.join(named)}")
 
 
@@ -71,11 +60,11 @@ def _matrix(confusion: Confusion) -> Table:
     for header in (*map(str, range(len(confusion.names))), "recall"):
         table.add_column(header, justify="right", no_wrap=True)
     for i, name in enumerate(confusion.names):
-        cells = []
-        for j, count in enumerate(confusion.counts[i].tolist()):
-            look = "bold green" if i == j else "bold red" if confusion.shares[i, j] >= 0.1 else "red"
+        cells, counts = [], confusion.counts[i].tolist()
+        for j, count in enumerate(counts):
+            look = "bold green" if i == j else "bold red" if count >= 0.1 * sum(counts) else "red"
             cells.append(Text(str(count), style=look) if count else Text(".", style="dim"))
-        first = name if name == str(i) else f"{i} {_cut(name)}"
+        first = name if name == str(i) else f"{i} {cut(name, _LONGEST_NAME)}"
         table.add_row(Text(first), *cells, percent(confusion.recall[i]))
     return table
 
@@ -87,17 +76,16 @@ def _labels(labels: Labels) -> Iterable[RenderableType]:
     yield Text.assemble((count, "bold"), f"; {which}; predicted: probability of 50 % or more")
     rows = []
     for k in order:
-        shares = (percent(values[k]) for values in (labels.precision, labels.recall, labels.f1))
-        rows.append((_cut(labels.names[k]), str(labels.present[k]), str(labels.predicted[k]), *shares))
+        shares = (percent(values[k]) for values in labels.shares.values())
+        rows.append((cut(labels.names[k], _LONGEST_NAME), str(labels.present[k]), str(labels.predicted[k]), *shares))
     yield terminal.table(("label", "present", "predicted", "precision", "recall", "F1"), rows)
 
 
 def _values(values: Values) -> Iterable[RenderableType]:
     rows = []
     for number in values.numbers[:_MOST_ROWS]:
-        measures = (number.r2, number.rmse, number.mae, number.correlation)
-        texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in measures)
-        rows.append((_cut(number.name), str(len(number.true)), *texts))
-    yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE", "correlation"), rows)
+        texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in number.measures.values())
+        rows.append((cut(number.name, _LONGEST_NAME), str(len(number.true)), *texts))
+    yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE"), rows)
     if len(values.numbers) > _MOST_ROWS:
         yield Text(f"... and {len(values.numbers) - _MOST_ROWS} more")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +44,15 @@ class Confusion:
     names: Sequence[str]
 
     @property
-    def n(self) -> int:
-        """Return the number of samples."""
-        return int(self.counts.sum())
-
-    @property
-    def correct(self) -> int:
-        """Return the number of samples whose class was predicted."""
-        return int(self.counts.trace())
-
-    @cached_property
-    def shares(self) -> np.ndarray:
-        """Return the counts as shares of their row, [K, K]; 0 in rows without samples."""
-        rows = self.counts.sum(axis=1, keepdims=True)
-        return self.counts / np.maximum(rows, 1)
+    def right(self) -> str:
+        """Return how many samples are right, in words."""
+        correct, n = int(self.counts.trace()), int(self.counts.sum())
+        return f"{correct} of {n} test samples right ({percent(correct / max(n, 1), 2)})"
 
     @property
     def recall(self) -> np.ndarray:
         """Return the share of each class's samples that were recognised, [K]; NaN for a class without samples."""
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
-
-    @property
-    def precision(self) -> np.ndarray:
-        """Return the share of each class's predictions that were right, [K]; NaN for a class never predicted."""
-        return _ratio(self.counts.diagonal(), self.counts.sum(axis=0))
 
     def confused(self) -> list[tuple[int, int]]:
         """Return the pairs (true, predicted) of different classes that occur, those with the most samples first."""
@@ -77,16 +61,21 @@ class Confusion:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs; a matrix of more than `MOST_CLASSES` classes is left out."""
-        record: dict[str, Any] = {"kind": "classes", "n": self.n, "correct": self.correct, "names": list(self.names)}
-        record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, self.precision)]}
-        return record | ({"confusion": self.counts.tolist()} if len(self.names) <= MOST_CLASSES else {})
+        counts, names = self.counts, list(self.names)
+        precision = _ratio(counts.diagonal(), counts.sum(axis=0))
+        return {
+            **{"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": names},
+            **{"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]},
+            **({"confusion": counts.tolist()} if len(names) <= MOST_CLASSES else {}),
+        }
 
 
 @dataclass(frozen=True)
 class Labels:
     """Label sets: for each label, how often it was present, predicted (an output of at least 0), and both: [K] int64.
 
-    Entries whose target is missing do not count; `n` is the number of samples.
+    Entries whose target is missing do not count; `n` is the number of samples. Shares are NaN where they have no denominator:
+    of a label never predicted (precision), never there (recall), neither (F1).
     """
 
     n: int
@@ -96,31 +85,21 @@ class Labels:
     names: Sequence[str]
 
     @property
-    def precision(self) -> np.ndarray:
-        """Return the share of a label's predictions that were right, [K]; NaN for a label never predicted."""
-        return _ratio(self.both, self.predicted)
-
-    @property
-    def recall(self) -> np.ndarray:
-        """Return the share of a label's occurrences that were predicted, [K]; NaN for a label that is never there."""
-        return _ratio(self.both, self.present)
-
-    @property
-    def f1(self) -> np.ndarray:
-        """Return the harmonic mean of precision and recall, [K]; NaN for a label that is neither there nor predicted."""
-        return _ratio(2 * self.both, self.present + self.predicted)
+    def shares(self) -> dict[str, np.ndarray]:
+        """Return precision, recall and F1 of each label, [K]."""
+        f1 = _ratio(2 * self.both, self.present + self.predicted)
+        return {"precision": _ratio(self.both, self.predicted), "recall": _ratio(self.both, self.present), "f1": f1}
 
     def worst(self) -> list[int]:
         """Return the labels by rising F1; those without one come last."""
-        return [int(k) for k in np.argsort(np.where(np.isnan(self.f1), np.inf, self.f1), kind="stable")]
+        return [int(k) for k in np.argsort(self.shares["f1"], kind="stable")]
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        columns = zip(self.names, self.present, self.predicted, self.precision, self.recall, self.f1, strict=True)
         labels = [
-            {"name": name, "present": int(present), "predicted": int(predicted)}
-            | {"precision": _plain(precision), "recall": _plain(recall), "f1": _plain(f1)}
-            for name, present, predicted, precision, recall, f1 in columns
+            {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
+            | {share: _plain(values[k]) for share, values in self.shares.items()}
+            for k, name in enumerate(self.names)
         ]
         return {"kind": "labels", "n": self.n, "labels": labels}
 
@@ -134,40 +113,18 @@ class Number:
     predicted: np.ndarray
 
     @property
-    def rmse(self) -> float:
-        """Return the root mean squared error; NaN without samples."""
-        return float(np.sqrt(np.square(self.predicted - self.true).mean())) if len(self.true) else np.nan
-
-    @property
-    def mae(self) -> float:
-        """Return the mean absolute error; NaN without samples."""
-        return float(np.abs(self.predicted - self.true).mean()) if len(self.true) else np.nan
-
-    @property
-    def r2(self) -> float:
-        """Return the explained share of the variance, 1 - RMSE² / variance; NaN where the true values do not vary."""
-        variance = float(self.true.var()) if len(self.true) else 0.0
-        return 1 - self.rmse**2 / variance if variance > 0 else np.nan
-
-    @property
-    def correlation(self) -> float:
-        """Return Pearson's correlation; NaN where true or predicted values do not vary."""
-        if len(self.true) < 2 or np.ptp(self.true) == 0 or np.ptp(self.predicted) == 0:
-            return np.nan
-        return float(np.corrcoef(self.true, self.predicted)[0, 1])
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Return the range to draw, for both axes: of the true values, and a quarter of it beyond."""
+    def measures(self) -> dict[str, float]:
+        """Return R2 (1 - RMSE² / variance), RMSE and MAE; NaN where one is undefined."""
         if not len(self.true):
-            return 0.0, 1.0
-        low, high = float(self.true.min()), float(self.true.max())
-        room = (high - low or abs(high) or 1.0) / 4
-        return low - room, high + room
+            return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
+        apart, variance = self.predicted - self.true, float(self.true.var())
+        square = float(np.square(apart).mean())
+        r2 = 1 - square / variance if variance > 0 else np.nan
+        return {"r2": r2, "rmse": square**0.5, "mae": float(np.abs(apart).mean())}
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        measures = {key: _plain(getattr(self, key)) for key in ("rmse", "mae", "r2", "correlation")}
+        measures = {name: _plain(value) for name, value in self.measures.items()}
         return {"name": self.name, "n": len(self.true), **measures}
 
 
@@ -193,22 +150,19 @@ def read(run: Path) -> Answer | None:
     """
     build, finetune = (run / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
     summary, path = read_or_empty(build / SUMMARY), finetune / PREDICTIONS
-    reader = _READERS.get(str(summary.get("kind")))
+    readers: dict[str, Callable[..., Answer]] = {"classes": _confusion, "labels": _labels, "values": _values}
+    reader = readers.get(str(summary.get("kind")))
     if reader is None or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
     outputs, targets = (arrays.get(name) for name in ("outputs", "targets"))
-    if outputs is None or targets is None or not _fit(outputs, targets, str(summary["kind"])):
-        raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
-    names, k = summary.get("class_names"), outputs.shape[1]
-    class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
-    return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
-
-
-def _fit(outputs: StoredArray, targets: StoredArray, kind: str) -> bool:
-    """Return whether arrays are outputs [n, K] and targets, [n] for classes and [n, K] else, as a run of a kind has them."""
-    is_matrix = len(outputs.shape) == 2 and 0 not in outputs.shape and outputs.dtype.kind == "f"
-    return is_matrix and targets.shape == outputs.shape[: 1 + (kind != "classes")] and targets.dtype.kind in "fiu"
+    if outputs is not None and targets is not None and len(outputs.shape) == 2 and 0 not in outputs.shape:
+        names, k = summary.get("class_names"), outputs.shape[1]
+        class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
+        has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
+        if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
+            return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+    raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
 
 
 def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -251,18 +205,10 @@ def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str
     return Values(numbers)
 
 
-_READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[str]], Answer]] = {
-    "classes": _confusion,
-    "labels": _labels,
-    "values": _values,
-}
-
-
 def percent(share: float, decimals: int = 0) -> str:
     """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
     if np.isnan(share):
         return "-"
-    lowest = 10.0**-decimals
-    value = 100 * share
+    lowest, value = 10.0**-decimals, 100 * share
     shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
     return f"{shown:.{decimals}f} %"

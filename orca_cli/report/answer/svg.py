@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Number, Values, percent
+from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Values, percent
 from orca_cli.report.figures.charts import Chart, Dot, Dots, Matrix, Scatter
 from orca_cli.report.figures.svg import draw_all
 from orca_cli.terminal import counted
@@ -15,58 +15,50 @@ _MOST_PANELS = 12
 
 def draw(answer: Answer, title: str) -> str:
     """Return an answer as the text of an SVG file; the title, such as the name of the task, stands above the picture."""
-    charts: list[Chart]
     if isinstance(answer, Confusion):
-        share = answer.correct / max(answer.n, 1)
-        what = f"{answer.correct} of {answer.n} test samples right ({100 * share:.2f} %)"
-        note, charts = _confusion(answer)
+        what, (note, charts) = answer.right, _confusion(answer)
     elif isinstance(answer, Labels):
-        what = (
-            f"precision, recall and F1 of {counted(len(answer.names), 'label')} on {counted(answer.n, 'test sample')}"
-        )
+        labels, samples = counted(len(answer.names), "label"), counted(answer.n, "test sample")
+        what = f"precision, recall and F1 of {labels} on {samples}"
         note = "the lowest F1 first; line: from precision to recall; predicted: probability of 50 % or more"
         charts = [_labels(answer)]
     else:
-        what, charts = _values(answer)
-        note = "dashed: predicted = true"
+        shown = answer.numbers[:_MOST_PANELS]
+        some = f"; the first {len(shown)} of {len(answer.numbers)} numbers" if len(shown) < len(answer.numbers) else ""
+        most = max(len(number.true) for number in answer.numbers)
+        what = f"predicted against true on {counted(most, 'test sample')}{some}"
+        note, charts = "dashed: predicted = true", _scatters(Values(shown))
     return draw_all(f"{title}: {what}", note, charts)
 
 
 def _confusion(confusion: Confusion) -> tuple[str, list[Chart]]:
-    names, counts, shares = tuple(confusion.names), confusion.counts.tolist(), confusion.shares.tolist()
+    names, counts = tuple(confusion.names), confusion.counts.tolist()
     if len(names) <= MOST_CLASSES:
-        matrix = Matrix("", "", names, tuple(map(tuple, counts)), tuple(map(tuple, shares)))
-        return "rows: true class, columns: predicted; the colour is a count's share of its row", [matrix]
-    pairs = confusion.confused()
-    rows = tuple(
-        Dot(f"{names[i]} → {names[j]}", 100 * shares[i][j], 1, text=f"{counts[i][j]} ({percent(shares[i][j])})")
-        for i, j in pairs
-    )
+        note = "rows: true class, columns: predicted; the colour is a count's share of its row"
+        return note, [Matrix(names, tuple(map(tuple, counts)))]
+    pairs, rows = confusion.confused(), []
+    for i, j in pairs:
+        share = counts[i][j] / sum(counts[i])
+        rows.append(Dot(f"{names[i]} → {names[j]}", 100 * share, 1, text=f"{counts[i][j]} ({percent(share)})"))
     note = f"the most confused of {counted(len(pairs), 'pair')} of classes"
-    return note, [Dots("pairs", "", "share of the true class, %", rows, line=0.0)]
+    return note, [Dots("pairs", "", "share of the true class, %", tuple(rows))]
 
 
 def _labels(labels: Labels) -> Dots:
-    rows = []
+    rows, shares = [], labels.shares
     for k in labels.worst():
-        if np.isnan(labels.f1[k]):
-            continue  # neither there nor predicted
-        ends = [100 * float(value) for value in (labels.precision[k], labels.recall[k]) if not np.isnan(value)]
-        text = f"{percent(labels.f1[k])} ({labels.present[k]} present)"
-        rows.append(Dot(labels.names[k], 100 * float(labels.f1[k]), 0, min(ends), max(ends), text))
-    return Dots("labels", "", "F1, %", tuple(rows), line=0.0)
+        precision, recall, f1 = (100 * float(values[k]) for values in shares.values())
+        if not np.isnan(f1):  # else neither there nor predicted
+            ends = [value for value in (precision, recall) if not np.isnan(value)]
+            text = f"{percent(f1 / 100)} ({labels.present[k]} present)"
+            rows.append(Dot(labels.names[k], f1, 0, min(ends), max(ends), text))
+    return Dots("labels", "", "F1, %", tuple(rows))
 
 
-def _values(values: Values) -> tuple[str, list[Chart]]:
-    shown = values.numbers[:_MOST_PANELS]
-    some = f"; the first {len(shown)} of {len(values.numbers)} numbers" if len(shown) < len(values.numbers) else ""
-    most = max(len(number.true) for number in values.numbers)
-    what = f"predicted against true on {counted(most, 'test sample')}{some}"
-    return what, [_scatter(number) for number in shown]
-
-
-def _scatter(number: Number) -> Scatter:
-    measures = [("R2", number.r2), ("RMSE", number.rmse), ("MAE", number.mae)]
-    texts = [f"{name} {value:.3g}" for name, value in measures if not np.isnan(value)]
-    points = tuple(zip(number.true.tolist(), number.predicted.tolist(), strict=True))
-    return Scatter("", "  ".join([number.name, *texts]).strip(), "true", "predicted", points, *number.limits)
+def _scatters(values: Values) -> list[Chart]:
+    charts: list[Chart] = []
+    for number in values.numbers:
+        texts = [f"{name.upper()} {value:.3g}" for name, value in number.measures.items() if not np.isnan(value)]
+        points = tuple(zip(number.true.tolist(), number.predicted.tolist(), strict=True))
+        charts.append(Scatter(points, "  ".join([number.name, *texts]).strip()))
+    return charts

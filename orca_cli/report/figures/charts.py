@@ -14,12 +14,7 @@ LOOKS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a `Lines`.
-
-    Args:
-        points: x, y, and the lowest and highest y that y stands for.
-        look: see the module.
-    """
+    """A line of a `Lines`; `points`: x, y, and the lowest and highest y that y stands for; `look`: see the module."""
 
     name: str
     points: tuple[tuple[float, float, float, float], ...]
@@ -28,7 +23,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines over a common x. `is_step`: y holds until the next x."""
+    """Lines over a common x."""
 
     name: str
     title: str
@@ -36,7 +31,6 @@ class Lines:
     y: str
     series: tuple[Series, ...]
     note: str = ""
-    is_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,42 +47,31 @@ class Dot:
 
 @dataclass(frozen=True)
 class Dots:
-    """Rows of values on a common axis; `line`: where a vertical line stands, such as at no gain; None for none."""
+    """Rows of values on a common axis, and a vertical line at 0."""
 
     name: str
     title: str
     x: str
     rows: tuple[Dot, ...]
     note: str = ""
-    line: float | None = None
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of true classes (rows) that were predicted as others (columns), both in the order of `classes`.
+    """Counts of true classes (rows) that were predicted as others (columns), both in the order of `classes`."""
 
-    `shares` are the counts as shares of their row, 0 to 1, which a cell's colour shows: one for right, one for wrong.
-    """
-
-    name: str
-    title: str
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
-    shares: tuple[tuple[float, ...], ...]
+    title: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points in a square whose two axes have the same range, `low` to `high`, with its diagonal."""
+    """True and predicted numbers in a square whose two axes have the same range, with its diagonal."""
 
-    name: str
-    title: str
-    x: str
-    y: str
     points: tuple[tuple[float, float], ...]
-    low: float
-    high: float
+    title: str = ""
     note: str = ""
 
 

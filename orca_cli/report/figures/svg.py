@@ -6,12 +6,12 @@ Self-contained, without scripts, for light and dark ground.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from xml.sax import saxutils
 
 from rich.cells import cell_len, set_cell_size
 
-from orca_cli.report.figures.charts import LOOKS, Chart, Dots, Lines, Matrix, Scatter, Series, bounds, ticks
+from orca_cli.report.figures.charts import LOOKS, Chart, Dots, Lines, Matrix, Scatter, bounds, ticks
 
 WIDTH = 360.0  # of a phone's column, so that texts need no scaling there
 CHARACTER = 6.2  # width of one at 11 px, about
@@ -86,7 +86,7 @@ def style() -> str:
     rules = (
         "text{font-family:system-ui,sans-serif;font-size:11px}",
         ".h{font-size:12.5px;font-weight:600}",
-        *(f".{look}{{fill:none}}" for look in "rzlv"),
+        *(f".{look}{{fill:none}}" for look in "rzl"),
         ".l{stroke-width:1.8;stroke-linejoin:round}",
         ".t{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}",
         ".a{fill-opacity:.16}",
@@ -121,9 +121,7 @@ def cut(text: str, longest: int) -> str:
 def draw(chart: Chart, *, standalone: bool = True) -> str:
     """Return a figure as SVG; as a file of its own with style sheet and title, or as a part of a page that has them."""
     drawing = Drawing()
-    if standalone:
-        drawing.title(cut(chart.title, _LONGEST_TITLE))
-    _add(drawing, chart)
+    _add(drawing, chart, has_title=standalone)
     return drawing.svg(f"{chart.title}. {chart.note}".removesuffix(". "), standalone=standalone)
 
 
@@ -135,13 +133,13 @@ def draw_all(heading: str, note: str, charts: Iterable[Chart]) -> str:
     drawing.text(8, drawing.y + 8, note, "f")
     drawing.y += 20
     for chart in charts:
-        if chart.title:
-            drawing.title(cut(chart.title, _LONGEST_TITLE))
-        _add(drawing, chart)
+        _add(drawing, chart, has_title=bool(chart.title))
     return drawing.svg(heading)
 
 
-def _add(drawing: Drawing, chart: Chart) -> None:
+def _add(drawing: Drawing, chart: Chart, *, has_title: bool) -> None:
+    if has_title:
+        drawing.title(cut(chart.title, _LONGEST_TITLE))
     kinds = {Lines: _lines, Dots: _dots, Matrix: _matrix, Scatter: _scatter}
     kinds[type(chart)](drawing, chart)  # type: ignore[operator]
 
@@ -166,32 +164,23 @@ def _lines(drawing: Drawing, chart: Lines) -> None:
     drawing.text(WIDTH - _RIGHT, bottom + 28, chart.x, "f", "end")
     drawing.y = bottom + 34
     for one in chart.series:
-        _series(drawing, one, chart.is_step, across, down)
+        look, points = f"c{one.look % LOOKS}", [(across(x), down(y)) for x, y, _, _ in one.points]
+        if any(lowest < highest for _, _, lowest, highest in one.points):
+            edge = [(across(x), down(highest)) for x, _, _, highest in one.points]
+            edge += [(across(x), down(lowest)) for x, _, lowest, _ in reversed(one.points)]
+            drawing.path(edge, f"a {look}", closed=True)
+        drawing.path(points, f"l {look}", dash=one.look)
+        drawing.circle(*points[-1], one.look)
         # Its name below, with its dash.
-        drawing.path([(8, drawing.y + 6), (30, drawing.y + 6)], f"l c{one.look % LOOKS}", dash=one.look)
+        drawing.path([(8, drawing.y + 6), (30, drawing.y + 6)], f"l {look}", dash=one.look)
         drawing.text(36, drawing.y + 10, cut(one.name, 50))
         drawing.y += 16
-
-
-def _series(
-    drawing: Drawing, one: Series, is_step: bool, across: Callable[[float], float], down: Callable[[float], float]
-) -> None:
-    look, points = f"c{one.look % LOOKS}", [(across(x), down(y)) for x, y, _, _ in one.points]
-    if any(low < high for _, _, low, high in one.points):
-        edge = [(across(x), down(high)) for x, _, _, high in one.points]
-        edge += [(across(x), down(low)) for x, _, low, _ in reversed(one.points)]
-        drawing.path(edge, f"a {look}", closed=True)
-    if is_step:
-        steps = zip(points, points[1:], strict=False)
-        points = [corner for a, b in steps for corner in (a, (b[0], a[1]))] + points[-1:]
-    drawing.path(points, f"l {look}", dash=one.look)
-    drawing.circle(*points[-1], one.look)
 
 
 def _dots(drawing: Drawing, chart: Dots) -> None:
     rows = chart.rows[:_MOST_ROWS]
     values = [value for dot in rows for value in (dot.value, dot.low, dot.high) if value is not None]
-    low, high = bounds([*values, *([] if chart.line is None else [chart.line])])
+    low, high = bounds([*values, 0.0])
     top, left, right = drawing.y + 8, 14, WIDTH - 14
 
     def across(x: float) -> float:
@@ -201,8 +190,7 @@ def _dots(drawing: Drawing, chart: Dots) -> None:
     for value in ticks(low, high, 5):
         drawing.path([(across(value), top), (across(value), bottom)], "r")
         drawing.text(across(value), bottom + 14, _short(value), "f", "middle")
-    if chart.line is not None:
-        drawing.path([(across(chart.line), top), (across(chart.line), bottom)], "z")
+    drawing.path([(across(0.0), top), (across(0.0), bottom)], "z")
     for place, dot in enumerate(rows):
         y = top + _ROW * place
         room = int((WIDTH - 28) / CHARACTER) - cell_len(dot.text) - 2
@@ -225,14 +213,14 @@ def _matrix(drawing: Drawing, chart: Matrix) -> None:
     longest = max((len(str(count)) for row in chart.counts for count in row), default=1)
     side = max((WIDTH - left - 8) / max(len(names), 1), 6 + CHARACTER * longest, 18)
     height, top = min(side, 38), drawing.y + 18
-    for i, (name, counts, shares) in enumerate(zip(names, chart.counts, chart.shares, strict=True)):
+    for i, (name, counts) in enumerate(zip(names, chart.counts, strict=True)):
         y = top + i * height
         drawing.text(left + (i + 0.5) * side, top - 5, str(i), "f", "middle")
         drawing.text(left - 6, y + height / 2 + 4, name, "f", "end")
-        for j, (count, share) in enumerate(zip(counts, shares, strict=True)):
-            if count:
+        for j, count in enumerate(counts):
+            if count:  # its colour shows its share of the row: one for right, one for wrong
                 x = left + j * side
-                drawing.rect(x, y, side - 1, height - 1, int(i != j), 0.08 + 0.55 * share)
+                drawing.rect(x, y, side - 1, height - 1, int(i != j), 0.08 + 0.55 * count / sum(counts))
                 drawing.text(x + side / 2, y + height / 2 + 4, str(count), "", "middle")
     drawing.width = max(drawing.width, left + side * len(names) + 8)
     drawing.y = top + len(names) * height + 8
@@ -240,16 +228,17 @@ def _matrix(drawing: Drawing, chart: Matrix) -> None:
 
 def _scatter(drawing: Drawing, chart: Scatter) -> None:
     side, top = WIDTH - _LEFT - _RIGHT, drawing.y + 16
-    drawing.text(_LEFT, top - 6, chart.y, "f")
+    low, high = bounds((true for true, _ in chart.points), margin=0.25)
+    drawing.text(_LEFT, top - 6, "predicted", "f")
     drawing.rect(_LEFT, top, side, side, 6, 0.08)
     drawing.path([(_LEFT, top + side), (_LEFT + side, top)], "z", dash=1)
     for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
-        value = _short(chart.low + share * (chart.high - chart.low))
+        value = _short(low + share * (high - low))
         drawing.text(_LEFT - 5, top + side * (1 - share) + 4, value, "f", "end")
         drawing.text(_LEFT + side * share, top + side + 14, value, "f", anchor)
-    drawing.text(WIDTH - _RIGHT, top + side + 28, chart.x, "f", "end")
+    drawing.text(WIDTH - _RIGHT, top + side + 28, "true", "f", "end")
     for point in chart.points[:: -(-len(chart.points) // _MOST_DRAWN) or 1]:
-        x, y = ((value - chart.low) / (chart.high - chart.low) for value in point)
+        x, y = ((value - low) / (high - low) for value in point)
         drawing.circle(_LEFT + side * x, top + side * (1 - min(max(y, 0.0), 1.0)), int(not 0 <= y <= 1))
     drawing.y = top + side + 36
 

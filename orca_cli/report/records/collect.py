@@ -9,17 +9,16 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.details import baselines, mapping, number, seconds_by_stage, whole
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
-from orca_cli.runs.settings import as_typed
+from orca_cli.runs.settings import as_typed, decided
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
@@ -40,29 +39,14 @@ class Score:
     trivial: float | None  # error of the best constant predictor on this test set; None if undefined
     synthetic: bool
     test_set: str  # SHA-256 of the test split; empty if not recorded
-    chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
-    steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
-    size: str = ""  # the task's word for number and size of samples, such as small; empty if it has none
-    baselines: list[tuple[str, float]] = field(default_factory=list)  # simple models on the same test set, best first
-    times: dict[str, float] = field(default_factory=dict)  # stage -> seconds; stages without a record are left out
-    validation: float | None = None  # validation error; None if nothing validates, or it is undefined
-    validated_on: str = ""  # validation, folds, test or nothing
-    validated_by: int = 0  # samples; 0 if not recorded
-    weights: str = ""  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
-    before: float | None = None  # the metric before stage 2
-    after: float | None = None  # the metric after it
-
-    @property
-    def seconds(self) -> float | None:
-        """Return the time of the three stages together; None if one is not recorded."""
-        if not STAGE_FOLDERS.keys() <= self.times.keys():
-            return None
-        return math.fsum(self.times[stage] for stage in STAGE_FOLDERS)
-
-    @property
-    def is_tested(self) -> bool:
-        """Return whether the test split was opened; a run with test=false leaves it closed."""
-        return self.value is not None or self.n + self.skipped > 0
+    size: str  # the task's word for number and size of samples, such as small; empty if it has none
+    steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
+    baselines: list[tuple[str, float]]  # simple models on the same test set, best first, without the constant
+    seconds: float | None  # of the three stages together; None if one is not recorded
+    validation: float | None  # validation error; None if nothing validates, or it is undefined
+    validated_on: str  # validation, folds, test or nothing; test chooses weights whose error is too low
+    validated_by: int  # samples; 0 if not recorded
+    weights: str  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
 
 @dataclass(frozen=True)
@@ -82,7 +66,7 @@ class Run:
     reason: str = ""  # why it is not completed; empty if it is
     settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
     variant: dict[str, str] = field(default_factory=dict)  # overridden settings besides groups, {"train.epochs": "3"}
-    decided: dict[str, str] = field(default_factory=dict)  # by a completed run, where its settings left it open
+    decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
@@ -122,7 +106,7 @@ class Collection:
     broken: list[Broken]
 
 
-def collect(folders: Iterable[Path]) -> Collection:
+def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
     Of several attempts at one experiment (same identity) the newest completed one counts, and also the newest one if it
@@ -131,7 +115,6 @@ def collect(folders: Iterable[Path]) -> Collection:
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
     """
-    folders = list(folders)
     runs: list[Run] = []
     broken: list[Broken] = []
     seen: set[tuple[int, int]] = set()
@@ -149,16 +132,11 @@ def collect(folders: Iterable[Path]) -> Collection:
     if not runs and not broken:
         names = ", ".join(map(str, folders))
         raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
-    return _newest(runs, broken)
-
-
-def _newest(runs: list[Run], broken: list[Broken]) -> Collection:
     runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
     newest = {run.identity: run for run in runs}
     completed = {run.identity: run for run in runs if run.state == "completed"}
     counting = {id(run) for run in (*newest.values(), *completed.values())}
-    order = {identity: place for place, identity in enumerate(newest)}
-    superseded = sorted((run for run in runs if id(run) not in counting), key=lambda run: order[run.identity])
+    superseded = [run for run in runs if id(run) not in counting]
     kept = [run for run in runs if id(run) in counting]
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
@@ -174,9 +152,7 @@ def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
     if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
         yield folder
         return
-    if depth == 0:
-        return
-    for name in sorted(names):
+    for name in sorted(names) if depth else ():
         path = folder / name
         try:
             if not name.startswith(".") and names[name].is_dir():
@@ -215,8 +191,12 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits, distance = (mapping(result.get(key)) for key in ("selected", "splits", "metric_value"))
+    selected, splits, seconds = (mapping(result.get(key)) for key in ("selected", "splits", "seconds"))
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
+    steps = mapping(result.get("alignment")).get("steps")
+    times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
+    models = mapping(result.get("baselines")).items()
+    errors = [(name, number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -226,28 +206,24 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
         test_set=str(mapping(splits.get("test")).get("sha256", "")),
-        chosen_on_test=selected.get("on") == "test",
-        steps=whole(mapping(result.get("alignment")).get("steps")),
         size=str(result.get("size") or ""),
-        baselines=baselines(result),
-        times=seconds_by_stage(result),
+        steps=steps if type(steps) is int else None,
+        baselines=sorted(((name, one) for name, one in errors if one is not None), key=lambda model: model[1]),
+        seconds=None if None in times else math.fsum(time for time in times if time is not None),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
-        before=number(distance.get("before")),
-        after=number(distance.get("after")),
     )
-    decided = {
-        str(key): as_typed(one["value"])
-        for key, one in mapping(result.get("decided")).items()
-        if isinstance(one, dict) and "value" in one
-    }
-    return _run(path, result, RESULT, state="completed", score=score, decided=decided)
+    return _run(path, result, RESULT, state="completed", score=score)
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
     variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
+    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    fields["decided"] = {
+        str(key): as_typed(one["value"]) for key, one in decisions.items() if isinstance(one, dict) and "value" in one
+    }
     fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
@@ -262,11 +238,22 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) ->
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
-    if key not in record:
-        raise UnreadableError(f"{RESULT}: {key} is missing")
-    if record[key] is not None and number(record[key]) is None:
-        raise UnreadableError(f"{RESULT}: {key} is not a finite number")
-    return number(record[key])
+    value = number(record.get(key))
+    if value is None and record.get(key, "") is not None:
+        raise UnreadableError(f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}")
+    return value
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+        return None
+    return float(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a record, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _reason(error: Exception) -> str:

@@ -1,20 +1,21 @@
-"""Selecting runs of a collection by the value of a group, of any setting, or by their state."""
+"""Which runs of a collection are shown: by the value of any setting or by their state; members of a study, by its names."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from orca_cli.config import configuration
-from orca_cli.config.retired import current_target
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET, Collection, Run
-from orca_cli.report.records.study_members import SET
-from orca_cli.runs import settings
+from orca_cli.runs import settings, studies
 
+SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
-_PARTS = ("embedder", "augment")  # groups of conf/ that a run's records have no name for
+KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -42,70 +43,81 @@ class Values:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:
             return run.variant[key]
-        decided = run.decided
-        if run.state != "completed":
-            decided = {key: settings.as_typed(one["value"]) for key, one in settings.decided(run.path).items()}
-        if key in decided:
-            return decided[key]
+        if key in run.decided:
+            return run.decided[key]
         # The hash of the settings leaves out those without an effect on the result.
         place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
         if place not in self._composed:
-            self._composed[place] = _composed(run, key)
+            try:
+                self._composed[place] = settings.as_typed(settings.setting(run.path, key))
+            except (OrcaError, KeyError):  # the run has no such setting
+                self._composed[place] = None
         return self._composed[place]
 
 
-def _composed(run: Run, key: str) -> str | None:
-    try:
-        if key in _PARTS:
-            return _choice(key, current_target(str(settings.setting(run.path, f"{key}._target_"))))
-        return settings.as_typed(settings.setting(run.path, key))
-    except (OrcaError, KeyError):  # the run has no such setting
-        return None
-
-
-def _choice(group: str, target: Any) -> str | None:
-    """Return the name of the file in a group of conf/ with a `_target_`; None unless exactly one has it."""
-    every = configuration.choices(group).items()
-    names = [name for name, file in every if configuration.content(file).get("_target_") == target]
-    return names[0] if len(names) == 1 else None
-
-
-def key_hint(key: str, collection: Collection) -> str:
-    """Return a hint for a key that no run has: a similar one, or how to list the settings."""
-    keys = dict.fromkeys((*FIELDS, *(name for run in collection.runs for name in (*run.variant, *run.decided))))
-    hint = suggest(key, keys)
-    return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
-
-
-def where(collection: Collection, text: str, values: Values | None = None, option: str = "--where") -> Collection:
+def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
     """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
 
     Args:
         text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
         values: of runs, so that the settings of several calls are read once.
-        option: the command line's name for the text, for messages.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
         DataError: no run has such a value.
     """
-    key, value = pair(text, option)
+    key, value = pair(text, "--where")
     values = values or Values()
     every = [(run, values.lookup(run, key)) for run in (*collection.runs, *collection.superseded)]
     spellings = {canonical(value): value for _, value in every if value is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
-        hint = suggest(name, spellings.values()) if spellings else key_hint(key, collection)
-        raise DataError(f"no run has {key}={name}", where=option, hint=hint)
+        hint = suggest(name, spellings.values()) if spellings else KEY_HINT
+        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
     names = [canonical(name) for name in names]
     kept = {id(run) for run, run_value in every if run_value is not None and canonical(run_value) in names}
     runs, superseded = ([run for run in group if id(run) in kept] for group in (collection.runs, collection.superseded))
-    return dataclasses.replace(collection, runs=runs, superseded=superseded)
+    return replace(collection, runs=runs, superseded=superseded)
 
 
 def canonical(text: str) -> str:
-    """Return the form in which values are compared: 1e-4 and 0.0001 are the same, and so are False and false."""
+    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
     try:
-        return repr(float(text))
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else settings.as_typed(value)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
+
+
+def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
+    """Return the runs that belong to a study, of which each folder may hold a record, under the names of its axes.
+
+    Raises:
+        DataError: no folder has a record of it, or one is damaged.
+    """
+    names_by_folder = {folder: studies.names(folder) for folder in folders}
+    names = [recorded for folder_names in names_by_folder.values() for recorded in folder_names]
+    if name not in names:
+        hint = suggest(name, names) if names else f"orca run -m study={name}"
+        raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
+    labels: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    members = [one for folder, there in names_by_folder.items() if name in there for one in studies.read(folder, name)]
+    every = set(members[0].labels).intersection(*(one.labels for one in members)) if members else set[str]()
+    axes = {axis for axis in every if not is_without_effect(axis)}
+    for member in members:
+        member_labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        arm = tuple(member_labels.get(axis, "") for axis in sorted(axes))
+        # An extra override that repeats the study's own value does not make a second run of the arm.
+        labels[member.identity][arm] = min(member_labels, labels[member.identity].get(arm, member_labels), key=len)
+    runs, superseded = (
+        [_named(run, run_labels, axes) for run in group for run_labels in labels.get(run.identity, {}).values()]
+        for group in (collection.runs, collection.superseded)
+    )
+    return replace(collection, runs=runs, superseded=superseded)
+
+
+def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
+    group_names: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+    variant = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
+    arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
+    return replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **group_names)

@@ -6,9 +6,8 @@ import csv
 import io
 import json
 import re
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -18,12 +17,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.statistics import across, verdicts
-from orca_cli.report.statistics.across import Across
+from orca_cli.report.statistics import ranks, verdicts
 from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.statistics.ranks import Ranking
 from orca_cli.report.tables.layout import ALARM, Entry, Layout, layout_of
 from orca_cli.report.tables.notes import clean, notes_of, seeds_text
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
+from orca_cli.report.tables.table import Cell, Table
+from orca_cli.runs.settings import flat
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32
@@ -88,24 +88,15 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
             header.append(f"\n{line}", style="bold red" if line == ALARM else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     for names, entries in layout.rows:
-        table.add_row(*map(Text, names), *(_entry(entries[place]) for place in places))
+        cells = []
+        for entry in (entries[place] for place in places):
+            rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
+            cells.append(Text.assemble(entry.main, *rest, style="bold" if entry.best else ""))
+        table.add_row(*map(Text, names), *cells)
     return table
 
 
-def _entry(entry: Entry) -> Text:
-    rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
-    return Text.assemble(entry.main, *rest, style="bold" if entry.best else "")
-
-
 FORMATS = ("table", "md", "csv", "json", "latex")
-CSV_COLUMNS = (
-    *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
-    *("body", "source", "metric", "finetune", "settings"),
-    *("mean", "standard_deviation", "n", "seeds", "best", "trivial_low", "trivial_high", "undefined", "steps"),
-    *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin"),
-    *UNFINISHED,
-    *("data", "chosen"),
-)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
@@ -125,132 +116,123 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Page:
-    """The table, with a comparison of arms in pairs or of all methods over tasks; at most one of the two."""
+    """The table, with a comparison of arms in pairs or a ranking of all methods over tasks; at most one of the two."""
 
     table: Table
     comparison: Comparison | None = None
-    across: Across | None = None
+    ranking: Ranking | None = None
 
     def text(self, form: str) -> str:
         """Return it in one of FORMATS as the content of a file, ending with a line break."""
         if form == "json":
             return terminal.to_json(self.record())
-        if form != "csv":
-            return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self._layouts()))
-        if self.comparison is not None:
-            return _csv(verdicts.CSV_COLUMNS, verdicts.csv_lines(self.comparison))
-        if self.across is not None:
-            return _csv(across.CSV_COLUMNS, across.csv_lines(self.across))
-        return _csv(CSV_COLUMNS, _csv_lines(self.table))
+        if form == "csv":
+            return _csv(self._lines())
+        return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self.layouts()))
 
     def renderables(self, width: int) -> list[RenderableType]:
         """Return it for a terminal of `width` characters."""
         shown: list[RenderableType] = []
-        for layout in self._layouts():
+        for layout in self.layouts():
             shown += [*([Text("")] if shown else []), *renderables(layout, width)]
         return shown
 
-    def _layouts(self) -> list[Layout]:
+    def layouts(self) -> list[Layout]:
+        """Return its tables, as texts."""
         if self.comparison is not None:
             return verdicts.layouts_of(self.comparison, self.table)
-        return [layout_of(self.table)] if self.across is None else across.layouts_of(self.across, self.table)
+        return [layout_of(self.table) if self.ranking is None else ranks.layout_of(self.ranking, self.table)]
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
             return verdicts.record_of(self.comparison) | rates
-        return (_record(self.table) if self.across is None else across.record_of(self.across)) | rates
+        return (_record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}) | rates
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of a csv file: cells, or arms by set and over all sets, or methods."""
+        if self.comparison is not None:
+            record = self.record()
+            yield from (*record["sets"], *({"task": "all sets"} | arm for arm in record["arms"]))
+        elif self.ranking is not None:
+            yield from self.record()["standings"]
+        else:
+            yield from _cell_lines(self.table)
 
 
 def _record(table: Table) -> dict[str, Any]:
     return {
-        "schema": 2,
-        "columns": [
-            {**vars(column), "trivial": list(bounds) if bounds else None, "baselines": best}
-            for column, bounds, best in zip(table.columns, table.trivial, table.baselines, strict=True)
-        ],
+        "schema": 3,
+        "columns": [vars(column) for column in table.columns],
         "rows": [
             {
                 **vars(row.method),
                 "settings": dict(row.method.settings),
-                "cells": [_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)],
+                "cells": [
+                    {"task": column.task, "protocol": column.protocol, "data": column.data} | _cell(cell)
+                    for column, cell in zip(table.columns, row.cells, strict=True)
+                ],
             }
             for row in table.rows
         ],
+        "references": {name: [one and vars(one) for one in row] for name, row in table.references.items()},
         "unfinished": [
             {"run": str(run.path), "state": run.state, "reason": run.reason, "task": run.task, "seed": run.seed}
             for run in table.unfinished
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
-        "published": [vars(result) for result in table.published],
         "notes": notes_of(table),
     }
 
 
-def _cell(cell: Cell, column: Column) -> dict[str, Any]:
+def _cell(cell: Cell) -> dict[str, Any]:
+    values: list[dict[str, Any]] = [
+        {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
+        | {"alignment_steps": score.steps, "run": str(run.path)}
+        for run, score in zip(cell.runs, cell.scores, strict=True)
+    ]
     return {
-        "task": column.task,
-        "protocol": column.protocol,
-        "data": column.data,
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
         "n": len(cell.values),
+        "seeds": seeds_text(cell.by_seed),
         "best": cell.best,
         "earned": cell.earned,
         "chosen": cell.choice,
-        "values": [
-            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
-            | {"alignment_steps": score.steps, "run": str(run.path)}
-            for run, score in zip(cell.runs, cell.scores, strict=True)
-        ],
-        "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
+        "missing": dict(cell.missing),
+        "values": values,
     }
 
 
-def _csv_lines(table: Table) -> Iterator[dict[str, object]]:
-    """Yield a line for each method and task; errors are as stored, so fractions where `percent` is true."""
+def _cell_lines(table: Table) -> Iterator[dict[str, Any]]:
+    """Yield a line for each method and task, then for what stands below; errors are fractions where `percent` is true."""
     for row in table.rows:
-        for place, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
-            low, high = table.trivial[place] or (None, None)
-            least, most = table.best_baseline(place) or (None, None)
-            times = [score.seconds for score in cell.scores if score.seconds is not None]
-            yield {
-                **vars(column),
-                **row.method.texts(),
-                **_cell(cell, column),
-                "error": column.error_name,
-                "seeds": seeds_text(list(cell.by_seed)),
-                "origin": "ours",
-                "seconds": statistics.fmean(times) if times else None,
-                "trivial_low": low,
-                "trivial_high": high,
-                "undefined": cell.undefined,
-                "baseline": ", ".join(table.baselines[place]),
-                "baseline_low": least,
-                "baseline_high": most,
-                "steps": " ".join(map(str, cell.steps)),
-                **{state: cell.unfinished[state] for state in UNFINISHED},
-            }
-    for result in table.published:
-        for column in (column for column in table.columns if column.task == result.task):
-            fields = vars(column) | {"error": column.error_name, "mean": result.error, "origin": "published"}
-            yield fields | {"body": result.method, "settings": f"published: {result.source}"}
+        method = vars(row.method) | {"settings": dict(row.method.settings)}
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            yield {"row": "method"} | vars(column) | method | _cell(cell) | {"values": {}}
+    for name, references in table.references.items():
+        for column, one in zip(table.columns, references, strict=True):
+            if one is not None:
+                yield {"row": name} | vars(column) | vars(one)
 
 
-def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
-    """Return CSV with a header and the given columns of every line, empty where it has none."""
+def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return CSV with every field of any line; what is nested has a dotted name."""
+    fields = [{_field(name): _field(value) for name, value in flat(dict(line)) if value != {}} for line in lines]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    for fields in lines:
-        writer.writerow(_field(fields.get(name)) for name in columns)
+    names = dict.fromkeys(name for line in fields for name in line)
+    writer = csv.DictWriter(file, [*names], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(fields)
     return file.getvalue()
 
 
 def _field(value: object) -> str:
     """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
     if not isinstance(value, str):
         return "" if value is None else json.dumps(value)
     text = clean(value)
@@ -261,11 +243,11 @@ def _markdown(layout: Layout) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
     lines = [f"**{_md(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
-        head = [*map(_md, layout.names), *("<br>".join(header) for header in _headers(layout, _md, _red))]
+        head = [*map(_md, layout.names), *("<br>".join(map(_md, header)) for header in layout.columns)]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
         body = _rows(layout, _md, lambda text: f"**{text}**")
         lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
-    lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
+    lines += [line for alarm in layout.alarms for line in (f"**{_md(alarm)}**", "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
     lines += [f"- {_md(note)}" for note in layout.notes]
     if layout.problems:
@@ -277,24 +259,18 @@ def _markdown(layout: Layout) -> str:
 def _latex(layout: Layout) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
     lines = [f"% {layout.heading}"] if layout.heading else []
-    lines += [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
+    lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
         lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
-        headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
-        *levels, last = zip_longest(*headers, fillvalue="")
+        *levels, last = zip_longest(*(map(_tex, header) for header in layout.columns), fillvalue="")
         lines += [_tex_row([*("" for _ in layout.names), *level]) for level in levels]
         lines += [_tex_row([*map(_tex, layout.names), *last]), r"\midrule"]
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
+    lines += [rf"\\[1ex] \textbf{{{_tex(alarm)}}}" for alarm in layout.alarms]
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
-
-
-def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
-    """Return the lines of every column's header, alarms in red."""
-    return [[red(escape(line)) if line == ALARM else escape(line) for line in lines] for lines in layout.columns]
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
@@ -303,10 +279,6 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], st
         return f"{main} {escape(entry.rest)}" if entry.rest else main
 
     return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
-
-
-def _red(text: str) -> str:
-    return f'<span style="color:red">{text}</span>'
 
 
 def _md(text: str) -> str:

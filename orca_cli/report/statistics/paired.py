@@ -6,18 +6,17 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.records.collect import GROUPS, TEST_SET
-from orca_cli.report.records.filters import FIELDS, Values, canonical
-from orca_cli.report.records.study_members import SET
+from orca_cli.report.records.filters import FIELDS, KEY_HINT, SET, Values, canonical
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table, spelling
+from orca_cli.report.tables.table import TASK_PREFIX, Cell, Column, Method, Table
 from orca_cli.terminal import counted
 
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
@@ -34,20 +33,20 @@ class Block:
         others: fields and settings of the method besides the axis.
         seeds: those that both have.
         baseline, errors: by seed, as stored.
-        lost: completed runs of the arm whose partner is missing.
+        unpaired: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
-        choices: what was chosen for the baseline and for the arm; see `Run.choice`.
+        chosen: what was chosen for the baseline and for the arm; see `Run.choice`.
     """
 
     column: Column
     arm: str
     others: tuple[tuple[str, str], ...]
-    seeds: tuple[int, ...] = ()
-    baseline: tuple[float, ...] = ()
-    errors: tuple[float, ...] = ()
-    lost: int = 0
-    same: int = 0
-    choices: tuple[str, ...] = ()
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    errors: tuple[float, ...]
+    unpaired: int
+    same: int
+    chosen: tuple[str, ...]
 
     @property
     def gains(self) -> list[float]:
@@ -87,20 +86,15 @@ class Overall:
 class Comparison:
     """Every arm against the baseline.
 
-    Args:
-        unpaired: completed runs, of all arms, without a partner.
-        is_relative: arms are judged by relative differences of mean errors (`differences.relative`), since the error of some
-            set is no per cent; else by gains in points.
-        negative: names of sets with an error below 0, which arms are not judged by where that takes relative differences.
+    `is_relative`: arms are judged by relative differences of mean errors (`differences.relative`), since the error of some set
+    is no per cent; else by gains in points.
     """
 
     axis: str
     baseline: str
     blocks: list[Block]
     overall: list[Overall]
-    unpaired: int
     is_relative: bool
-    negative: frozenset[str] = frozenset()
 
     @property
     def unit(self) -> str:
@@ -112,9 +106,10 @@ class Comparison:
         """Return how many pairs were left out, since both runs are the same computation."""
         return sum(block.same for block in self.blocks)
 
-    def judged(self, arm: str) -> list[Block]:
-        """Return the blocks with pairs that an arm is judged by."""
-        return [one for one in self.blocks if one.arm == arm and one.seeds and one.column.name not in self.negative]
+    @property
+    def unpaired(self) -> int:
+        """Return how many completed runs, of all arms, have no partner."""
+        return sum(block.unpaired for block in self.blocks)
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
@@ -124,42 +119,11 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
 
     Raises:
         UsageError: the axis is what pairs have in common, such as the seed.
-        DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
-            several ways.
+        DataError: no row has that value, there is no pair, a run has several partners, or a set was measured in several ways.
     """
     if axis in _COMMON:
-        raise UsageError(
-            f"'{axis}' is not a setting of an arm", where="--against", hint="such as --against metric=none"
-        )
-    values = Values()
-    cells = {(row.method, place): cell for row in table.rows for place, cell in enumerate(row.cells)}
-    typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}
-    spelled = spelling((axis, value) for value in typed.values())
-    value_of = {key: spelled[axis, canonical(value)] for key, value in typed.items()}
-    baseline_cells = {key for key, value in value_of.items() if canonical(value) == canonical(baseline)}
-    if not value_of:
-        keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
-        raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
-    if not baseline_cells:
-        hint = suggest(baseline, set(value_of.values()))
-        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
-    if len(baseline_cells) == len(value_of):
-        hint = f"run others as well: orca run -m {axis}={baseline},..."
-        raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
-    besides = _besides(axis, [row.method for row in table.rows])
-    partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
-    arms = []
-    for (method, place), arm in value_of.items():
-        others, cell = _others(method, besides), cells[method, place]
-        if cell.by_seed and (method, place) in baseline_cells:
-            partners[place, others][method] = cell
-        elif cell.by_seed:
-            arms.append((place, arm, others, cell))
-    blocks = []
-    for place, arm, others, cell in arms:
-        partner = _partner(partners[place, others], f"{axis}={baseline}")
-        block = Block(table.columns[place], arm, others)
-        blocks.append(_paired(block, partner, cell, is_task_setting=axis.startswith(TASK_PREFIX)))
+        raise UsageError(f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none")
+    blocks = _blocks(table, axis, baseline)
     paired = [block for block in blocks if block.seeds]
     if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
@@ -170,65 +134,86 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         raise DataError(what, where="--against", hint=hint)
     check_sets(dict.fromkeys(block.column for block in paired), "--against")
     is_relative = not all(block.column.percent for block in paired)
-    negative = {block.column.name for block in paired if is_relative and min(*block.baseline, *block.errors) < 0}
-    lost = sum(block.lost for block in blocks)
-    whole = Comparison(axis, baseline, blocks, [], lost, is_relative, frozenset(negative))
-    by_arm = {arm: whole.judged(arm) for arm in dict.fromkeys(one.arm for one in blocks)}
-    overall = [_overall(arm, arm_blocks, is_relative) for arm, arm_blocks in by_arm.items() if arm_blocks]
+    by_arm: dict[str, list[Block]] = defaultdict(list)
+    for block in paired:
+        by_arm[block.arm].append(block)
+    overall = [_overall(arm, arm_blocks, is_relative) for arm, arm_blocks in by_arm.items()]
     corrected = holm([one.gain.p for one in overall])
-    return replace(whole, overall=[replace(one, holm_p=p) for one, p in zip(overall, corrected, strict=True)])
+    overall = [replace(one, holm_p=p) for one, p in zip(overall, corrected, strict=True)]
+    return Comparison(axis, baseline, blocks, overall, is_relative)
+
+
+def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
+    """Return the pairs of every arm on every set; errors as of `compare`."""
+    values = Values()
+    cells = {(row.method, place): cell for row in table.rows for place, cell in enumerate(row.cells)}
+    typed = {key: value for key, cell in cells.items() if (value := _value(key[0], cell, axis, values)) is not None}
+    value_of = {key: canonical(value) for key, value in typed.items()}
+    if canonical(baseline) not in value_of.values():
+        hint = suggest(baseline, set(value_of.values())) if value_of else KEY_HINT
+        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
+    besides = _besides(axis, [row.method for row in table.rows])
+    partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    arms = []
+    for (method, place), arm in value_of.items():
+        cell, facts = (
+            cells[method, place],
+            {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings),
+        )
+        others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
+        if cell.by_seed and arm == canonical(baseline):
+            partners[place, others].append(cell)
+        elif cell.by_seed:
+            arms.append((place, arm, others, cell))
+    blocks = []
+    for place, arm, others, cell in arms:
+        bases = partners[place, others] or [Cell()]
+        if len(bases) > 1:
+            # An arm of a study was run with another source as well, or runs differ in what no setting shows.
+            folders = ", ".join(clean(base.runs[0].path.name) for base in bases)
+            hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
+            what = f"ambiguous reference: several methods have {axis}={baseline}"
+            raise DataError(what, where="--against", hint=hint)
+        blocks.append(_paired(table.columns[place], arm, others, bases[0], cell, axis.startswith(TASK_PREFIX)))
+    return blocks
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
     """Refuse (DataError) several columns of one set, such as two protocols of a task, which would count as several sets."""
-    by_name: dict[str, list[Column]] = defaultdict(list)
-    for column in columns:
-        by_name[column.name].append(column)
-    for name, variants in by_name.items():
-        if (count := len(variants)) > 1:
+    for name, count in Counter(column.name for column in columns).items():
+        if count > 1:
             what = f"{name} was measured in {count} ways, which would count as {count} sets"
             hint = "narrow with --where protocol=..., or another setting in which its runs differ"
             raise DataError(clean(what), where=option, hint=hint)
 
 
-def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
-    """Return the baseline's cell of a column; an empty one where it has none.
-
-    Raises:
-        DataError: it has several, since an arm of a study was run with another source, metric or finetune as well, or since
-            runs of the same value differ in what no setting shows.
-    """
-    if len(cells) > 1:
-        folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
-        hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
-        raise DataError(f"ambiguous reference: several methods have {name}", where="--against", hint=hint)
-    return next(iter(cells.values()), Cell())
-
-
-def _paired(block: Block, baseline: Cell, arm_cell: Cell, *, is_task_setting: bool) -> Block:
-    """Return a block with the pairs of two cells: runs of the same seed and test data.
+def _paired(
+    column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, cell: Cell, is_task_setting: bool
+) -> Block:
+    """Return the pairs of two cells: runs of the same seed and test data.
 
     A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
     """
-    base, arm_errors = baseline.by_seed, arm_cell.by_seed
-    same = {seed for seed, _ in baseline.by_test.keys() & arm_cell.by_test.keys()}
-    both = arm_errors.keys() & base.keys() if is_task_setting else same
-    weights, others = (
-        {run.seed: score.weights for run, score in zip(cell.runs, cell.scores, strict=True)}
-        for cell in (baseline, arm_cell)
+    base, errors = baseline.by_seed, cell.by_seed
+    same_data = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
+    both = errors.keys() & base.keys() if is_task_setting else same_data
+    weights, arm_weights = (
+        {run.seed: score.weights for run, score in zip(one.runs, one.scores, strict=True)} for one in (baseline, cell)
     )
     equal = {
-        seed for seed in both if weights[seed] and weights[seed] == others[seed] and base[seed] == arm_errors[seed]
+        seed for seed in both if weights[seed] and weights[seed] == arm_weights[seed] and base[seed] == errors[seed]
     }
     seeds = tuple(sorted(both - equal))
-    return replace(
-        block,
-        seeds=seeds,
-        baseline=tuple(base[seed] for seed in seeds),
-        errors=tuple(arm_errors[seed] for seed in seeds),
-        lost=len(arm_errors) - len(both),
+    return Block(
+        column,
+        arm,
+        others,
+        seeds,
+        tuple(base[seed] for seed in seeds),
+        tuple(errors[seed] for seed in seeds),
+        unpaired=len(errors) - len(both),
         same=len(equal),
-        choices=tuple(cell.runs[0].choice for cell in (baseline, arm_cell) if cell.runs),
+        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.runs),
     )
 
 
@@ -237,7 +222,7 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
 
     What runs decide themselves differs between sets, so all methods that leave the setting open are one arm.
     """
-    if not (cell.runs or cell.unfinished):
+    if not (cell.runs or cell.missing):
         return None
     if axis in GROUPS:
         return str(getattr(method, axis))
@@ -255,12 +240,6 @@ def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
     return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
-def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return the fields and settings of a method without some keys."""
-    fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
-    return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
-
-
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets: dict[Column, list[Block]] = defaultdict(list)
     for block in blocks:
@@ -269,26 +248,18 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     differences = means
     if len(sets) == 1:  # then seeds are what there is to judge by
-        differences = _differences_by_seed(blocks, is_relative)
+        by_seed: dict[int, list[float]] = defaultdict(list)
+        for block in blocks:
+            pairs_of = zip(block.baseline, block.errors, strict=True)
+            values = [100 * relative(base, error) for base, error in pairs_of] if is_relative else block.gains
+            for seed, value in zip(block.seeds, values, strict=True):
+                by_seed[seed].append(value)
+        differences = [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]
     elif is_relative:
         differences = []
         for set_blocks in sets.values():
-            base, error = (
-                mean_of(mean_of(errors) for errors in side)
-                for side in zip(*((block.baseline, block.errors) for block in set_blocks), strict=True)
-            )
-            differences.append(100 * relative(base, error))
+            base = mean_of(mean_of(block.baseline) for block in set_blocks)
+            differences.append(100 * relative(base, mean_of(mean_of(block.errors) for block in set_blocks)))
     seeds = [len({seed for block in set_blocks for seed in block.seeds}) for set_blocks in sets.values()]
     pairs, ties = sum(len(block.seeds) for block in blocks), len(means) - wins - losses
     return Overall(arm, len(sets), pairs, (min(seeds), max(seeds)), wins, ties, losses, gain=effect(differences))
-
-
-def _differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
-    """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of relative differences."""
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for block in blocks:
-        pairs = zip(block.baseline, block.errors, strict=True)
-        values = [100 * relative(base, error) for base, error in pairs] if is_relative else block.gains
-        for seed, value in zip(block.seeds, values, strict=True):
-            by_seed[seed].append(value)
-    return [mean_of(seed_values) for _, seed_values in sorted(by_seed.items())]

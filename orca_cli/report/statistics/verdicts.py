@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, holm, mean_of, no_effect
 from orca_cli.report.statistics.paired import Block, Comparison, Overall
 from orca_cli.report.tables.layout import (
-    MISSING,
+    NOTHING,
     PLUS_MINUS,
     Entry,
     Layout,
@@ -21,41 +20,17 @@ from orca_cli.report.tables.layout import (
     number,
     p_text,
 )
-from orca_cli.report.tables.notes import clean, seeds_text
+from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Table
 from orca_cli.terminal import counted
 
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
 _ROUNDING = 1e-9  # gains below are 0 but for rounding
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
-CSV_COLUMNS = (
-    *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
-    *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
-    *("data", "n", "baseline_chosen", "chosen"),
-)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What is known about an arm.
-
-    Args:
-        verdict: helps, harms, no effect or undecided.
-        detail: what follows the verdict, such as " by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)".
-    """
-
-    arm: str
-    verdict: str
-    detail: str
-
-    @property
-    def sentence(self) -> str:
-        """Return it in one line."""
-        return f"{self.arm}: {self.verdict}{self.detail}"
-
-
-def claim_of(one: Overall, comparison: Comparison) -> Claim:
-    """Return what is known about an arm."""
+def sentence(one: Overall, comparison: Comparison) -> str:
+    """Return what is known about an arm, such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)"."""
     gain, unit, arms = one.gain, comparison.unit, len(comparison.overall)
     low_seeds, high_seeds = one.seeds
     seeds = (f"{low_seeds} to " if low_seeds < high_seeds else "") + counted(high_seeds, "seed")
@@ -63,19 +38,17 @@ def claim_of(one: Overall, comparison: Comparison) -> Claim:
     facts = f"{n}, p = {p_text(one.holm_p)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(gain, 1)
     if gain.interval is None:
-        return Claim(one.arm, "undecided", f", {number(gain.mean, places, '+')} {unit}, a single difference ({n})")
+        return f"{one.arm}: undecided, {number(gain.mean, places, '+')} {unit}, a single difference ({n})"
     low, high = gain.interval
     if is_sure(one) and low > 0:
-        return Claim(one.arm, "helps", f" by {number(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts})")
+        return f"{one.arm}: helps by {number(gain.mean, places)} {unit} {_ends(low, high, places)} ({facts})"
     if is_sure(one) and high < 0:
-        size = f"{number(-gain.mean, places)} {unit} {_ends(-high, -low, places)}"
-        return Claim(one.arm, "harms", f" by {size} ({facts})")
+        return f"{one.arm}: harms by {number(-gain.mean, places)} {unit} {_ends(-high, -low, places)} ({facts})"
     if gain.n >= LEAST and (p := no_effect(gain, MARGIN)) <= LARGEST_P:
-        detail = f" beyond {PLUS_MINUS}{MARGIN:g} {unit} ({facts}; two one-sided t tests: p = {p_text(p)})"
-        return Claim(one.arm, "no effect", detail)
+        margin = f"{PLUS_MINUS}{MARGIN:g} {unit}"
+        return f"{one.arm}: no effect beyond {margin} ({facts}; two one-sided t tests: p = {p_text(p)})"
     few = "; too few differences to reach p = 0.05" if gain.smallest * arms > LARGEST_P else ""
-    detail = f", {number(gain.mean, places, '+')} {unit} {_ends(low, high, places)} ({facts}{few})"
-    return Claim(one.arm, "undecided", detail)
+    return f"{one.arm}: undecided, {number(gain.mean, places, '+')} {unit} {_ends(low, high, places)} ({facts}{few})"
 
 
 def is_sure(one: Overall) -> bool:
@@ -88,25 +61,28 @@ def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     rows = []
     for one in comparison.overall:
-        texts = [p_text(p) for p in (one.gain.p, one.holm_p, one.gain.smallest)]
-        texts = [str(one.sets), f"{one.wins}/{one.ties}/{one.losses}", *texts]
+        texts = [str(one.sets), f"{one.wins}/{one.ties}/{one.losses}", p_text(one.gain.p), p_text(one.holm_p)]
         entries = [Entry(gain_text(one.gain, 1), best=is_sure(one)), *map(Entry, texts)]
         rows.append(([clean(one.arm)], entries))
+    notes = [clean(sentence(one, comparison), longest=2000) for one in comparison.overall]
+    paired = [block for block in comparison.blocks if block.seeds]
+    judged = {
+        frozenset((block.column, block.others, block.seeds) for block in paired if block.arm == one.arm)
+        for one in comparison.overall
+    }
+    if len(judged) > 1:
+        notes.append("arms have pairs on different sets, settings or seeds, so compare no arm with another")
     first = Layout(
         names=[axis],
-        columns=[["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"], ["least p"]],
+        columns=[["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"]],
         rows=rows,
         caption=(
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % t "
             "interval] over sets, each with the mean over its seeds and settings. % of the error: the difference over the mean "
-            "of both errors. p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible "
-            f"with as many differences other than 0. Bold and *: {_MARKED}."
+            "of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. Bold and *: "
+            f"{_MARKED}."
         ),
-        notes=[
-            *(clean(claim_of(one, comparison).sentence, longest=2000) for one in comparison.overall),
-            *_limits(comparison),
-            *table.remarks,
-        ],
+        notes=[*notes, *table.remarks],
         alarms=alarms_of(table),
         heading=table.heading,
     )
@@ -116,26 +92,20 @@ def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
 def _by_set(comparison: Comparison, table: Table) -> Layout:
     """Return the gains of every arm on each set."""
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
-    corrected = corrected_of(comparison)
+    corrected = _corrected(comparison)
     columns = sorted({block.column for block in blocks})
     shared = set.intersection(*(set(block.others) for block in blocks)) if blocks else set()
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
         settings = (f"{name}={value}" for name, value in block.others if (name, value) not in shared)
-        entries = rows.setdefault((clean(block.arm), clean(", ".join(settings))), [Entry(MISSING) for _ in columns])
+        entries = rows.setdefault((clean(block.arm), clean(", ".join(settings))), [Entry(NOTHING) for _ in columns])
         entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared))
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
-    if few := sum(len(block.seeds) < LEAST for block in blocks):
-        notes.append(
-            f"fewer than {LEAST} seeds in {few} of {counted(len(blocks), 'gain')}: so few cannot reach p = 0.05"
-        )
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
-    if comparison.same:
-        every = comparison.same + sum(len(block.seeds) for block in blocks)
-        notes.append(
-            f"left out of {counted(every, 'pair')}, as the same computation (equal final weights): {comparison.same}"
-        )
+    if same := comparison.same:
+        pairs = counted(same + sum(len(block.seeds) for block in blocks), "pair")
+        notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
     if comparison.unpaired:
         lost = counted(comparison.unpaired, "completed run")
         notes.append(f"{lost} without a partner of {axis}={baseline}: left out")
@@ -152,19 +122,10 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
     )
 
 
-def corrected_of(comparison: Comparison) -> dict[int, float]:
+def _corrected(comparison: Comparison) -> dict[int, float]:
     """Return id of a block -> p of its gain, corrected for the number of blocks that have pairs (Holm)."""
-    blocks = [(block, effect) for block in comparison.blocks if (effect := block.effect) is not None]
-    return {id(block): p for (block, _), p in zip(blocks, holm([effect.p for _, effect in blocks]), strict=True)}
-
-
-def _limits(comparison: Comparison) -> Iterator[str]:
-    """Yield why arms cannot be compared with each other, and what they are not judged by."""
-    blocks = {one.arm: comparison.judged(one.arm) for one in comparison.overall}
-    if len({frozenset((one.column, one.others, one.seeds) for one in judged) for judged in blocks.values()}) > 1:
-        yield "arms have pairs on different sets, settings or seeds, so compare no arm with another"
-    if names := clean(", ".join(sorted(comparison.negative))):
-        yield f"left out over all sets, since an error below 0 has no per cent of it: {names}"
+    p = {id(block): effect.p for block in comparison.blocks if (effect := block.effect) is not None}
+    return dict(zip(p, holm([*p.values()]), strict=True))
 
 
 def _block_entry(block: Block, corrected: float) -> Entry:
@@ -173,8 +134,8 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     assert effect is not None  # blocks without a pair are not shown
     base, error = (block.column.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = _decimals(effect, 1 if block.column.percent else decimals_of([base, error]))
-    lost = f", {block.lost} without partner" if block.lost else ""
-    lost += f", at {clean(' > '.join(block.choices))}" if any(block.choices) else ""
+    lost = f", {block.unpaired} without partner" if block.unpaired else ""
+    lost += f", at {clean(' > '.join(block.chosen))}" if any(block.chosen) else ""
     rest = f"{number(base, places)} > {number(error, places)}{lost}"
     is_marked = effect.n >= LEAST and corrected <= LARGEST_P
     return Entry(f"{gain_text(effect, places)} ({effect.n})", rest, is_marked)
@@ -200,56 +161,18 @@ def _ends(low: float, high: float, places: int | None) -> str:
 
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
-    corrected = corrected_of(comparison)
+    corrected, sets = _corrected(comparison), []
+    for block in comparison.blocks:
+        line = asdict(block) | {"others": dict(block.others)}
+        gain = {"gain": block.effect and asdict(block.effect), "holm_p": corrected.get(id(block))}
+        sets.append(line.pop("column") | line | gain)
     return {
-        "schema": 3,
+        "schema": 4,
         "against": {comparison.axis: comparison.baseline},
         "margin": MARGIN,
         "unit": comparison.unit,
-        "arms": [asdict(one) | {"sentence": claim_of(one, comparison).sentence} for one in comparison.overall],
-        "sets": [
-            {
-                **vars(block.column),
-                "arm": block.arm,
-                "others": dict(block.others),
-                "seeds": list(block.seeds),
-                "baseline": list(block.baseline),
-                "errors": list(block.errors),
-                "gain": block.effect and asdict(block.effect),
-                "holm_p": corrected.get(id(block)),
-                "unpaired": block.lost,
-                "chosen": list(block.choices),
-            }
-            for block in comparison.blocks
-        ],
+        "arms": [asdict(one) | {"sentence": sentence(one, comparison)} for one in comparison.overall],
+        "sets": sets,
         "unpaired": comparison.unpaired,
         "same_computation": comparison.same,
-        "negative": sorted(comparison.negative),
     }
-
-
-def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
-    """Yield a line for each arm and set, then for each arm over all sets (task: all sets).
-
-    `n` is the number of differences: sets, or seeds of a single one.
-    """
-    corrected = corrected_of(comparison)
-    for block in comparison.blocks:
-        line = vars(block.column) | {"error": block.column.error_name, "arm": block.arm, "pairs": len(block.seeds)}
-        others = ", ".join(f"{name}={value}" for name, value in block.others)
-        line |= {"others": others, "seeds": seeds_text(block.seeds), "unpaired": block.lost}
-        line |= {"unit": "points" if block.column.percent else block.column.error_name}
-        line |= dict(zip(("baseline_chosen", "chosen"), block.choices, strict=False))
-        if (effect := block.effect) is not None:
-            line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)}
-            line |= _numbers(effect, corrected[id(block)])
-        yield line
-    for one in comparison.overall:
-        line = asdict(one) | {"task": "all sets", "unit": comparison.unit, "seeds": ""}
-        yield line | _numbers(one.gain, one.holm_p)
-
-
-def _numbers(effect: Effect, corrected: float) -> dict[str, object]:
-    low, high = effect.interval or (None, None)
-    numbers: dict[str, object] = {"gain": effect.mean, "low": low, "high": high, "p": effect.p}
-    return numbers | {"smallest_p": effect.smallest, "n": effect.n, "holm_p": corrected}

@@ -8,41 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.report.records.collect import Collection, Run, Score
-from orca_cli.report.records.filters import FIELDS, Values, canonical, key_hint
-from orca_cli.report.records.study_members import SET
+from orca_cli.report.records.filters import FIELDS, KEY_HINT, SET, Values, canonical
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import Column, Method, Table, placed, spelling
+from orca_cli.report.tables.table import Column, Method, Table, placed
 
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
 _FOLDS = "train.folds"
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """One arm on one set: the value chosen for it, and the runs that judge it.
-
-    Args:
-        seed: on which its value was chosen: the lowest that all values were run with, or else most of them.
-        samples: the fewest that validated a value; 0 if not recorded.
-        lacking: values that cannot be chosen, since no run of that seed has a validation error.
-        value: the chosen value; empty if none could be chosen.
-        is_edge: whether it is the lowest or highest of several numbers.
-        judging: runs of other seeds with the chosen value.
-    """
-
-    name: str
-    seed: int
-    samples: int
-    lacking: list[str]
-    value: str
-    is_edge: bool
-    judging: list[Run]
+_EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
+_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
+_LACKING = "left out of the choice, since no run of the seed has a validation error"
+_ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
 
 
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
@@ -53,59 +34,73 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
 
     Raises:
         UsageError: the key is not a setting of an arm.
-        DataError: no run has it, every arm has one value of it, or no run is left that could judge.
+        DataError: no run has it, or no run is left that could judge.
     """
     if key in (*FIELDS, SET):
         raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
-    value_by_run = {id(run): value for run in collection.runs if (value := values.lookup(run, key)) is not None}
-    if not value_by_run:
-        raise DataError(f"no run has '{key}'", where="--choose", hint=key_hint(key, collection))
+    typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
+    if not typed:
+        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
     groups: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run, column, method in placed(collection.runs):
-        if id(run) in value_by_run:
+        if id(run) in typed:
             settings = tuple(item for item in method.settings if item[0] not in (key, _FOLDS))
-            groups[column, replace(method, settings=settings)][canonical(value_by_run[id(run)])].append(run)
-    if all(len(group) == 1 for group in groups.values()):
-        hint = f"run several: orca run -m {key}=..."
-        raise DataError(f"every arm has one value of {key}: nothing to choose", where="--choose", hint=hint)
-    arms = [_arm(clean(f"{column.name} {method}"), group) for (column, method), group in sorted(groups.items())]
-    seeds = seeds_text(sorted({arm.seed for arm in arms}))
-    spelled = spelling((key, value) for value in value_by_run.values())
-    named = {value: clean(text) for (_, value), text in spelled.items()}
-    if not any(arm.judging for arm in arms):
-        choices = "; ".join(f"{arm.name} {named.get(arm.value, 'nothing')}" for arm in arms)
-        what = f"seed {seeds} is the only one at the {key} that it chose, so nothing is left to judge ({choices})"
-        raise DataError(what, where="--choose", hint=f"run other seeds of these: orca run -m {key}=... seed=1,2,3")
-    judged = {id(run): arm for arm in arms for run in arm.judging}
+            groups[column, replace(method, settings=settings)][typed[id(run)]].append(run)
+    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _LACKING, _ALONE)}
+    judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
+    seeds = set()
+    for (column, method), group in sorted(groups.items()):
+        # The lowest seed that all values were run with, or else most of them.
+        counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
+        name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
+        errors = _validation_errors(group, seed)
+        value, is_edge = _lowest(errors)
+        judging = _judging(group, value, seed)
+        judged |= {id(run): value + " (edge)" * is_edge for run in judging}
+        seeds.add(seed)
+        limits[_EDGE] += [f"{name} {value}"] if is_edge else []
+        fewest = min((score.validated_by for score in errors.values()), default=0)
+        limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
+        lacking = sorted(group.keys() - errors.keys(), key=_order)
+        limits[_LACKING] += [f"{name} {', '.join(lacking)} (seed {seed})"] if lacking else []
+        limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
+    chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
+    if not judged:
+        what = clean(f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge")
+        raise DataError(what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3")
     runs = []
-    for run, arm in ((run, judged[id(run)]) for run in collection.runs if id(run) in judged):
+    for run in (run for run in collection.runs if id(run) in judged):
         variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
-        runs.append(replace(run, variant=variant, choice=spelled[key, arm.value] + " (edge)" * arm.is_edge))
-    heading = f"each arm at its own {key}, chosen on validation, seed {seeds}; judged by the other seeds"
-    return replace(collection, runs=runs), heading, _notes(arms, key, named)
+        runs.append(replace(run, variant=variant, choice=judged[id(run)]))
+    notes = [clean(f"{reason}: {'; '.join(names)}", longest=2000) for reason, names in limits.items() if names]
+    return replace(collection, runs=runs), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
 
 
-def _arm(name: str, group: dict[str, list[Run]]) -> _Arm:
-    counts = Counter(seed for runs in group.values() for seed in {run.seed for run in runs})
-    seed = min(counts, key=lambda one: (-counts[one], one))
+def _validation_errors(group: Mapping[str, list[Run]], seed: int) -> Mapping[str, Score]:
+    """Return value -> the score whose validation error counts, of folds if they cover as many values as a split."""
     validated: dict[bool, dict[str, Score]] = {True: {}, False: {}}  # by whether folds did
     for value, runs in group.items():
         for run in runs:
             score = run.score
             if score and run.seed == seed and score.validated_on != "test" and score.validation is not None:
                 validated[_is_validated_on_folds(run)][value] = score  # of several the newest
-    errors = max(validated.values(), key=len)  # on a tie, folds
+    return max(validated.values(), key=len)
+
+
+def _lowest(errors: Mapping[str, Score]) -> tuple[str, bool]:
+    """Return the value with the lowest error, empty for none, and whether it is the lowest or highest of several numbers."""
     order = sorted(errors, key=_order)
     lowest = min((score.validation or 0.0 for score in errors.values()), default=0.0)
     best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
     value = best[(len(best) - 1) // 2] if best else ""
-    is_edge = len(order) > 1 and value in (order[0], order[-1]) and all(_order(one)[0] < math.inf for one in order)
-    others = [run for run in group.get(value, ()) if run.seed != seed]
+    return value, len(order) > 1 and value in (order[0], order[-1]) and _order(order[-1])[0] < math.inf
+
+
+def _judging(group: Mapping[str, list[Run]], value: str, seed: int) -> list[Run]:
+    """Return the runs of other seeds with a value; not those validated on folds, unless all runs of the arm are."""
     is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
-    judging = [run for run in others if not (is_plain and _is_validated_on_folds(run))]
-    lacking = sorted(group.keys() - errors.keys(), key=_order)
-    few = min((score.validated_by for score in errors.values()), default=0)
-    return _Arm(name, seed, few, lacking, value, is_edge, judging)
+    others = [run for run in group.get(value, ()) if run.seed != seed]
+    return [run for run in others if not (is_plain and _is_validated_on_folds(run))]
 
 
 def _is_validated_on_folds(run: Run) -> bool:
@@ -117,29 +112,6 @@ def _order(value: str) -> tuple[float, str]:
         return float(value), value
     except ValueError:
         return math.inf, value
-
-
-def _notes(arms: Sequence[_Arm], key: str, named: dict[str, str]) -> list[str]:
-    """Return one note for each limit of the choices; `named`: canonical value -> as shown."""
-    luck = f"so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
-    validates = "no run of the seed has a validation error (missing, failed, or nothing validates)"
-    limits = {
-        f"(edge): the lowest or highest {key} that was run, so that a better one may lie beyond": [
-            f"{arm.name} {named[arm.value]}" for arm in arms if arm.is_edge
-        ],
-        f"chosen by fewer than {FEW} validation samples, {luck}": [
-            f"{arm.name} ({arm.samples})" for arm in arms if 0 < arm.samples < FEW
-        ],
-        f"left out of the choice, since {validates}": [
-            f"{arm.name} {', '.join(map(named.__getitem__, arm.lacking))} (seed {arm.seed})"
-            for arm in arms
-            if arm.lacking
-        ],
-        "nothing is left to judge, since no other seed was run at what was chosen": [
-            f"{arm.name} {named[arm.value]} (seed {arm.seed})" for arm in arms if arm.value and not arm.judging
-        ],
-    }
-    return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
 
 
 def rates_of(table: Table) -> str:

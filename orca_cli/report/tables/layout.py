@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
-from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table
+from orca_cli.report.tables.notes import clean, data_words, notes_of
+from orca_cli.report.tables.table import MISSING, UNFINISHED, Cell, Column, Table
 
 PLUS_MINUS = "\u00b1"
-MISSING = "-"
+NOTHING = "-"
 ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
-_ROUNDING = 1e-9  # smaller deviations, relative to the mean, are rounding errors
 Format = Callable[[float], str]
 
 
@@ -71,17 +70,15 @@ def layout_of(table: Table) -> Layout:
     for row in table.rows:
         cells = zip(row.cells, formats, strict=True)
         entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
-        texts = row.method.texts()
+        settings = ", ".join(f"{key}={value}" for key, value in row.method.settings)
+        texts = vars(row.method) | {"settings": settings}
         rows.append(([clean(texts[name]) for name in names], entries))
-    rest = [""] * (len(names) - 1)
-    rows += [([label, *rest], entries) for label, entries in _published(table, formats)]
-    best = [table.best_baseline(place) for place in range(len(formats))]
-    models = [f"({clean(', '.join(errors))})" if errors else "" for errors in table.baselines]
-    for label, ranges, below in (("best baseline", best, models), ("trivial", table.trivial, [""] * len(formats))):
-        if any(ranges):
-            facts = zip(ranges, formats, below, strict=True)
-            entries = [Entry(_range(bounds, shown), text) for bounds, shown, text in facts]
-            rows.append(([label, *rest], entries))
+    for label, references in table.references.items():
+        entries = []
+        for one, shown in zip(references, formats, strict=True):
+            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
+            entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
+        rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -104,16 +101,8 @@ def decimals_of(means: list[float]) -> int | None:
 
 
 def _format(column: Column, cells: list[Cell]) -> Format:
-    """Return how errors of a column are shown.
-
-    With enough decimals, at most nine, for the smallest deviation that is more than a rounding error.
-    """
-    means = [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
-    least = _ROUNDING * max(map(abs, means), default=0.0)
-    sizes = [size for cell in cells if (size := (cell.deviation or 0.0) * column.scale) > least]
-    decimals = decimals_of(means)
-    if decimals is not None and sizes:
-        decimals = min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
+    """Return how errors of a column are shown."""
+    decimals = decimals_of([mean * column.scale for cell in cells if (mean := cell.mean) is not None])
     return lambda value: number(value * column.scale, decimals)
 
 
@@ -130,44 +119,17 @@ def number(value: float, decimals: int | None, sign: str = "") -> str:
 def _mean(cell: Cell, shown: Format) -> str:
     """Return "12.6 ± 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
-        return MISSING
-    deviation = MISSING if cell.deviation is None else shown(cell.deviation)
+        return NOTHING
+    deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
     return f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:
     """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
-    counts = {
-        "undefined": cell.undefined,
-        "not tested": cell.untested,
-        **{state: cell.unfinished[state] for state in UNFINISHED},
-    }
     words = [f"at {clean(cell.choice)}"] if cell.choice else []
-    words += [f"+{count} {state}" for state, count in counts.items() if count]
+    words += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
     words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
     return " ".join(words)
-
-
-def _published(table: Table, formats: list[Format]) -> list[tuple[str, list[Entry]]]:
-    """Return name and cells of a row for each method and source of others' results."""
-    rows = []
-    sources = sources_of(table)
-    for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
-        results = [result for result in table.published if (result.method, result.source) == (method, source)]
-        entries = []
-        for column, shown in zip(table.columns, formats, strict=True):
-            on_task = [result for result in results if result.task == column.task]
-            nearest = [result for result in on_task if result.protocol == column.protocol] or on_task
-            doubts = [*(["real data, ours are synthetic"] if column.synthetic else [])]
-            doubts += ["other protocol"] if nearest and nearest[0].protocol != column.protocol else []
-            entries.append(Entry(shown(nearest[0].error), ", ".join(doubts)) if nearest else Entry(MISSING))
-        rows.append((f"{clean(method)} [{sources.index(source) + 1}]", entries))
-    return rows
-
-
-def _range(bounds: tuple[float, float] | None, shown: Format) -> str:
-    """Return the error of a simple model, or its range over runs."""
-    return MISSING if bounds is None else " to ".join(dict.fromkeys(map(shown, bounds)))
 
 
 def header(column: Column, with_protocol: bool) -> list[str]:
@@ -180,16 +142,16 @@ def header(column: Column, with_protocol: bool) -> list[str]:
 
 
 def _caption(protocols: list[str], table: Table) -> str:
-    text = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
-    trivial = " best baseline: of simple models on the same split." if any(table.baselines) else ""
-    trivial += " trivial: the best constant predictor." if any(table.trivial) else ""
-    protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
-    bold = (
-        f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
-        "(exact sign-flip test, Holm over the others)."
-    )
-    marked = any(cell.earned for row in table.rows for cell in row.cells)
-    return f"{text}{bold if marked else ''}{trivial}{protocol}"
+    texts = [f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."]
+    if any(cell.earned for row in table.rows for cell in row.cells):
+        texts.append(
+            f"Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
+            "(exact sign-flip test, Holm over the others)."
+        )
+    texts += ["best baseline: of simple models on the same split."] if "best baseline" in table.references else []
+    texts += ["trivial: the best constant predictor."] if "trivial" in table.references else []
+    texts += [f"Protocol: {clean(protocols[0])}."] if len(protocols) == 1 else []
+    return " ".join(texts)
 
 
 def alarms_of(table: Table) -> list[str]:

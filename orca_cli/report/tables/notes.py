@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from orca_cli.report.records.collect import mixed_test_sets
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
@@ -25,19 +25,14 @@ def notes_of(table: Table) -> list[str]:
     if few := sum(n < LEAST for n in compared):
         where = f"in {few} of {len(compared)} cells that have others to compare with"
         notes.append(f"fewer than {LEAST} seeds {where}: so few cannot show a difference (p <= {LARGEST_P})")
+    names_by_note: dict[str, list[str]] = defaultdict(list)
     for place, name in enumerate(column_names(table.columns)):
-        cells = [(row, row.cells[place]) for row in table.rows]
-        notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
-    for number, text in enumerate(sources_of(table), 1):
-        notes.append(f"[{number}] reported by others, under their conditions: {text}")
+        for note in _of_column([(row, row.cells[place]) for row in table.rows]):
+            names_by_note[note].append(name)
+    notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
     if count := len(table.superseded):
         notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
     return [*notes, *table.remarks]
-
-
-def sources_of(table: Table) -> list[str]:
-    """Return the sources of others' results, in the order of their numbers in the table."""
-    return list(dict.fromkeys(result.source for result in table.published))
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:
@@ -55,40 +50,26 @@ def data_words(column: Column) -> list[str]:
     return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Return integers in short, such as "0-4,7"."""
-    parts: list[list[int]] = []
-    for seed in sorted(seeds):
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return integers in rising order, such as "0,1,2"."""
+    return ",".join(map(str, sorted(seeds)))
 
 
-def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield the settings that all runs of a column share although no row's name has them, and how its runs differ."""
+def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield how a column's runs differ, what they share although no row says it, and what their errors are worth."""
     runs = [run for _, cell in cells for run in cell.runs]
     common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
     if hidden:
         yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text(list(cell.by_seed))) for row, cell in cells if cell.values]
+    seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
         others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
         yield f"methods have different seeds: {usual}, but {others}"
-    sizes = sorted({score.n for _, cell in cells for score in cell.scores if score.is_tested})
-    if len(sizes) > 1:
-        items = ", ".join(map(str, sizes))
-        yield f"errors are means over different numbers of items ({items}) and may not be comparable"
     if mixed := mixed_test_sets(runs):
         yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
-
-
-def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield what the errors of a column leave out, and which of them are no better than the best constant's."""
     scores = [score for _, cell in cells for score in cell.scores]
     skipped = sorted({score.skipped for score in scores})
     if skipped not in ([], [0]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
@@ -20,6 +20,7 @@ _USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named 
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
+MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
 
 
 @dataclass(frozen=True, order=True)
@@ -59,10 +60,6 @@ class Method:
     finetune: str
     settings: tuple[tuple[str, str], ...] = ()
 
-    def texts(self) -> dict[str, str]:
-        """Return field -> text."""
-        return vars(self) | {"settings": ", ".join(f"{key}={value}" for key, value in self.settings)}
-
     def __str__(self) -> str:
         settings = (f"{key}={value}" for key, value in self.settings)
         return " ".join(text for text in (self.body, self.metric, self.finetune, *settings) if text)
@@ -72,20 +69,11 @@ class Method:
 class Cell:
     """The runs of one method on one task."""
 
-    runs: list[Run] = field(default_factory=list)  # completed, one per seed and part, in the order of seeds
-    unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed, the newest, in the order of seeds
+    missing: Counter[str] = field(default_factory=Counter)  # of MISSING -> number of runs
     hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
     earned: bool = False  # and it is shown to be lower than all others: see `earns`
-
-    def add(self, run: Run) -> None:
-        """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
-        if run.state != "completed":
-            self.unfinished[run.state] += 1
-            return
-        self.hidden += [other for other in self.runs if other.seed == run.seed]
-        others = [other for other in self.runs if other.seed != run.seed]
-        self.runs = sorted([*others, run], key=lambda other: other.seed)
 
     @property
     def scores(self) -> list[Score]:
@@ -109,25 +97,10 @@ class Cell:
         return list(self.by_seed.values())
 
     @property
-    def untested(self) -> int:
-        """Return the number of completed runs that left the test split closed (test=false)."""
-        return sum(not score.is_tested for score in self.scores)
-
-    @property
-    def undefined(self) -> int:
-        """Return the number of completed runs whose error is undefined on their test split."""
-        return sum(score.value is None for score in self.scores) - self.untested
-
-    @property
-    def steps(self) -> list[int]:
-        """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
-        recorded = [score.steps for score in self.scores if score.steps is not None]
-        return recorded if len(recorded) == len(self.runs) else []
-
-    @property
     def unaligned(self) -> int:
-        """Return how many of its runs kept no alignment step although they have a metric; 0 for metric=none."""
-        return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
+        """Return how many of its runs kept no alignment step although they have a metric."""
+        scored = zip(self.runs, self.scores, strict=True)
+        return sum(run.metric != "none" and score.steps == 0 for run, score in scored)
 
     @property
     def choice(self) -> str:
@@ -154,40 +127,28 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A result that somebody else reports.
+class Reference:
+    """An error beside ours on one task: of a simple model, its range over runs, or one that others report; and words on it."""
 
-    Args:
-        error: in the units of result.json.
-        source: where it is from.
-        protocol: of ours that it was measured by; empty for one of their own.
-    """
-
-    task: str
-    method: str
-    error: float
-    source: str
-    protocol: str = ""
+    low: float
+    high: float
+    words: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
     """Everything that a report shows.
 
-    For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
-    its runs: name -> range of their errors. `choice` is the setting that each arm chose its value of (see choice.py), `heading`
-    the first line, and `remarks` are notes of any view of it.
+    `references` are the rows below: name -> an error for each column; `heading` is the first line, `remarks` are notes of any
+    view of it.
     """
 
     columns: list[Column]
     rows: list[Row]
-    trivial: list[tuple[float, float] | None]
     unfinished: list[Run]
     superseded: list[Run]
     broken: list[Broken]
-    published: list[Published] = field(default_factory=list)
-    baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
-    choice: str = ""
+    references: dict[str, list[Reference | None]] = field(default_factory=dict)
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
 
@@ -195,34 +156,44 @@ class Table:
         """Return the cells of a column, from its place."""
         return [row.cells[place] for row in self.rows]
 
-    def best_baseline(self, place: int) -> tuple[float, float] | None:
-        """Return the range of errors of a column's best simple models; None where no run has any."""
-        ranges = self.baselines[place].values()
-        return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
-
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    runs = placed(collection.runs)
-    cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
-    for run, column, method in runs:
-        cells[method, column].add(run)
-    columns = sorted({column for _, column, _ in runs})
-    methods = sorted({method for method, _ in cells})
-    rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    trivial, baselines = [], []
+    runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
+    for run, column, method in placed(collection.runs):
+        runs[method, column].append(run)
+    columns, methods = sorted({column for _, column in runs}), sorted({method for method, _ in runs})
+    rows = [Row(method, [_cell(runs[method, column]) for column in columns]) for method in methods]
+    references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
     for place in range(len(columns)):
-        column_cells = [row.cells[place] for row in rows]
-        _mark_best(column_cells)
-        scores = [score for cell in column_cells for score in cell.scores]
-        constant = [score.trivial for score in scores if score.trivial is not None]
-        trivial.append((min(constant), max(constant)) if constant else None)
-        errors: dict[str, list[float]] = defaultdict(list)
-        for name, error in (score.baselines[0] for score in scores if score.baselines):
-            errors[name].append(error)
-        baselines.append({name: (min(values), max(values)) for name, values in sorted(errors.items())})
+        cells = [row.cells[place] for row in rows]
+        _mark_best(cells)
+        scores = [score for cell in cells for score in cell.scores]
+        best = [score.baselines[0] for score in scores if score.baselines]
+        references["best baseline"].append(_range(best))
+        references["trivial"].append(_range([("", score.trivial) for score in scores if score.trivial is not None]))
+    references = {name: ranges for name, ranges in references.items() if any(ranges)}
     unfinished = [run for run in collection.runs if run.state != "completed"]
-    return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
+    return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
+
+
+def _cell(runs: Sequence[Run]) -> Cell:
+    """Return a cell of runs, which come from the oldest to the newest."""
+    by_seed = {run.seed: run for run in runs if run.score is not None}
+    counting = [by_seed[seed] for seed in sorted(by_seed)]
+    missing = Counter(run.state for run in runs if run.score is None)
+    for score in (run.score for run in counting):
+        if score is not None and score.value is None:
+            missing["undefined" if score.n + score.skipped else "not tested"] += 1
+    hidden = [run for run in runs if run.score is not None and run is not by_seed[run.seed]]
+    return Cell(counting, missing, hidden)
+
+
+def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
+    if not models:
+        return None
+    errors, names = [error for _, error in models], sorted({name for name, _ in models if name})
+    return Reference(min(errors), max(errors), f"({', '.join(names)})" if names else "")
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -231,7 +202,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     for run, data in zip(runs, _data_names(runs), strict=True):
         one, marks = run.score, ("", False, False, False, "")
         if one is not None:
-            marks = (one.error_name, one.percent, one.synthetic, one.chosen_on_test, one.size)
+            marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
         columns.append(Column(run.task, run.protocol, *marks, data))
     scored = sorted((column for run, column in zip(runs, columns, strict=True) if run.score), reverse=True)
     by_task = {(column.task, column.protocol, column.data): column for column in scored}
@@ -244,10 +215,13 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
 def _data_names(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
 
-    A data set is named by the path of its test data, or of its training data where `task.test` is not set: by the shortest end
-    that no other set has. Paths whose newest runs were tested on the same data are one set, named by the first of them.
+    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed.
+    Paths whose newest runs were tested on the same data are one set, named by the first of them.
     """
-    paths = [_data_path(run) for run in runs]
+    paths = []
+    for run in runs:  # those of a study have the names of its sets
+        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant and run.task in _USER_DATA]
+        paths.append(" ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else "")
     data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
     for run, path in zip(runs, paths, strict=True):
         if path:
@@ -256,26 +230,10 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     for (task, path), fingerprint in data.items():
         first.setdefault((task, fingerprint), path)
     counts = Counter(task for task, _ in first)
-    ends = Counter((task, end) for (task, _), path in first.items() for end in _ends_of(path))
-    names = []
-    for run, path in zip(runs, paths, strict=True):
-        set_path = first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
-        names.append(next((end for end in _ends_of(set_path) if ends[run.task, end] == 1), set_path))
-    return names
-
-
-def _data_path(run: Run) -> str:
-    """Return the path that names a user's own test data, as typed; empty for other tasks, and for runs renamed by a study."""
-    if run.task not in _USER_DATA:
-        return ""
-    path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
-    return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
-
-
-def _ends_of(path: str) -> list[str]:
-    """Return the ends of a path, the shortest first."""
-    parts = path.split("/")
-    return ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+    return [
+        first[run.task, data[run.task, path]] if path and counts[run.task] > 1 else ""
+        for run, path in zip(runs, paths, strict=True)
+    ]
 
 
 def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
@@ -288,12 +246,11 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    by_column: dict[Column, list[set[tuple[str, str]]]] = defaultdict(list)
-    for variant, column in zip(variants, columns, strict=True):
-        by_column[column].append(set(variant.items()))
-    shown = set[str]()
-    for items in by_column.values():
-        shown |= {key for key, _ in set[tuple[str, str]].union(*items) - set[tuple[str, str]].intersection(*items)}
+    sizes = Counter(columns)
+    items = Counter(
+        (column, *item) for variant, column in zip(variants, columns, strict=True) for item in variant.items()
+    )
+    shown = {key for (column, key, _), count in items.items() if count < sizes[column]}
     named = []
     hashes: dict[tuple[Method, Column], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
@@ -313,49 +270,25 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
     """Return the overridden settings of each run, and its test data where they differ between runs with equal task settings.
 
-    Settings that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
+    Settings are merged over all runs with the same hash of all settings: one may be typed, or left at its default. Settings
+    that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
     """
-    grouped = []
+    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
+    variants = []
+    for run, column in zip(runs, columns, strict=True):
+        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
+        same |= {key: canonical(value) for key, value in run.variant.items()}
+        variants.append(same)
     together: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run, column, variant in zip(runs, columns, _merged(runs, columns), strict=True):
-        group = (column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX)))
-        grouped.append((run, variant, group))
-        together[group].append(run)
+    groups = []
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        groups.append((column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))))
+        together[groups[-1]].append(run)
     mixed = {group: mixed_test_sets(group_runs) for group, group_runs in together.items()}
     return [
         variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[group] else {})
-        for run, variant, group in grouped
+        for run, variant, group in zip(runs, variants, groups, strict=True)
     ]
-
-
-def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run in one spelling, merged over all runs with the same settings.
-
-    Settings are the same if the hash of all of them is equal: one may be typed as 1e-3, as 0.001, or left at its default.
-    """
-    spelled = spelling(item for run in runs for item in run.variant.items())
-    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
-    merged = []
-    for run, column in zip(runs, columns, strict=True):
-        same = typed[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
-        for key, value in run.variant.items():
-            text = spelled[key, canonical(value)]
-            same[key] = min(text, same.get(key, text), key=_short)
-        merged.append(same)
-    return merged
-
-
-def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return (key, canonical value) -> the shortest of its spellings."""
-    shortest: dict[tuple[str, str], str] = {}
-    for key, value in items:
-        place = (key, canonical(value))
-        shortest[place] = min(value, shortest.get(place, value), key=_short)
-    return shortest
-
-
-def _short(text: str) -> tuple[int, str]:
-    return len(text), text
 
 
 def _mark_best(cells: list[Cell]) -> None:
@@ -380,7 +313,5 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
         differences = [theirs[test] - value for test, value in errors.items() if test in theirs]
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
-        p.append(sign_flip(differences)[0])
-        if p[-1] > LARGEST_P:  # Holm's is not lower
-            return False
+        p.append(sign_flip(differences))
     return max(holm(p)) <= LARGEST_P

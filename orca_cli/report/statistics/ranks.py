@@ -1,0 +1,167 @@
+"""The methods of a table over all its tasks: mean ranks, and each method against the one that ranks first.
+
+A method is a row of the table, a task a column; an error is the mean over the seeds of a cell. Only tasks count on which every
+method has an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orca_cli.exceptions import DataError
+from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, mean_of, relative, sign_flip
+from orca_cli.report.statistics.paired import check_sets
+from orca_cli.report.tables.layout import NOTHING, Entry, Layout, alarms_of, excluded_runs, number, p_text
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Method, Table
+
+MOST = 20  # methods that are tested; their pairs grow with the square
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One method.
+
+    Args:
+        rank: mean over tasks; 1 is best, ties share the mean of their ranks.
+        gain: of the method that ranks first over this one: mean over tasks of the difference of their errors, in per cent of
+            the mean of both.
+        wins, ties, losses: of the method that ranks first, by task.
+        p: of the exact sign-flip test of that gain; None for the first itself, and for more than `MOST` methods.
+        holm_p: corrected for all pairs of methods, since the errors themselves chose the first.
+    """
+
+    method: str
+    rank: float
+    gain: float
+    wins: int
+    ties: int
+    losses: int
+    p: float | None
+    holm_p: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All methods, the first first.
+
+    Args:
+        standings: empty where there are fewer than two methods, or no task with errors of all.
+        tasks: that count.
+        holes: task that does not count -> the methods without an error on it.
+        friedman: p of Friedman's test that the ranks of all methods come from the same distribution; None for fewer than three
+            methods or two tasks, and where all methods are tied everywhere.
+    """
+
+    standings: list[Standing]
+    tasks: list[str]
+    holes: dict[str, list[str]]
+    friedman: float | None
+
+
+def rank(table: Table) -> Ranking:
+    """Return how the methods of a table do over its tasks.
+
+    Raises:
+        DataError: a task that counts was measured in several ways, or on different test data.
+    """
+    rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
+    names = names_of([row.method for row in rows])
+    means: list[tuple[float, ...]] = []
+    counted, holes = [], {}
+    for place, column in enumerate(table.columns):
+        errors = [row.cells[place].mean for row in rows]
+        if lacking := [name for name, error in zip(names, errors, strict=True) if error is None]:
+            holes[column.name] = lacking
+            continue
+        if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
+            what = f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
+            some = ", ".join(sorted(name[:8] for name in tests)[:5])
+            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
+        counted.append(column)
+        means.append(tuple(error for error in errors if error is not None))
+    check_sets(counted, "--compare")
+    standings, friedman = ranked(dict(zip(names, zip(*means, strict=True), strict=False)))
+    return Ranking(standings, [column.name for column in counted], holes, friedman)
+
+
+def names_of(methods: Sequence[Method]) -> list[str]:
+    """Return a name for each method that no other has: what they differ in, the source only if nothing else does."""
+    fields = [name for name in ("body", "metric", "finetune") if len({getattr(one, name) for one in methods}) > 1]
+    common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
+    names = []
+    for one in methods:
+        settings = (f"{key}={value}" for key, value in one.settings if (key, value) not in common)
+        names.append(" ".join((*(getattr(one, name) for name in fields), *settings)) or str(one))
+    counts = Counter(names)
+    named = zip(names, methods, strict=True)
+    return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
+
+
+def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:
+    """Return the standings by rank, and p of Friedman's test; `errors`: method -> its error on every task."""
+    if len(errors) < 2:
+        return [], None
+    from scipy import stats
+
+    # Errors that differ by rounding only are tied.
+    rounded = [[float(f"{error:.12g}") for error in row] for row in errors.values()]
+    means = dict(zip(errors, stats.rankdata(rounded, axis=0).mean(axis=1).tolist(), strict=True))
+    first, *_ = names = sorted(means, key=lambda name: (means[name], name))
+    friedman = None
+    if len(errors) > 2 and len(rounded[0]) > 1 and any(len(set(task)) > 1 for task in zip(*rounded, strict=True)):
+        friedman = float(stats.friedmanchisquare(*rounded).pvalue)
+
+    def gains(one: str, other: str) -> list[float]:
+        return [100 * relative(base, error) for error, base in zip(errors[one], errors[other], strict=True)]
+
+    pairs = itertools.combinations(names, 2) if len(names) <= MOST else ()
+    p = {pair: sign_flip(gains(*pair)) for pair in pairs}
+    corrected = dict(zip(p, holm([*p.values()]), strict=True))
+    standings = []
+    for name in names:
+        over = gains(first, name)
+        wins, losses = sum(gain > 0 for gain in over), sum(gain < 0 for gain in over)
+        facts = (mean_of(over), wins, len(over) - wins - losses, losses)
+        standings.append(Standing(name, means[name], *facts, p.get((first, name)), corrected.get((first, name))))
+    return standings, friedman
+
+
+def layout_of(ranking: Ranking, table: Table) -> Layout:
+    """Return the ranking as a table."""
+    rows = []
+    for one in ranking.standings:
+        texts = [f"{one.rank:.2f}", *[NOTHING] * 4]
+        if one is not ranking.standings[0]:
+            texts[1:3] = number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"
+            texts[3:] = (NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p))
+        is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
+        rows.append(
+            ([clean(one.method)], [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)])
+        )
+    test = "" if ranking.friedman is None else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
+    notes = [f"over the {len(ranking.tasks)} of {len(table.columns)} tasks on which every method has an error{test}"]
+    if not rows:
+        notes = ["nothing to compare: no task has an error of every method, of two or more; narrow with --where"]
+    if ranking.holes:
+        holes = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in ranking.holes.items())
+        notes.append(clean(f"left out, with the methods that have no error there: {holes}", longest=2000))
+    caption = (
+        "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first against this one: mean gain in "
+        "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "
+        f"corrected for all pairs of methods. Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} then."
+    )
+    return Layout(
+        names=["method"],
+        columns=[["rank"], ["gain of the first", "% of the error"], ["wins/ties/losses"], ["p"], ["p, Holm"]],
+        rows=rows,
+        caption=caption if rows else "",
+        notes=[*notes, *table.remarks],
+        problems=excluded_runs(table),
+        alarms=alarms_of(table),
+        heading=table.heading,
+    )

@@ -40,7 +40,23 @@ def load_table(
     digest = facts_digest("peptides", storage.sha256_file(place), size, seed, sequence, label)
 
     def read() -> Examples:
-        return drawn_texts(unambiguous(_rows(place, sequence, label)), size, seed, str(place))
+        import pandas as pd
+
+        with damage(str(place), "table in UTF-8"):
+            if place.stat().st_size > _MAX_BYTES:
+                raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(place))
+            # Texts stay texts: NA is a peptide of asparagine and alanine.
+            separator = "\t" if place.suffix == ".tsv" else ","
+            table = pd.read_csv(place, sep=separator, dtype=str, na_filter=False, encoding="utf-8-sig")
+        columns = list(map(str, table.columns))
+        for key, name in (("source.sequence", sequence), ("source.label", label)):
+            if name not in columns:
+                raise DataError(f"{place.name} has no column '{name}'", where=key, hint=suggest(name, columns))
+        texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
+        for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
+            what = f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
+            raise DataError(what, where=f"{place}, row {row + 1}", hint="correct or remove the row")
+        return drawn_texts(unambiguous(zip(texts, names, strict=True)), size, seed, str(place))
 
     return SourceData("text", digest, read)
 
@@ -75,24 +91,3 @@ def load_homology(
         return drawn_texts(kept, size, seed, str(place))
 
     return SourceData("text", facts_digest("homology", storage.sha256_file(content), size, seed, folds), read)
-
-
-def _rows(place: Path, sequence: str, label: str) -> list[tuple[str, str]]:
-    """Return sequence, in capitals, and class of each row of a table."""
-    import pandas as pd
-
-    with damage(str(place), "table in UTF-8"):
-        if place.stat().st_size > _MAX_BYTES:
-            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(place))
-        # Texts stay texts: NA is a peptide of asparagine and alanine.
-        separator = "\t" if place.suffix == ".tsv" else ","
-        table = pd.read_csv(place, sep=separator, dtype=str, na_filter=False, encoding="utf-8-sig")
-    columns = list(map(str, table.columns))
-    for key, name in (("source.sequence", sequence), ("source.label", label)):
-        if name not in columns:
-            raise DataError(f"{place.name} has no column '{name}'", where=key, hint=suggest(name, columns))
-    texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
-    for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
-        what = f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
-        raise DataError(what, where=f"{place}, row {row + 1}", hint="correct or remove the row")
-    return list(zip(texts, names, strict=True))

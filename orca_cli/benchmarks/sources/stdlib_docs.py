@@ -12,7 +12,6 @@ import hashlib
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from orca_cli import signals
@@ -48,7 +47,14 @@ def load(size: int | None, seed: int) -> SourceData:
         pairs = []
         for (label, _), content in zip(names, contents, strict=True):
             signals.check()
-            pairs += [(text, PACKAGES[label]) for text in _texts(content)]
+            for docstring in _docstrings(content):
+                words: list[str] = []
+                for paragraph in docstring.split("\n\n"):
+                    words += paragraph.split()
+                    if len(words) >= _ENOUGH_WORDS:
+                        break
+                if len(words) >= _FEWEST_WORDS:
+                    pairs.append((" ".join(words[:_MOST_WORDS]), PACKAGES[label]))
         return drawn_texts(unambiguous(pairs), size, seed, str(folder))
 
     # Parsing takes seconds, and reading the files does not.
@@ -60,18 +66,6 @@ def load(size: int | None, seed: int) -> SourceData:
 def check_settings(size: int | None) -> None:
     """Raise ConfigError for settings of `load` that contradict each other."""
     check_size(size, len(PACKAGES))
-
-
-def _texts(content: bytes) -> Iterator[str]:
-    """Yield the texts of a file in the order of their lines."""
-    for docstring in _docstrings(content):
-        words: list[str] = []
-        for paragraph in docstring.split("\n\n"):
-            words += paragraph.split()
-            if len(words) >= _ENOUGH_WORDS:
-                break
-        if len(words) >= _FEWEST_WORDS:
-            yield " ".join(words[:_MOST_WORDS])
 
 
 @functools.cache

@@ -70,7 +70,7 @@ class Engine:
             time_limit_s=self._time_limit_s,
             seen="" if self.is_local else str(self._folder),
         )
-        return Job(command, self._root, experiment.run_name(composed), settings)
+        return Job(command, Path(composed.config.paths.runs or "").absolute(), experiment.run_name(composed), settings)
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""

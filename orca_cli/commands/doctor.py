@@ -29,7 +29,6 @@ _GIB = 2**30
 EXAMPLES = """\
 examples:
   orca doctor                            a report; the last line says whether orca run can work, and if not, why
-  orca doctor --json                     for bug reports and other programs
   orca doctor runs/digits/2026-...       compare all files of a run with their checksums; restore a lost status
 
 exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package or the default body's

@@ -70,7 +70,7 @@ class Engine:
             time_limit_s=self._time_limit_s,
             seen="" if self.is_local else str(self._folder),
         )
-        return Job(command, self._root, experiment.run_name(composed), settings)
+        return Job(command, Path(composed.config.paths.runs or "").absolute(), experiment.run_name(composed), settings)
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
@@ -141,15 +141,13 @@ def job_outcome(end: Ended) -> Outcome:
     if not (end.report or end.lost) and end.status is None:
         return NOT_STARTED
     report = end.report or job_report(ended_by(_unreported(end)))
-    path = None if report["path"] is None else Path(report["path"])
-    state, facts, result = report["state"], report.get("error"), {}
-    if end.over_limit and state == "interrupted":
-        state, facts = "failed", {"kind": "OrcaError", "what": "exceeded --time-limit; the state is saved"}
-    failure = None
-    if facts is not None:
-        error = getattr(exceptions, facts["kind"], OrcaError)(
-            facts["what"], where=facts.get("where", ""), hint=facts.get("hint", "")
-        )
+    if end.over_limit and report["state"] == "interrupted":
+        saved = OrcaError("exceeded --time-limit; the state is saved")
+        report = process.failure_report(saved, path=report["path"]) | {"code": report["code"]}
+    state, path = report["state"], None if report["path"] is None else Path(report["path"])
+    failure, result = None, {}
+    if (facts := report.get("error")) is not None:
+        error = getattr(exceptions, facts["kind"], OrcaError)(facts["what"], where=facts["where"], hint=facts["hint"])
         error.code = report["code"]
         failure = Failure(error, error)
     # A completed run may come with a failure: its baselines may have been stopped.

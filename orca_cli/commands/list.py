@@ -42,7 +42,6 @@ examples:
   orca list tasks                     kind, shape, error and data of every task
   orca list tasks ecg psicov          some of a group: parameters, defaults and meaning
   orca list settings                  every KEY of KEY=VALUE with type, default and meaning
-  orca list metrics --json            for other programs
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
 
 

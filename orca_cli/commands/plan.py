@@ -31,8 +31,8 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     for job in jobs:
         signals.check()
         name = experiment.run_name(job)
-        would = _WOULD[claim.peek(Path(job.config.paths.runs or ""), name, force=force)]
-        records.append({"would": would, **vars(name), "labels": job.labels})
+        peeked = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
+        records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
     counts = Counter(one["would"] for one in records)
     expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
     record = {
@@ -46,7 +46,8 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     }
     rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
-    total = f"{counted(len(jobs), 'run')}: {', '.join(f'{count} {word}' for word, count in counts.items())}"
+    would = ", ".join(f"{word} {count}" for word, count in counts.items())
+    total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
     total += f"; about {in_words(expected_s)}" if expected_s else ""
     shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
     return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])

@@ -47,8 +47,7 @@ examples:
   orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
-  orca run -m seed='range(40)' --at-once 2          two at a time, which share the threads
-  orca run -m seed='range(40)' --on ray             on a Ray cluster; --on slurm on SLURM (docs/cluster.md)
+  orca run -m seed='range(40)' --at-once 2          two at a time, which share the threads; on clusters: docs/cluster.md
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
 SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means preemption: the state is saved, the

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, add_run
 from orca_cli.commands.runs import one_run
 from orca_cli.commands.summary import percent_or_number
@@ -15,7 +14,6 @@ EXAMPLES = """\
 examples:
   orca score runs/digits/2026-...       by the run's folder
   orca score 1e791e76                   by the eight digits that its name ends with
-  orca score 1e791e76 --json            for other programs
 
 Neither the model nor the data are read: 3_finetune/predictions.npz has outputs and targets of the test split. Numbers are
 equal where they agree to six digits, since another number of threads adds in another order.
@@ -53,12 +51,11 @@ def execute(arguments: argparse.Namespace) -> Result:
         "skipped": vars(skipped),
         "others": [vars(one) for one in others],
     }
-    texts = [percent_or_number(value, recomputed.percent) for value in (error.recorded, error.computed)]
-    verdict = f"different: {', '.join(different)}" if different else "equal"
-    verdict += f"; not saved for: {', '.join(recomputed.missing)}" if recomputed.missing else ""
-    row = (run.path.name, error.name, *texts, verdict)
+    recorded, computed = (percent_or_number(value, recomputed.percent) for value in (error.recorded, error.computed))
+    missing = f"; not saved for: {', '.join(recomputed.missing)}" if recomputed.missing else ""
+    verdict = f"in result.json {recorded}: {'different' if different else 'equal'}{missing}"
     failures = []
     if different:
         what = f"not as in result.json: {', '.join(different)}"
         failures.append(ChecksumError(what, where=run.path.name, hint="orca doctor RUN says which files changed"))
-    return Result(record, [terminal.table(("run", "error", "result.json", "computed", ""), [row])], failures)
+    return Result(record, [run.path.name, f"{error.name} {computed}, {verdict}"], failures)

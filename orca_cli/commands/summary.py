@@ -74,8 +74,6 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     }
     if decided := summary.get("decided"):
         rows["decided"] = "; ".join(decisions(decided))
-    if "output_shape" in summary:
-        rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
 
 

@@ -139,15 +139,17 @@ def _keep(plan: plans.Plan, search: Search, path: Path) -> bool:
 
 
 def _table(search: Search) -> RenderableType:
-    keys, rows = list(search.space.params), []
+    rows = []
     for one in search.trials:
         style = "bold" if one is search.best else "red" if one.state == "failed" else ""
         error = "" if one.error is None else percent_or_number(one.error, one.facts.get("percent", True))
-        drawn = ["as they are", *[""] * (len(keys) - 1)]
-        if one.settings is not None:
-            drawn = [as_typed(one.settings.get(key)) for key in keys]
-        rows.append([Text(cell, style=style) for cell in (str(one.number), one.state, error, *drawn, one.note)])
-    return terminal.table(("trial", "state", "validation", *(key.removeprefix("train.") for key in keys), "note"), rows)
+        cells = str(one.number), one.state, error, _settings_of(one).replace("train.", ""), one.note
+        rows.append([Text(cell, style=style) for cell in cells])
+    return terminal.table(("trial", "state", "validation", "settings", "note"), rows)
+
+
+def _settings_of(trial: Trial) -> str:
+    return " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items()) or "as they are"
 
 
 def _verdict(search: Search, facts: dict[str, Any], path: Path | None) -> str:
@@ -194,8 +196,7 @@ class _Trials:
             trial = self._begun.pop(0)
         elif (drawn := self.search.ask()) is not None:
             trial = drawn
-            settings = " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())
-            terminal.log.info(f"trial {trial.number}: {settings or 'the settings as they are'}")
+            terminal.log.info(f"trial {trial.number}: {_settings_of(trial)}")
         else:
             return None
         seed = self.plan.tune.seed + len(self._results[trial.number])

@@ -43,7 +43,7 @@ class Job:
     """One run to be done."""
 
     command: Command
-    root: Path  # folder of all runs
+    root: Path  # folder of its run and others
     name: RunName
     settings: str = ""  # what distinguishes it from the others, in words
 

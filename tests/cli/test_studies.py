@@ -51,7 +51,7 @@ def test_a_study_from_the_dry_run_to_the_comparison(orca, words, environment, tm
     x = np.random.default_rng(0).normal(size=(80, 2, 16)) + y[:, None, None]
     np.savez(tmp_path / "study" / "waves.npz", x=x, y=y)
     assert "sweep of 4 runs: 3 completed, 1 already completed" in ended("run", *words, "seed=0")
-    assert "4 runs: 4 skip" in ended("run", *words, "seed=0", "--dry-run")
+    assert "4 runs: would skip 4" in ended("run", *words, "seed=0", "--dry-run")
 
     assert all("study" not in result and "set" not in result for result in results(environment))  # kept beside the runs
     members = studies.read(environment, "mine")

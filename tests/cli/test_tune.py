@@ -99,3 +99,15 @@ def test_two_at_a_time_and_seeds(fork, environment, words):
         assert len(set(row["facts"]["runs"])) == 2
     assert "metric=none" in search["next"]
     assert search["hparams"].endswith("digits-minilm.yaml")
+
+
+@pytest.mark.slow
+def test_a_trial_that_falls_behind_is_stopped(fork, words, tmp_path):
+    good = "# @package _global_\n# Learns.\ntrain: {lr: 1.0e-2, epochs: 5, warmup_epochs: 0, batch_size: 16}\n"
+    (tmp_path / "own" / "hparams" / "good.yaml").write_text(good)
+    (tmp_path / "own" / "space" / "slow.yaml").write_text("params: {train.lr: [1.0e-9, 2.0e-9]}\n")
+    case = fork("tune", *words, "hparams=good", "space=slow", "trials=2", "--json")
+    assert case.wait(300) == 0, case.err
+    search = json.loads(case.out)["search"]
+    assert [trial["state"] for trial in search["trials"]] == ["completed", "stopped"]
+    assert (search["best"]["number"], search["hparams"]) == (0, None)

@@ -16,7 +16,6 @@ from orca_cli.terminal import Result
 EXAMPLES = """\
 examples:
   orca body list                 every body with a name
-  orca body list --json          for other programs
 
 No connection is opened. States: package (installed with an extra), cached (in the hub's cache or the program's), folder,
 incomplete (in the cache without configuration or safetensors), missing, to be given (body.checkpoint=FOLDER)."""

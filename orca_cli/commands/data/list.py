@@ -23,7 +23,6 @@ EXAMPLES = """\
 examples:
   orca data list                       all, one line each
   orca data list deepsea psicov        every file and address of some, and how to place them by hand
-  orca data list --json                for other programs
   orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ...
 
 orca data get NAME also verifies and unpacks files that you put into a data set's folder. A run reads files that are elsewhere

@@ -19,7 +19,6 @@ EXAMPLES = """\
 examples:
   orca runs diff runs/digits/2026-... runs/digits/2026-...
   orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
-  orca runs diff 1e791e76 66f1304e --json   for other programs
 
 Settings, typed and decided: only those that differ; - where one run has none. Results: all."""
 # What no run depends on: what the files of conf/ say about data, and the rules of a search in older runs.

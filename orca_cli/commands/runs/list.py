@@ -22,7 +22,6 @@ examples:
   orca runs list runs/digits                    one task; several folders may be given
   orca runs list --where state=failed,dead      by state: completed, failed, interrupted, running, dead
   orca runs list --where metric=otdd --where train.lr=1e-4     by any setting, typed, decided or left as it is
-  orca runs list --json                         for other programs
 
 A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the table: what was set, or why a
 run is not completed or cannot be read."""

@@ -24,7 +24,6 @@ EXAMPLES = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
   orca runs show 1e791e76                   by the eight digits that its name ends with
-  orca runs show 1e791e76 --json            for other programs: with result.json and the numbers of the picture
 
 Nothing is computed or checked: orca score RUN computes the error again, orca doctor RUN compares checksums."""
 

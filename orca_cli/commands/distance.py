@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from orca_cli import terminal
 from orca_cli.commands.options import check_at_least
@@ -41,7 +42,8 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     names, seed = words["metric"].strip("[]").split(","), int(words["seed"])
     sides, measured = distance(arguments.a, arguments.b, names, points=arguments.points or None, seed=seed)
-    record, facts = {"schema": 1, "seed": seed}, []
+    record: dict[str, Any] = {"schema": 1, "seed": seed}
+    facts = []
     for name, path, side in zip("ab", (arguments.a, arguments.b), sides, strict=True):
         points, width = side.x.shape
         record[name] = {"name": str(path), "points": points, "width": width, "classes": side.num_classes}

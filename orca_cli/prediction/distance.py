@@ -14,7 +14,7 @@ from orca_cli import seeding
 from orca_cli.config import configuration, parts
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Features, Metric
+from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.stages.problem import measure
 
 
@@ -73,15 +73,19 @@ def distance(
             what = f"needs {least} or more classes, but A has {first.num_classes}, B has {second.num_classes}"
             raise DataError(what, where=name, hint="choose another metric, or data with several classes")
         start = time.monotonic()
-        prepared = metric.prepare(first)
-        result = measure(metric, first, prepared, second, seeding.numpy_generator(seed, "distance", "pairing"))
-        seconds, selves = time.monotonic() - start, []
-        for side, cloud in zip("ab", sides, strict=True):
-            draws = seeding.numpy_generator(seed, "distance", "pairing", side)
-            selves.append(float(measure(metric, cloud, metric.prepare(cloud), cloud, draws).value))
+        result = _between(metric, first, second, seed)
+        seconds, value = time.monotonic() - start, float(result.value)
+        self_a, self_b = (
+            float(_between(metric, one, one, seed, side).value) for side, one in zip("ab", sides, strict=True)
+        )
         convention = str(getattr(metric, "convention", ""))
-        measured.append(Measured(name, convention, float(result.value), *selves, result.diagnostics, seconds))
+        measured.append(Measured(name, convention, value, self_a, self_b, result.diagnostics, seconds))
     return sides, measured
+
+
+def _between(metric: Metric, source: Features, target: Features, seed: int, *side: str) -> Distance:
+    draws = seeding.numpy_generator(seed, "distance", "pairing", *side)
+    return measure(metric, source, metric.prepare(source), target, draws)
 
 
 def _read(path: Path, points: int | None, seed: int) -> Features:

@@ -27,8 +27,7 @@ from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
-from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.runs.tracking.json_lines import short_curve
+from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.compared import Compared, compare, exact_value
 from orca_cli.stages.mona import Mona

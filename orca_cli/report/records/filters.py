@@ -57,8 +57,8 @@ class Values:
 def _composed(run: Run, key: str) -> str | None:
     try:
         if key in _PARTS:
-            return _choice(key, current_target(str(settings.setting(run.path, f"{key}._target_"))))
-        return settings.as_typed(settings.setting(run.path, key))
+            return _choice(key, current_target(str(settings.settings(run.path)[f"{key}._target_"])))
+        return settings.as_typed(settings.settings(run.path)[key])
     except (OrcaError, KeyError):  # the run has no such setting
         return None
 

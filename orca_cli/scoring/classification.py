@@ -81,10 +81,7 @@ class ClassAUROC(ZeroOne):
         # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
         logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
         scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        areas = [checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
-        defined = [area for area in areas if area is not None]
-        value = 1.0 - sum(defined) / len(defined) if defined else None
-        return Score(value, len(defined), len(areas) - len(defined))
+        return checks.one_minus_mean([checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])])
 
 
 class MacroF1:
@@ -121,8 +118,9 @@ class MacroF1:
         counted = targets != IGNORED_CLASS
         scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        if (by_records := _record_f1(scores, truth, counted, groups)) is not None:
-            f1_by_unit["records"] = by_records
+        if targets.ndim == 1 and (found := checks.records(groups, targets, counted)) is not None:
+            record, shared = found
+            f1_by_unit["records"] = _class_f1(_majority(scores, record, len(shared)), shared, outputs.shape[1])
         if self.by not in f1_by_unit:
             raise checks.missing(groups)
         others = {}
@@ -158,18 +156,6 @@ def _predictions(scores: np.ndarray) -> np.ndarray:
 def _counts(classes: np.ndarray, k: int) -> np.ndarray:
     """Return how often each of the classes 0..k-1 occurs among these, which may have more."""
     return np.bincount(classes[classes < k], minlength=k)
-
-
-def _record_f1(
-    scores: np.ndarray, truth: np.ndarray, counted: np.ndarray, groups: np.ndarray | None
-) -> np.ndarray | None:
-    """Return the F1 of each class over records; None without records, or where one has several targets."""
-    if groups is None or counted.ndim != 1:
-        return None
-    checks.numbered(groups, len(counted))
-    first, record = checks.numbered(groups[counted], len(truth))
-    label = checks.shared(truth, first, record)
-    return None if label is None else _class_f1(_majority(scores, record, len(first)), label, scores.shape[1])
 
 
 def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:

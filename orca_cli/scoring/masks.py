@@ -48,8 +48,7 @@ class MaskError:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
-        fits = outputs.ndim > 1 and outputs.shape == targets.shape
-        checks.check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
+        checks.check_same(outputs, targets, "(n, 1, H, W)")
         pixels = math.prod(targets.shape[1:])
         scores, known = outputs.reshape(len(outputs), pixels), ~np.isnan(targets).reshape(len(targets), pixels)
         present = targets.reshape(known.shape) > 0.5

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import differences, mean_by_position
+from orca_cli.scoring.checks import differences, mean_constant
 
 _TAKES = "outputs and real-valued targets of one shape (n, K, *E)"
 
@@ -57,18 +57,13 @@ class RelativeL2:
 class MeanSquared:
     """Mean of (output - target)^2 over all known entries, in squared units of the task."""
 
-    name = "MSE"
-    percent = False
+    name, percent, constant = "MSE", False, mean_constant
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count entries."""
         difference, known = differences(outputs, targets, _TAKES)
         n = int(known.sum())
         return Score(float(np.square(_flat(difference)).sum()) / n if n else None, n, targets.size - n)
-
-    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
-        return mean_by_position(train_targets)
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

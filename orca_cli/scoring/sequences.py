@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import check_fit, check_numbers
+from orca_cli.scoring.checks import check_numbers, check_same
 
 _FRAMES, _MEAN = "nats per frame", "mean cross-entropy with padding"
 
@@ -29,8 +29,7 @@ class NatsPerFrame:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
-        fits = outputs.ndim == 3 and outputs.shape == targets.shape
-        check_fit(fits, outputs, targets, "logits and targets of one shape (n, K, L)")
+        check_same(outputs, targets, "(n, K, L)")
         known = ~np.isnan(targets)
         frames = int(known.any(axis=1).sum())
         padding = known.shape[0] * known.shape[2] - frames

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import differences, mean_by_position
+from orca_cli.scoring.checks import differences, mean_constant
 
 
 class _Values:
     """Base of the errors below; each score has the other errors in `others`."""
 
     name: str
-    percent = False
+    percent, constant = False, mean_constant
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
@@ -42,10 +42,6 @@ class _Values:
         defined = {name: each[~np.isnan(each)] for name, each in values.items()}
         others = {name: float(each.mean()) if len(each) else None for name, each in defined.items()}
         return Score(others.pop(self.name), n, targets.size - n, others)
-
-    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
-        return mean_by_position(train_targets)
 
 
 class RMSE(_Values):

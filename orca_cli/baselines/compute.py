@@ -27,8 +27,7 @@ from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Error, Reporter, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.classification import Balanced
-from orca_cli.scoring.regression import MeanSquared, RelativeL2
-from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
+from orca_cli.scoring.regression import MAE, RMSE, MeanSquared, NormalisedRMSE, OneMinusR2, RelativeL2
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 

@@ -16,6 +16,7 @@ _MOVED = {
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
+    "orca_cli.scoring.values.": "orca_cli.scoring.regression.",
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
 }
 

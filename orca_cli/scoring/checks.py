@@ -36,10 +36,10 @@ def check_numbers(broken: np.ndarray, what: str = "NaN or infinite") -> None:
         raise NonFiniteError(f"{count} outputs are {what}", where="task.error", hint="try a smaller train.lr")
 
 
-def differences(outputs: np.ndarray, targets: np.ndarray, takes: str) -> tuple[np.ndarray, np.ndarray]:
+def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return output - target in float64, zero where the target is NaN, and where it is not; raises as the checks above."""
     fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    check_fit(fits, outputs, targets, takes)
+    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)")
     known = ~np.isnan(targets)
     difference = np.where(known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
     check_numbers(~np.isfinite(difference))

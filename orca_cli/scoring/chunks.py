@@ -36,11 +36,10 @@ class ChunkMean:
         whole = self._error(outputs, targets, groups)
         chunks, dropped = self._chunks(len(outputs))
         parts = [(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]) for chunk in chunks]
-        values = [self._error(*part).value for part in parts]
-        defined = [value for value in values if value is not None]
+        defined = [value for part in parts if (value := self._error(*part).value) is not None]
         whole_split = {self._error.name: whole.value, **whole.others}
         others = {f"{name}, whole split": value for name, value in whole_split.items()}
-        skipped = len(values) - len(defined) + dropped
+        skipped = len(chunks) - len(defined) + dropped
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:

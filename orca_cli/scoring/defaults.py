@@ -10,8 +10,7 @@ from orca_cli.interfaces import Error
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.multilabel import MeanAveragePrecision
-from orca_cli.scoring.regression import MeanSquared
-from orca_cli.scoring.values import RMSE
+from orca_cli.scoring.regression import RMSE, MeanSquared
 
 
 def default_error(kind: str, integer_targets: bool) -> Error:

@@ -66,8 +66,8 @@ class MaskError:
             "fnr": _rate(~(pooled > self._logit), truth),
             "pixel_auroc": 1 - float(defined.mean()) if len(defined) else None,
         }
-        others = {self._names[report]: value for report, value in values.items() if report != self._report}
-        value = values[self._report]
+        value = values.pop(self._report)
+        others = {self._names[report]: one for report, one in values.items()}
         by_position = self._report == "pixel_auroc"
         counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.size)
         n = 0 if value is None else counted
@@ -82,7 +82,7 @@ class MaskError:
         """
         if self._report == "fnr":
             return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
-        positives, counts = np.zeros(train_targets.shape[1:]), np.zeros(train_targets.shape[1:])
+        positives, counts = np.zeros((2, *train_targets.shape[1:]))
         for target in train_targets:  # one image at a time: the targets may be all of a large mapped file
             positives += target > 0.5
             counts += 1.0 if self._count_ignored else ~np.isnan(target)

@@ -94,8 +94,8 @@ CASES = (
     Case("classification.MacroF1", "positions"),
     Case("multilabel.MeanAveragePrecision", "labels", {"by": "records"}),
     *(Case(f"multilabel.{name}", "labels") for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")),
-    *(Case(f"values.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
-    *(Case(f"values.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
+    *(Case(f"regression.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
+    *(Case(f"regression.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
     *(Case(f"regression.{name}", "fields") for name in ("RelativeL2", "MeanSquared")),
     *(Case("sequences.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
     *(

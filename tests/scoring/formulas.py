@@ -193,7 +193,7 @@ def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_t
     return Score(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
-FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
+FORMULAS = {f"regression.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
     "classification.ZeroOne": zero_one,
     "classification.Balanced": balanced,
     "classification.ClassAUROC": class_auroc,

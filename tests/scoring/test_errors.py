@@ -20,8 +20,7 @@ from orca_cli.scoring.defaults import default_error
 from orca_cli.scoring.distances import LongRangeMAE
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.multilabel import MeanAveragePrecision
-from orca_cli.scoring.regression import MeanSquared
-from orca_cli.scoring.values import RMSE
+from orca_cli.scoring.regression import RMSE, MeanSquared
 from tests.properties import examples
 from tests.scoring.cases import CASES, FORMS
 from tests.scoring.formulas import FORMULAS

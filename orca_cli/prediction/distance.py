@@ -20,23 +20,15 @@ from orca_cli.stages.problem import measure
 
 @dataclass(frozen=True)
 class Measured:
-    """What one metric measured.
-
-    Args:
-        convention: whether the value is squared, its costs halved, and the like; empty if the metric does not say.
-        value: distance of B (as target) to A (as source).
-        self_a: distance of A to itself; `self_b` likewise.
-        diagnostics: the solver's, for the value.
-        seconds: time for the value.
-    """
+    """What one metric measured."""
 
     metric: str
-    convention: str
-    value: float
-    self_a: float
+    convention: str  # whether the value is squared, its costs halved, and the like; empty if the metric does not say
+    value: float  # distance of B (as target) to A (as source)
+    self_a: float  # distance of A to itself
     self_b: float
-    diagnostics: dict[str, float]
-    seconds: float
+    diagnostics: dict[str, float]  # the solver's, for the value
+    seconds: float  # for the value
 
 
 @torch.no_grad()

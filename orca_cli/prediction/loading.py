@@ -49,19 +49,12 @@ _MOST_EMBEDDINGS = 2**30  # values of a body's own embedding layer, which predic
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it.
+    """A model with what belongs to it."""
 
-    Args:
-        record: what its run says about it.
-        preprocessing: how new data become its inputs.
-        folder: the run or export.
-        members: the models whose outputs are averaged, or the only one; on the CPU, in evaluation mode.
-    """
-
-    record: ModelRecord
-    preprocessing: Preprocessing
-    folder: Path
-    members: tuple[TransferModel, ...] = ()
+    record: ModelRecord  # what its run says about it
+    preprocessing: Preprocessing  # how new data become its inputs
+    folder: Path  # the run or export
+    members: tuple[TransferModel, ...] = ()  # their outputs are averaged; on the CPU, in evaluation mode
 
     @cached_property
     def model(self) -> TransferModel | Ensemble:

@@ -17,7 +17,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
 from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.scoring.defaults import named_error
+from orca_cli.scoring.chunks import named_error
 
 PREDICTIONS = f"{STAGE_FOLDERS['finetune']}/predictions.npz"
 # The number of threads changes the order of sums; nobody reads an error to more digits.
@@ -43,18 +43,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """The recorded numbers beside the recomputed ones.
+    """The recorded numbers beside the recomputed ones."""
 
-    Args:
-        percent: whether the error is a fraction that is shown in per cent.
-        numbers: the run's error, what it averages over (n) and leaves out (skipped), and the further errors of the same
-            outputs that the run recorded.
-        missing: names of further errors that the saved predictions do not suffice for.
-    """
-
-    percent: bool
-    numbers: tuple[Compared, ...]
-    missing: tuple[str, ...]
+    percent: bool  # whether the error is a fraction that is shown in per cent
+    numbers: tuple[Compared, ...]  # the run's error, what it averages over (n) and leaves out (skipped), further errors
+    missing: tuple[str, ...]  # names of further errors that the saved predictions do not suffice for
 
 
 def recompute(run: Path) -> Recomputed:

@@ -45,24 +45,7 @@ _SETTINGS_OF = {
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed besides weights and preprocessing to make a run's model again.
-
-    Args:
-        kind, input_shape, num_outputs: of the task.
-        seed: of the run.
-        pooling: how the predictor pools features.
-        precision: as the setting of that name.
-        batch_size: of evaluation; another one can change last bits.
-        embedder, body, finetune: nodes of these parts.
-        error: node of the task's error, or its short name; None for the usual one of its kind.
-        error_chunks: samples after which the error is averaged; None: it is that of the whole split (`practices.Practice`).
-        train_batch_size: as the setting train.batch_size.
-        checkpoint_sha256: of the body's checkpoint.
-        weights_sha256: of the whole model.
-        result: the run's result.json.
-        members: how many models there are, whose outputs are averaged.
-        environment: versions that it ran with.
-    """
+    """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings."""
 
     kind: Kind
     input_shape: Sequence[Count]
@@ -70,18 +53,18 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    batch_size: int
-    embedder: dict[str, Any]
+    batch_size: int  # of evaluation; another one can change last bits
+    embedder: dict[str, Any]  # a node, as the next two
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: dict[str, Any] | str | None
-    error_chunks: Count | None
+    error: dict[str, Any] | str | None  # node or short name of the task's error; None for the usual one of its kind
+    error_chunks: Count | None  # samples after which it is averaged; None: over the whole split (`practices.Practice`)
     train_batch_size: int
-    checkpoint_sha256: str
-    weights_sha256: str
-    result: Mapping[str, Any]
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    members: Count = 1
+    checkpoint_sha256: str  # of the body's checkpoint
+    weights_sha256: str  # of the whole model
+    result: Mapping[str, Any]  # the run's result.json
+    environment: Mapping[str, Any] = field(default_factory=dict)  # versions that it ran with
+    members: Count = 1  # models, whose outputs are averaged
 
     @property
     def name(self) -> str:
@@ -96,11 +79,7 @@ class ModelRecord:
 
 
 def check_node(node: Any, group: str) -> None:
-    """Refuse a node that names a part of another group, here or in a node within.
-
-    Raises:
-        UnsafeError: a reader of files, for instance, in the place of an embedder.
-    """
+    """Raise UnsafeError for a node that names a part of another group, here or in a node within, such as a reader of files."""
     if isinstance(node, list):
         for item in node:
             check_node(item, group)

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,11 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import CheckpointError, DataError, LockedError
-from orca_cli.runs.directory import (
-    CURVE,
-    LOCK,
-    RESULT,
-    STAGE_FOLDERS,
-    STATUS,
-    SUMMARY,
-    RunDirectory,
-    RunName,
-    read_or_empty,
-)
+from orca_cli.runs import directory
+from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6})_")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
@@ -68,8 +58,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
 
     Args:
-        root: folder of all runs.
-        name: the experiment.
+        root, name: folder of all runs, and the experiment.
         force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
         allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
 
@@ -103,11 +92,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, or of a search, and record its holder.
-
-    Args:
-        task_folder: with the runs of the task.
-        identity: the first digits of the experiment's hash.
+    """Hold the lock of an experiment (by the first digits of its hash), or of a search, and record its holder.
 
     Raises:
         LockedError: another process holds it, or on another machine has done so within DEAD_AFTER_S.
@@ -190,34 +175,23 @@ def named(word: str) -> Path:
 
 def begun(path: Path) -> datetime | None:
     """Return the local time in a run folder's name; None where there is none."""
-    match = _TIME.match(path.name)
     try:
-        return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if match else None
-    except ValueError:  # such as 99 minutes
+        return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()
+    except ValueError:
         return None
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What a run's records say.
-
-    Args:
-        path: its folder.
-        host: where it runs or ran.
-        stage: build, align or finetune.
-        step: optimizer steps of the stage so far.
-        steps: of the whole stage; 0 while unknown.
-        curve: lines of stage 3 of its first member: epoch, step, validation_error and more.
-        steps_of_member: of stage 3, that each of its members takes; 0 while unknown.
-    """
+    """How far a run is, by its records."""
 
     path: Path
-    host: str
-    stage: str
-    step: int
-    steps: int
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    steps_of_member: int = 0
+    host: str  # where it runs or ran
+    stage: str  # build, align or finetune
+    step: int  # optimizer steps of the stage so far
+    steps: int  # of the whole stage; 0 while unknown
+    curve: list[dict[str, Any]]  # lines of stage 3 of its first member: epoch, step, validation_error and more
+    steps_of_member: int  # of stage 3, that each of its members takes; 0 while unknown
 
     @property
     def error(self) -> float | None:
@@ -230,10 +204,10 @@ def activity(root: Path, name: RunName) -> Activity | None:
     run = look(root, name)
     if run is None:
         return None
-    status, summary = run.status(), read_or_empty(run.stage("build") / SUMMARY)
+    status, summary = run.status(), read_or_empty(run.stage("build") / directory.SUMMARY)
     stage = str(status.get("stage") or "build")
     planned = summary.get("steps") or {}
-    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / CURVE) if stage in STAGE_FOLDERS else []
+    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / directory.CURVE) if stage in STAGE_FOLDERS else []
     step = max([int(status.get("step") or 0), *(int(line.get("step") or 0) for line in lines)])
     first = [line for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
     each = int(planned.get("finetune") or 0) // int(summary.get("members") or 1)

@@ -1,7 +1,4 @@
-"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
-
-That is kept beside the runs and not in them: a run that two studies share is run once, and belongs to both.
-"""
+"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
 
 from __future__ import annotations
 

@@ -38,13 +38,12 @@ _LAST_S = 5.0  # of patience at the end of a run that is not completed
 class Guarded:
     """A recorder that hands everything to another one in a thread of its own.
 
-    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start and end wait, and not for
-    long. After a failure the recorder is given nothing more, and the run goes on.
+    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start and end wait, for at most
+    `patience_s`. After a failure the recorder is given nothing more, and the run goes on.
 
     Args:
         make: makes the recorder; called in the thread.
         name: how warnings call it.
-        patience_s: how long the run waits for it at its start and at its end.
     """
 
     def __init__(self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S) -> None:

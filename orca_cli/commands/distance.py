@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import terminal
-from orca_cli.commands.options import check_at_least
 from orca_cli.exceptions import UsageError
 from orca_cli.terminal import Result, counted
 
@@ -36,7 +35,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         raise UsageError("allowed besides two files: metric=NAME,... and seed=N", where=" ".join(arguments.settings))
     if not words["seed"].isdecimal():
         raise UsageError(f"'{words['seed']}' is not an integer from 0 on", where="seed", hint="such as seed=0")
-    check_at_least("--points", arguments.points or None, 2)
     terminal.configure_logging(quiet=True)
     from orca_cli.prediction.distance import distance
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Predict new data with a finished run or an exported one."
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
-    parser.add_argument("input", metavar="INPUT", help="new data: a file or folder")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
@@ -68,7 +68,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     folder, chosen = run_folder(arguments.run, best=arguments.best)
     loaded = open_model(folder, arguments.checkpoint)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
-    output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
+    output.check_output(arguments.out, predictor.decoder, arguments.input)
     new = predictor.opened(arguments.input, arguments.part)
     outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
     targets = None if arguments.no_targets else _targets(new)
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
-        error, score = predictor.measured_error, predictor.measured_error(kept.whole(), targets)
+        error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
         record["error"] = {"name": error.name, "percent": error.percent, "value": score.value}
         record["error"] |= {"n": score.n, "skipped": score.skipped}
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")

@@ -10,7 +10,6 @@ from orca_cli.commands.options import add_allow_module, add_run
 from orca_cli.commands.runs import one_run
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError
-from orca_cli.runs.claim import named
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -59,10 +58,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _scored(word: str) -> dict[str, Any]:
     from orca_cli.prediction.recomputed import recompute
-    from orca_cli.prediction.record import is_export
 
-    if is_export(path := named(word)):
-        raise DataError("is an export, which has no saved predictions", where=str(path), hint="give the run itself")
     run = one_run(word)
     if run.state != "completed":
         raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")

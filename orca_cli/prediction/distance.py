@@ -49,6 +49,8 @@ def distance(
         UnsafeError: an array holds Python objects.
         NonFiniteError: a distance overflows.
     """
+    if points is not None and points < 2:
+        raise ConfigError(f"{points} is out of range", where="--points", hint="allowed: 2 or more")
     nodes = {name: configuration.content(path) for name, path in configuration.choices("metric").items()}
     nodes = {name: node for name, node in nodes.items() if node[parts.TARGET] is not None}
     if unknown := set(metrics) - nodes.keys():

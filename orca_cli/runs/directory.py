@@ -1,9 +1,5 @@
 """One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
 
-runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
-  config.yaml overrides.txt env.json status.json result.json run.log lock MANIFEST.json
-  1_build/  2_align/  3_finetune/  tracker/
-
 The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
 of a completed run, has the checksums of all others that do not change any more.
 """
@@ -166,8 +162,7 @@ class RunDirectory:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
         folder = self.stage(stage)
         storage.seal(folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity)
-        if (folder / CHECKPOINTS).exists():
-            storage.remove(folder / CHECKPOINTS)
+        storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
         """Return the summary of a stage that an earlier attempt finished; None if none is intact.

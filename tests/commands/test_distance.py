@@ -101,7 +101,7 @@ BAD_WORDS = {
     "size=1": (2, "size=1: allowed besides two files: metric=NAME,... and seed=N"),
     "c.npz": (2, "c.npz: allowed besides two files"),
     "seed=-1": (2, "is not an integer from 0 on"),
-    "--points 1": (2, "allowed: 2 or more"),
+    "--points 1": (10, "allowed: 2 or more"),
 }
 
 

@@ -60,10 +60,6 @@ def test_what_is_refused(tmp_path):
     cases = [(damaged, 11, "predictions.npz"), (linked, 12, "is a link")]
     cases += [(_add(tmp_path, "regression.RMSE", node={"_target_": target}), 12, target) for target in TARGETS]
     cases.append((add_run(tmp_path, seed=99, state="failed"), 11, "not completed"))
-    export = tmp_path / "export"
-    export.mkdir()
-    (export / "export.json").write_text("{}")
-    cases.append((export, 11, "has no saved predictions"))
     records = _add(tmp_path, "classification.MacroF1", with_groups=False)
     cases.append((records, 11, "cannot be computed from what the run saved"))
     for run, code, message in cases:

@@ -94,9 +94,7 @@ class Predictor:
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
 
-        Args:
-            x: samples.
-            y: targets as the data hold them; None takes those of the file that `x` names.
+        Targets `y` are as the data hold them; None takes those of the file that `x` names.
         """
         new = self.opened(x)
         return self.decoder.score(self.outputs(new), self._targets(new, y))
@@ -111,11 +109,7 @@ class Predictor:
         raise ConfigError("a finished run is not trained again", where="fit", hint="orca_cli.run(...) trains another")
 
     def opened(self, x: Any, part: str = "") -> NewData:
-        """Return samples in any form (also new data) as new data.
-
-        Args:
-            x: samples, a path, or new data.
-            part: train, validation or test, of files that hold several splits.
+        """Return samples, the path of some, or new data as new data; `part` of files that hold several splits.
 
         Raises:
             DataError: no samples, or such as do not have the form of the training data.

@@ -112,7 +112,7 @@ class MacroF1:
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
-        k = outputs.shape[1] if self._num_classes is None else self._num_classes
+        k = self._num_classes or outputs.shape[1]
         if k > outputs.shape[1]:
             raise DataError(f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes")
         counted = targets != IGNORED_CLASS
@@ -136,7 +136,7 @@ class MacroF1:
 
         A constant class has F1 = 2 n / (n + its own number) at best, so the most frequent one has the least error.
         """
-        k = num_outputs if self._num_classes is None else min(self._num_classes, num_outputs)
+        k = min(self._num_classes or num_outputs, num_outputs)
         votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
         votes[_counts(train_targets[train_targets >= 0], k).argmax()] = 1.0
         return votes

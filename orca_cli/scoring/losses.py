@@ -182,8 +182,8 @@ class NatsPerFrameLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        known = ~targets.isnan()
-        nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")
+        known, truth = ~targets.isnan(), targets.nan_to_num(nan=0.0)
+        nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
         if self.count_padding:
             return nats.mean()
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)

@@ -203,7 +203,7 @@ FORMULAS = {f"regression.{name}": partial(value_error, key) for name, key in NAM
     "multilabel.LabelMacroF1": partial(over_labels, lambda scores, present: f1(scores > 0, present)),
     "regression.RelativeL2": relative_l2,
     "regression.MeanSquared": mean_squared,
-    "sequences.NatsPerFrame": nats_per_frame,
-    "masks.MaskError": mask_error,
-    "distances.LongRangeMAE": long_range_mae,
+    "dense.NatsPerFrame": nats_per_frame,
+    "dense.MaskError": mask_error,
+    "dense.LongRangeMAE": long_range_mae,
 }

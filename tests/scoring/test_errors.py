@@ -16,7 +16,7 @@ from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import KINDS
 from orca_cli.scoring.chunks import ChunkMean, named_error
 from orca_cli.scoring.classification import MacroF1, ZeroOne
-from orca_cli.scoring.distances import LongRangeMAE
+from orca_cli.scoring.dense import LongRangeMAE
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import RMSE, MeanSquared

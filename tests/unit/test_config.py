@@ -122,6 +122,7 @@ MOVED = {
     "augmentation.flip.Flip": "models.augmentation.transforms",
     "losses.masked.MaskedMSE": "scoring.losses",
     "scoring.values.RMSE": "scoring.regression",
+    "scoring.masks.MaskError": "scoring.dense",
     "tracking.services.wandb": "runs.tracking.services",
 }
 

@@ -25,9 +25,10 @@ def check_fit(fits: bool, outputs: np.ndarray, targets: np.ndarray, takes: str) 
 
 
 def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
-    """Raise DataError unless both have one shape with as many axes as this, such as (n, K, L)."""
-    fits = outputs.ndim == shape.count(",") + 1 and outputs.shape == targets.shape
-    check_fit(fits, outputs, targets, f"outputs and targets of one shape {shape}")
+    """Raise DataError unless both have one shape with as many axes as this, such as (n, K, L), or more for (n, 1, *E)."""
+    axes = shape.count(",") + 1
+    fits = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
+    check_fit(fits and outputs.shape == targets.shape, outputs, targets, f"outputs and targets of one shape {shape}")
 
 
 def check_numbers(broken: np.ndarray, what: str = "NaN or infinite") -> None:

@@ -54,7 +54,7 @@ class MaskError:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
-        checks.check_same(outputs, targets, "(n, 1, H, W)")
+        checks.check_same(outputs, targets, "(n, 1, *E)")
         pixels = math.prod(targets.shape[1:])
         scores, known = outputs.reshape(len(outputs), pixels), ~np.isnan(targets).reshape(len(targets), pixels)
         present = targets.reshape(known.shape) > 0.5

@@ -17,9 +17,6 @@ _MOVED = {
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
     "orca_cli.scoring.values.": "orca_cli.scoring.regression.",
-    "orca_cli.scoring.masks.": "orca_cli.scoring.dense.",
-    "orca_cli.scoring.sequences.": "orca_cli.scoring.dense.",
-    "orca_cli.scoring.distances.": "orca_cli.scoring.dense.",
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
 }
 
@@ -37,9 +34,9 @@ _NOW = {
     for file, listed in _MERGED.items()
     for part in listed.split()
 }
-_BEFORE = {now: before for before, now in _NOW.items()}
 for _error in ("masks.MaskError", "sequences.NatsPerFrame", "distances.LongRangeMAE"):
-    _BEFORE[f"orca_cli.scoring.dense.{_error.partition('.')[2]}"] = f"orca_cli.scoring.{_error}"
+    _NOW[f"orca_cli.scoring.{_error}"] = f"orca_cli.scoring.dense.{_error.partition('.')[2]}"
+_BEFORE = {now: before for before, now in _NOW.items()}
 
 _ANNEALED = {"scaling": 0.25, "chunk": 1024}
 _LISTOPS = {"max_depth": 10, "max_arity": 10, "min_length": None, "max_length": None, "input_length": None}

@@ -56,10 +56,8 @@ class Balanced(ZeroOne):
         _check_shapes(outputs, targets)
         k, counted = outputs.shape[1], targets != IGNORED_CLASS
         truth, predicted = targets[counted], _predictions(outputs)[counted]
-        count, hits = _counts(truth, k), _counts(truth[predicted == truth], k)
-        occurs = count > 0
-        n = int(occurs.sum())
-        return Score(1.0 - float((hits[occurs] / count[occurs]).mean()) if n else None, n, k - n)
+        with np.errstate(invalid="ignore"):  # of classes that do not occur
+            return _macro(_counts(truth[predicted == truth], k) / _counts(truth, k))
 
 
 class ClassAUROC(ZeroOne):
@@ -175,6 +173,7 @@ def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
         return 2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
 
 
-def _macro(f1: np.ndarray) -> Score:
-    defined = f1[~np.isnan(f1)]
-    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(f1) - len(defined))
+def _macro(values: np.ndarray) -> Score:
+    """Return one minus the mean of the classes' values; those of NaN are skipped."""
+    defined = values[~np.isnan(values)]
+    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined))

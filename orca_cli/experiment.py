@@ -20,13 +20,11 @@ from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import CURVE, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
-from orca_cli.runs.tracking.guarded import Guarded
-from orca_cli.runs.tracking.json_lines import FILE as JSON_LINES
-from orca_cli.runs.tracking.json_lines import JsonLines
+from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.config.compose import Composed
@@ -112,7 +110,6 @@ def train(
     storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
-    folder.recorders.append(JsonLines(folder.stage))
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -159,8 +156,8 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
     for stage in ("align", "finetune"):
-        tracker.rewind(stage, storage.read_json_lines(folder.stage(stage) / JSON_LINES))
-    folder.recorders.append(tracker)
+        tracker.rewind(stage, storage.read_json_lines(folder.stage(stage) / CURVE))
+    folder.trackers.append(tracker)
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
@@ -295,7 +292,7 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
 
 
 def _recorded(folder: RunDirectory, outcome: Outcome) -> Outcome:
-    """Write how a run ended into its folder, tell its recorders, and return it."""
+    """Write how a run ended into its folder, tell its trackers, and return it."""
     assert outcome.failure is not None
     try:
         folder.set_state(outcome.state, code=outcome.code, error=outcome.failure.record())

@@ -26,8 +26,7 @@ from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Reporter, Samples
 from orca_cli.scoring.classification import Balanced
-from orca_cli.scoring.regression import MeanSquared, RelativeL2
-from orca_cli.scoring.values import MAE, RMSE, NormalisedRMSE, OneMinusR2
+from orca_cli.scoring.regression import MAE, RMSE, MeanSquared, NormalisedRMSE, OneMinusR2, RelativeL2
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 

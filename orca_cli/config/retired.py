@@ -16,6 +16,7 @@ _MOVED = {
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
+    "orca_cli.scoring.values.": "orca_cli.scoring.regression.",
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
 }
 
@@ -33,6 +34,8 @@ _NOW = {
     for file, listed in _MERGED.items()
     for part in listed.split()
 }
+for _error in ("masks.MaskError", "sequences.NatsPerFrame", "distances.LongRangeMAE"):
+    _NOW[f"orca_cli.scoring.{_error}"] = f"orca_cli.scoring.dense.{_error.partition('.')[2]}"
 _BEFORE = {now: before for before, now in _NOW.items()}
 
 _ANNEALED = {"scaling": 0.25, "chunk": 1024}

@@ -15,10 +15,10 @@ _CLASSES = {
     "macro_f1": "classification.MacroF1",
 }
 _NUMBERS = {
-    "rmse": "values.RMSE",
-    "mae": "values.MAE",
-    "r2": "values.OneMinusR2",
-    "nrmse": "values.NormalisedRMSE",
+    "rmse": "regression.RMSE",
+    "mae": "regression.MAE",
+    "r2": "regression.OneMinusR2",
+    "nrmse": "regression.NormalisedRMSE",
 }
 _LABELS = {
     "map": "multilabel.MeanAveragePrecision",

@@ -117,7 +117,7 @@ class Error(Protocol):
 
 
 class Recorder(Protocol):
-    """Takes every line of every curve; JSON lines and trackers are recorders."""
+    """Takes every line of every curve, as trackers do."""
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Take the next line of a stage's curve: plain values by name."""

@@ -37,17 +37,17 @@ def best_run(folder: Path) -> tuple[Path, str]:
             validated.setdefault((str(samples), str(result["error"]["name"])), []).append((float(error), run.path))
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
-    if not validated and unvalidated:
-        what = f"all {len(unvalidated)} runs trained on their validation samples, so that no validation error compares them"
-        raise DataError(what, where=str(folder), hint=_COMPARABLE)
-    if not validated:
-        what = "holds no completed run that can predict, chosen on a validation split"
-        raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")
     best = {key: min(runs, key=lambda run: run[0]) for key, runs in validated.items()}
-    if len(best) > 1:
-        names = ", ".join(path.name for _, path in best.values())
-        what = f"the runs were validated on {len(best)} different sets of data or errors, which cannot be compared"
-        raise DataError(what, where=str(folder), hint=f"give one of the best of each: {names}")
+    if len(best) != 1:
+        what = "holds no completed run on data of your own, chosen by a validation split, with its weights"
+        hint = "orca report shows the runs; those of benchmarks keep no preprocessing, and predict no new data"
+        if unvalidated:
+            what = f"all {len(unvalidated)} runs trained on their validation samples, so that no validation error compares them"
+            hint = _COMPARABLE
+        if best:
+            what = f"the runs were validated on {len(best)} different sets of data or errors, which cannot be compared"
+            hint = f"give one of the best of each: {', '.join(path.name for _, path in best.values())}"
+        raise DataError(what, where=str(folder), hint=hint)
     (((_, name), (lowest, path)),) = best.items()
     count = sum(map(len, validated.values()))
     text = f"{path}: {name} {lowest:.4g} on validation, the lowest of {count} runs"

@@ -7,6 +7,7 @@ from typing import Any
 
 from orca_cli.prediction.loading import Loaded
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
+from orca_cli.report.records.details import baselines
 from orca_cli.terminal import visible
 
 _SHOWN = 50  # classes named in a card
@@ -16,7 +17,7 @@ library_name: orca-transfer
 tags: [cross-modal-transfer, orca]
 ---
 
-# {title}
+# {task}: {kind} from {shape}
 
 ## Use
 
@@ -52,7 +53,10 @@ Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.{compa
 
 ## Model and training
 
-{training}
+* run: `{run}`, protocol {protocol}, seed {seed}
+* {names_of_parts}; {parameters:,} parameters; all settings: config.yaml
+* body's checkpoint: `{checkpoint}`, SHA-256 `{checkpoint_sha256}`; licence: {licence}
+* weights: SHA-256 `{weights_sha256}`; made with {versions}
 
 ## Limits
 
@@ -68,82 +72,58 @@ The method:
 {citation}
 ```
 """
+_CHOSEN = {
+    "nothing": "Weights are those of the last step, trained on training and validation samples",
+    "folds": "Validated by folds: each model on the samples that it was not trained on",
+}
 
 
 def model_card(loaded: Loaded) -> str:
     """Return a model card as Markdown; texts of the run, which may be a stranger's, are made inert."""
     record, result = loaded.record, loaded.record.result
-    targets = loaded.preprocessing.targets
-    features = getattr(loaded.preprocessing, "feature_names", None)
+    targets, features = loaded.preprocessing.targets, getattr(loaded.preprocessing, "feature_names", None)
     splits, selected, error, comparison = (
         result.get(key) or {} for key in ("splits", "selected", "error", "comparison")
     )
-    rows = [
-        f"| {text} | {_md(split.get('n'))} | `{_code(split.get('sha256'))}` |"
-        for name, text in (("train", "training"), ("val", "validation"), ("test", "test"))
-        if (split := splits.get(name) or {})
-    ]
-    shape = " x ".join(map(str, record.input_shape))
+    on, verb = selected.get("on"), "validated" if selected.get("by") == "last" else "chosen"
+    chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
+    errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
+    errors |= {f"baseline: {name}": value for name, value in baselines(result)}
+    errors["validation error"] = result.get("validation_error")
+    percent = error.get("percent") is True
+    checkpoint = str(record.body.get("checkpoint"))
+    parts = ("task", "body", "source", "metric", "finetune")
+    versions = [f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value]
     return _CARD.format(
-        title=f"{_md(result.get('task'))}: {record.kind} from {shape}",
-        shape=shape,
-        columns=f"; columns: {_listed(features)}" if features else "",
+        task=_md(result.get("task")),
         kind=record.kind,
+        shape=" x ".join(map(str, record.input_shape)),
+        columns=f"; columns: {_listed(features)}" if features else "",
         outputs=record.num_outputs,
         names=f": {_listed(targets.names)}" if targets.names else "",
-        splits="\n".join(rows),
-        chosen=_chosen(selected),
+        splits="\n".join(_split(name, splits) for name in ("train", "val", "test") if splits.get(name)),
+        chosen=chosen + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
         reads=_md(result.get("test_reads")),
-        errors="\n".join(_errors(result)),
+        errors="\n".join(f"| {_md(name)} | {_number(value, percent)} |" for name, value in errors.items()),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
-        comparison=f" Beside simple models on the same split: {_md(comparison['text'])}."
-        if "text" in comparison
-        else "",
-        training="\n".join(f"* {line}" for line in _training(loaded)),
+        comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}." if comparison else "",
+        run=_code(record.name),
+        protocol=_md(result.get("protocol")),
+        seed=record.seed,
+        names_of_parts=", ".join(f"{key}={_md(result.get(key))}" for key in parts),
+        parameters=sum(value.numel() for value in loaded.model.parameters()),
+        checkpoint=_code(checkpoint),
+        checkpoint_sha256=_code(record.checkpoint_sha256),
+        licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
+        weights_sha256=_code(record.weights_sha256),
+        versions=", ".join(versions),
         citation=CITATION,
     )
 
 
-def _chosen(selected: Mapping[str, Any]) -> str:
-    """Return what the weights were chosen on."""
-    on, members = selected.get("on"), selected.get("members", 1)
-    if on == "nothing":
-        text = "Weights are those of the last step, trained on training and validation samples"
-    elif on == "folds":
-        text = f"Validated by {_md(members)} folds: each model on the samples that it was not trained on"
-    elif selected.get("by") == "last":
-        text = f"Weights are those of the last step, validated on the {_md(on)} split"
-    else:
-        text = f"Weights were chosen on the {_md(on)} split"
-    return f"{text}; the outputs of {members} models are averaged" if isinstance(members, int) and members > 1 else text
-
-
-def _errors(result: Mapping[str, Any]) -> list[str]:
-    """Return the rows of the table of errors."""
-    error, baselines = result.get("error") or {}, result.get("baselines")
-    errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
-    for name, other in baselines.items() if isinstance(baselines, Mapping) else ():
-        if name != "constant" and isinstance(other, Mapping) and other.get("error") is not None:
-            errors[f"baseline: {name}"] = other["error"]
-    errors["validation error"] = result.get("validation_error")
-    percent = error.get("percent") is True
-    return [f"| {_md(name)} | {_number(value, percent)} |" for name, value in errors.items()]
-
-
-def _training(loaded: Loaded) -> list[str]:
-    record, result = loaded.record, loaded.record.result
-    checkpoint = str(record.body.get("checkpoint"))
-    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
-    names = ", ".join(f"{key}={_md(result.get(key))}" for key in ("task", "body", "source", "metric", "finetune"))
-    versions = ", ".join(f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value)
-    parameters = sum(value.numel() for value in loaded.model.parameters())
-    return [
-        f"run: `{_code(record.name)}`, protocol {_md(result.get('protocol'))}, seed {record.seed}",
-        f"{names}; {parameters:,} parameters; all settings: config.yaml",
-        f"body's checkpoint: `{_code(checkpoint)}`, SHA-256 `{_code(record.checkpoint_sha256)}`; licence: {licence}",
-        f"weights: SHA-256 `{_code(record.weights_sha256)}`; made with {versions}",
-    ]
+def _split(name: str, splits: Mapping[str, Any]) -> str:
+    return f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
 
 
 def _number(value: Any, percent: bool) -> str:

@@ -22,14 +22,13 @@ import logging
 import os
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from orca_cli import seeding, storage
 from orca_cli.config import configuration
@@ -38,7 +37,7 @@ from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import EXPORT, SETTINGS
+from orca_cli.prediction.record import EXPORT, SCHEMA, SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 
 _ROOM = 2**22  # bytes that an export takes besides its weights
@@ -47,12 +46,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
-    """Write a model into a new folder, whole or not at all.
-
-    Args:
-        loaded: the model.
-        target: the folder.
-        onnx: write it as ONNX as well.
+    """Write a model into a new folder, as ONNX as well on request, whole or not at all.
 
     Raises:
         UnavailableError: a package that ONNX needs is missing.
@@ -62,11 +56,11 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
     """
     if os.path.lexists(target):
         raise ConfigError("exists already", where=str(target), hint="name a new folder; nothing is overwritten")
-    if loaded.body is None:
-        what = "its body was not made from a folder with a config.json"
-        raise DataError(f"cannot be exported: {what}", where=str(loaded.folder))
-    missing = [name for name in _PACKAGES if onnx and importlib.util.find_spec(name) is None]
-    if missing:
+    body = getattr(loaded.members[0].body, "folder", None)
+    if body is None:
+        what = "cannot be exported: its body was not made from a folder with a config.json"
+        raise DataError(what, where=str(loaded.folder))
+    if onnx and (missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]):
         what = f"the package {missing[0]} is not installed"
         raise UnavailableError(what, where="--onnx", hint="pip install 'orca-transfer[onnx]'")
     sizes = [value.nbytes for member in loaded.members for value in member.state_dict().values()]
@@ -82,34 +76,21 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
             weights = {key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()}
             save_file(weights, folder / name)
         write_preprocessing(folder, loaded.preprocessing)
-        storage.write_json(folder / BODY_CONFIG, shareable_config(loaded.body))
-        storage.write_checked_json(folder / EXPORT, record.plain())
+        storage.write_json(folder / BODY_CONFIG, shareable_config(body))
+        storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
         if onnx:
-            write_onnx(loaded, folder / "model.onnx")
+            _write_onnx(loaded, folder / "model.onnx")
         storage.write_text(folder / "README.md", model_card(replace(loaded, record=record)))
 
 
-class _Unmasked(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x, None)
-
-
-def write_onnx(loaded: Loaded, path: Path) -> None:
-    """Write a model as ONNX.
-
-    Raises:
-        DataError: torch cannot export it, such as one that is too large, onnxruntime cannot run it, or its outputs differ.
-    """
+def _write_onnx(loaded: Loaded, path: Path) -> None:
+    """Write a model as ONNX; DataError where torch cannot, onnxruntime cannot run it, or its outputs differ."""
     import onnxruntime
 
     if getattr(loaded.preprocessing, "has_masks", False):
         raise _not_exported("its samples have padding, and the mask is not an input of the exported model")
-    model, first = _Unmasked(loaded.model).eval(), loaded.members[0]
+    model, first = loaded.model.eval(), loaded.members[0]
     draws = seeding.torch_generator(0, "onnx")
     batches = [torch.randn((count, *loaded.record.input_shape), generator=draws) for count in (1, 3)]
     # Plain products: torch's fused attention is not in every graph.

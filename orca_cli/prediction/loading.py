@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,7 +28,7 @@ from orca_cli.exceptions import (
     UnsafeError,
     process_error,
 )
-from orca_cli.interfaces import Finetune, Preprocessing
+from orca_cli.interfaces import Preprocessing
 from orca_cli.models.assembly import build_model, load_body
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import architecture_only, check_modest
@@ -37,7 +38,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 from orca_cli.runs.preprocessing import BODY_CONFIG, load_preprocessing
-from orca_cli.training import checkpoint
+from orca_cli.training.checkpoint import weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,28 +49,18 @@ _MOST_EMBEDDINGS = 2**30  # values of a body's own embedding layer, which predic
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it.
+    """A model with what belongs to it."""
 
-    Args:
-        record: what its run says about it.
-        preprocessing: how new data become its inputs.
-        model: on the CPU, in evaluation mode; of several members, whose outputs it averages.
-        folder: the run or export.
-        body: folder with the body's config.json; None where only its checkpoint has it.
-    """
+    record: ModelRecord  # what its run says about it
+    preprocessing: Preprocessing  # how new data become its inputs
+    folder: Path  # the run or export
+    members: tuple[TransferModel, ...] = ()  # their outputs are averaged; on the CPU, in evaluation mode
 
-    record: ModelRecord
-    preprocessing: Preprocessing
-    model: TransferModel | Ensemble
-    folder: Path
-    body: Path | None
-
-    @property
-    def members(self) -> list[TransferModel]:
-        """Return the models whose outputs are averaged, or the only one."""
-        if isinstance(self.model, Ensemble):
-            return [member for member in self.model.members if isinstance(member, TransferModel)]
-        return [self.model]
+    @cached_property
+    def model(self) -> TransferModel | Ensemble:
+        """Return the members as one model."""
+        several = len(self.members) > 1
+        return Ensemble(self.members, self.preprocessing.targets.kind).eval() if several else self.members[0]
 
 
 def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
@@ -90,17 +81,15 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
 
 
 def _open_export(folder: Path) -> Loaded:
-    record = read_export(folder)
-    preprocessing, body = load_preprocessing(folder), folder / BODY_CONFIG.parent
-    layers, models = check_modest(body), []
-    for name in record.weight_files:
+    loaded, body = Loaded(read_export(folder), load_preprocessing(folder), folder), folder / BODY_CONFIG.parent
+    layers, members = check_modest(body), []
+    for name in loaded.record.weight_files:
         tensors = storage.read_tensors(folder / name)
         if layers > len(tensors):
             what = f"asks for {layers} layers, and there are {len(tensors)} weights"
             raise UnsafeError(what, where=str(folder / BODY_CONFIG), hint=_AGAIN)
-        model = _architecture(record, preprocessing, body)
-        models.append(_fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder))
-    return Loaded(record, preprocessing, _joined(models, preprocessing), folder, body)
+        members.append(_whole(loaded, tensors, body))
+    return replace(loaded, members=tuple(members))
 
 
 def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
@@ -109,135 +98,102 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         what = "the run kept no weights (keep_weights=false, or a trial of a search), so it cannot predict"
         raise DataError(what, where=str(folder), hint="run it again with --force keep_weights=true")
     build, finetune = (folder / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
-    preprocessing, body = load_preprocessing(build), build / BODY_CONFIG.parent
-    has_config = (build / BODY_CONFIG).exists()
-    if has_config:
+    loaded, body = Loaded(record, load_preprocessing(build), folder), build / BODY_CONFIG.parent
+    if has_config := (build / BODY_CONFIG).exists():
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
-    config_folder = body if has_config else None
     selected = record.result.get("selected")
     word = "fold" if isinstance(selected, dict) and selected.get("folds") else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
-    several = (f"{word}-{number}" for number in range(record.members))
-    attempts: list[Iterable[str]] = [several] if record.members > 1 else [("best",), ("last",)]
+    attempts: list[Iterable[str]] = [(f"{word}-{number}" for number in range(record.members))]
+    if record.members == 1:  # there is no `best` where nothing was validated
+        attempts = [(name,) for name in ("best", "last") if os.path.lexists(finetune / name)]
     for names in attempts:
-        if names == ("best",) and not os.path.lexists(finetune / "best"):
-            continue  # nothing was validated
-        models: list[TransferModel] = []
-        source: Path | None = None
+        members: list[TransferModel] = []
+        is_whole = has_config
         for name in names:
             for file in (storage.MANIFEST, WEIGHTS):
                 own_file(folder, f"{finetune.name}/{name}/{file}")
             storage.verify_folder(finetune / name)
             tensors = storage.read_tensors(finetune / name / WEIGHTS)
-            if models and source != config_folder:
-                models.append(twin(models[0], tensors))
-                with _described(str(folder)):
-                    load_trained_state(models[-1], tensors)
-            else:
-                model, source = _member(record, preprocessing, folder, tensors, config_folder, body_checkpoint)
-                models.append(model)
-        joined = _joined(models, preprocessing)
-        if checkpoint.weights_sha256(joined.state_dict()) == record.weights_sha256:
-            return Loaded(record, preprocessing, joined.eval(), folder, source)
+            if is_whole and check_modest(body) <= len(tensors):
+                with suppress(CheckpointError):  # only a part of the weights was trained
+                    members.append(_whole(loaded, tensors, body))
+                    continue
+            is_whole = False
+            members.append(twin(members[0], tensors) if members else _with_checkpoint(loaded, body_checkpoint))
+            with _described(folder):  # the weights that the run trained; the others are those of the checkpoint
+                load_trained_state(members[-1], tensors)
+        found = replace(loaded, members=tuple(member.eval() for member in members))
+        if weights_sha256(found.model.state_dict()) == record.weights_sha256:
+            return found
     raise ChecksumError("the weights are not those that the run was tested with", where=str(finetune))
 
 
-def _member(
-    record: ModelRecord,
-    preprocessing: Preprocessing,
-    folder: Path,
-    tensors: dict[str, Tensor],
-    body: Path | None,
-    body_checkpoint: str | None,
-) -> tuple[TransferModel, Path | None]:
-    """Return a model with a run's weights, and the folder with its body's config.json: `body`, or that of the checkpoint."""
-    if body is not None and check_modest(body) <= len(tensors):
-        model = _architecture(record, preprocessing, body)
-        if set(model.state_dict()) == set(tensors):
-            return _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder), body
-    model, source = _with_checkpoint(record, preprocessing, folder, body_checkpoint)
-    with _described(str(folder)):  # the weights that the run trained; the others are those of the body's checkpoint
-        load_trained_state(model, tensors)
-    return model, source
+def _whole(of: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> TransferModel:
+    """Return a model with all its weights, by the config.json in a folder.
 
-
-def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> TransferModel | Ensemble:
-    return models[0] if len(models) == 1 else Ensemble(models, preprocessing.targets.kind).eval()
-
-
-def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
-    """Return the model without memory for its weights, from the config.json in a folder."""
-    with _described(str(body_folder)), architecture_only(), torch.device("meta"):
-        body = load_body({**record.body, "checkpoint": str(body_folder), "weights": "pretrained"}, record.seed)
-        return _assembled(record, preprocessing, body)
-
-
-def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, Any], folder: Path) -> TransferModel:
-    """Load a model's weights only if names, shapes and types agree, so that a record cannot request more memory than they take.
-
-    Returns:
-        the model, in evaluation mode.
+    Memory is used only once names, shapes and types agree: a record cannot request more than the weights take.
 
     Raises:
         CheckpointError: they do not agree.
     """
+    node = {**of.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
+    with _described(body_folder), architecture_only(), torch.device("meta"):
+        model = _assembled(of, load_body(node, of.record.seed))
     expected = model.state_dict()
-    for name in sorted(set(expected) ^ set(tensors)):
-        what = f"'{name}' is only in {'the model' if name in expected else 'the weights'}"
-        raise CheckpointError(what, where=str(folder), hint=_AGAIN)
-    for name, value in expected.items():
-        if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
-            theirs, ours = (
-                f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}" for one in (tensors[name], value)
-            )
-            raise CheckpointError(f"'{name}' is {theirs}, the model's is {ours}", where=str(folder), hint=_AGAIN)
+    for name in sorted(expected.keys() | tensors.keys()):
+        theirs, ours = (
+            f"{str(one[name].dtype).removeprefix('torch.')} {tuple(one[name].shape)}" if name in one else "missing"
+            for one in (tensors, expected)
+        )
+        if theirs != ours:
+            what = f"'{name}' is {theirs} in the weights, the model's is {ours}"
+            raise CheckpointError(what, where=str(of.folder), hint=_AGAIN)
     # Clone to align in memory: tensors start anywhere in the file, and unaligned matrix products may differ in the last bits.
     aligned = {name: value.clone() for name, value in tensors.items()}
-    with _described(str(folder)):
+    with _described(of.folder):
         model.load_state_dict(aligned, strict=True, assign=True)
         # Buffers that follow from the body's settings are not stored with the weights.
         if empty := [name for name, buffer in model.body.named_buffers() if buffer.is_meta]:
             aside = getattr(model.body, "embeddings", None)
             if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
-                raise CheckpointError("the body's embedding layer is too large", where=str(folder))
+                raise UnsafeError("the body's embedding layer is too large", where=str(of.folder))
             with architecture_only("cpu"):
-                body: Any = load_body({**node, "weights": "pretrained"}, 0)
-                made = dict(body.named_buffers())
+                made = dict(load_body(node, 0).named_buffers())
             for name in empty:
                 owner, _, buffer_name = name.rpartition(".")
                 model.body.get_submodule(owner)._buffers[buffer_name] = made[name]
     return model.eval()
 
 
-def _with_checkpoint(
-    record: ModelRecord, preprocessing: Preprocessing, folder: Path, body_checkpoint: str | None
-) -> tuple[TransferModel, Path | None]:
-    """Return the model with the weights of the body's checkpoint, before the run's own are loaded; and its folder."""
+def _with_checkpoint(of: Loaded, body_checkpoint: str | None) -> TransferModel:
+    """Return a model with the weights of the body's checkpoint, before the run's own are loaded."""
     from huggingface_hub import constants
 
-    node = {**record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
+    node = {**of.record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
     name = str(node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
     if "${" in name:
-        raise DataError(f"names its body's checkpoint as {name}", where=str(folder), hint=hint)
+        raise DataError(f"names its body's checkpoint as {name}", where=str(of.folder), hint=hint)
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # nothing is fetched
     try:
-        with _described(str(folder)):
-            body = load_body(node, record.seed)
+        with _described(of.folder):
+            body = load_body(node, of.record.seed)
     except (ConfigError, DataError, NetworkError) as error:
         what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
         raise type(error)(what, where=error.where, hint=hint) from error
     finally:
         constants.HF_HUB_OFFLINE = before
-    if body.checkpoint_digest != record.checkpoint_sha256:
+    if body.checkpoint_digest != of.record.checkpoint_sha256:
         what = "has changed since the run: other weights would give other predictions"
         raise ChecksumError(what, where=f"body.checkpoint={name}", hint=hint)
-    with _described(str(folder)):
-        return _assembled(record, preprocessing, body), getattr(body, "folder", None)
+    with _described(of.folder):
+        return _assembled(of, body)
 
 
-def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) -> TransferModel:
+def _assembled(of: Loaded, body: Body) -> TransferModel:
+    record = of.record
     model = build_model(
         body=body,
         kind=record.kind,
@@ -245,16 +201,15 @@ def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) ->
         num_outputs=record.num_outputs,
         embedder=parts.build(record.embedder, "embedder"),
         pooling=record.pooling,
-        target_scale=preprocessing.targets.scale,
+        target_scale=of.preprocessing.targets.scale,
         seed=record.seed,
     )
-    mode: Finetune = parts.build(record.finetune, "finetune")
-    mode.apply(model)
+    parts.build(record.finetune, "finetune").apply(model)
     return model
 
 
 @contextmanager
-def _described(where: str) -> Iterator[None]:
+def _described(where: Path) -> Iterator[None]:
     """Turn whatever libraries raise for a record that describes no model into a one-line DataError."""
     try:
         yield
@@ -264,4 +219,4 @@ def _described(where: str) -> Iterator[None]:
         if "allocate memory" in str(error) or process_error(error):
             raise
         what = f"does not describe a model: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise DataError(what, where=where, hint=_AGAIN) from error
+        raise DataError(what, where=str(where), hint=_AGAIN) from error

@@ -1,8 +1,8 @@
-"""Predictions as csv or npz, written part by part; and outputs kept for an error over the whole set.
+"""What a model's outputs mean, in the words of the data, and files of predictions, written part by part.
 
-Columns: `id` (or `index`, from 0), then of classes `prediction` and a probability `p_CLASS` each, of labels 0 or 1 and a
-probability each, of numbers `prediction`, or a column each. Maps go into .npz only: `prediction`, and `outputs` as the model
-gives them.
+Shapes: n samples, K outputs, *E the extent of dense outputs. Columns of a file: `id` (or `index`, from 0), then of classes
+`prediction` and a probability `p_CLASS` each, of labels 0 or 1 and a probability each, of numbers `prediction`, or a column
+each. Maps go into .npz only: `prediction`, and `outputs` as the model gives them.
 """
 
 from __future__ import annotations
@@ -18,31 +18,80 @@ import numpy as np
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError
-from orca_cli.prediction.targets import Decoder
+from orca_cli.interfaces import IGNORED_CLASS, Targets
 from orca_cli.terminal import visible
 
 SUFFIXES = (".csv", ".npz")
-_ALLOWED = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Columns = dict[str, np.ndarray]
 
 
-def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
-    """Raise ConfigError where predictions cannot be written to a file, before anything is computed.
+class Decoder:
+    """Predictions, probabilities and scores of a model's outputs.
 
     Args:
-        out: the file; None stands for csv on standard output.
-        decoder: what outputs mean.
-        source: of the new data.
+        targets: the form of the task's targets.
+        num_outputs: K.
     """
+
+    def __init__(self, targets: Targets, num_outputs: int) -> None:
+        self.form, self.num_outputs = targets.kind, num_outputs
+        self.has_probabilities = self.form in ("classes", "labels", "class_maps")  # outputs are logits
+        self.is_map = self.form in ("maps", "class_maps")
+        self.names: Sequence[str] = targets.names if len(targets.names) == num_outputs else ()
+        self.classes: np.ndarray | None = None
+        if self.has_probabilities:
+            class_names = targets.classes or targets.names
+            self.classes = np.array(class_names) if len(class_names) == num_outputs else np.arange(num_outputs)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return K names for the columns of a table of predictions."""
+        if self.classes is not None:
+            return [str(name) for name in self.classes]
+        return list(self.names) or [f"prediction_{k}" for k in range(self.num_outputs)]
+
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
+        if self.form == "labels":
+            return (outputs >= 0).astype(np.int64)
+        if self.classes is not None:
+            return outputs.argmax(1) if self.is_map else self.classes[outputs.argmax(1)]
+        return outputs[:, 0] if not self.is_map and self.num_outputs == 1 else outputs
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
+        wide = outputs.astype(np.float64)
+        if self.form == "labels":
+            return np.exp(-np.logaddexp(0, -wide)).astype(np.float32)
+        weights = np.exp(wide - wide.max(1, keepdims=True))
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""
+        if self.form in ("classes", "class_maps"):
+            known = targets != IGNORED_CLASS
+            return float((outputs.argmax(1) == targets)[known].mean())
+        known = ~np.isnan(targets)
+        if self.form == "labels":
+            right = (((outputs >= 0) == (targets == 1)) | ~known).all(axis=1)
+            return float(right[known.any(axis=1)].mean())
+        from sklearn.metrics import r2_score
+
+        targets, outputs = targets.astype(np.float64), outputs.astype(np.float64)
+        rows = [(k, known[:, k]) for k in range(self.num_outputs) if known[:, k].any()]
+        return float(np.mean([r2_score(targets[:, k][row], outputs[:, k][row]) for k, row in rows]))
+
+
+def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
+    """Raise ConfigError where predictions cannot be written to a file, or (None) as csv, before anything is computed."""
+    suffix = ".csv" if out is None else out.suffix.lower()
     if out is not None and out.exists() and source.exists() and out.samefile(source):
         raise ConfigError("is the input, which would be lost", where="--out", hint="name another file")
-    if out is not None and out.is_dir():
-        raise ConfigError(f"'{out}' is a folder", where="--out", hint=_ALLOWED)
-    suffix = ".csv" if out is None else out.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ConfigError(f"'{out}' has a suffix that is not written, or none", where="--out", hint=_ALLOWED)
+    if suffix not in SUFFIXES or (out is not None and out.is_dir()):
+        hint = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
+        raise ConfigError(f"'{out}' is a folder, or has a suffix that is not written", where="--out", hint=hint)
     if decoder.is_map and suffix != ".npz":
         raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
 
@@ -56,25 +105,29 @@ def columns_of(outputs: np.ndarray, decoder: Decoder, ids: Sequence[str] | None,
         ids: of all samples; None numbers them.
         start: number of the first sample.
     """
-    stop = start + len(outputs)
-    columns: Columns = {"index": np.arange(start, stop)} if ids is None else {"id": np.array(ids[start:stop])}
-    predictions = decoder.predictions(outputs)
+    stop, predictions = start + len(outputs), decoder.predictions(outputs)
+    pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
     if predictions.ndim == 1:
-        columns["prediction"] = predictions
+        pairs.append(("prediction", predictions))
     else:
-        names = decoder.columns if decoder.has_probabilities or decoder.names else None
-        for k, column in enumerate(predictions.T):
-            _add(columns, names[k] if names else f"prediction_{k}", column)
+        pairs += zip(decoder.columns, predictions.T, strict=True)
     if decoder.has_probabilities:
-        for name, column in zip(decoder.columns, decoder.probabilities(outputs).T, strict=True):
-            _add(columns, f"p_{name}", column)
+        names = [f"p_{name}" for name in decoder.columns]
+        pairs += zip(names, decoder.probabilities(outputs).T, strict=True)
+    columns: Columns = {}
+    for name, values in pairs:
+        while name in columns:  # a label may be called `index`
+            name += "_"
+        columns[name] = values
     return columns
 
 
-def _add(columns: Columns, name: str, values: np.ndarray) -> None:
-    while name in columns:  # a label may be called `index`
-        name += "_"
-    columns[name] = values
+def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+    """Yield the columns of predictions, part by part."""
+    start = 0
+    for part in outputs:
+        yield columns_of(part, decoder, ids, start)
+        start += len(part)
 
 
 def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
@@ -106,11 +159,21 @@ def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Seque
     """
 
     def into(path: Path) -> None:
-        if out.suffix.lower() == ".npz":
-            _write_npz(path, outputs, decoder, ids)
-        else:
+        if out.suffix.lower() == ".csv":
             with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
+            return
+        kept = Kept(path.parent)
+        for _ in kept.passing(outputs):
+            pass
+        whole = kept.whole()
+        arrays: dict[str, Any] = {"outputs": whole, "prediction": decoder.predictions(whole)}
+        if decoder.has_probabilities and not decoder.is_map:
+            arrays["probability"] = decoder.probabilities(whole)
+        named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}
+        arrays |= {name: np.array(values) for name, values in named.items() if values is not None}
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
 
     try:
         storage.write_with(out, into)
@@ -120,35 +183,8 @@ def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Seque
         raise
 
 
-def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
-    """Yield the columns of predictions, part by part."""
-    start = 0
-    for part in outputs:
-        yield columns_of(part, decoder, ids, start)
-        start += len(part)
-
-
-def _write_npz(path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write outputs, predictions and probabilities; a temporary file collects the outputs, which come batch by batch."""
-    kept = Kept(path.parent)
-    for _ in kept.passing(outputs):
-        pass
-    whole = kept.whole()
-    arrays: dict[str, Any] = {"outputs": whole, "prediction": decoder.predictions(whole)}
-    if decoder.has_probabilities and not decoder.is_map:
-        arrays["probability"] = decoder.probabilities(whole)
-    named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}
-    arrays |= {name: np.array(values) for name, values in named.items() if values is not None}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
-
-
 class Kept:
-    """Keeps streamed outputs in a temporary file, for what needs all of them.
-
-    Args:
-        folder: of the file; None for the machine's own.
-    """
+    """Keeps streamed outputs in a temporary file, for what needs all of them; `folder`: of the file, or the machine's own."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._place = folder or Path(tempfile.gettempdir())

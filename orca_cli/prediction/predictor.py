@@ -6,8 +6,10 @@ Shapes: n samples, K outputs, *E the extent of dense outputs.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -19,16 +21,15 @@ from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.targets import Decoder
+from orca_cli.prediction.output import Decoder
 from orca_cli.progress import Silent
-from orca_cli.scoring.defaults import named_error
+from orca_cli.scoring.chunks import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
 from orca_cli.training.memory import governed_by
 
 _SILENT = Silent()
-_TOGETHER = 16  # batches whose outputs wait
-_WAITING_BYTES = 2**26
+_TOGETHER, _WAITING_VALUES = 16, 2**24  # batches whose outputs wait, and numbers in them
 
 
 class Predictor:
@@ -55,7 +56,6 @@ class Predictor:
         self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
-        self.loaded = loaded
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
         self.remarks: Counter[str] = Counter()
 
@@ -94,9 +94,7 @@ class Predictor:
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
 
-        Args:
-            x: samples.
-            y: targets as the data hold them; None takes those of the file that `x` names.
+        Targets `y` are as the data hold them; None takes those of the file that `x` names.
         """
         new = self.opened(x)
         return self.decoder.score(self.outputs(new), self._targets(new, y))
@@ -111,21 +109,17 @@ class Predictor:
         raise ConfigError("a finished run is not trained again", where="fit", hint="orca_cli.run(...) trains another")
 
     def opened(self, x: Any, part: str = "") -> NewData:
-        """Return samples in any form as new data.
-
-        Args:
-            x: samples, a path, or new data.
-            part: train, validation or test, of files that hold several splits.
+        """Return samples, the path of some, or new data as new data; `part` of files that hold several splits.
 
         Raises:
             DataError: no samples, or such as do not have the form of the training data.
         """
-        if isinstance(x, NewData):
-            new = x
-        elif isinstance(x, (str, Path)):
-            new = self.preprocessing.open(Path(x).expanduser(), "INPUT", part)
-        else:
-            new = self.preprocessing.given(x)
+        if isinstance(x, (str, Path)):
+            path = Path(x).expanduser()
+            if str(x).startswith(("./", "../", "/", "~")) and not path.exists():  # a bare name may be a hub id
+                raise DataError("no such file or folder", where=str(x))
+            x = self.preprocessing.open(path, "INPUT", part)
+        new = x if isinstance(x, NewData) else self.preprocessing.given(x)
         if not len(new):
             raise DataError("no samples", where=new.where, hint="give one or more")
         return new
@@ -140,37 +134,42 @@ class Predictor:
         size, device = self.batch_size, self.device
         setting = "fp32" if self.record.precision == "fp16" and device.type == "cpu" else self.record.precision
         engine = Engine(device, choose_precision(setting, device, self.model.body.width))
-        model = self.model.to(device).eval()
-        starts = range(0, len(new), size)
-        reads = (functools.partial(self._read, engine, new, start, min(start + size, len(new))) for start in starts)
+        self.model.to(device).eval()
+        values = self.record.num_outputs * (math.prod(self.input_shape[1:]) if self.decoder.is_map else 1)
+        together = max(1, min(_TOGETHER, _WAITING_VALUES // (size * values)))
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
+        reads = (functools.partial(self._read, engine, new, start) for start in range(0, len(new), size))
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
             closing(read_ahead(reads)) as feed,
         ):
-            more, count = True, 0
-            while more:
-                done: list[np.ndarray] = []
+            outputs, done = self._outputs(engine, feed, new.where), [np.empty(0)]
+            while done:
                 # Autocast makes bfloat16 of all weights, once while it is on: for several batches together, and never while
                 # the caller works.
                 with torch.no_grad(), engine.autocast():
-                    for batch in feed:
-                        signals.check()
-                        moved = engine.move(batch)
-                        done.append(model(moved.x, moved.valid).float().cpu().numpy())
-                        _check_finite(done[-1], new.where, count)
-                        count += len(batch.x)
-                        advance(len(batch.x))
-                        if len(done) == _TOGETHER or sum(output.nbytes for output in done) > _WAITING_BYTES:
-                            break
-                    else:
-                        more = False
+                    done = list(itertools.islice(outputs, together))
+                advance(sum(map(len, done)))
                 yield from done
 
-    def _read(self, engine: Engine, new: NewData, start: int, stop: int) -> Batch:
+    def _outputs(self, engine: Engine, batches: Iterable[Batch], where: str) -> Iterator[np.ndarray]:
+        count = 0
+        for batch in batches:
+            signals.check()
+            moved = engine.move(batch)
+            output = self.model(moved.x, moved.valid).float().cpu().numpy()
+            wrong = ~np.isfinite(output).reshape(len(output), -1).all(1)
+            if wrong.any():  # NaN would pass for a class
+                what = f"the outputs of sample {count + int(wrong.argmax())} are NaN or infinite"
+                hint = "its inputs are too large for the model: correct them, or leave it out"
+                raise DataError(what, where=where, hint=hint)
+            count += len(output)
+            yield output
+
+    def _read(self, engine: Engine, new: NewData, start: int) -> Batch:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
-        raw = new.inputs(start, stop)
+        raw = new.inputs(start, min(start + self.batch_size, len(new)))
         x, valid = self.preprocessing.inputs(raw, where)
         if x.shape[1:] != self.input_shape:  # of a record that does not belong to its preprocessing
             what = f"become inputs of shape {tuple(x.shape[1:])}, the model takes {self.input_shape}"
@@ -207,21 +206,20 @@ class Predictor:
 
     # What scikit-learn asks of an estimator.
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return no parameters: the settings of a finished run are fixed."""
-        return {}
-
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
     @property
     def _estimator_type(self) -> str | None:
-        return self.decoder.estimator_type
+        """Return classifier or regressor; None for maps, which scikit-learn does not know."""
+        if self.decoder.is_map:
+            return None
+        return "classifier" if self.decoder.has_probabilities else "regressor"
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
-        kind, has_labels = self.decoder.estimator_type, self.kind == "labels"
+        kind, has_labels = self._estimator_type, self.kind == "labels"
         return Tags(
             estimator_type=kind,
             target_tags=TargetTags(required=True, multi_output=has_labels),
@@ -230,12 +228,3 @@ class Predictor:
             input_tags=InputTags(),
             requires_fit=False,
         )
-
-
-def _check_finite(outputs: np.ndarray, where: str, offset: int) -> None:
-    """Raise DataError where outputs [B, K, ...] of samples, counted from `offset`, are not numbers: NaN passes for a class."""
-    wrong = ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
-    if wrong.any():
-        what = f"the outputs of sample {offset + int(wrong.argmax())} are NaN or infinite"
-        hint = "its inputs are too large for the model: correct them, or leave it out"
-        raise DataError(what, where=where, hint=hint)

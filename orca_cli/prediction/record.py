@@ -6,7 +6,7 @@ import os
 import stat
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 EXPORT = "export.json"
 SETTINGS = "config.yaml"
 WEIGHTS = "model.safetensors"
-_SCHEMA = 1
+SCHEMA = 1  # of export.json
 _LARGEST_RECORD = 2**26
 _NEWER = "use a newer orca"
 # Where the parts of a model may be defined; modules of the user's own need --allow-module, as in `orca run`.
@@ -45,24 +45,7 @@ _SETTINGS_OF = {
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed besides weights and preprocessing to make a run's model again.
-
-    Args:
-        kind, input_shape, num_outputs: of the task.
-        seed: of the run.
-        pooling: how the predictor pools features.
-        precision: as the setting of that name.
-        batch_size: of evaluation; another one can change last bits.
-        embedder, body, finetune: nodes of these parts.
-        error: node of the task's error, or its short name; None for the usual one of its kind.
-        error_chunks: samples after which the error is averaged; None: it is that of the whole split (`practices.Practice`).
-        train_batch_size: as the setting train.batch_size.
-        checkpoint_sha256: of the body's checkpoint.
-        weights_sha256: of the whole model.
-        result: the run's result.json.
-        members: how many models there are, whose outputs are averaged.
-        environment: versions that it ran with.
-    """
+    """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings."""
 
     kind: Kind
     input_shape: Sequence[Count]
@@ -70,22 +53,18 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    batch_size: int
-    embedder: dict[str, Any]
+    batch_size: int  # of evaluation; another one can change last bits
+    embedder: dict[str, Any]  # a node, as the next two
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: dict[str, Any] | str | None
-    error_chunks: Count | None
+    error: dict[str, Any] | str | None  # node or short name of the task's error; None for the usual one of its kind
+    error_chunks: Count | None  # samples after which it is averaged; None: over the whole split (`practices.Practice`)
     train_batch_size: int
-    checkpoint_sha256: str
-    weights_sha256: str
-    result: Mapping[str, Any]
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    members: Count = 1
-
-    def __post_init__(self) -> None:
-        for group in _HOMES:
-            check_node(getattr(self, group), group)
+    checkpoint_sha256: str  # of the body's checkpoint
+    weights_sha256: str  # of the whole model
+    result: Mapping[str, Any]  # the run's result.json
+    environment: Mapping[str, Any] = field(default_factory=dict)  # versions that it ran with
+    members: Count = 1  # models, whose outputs are averaged
 
     @property
     def name(self) -> str:
@@ -98,17 +77,9 @@ class ModelRecord:
         # One by one: a stranger's record may speak of more members than memory could name.
         yield from (WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members))
 
-    def plain(self) -> dict[str, Any]:
-        """Return the record as export.json holds it."""
-        return {"schema": _SCHEMA, **asdict(self)}
-
 
 def check_node(node: Any, group: str) -> None:
-    """Refuse a node that names a part of another group, here or in a node within.
-
-    Raises:
-        UnsafeError: a reader of files, for instance, in the place of an embedder.
-    """
+    """Raise UnsafeError for a node that names a part of another group, here or in a node within, such as a reader of files."""
     if isinstance(node, list):
         for item in node:
             check_node(item, group)
@@ -165,9 +136,8 @@ def read_export(folder: Path) -> ModelRecord:
             is_record = path.suffix in (".json", ".yaml", ".md")
             own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
     record = storage.read_checked_json(folder / EXPORT)
-    number = record.pop("schema", None)
-    if number != _SCHEMA:
-        what = f"schema {number} is of a newer program; this one reads up to {_SCHEMA}"
+    if (number := record.pop("schema", None)) != SCHEMA:
+        what = f"schema {number} is of a newer program; this one reads up to {SCHEMA}"
         raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
     storage.verify_folder(folder)
     return _record({"members": 1, **record}, str(folder / EXPORT))
@@ -182,6 +152,8 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
             raise DataError(f"is not a model's record: {name} is {shown(value)}", where=where)
     for name, key in _SETTINGS_OF.items():
         check_value(values[name], schema.declared()[key], key)
+    for group in _HOMES:
+        check_node(values[group], group)
     return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
 
 
@@ -192,48 +164,43 @@ def read_run(folder: Path) -> ModelRecord:
         DataError: no run, not completed, or of a task that keeps no preprocessing.
         ChecksumError, CheckpointError, UnsafeError: as `read_export`.
     """
-    build = STAGE_FOLDERS["build"]
+    build, where = STAGE_FOLDERS["build"], str(folder)
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
-    result = _read(folder, RESULT, hint="orca doctor RUN checks a run")
+    try:
+        result = read_record(folder / RESULT)
+    except NewerSchemaError as error:
+        raise CheckpointError(str(error), where=where, hint=_NEWER) from error
+    except (UnreadableError, OSError) as error:
+        raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
     if result is None:
-        state = read_or_empty(folder / STATUS).get("state")
-        what = f"the run is not completed (state: {state})" if state else "neither a run nor an export"
-        hint = "rerun its command" if state else "give a run's folder, an exported one, or a folder of runs and --best"
-        raise DataError(what, where=str(folder), hint=hint)
+        if state := read_or_empty(folder / STATUS).get("state"):
+            raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
+        hint = "give a run's folder, an exported one, or a folder of runs and --best"
+        raise DataError("neither a run nor an export", where=where, hint=hint)
     if not (folder / build / FILE).exists():
         what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
-        raise DataError(what, where=str(folder), hint="those of its test split are in 3_finetune/predictions.npz")
-    needed = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"]
-    for name in (storage.MANIFEST, *needed):
+        raise DataError(what, where=where, hint="those of its test split are in 3_finetune/predictions.npz")
+    records, arrays = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"], f"{build}/{ARRAYS_FILE}"
+    for name in (storage.MANIFEST, *records):
         own_file(folder, name, _LARGEST_RECORD)
-    own_file(folder, f"{build}/{ARRAYS_FILE}")
-    storage.verify_folder(folder, only=[*needed, f"{build}/{ARRAYS_FILE}"])
-    summary = _read(folder, f"{build}/{SUMMARY}") or {}
-    settings = configuration.content(folder / SETTINGS)
+    own_file(folder, arrays)
+    storage.verify_folder(folder, only=[*records, arrays])
+    summary, settings = read_or_empty(folder / build / SUMMARY), configuration.content(folder / SETTINGS)
     task, selected = settings.get("task"), result.get("selected")
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
-        "error": task.get("error") if isinstance(task, dict) else None,
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
+        "error": task.get("error") if isinstance(task, dict) else None,
         "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "members": selected.get("members", 1) if isinstance(selected, Mapping) else 1,
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
-    return _record(values, str(folder))
-
-
-def _read(folder: Path, name: str, hint: str = "") -> dict[str, Any] | None:
-    try:
-        return read_record(folder / name)
-    except NewerSchemaError as error:
-        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
-    except (UnreadableError, OSError) as error:
-        raise DataError(str(error), where=str(folder), hint=hint) from error
+    return _record(values, where)
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
+from orca_cli.config import configuration
 from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
 from orca_cli.runs import directory, settings
@@ -25,9 +27,9 @@ class Checked:
         path: the folder.
         files: number of files whose checksum was compared.
         state: state of the run; dead if its process ended without recording why.
-        stale: data files that have changed since the run began.
         damaged: what has changed since it was written, one line each.
         notes: what else is worth knowing, one line each.
+        stale: data files that have changed since the run began; those that are not on this machine cannot be compared.
         rebuilt: why status.json was rebuilt; empty if it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
     """
@@ -50,8 +52,6 @@ def check(path: Path) -> Checked:
         LockedError: a process works on the run.
         StorageError: a file cannot be read, or the status not written.
     """
-    if not path.is_dir():
-        raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
     if not any((path / name).exists() for name in (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)):
         raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
     report = Checked(path)
@@ -61,31 +61,26 @@ def check(path: Path) -> Checked:
         if newer := newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS)):
             raise CheckpointError(str(newer))
         _verify(report)
-        _restore_status(report)
-        _compare_data(report)
     except CheckpointError as error:
         report.state, report.code = "of a newer program", CheckpointError.code
         report.notes.append(f"{error.what}; nothing was changed")
-    if read_or_empty(path / directory.RESULT).get("inexact"):
-        report.notes.append("resumed inexactly: " + ", ".join(read_or_empty(path / directory.RESULT)["inexact"]))
-    if report.state in LIVING:
-        report.notes.append(f"its process died in state {report.state}")
-        report.state = "dead"
-    if report.damaged and not report.code:
-        report.code = ChecksumError.code
-    return report
-
-
-def _compare_data(report: Checked) -> None:
-    """Note which data files have changed since the run began; those that are not on this machine cannot be compared."""
-    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
+        return report
+    _restore_status(report)
+    files = read_or_empty(path / directory.ENVIRONMENT).get("files")
     for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
-        now = digest_of(Path(str(name)))
-        if now is not None and now != digest:
+        if digest_of(Path(str(name))) not in (None, digest):
             report.stale.append(str(name))
     if report.stale:
         names = ", ".join(report.stale)
         report.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
+    if inexact := read_or_empty(path / directory.RESULT).get("inexact"):
+        report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+    if report.state in LIVING:
+        report.notes.append(f"its process died in state {report.state}")
+        report.state = "dead"
+    if report.damaged:
+        report.code = ChecksumError.code
+    return report
 
 
 def _verify(report: Checked) -> None:
@@ -94,27 +89,21 @@ def _verify(report: Checked) -> None:
     folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not is_passing(manifest, path)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
-        sealed = folder == path or (folder / "metrics.jsonl").exists()
+        sealed = folder == path or (folder / directory.CURVE).exists()
         files, problems = storage.folder_problems(folder, extra_allowed=sealed)
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
-    if not (path / storage.MANIFEST).exists():
-        for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
-            try:
-                storage.read_checked_json(file)
-                report.files += 1
-            except ChecksumError as error:
-                report.damaged.append(f"{file.relative_to(path)}: {error.what}")
-        if (path / settings.FILE).exists():
-            try:
-                settings.settings(path)
-            except OrcaError as error:
-                report.damaged.append(f"{settings.FILE}: {error.what}")
-    for name in _RECORDS:
+    readers: list[tuple[Path, Callable[[Path], Any]]] = [(path / name, read_record) for name in _RECORDS]
+    if path not in folders:
+        fingerprints = sorted(path.glob(f"*/{directory.FINGERPRINT}"))
+        report.files += len(fingerprints)
+        readers += [(file, storage.read_checked_json) for file in fingerprints]
+        readers += [(file, configuration.content) for file in path.glob(settings.FILE)]
+    for file, read in readers:
         try:
-            read_record(path / name)
-        except (UnreadableError, OSError) as error:
-            report.damaged.append(f"{name}: {error}")
+            read(file)
+        except (OrcaError, UnreadableError, OSError) as error:
+            report.damaged.append(f"{file.relative_to(path)}: {getattr(error, 'what', error)}")
 
 
 def _restore_status(report: Checked) -> None:

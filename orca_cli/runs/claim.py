@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import CheckpointError, DataError, LockedError
-from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, RunDirectory, RunName, read_or_empty
+from orca_cli.runs import directory
+from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6})_")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
-_CURVE = "metrics.jsonl"
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
 
@@ -59,8 +58,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
 
     Args:
-        root: folder of all runs.
-        name: the experiment.
+        root, name: folder of all runs, and the experiment.
         force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
         allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
 
@@ -72,7 +70,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with alone(task_folder, name.identity[:SHORT]):
-        path = (_find_repeat if force else find)(task_folder, name.identity)
+        path = find(task_folder, name.identity, repeat=force)
         if path is None:
             path = storage.make_folder(task_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
@@ -94,11 +92,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, or of a search, and record its holder.
-
-    Args:
-        task_folder: with the runs of the task.
-        identity: the first digits of the experiment's hash.
+    """Hold the lock of an experiment (by the first digits of its hash), or of a search, and record its holder.
 
     Raises:
         LockedError: another process holds it, or on another machine has done so within DEAD_AFTER_S.
@@ -125,30 +119,22 @@ def _holder(task_folder: Path, identity: str) -> Path:
     return task_folder / ".locks" / f"{identity}.json"
 
 
-def find(task_folder: Path, identity: str) -> Path | None:
-    """Return the newest folder of an experiment, completed before unfinished; None if there is none."""
-    paths = _folders(task_folder, identity)
-    completed = (path for path in paths if read_or_empty(path / RESULT).get("state") == "completed")
-    return next(completed, paths[0] if paths else None)
+def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
+    """Return the newest folder of an experiment, completed before unfinished; None if there is none.
 
-
-def _find_repeat(task_folder: Path, identity: str) -> Path | None:
-    """Return the newest folder of an experiment if it is a repeat that was interrupted or killed.
-
-    One that failed may have nothing that can be resumed: --force is also the way out of that.
+    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was interrupted or killed. One that
+    failed may have nothing that can be resumed: --force is also the way out of that.
     """
-    for path in _folders(task_folder, identity)[:1]:
-        status = read_or_empty(path / STATUS)
-        if status.get("is_repeat") and status.get("state") not in ("completed", "failed"):
-            return path
-    return None
-
-
-def _folders(task_folder: Path, identity: str) -> list[Path]:
-    """Return the folders of an experiment, the newest first."""
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
-    return [path for path in paths if read_or_empty(path / STATUS).get("identity", identity) == identity]
+    records = {path: read_or_empty(path / STATUS) for path in paths}
+    records = {path: status for path, status in records.items() if status.get("identity", identity) == identity}
+    newest = next(iter(records), None)
+    if repeat:
+        status = {} if newest is None else records[newest]
+        is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
+        return newest if is_open else None
+    return next((path for path in records if read_or_empty(path / RESULT).get("state") == "completed"), newest)
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
@@ -160,7 +146,7 @@ def look(root: Path, name: RunName) -> RunDirectory | None:
 def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     """Return what the command would do, with the same `force` as `claim`: "new", "resume", "completed" or "running"."""
     task_folder = name.task_folder(root)
-    path = (_find_repeat if force else find)(task_folder, name.identity)
+    path = find(task_folder, name.identity, repeat=force)
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
     is_held = storage.is_locked(_holder(task_folder, name.identity[:SHORT]).with_suffix(".lock"))
@@ -179,10 +165,8 @@ def named(word: str) -> Path:
     if path.is_dir():
         return path
     root = configuration.default_folders()["runs"]
-    folders: list[Path] = []
-    if path.name == word and word not in (".", ".."):
-        pattern = f"*_{word}" if _SHORT.fullmatch(word) else None
-        folders = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
+    ending = f"_{word}" if _SHORT.fullmatch(word) else "/"  # no name has a slash
+    folders = [folder for folder in root.glob("*/*") if folder.name == word or folder.name.endswith(ending)]
     if not folders:
         hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
         raise DataError("no such run", where=word, hint=hint)
@@ -191,34 +175,23 @@ def named(word: str) -> Path:
 
 def begun(path: Path) -> datetime | None:
     """Return the local time in a run folder's name; None where there is none."""
-    match = _TIME.match(path.name)
     try:
-        return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if match else None
-    except ValueError:  # such as 99 minutes
+        return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()
+    except ValueError:
         return None
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What a run's records say.
-
-    Args:
-        path: its folder.
-        host: where it runs or ran.
-        stage: build, align or finetune.
-        step: optimizer steps of the stage so far.
-        steps: of the whole stage; 0 while unknown.
-        curve: lines of stage 3 of its first member: epoch, step, validation_error and more.
-        steps_of_member: of stage 3, that each of its members takes; 0 while unknown.
-    """
+    """How far a run is, by its records."""
 
     path: Path
-    host: str
-    stage: str
-    step: int
-    steps: int
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    steps_of_member: int = 0
+    host: str  # where it runs or ran
+    stage: str  # build, align or finetune
+    step: int  # optimizer steps of the stage so far
+    steps: int  # of the whole stage; 0 while unknown
+    curve: list[dict[str, Any]]  # lines of stage 3 of its first member: epoch, step, validation_error and more
+    steps_of_member: int  # of stage 3, that each of its members takes; 0 while unknown
 
     @property
     def error(self) -> float | None:
@@ -231,10 +204,10 @@ def activity(root: Path, name: RunName) -> Activity | None:
     run = look(root, name)
     if run is None:
         return None
-    status, summary = run.status(), read_or_empty(run.stage("build") / SUMMARY)
+    status, summary = run.status(), read_or_empty(run.stage("build") / directory.SUMMARY)
     stage = str(status.get("stage") or "build")
     planned = summary.get("steps") or {}
-    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / _CURVE) if stage in STAGE_FOLDERS else []
+    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / directory.CURVE) if stage in STAGE_FOLDERS else []
     step = max([int(status.get("step") or 0), *(int(line.get("step") or 0) for line in lines)])
     first = [line for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
     each = int(planned.get("finetune") or 0) // int(summary.get("members") or 1)

@@ -1,9 +1,5 @@
 """One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
 
-runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
-  config.yaml overrides.txt env.json status.json result.json run.log lock MANIFEST.json
-  1_build/  2_align/  3_finetune/  tracker/
-
 The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
 of a completed run, has the checksums of all others that do not change any more.
 """
@@ -37,11 +33,12 @@ STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune
 STATES = ("created", *STAGE_FOLDERS, "completed", "failed", "interrupted")
 ENVIRONMENT = "env.json"
 FINGERPRINT = "fingerprint.json"
-_CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
+CURVE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
-FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
+_CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
+_MOST_POINTS = 100  # of a curve in short
 _ABSENT = "nothing"
 _WAYS = "start again with --force, or resume with --allow-inexact-resume"
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
@@ -83,17 +80,15 @@ class RunDirectory:
     """A claimed run folder. Made by `claim`; all paths and records of a run come from here."""
 
     def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
-        self.path = path
-        self.name = name
-        self._allow_inexact = allow_inexact
-        self.recorders: list[Recorder] = []  # take the lines of this run's curves
+        self.path, self.name, self._allow_inexact = path, name, allow_inexact
+        self.trackers: list[Recorder] = []  # take the lines of this run's curves too
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
         return self.path / STAGE_FOLDERS[stage]
 
     def part(self, path: Path) -> RunDirectory:
-        """Return a folder in which a part of the run's work resumes by itself, without recorders."""
+        """Return a folder in which a part of the run's work resumes by itself, without trackers."""
         return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
 
     def status(self) -> dict[str, Any]:
@@ -110,13 +105,12 @@ class RunDirectory:
         Raises:
             FingerprintError: something differs, or the record is lost, and the user did not allow it.
         """
-        stage_pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = (f"{stage_pattern}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
-        path = self.stage(stage) / FINGERPRINT
-        values = now | {"settings": self.name.identity}
+        pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
+        began = [*self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"), *self.path.glob(f"2_align/{storage.MANIFEST}")]
+        path, values = self.stage(stage) / FINGERPRINT, now | {"settings": self.name.identity}
         inexact: set[str] = set()
         try:
-            if any(progress for pattern in began for progress in self.path.glob(pattern)):
+            if began:
                 record = storage.read_checked_json(path)
                 start = record["values"]
                 both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
@@ -135,19 +129,21 @@ class RunDirectory:
         storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Give every recorder the next line of a stage's curve."""
-        for recorder in self.recorders:
-            recorder.record(stage, line)
+        """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
+        storage.append_json_line(self.stage(stage) / CURVE, dict(line))
+        for tracker in self.trackers:
+            tracker.record(stage, line)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
-        for recorder in self.recorders:
-            recorder.rewind(stage, lines)
+        """Make these lines the curve of a stage, when the stage starts or resumes."""
+        storage.rewrite_json_lines(self.stage(stage) / CURVE, list(map(dict, lines)))
+        for tracker in self.trackers:
+            tracker.rewind(stage, lines)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Tell every recorder how the run ended; `result` is empty unless it is completed."""
-        for recorder in self.recorders:
-            recorder.ended(state, result)
+        """Tell every tracker how the run ended; `result` is empty unless it is completed."""
+        for tracker in self.trackers:
+            tracker.ended(state, result)
 
     def write_summary(self, stage: str, summary: dict[str, Any]) -> None:
         """Write a stage's summary record."""
@@ -166,8 +162,7 @@ class RunDirectory:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
         folder = self.stage(stage)
         storage.seal(folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity)
-        if (folder / CHECKPOINTS).exists():
-            storage.remove(folder / CHECKPOINTS)
+        storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
         """Return the summary of a stage that an earlier attempt finished; None if none is intact.
@@ -267,9 +262,10 @@ class RunDirectory:
             self.finish()
 
     def finish(self) -> None:
-        """Finish a run that has a result: drop what it does not need, seal its files, set its state."""
+        """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""
         if not (self.path / storage.MANIFEST).exists():
-            for folder in unneeded(self.path, self.result()):
+            folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
+            for folder in folders + (_trained(self.path) if self.result().get("keep_weights") is False else []):
                 storage.remove(folder)
             with storage.guarded(self.path):
                 files = _lasting(self.path)
@@ -281,12 +277,6 @@ class RunDirectory:
 def keeps_weights(path: Path) -> bool:
     """Return whether a completed run has its trained weights; trials and runs with keep_weights=false do not."""
     return bool(_trained(path))
-
-
-def unneeded(path: Path, result: Mapping[str, Any]) -> list[Path]:
-    """Return the folders that a completed run does not need: checkpoints, and with keep_weights=false all that it trained."""
-    folders = [path / name for name in FOR_RESUMING] + (_trained(path) if result.get("keep_weights") is False else [])
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def _trained(path: Path) -> list[Path]:
@@ -324,3 +314,10 @@ def read_or_empty(path: Path) -> dict[str, Any]:
         return read_record(path) or {}
     except (UnreadableError, OSError):
         return {}
+
+
+def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return some columns of a curve, at most 100 lines, evenly spread, the first and the last among them."""
+    count = min(_MOST_POINTS, len(lines))
+    places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
+    return [{name: lines[place][name] for name in names if name in lines[place]} for place in places]

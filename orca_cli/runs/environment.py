@@ -14,19 +14,8 @@ from packaging.requirements import Requirement
 from orca_cli.exceptions import UnavailableError
 
 PACKAGES = (
-    "orca-transfer",
-    "torch",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "hydra-core",
-    "omegaconf",
-    "pot",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pandas",
-    "rich",
+    *("orca-transfer", "torch", "transformers", "accelerate", "safetensors", "hydra-core", "omegaconf"),
+    *("pot", "numpy", "scipy", "scikit-learn", "pandas", "rich"),
 )
 
 
@@ -39,13 +28,13 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def requirements(extra: str = "") -> list[Requirement]:
-    """Return what the program requires, with what one of its extras does; nothing for a source tree."""
+def requirements() -> list[Requirement]:
+    """Return what the program requires without extras; nothing for a source tree."""
     try:
         lines = metadata.requires("orca-transfer") or []
     except metadata.PackageNotFoundError:
         return []
-    return [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def unmet_requirements() -> list[str]:
@@ -63,13 +52,8 @@ def unmet_requirements() -> list[str]:
 
 
 def check_requirements() -> None:
-    """Refuse unsupported versions of packages, without importing them.
-
-    Raises:
-        UnavailableError: a package or Python itself is missing, too old or too new.
-    """
-    unmet = unmet_requirements()
-    if unmet:
+    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new; nothing is imported."""
+    if unmet := unmet_requirements():
         what = f"{', '.join(unmet)}: not what this program works with"
         hint = "pip install --upgrade orca-transfer, in an environment of its own"
         raise UnavailableError(what, where="installation", hint=hint)

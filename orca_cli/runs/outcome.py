@@ -14,15 +14,10 @@ State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run is not completed.
+    """Why a run is not completed."""
 
-    Args:
-        error: what to print, in one line.
-        cause: what it came from, for a traceback; the error itself where there is nothing else.
-    """
-
-    error: OrcaError
-    cause: BaseException
+    error: OrcaError  # what to print, in one line
+    cause: BaseException  # what it came from, for a traceback; the error itself where there is nothing else
 
     def record(self) -> dict[str, str]:
         """Return the failure as recorded in status.json."""
@@ -31,30 +26,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended.
+    """How one run ended."""
 
-    Args:
-        state: skipped means that it had been completed before.
-        code: exit code.
-        path: the run's folder; None where none was made.
-        result: content of result.json; empty unless completed or skipped.
-        failure: None unless failed or interrupted.
-    """
-
-    state: State
-    code: int = 0
-    path: Path | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
+    state: State  # skipped: it had been completed before
+    code: int = 0  # exit code
+    path: Path | None = None  # the run's folder; None where none was made
+    result: Mapping[str, Any] = field(default_factory=dict)  # of result.json; empty unless completed or skipped
     failure: Failure | None = None
 
 
 def ended_by(error: OrcaError, cause: BaseException | None = None, path: Path | None = None) -> Outcome:
-    """Return the outcome of a run that an error ended.
-
-    Args:
-        error: what to print.
-        cause: what it came from; None where there is nothing else.
-        path: the run's folder, where one was made.
-    """
+    """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
     return Outcome(state, error.code, path, failure=Failure(error, cause or error))

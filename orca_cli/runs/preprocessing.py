@@ -30,11 +30,7 @@ def can_predict(run: Path) -> bool:
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
-
-    Raises:
-        StorageError: the disk is full, read-only or failing.
-    """
+    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors; StorageError where the disk fails."""
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
@@ -63,10 +59,8 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     written = storage.read_checked_json(path)
     if written.get("schema") != _SCHEMA:
         raise DataError(f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT)
-    if not arrays_path.is_file():
-        raise ChecksumError("is missing", where=str(arrays_path))
-    if storage.sha256_file(arrays_path) != written["arrays_sha256"]:
-        raise ChecksumError(f"is damaged: its checksum differs from the one in {FILE}", where=str(arrays_path))
+    if not arrays_path.is_file() or storage.sha256_file(arrays_path) != written["arrays_sha256"]:
+        raise ChecksumError(f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path))
     arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
     owner = parts.resolve({parts.TARGET: written["target"]}, str(path))
     try:
@@ -83,8 +77,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     import torch
 
     if is_dataclass(value):
-        field_values = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {key: _plain(item, arrays, f"{name}.{key}") for key, item in field_values.items()}
+        return {one.name: _plain(getattr(value, one.name), arrays, f"{name}.{one.name}") for one in fields(value)}
     if isinstance(value, (np.ndarray, torch.Tensor)):
         arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
         return None

@@ -27,7 +27,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
         OSError: it may not be read.
     """
     try:
-        record = json.loads(_bytes(path))
+        facts = path.stat()
+        # Opening a named pipe would wait for ever.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
+            raise UnreadableError(f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)")
+        record = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -57,13 +61,3 @@ def newer_schema(*paths: Path) -> NewerSchemaError | None:
         except (UnreadableError, OSError):
             continue
     return None
-
-
-def _bytes(path: Path) -> bytes:
-    facts = path.stat()
-    # Opening a named pipe would wait for ever.
-    if not stat.S_ISREG(facts.st_mode):
-        raise UnreadableError(f"{path.name} is not a file")
-    if facts.st_size > LARGEST:
-        raise UnreadableError(f"{path.name} is far too large for a record ({facts.st_size} bytes)")
-    return path.read_bytes()

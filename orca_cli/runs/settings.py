@@ -21,11 +21,6 @@ def settings(path: Path) -> dict[str, Any]:
     return dict(flat(configuration.content(path / FILE)))
 
 
-def setting(path: Path, key: str) -> Any:
-    """Return one of `settings`; errors as there, and KeyError where there is no such setting."""
-    return settings(path)[key]
-
-
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values of nested settings; lists are values."""
     for key, value in node.items():

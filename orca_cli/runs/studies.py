@@ -1,7 +1,4 @@
-"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
-
-That is kept beside the runs and not in them: a run that two studies share is run once, and belongs to both.
-"""
+"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
 
 from __future__ import annotations
 
@@ -13,34 +10,27 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.runs.records import metric_of
+from orca_cli.runs.records import SCHEMA, metric_of
 
-FOLDER = ".studies"
-SCHEMA = 2  # as of `records.SCHEMA`
 _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a study.
+    """One run of a study."""
 
-    Args:
-        identity: of the run; see `identity.Identity`.
-        labels: axis -> name of the choice.
-    """
-
-    identity: str
-    labels: dict[str, str]
+    identity: str  # of the run; see `identity.Identity`
+    labels: dict[str, str]  # axis -> name of the choice
 
 
 def path_of(root: Path, study: str) -> Path:
     """Return the file of a study in a folder of runs."""
-    return root / FOLDER / f"{study}.json"
+    return root / ".studies" / f"{study}.json"
 
 
 def names(root: Path) -> list[str]:
     """Return the studies that have runs in a folder of runs."""
-    return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+    return sorted(path.stem for path in root.glob(".studies/*.json"))
 
 
 def add(root: Path, study: str, members: Sequence[Member]) -> None:
@@ -68,11 +58,10 @@ def read(root: Path, study: str) -> list[Member]:
     path = path_of(root, study)
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise DataError("is far too large", where=str(path), hint="move it away and repeat the study's command")
+            raise ValueError("it is far too large")
         record: Any = json.loads(path.read_bytes())
-        schema = record["schema"]
-        if schema not in range(1, SCHEMA + 1):
-            raise DataError(f"has schema {schema}, this program reads up to {SCHEMA}", where=str(path))
+        if (schema := record["schema"]) not in range(1, SCHEMA + 1):
+            raise ValueError(f"schema {schema}, this program reads up to {SCHEMA}")
         members = []
         for one in record["runs"]:
             labels = {str(axis): str(name) for axis, name in one["labels"].items()}
@@ -82,4 +71,4 @@ def read(root: Path, study: str) -> list[Member]:
         return members
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         hint = f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
-        raise DataError(f"cannot be read: {type(error).__name__}", where=str(path), hint=hint) from error
+        raise DataError(f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint) from error

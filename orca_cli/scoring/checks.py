@@ -5,11 +5,13 @@ Ranked scores are [n] or, by columns, [n, P], higher for "present", which is boo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from orca_cli.exceptions import DataError, NonFiniteError
+from orca_cli.interfaces import Score
 
 Unit = Literal["samples", "records"]
 _BLOCK = 2**22  # entries that are ranked at once
@@ -22,16 +24,23 @@ def check_fit(fits: bool, outputs: np.ndarray, targets: np.ndarray, takes: str) 
         raise DataError(what, where="task.error", hint=f"this error takes {takes}")
 
 
+def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
+    """Raise DataError unless both have one shape with as many axes as this, such as (n, K, L), or more for (n, 1, *E)."""
+    axes = shape.count(",") + 1
+    fits = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
+    check_fit(fits and outputs.shape == targets.shape, outputs, targets, f"outputs and targets of one shape {shape}")
+
+
 def check_numbers(broken: np.ndarray, what: str = "NaN or infinite") -> None:
     """Raise NonFiniteError where outputs that count are not numbers: an error of NaN cannot be compared with others."""
     if count := int(broken.sum()):
         raise NonFiniteError(f"{count} outputs are {what}", where="task.error", hint="try a smaller train.lr")
 
 
-def differences(outputs: np.ndarray, targets: np.ndarray, takes: str) -> tuple[np.ndarray, np.ndarray]:
+def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return output - target in float64, zero where the target is NaN, and where it is not; raises as the checks above."""
     fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    check_fit(fits, outputs, targets, takes)
+    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)")
     known = ~np.isnan(targets)
     difference = np.where(known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
     check_numbers(~np.isfinite(difference))
@@ -44,20 +53,29 @@ def missing(groups: np.ndarray | None) -> DataError:
     return DataError(f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples")
 
 
-def numbered(groups: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first sample of each of the R distinct records, [R], and the record of each sample, [n] in 0..R-1."""
-    if groups.shape != (n,):
-        raise DataError(f"records {groups.shape} do not fit {n} samples", where="task.error")
-    _, first, record = np.unique(groups, return_index=True, return_inverse=True)
-    return first, record.reshape(n)
+def records(
+    groups: np.ndarray | None, targets: np.ndarray, counted: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the record of each counted sample, [m] in 0..R-1, and the target [R, ...] that all samples of each record share.
+
+    NaN counts as a value. None without records, or where samples of one differ in target.
+    """
+    if groups is None:
+        return None
+    if groups.shape != targets.shape[:1]:
+        raise DataError(f"records {groups.shape} do not fit {len(targets)} samples", where="task.error")
+    values = targets[counted]
+    _, first, record = np.unique(groups[counted], return_index=True, return_inverse=True)
+    shared, record = values[first], record.reshape(len(values))
+    same = (shared[record] == values) | (np.isnan(shared[record]) & np.isnan(values))
+    return (record, shared) if same.all() else None
 
 
-def shared(values: np.ndarray, first: np.ndarray, record: np.ndarray) -> np.ndarray | None:
-    """Return the value [R, ...] that all samples of each record share, NaN included; None where samples of one differ."""
-    record_values = values[first]
-    expected = record_values[record]
-    same = (expected == values) | (np.isnan(expected) & np.isnan(values))
-    return record_values if same.all() else None
+def one_minus_mean(values: Sequence[float | None]) -> Score:
+    """Return one minus the mean of the values that are defined; `n` counts these, `skipped` the others."""
+    defined = [value for value in values if value is not None]
+    error = 1.0 - sum(defined) / len(defined) if defined else None
+    return Score(error, len(defined), len(values) - len(defined))
 
 
 def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
@@ -66,8 +84,11 @@ def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.nda
     return np.stack(columns, 1) if columns else np.zeros((count, 0))
 
 
-def mean_by_position(targets: np.ndarray) -> np.ndarray:
-    """Return the mean [K, *E] float32 of the known targets at every position; the overall mean where none is known."""
+def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:
+    """Return the mean [K, *E] float32 of the known targets at every position; the overall mean where none is known.
+
+    It is the `constant` of several errors: of labels their frequencies, though any constant has the same error.
+    """
     known = ~np.isnan(targets)
     sums = np.where(known, targets, 0.0).sum(0, dtype=np.float64)
     count = known.sum(0)

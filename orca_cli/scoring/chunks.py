@@ -1,12 +1,17 @@
-"""How the code released with the paper averages an error over a split."""
+"""The error that a task names, and how the code released with the paper averages one over a split."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
+
+_USUAL = {"labels": "map", "values": "rmse"}  # kind -> error of a task that names none
 
 
 class ChunkMean:
@@ -36,11 +41,10 @@ class ChunkMean:
         whole = self._error(outputs, targets, groups)
         chunks, dropped = self._chunks(len(outputs))
         parts = [(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]) for chunk in chunks]
-        values = [self._error(*part).value for part in parts]
-        defined = [value for value in values if value is not None]
+        defined = [value for part in parts if (value := self._error(*part).value) is not None]
         whole_split = {self._error.name: whole.value, **whole.others}
         others = {f"{name}, whole split": value for name, value in whole_split.items()}
-        skipped = len(values) - len(defined) + dropped
+        skipped = len(chunks) - len(defined) + dropped
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -62,3 +66,27 @@ class ChunkMean:
         if full and self._drop_tail:
             return full, 1
         return [*full, slice(start, n)], 0
+
+
+def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, batch: int) -> Error:
+    """Return the error of a run.
+
+    Args:
+        node: its setting `task.error`: a node, a short name, or None for the usual one of its kind.
+        kind: of the task.
+        integer_targets: whether its targets are classes.
+        chunk: samples after which its protocol averages an error; None: it is that of the whole split.
+        batch: its setting `train.batch_size`.
+
+    Raises:
+        ConfigError: the kind has no such error, or the node is none.
+    """
+    if node is None:
+        node = "mse" if kind == "dense" and not integer_targets else _USUAL.get(kind, "zero_one")
+    error: Error = parts.build(short_names.node("error", node, kind, integer_targets), "task.error")
+    if not (hasattr(error, "name") and hasattr(error, "percent")):  # such as a loss
+        hint = "give a short name, or a class of orca_cli.scoring that measures a whole split"
+        raise ConfigError(f"{type(error).__name__} is not an error", where="task.error", hint=hint)
+    # One that is an average over chunks itself stays as it is, and so does one by records, which a chunk would cut apart.
+    is_whole = chunk is None or isinstance(error, ChunkMean) or getattr(error, "by", "") == "records"
+    return error if is_whole else ChunkMean(error, chunk or 0, batch)

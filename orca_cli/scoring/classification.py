@@ -56,10 +56,8 @@ class Balanced(ZeroOne):
         _check_shapes(outputs, targets)
         k, counted = outputs.shape[1], targets != IGNORED_CLASS
         truth, predicted = targets[counted], _predictions(outputs)[counted]
-        count, hits = _counts(truth, k), _counts(truth[predicted == truth], k)
-        occurs = count > 0
-        n = int(occurs.sum())
-        return Score(1.0 - float((hits[occurs] / count[occurs]).mean()) if n else None, n, k - n)
+        with np.errstate(invalid="ignore"):  # of classes that do not occur
+            return _macro(_counts(truth[predicted == truth], k) / _counts(truth, k))
 
 
 class ClassAUROC(ZeroOne):
@@ -81,10 +79,7 @@ class ClassAUROC(ZeroOne):
         # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
         logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
         scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        areas = [checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
-        defined = [area for area in areas if area is not None]
-        value = 1.0 - sum(defined) / len(defined) if defined else None
-        return Score(value, len(defined), len(areas) - len(defined))
+        return checks.one_minus_mean([checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])])
 
 
 class MacroF1:
@@ -115,14 +110,15 @@ class MacroF1:
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
-        k = outputs.shape[1] if self._num_classes is None else self._num_classes
+        k = self._num_classes or outputs.shape[1]
         if k > outputs.shape[1]:
             raise DataError(f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes")
         counted = targets != IGNORED_CLASS
         scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        if (by_records := _record_f1(scores, truth, counted, groups)) is not None:
-            f1_by_unit["records"] = by_records
+        if targets.ndim == 1 and (found := checks.records(groups, targets, counted)) is not None:
+            record, shared = found
+            f1_by_unit["records"] = _class_f1(_majority(scores, record, len(shared)), shared, outputs.shape[1])
         if self.by not in f1_by_unit:
             raise checks.missing(groups)
         others = {}
@@ -138,7 +134,7 @@ class MacroF1:
 
         A constant class has F1 = 2 n / (n + its own number) at best, so the most frequent one has the least error.
         """
-        k = num_outputs if self._num_classes is None else min(self._num_classes, num_outputs)
+        k = min(self._num_classes or num_outputs, num_outputs)
         votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
         votes[_counts(train_targets[train_targets >= 0], k).argmax()] = 1.0
         return votes
@@ -160,18 +156,6 @@ def _counts(classes: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(classes[classes < k], minlength=k)
 
 
-def _record_f1(
-    scores: np.ndarray, truth: np.ndarray, counted: np.ndarray, groups: np.ndarray | None
-) -> np.ndarray | None:
-    """Return the F1 of each class over records; None without records, or where one has several targets."""
-    if groups is None or counted.ndim != 1:
-        return None
-    checks.numbered(groups, len(counted))
-    first, record = checks.numbered(groups[counted], len(truth))
-    label = checks.shared(truth, first, record)
-    return None if label is None else _class_f1(_majority(scores, record, len(first)), label, scores.shape[1])
-
-
 def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     k = scores.shape[1]
     predicted = _predictions(scores)
@@ -189,6 +173,7 @@ def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
         return 2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
 
 
-def _macro(f1: np.ndarray) -> Score:
-    defined = f1[~np.isnan(f1)]
-    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(f1) - len(defined))
+def _macro(values: np.ndarray) -> Score:
+    """Return one minus the mean of the classes' values; those of NaN are skipped."""
+    defined = values[~np.isnan(values)]
+    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined))

@@ -25,10 +25,16 @@ class _Masked(nn.Module):
 
     count_missing = False
 
-    def mean(self, losses: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean of the losses of all entries over those that count."""
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets, outputs.shape)
         known = ~targets.isnan()
+        losses = self._entries(torch.where(known, outputs, 0.0), targets.nan_to_num(nan=0.0))
         return _masked_mean(losses, torch.ones_like(known) if self.count_missing else known)
+
+    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of every entry; where the target is unknown, both are 0."""
+        raise NotImplementedError
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
@@ -36,7 +42,7 @@ class _Masked(nn.Module):
 
 
 class MaskedBCE(_Masked):
-    """Binary cross-entropy of logits, in nats, averaged over the entries whose target is not NaN.
+    """Binary cross-entropy of logits against 0 and 1, in nats, averaged over the entries whose target is not NaN.
 
     Args:
         positive_weight: factor on the loss of positive entries, one for all outputs or a list of K; 1 weighs both alike.
@@ -51,18 +57,12 @@ class MaskedBCE(_Masked):
         self.positive_weight, self.count_missing = positive_weight, count_missing
         self.register_buffer("weights", torch.tensor(positive_weight, dtype=torch.float32), persistent=False)
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits [B, K] or [B, K, *E] against 0 and 1 of the same shape."""
-        _check_shapes(outputs, targets, outputs.shape)
+    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = self.weights.to(outputs)
         if weight.ndim:
             _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
             weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
-        if self.count_missing:
-            outputs = torch.where(targets.isnan(), 0.0, outputs)
-        truth = targets.nan_to_num(nan=0.0)
-        losses = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
-        return self.mean(losses, targets)
+        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction="none")
 
 
 class MaskedMSE(_Masked):
@@ -77,17 +77,15 @@ class MaskedMSE(_Masked):
         super().__init__()
         self.count_missing = count_missing
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        return self.mean(_difference(outputs, targets).square(), targets)
+    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square()
 
 
 class MaskedMAE(_Masked):
     """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        return self.mean(_difference(outputs, targets).abs(), targets)
+    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs()
 
 
 class MaskedHuber(_Masked):
@@ -101,11 +99,8 @@ class MaskedHuber(_Masked):
         super().__init__()
         self.delta = delta
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
-        difference = _difference(outputs, targets)
-        losses = functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
-        return self.mean(losses, targets)
+    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.huber_loss(outputs, targets, reduction="none", delta=self.delta)
 
 
 class MaskedCrossEntropy(nn.Module):
@@ -140,8 +135,7 @@ class MaskedCrossEntropy(nn.Module):
 
     def weight_of(self, targets: Tensor) -> float:
         """Return the number of known targets, or the sum of their weights."""
-        known = targets[targets != IGNORED_CLASS]
-        return len(known) if self.weights is None else float(self.weights.to(targets.device)[known].sum())
+        return _class_weight(targets, self.weights, IGNORED_CLASS)
 
 
 class RelativeL2Loss(nn.Module):
@@ -159,9 +153,11 @@ class RelativeL2Loss(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of outputs [B, K, *E] against targets of the same shape."""
-        counted = (~targets.isnan()).flatten(1).any(dim=1)
-        norm = targets.nan_to_num(nan=0.0).flatten(1).norm(dim=1)
-        ratio = _difference(outputs, targets).flatten(1).norm(dim=1) / (norm + self.eps)
+        _check_shapes(outputs, targets, outputs.shape)
+        unknown, truth = targets.isnan(), targets.nan_to_num(nan=0.0)
+        difference = torch.where(unknown, 0.0, outputs - truth)
+        ratio = difference.flatten(1).norm(dim=1) / (truth.flatten(1).norm(dim=1) + self.eps)
+        counted = (~unknown).flatten(1).any(dim=1)
         return _masked_mean(ratio, counted) if self.reduction == "mean" else torch.where(counted, ratio, 0.0).sum()
 
     def weight_of(self, targets: Tensor) -> int:
@@ -186,8 +182,8 @@ class NatsPerFrameLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        known = ~targets.isnan()
-        nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")
+        known, truth = ~targets.isnan(), targets.nan_to_num(nan=0.0)
+        nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
         if self.count_padding:
             return nats.mean()
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
@@ -214,12 +210,6 @@ def _check_shapes(
         raise DataError(what, where="task.loss", hint=f"this loss takes {takes}")
 
 
-def _difference(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return output - target, zero where the target is NaN."""
-    _check_shapes(outputs, targets, outputs.shape)
-    return torch.where(targets.isnan(), 0.0, outputs - targets.nan_to_num(nan=0.0))
-
-
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
         raise ConfigError(f"{weights} weights, but {outputs} outputs", where=where, hint="give one for each output")
@@ -228,6 +218,11 @@ def _check_count(weights: int, outputs: int, where: str) -> None:
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:
     # where, not a product: zero times infinity would be NaN.
     return torch.where(known, loss, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def _class_weight(targets: Tensor, weights: Tensor | None, ignored: int) -> float:
+    known = targets[targets != ignored]
+    return float(len(known)) if weights is None else float(weights.to(targets.device)[known].sum())
 
 
 def counts_targets(loss: Loss) -> bool:
@@ -248,26 +243,16 @@ def is_undefined(loss: Loss, targets: Tensor) -> bool:
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:
-    """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
-
-    The losses of this module know their known targets, and for torch's cross-entropy it is the known classes, each with
-    its class's weight. Other losses average over samples.
-    """
+    """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own; else its samples."""
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
     if isinstance(loss, _OF_TORCH) and not targets.is_floating_point():
-        known = targets[targets != loss.ignore_index]
-        return float(len(known)) if loss.weight is None else loss.weight.to(targets.device)[known].sum().item()
+        return _class_weight(targets, loss.weight, loss.ignore_index)
     return float(len(targets))
 
 
 def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
-    """Return the factor of each batch's loss in the loss over all of them; by samples where no target is known.
-
-    Args:
-        loss: a mean over what is known, or a sum.
-        targets: of the batches, each as Batch.y.
-    """
+    """Return the factor of each batch's loss in the loss over all of them; `targets` of the batches, each as Batch.y."""
     if is_sum(loss):
         return [1.0] * len(targets)
     return normalized([weight_of(loss, one) for one in targets], [len(one) for one in targets])

@@ -6,7 +6,6 @@ NaN where unknown; an unknown entry is left out of its label.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,23 @@ from orca_cli.interfaces import Score
 from orca_cli.scoring import checks
 
 
-class MeanAveragePrecision:
+class _LabelMean:
+    """One minus the mean over labels of a value of each label's known entries; labels without one are skipped."""
+
+    percent, constant = True, checks.mean_constant
+
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+        """Return the error; `n` and `skipped` count labels."""
+        checks.check_same(outputs, targets, "(n, K)")
+        known = ~np.isnan(targets)
+        values = [self._value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
+        return checks.one_minus_mean(values)
+
+    def _value(self, scores: np.ndarray, present: np.ndarray) -> float | None:
+        raise NotImplementedError
+
+
+class MeanAveragePrecision(_LabelMean):
     """One minus the mean over labels of average precision.
 
     Average precision is the sum over distinct thresholds of (recall step) x precision, without interpolation; entries
@@ -27,32 +42,27 @@ class MeanAveragePrecision:
             are for FSD50K.
     """
 
-    percent = True
-
     def __init__(self, by: checks.Unit = "samples") -> None:
         self.by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        scores = {"samples": _mean_over_labels(outputs, targets, checks.average_precision)}
-        if groups is not None:
-            first, record = checks.numbered(groups, len(outputs))
-            record_targets = checks.shared(targets, first, record)
-            if record_targets is not None:
-                means = checks.sums_by_record(outputs, record, len(first)) / np.bincount(record)[:, None]
-                scores["records"] = _mean_over_labels(means, record_targets, checks.average_precision)
+        scores = {"samples": super().__call__(outputs, targets)}
+        if (found := checks.records(groups, targets)) is not None:
+            record, shared = found
+            means = checks.sums_by_record(outputs, record, len(shared)) / np.bincount(record)[:, None]
+            scores["records"] = super().__call__(means, shared)
         if self.by not in scores:
             raise checks.missing(groups)
         score = scores.pop(self.by)
         return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()})
 
-    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K]: the training frequency of every label; any constant has the same error."""
-        return checks.mean_by_position(train_targets)
+    def _value(self, scores: np.ndarray, present: np.ndarray) -> float | None:
+        return checks.average_precision(scores, present)
 
 
-class MeanAUROC:
+class MeanAUROC(_LabelMean):
     """One minus the mean over labels of the area under the ROC curve.
 
     It is the fraction of pairs of a positive and a negative entry that are ordered wrongly; ties count a half. Labels
@@ -60,48 +70,24 @@ class MeanAUROC:
     """
 
     name = "1 - AUROC"
-    percent = True
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels."""
-        return _mean_over_labels(outputs, targets, checks.auroc)
-
-    def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K]: the training frequency of every label; any constant has an error of 0.5."""
-        return checks.mean_by_position(train_targets)
+    def _value(self, scores: np.ndarray, present: np.ndarray) -> float | None:
+        return checks.auroc(scores, present)
 
 
-class LabelMacroF1:
+class LabelMacroF1(_LabelMean):
     """One minus the mean over labels of F1 = 2 TP / (2 TP + FP + FN); a label is predicted where its logit is above 0.
 
     Labels that are neither a target nor predicted anywhere have no F1, and are skipped.
     """
 
     name = "1 - macro F1"
-    percent = True
-
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels."""
-        return _mean_over_labels(outputs, targets, _f1)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
         return np.ones(num_outputs, np.float32)
 
-
-def _f1(scores: np.ndarray, present: np.ndarray) -> float | None:
-    predicted = scores > 0
-    total = int(predicted.sum() + present.sum())
-    return 2 * int((predicted & present).sum()) / total if total else None
-
-
-def _mean_over_labels(
-    outputs: np.ndarray, targets: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float | None]
-) -> Score:
-    fits = outputs.ndim == 2 and outputs.shape == targets.shape
-    checks.check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")
-    known = ~np.isnan(targets)
-    values = [value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
-    defined = [v for v in values if v is not None]
-    mean = 1.0 - sum(defined) / len(defined) if defined else None
-    return Score(mean, len(defined), len(values) - len(defined))
+    def _value(self, scores: np.ndarray, present: np.ndarray) -> float | None:
+        predicted = scores > 0
+        total = int(predicted.sum() + present.sum())
+        return 2 * int((predicted & present).sum()) / total if total else None

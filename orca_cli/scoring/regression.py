@@ -1,4 +1,8 @@
-"""Errors of dense regression as neural operators have them, over a whole split. Targets of NaN are left out."""
+"""Errors of real-valued targets, over a whole split; targets of NaN are left out.
+
+RMSE, MAE, OneMinusR2 and NormalisedRMSE are scikit-learn's, with `multioutput="uniform_average"`: each of the K outputs has
+its own, and the error is their mean. Positions count like samples. An output without a known target is skipped.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,7 @@ import math
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import differences, mean_by_position
-
-_TAKES = "outputs and real-valued targets of one shape (n, K, *E)"
+from orca_cli.scoring.checks import differences, mean_constant
 
 
 class RelativeL2:
@@ -23,7 +25,7 @@ class RelativeL2:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples."""
-        difference, known = differences(outputs, targets, _TAKES)
+        difference, known = differences(outputs, targets)
         norm = np.linalg.norm(_flat(np.where(known, targets, 0.0)), axis=1)
         counted = norm > 0
         n = int(counted.sum())
@@ -57,18 +59,78 @@ class RelativeL2:
 class MeanSquared:
     """Mean of (output - target)^2 over all known entries, in squared units of the task."""
 
-    name = "MSE"
-    percent = False
+    name, percent, constant = "MSE", False, mean_constant
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count entries."""
-        difference, known = differences(outputs, targets, _TAKES)
+        difference, known = differences(outputs, targets)
         n = int(known.sum())
         return Score(float(np.square(_flat(difference)).sum()) / n if n else None, n, targets.size - n)
 
+
+class _Values:
+    """Base of scikit-learn's errors; each score has the other ones in `others`."""
+
+    name: str
+    percent, constant = False, mean_constant
+
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+        """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
+        difference, known = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in differences(outputs, targets))
+        target = np.moveaxis(targets, 1, 0).reshape(known.shape).astype(np.float64)
+        count = known.sum(1)
+        mean = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
+        around = np.where(known, target - mean[:, None], 0.0)
+        # Equal targets differ from their computed mean by rounding.
+        around[np.abs(around) <= 1e-12 * np.abs(mean)[:, None]] = 0.0
+        squares, spread = np.square(difference).sum(1), np.square(around).sum(1)
+        with np.errstate(invalid="ignore"):  # of outputs without a known target
+            # Undefined where all targets are equal: nothing is to be explained.
+            unexplained = squares / np.where(spread > 0, spread, np.nan)
+            values = {
+                "RMSE": np.sqrt(squares / count),
+                "MAE": np.abs(difference).sum(1) / count,
+                "1 - R2": unexplained,
+                "RMSE / deviation": np.sqrt(unexplained),
+            }
+        n = int(count[~np.isnan(values[self.name])].sum())
+        defined = {name: each[~np.isnan(each)] for name, each in values.items()}
+        others = {name: float(each.mean()) if len(each) else None for name, each in defined.items()}
+        return Score(others.pop(self.name), n, targets.size - n, others)
+
+
+class RMSE(_Values):
+    """Root of the mean squared difference, in the task's units."""
+
+    name = "RMSE"
+
+
+class MAE(_Values):
+    """Mean absolute difference, in the task's units."""
+
+    name = "MAE"
+
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
-        return mean_by_position(train_targets)
+        """Return [K, *E]: the lower median of the training targets at every position; that of all where none is known."""
+        median = _median(train_targets)
+        if np.isnan(median).any():
+            median = np.where(np.isnan(median), np.nan_to_num(_median(train_targets.reshape(-1))), median)
+        return median.astype(np.float32)
+
+
+class OneMinusR2(_Values):
+    """One minus the coefficient of determination: squared differences over those from the mean of the split's own targets.
+
+    0 is perfect, 1 is as good as that mean, and more is worse.
+    """
+
+    name = "1 - R2"
+
+
+class NormalisedRMSE(_Values):
+    """Root mean squared difference over the deviation of the split's own targets; 1 is as good as their mean."""
+
+    name = "RMSE / deviation"
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
@@ -83,3 +145,9 @@ def _distances(target: np.ndarray, known: np.ndarray, constant: np.ndarray) -> n
 def _weighted_mean(target: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
     total = weights @ known
     return weights @ target / np.where(total > 0, total, 1.0)
+
+
+def _median(targets: np.ndarray) -> np.ndarray:
+    """Return the lower median over the first axis of what is known; NaN where nothing is."""
+    middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
+    return np.take_along_axis(np.sort(targets, axis=0), middle[None], 0)[0]  # NaN are sorted to the end

@@ -25,8 +25,7 @@ from orca_cli.config.practices import PRACTICES
 from orca_cli.config.schema import METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
-from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.runs.tracking.json_lines import short_curve
+from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import Compared, Problem, compare, embed

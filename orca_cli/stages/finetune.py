@@ -20,8 +20,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.models.finetuning.state import load_trained_state, trained_state
-from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.runs.tracking.json_lines import short_curve
+from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of

@@ -18,7 +18,7 @@ from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.interfaces import TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
-from orca_cli.scoring.masks import MaskError
+from orca_cli.scoring.dense import MaskError
 from orca_cli.scoring.regression import RelativeL2
 
 RNG = np.random.default_rng(0)

@@ -226,7 +226,7 @@ def test_a_run_without_its_weights_is_compared_and_does_not_predict(trained, run
     assert orca("doctor", first.folder)[0] == 0
     test = kept.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
-    refused(11, ["predict", environment, test, "--best"], "holds no completed run that can predict")
+    refused(11, ["predict", environment, test, "--best"], "holds no completed run on data of your own")
     assert "already completed" in run(*kept.words).err  # the same experiment
     assert first.result["weights_sha256"] == kept.result["weights_sha256"]
 
@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
         ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
         ([run.path, tmp_path / "huge.npy", "--out", "p.csv"], 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
-        ([run.path, test, "--out", "p.txt"], 10, "'p.txt' has a suffix that is not written, or none; allowed"),
+        ([run.path, test, "--out", "p.txt"], 10, "'p.txt' is a folder, or has a suffix that is not written"),
         ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
         ([run.path, test, "--json"], 2, "add --out FILE"),
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
@@ -309,7 +309,7 @@ def test_from_python(trained, monkeypatch, tmp_path):
     assert model.score(x, y) == accuracy == get_scorer("accuracy")(model, x, y)
     assert get_scorer("neg_log_loss")(model, x, y) == pytest.approx(-log_loss(y, probabilities))
     assert model.error(x, y).value == run.result["error"]["value"]
-    for words in ((x[:, :, :9], y), (x,), (x, y[:3]), (x[:0], y[:0])):
+    for words in ((x[:, :, :9], y), (x,), (x, y[:3]), (x[:0], y[:0]), ("./nope",)):
         with pytest.raises(DataError):
             model.score(*words)
     other = orca_cli.load(run.path, batch_size=3)

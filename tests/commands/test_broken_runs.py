@@ -74,7 +74,7 @@ def zoo(tmp_path_factory):
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _, bad = (
-        _add(root, f"{error}") for error in ("classification.ZeroOne", "values.RMSE", "classification.MacroF1")
+        _add(root, f"{error}") for error in ("classification.ZeroOne", "regression.RMSE", "classification.MacroF1")
     )
     records = {}
     for name, more in MORE.items():

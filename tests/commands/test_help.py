@@ -48,7 +48,7 @@ def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, mon
     runs = [folder.name for folder in folders]
     lines = [f"report --format {form}" for form in ("table", "csv", "html")] + ["list", "list tasks", "list settings"]
     lines += ["runs list", f"runs show {runs[0]}", f"runs diff {' '.join(runs)}", "runs gc", f"runs rm --yes {runs[0]}"]
-    lines.append(f"score {_add(tmp_path, 'values.RMSE')}")
+    lines.append(f"score {_add(tmp_path, 'regression.RMSE')}")
     command = [sys.executable, "-c", CODE, ",".join(HEAVY), "transformers,hydra,ot,orca_cli.models.bodies"]
     done = subprocess.run([*command, *LINES, *lines], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

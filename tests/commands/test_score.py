@@ -53,12 +53,12 @@ TARGETS = ("orca_cli.storage.folders.remove", "orca_cli.models.predictors.Pooled
 
 
 def test_what_is_refused(tmp_path):
-    damaged, linked = (_add(tmp_path, "values.RMSE") for _ in range(2))
+    damaged, linked = (_add(tmp_path, "regression.RMSE") for _ in range(2))
     (damaged / PREDICTIONS).write_bytes(b"PK damaged")
     (linked / PREDICTIONS).rename(linked / "elsewhere.npz")
     (linked / PREDICTIONS).symlink_to(linked / "elsewhere.npz")
     cases = [(damaged, 11, "predictions.npz"), (linked, 12, "is a link")]
-    cases += [(_add(tmp_path, "values.RMSE", node={"_target_": target}), 12, target) for target in TARGETS]
+    cases += [(_add(tmp_path, "regression.RMSE", node={"_target_": target}), 12, target) for target in TARGETS]
     cases.append((add_run(tmp_path, seed=99, state="failed"), 11, "not completed"))
     records = _add(tmp_path, "classification.MacroF1", with_groups=False)
     cases.append((records, 11, "cannot be computed from what the run saved"))

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import DataError, StorageError
 from orca_cli.prediction import output
-from orca_cli.prediction.targets import Decoder
+from orca_cli.prediction.output import Decoder
 
 RNG = np.random.default_rng(0)
 

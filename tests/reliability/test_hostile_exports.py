@@ -144,7 +144,7 @@ READER = {"_target_": "orca_cli.data.arrays.load", "kind": "classes", "train": "
 NESTED = {"_target_": PATCH, "init": READER}
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
 RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
-TRACKER, SAMPLES = "orca_cli.runs.tracking.json_lines.JsonLines", "orca_cli.data.images.files.FileSamples"
+TRACKER, SAMPLES = "orca_cli.runs.tracking.services.Curves", "orca_cli.data.images.files.FileSamples"
 SYSTEM = {"_target_": "os.system", "command": "touch canary"}
 THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
 # name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)
@@ -192,8 +192,8 @@ EXPORTS = {
     "a record of gigabytes": (lambda f: os.truncate(f / "export.json", 2**33), False, 12, "far too large"),
     "a record that is deep": (lambda f: (f / "export.json").write_text("[" * 10**5), True, 13, "is damaged"),
     "weights of another type": (lambda f: weights(f, wide), True, 21, "is float64"),
-    "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "only in the model"),
-    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "only in the weights"),
+    "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "is missing in"),
+    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "model's is missing"),
     "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 is of a newer program"),
     "a newer manifest": (lambda f: record(f, storage.MANIFEST, schema=2), False, 21, "schema 2"),
     "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not belong"),

@@ -94,16 +94,16 @@ CASES = (
     Case("classification.MacroF1", "positions"),
     Case("multilabel.MeanAveragePrecision", "labels", {"by": "records"}),
     *(Case(f"multilabel.{name}", "labels") for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")),
-    *(Case(f"values.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
-    *(Case(f"values.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
+    *(Case(f"regression.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
+    *(Case(f"regression.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
     *(Case(f"regression.{name}", "fields") for name in ("RelativeL2", "MeanSquared")),
-    *(Case("sequences.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
+    *(Case("dense.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
     *(
-        Case("masks.MaskError", "masks", {"report": report, "count_ignored": counted, "threshold": 0.6})
+        Case("dense.MaskError", "masks", {"report": report, "count_ignored": counted, "threshold": 0.6})
         for report, counted in (("balanced", True), ("auroc", False), ("fnr", True), ("pixel_auroc", False))
     ),
     *(
-        Case("distances.LongRangeMAE", "maps", {"separation": 5, "threshold": 12.0, "symmetrize_twice": twice})
+        Case("dense.LongRangeMAE", "maps", {"separation": 5, "threshold": 12.0, "symmetrize_twice": twice})
         for twice in (False, True)
     ),
     Case("chunks.ChunkMean", "classes", {"error": _ZERO_ONE, "size": 25, "batch": 10}),

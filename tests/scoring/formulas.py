@@ -193,7 +193,7 @@ def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_t
     return Score(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
 
 
-FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
+FORMULAS = {f"regression.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
     "classification.ZeroOne": zero_one,
     "classification.Balanced": balanced,
     "classification.ClassAUROC": class_auroc,
@@ -203,7 +203,7 @@ FORMULAS = {f"values.{name}": partial(value_error, key) for name, key in NAMES_O
     "multilabel.LabelMacroF1": partial(over_labels, lambda scores, present: f1(scores > 0, present)),
     "regression.RelativeL2": relative_l2,
     "regression.MeanSquared": mean_squared,
-    "sequences.NatsPerFrame": nats_per_frame,
-    "masks.MaskError": mask_error,
-    "distances.LongRangeMAE": long_range_mae,
+    "dense.NatsPerFrame": nats_per_frame,
+    "dense.MaskError": mask_error,
+    "dense.LongRangeMAE": long_range_mae,
 }

@@ -14,14 +14,12 @@ from orca_cli import scoring
 from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import KINDS
-from orca_cli.scoring.chunks import ChunkMean
+from orca_cli.scoring.chunks import ChunkMean, named_error
 from orca_cli.scoring.classification import MacroF1, ZeroOne
-from orca_cli.scoring.defaults import default_error
-from orca_cli.scoring.distances import LongRangeMAE
+from orca_cli.scoring.dense import LongRangeMAE
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.multilabel import MeanAveragePrecision
-from orca_cli.scoring.regression import MeanSquared
-from orca_cli.scoring.values import RMSE
+from orca_cli.scoring.regression import RMSE, MeanSquared
 from tests.properties import examples
 from tests.scoring.cases import CASES, FORMS
 from tests.scoring.formulas import FORMULAS
@@ -137,7 +135,7 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
     good = (2 * good - 1) * 9 if kind == "labels" else good
     bad = good[torch.from_numpy(rng.permutation(40))]
     errors, losses, *defaults = SHORT_NAMES[kind, integer]
-    assert [type(default_error(kind, integer)), type(default_loss(kind, integer))] == defaults
+    assert [type(named_error(None, kind, integer, None, 1)), type(default_loss(kind, integer))] == defaults
     for setting, names in (("error", errors), ("loss", losses)):
         for name in names:
             part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")

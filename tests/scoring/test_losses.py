@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.scoring.dense import NatsPerFrame
 from orca_cli.scoring.losses import (
     MaskedBCE,
     MaskedCrossEntropy,
@@ -14,7 +15,6 @@ from orca_cli.scoring.losses import (
     NatsPerFrameLoss,
     RelativeL2Loss,
 )
-from orca_cli.scoring.sequences import NatsPerFrame
 from tests.scoring.cases import CASES
 
 NAN = float("nan")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.scoring.distances import LongRangeMAE
+from orca_cli.scoring.dense import LongRangeMAE
 from tests import benchmark_files
 from tests.tasks.builders import every, refused
 

@@ -9,7 +9,7 @@ import scipy.io
 from sklearn.model_selection import train_test_split
 
 from orca_cli.benchmarks import ecg, jsb
-from orca_cli.scoring.sequences import NatsPerFrame
+from orca_cli.scoring.dense import NatsPerFrame
 from tests import benchmark_files
 from tests.checkpoints import SHARED
 from tests.tasks.builders import every, splits

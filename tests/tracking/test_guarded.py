@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from orca_cli.exceptions import OrcaError
-from orca_cli.runs.tracking.guarded import Guarded
+from orca_cli.runs.tracking.services import Guarded
 from orca_cli.terminal import log
 
 

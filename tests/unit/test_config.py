@@ -121,6 +121,8 @@ MOVED = {
     "finetuning.lora.LoRA": "models.finetuning.adapters",
     "augmentation.flip.Flip": "models.augmentation.transforms",
     "losses.masked.MaskedMSE": "scoring.losses",
+    "scoring.values.RMSE": "scoring.regression",
+    "scoring.masks.MaskError": "scoring.dense",
     "tracking.services.wandb": "runs.tracking.services",
 }
 

@@ -49,7 +49,7 @@ class Values:
         place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
         if place not in self._composed:
             try:
-                self._composed[place] = settings.as_typed(settings.setting(run.path, key))
+                self._composed[place] = settings.as_typed(settings.settings(run.path)[key])
             except (OrcaError, KeyError):  # the run has no such setting
                 self._composed[place] = None
         return self._composed[place]

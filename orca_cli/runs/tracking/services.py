@@ -1,4 +1,7 @@
-"""Curves, settings and final errors for TensorBoard, Weights & Biases and MLflow, by accelerate's trackers."""
+"""Curves, settings and final errors for TensorBoard, Weights & Biases and MLflow, by accelerate's trackers.
+
+None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is logged once.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import hashlib
 import importlib.util
 import logging
 import os
+import queue
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from orca_cli.exceptions import UnavailableError
+from orca_cli.exceptions import OrcaError, UnavailableError
+from orca_cli.interfaces import Recorder
+from orca_cli.terminal import log
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -24,6 +31,77 @@ _NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in name
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
+_LAST_S = 5.0  # of patience at the end of a run that is not completed
+
+
+class Guarded:
+    """A recorder that hands everything to another one in a thread of its own.
+
+    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start and end wait, for at most
+    `patience_s`. After a failure the recorder is given nothing more, and the run goes on.
+
+    Args:
+        make: makes the recorder; called in the thread.
+        name: how warnings call it.
+    """
+
+    def __init__(self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S) -> None:
+        self._make, self._name, self._patience_s = make, name, patience_s
+        self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._started, self._done, self._lost = threading.Event(), threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Make the recorder, so that what it imports does not meet imports of the run."""
+        try:
+            threading.Thread(target=self._work, name="orca-tracker", daemon=True).start()
+        except RuntimeError as error:
+            self._lose(str(error))
+            return
+        if not self._started.wait(self._patience_s):
+            self._lose(f"has not started within {self._patience_s:g} s")
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Pass a copy of a line on."""
+        self._calls.put(("record", (stage, dict(line))))
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Pass copies of the lines on."""
+        self._calls.put(("rewind", (stage, list(map(dict, lines)))))
+
+    def ended(self, state: str, result: Mapping[str, Any]) -> None:
+        """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
+        if self._lost.is_set() or self._done.is_set():
+            return
+        self._calls.put(("ended", (state, result)))
+        patience_s = self._patience_s if state == "completed" else min(_LAST_S, self._patience_s)
+        if not self._done.wait(patience_s):
+            self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
+
+    def _work(self) -> None:
+        recorder: Recorder | None = None
+        name = "start"
+        try:
+            recorder = self._make()
+            self._started.set()
+            while not self._lost.is_set() and name != "ended":
+                name, arguments = self._calls.get()
+                getattr(recorder, name)(*arguments)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a tracker raises is not the run's business
+            text = str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
+            self._lose(f"failed at '{name}': {' '.join(text.split())}")
+            if recorder is not None:
+                with suppress(Exception, SystemExit):
+                    recorder.ended("failed", {})
+        finally:
+            self._started.set()
+            self._done.set()
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self._lost.set()
+            what = "the run goes on without it, and has its curves in metrics.jsonl"
+            log.warning(f"tracker {self._name}: {reason}; {what}")
 
 
 class Curves:
@@ -35,7 +113,7 @@ class Curves:
     Args:
         tracker: started, with the settings of the run.
         end: ends its run, given how ours ended.
-        has_steps: whether lines go at a step; otherwise they have a number STAGE/epoch.
+        has_steps: whether epochs are steps; otherwise they are numbers STAGE/epoch.
     """
 
     def __init__(self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True) -> None:
@@ -71,7 +149,7 @@ class Curves:
 
 
 def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
-    """Return a recorder that writes event files; a resumed run begins another file in the same folder.
+    """Return a recorder that writes event files into a folder; a resumed run begins another file there.
 
     Args:
         folder: of the files.
@@ -100,12 +178,7 @@ def wandb(
 ) -> Curves:
     """Return a recorder that writes a W&B run, whose id follows from the run's name, so that a resumed run goes on in it.
 
-    Args:
-        name: of the run.
-        folder: where W&B keeps its files, also those that it has not sent yet.
-        settings: as in `tensorboard`.
-        mode: offline opens no connection; online needs the key in WANDB_API_KEY.
-        project, entity: where the run is shown.
+    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in WANDB_API_KEY.
     """
     _need("wandb")
     if mode == "online" and not os.environ.get(_KEY):  # W&B would ask for it on the terminal
@@ -139,12 +212,7 @@ def mlflow(
 ) -> Curves:
     """Return a recorder that writes an MLflow run, found again by the run's name, so that a resumed run goes on in it.
 
-    Args:
-        name: of the run.
-        store: where the database is kept without a server.
-        settings: as in `tensorboard`.
-        uri: of a store; null takes MLFLOW_TRACKING_URI, and without one a database in `store`.
-        experiment: that the run belongs to.
+    Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
     _need("mlflow")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

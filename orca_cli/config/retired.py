@@ -24,8 +24,8 @@ _MERGED = {
     "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
     "scale.Scale time_mask.TimeMask window_slice.WindowSlice",
     "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
-    "finetuning.adapters": "lora.LoRA ia3.IA3",
-    "finetuning.prompts": "prompt.Prompt visual_prompt.VisualPrompt",
+    "finetuning.adapters": "lora.LoRA",
+    "finetuning.prompts": "prompt.Prompt",
     "finetuning.subsets": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head",
 }
 _NOW = {
@@ -48,9 +48,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "benchmarks.listops.load": _LISTOPS,
     "benchmarks.psicov.load": {"clip_train": 16.0},
     "benchmarks.sources.conll.load": {"column": -1, "example": "sentence"},
-    "benchmarks.sources.recordings.load": {"rate": 16000},
     "benchmarks.sources.stdlib_docs.load": {"packages": _PACKAGES, "min_words": 5, "max_words": 60},
-    "benchmarks.sources.tones.load": {"seconds": 0.5},
     "benchmarks.spherical.load": {"rotate": True, "rescale": "channel", "normalize": "none"},
     "data.images.load": {"on_bad": "error"},
     "metrics.euclidean.Euclidean": {"chunk": 4096},
@@ -60,6 +58,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "metrics.otdd_gaussian.OTDDGaussian": _ANNEALED,
     "metrics.otdd_reference.OTDDReference": {"label_reg": 0.1, "scaling": 0.5},
     "metrics.transrate.TransRate": {"normalise": True},
+    "models.bodies.auto.load": {"causal_fix": None},
+    "models.bodies.decoders.load": {"causal_fix": "none"},
 }
 
 
@@ -68,6 +68,12 @@ def current_target(name: str) -> str:
     moved = next((before for before in _MOVED if name.startswith(before)), "")
     name = _MOVED.get(moved, "") + name.removeprefix(moved)
     return _NOW.get(name, name)
+
+
+def current_settings(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a part without those that it no longer has, where they are what it always does now."""
+    lost = _SETTINGS.get(current_target(str(node.get("_target_"))).removeprefix("orca_cli."), {})
+    return {name: value for name, value in node.items() if name not in lost or value != lost[name]}
 
 
 def as_before(settings: Any) -> Any:

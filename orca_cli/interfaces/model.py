@@ -71,7 +71,7 @@ class EmbedderInit:
         norm: a copy of its norm, of any kind (layer norm or RMS norm, with or without a bias).
         positions: [S, D], row t belongs to token t, prefix tokens included.
         position_grid: (rows, columns) of the positions after those of the prefix, where they lie on a map.
-        patch_weight: [D, c, p, p], the filter of a patch embedding: of images, c = 3, or of spectrograms, c = 1.
+        patch_weight: [D, c, p, p], the filter of a patch embedding; c = 3.
         patch_bias: [D].
         pixel_mean, pixel_std: per channel of images in 0..1, which the body expects less this mean, divided by this deviation.
     """

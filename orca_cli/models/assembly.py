@@ -9,7 +9,7 @@ from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Embedder, Kind, Scale, TokenLayout
-from orca_cli.models.bodies.base import Body
+from orca_cli.models.bodies.base import Body, ImageBody
 from orca_cli.models.embedders.patches import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor
@@ -76,7 +76,7 @@ def build_model(
     if kind != "dense" and body.canvas is None and embedder.pooled_tokens is not None:
         enough = min(largest, embedder.pooled_tokens)
     canvas, tokens = body.canvas, embedder.max_tokens
-    if embedder.resolution == "input":
+    if embedder.resolution == "input" and isinstance(body, ImageBody):
         canvas, tokens = body.canvas_for(input_shape, tokens)
     cut = layout(input_shape, max_tokens=tokens or enough, canvas=canvas)
     if causal:
@@ -97,7 +97,7 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
         raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
     if not body.can_be_causal:
         what = "this task forecasts, but this body sees the whole input at once"
-        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder with body.causal_fix=none")
+        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder")
     if not embedder.can_be_causal:
         what = "this task forecasts, but a token of this embedder sees beyond its own step"
         raise ConfigError(what, where="embedder", hint="use embedder=patch")

@@ -89,6 +89,9 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
     now, then = (f"orca_cli.models.finetuning.{file}.LoRA" for file in ("adapters", "lora"))
     assert name({}, finetune={"_target_": now}) == name({}, finetune={"_target_": then})
+    bodies = ({"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto"))
+    for body, was in zip(bodies, ("none", None), strict=True):
+        assert name({}, body=body) == name({}, body=body | {"causal_fix": was})
     mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
     assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 

@@ -1,4 +1,4 @@
-"""Prompting (paper A.6): learned tokens before those of the input, or a learned border around images."""
+"""Prompting (paper A.6): learned tokens before those of the input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
@@ -16,9 +15,9 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.finetuning.state import train_parts
 from orca_cli.models.transfer import TransferModel
 
-# Names of what is added to a body or its layers, and to a model. Hooks are module-level functions, so that a copy of a model
-# calls them with its own parts.
-_PROMPT, _BORDER = "prompt", "border"
+# Of what is added to a body or its layers. Hooks are module-level functions, so that a copy of a model calls them with its own
+# parts.
+_PROMPT = "prompt"
 
 
 class Prompt:
@@ -57,7 +56,7 @@ class Prompt:
     def _add(self, body: Any, embedder: Any) -> None:
         if not body.takes_prefix:
             what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
-            hint = "use finetune=visual_prompt, or another body such as body=vit or body=minilm"
+            hint = "use another body such as body=vit or body=minilm"
             raise ConfigError(what, where="finetune", hint=hint)
         start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
         room = body.max_tokens - self._tokens - start
@@ -107,65 +106,3 @@ def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
 def _replace(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     prompt = layer.prompt
     return (prompt.joined(arguments[0], prompt.start + len(prompt.x)), *arguments[1:])
-
-
-class VisualPrompt:
-    """Add one learned border, 0 at first, to every image (VP, Bahng et al. 2022); the body stays as it is.
-
-    The border is added at the task's own resolution, before an image is resized to that of the body. Stage 2 does not see it.
-
-    Args:
-        width: of the border, as a share of the image's shorter side; 30 of 224 pixels in the original.
-        train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
-    """
-
-    pretrained = True
-
-    def __init__(
-        self,
-        width: Annotated[float, Interval(gt=0, lt=0.5), "Share of the image's shorter side."] = 0.134,
-        train_embedder: Annotated[bool, "Whether the embedder is trained too."] = True,
-    ) -> None:
-        self._width, self._train_embedder = width, train_embedder
-
-    def apply(self, model: TransferModel) -> None:
-        """Make border, predictor and, where set, embedder trainable, and nothing else; adds the border where there is none.
-
-        Raises:
-            ConfigError: inputs are not images (C, H, W) of at least 3 x 3.
-        """
-        if not hasattr(model, _BORDER):
-            shape = model.embedder.layout.input_shape
-            if len(shape) != 3 or min(shape[1:]) < 3:
-                what = f"a border is for images (C, H, W) of at least 3 x 3, and inputs are {shape}"
-                raise ConfigError(what, where="finetune", hint="use finetune=prompt")
-            shorter = min(shape[1:])
-            width = min(max(1, round(self._width * shorter)), (shorter - 1) // 2)
-            model.add_module(_BORDER, Border(shape[0], shape[1], shape[2], width))
-            model.register_forward_pre_hook(_add_border)
-        train_parts(model, [model.get_submodule(_BORDER)], embedder=self._train_embedder)
-
-
-class Border(nn.Module):
-    """What is added to the outer w pixels of images [B, C, H, W]: 2 C w (H + W - 2 w) numbers, 0 at first.
-
-    Args:
-        channels, height, width: C, H, W.
-        border: w, less than half of the shorter side.
-    """
-
-    def __init__(self, channels: int, height: int, width: int, border: int) -> None:
-        super().__init__()
-        inner = height - 2 * border
-        self._inside = (channels, inner, width - 2 * border)
-        self.top, self.bottom = (nn.Parameter(torch.zeros(channels, border, width)) for _ in range(2))
-        self.left, self.right = (nn.Parameter(torch.zeros(channels, inner, border)) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the images with the border added."""
-        rows = torch.cat([self.left, self.left.new_zeros(self._inside), self.right], dim=2)
-        return x + torch.cat([self.top, rows, self.bottom], dim=1)
-
-
-def _add_border(model: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (model.border(arguments[0]), *arguments[1:])

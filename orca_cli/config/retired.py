@@ -14,6 +14,8 @@ _MOVED = {
     "orca_cli.tasks.": "orca_cli.benchmarks.",
     "orca_cli.sources.": "orca_cli.benchmarks.sources.",
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",
+    "orca_cli.models.finetuning.adapters.": "orca_cli.models.finetuning.modes.",
+    "orca_cli.models.finetuning.subsets.": "orca_cli.models.finetuning.modes.",
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
@@ -22,11 +24,10 @@ _MOVED = {
 # File of orca_cli/models -> the parts in it, by the files that they were in.
 _MERGED = {
     "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
-    "scale.Scale time_mask.TimeMask window_slice.WindowSlice",
+    "several.Several scale.Scale time_mask.TimeMask window_slice.WindowSlice",
     "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
-    "finetuning.adapters": "lora.LoRA",
+    "finetuning.modes": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head lora.LoRA",
     "finetuning.prompts": "prompt.Prompt",
-    "finetuning.subsets": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head",
 }
 _NOW = {
     f"orca_cli.models.{file.partition('.')[0]}.{part}": f"orca_cli.models.{file}.{part.partition('.')[2]}"

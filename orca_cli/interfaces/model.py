@@ -127,13 +127,7 @@ Resolution = Literal["input", "body"]
 
 
 class Finetune(Protocol):
-    """Which parameters stage 3 trains.
-
-    Attributes:
-        pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
-    """
-
-    pretrained: bool
+    """Which parameters stage 3 trains. With the attribute `pretrained`, False, the body's weights are drawn at random."""
 
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.

@@ -115,7 +115,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
     mode: Finetune = parts.build(settings.finetune, "finetune")
     model = build_model(
-        body=load_body(settings, pretrained=mode.pretrained),
+        body=load_body(settings, pretrained=getattr(mode, "pretrained", True)),
         kind=task.kind,
         input_shape=task.input_shape,
         num_outputs=task.num_outputs,

@@ -16,7 +16,6 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Batch, InputFacts
 from orca_cli.models.augmentation.samples import Augmented, measure
-from orca_cli.models.augmentation.several import Several
 from orca_cli.models.augmentation.transforms import (
     ChannelDropout,
     Crop,
@@ -24,6 +23,7 @@ from orca_cli.models.augmentation.transforms import (
     Jitter,
     Mixup,
     Scale,
+    Several,
     TimeMask,
     WindowSlice,
 )

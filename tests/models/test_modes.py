@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from orca_cli.exceptions import CheckpointError, ConfigError
-from orca_cli.models.ensemble import twin
-from orca_cli.models.finetuning.adapters import LoRA
+from orca_cli.models.finetuning.modes import (
+    BitFit,
+    Frozen,
+    Full,
+    Head,
+    LayerNorm,
+    LoRA,
+    Scratch,
+    load_trained_state,
+    trained_state,
+)
 from orca_cli.models.finetuning.prompts import Prompt
-from orca_cli.models.finetuning.state import load_trained_state, trained_state
-from orca_cli.models.finetuning.subsets import BitFit, Frozen, Full, Head, LayerNorm, Scratch
+from orca_cli.models.transfer import twin
 from tests.models.conftest import build
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")

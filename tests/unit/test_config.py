@@ -121,7 +121,7 @@ MOVED = {
     "tasks.listops.load": "benchmarks.listops",
     "tasks.shared.targets.TargetForm": "data.targets",
     "sources.digits.load": "benchmarks.sources.digits",
-    "finetuning.lora.LoRA": "models.finetuning.adapters",
+    "finetuning.lora.LoRA": "models.finetuning.modes",
     "augmentation.flip.Flip": "models.augmentation.transforms",
     "losses.masked.MaskedMSE": "scoring.losses",
     "tracking.services.wandb": "runs.tracking.services",

@@ -17,14 +17,9 @@ _CONSTANT = 1e-6  # deviation, as a part of the mean, below which a channel is c
 
 @dataclass(frozen=True)
 class Augmented:
-    """A split whose batches are augmented when they are requested with a generator.
+    """A split whose batches are augmented, after its own augmentation, when they are requested with a generator.
 
     Only optimizer steps give one, so validation, test, alignment and folds that are held out see the samples as they are.
-
-    Args:
-        whole: the split.
-        part: the augmentation; draws after the split's own augmentation, if it has one.
-        facts: passed to the augmentation.
     """
 
     whole: Samples
@@ -40,26 +35,20 @@ class Augmented:
         return batch if augment is None else self.part(batch, augment, self.facts)
 
     def targets(self) -> np.ndarray:
-        """Return all targets as they are."""
+        """Return those of the split."""
         return self.whole.targets()
 
     def groups(self) -> np.ndarray | None:
-        """Return the record of each sample, or None."""
+        """Return those of the split."""
         return self.whole.groups()
 
     def digest(self) -> str:
-        """Return the SHA-256 of the samples as they are."""
+        """Return that of the split."""
         return self.whole.digest()
 
 
 def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
-    """Return the mean and deviation of each input channel, over at most 512 samples drawn by the seed.
-
-    Args:
-        samples: the training split.
-        kind: of its targets.
-        seed: of the draw.
-    """
+    """Return the mean and deviation of each input channel, over at most 512 training samples drawn by the seed."""
     generator = seeding.numpy_generator(seed, "augment", "facts")
     rows = np.sort(generator.permutation(len(samples))[:_MEASURED])
 
@@ -67,10 +56,8 @@ def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
         total, count = np.zeros(1), 0.0
         for start in range(0, len(rows), _AT_ONCE):
             batch = samples.batch(rows[start : start + _AT_ONCE])
-            x = batch.x.numpy().astype(np.float64).reshape(*batch.x.shape[:2], -1)
-            valid = (
-                np.ones((len(x), x.shape[2]), bool) if batch.valid is None else batch.valid.numpy().reshape(len(x), -1)
-            )
+            x = batch.x.flatten(2).double().numpy()
+            valid = np.ones(x[:, 0].shape, bool) if batch.valid is None else batch.valid.flatten(1).numpy()
             total = total + (np.where(valid[:, None], x - centre[:, None], 0) ** power).sum(axis=(0, 2))
             count += float(valid.sum())
         return total / max(count, 1)

@@ -27,10 +27,9 @@ class ConvolutionEmbedder(nn.Module):
     First weights come from torch's global generator and the body.
 
     Args:
-        layout, width, body: as in `interfaces.Embedder`.
+        layout, width, body, prefix: as in `interfaces.Embedder`.
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
             convolution as below, norm 1 and 0, positions N(0, 0.02).
-        prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
         reach: patches that a token sees on either side of its own.
         beside: features that are added to the convolution's answers; without a width they are not.
         skip: whether those of whole samples go past the body to the predictor.
@@ -66,26 +65,33 @@ class ConvolutionEmbedder(nn.Module):
         # A single prefix token is kept as [D].
         self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
         self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
-        if init == "pretrained":
-            with torch.no_grad():
-                self._start_from(body, first_position=0 if prefix is None else len(prefix))
-        else:
+        if init == "random":
             for name, values in self.norm.named_parameters():
                 nn.init.constant_(values, float(name == "weight"))
-
-    def _start_from(self, body: EmbedderInit, first_position: int) -> None:
+            return
         if self.positions is not None and body.positions is not None:
-            positions = body.positions[first_position:]
+            positions = body.positions[0 if prefix is None else len(prefix) :]  # those of the prefix stand first
             if body.position_grid is not None:
-                positions = resize_positions(positions, body.position_grid, self.layout.grid)
-            self.positions.copy_(positions[: self.layout.tokens])
+                positions = resize_positions(positions, body.position_grid, layout.grid)
+            self.positions.data.copy_(positions[: layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             self._patch, self.is_body_layer = body, True
-            self._start_from_patch(body.patch_weight, body.patch_bias)
+            self._start_from_patch(body)
 
-    def _start_from_patch(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Let the convolution answer like a patch filter [D, c, p, p] with a bias [D], also where patches overlap."""
-        kernel = self.layout.kernel
+    @torch.no_grad()
+    def _start_from_patch(self, body: EmbedderInit, *, are_pixels: bool = False) -> None:
+        """Let the convolution answer like the body's patch filter, also where patches overlap.
+
+        To images in 0..1 (`are_pixels`) it then answers as the body does to normalised ones.
+        """
+        assert body.patch_weight is not None
+        weight, bias, kernel = body.patch_weight, body.patch_bias, self.layout.kernel
+        if are_pixels:
+            values = (torch.tensor(value, device=weight.device) for value in (body.pixel_mean, body.pixel_std))
+            mean, std = (value.view(1, -1, 1, 1) for value in values)
+            weight = weight / std
+            shift = (weight * mean).sum((1, 2, 3))
+            bias = -shift if bias is None else bias - shift
         spread = spread_filter(weight, self.layout.input_shape[0], kernel)
         self.convolution.weight.copy_(functional.pad(spread, (self.reach * kernel,) * 4))
         if bias is not None:
@@ -148,7 +154,7 @@ class ConvolutionEmbedder(nn.Module):
         else:
             collections.deque(canvases(), maxlen=0)
         if patch is not None and are_pixels:
-            self._start_from_patch(*normalising(patch))
+            self._start_from_patch(patch, are_pixels=True)
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what is cut into tokens, [B, C, *extent]."""
@@ -172,16 +178,6 @@ class ConvolutionEmbedder(nn.Module):
         # Without any valid position, softmax would run over nothing; such a sample keeps its first token.
         mask[:, 0] |= ~mask.any(1)
         return mask
-
-
-def normalising(body: EmbedderInit) -> tuple[Tensor, Tensor | None]:
-    """Return filter and bias that answer to images in 0..1 as the body's do to normalised ones."""
-    assert body.patch_weight is not None
-    values = (torch.tensor(value, device=body.patch_weight.device) for value in (body.pixel_mean, body.pixel_std))
-    mean, std = (value.view(1, -1, 1, 1) for value in values)
-    weight = body.patch_weight / std
-    shift = (weight * mean).sum((1, 2, 3))
-    return weight, -shift if body.patch_bias is None else body.patch_bias - shift
 
 
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:

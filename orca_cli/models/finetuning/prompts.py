@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
-from orca_cli.models.finetuning.state import train_parts
+from orca_cli.models.finetuning.modes import train_parts
 from orca_cli.models.transfer import TransferModel
 
 # Of what is added to a body or its layers. Hooks are module-level functions, so that a copy of a model calls them with its own
@@ -25,20 +25,13 @@ class Prompt:
 
     The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
     a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
-
-    Args:
-        tokens: p, the length of the prompt.
-        depth: shallow puts it before the first layer; deep replaces its features by new learned tokens before each later layer.
-        train_embedder: whether the embedder is trained as well; false is prompting as in the paper.
     """
-
-    pretrained = True
 
     def __init__(
         self,
         tokens: Annotated[Count, "Length of the prompt."] = 10,
         depth: Annotated[Literal["shallow", "deep"], "Before the first layer, or anew before every layer."] = "shallow",
-        train_embedder: Annotated[bool, "Whether the embedder is trained too."] = True,
+        train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True,
     ) -> None:
         self._tokens, self._depth, self._train_embedder = tokens, depth, train_embedder
 
@@ -65,12 +58,11 @@ class Prompt:
             what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
             hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
             raise ConfigError(what, where="finetune.tokens", hint=hint)
-        names = body.layer_names()
-        if self._depth == "deep" and not names:
+        names = body.layer_names() if self._depth == "deep" else ["all"]
+        if not names:
             hint = "use finetune.depth=shallow"
             raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
-        later = [body.get_submodule(name) for name in names[1:]] if self._depth == "deep" else []
-        for place, hook in ((body, _insert), *((layer, _replace) for layer in later)):
+        for place, hook in ((body, _insert), *((body.get_submodule(name), _replace) for name in names[1:])):
             place.add_module(_PROMPT, PromptTokens(self._tokens, body.width, start))
             place.register_forward_pre_hook(hook)
 

@@ -85,5 +85,6 @@ def as_before(settings: Any) -> Any:
         return settings
     target = settings.get("_target_")
     lost = _SETTINGS.get(str(target).removeprefix("orca_cli."), {})
-    before = {"_target_": _BEFORE[target]} if target in _BEFORE else {}
+    name = _BEFORE.get(current_target(str(target)))
+    before = {} if name is None else {"_target_": name}
     return lost | {key: as_before(value) for key, value in settings.items()} | before

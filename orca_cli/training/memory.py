@@ -30,7 +30,7 @@ def is_exhausted(error: BaseException) -> bool:
 
 @contextmanager
 def governed_by(where: str, hint: str = "") -> Iterator[None]:
-    """Raise MemoryExhaustedError that names the setting to lower where memory runs out in the block; an inner block goes first."""
+    """Raise MemoryExhaustedError that names the setting to lower if memory runs out inside; an inner block goes first."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:

@@ -93,23 +93,21 @@ class Embedder(Protocol):
     token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
     Where it returns `Tokens.samples`, it has their width S as `sample_width`; where it starts as the body's own layer, it has
     `is_body_layer`, which is True.
-    Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
-    rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
-    valid) in batches, before any training; what it learns is in the layer's state. And `sample_features(x, valid)`, [B, F] or
-    None: what it knows of a whole sample, for the baseline `features`; otherwise that pools the tokens.
+    Optional: `can_be_causal`, True where a token sees nothing beyond the positions that it stands for, and `pooled_tokens`, an
+    upper bound on tokens where a sample has one answer and `max_tokens` is None.
+    Optional in the layer: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i]
+    of sample rows[i], stage 2 computes no token that it omits. `fit(batches)` is called once with training inputs (x, valid) in
+    batches, before any training; what it learns is in the layer's state. `sample_features(x, valid)`, [B, F] or None, is what
+    it knows of a whole sample, for the baseline `features`; otherwise that pools the tokens.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
-        pooled_tokens: ... where a sample has one answer and `max_tokens` is None.
         resolution: "input" or "body": whether a body that takes maps gets them at the size that the input is worth, or at the
             one that it was pretrained with.
-        can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
     max_tokens: int | None
-    pooled_tokens: int | None
     resolution: Resolution
-    can_be_causal: bool
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer; random weights are drawn from torch's global generator.

@@ -21,8 +21,7 @@ class TransferModel(nn.Module):
 
     Args:
         embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body (bodies.base), and h.
-        scale: maps raw outputs to the task's units.
-        causal: whether an output may see inputs at its own and at earlier positions only.
+        scale, causal: as in `TaskData` (interfaces).
     """
 
     scale_mean: Tensor
@@ -133,7 +132,7 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shared = [tensor for name, tensor in tensors.items() if name not in names]
     kept = vars(model.body)  # what a body keeps beside its weights, such as its own embedding layer
-    shared += [kept[name] for name in ("_aside", "_tokenizer", "config") if name in kept]
+    shared += [kept[name] for name in ("embeddings", "_tokenizer", "config") if name in kept]
     return copy.deepcopy(model, {id(value): value for value in shared})
 
 

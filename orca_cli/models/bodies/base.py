@@ -49,9 +49,8 @@ class Body(nn.Module, ABC):
         width: D, of the tokens that it takes; F, of its features, as well, unless the family sets `feature_width`.
 
     Attributes:
-        modality: what its own embedding layer takes.
-        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
-            sequences.
+        embeddings, modality: its own embedding layer, and what this takes.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for sequences.
         source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
         downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
@@ -62,6 +61,7 @@ class Body(nn.Module, ABC):
         preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
     """
 
+    embeddings: Any
     modality: Modality
     canvas: tuple[int, int] | None = None
     source_resolution = "body"
@@ -76,7 +76,7 @@ class Body(nn.Module, ABC):
         super().__init__()
         for name, module in self.trained(model).items():
             self.add_module(name, module)
-        self._aside = (embeddings.eval().requires_grad_(False),)  # a tuple: not a submodule
+        vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)  # not a submodule
         self._model_type = type(model)
         self.config, self.folder = model.config, folder
         self.max_tokens, self.width, self.feature_width = max_tokens, width, width
@@ -87,11 +87,6 @@ class Body(nn.Module, ABC):
     def trained(model: Any) -> dict[str, nn.Module]:
         """Return the parts of a model that are trained and stored, by their names here; by default the encoder."""
         return {"encoder": model.encoder}
-
-    @property
-    def embeddings(self) -> Any:
-        """Return the model's own embedding layer."""
-        return self._aside[0]
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies.base import TextBody
+from orca_cli.models.bodies.encoders import EncoderBody
 
 CLASSES = {
     "gpt2": "GPT2Model",
@@ -34,19 +33,13 @@ def load(
     return DecoderBody(model, folder, max_source_tokens, max_tokens)
 
 
-class DecoderBody(TextBody):
+class DecoderBody(EncoderBody):
     """A decoder whose tokens are given in place of word embeddings; it adds its own positions.
 
     Its attention is causal for every task, as in pretraining, so that early features know nothing of later inputs.
     """
 
     model: nn.Module
-    can_be_causal = True
-
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        sizes = {"max_tokens": min(max_tokens, model.config.max_position_embeddings), "width": model.config.hidden_size}
-        words = model.get_input_embeddings()
-        super().__init__(model, folder, words, max_source_tokens=max_source_tokens, **sizes)
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:

@@ -34,7 +34,7 @@ def load(
 
 
 class EncoderBody(TextBody):
-    """An encoder whose positions are relative, so that the embedder has none; `part` is what reads the tokens."""
+    """A body whose positions are relative or its own, so that the embedder has none; `part` is what reads the tokens."""
 
     part = "model"
     can_be_causal = True

@@ -194,9 +194,8 @@ def _from_hub(name: str) -> Path:
 
 def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
-    parent, name = folder.parent, folder.name
-    is_snapshot = parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    return name if is_snapshot and re.fullmatch("[0-9a-f]{40}", name) else None
+    match = re.search("/models--[^/]+/snapshots/([0-9a-f]{40})$", folder.as_posix())
+    return match and match[1]
 
 
 def digest(folder: Path) -> str:

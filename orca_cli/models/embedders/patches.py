@@ -28,7 +28,6 @@ class Patch:
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     resolution: Resolution = "body"
-    pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = True
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
@@ -50,8 +49,6 @@ class Overlap:
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     resolution: Resolution = "body"
-    pooled_tokens: ClassVar[None] = None
-    can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
@@ -90,21 +87,15 @@ class Multiscale:
     scales: Count = 6
     values: bool = False
     skip: bool = False
-    can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
         # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
-        bank = FilterBank(
-            coarse(layout) if is_own else layout,
-            None if is_own else width,
-            filters=self.filters,
-            token_filters=self.token_filters,
-            scales=self.scales,
-            values=self.values,
-        )
+        cut, size = (coarse(layout), None) if is_own else (layout, width)
+        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
+        bank = FilterBank(cut, size, **sizes, values=self.values)
         return ConvolutionEmbedder(
             layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
         )

@@ -15,6 +15,7 @@ _MOVED = {
     "orca_cli.sources.": "orca_cli.benchmarks.sources.",
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",
     "orca_cli.models.finetuning.adapters.": "orca_cli.models.finetuning.modes.",
+    "orca_cli.models.finetuning.prompts.": "orca_cli.models.finetuning.modes.",
     "orca_cli.models.finetuning.subsets.": "orca_cli.models.finetuning.modes.",
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
@@ -26,8 +27,8 @@ _MERGED = {
     "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
     "several.Several scale.Scale time_mask.TimeMask window_slice.WindowSlice",
     "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
-    "finetuning.modes": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head lora.LoRA",
-    "finetuning.prompts": "prompt.Prompt",
+    "finetuning.modes": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head lora.LoRA "
+    "prompt.Prompt",
 }
 _NOW = {
     f"orca_cli.models.{file.partition('.')[0]}.{part}": f"orca_cli.models.{file}.{part.partition('.')[2]}"

@@ -121,9 +121,7 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
 
 def output_kind(kind: str, integer_targets: bool) -> str:
     """Return the form of a task's outputs: its kind, and for dense ones maps or class_maps."""
-    if kind != "dense":
-        return kind
-    return "class_maps" if integer_targets else "maps"
+    return kind if kind != "dense" else "class_maps" if integer_targets else "maps"
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:

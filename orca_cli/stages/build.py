@@ -24,7 +24,7 @@ from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
-from orca_cli.models.augmentation.samples import Augmented, measure
+from orca_cli.models.augmentation.transforms import Augmented, measure
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel

@@ -23,8 +23,7 @@ from orca_cli.config import parts
 from orca_cli.config.configuration import config_dir
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.assembly import load_body
-from orca_cli.models.finetuning.modes import BitFit, LoRA
-from orca_cli.models.finetuning.prompts import Prompt
+from orca_cli.models.finetuning.modes import BitFit, LoRA, Prompt
 from orca_cli.prediction.export import export
 from orca_cli.prediction.loading import open_model
 from tests.checkpoints import save_tiny

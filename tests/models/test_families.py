@@ -11,7 +11,7 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies import auto
-from orca_cli.models.finetuning.prompts import Prompt
+from orca_cli.models.finetuning.modes import Prompt
 from tests.models.conftest import build
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]

@@ -14,11 +14,11 @@ from orca_cli.models.finetuning.modes import (
     Head,
     LayerNorm,
     LoRA,
+    Prompt,
     Scratch,
     load_trained_state,
     trained_state,
 )
-from orca_cli.models.finetuning.prompts import Prompt
 from orca_cli.models.transfer import twin
 from tests.models.conftest import build
 

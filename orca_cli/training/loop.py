@@ -161,9 +161,8 @@ def train_step(
 
     Args:
         samples, indices: the training split, and the rows of this step.
-        batch_size, clip: as in `schema.Train`.
+        batch_size, clip, unit: the first two as in `schema.Train`, the last as in `loss_values`.
         seed, step: name the draws.
-        unit: see `loss_values`.
         prepared: the step's batches, where they have been read already (see `read_step`).
         mixer: computes the outputs in the model's place; the loss that is returned is that of the samples' own task.
 
@@ -191,8 +190,8 @@ def train_step(
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     losses, norm = _summed(engine, gradient, len(pieces), trained, clip)
     total, lr = sum(losses), optimizer.param_groups[0]["lr"]
-    for name, value, is_allowed in (("loss", total, False), ("gradient", norm, engine.skips_overflow)):
-        if not (math.isfinite(value) or is_allowed):
+    for name, value in (("loss", total), ("gradient", norm)):
+        if not (math.isfinite(value) or (name == "gradient" and engine.skips_overflow)):
             what = f"the {name} is {value} at step {step}, with a rate of {lr:g}; the step was not taken"
             raise NonFiniteError(what, where="train.lr", hint="try a smaller train.lr, or train.clip=1")
     optimizer.step()

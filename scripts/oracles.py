@@ -45,7 +45,7 @@ METRICS = (
     "euclidean", "minibatch_ot", "mmd", "moments", "none", "otdd", "otdd_by_class", "otdd_exact", "otdd_gaussian",
     "otdd_reference", "transrate",
 )  # fmt: skip
-MODES = ("bitfit", "frozen", "full", "head", "ia3", "layernorm", "lora", "prompt", "scratch")
+MODES = ("bitfit", "frozen", "full", "head", "layernorm", "lora", "prompt", "scratch")
 # Family of bodies -> a source of its modality.
 BODIES = dict.fromkeys(
     ("auto", "bert", "deberta", "esm", "gpt2", "modernbert", "qwen3", "roberta", "smollm2", "t5"), "stdlib_docs"
@@ -128,7 +128,6 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         more = ["source=digits"] if mode == "prompt" else []
         name = f"digits finetune={mode}" + ("" if metric == "otdd" else " none")
         yield name, Command([*digits, f"finetune={mode}", f"metric={metric}", *more])
-    yield "digits finetune=visual_prompt", Command([*_DIGITS, *body("vit"), *_BRIEF, "finetune=visual_prompt"])
     for name, changes in VARIANTS.items():
         yield f"digits {name}", Command([*digits, *changes.split()])
     for name, source in BODIES.items():

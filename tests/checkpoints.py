@@ -80,10 +80,6 @@ _GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_position
 _ESM = {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
 _DISTIL = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
 _SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
-_AST = _SIZES | {"num_mel_bins": 32, "max_length": 32, "patch_size": 8, "frequency_stride": 8, "time_stride": 8}
-_SPEECH = _SIZES | {"conv_dim": [16, 16], "conv_kernel": [10, 80], "conv_stride": [5, 64]}
-_SPEECH |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
-_STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 _MODELS = {
     "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
     "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
@@ -99,11 +95,6 @@ _MODELS = {
     "beit": (hf.BeitConfig(**_IMAGE | _BIASED, drop_path_rate=0.0), hf.BeitModel, None),
     "dinov2": (hf.Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), hf.Dinov2Model, None),
     "siglip": (hf.SiglipConfig(**_SIGLIP), hf.SiglipModel, None),
-    "ast": (hf.ASTConfig(**_AST), hf.ASTModel, None),
-    "ast_overlapping": (hf.ASTConfig(**_AST | {"frequency_stride": 5, "time_stride": 6}), hf.ASTModel, None),
-    "wav2vec2": (hf.Wav2Vec2Config(**_SPEECH), hf.Wav2Vec2Model, None),
-    "wav2vec2_large": (hf.Wav2Vec2Config(**_SPEECH | _STABLE), hf.Wav2Vec2Model, None),
-    "hubert": (hf.HubertConfig(**_SPEECH), hf.HubertModel, None),
 }
 
 

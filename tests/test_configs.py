@@ -57,11 +57,10 @@ def overrides_for(path, own_data):
     name = name.removesuffix(".yaml")
     words = [f"{group}={name}"]
     if group == "source":
-        bodies = {"cifar10": "swin_tiny", "digits": "swin_tiny", "tones": "wav2vec2", "recordings": "wav2vec2"}
-        words += [f"body={bodies[name]}"] if name in bodies else []
+        words += ["body=swin_tiny"] if name in ("cifar10", "digits") else []
     if (group, name) == ("body", "auto"):
         words += ["body.checkpoint=."]  # any folder: it has none by default
-    if group in ("augment", "finetune") and name in ("flip", "crop", "images", "visual_prompt"):
+    if group == "augment" and name in ("flip", "crop", "images"):
         words += ["task.layout=image"]
     if group == "task":
         words += SMALL.get(name, []) + own_data.get(name, [])
@@ -72,7 +71,7 @@ def overrides_for(path, own_data):
 
 CHOICES = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")]
 if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
-    CHOICES = [path for path in CHOICES if path.stem not in ("lora", "ia3")]
+    CHOICES = [path for path in CHOICES if path.stem != "lora"]
 
 # All are composed; of bodies, those are built here that tests/models/test_conformance.py does not build.
 BUILT = [path for path in CHOICES if path.parts[0] != "body" or path.stem in ("auto", "minilm", "swin", "swin_tiny")]

@@ -25,9 +25,9 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
 # Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
 LIMITS = {
-    "baselines": 1020, "benchmarks": 3000, "commands": 3405, "config": 2585, "data": 6957, "interfaces": 605,
-    "launching": 1265, "metrics": 2105, "models": 3685, "prediction": 1410, "report": 3100, "runs": 1430,
-    "scoring": 1140, "stages": 3510, "storage": 795, "training": 1515,
+    "baselines": 1020, "benchmarks": 3000, "commands": 3405, "config": 2590, "data": 6957, "interfaces": 600,
+    "launching": 1265, "metrics": 2105, "models": 3005, "prediction": 1410, "report": 3100, "runs": 1430,
+    "scoring": 1140, "stages": 3510, "storage": 795, "training": 1405,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 

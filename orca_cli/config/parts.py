@@ -44,7 +44,7 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
-    arguments = {name: value for name, value in node.items() if name != TARGET}
+    arguments = {name: value for name, value in retired.current_settings(node).items() if name != TARGET}
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
     arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
     _bind(target, arguments, key)

@@ -14,6 +14,9 @@ _MOVED = {
     "orca_cli.tasks.": "orca_cli.benchmarks.",
     "orca_cli.sources.": "orca_cli.benchmarks.sources.",
     "orca_cli.finetuning.": "orca_cli.models.finetuning.",
+    "orca_cli.models.finetuning.adapters.": "orca_cli.models.finetuning.modes.",
+    "orca_cli.models.finetuning.prompts.": "orca_cli.models.finetuning.modes.",
+    "orca_cli.models.finetuning.subsets.": "orca_cli.models.finetuning.modes.",
     "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
     "orca_cli.scoring.values.": "orca_cli.scoring.regression.",
@@ -23,11 +26,10 @@ _MOVED = {
 # File of orca_cli/models -> the parts in it, by the files that they were in.
 _MERGED = {
     "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
-    "scale.Scale time_mask.TimeMask window_slice.WindowSlice",
+    "several.Several scale.Scale time_mask.TimeMask window_slice.WindowSlice",
     "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
-    "finetuning.adapters": "lora.LoRA ia3.IA3",
-    "finetuning.prompts": "prompt.Prompt visual_prompt.VisualPrompt",
-    "finetuning.subsets": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head",
+    "finetuning.modes": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head lora.LoRA "
+    "prompt.Prompt",
 }
 _NOW = {
     f"orca_cli.models.{file.partition('.')[0]}.{part}": f"orca_cli.models.{file}.{part.partition('.')[2]}"
@@ -51,9 +53,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "benchmarks.listops.load": _LISTOPS,
     "benchmarks.psicov.load": {"clip_train": 16.0},
     "benchmarks.sources.conll.load": {"column": -1, "example": "sentence"},
-    "benchmarks.sources.recordings.load": {"rate": 16000},
     "benchmarks.sources.stdlib_docs.load": {"packages": _PACKAGES, "min_words": 5, "max_words": 60},
-    "benchmarks.sources.tones.load": {"seconds": 0.5},
     "benchmarks.spherical.load": {"rotate": True, "rescale": "channel", "normalize": "none"},
     "data.images.load": {"on_bad": "error"},
     "metrics.euclidean.Euclidean": {"chunk": 4096},
@@ -63,6 +63,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "metrics.otdd_gaussian.OTDDGaussian": _ANNEALED,
     "metrics.otdd_reference.OTDDReference": {"label_reg": 0.1, "scaling": 0.5},
     "metrics.transrate.TransRate": {"normalise": True},
+    "models.bodies.auto.load": {"causal_fix": None},
+    "models.bodies.decoders.load": {"causal_fix": "none"},
 }
 
 
@@ -73,6 +75,12 @@ def current_target(name: str) -> str:
     return _NOW.get(name, name)
 
 
+def current_settings(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a part without those that it no longer has, where they are what it always does now."""
+    lost = _SETTINGS.get(current_target(str(node.get("_target_"))).removeprefix("orca_cli."), {})
+    return {name: value for name, value in node.items() if name not in lost or value != lost[name]}
+
+
 def as_before(settings: Any) -> Any:
     """Return settings with the names and the settings that their parts had, so that a run keeps its identity."""
     if isinstance(settings, list):
@@ -81,5 +89,6 @@ def as_before(settings: Any) -> Any:
         return settings
     target = settings.get("_target_")
     lost = _SETTINGS.get(str(target).removeprefix("orca_cli."), {})
-    before = {"_target_": _BEFORE[target]} if target in _BEFORE else {}
+    name = _BEFORE.get(current_target(str(target)))
+    before = {} if name is None else {"_target_": name}
     return lost | {key: as_before(value) for key, value in settings.items()} | before

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
 Kind = Literal["classes", "labels", "values", "dense"]
-Modality = Literal["text", "image", "audio"]
+Modality = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
 IGNORED_CLASS = -100
 
@@ -250,7 +250,7 @@ class Examples:
     """Labelled examples.
 
     Args:
-        inputs: n texts; or images [n, 3, H, W] float32 in 0..1; or sounds [n, L] float32 in -1..1, 16,000 values a second.
+        inputs: n texts, or images [n, 3, H, W] float32 in 0..1.
         labels: [n] int64 in 0..k-1, every class with two examples or more.
         class_names: k names.
     """
@@ -265,7 +265,7 @@ class SourceData:
     """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns.
 
     Args:
-        modality: "text", "image" or "audio".
+        modality: "text" or "image".
         digest: SHA-256 of all that determines the examples: features of another run with the same digest can be used.
         read: returns the examples.
     """

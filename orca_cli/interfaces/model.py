@@ -71,7 +71,7 @@ class EmbedderInit:
         norm: a copy of its norm, of any kind (layer norm or RMS norm, with or without a bias).
         positions: [S, D], row t belongs to token t, prefix tokens included.
         position_grid: (rows, columns) of the positions after those of the prefix, where they lie on a map.
-        patch_weight: [D, c, p, p], the filter of a patch embedding: of images, c = 3, or of spectrograms, c = 1.
+        patch_weight: [D, c, p, p], the filter of a patch embedding; c = 3.
         patch_bias: [D].
         pixel_mean, pixel_std: per channel of images in 0..1, which the body expects less this mean, divided by this deviation.
     """
@@ -93,23 +93,21 @@ class Embedder(Protocol):
     token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
     Where it returns `Tokens.samples`, it has their width S as `sample_width`; where it starts as the body's own layer, it has
     `is_body_layer`, which is True.
-    Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
-    rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
-    valid) in batches, before any training; what it learns is in the layer's state. And `sample_features(x, valid)`, [B, F] or
-    None: what it knows of a whole sample, for the baseline `features`; otherwise that pools the tokens.
+    Optional: `can_be_causal`, True where a token sees nothing beyond the positions that it stands for, and `pooled_tokens`, an
+    upper bound on tokens where a sample has one answer and `max_tokens` is None.
+    Optional in the layer: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i]
+    of sample rows[i], stage 2 computes no token that it omits. `fit(batches)` is called once with training inputs (x, valid) in
+    batches, before any training; what it learns is in the layer's state. `sample_features(x, valid)`, [B, F] or None, is what
+    it knows of a whole sample, for the baseline `features`; otherwise that pools the tokens.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
-        pooled_tokens: ... where a sample has one answer and `max_tokens` is None.
         resolution: "input" or "body": whether a body that takes maps gets them at the size that the input is worth, or at the
             one that it was pretrained with.
-        can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
     max_tokens: int | None
-    pooled_tokens: int | None
     resolution: Resolution
-    can_be_causal: bool
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer; random weights are drawn from torch's global generator.
@@ -127,13 +125,7 @@ Resolution = Literal["input", "body"]
 
 
 class Finetune(Protocol):
-    """Which parameters stage 3 trains.
-
-    Attributes:
-        pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
-    """
-
-    pretrained: bool
+    """Which parameters stage 3 trains. With the attribute `pretrained`, False, the body's weights are drawn at random."""
 
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.

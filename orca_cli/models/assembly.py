@@ -9,7 +9,7 @@ from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Embedder, Kind, Scale, TokenLayout
-from orca_cli.models.bodies.base import Body
+from orca_cli.models.bodies.base import Body, ImageBody
 from orca_cli.models.embedders.patches import Patch
 from orca_cli.models.geometry import layout
 from orca_cli.models.predictors import DensePredictor, PooledPredictor
@@ -17,12 +17,9 @@ from orca_cli.models.transfer import TransferModel
 
 
 def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
-    """Return a body by its settings, whose `weights` are the checkpoint's or are drawn by its architecture.
+    """Return a body by its settings, whose `weights` are the checkpoint's or are drawn by its architecture with the seed.
 
-    Args:
-        node: the settings.
-        seed: of the draw.
-        pretrained: False draws them, whatever the settings say.
+    With `pretrained=False` they are drawn, whatever the settings say.
     """
     settings = {key: value for key, value in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
@@ -50,9 +47,7 @@ def build_model(
     ablation start from the same point.
 
     Args:
-        body, kind, num_outputs: g, the form of the outputs, and K.
-        input_shape: (C, L), (C, H, W) or (C, D, H, W).
-        seed: the run's.
+        body, kind, input_shape, num_outputs, seed: g, those of the task's data, and the run's.
         embedder: what makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
@@ -72,11 +67,10 @@ def build_model(
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
         what = f"{embedder.max_tokens} is more than the body takes"
         raise ConfigError(what, where="embedder.max_tokens", hint=f"allowed: 1 to {largest}")
-    enough = largest
-    if kind != "dense" and body.canvas is None and embedder.pooled_tokens is not None:
-        enough = min(largest, embedder.pooled_tokens)
+    is_cut_small = kind != "dense" and body.canvas is None
+    enough = min(largest, getattr(embedder, "pooled_tokens", largest)) if is_cut_small else largest
     canvas, tokens = body.canvas, embedder.max_tokens
-    if embedder.resolution == "input":
+    if embedder.resolution == "input" and isinstance(body, ImageBody):
         canvas, tokens = body.canvas_for(input_shape, tokens)
     cut = layout(input_shape, max_tokens=tokens or enough, canvas=canvas)
     if causal:
@@ -97,8 +91,8 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
         raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
     if not body.can_be_causal:
         what = "this task forecasts, but this body sees the whole input at once"
-        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder with body.causal_fix=none")
-    if not embedder.can_be_causal:
+        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder")
+    if not getattr(embedder, "can_be_causal", False):
         what = "this task forecasts, but a token of this embedder sees beyond its own step"
         raise ConfigError(what, where="embedder", hint="use embedder=patch")
     if cut.kernel > 1:

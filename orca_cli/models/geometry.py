@@ -46,14 +46,12 @@ def input_grid(
 ) -> tuple[int, int]:
     """Return (rows, columns) of patches that an input of shape (C, *E) is worth, whatever a body was pretrained with.
 
-    A patch stands for as few positions as `_FEW` tokens allow, but never for more than it has pixels: an input is enlarged to
-    the grid, and made smaller only where the body has too few positions for it.
+    A patch stands for as few positions as `_FEW` tokens allow, but never for more than it has pixels per side (`patch`): an
+    input is enlarged to the grid, and made smaller only where the body has too few positions for it.
 
     Args:
-        input_shape: (C, L), (C, H, W) or (C, D, H, W).
-        patch: pixels per side of a patch.
-        most: rows and columns that the body was pretrained with.
-        least: rows and columns that it needs.
+        input_shape, patch: see above.
+        most, least: rows and columns that the body was pretrained with, and that it needs.
         max_tokens: upper bound on the patches, which then replaces this rule.
     """
     extent = input_shape[1:]

@@ -32,9 +32,7 @@ class PooledPredictor(nn.Module):
 
     def pool(self, features: Tokens) -> Tensor:
         """Return what the first layer sees, [B, F]."""
-        if self.pooling == "class_token":
-            return features.x[:, 0]
-        return pooled(features)
+        return features.x[:, 0] if self.pooling == "class_token" else pooled(features)
 
 
 def pooled(features: Tokens) -> Tensor:
@@ -68,15 +66,9 @@ class DensePredictor(nn.Module):
 
 
 def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
-    """Spread each token's values over the patch that the token stands for.
+    """Spread each token's values over the patch that it stands for, `factor` along each axis; returns [B, K, *(grid * factor)].
 
-    Args:
-        values: [B, T, K * factor^axes]; channel first, then the position inside the patch, row by row.
-        grid: tokens per axis.
-        factor: patch size per axis.
-
-    Returns:
-        [B, K, *(grid * factor)].
+    `values` [B, T, K * factor^axes] hold the channel first, then the position inside the patch, row by row.
     """
     axes = len(grid)
     split = values.unflatten(-1, (-1, *(factor,) * axes)).unflatten(1, grid)  # [B, *grid, K, *patch]

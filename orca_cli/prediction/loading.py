@@ -32,9 +32,8 @@ from orca_cli.interfaces import Preprocessing
 from orca_cli.models.assembly import build_model, load_body
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import architecture_only, check_modest
-from orca_cli.models.ensemble import Ensemble, twin
-from orca_cli.models.finetuning.state import load_trained_state
-from orca_cli.models.transfer import TransferModel
+from orca_cli.models.finetuning.modes import load_trained_state
+from orca_cli.models.transfer import Ensemble, TransferModel, twin
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 from orca_cli.runs.preprocessing import BODY_CONFIG, load_preprocessing

@@ -24,7 +24,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models import assembly
 from orca_cli.models.assembly import build_model, describe
-from orca_cli.models.augmentation.samples import Augmented, measure
+from orca_cli.models.augmentation.transforms import Augmented, measure
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
@@ -106,7 +106,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
     mode: Finetune = parts.build(settings.finetune, "finetune")
     model = build_model(
-        body=load_body(settings, pretrained=mode.pretrained),
+        body=load_body(settings, pretrained=getattr(mode, "pretrained", True)),
         kind=task.kind,
         input_shape=task.input_shape,
         num_outputs=task.num_outputs,

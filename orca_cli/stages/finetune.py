@@ -18,8 +18,8 @@ from orca_cli.config import parts
 from orca_cli.data.samples import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
-from orca_cli.models.ensemble import Ensemble, output_kind, twin
-from orca_cli.models.finetuning.state import load_trained_state, trained_state
+from orca_cli.models.finetuning.modes import load_trained_state, trained_state
+from orca_cli.models.transfer import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record

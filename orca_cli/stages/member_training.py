@@ -22,7 +22,7 @@ from orca_cli.data.samples import contents
 from orca_cli.data.splits import folds
 from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import Samples
-from orca_cli.models.finetuning.state import load_trained_state, trained_state
+from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start

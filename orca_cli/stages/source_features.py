@@ -126,7 +126,7 @@ def source_features(
 def check_modality(body: Body, source: SourceData) -> None:
     """Raise ConfigError where a source is of another modality than the body."""
     if source.modality != body.modality:
-        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies"
+        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
         what = f"the source holds {source.modality} data, but the body takes {body.modality}"
         raise ConfigError(what, where="source", hint=hint)
 

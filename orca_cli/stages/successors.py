@@ -131,7 +131,7 @@ class Mona:
         assert built.source is not None
         self._plan, self._built, self._source, self._engine = built.plan, built, built.source, engine
         self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
-        if not (self._body and built.finetune.pretrained):
+        if not (self._body and getattr(built.finetune, "pretrained", True)):
             what = "needs a pretrained body that stage 3 trains, and this finetune mode has none"
             hint = "use finetune=full or layernorm, or align.method=orca"
             raise ConfigError(what, where="align.method=mona", hint=hint)

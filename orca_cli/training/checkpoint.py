@@ -53,12 +53,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
-    """Commit a checkpoint and drop the oldest but two. A valid one of this step is kept: it has the same bits.
-
-    Args:
-        folder: all checkpoints of a stage.
-        checkpoint: the state.
-        owner: identity of the run.
+    """Commit a checkpoint of a run (`owner`) and drop the oldest but two; a valid one of this step is kept, with the same bits.
 
     Raises:
         StorageError: disk full or failing; the earlier checkpoints are intact.
@@ -87,11 +82,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
 def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     """Return the newest valid checkpoint, or None if there has been none.
 
-    A damaged one is moved aside with a warning, and the one before it is used.
-
-    Args:
-        folder: all checkpoints of a stage.
-        owner: identity of the run; a checkpoint of another run counts as damaged.
+    A damaged one, or one of another run, is moved aside with a warning, and the one before it is used.
 
     Raises:
         CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
@@ -112,9 +103,7 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
 def _load(path: Path, owner: str) -> Checkpoint:
     if storage.verify_folder(path) != owner:
         raise ChecksumError("belongs to another run", where=str(path))
-    missing = [name for name in _MEMBERS if not (path / name).is_file()]
-    if missing:
-        raise ChecksumError(f"'{missing[0]}' is missing", where=str(path))
+    storage.verify_folder(path, only=_MEMBERS, contents=False)  # a valid manifest may name too few
     trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
     if trainer["schema"] != _SCHEMA:
         what = f"schema {trainer['schema']} is not supported"
@@ -133,16 +122,9 @@ def _load(path: Path, owner: str) -> Checkpoint:
 
 
 class Saver:
-    """The checkpoints of one stage: the newest to resume from, and another whenever enough time has passed."""
+    """The checkpoints of one stage: the newest to resume from, and another whenever `every_s` seconds have passed."""
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
-        """Prepare; nothing is read yet.
-
-        Args:
-            folder: all checkpoints of the stage.
-            owner: identity of the run.
-            every_s: seconds between checkpoints.
-        """
         self._folder, self._owner, self._every_s = folder, owner, every_s
         self._last = time.monotonic()
         self._saved = 0

@@ -36,20 +36,13 @@ def choose_device(setting: str) -> torch.device:
         raise ConfigError(f"'{setting}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps")
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(index or 0) >= present:
-        raise UnavailableError(
-            f"'{setting}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)",
-            where="device",
-            hint="use device=cpu or device=auto",
-        )
+        what = f"'{setting}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)"
+        raise UnavailableError(what, where="device", hint="use device=cpu or device=auto")
     return torch.device(setting)
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Refuse a precision that does not work on a device.
-
-    Raises:
-        ConfigError: fp16 on the CPU.
-    """
+    """Raise ConfigError for fp16 on the CPU."""
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
 
@@ -58,27 +51,16 @@ def choose_precision(setting: str, device: torch.device, width: int) -> str:
     """Return the precision that a run asks for; "auto" takes bf16 where it is faster, by facts of the machine alone.
 
     A measured time would differ between two runs of one command, and with it their bits. What was measured, and where:
-    docs/decisions/0015-precision.md.
-
-    Args:
-        setting: auto, fp32, bf16 or fp16.
-        device: of the run.
-        width: D, of the body's tokens.
+    docs/decisions/0015-precision.md. `width` is D, of the body's tokens.
     """
     if setting != "auto":
         return setting
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bf16 = device.type == "cpu" and width >= _BF16_WIDTH and _cpu_computes_bf16()
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    # The processor needs instructions for it, and torch the library that uses them.
+    if device.type == "cpu" and width >= _BF16_WIDTH and torch.backends.mkldnn.is_available():
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        has_bf16 = any(getattr(torch.cpu, name, lambda: False)() for name in names)
     return "bf16" if has_bf16 else "fp32"
-
-
-def _cpu_computes_bf16() -> bool:
-    """Return whether this processor has bfloat16 instructions and torch has the library that uses them."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    has_instructions = any(getattr(torch.cpu, name, lambda: False)() for name in names)
-    return has_instructions and torch.backends.mkldnn.is_available()
 
 
 # Parameters and tokens of the largest model that gets one thread: its operations are so short that, on cores shared with
@@ -106,16 +88,7 @@ class Engine:
     """Device, mixed precision, backward pass and clipping of one run."""
 
     def __init__(self, device: torch.device, precision: str, team: Team | None = None) -> None:
-        """Start accelerate on a device.
-
-        Args:
-            device: where all tensors of the run live.
-            precision: fp32, bf16 or fp16.
-            team: the processes that share the work; None for one.
-
-        Raises:
-            ConfigError: the precision does not work on the device.
-        """
+        """Start accelerate on a device, with fp32, bf16 or fp16, for one process or several; raises as `check_precision`."""
         check_precision(device, precision)
         # accelerate keeps its first choice for the life of the process; the runs of a sweep may differ.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -155,20 +128,13 @@ class Engine:
         return {} if scaler is None else scaler.state_dict()
 
     def restore_scaler(self, state: dict[str, Any]) -> None:
-        """Give the gradient scaler, where there is one, the state that `scaler_state` returned.
-
-        Raises:
-            CheckpointError: there is a scaler, and no state.
-        """
+        """Give the gradient scaler, where there is one, the state that `scaler_state` returned; CheckpointError without it."""
         scaler = self._accelerator.scaler
         if scaler is None:
             return
         if not state:
-            raise CheckpointError(
-                "the checkpoint has no gradient scale, so fp16 cannot resume exactly",
-                where="precision",
-                hint="use --force to restart the run",
-            )
+            what = "the checkpoint has no gradient scale, so fp16 cannot resume exactly"
+            raise CheckpointError(what, where="precision", hint="use --force to restart the run")
         scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:

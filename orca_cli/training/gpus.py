@@ -6,6 +6,7 @@ that GPU. Jobs beyond the number of places wait.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -45,41 +46,31 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
 
     Returns:
         its name; None if there is none, or this process has begun to compute on a GPU.
-
-    Raises:
-        ConfigError: ORCA_JOBS_PER_GPU is not a number of places.
-        StorageError: the locks cannot be written.
-        InterruptionError: a signal came while it waited.
     """
     global _taken
     torch = sys.modules.get("torch")
     if _taken is not None or not names or (torch is not None and torch.cuda.is_initialized()):
         return _taken
-    locks, places = folder or _folder(), _places()
+    text = os.environ.get(JOBS_PER_GPU) or "1"
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"'{text}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more")
+    locks, places = folder or _folder(), int(text)
     is_waiting = False
     while True:
-        for place in range(places):
-            for name in names:
-                path = locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock"
-                try:
-                    _kept.enter_context(storage.lock(path))
-                except LockedError:
-                    continue
-                os.environ[VISIBLE] = _taken = name
-                log.info(f"GPU {name}" + (f", place {place + 1} of {places}" if places > 1 else ""))
-                return name
+        for place, name in itertools.product(range(places), names):
+            path = locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock"
+            try:
+                _kept.enter_context(storage.lock(path))
+            except LockedError:
+                continue
+            os.environ[VISIBLE] = _taken = name
+            log.info(f"GPU {name}" + (f", place {place + 1} of {places}" if places > 1 else ""))
+            return name
         if not is_waiting:
             log.info(f"all {len(names) * places} places of the GPUs {', '.join(names)} are taken: waiting for one")
             is_waiting = True
         signals.check()
         time.sleep(_LOOK_EVERY_S)
-
-
-def _places() -> int:
-    text = os.environ.get(JOBS_PER_GPU) or "1"
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"'{text}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more")
-    return int(text)
 
 
 def _folder() -> Path:

@@ -1,8 +1,13 @@
-"""One optimizer step, and the outputs of a whole split."""
+"""One optimizer step, and the outputs of a whole split.
+
+Processes of one run cut each batch of a step into pieces. It is read and augmented as a whole, and cut afterwards: the samples
+of a step, and what is drawn for them, do not depend on how many processes share it. Dropout is drawn for each piece.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 from collections import deque
@@ -19,10 +24,9 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, shares, weight_of
+from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, normalized, shares, weight_of
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
-from orca_cli.training.pieces import Piece, pieces_of, shares_of
 
 T = TypeVar("T")
 
@@ -36,9 +40,6 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
 
     What a call returns must not depend on the moment. An exception comes out when its turn has come, as if the call were made
     then, and ends the results.
-
-    Args:
-        calls: what to call, one after the other.
     """
 
     def read(call: Callable[[], T]) -> T:
@@ -74,6 +75,48 @@ class Mixed:
 
 
 Mixer = Callable[[Any, Batch, int], Mixed]  # model, batch on the device, number of the batch in its step
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring samples of a batch, for one process of a run.
+
+    Args:
+        batch: number of the batch in the step.
+        part: number of the piece in the step, which names its draws.
+        start, stop: its first sample in the batch, and the one after its last.
+        is_own: whether this process computes it.
+    """
+
+    batch: int
+    part: int
+    start: int
+    stop: int
+    is_own: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def cut(self, batch: Batch) -> Batch:
+        """Return the samples of the piece; they share the batch's memory."""
+        return batch if len(self) == len(batch.x) else batch.mapped(lambda value: value[self.start : self.stop])
+
+
+def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
+    """Return the pieces of a step that have samples, those of all processes, in order.
+
+    Args:
+        sizes: of the step's batches; the last may be shorter.
+        batch_size: of a whole one.
+        rank, processes: number of this process, and of all.
+    """
+    length = -(-batch_size // processes)
+    return [
+        Piece(number, number * processes + place, place * length, min((place + 1) * length, size), place == rank)
+        for number, size in enumerate(sizes)
+        for place in range(processes)
+        if place * length < size
+    ]
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -112,15 +155,14 @@ def train_step(
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
-    The samples go through the model in batches of `batch_size`, of which each process has a piece (`training/pieces.py`). Each
-    one's mean counts by what it averages over, its samples or its known targets, so cutting does not change the gradient.
-    With reduce="sum" the means of all batches are added. The gradient is clipped once, as a whole.
+    The samples go through the model in batches of `batch_size`, of which each process has a piece. Each one's mean counts by
+    what it averages over, its samples or its known targets, so cutting does not change the gradient. With reduce="sum" the
+    means of all batches are added. The gradient is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
-        batch_size, clip, reduce: as in `schema.Train`.
+        batch_size, clip, unit: the first two as in `schema.Train`, the last as in `loss_values`.
         seed, step: name the draws.
-        unit: see `loss_values`.
         prepared: the step's batches, where they have been read already (see `read_step`).
         mixer: computes the outputs in the model's place; the loss that is returned is that of the samples' own task.
 
@@ -147,10 +189,11 @@ def train_step(
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     losses, norm = _summed(engine, gradient, len(pieces), trained, clip)
-    if not math.isfinite(total := sum(losses)):
-        raise _not_finite("loss", total, step, optimizer)
-    if not (math.isfinite(norm) or engine.skips_overflow):
-        raise _not_finite("gradient", norm, step, optimizer)
+    total, lr = sum(losses), optimizer.param_groups[0]["lr"]
+    for name, value in (("loss", total), ("gradient", norm)):
+        if not (math.isfinite(value) or (name == "gradient" and engine.skips_overflow)):
+            what = f"the {name} is {value} at step {step}, with a rate of {lr:g}; the step was not taken"
+            raise NonFiniteError(what, where="train.lr", hint="try a smaller train.lr, or train.clip=1")
     optimizer.step()
     return total, norm
 
@@ -161,10 +204,11 @@ def _shares(
     """Return the batches of a step, and the factors of each piece's own and partners' mean losses in the loss of the step."""
     if is_sum(loss):
         return prepared, [1.0] * len(pieces), [1.0] * len(pieces)
-    in_batch = reduce == "sum"
-    alone = len({piece.batch for piece in pieces}) if in_batch else 1
-    weights = partner_weights = [float(len(piece)) for piece in pieces]
-    if counts_targets(loss) and len(pieces) > alone:
+    # The means of batches are added up where `reduce` says so; else a piece has a share of the step.
+    numbers = [piece.batch if reduce == "sum" else 0 for piece in pieces]
+    sizes = [len(piece) for piece in pieces]
+    weights = partner_weights = [float(size) for size in sizes]
+    if counts_targets(loss) and len(pieces) > len(set(numbers)):
         whole: list[Batch] = []
 
         def weigh_pieces() -> dict[int, float]:
@@ -179,8 +223,13 @@ def _shares(
 
         all_weights = engine.gathered(weigh_pieces, 2 * len(pieces))
         weights, partner_weights, prepared = all_weights[: len(pieces)], all_weights[len(pieces) :], whole
-    first_shares, partner_shares = (shares_of(pieces, one, in_batch=in_batch) for one in (weights, partner_weights))
-    return prepared, first_shares, partner_shares
+
+    def normal(masses: list[float]) -> list[float]:
+        groups = [list(group) for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__)]
+        parts = [normalized([masses[i] for i in group], [sizes[i] for i in group]) for group in groups]
+        return list(itertools.chain(*parts))
+
+    return prepared, normal(weights), normal(partner_weights)
 
 
 def _add_gradient(
@@ -270,15 +319,6 @@ def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tens
     return loss(outputs / unit, targets / unit), reported
 
 
-def _not_finite(what: str, value: float, step: int, optimizer: torch.optim.Optimizer) -> NonFiniteError:
-    lr = optimizer.param_groups[0]["lr"]
-    return NonFiniteError(
-        f"the {what} is {value} at step {step}, with a rate of {lr:g}; the step was not taken",
-        where="train.lr",
-        hint="try a smaller train.lr, or train.clip=1",
-    )
-
-
 @torch.no_grad()
 def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> tuple[Tensor, Tensor]:
     """Return outputs and targets of a whole split, on the CPU, in the order of the split.
@@ -320,8 +360,7 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:
     """Return the error of a whole split from its outputs, with the records that its samples belong to."""
-    groups = samples.groups()
-    return error(outputs.numpy(), targets.numpy(), None if groups is None else np.asarray(groups))
+    return error(outputs.numpy(), targets.numpy(), samples.groups())
 
 
 @torch.no_grad()
@@ -330,18 +369,12 @@ def whole_loss(
 ) -> float | None:
     """Return the loss of a whole split as `train_step` reports it, from the outputs of `predict`; None if it is not finite.
 
-    Args:
-        engine, loss: what computes.
-        outputs, targets: of the split.
-        batch_size: samples that are computed with at once, which bounds the memory.
-        unit: as in `train_step`.
+    It is computed with `batch_size` samples at once, which bounds the memory.
     """
     parts = batches(np.arange(len(outputs)), batch_size)
-    weights = shares(loss, [targets[rows] for rows in parts])
     total = 0.0
-    for rows, share in zip(parts, weights, strict=True):
-        if share == 0:
-            continue
-        moved = engine.move(Batch(outputs[rows], targets[rows]))
-        total += float(loss_values(loss, moved.x, moved.y, unit)[1]) * share
+    for rows, share in zip(parts, shares(loss, [targets[rows] for rows in parts]), strict=True):
+        if share:
+            moved = engine.move(Batch(outputs[rows], targets[rows]))
+            total += float(loss_values(loss, moved.x, moved.y, unit)[1]) * share
     return total if math.isfinite(total) else None

@@ -30,15 +30,7 @@ def is_exhausted(error: BaseException) -> bool:
 
 @contextmanager
 def governed_by(where: str, hint: str = "") -> Iterator[None]:
-    """Name the setting to lower if memory runs out inside the block; an inner block takes precedence.
-
-    Args:
-        where: the setting that governs most of the block's memory.
-        hint: what to do.
-
-    Raises:
-        MemoryExhaustedError: memory ran out.
-    """
+    """Raise MemoryExhaustedError that names the setting to lower if memory runs out inside; an inner block goes first."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
@@ -57,12 +49,10 @@ def checkpoint_layers(body: nn.Module) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    marked = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
-    innermost: list[Any] = [
-        module
-        for module in marked
-        if not any(inner is not module and isinstance(inner, GradientCheckpointingLayer) for inner in module.modules())
-    ]
+    def marked(module: nn.Module) -> list[Any]:
+        return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+    innermost = [module for module in marked(body) if marked(module) == [module]]
     if not innermost:
         what, where = "transformers does not mark the layers of this body", "train.gradient_checkpointing"
         raise ConfigError(what, where=where, hint=f"leave {where} out, or use another body")

@@ -64,11 +64,7 @@ def silence() -> None:
 
 
 def check_command(words: Sequence[str], rank: Rank) -> None:
-    """Refuse a command line whose work is not shared by several processes.
-
-    Raises:
-        UsageError: another command than `run`, a sweep or a dry run.
-    """
+    """Raise UsageError for work that several processes do not share: another command than `run`, a sweep or a dry run."""
     if words[:1] != ["run"] or {"--dry-run", "-m", "--multirun"} & set(words):
         hint = f"start it once, without torchrun or accelerate launch ({rank.size} processes now)"
         raise UsageError("is done by one process", where=" ".join(["orca", *words[:1]]), hint=hint)

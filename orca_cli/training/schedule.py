@@ -50,9 +50,7 @@ def make_optimizer(
     Args:
         kind: which one.
         parameters: those that require a gradient are trained.
-        lr, weight_decay: of all of them.
-        momentum: of sgd.
-        betas: of adam and adamw.
+        lr, weight_decay, momentum, betas: as in torch.
         outer: more of them, whose rate is `outer_rate` times that of the others.
         outer_rate: see `outer`.
         fused: whether adam and adamw go over a parameter once, by a kernel of torch's, instead of some ten times: a third of

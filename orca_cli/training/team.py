@@ -33,10 +33,6 @@ _ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_M
 END = "end"
 
 
-class LostProcessError(OrcaError):
-    """Another process of the run has ended, or cannot be reached."""
-
-
 class Team:
     """The processes of a run, as one of them sees them.
 
@@ -205,8 +201,8 @@ def _reaching_the_others() -> Iterator[None]:
     except RuntimeError as error:
         if is_exhausted(error):
             raise
-        what = "another process of this run has ended"
-        raise LostProcessError(what, where="torchrun", hint="rerun the same command to resume") from error
+        what, hint = "another process of this run has ended", "rerun the same command to resume"
+        raise OrcaError(what, where="torchrun", hint=hint) from error
 
 
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:

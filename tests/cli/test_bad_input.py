@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from orca_cli.config import compose
-from tests.checkpoints import save_tiny
 
 # What is typed after `orca run` -> what the line has to contain; more is in tests/reliability/test_configs.py.
 SETTINGS = {
@@ -45,11 +44,10 @@ def test_usage(refused, environment):
 
 def test_what_does_not_go_together(refused, small, tiny, tmp_path):
     """Seen when the parts are there, or when they are built."""
-    hubert = ["body=auto", f"body.checkpoint={save_tiny('hubert', tmp_path / 'hubert')}"]
-    swin = ["body=swin_tiny", "source=digits", "task.layout=image", f"body.checkpoint={tiny['swin']}"]
+    swin = ["body=swin_tiny", "task.layout=image", f"body.checkpoint={tiny['swin']}"]
     for overrides, texts in (
-        (hubert, ["the body takes audio", "tones for audio"]),
-        ([*swin, "finetune=prompt"], ["attends by windows", "finetune=visual_prompt"]),
+        ([*swin, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
+        ([*swin, "source=digits", "finetune=prompt"], ["attends by windows", "body=vit"]),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
     ):
         refused(10, ["run", *small, *overrides], *texts)

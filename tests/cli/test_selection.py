@@ -14,7 +14,7 @@ import orca_cli
 from orca_cli import seeding
 from orca_cli.data.splits import draw
 from orca_cli.metrics.otdd import OTDD
-from orca_cli.models.ensemble import averaged
+from orca_cli.models.transfer import averaged
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from tests.cli.conftest import outputs, run_folders

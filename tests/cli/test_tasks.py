@@ -13,7 +13,7 @@ from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine, choose_device
 from tests import benchmark_files
-from tests.checkpoints import save_tiny, save_tiny_roberta
+from tests.checkpoints import save_tiny_roberta
 from tests.cli.conftest import results
 
 # What makes a run small, beside the files' own smallness. Nothing here changes what is read.
@@ -152,24 +152,6 @@ def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, 
     """Neither the task's files nor the body's are there, and what is missing first is said first."""
     words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
     refused(11, words, "conll2003: no file eng.train or train.txt", "orca data get conll2003", "source.path=")
-
-
-BRIEF = ["task=digits", "task.train_size=40", "task.validation_size=40", "task.test_size=40", "source.size=40"]
-BRIEF += ["align.epochs=2", "align.source_points=200", "train.epochs=1", "train.warmup_epochs=0"]
-
-
-def test_runs_are_aligned_with_generated_sounds_and_with_recordings_of_ones_own(run, tmp_path):
-    """The second on a body whose family is that of its checkpoint."""
-    ast, hubert = (save_tiny(family, tmp_path / family) for family in ("ast", "hubert"))
-    x = np.random.default_rng(0).integers(-(2**15), 2**15, (40, 800), dtype=np.int16)
-    np.savez("own.npz", x=x, y=np.array(["owl", "cat"] * 20))
-    for source, words in {
-        "tones": ["body=ast", f"body.checkpoint={ast}", "task.layout=image"],
-        "recordings": ["body=auto", f"body.checkpoint={hubert}", "source=recordings", "source.path=own.npz"],
-    }.items():
-        result = run(*BRIEF, *words).result
-        assert (result["source"], result["error"]["n"]) == (source, 40)
-        assert result["metric_value"]["before"] != result["metric_value"]["after"]
 
 
 @pytest.mark.gpu

@@ -15,17 +15,18 @@ from orca_cli.config.configuration import config_dir
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import KINDS, Batch, InputFacts
-from orca_cli.models.augmentation.samples import Augmented, measure
-from orca_cli.models.augmentation.several import Several
 from orca_cli.models.augmentation.transforms import (
+    Augmented,
     ChannelDropout,
     Crop,
     Flip,
     Jitter,
     Mixup,
     Scale,
+    Several,
     TimeMask,
     WindowSlice,
+    measure,
 )
 from tests.properties import examples
 

@@ -1,4 +1,4 @@
-"""Families compute what transformers' own models compute; the family by the checkpoint; what decoders know of later tokens."""
+"""Families compute what transformers' own models compute; the family by the checkpoint; what sees a prompt."""
 
 import json
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, T5EncoderModel
 
-from orca_cli.exceptions import ConfigError, UnsafeError
+from orca_cli.config import parts
+from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies import auto, decoders
-from orca_cli.models.finetuning.prompts import Prompt
+from orca_cli.models.bodies import auto
+from orca_cli.models.finetuning.modes import Prompt
 from tests.models.conftest import build
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
@@ -23,7 +24,7 @@ def whole(folder):
 
 @pytest.mark.parametrize("name", TEXT)
 def test_a_body_has_the_features_that_transformers_gives(name, family):
-    """Those of images are in test_start.py, of sounds in test_audio.py."""
+    """Those of images are in test_start.py."""
     body, reference = auto.load(str(family(name))).eval(), whole(family(name))
     numbers = torch.randint(5, 40, (2, 21), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(21) < torch.tensor([[21], [13]])
@@ -43,45 +44,18 @@ def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
         checkpoints.check_modest(tmp_path)
 
 
-@pytest.mark.parametrize("fix", ["flip", "double"])
-def test_the_room_behind_a_sample_does_not_matter(fix, family):
-    """A sample is reversed, and read again, from its own end and not from that of the batch."""
-    body = decoders.load(str(family("qwen3")), causal_fix=fix).eval()
-    x = 0.1 * torch.randn(2, 15, 32, generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(15) < torch.tensor([[15], [4]])
-    with torch.no_grad():
-        together = body(Tokens(torch.where(mask[..., None], x, 9.0), mask, (15,))).x[1, :4]
-        alone = body(Tokens(x[1:, :4], mask[1:, :4], (4,))).x[0]
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
-@pytest.mark.parametrize("fix", ["none", "flip", "double"])
-def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
-    """By hand: what transformers gives where the prompt stands before the tokens, and before their reverse."""
-    body = decoders.load(str(family(name)), causal_fix=fix)
-    model = build(body, kind="dense", input_shape=(2, 9)).eval()
+def test_every_token_sees_a_prompt(name, family):
+    """By hand: what transformers gives where the prompt stands before the tokens; of a run with a setting of before."""
+    node = {"_target_": "orca_cli.models.bodies.decoders.load", "checkpoint": str(family(name)), "causal_fix": "none"}
+    model = build(parts.build(node, "body"), kind="dense", input_shape=(2, 9)).eval()
     Prompt(tokens=3).apply(model)
-    reference, prompt = whole(family(name)), model.body.prompt.x.expand(1, -1, -1)
-
-    def read(*parts):
-        return reference(inputs_embeds=torch.cat(parts, 1)).last_hidden_state
-
+    prompt = model.body.prompt.x.expand(1, -1, -1)
     with torch.no_grad():
         x = model.embed(torch.randn(1, 2, 9, generator=torch.Generator().manual_seed(0))).x
         features = model.body(Tokens(x, torch.ones(1, 9, dtype=torch.bool), (9,))).x[:, 3:]
-        expected = {
-            "none": lambda: read(prompt, x)[:, 3:],
-            "flip": lambda: (read(prompt, x)[:, 3:] + read(prompt, x.flip(1))[:, 3:].flip(1)) / 2,
-            "double": lambda: read(prompt, x, prompt, x)[:, 15:],
-        }[fix]()
+        expected = whole(family(name))(inputs_embeds=torch.cat([prompt, x], 1)).last_hidden_state[:, 3:]
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):
-    assert decoders.load(str(family("gpt2")), causal_fix="double").max_tokens == 32
-    with pytest.raises(ConfigError, match="body.causal_fix=none"):
-        build(decoders.load(str(family("gpt2")), causal_fix="flip"), kind="dense", causal=True)
 
 
 def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family):

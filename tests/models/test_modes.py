@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from orca_cli.exceptions import CheckpointError, ConfigError
-from orca_cli.models.ensemble import twin
-from orca_cli.models.finetuning.adapters import IA3, LoRA
-from orca_cli.models.finetuning.prompts import Prompt, VisualPrompt
-from orca_cli.models.finetuning.state import load_trained_state, trained_state
-from orca_cli.models.finetuning.subsets import BitFit, Frozen, Full, Head, LayerNorm, Scratch
+from orca_cli.models.finetuning.modes import (
+    BitFit,
+    Frozen,
+    Full,
+    Head,
+    LayerNorm,
+    LoRA,
+    Prompt,
+    Scratch,
+    load_trained_state,
+    trained_state,
+)
+from orca_cli.models.transfer import twin
 from tests.models.conftest import build
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
@@ -41,12 +49,9 @@ def step(model, x):
 MODES = {
     "lora, bert": ("bert", lambda: LoRA(rank=2)),
     "lora, swin": ("swin", lambda: LoRA(rank=2, roles=["query", "feed_forward"])),
-    "ia3, bert": ("bert", IA3),
-    "ia3, swin": ("swin", lambda: IA3(roles=["value", "feed_forward"])),
     "bitfit, swin": ("swin", BitFit),
     "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
     "prompt, vit": ("vit", lambda: Prompt(tokens=3, depth="deep", train_embedder=False)),
-    "visual prompt": ("vit", lambda: VisualPrompt(train_embedder=False)),
 } | {f"{mode.__name__.lower()}, swin": ("swin", mode) for mode in (Frozen, Full, Head, LayerNorm, Scratch)}
 
 
@@ -70,7 +75,7 @@ def without_adapters(model):
     }
 
 
-CASES = [pytest.param(name, marks=needs_peft if name.startswith(("lora", "ia3")) else ()) for name in MODES]
+CASES = [pytest.param(name, marks=needs_peft if name.startswith("lora") else ()) for name in MODES]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,7 +87,7 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     model.eval()
     names = set(trained(model))
     assert names == (expected or names)
-    without_embedder = case in ("head, swin", "prompt, vit", "visual prompt")
+    without_embedder = case in ("head, swin", "prompt, vit")
     assert any(key.startswith("embedder.") for key in names) == (not without_embedder)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     step(model, x)
@@ -91,7 +96,7 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed <= names
     assert any(key.startswith("predictor.") for key in changed)
-    inner_names = {key for key in names if key.startswith(("body.", "border."))}
+    inner_names = {key for key in names if key.startswith("body.")}
     assert bool(inner_names) == (mode not in (Frozen, Head))
     assert not inner_names or len(inner_names & changed) > len(inner_names) / 2  # biases of keys have no gradient
     mode().apply(model)  # changes nothing
@@ -114,43 +119,23 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     assert not torch.equal(other(x), outputs)
 
 
-def merge_lora(layer, adapted, _):
-    """The definition: W + (alpha / rank) B A."""
-    layer.weight += 3.0 * adapted.lora_B["default"].weight @ adapted.lora_A["default"].weight
-
-
-def merge_ia3(layer, adapted, role):
-    """The definition: rows of keys and values, columns of the last layer of each feed-forward network."""
-    factors = adapted.ia3_l["default"]
-    layer.weight *= factors
-    if role != "feed_forward" and layer.bias is not None:
-        layer.bias *= factors[:, 0]
-
-
-PEFT = [(LoRA, {"rank": 2, "alpha": 6.0}, merge_lora, ["query", "value"])]
-PEFT += [(IA3, {}, merge_ia3, ["key", "value", "feed_forward"])]
-
-
 @needs_peft
 @pytest.mark.parametrize("name", ["bert", "swin"])
-@pytest.mark.parametrize(("mode", "settings", "merge", "roles"), PEFT)
-def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, settings, merge, roles):
+def test_lora_starts_as_the_frozen_model_and_can_be_merged(make, name):
+    """By its definition: W + (alpha / rank) B A."""
     x, model, plain = inputs(name), make(name), make(name)
-    mode(**settings).apply(model)
+    LoRA(rank=2, alpha=6.0).apply(model)
     Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
     assert torch.equal(model(x), plain(x))
     step(model, x)
     expected = model(x).detach()
     assert not torch.allclose(expected, plain(x))
-    model.body, adapted, count = plain.body, model.body, 0
+    model.body, adapted = plain.body, model.body
     with torch.no_grad():
-        for role in roles:
-            for path in plain.body.linear_names(role):
-                layer = plain.body.get_submodule(path)
-                if role != "feed_forward" or layer.in_features > layer.out_features:  # the last of the network
-                    merge(layer, adapted.get_submodule(path), role)
-                    count += 1
-    assert count == sum(name.rpartition(".")[2] in ("lora_A", "ia3_l") for name, _ in adapted.named_modules())
+        for path in (path for role in ("query", "value") for path in plain.body.linear_names(role)):
+            layer = adapted.get_submodule(path)
+            update = 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            plain.body.get_submodule(path).weight += update
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -184,13 +169,11 @@ def test_padding_and_the_future_stay_out_with_a_prompt(make):
 
 
 def test_a_body_that_cannot_take_a_mode_says_why(make):
-    with pytest.raises(ConfigError, match=r"for images .* inputs are \(2, 40\); use finetune=prompt"):
-        VisualPrompt().apply(make("bert"))
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
     with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
         LoRA().apply(model)
-    with pytest.raises(ConfigError, match="takes no tokens before those of the input; use finetune=visual_prompt"):
+    with pytest.raises(ConfigError, match="takes no tokens before those of the input; use another"):
         Prompt().apply(make("swin"))
     with pytest.raises(ConfigError, match="a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24"):
         Prompt(tokens=40).apply(make("gpt2"))
@@ -198,18 +181,3 @@ def test_a_body_that_cannot_take_a_mode_says_why(make):
     Head().apply(model)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_trained_state(model, state)
-
-
-@pytest.mark.parametrize(("name", "kind"), [("swin", "dense"), ("vit", "classes")])
-def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, name, kind):
-    x, model, plain = inputs(name), make(name, kind=kind), make(name, kind=kind)
-    VisualPrompt().apply(model)
-    Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
-    assert torch.equal(model(x), plain(x))
-    with torch.no_grad():
-        for value in model.border.parameters():
-            value.add_(1.0)
-    moved = x + 1.0
-    moved[..., 2:-2, 2:-2] = x[..., 2:-2, 2:-2]  # 0.134 of 12 pixels
-    assert torch.equal(model(x), plain(moved))
-    assert torch.equal(model.embed(x).x, plain.embed(x).x)  # stage 2 does not see it

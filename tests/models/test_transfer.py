@@ -9,9 +9,8 @@ from orca_cli.interfaces import Scale
 from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import text
 from orca_cli.models.checkpoints import located
-from orca_cli.models.embedders.convolution import spread_filter
-from orca_cli.models.embedders.patches import Patch
-from orca_cli.models.ensemble import averaged
+from orca_cli.models.embedders.patches import Patch, spread_filter
+from orca_cli.models.transfer import averaged
 from tests.models.conftest import build
 
 

@@ -28,7 +28,7 @@ REQUIRED_SETTINGS = {
     "table": ["task.train=own.csv", "task.target=y"],
     "hub": ["task.dataset=own/set", "task.x=x", "task.y=y"],
 }
-SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny") | dict.fromkeys(("tones", "recordings"), "wav2vec2")
+SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny")
 
 # Settings that may be any text.
 FREE = {

@@ -123,7 +123,7 @@ def manifest(folder: Path, name: str) -> None:
     record(folder, storage.MANIFEST, files=files | {name: entry})
 
 
-SUBSETS = "orca_cli.models.finetuning.subsets"
+SUBSETS = "orca_cli.models.finetuning.modes"
 PATCH = "orca_cli.models.embedders.patches.Patch"
 MULTISCALE = "orca_cli.models.embedders.patches.Multiscale"  # that of the run
 

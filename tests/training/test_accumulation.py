@@ -14,8 +14,7 @@ from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring import losses
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE
 from orca_cli.training.checkpoint import weights_sha256
-from orca_cli.training.loop import train_step
-from orca_cli.training.pieces import pieces_of
+from orca_cli.training.loop import pieces_of, train_step
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan
 
 KNOWN = [18, 1, 0, 5, 18, 2, 9, 1]  # entries, out of 18, of each sample

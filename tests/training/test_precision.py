@@ -5,7 +5,6 @@ import torch
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin, text
-from orca_cli.training import engine as engines
 from orca_cli.training.engine import Engine, choose_precision
 from orca_cli.training.memory import checkpoint_layers
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
@@ -15,7 +14,8 @@ CPU = torch.device("cpu")
 
 def test_auto_is_bf16_where_the_device_has_it_and_on_a_processor_where_the_body_is_wide(monkeypatch):
     for has in (True, False):
-        monkeypatch.setattr(engines, "_cpu_computes_bf16", lambda has=has: has)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         best = "bf16" if has else "fp32"
         assert [choose_precision("auto", CPU, width) for width in (384, 32)] == [best, "fp32"]

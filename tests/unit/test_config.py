@@ -87,8 +87,11 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     assert name({}, align={"lr": 0.01}) == name({}, align=align)
     load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
     assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
-    now, then = (f"orca_cli.models.finetuning.{file}.LoRA" for file in ("adapters", "lora"))
-    assert name({}, finetune={"_target_": now}) == name({}, finetune={"_target_": then})
+    modes = [{"_target_": f"orca_cli.models.finetuning.{file}.LoRA"} for file in ("modes", "adapters", "lora")]
+    assert len({name({}, finetune=mode) for mode in modes}) == 1
+    bodies = ({"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto"))
+    for body, was in zip(bodies, ("none", None), strict=True):
+        assert name({}, body=body) == name({}, body=body | {"causal_fix": was})
     mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
     assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 
@@ -118,7 +121,7 @@ MOVED = {
     "tasks.listops.load": "benchmarks.listops",
     "tasks.shared.targets.TargetForm": "data.targets",
     "sources.digits.load": "benchmarks.sources.digits",
-    "finetuning.lora.LoRA": "models.finetuning.adapters",
+    "finetuning.lora.LoRA": "models.finetuning.modes",
     "augmentation.flip.Flip": "models.augmentation.transforms",
     "losses.masked.MaskedMSE": "scoring.losses",
     "scoring.values.RMSE": "scoring.regression",

@@ -1,18 +1,103 @@
-"""The augmentations (interfaces): of any input first, then of series, then of images and volumes."""
+"""The augmentations (interfaces): of any input, of series, of images and volumes, several of them; samples that they change.
+
+Only the optimizer steps of stage 3 see these, and nothing else does.
+"""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orca_cli import seeding
 from orca_cli.config.ranges import Fraction, Positive, Share
-from orca_cli.interfaces import Batch, InputFacts
-from orca_cli.models.augmentation.samples import as_array, per_channel, positions, with_inputs
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Augmentation, Batch, InputFacts, Kind, Samples
+
+_MEASURED = 512  # samples that means and deviations are taken over
+_AT_ONCE = 32
+_CONSTANT = 1e-6  # deviation, as a part of the mean, below which a channel is constant
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A split whose batches are augmented, after its own augmentation, when they are requested with a generator.
+
+    Only optimizer steps give one, so validation, test, alignment and folds that are held out see the samples as they are.
+    """
+
+    whole: Samples
+    part: Augmentation
+    facts: InputFacts
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, augmented where there is a generator."""
+        batch = self.whole.batch(indices, augment)
+        return batch if augment is None else self.part(batch, augment, self.facts)
+
+    def targets(self) -> np.ndarray:
+        """Return those of the split."""
+        return self.whole.targets()
+
+    def groups(self) -> np.ndarray | None:
+        """Return those of the split."""
+        return self.whole.groups()
+
+    def digest(self) -> str:
+        """Return that of the split."""
+        return self.whole.digest()
+
+
+def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
+    """Return the mean and deviation of each input channel, over at most 512 training samples drawn by the seed."""
+    generator = seeding.numpy_generator(seed, "augment", "facts")
+    rows = np.sort(generator.permutation(len(samples))[:_MEASURED])
+
+    def mean_of(power: int, centre: np.ndarray) -> np.ndarray:
+        total, count = np.zeros(1), 0.0
+        for start in range(0, len(rows), _AT_ONCE):
+            batch = samples.batch(rows[start : start + _AT_ONCE])
+            x = batch.x.flatten(2).double().numpy()
+            valid = np.ones(x[:, 0].shape, bool) if batch.valid is None else batch.valid.flatten(1).numpy()
+            total = total + (np.where(valid[:, None], x - centre[:, None], 0) ** power).sum(axis=(0, 2))
+            count += float(valid.sum())
+        return total / max(count, 1)
+
+    mean = mean_of(1, np.zeros(1))
+    deviation = np.sqrt(mean_of(2, mean))
+    return InputFacts(kind, mean, np.where(deviation <= _CONSTANT * np.abs(mean), 0.0, deviation))
+
+
+def as_array(batch: Batch) -> np.ndarray:
+    """Return the inputs [B, C, *E] float32 as a copy."""
+    return batch.x.numpy().copy()
+
+
+def with_inputs(batch: Batch, x: np.ndarray) -> Batch:
+    """Return a batch with other inputs of the same shape; where the input is padding, the old ones stay."""
+    if batch.valid is not None:
+        x = np.where(batch.valid.numpy()[:, None], x, batch.x.numpy())
+    return replace(batch, x=torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)))
+
+
+def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return one float32 number for each channel, [C], so that it broadcasts against inputs [B, C, *E]."""
+    return values.astype(np.float32).reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def positions(batch: Batch, sample: int) -> np.ndarray:
+    """Return the positions of a series (n, C, L) that are data, ascending."""
+    if batch.valid is None:
+        return np.arange(batch.x.shape[2])
+    return np.flatnonzero(batch.valid[sample].numpy())
 
 
 @dataclass(frozen=True)
@@ -185,8 +270,7 @@ class Crop:
         if valid is None:
             moved[:] = per_channel(facts.mean, x)
         for sample, offset in enumerate(offsets):
-            target = tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(offset, extent, strict=True))
-            source = tuple(slice(max(0, -d), n + min(0, -d)) for d, n in zip(offset, extent, strict=True))
+            target, source = (tuple(map(slice, np.maximum(0, d), extent + np.minimum(0, d))) for d in (offset, -offset))
             moved[sample][(slice(None), *target)] = x[sample][(slice(None), *source)]
             if valid is not None and batch.valid is not None:
                 valid[sample][target] = batch.valid[sample][source]
@@ -216,3 +300,53 @@ class Flip:
         y = mirrored(batch.y) if facts.kind == "dense" else batch.y
         valid = None if batch.valid is None else mirrored(batch.valid)
         return replace(batch, x=mirrored(batch.x), y=y, valid=valid)
+
+
+class Several:
+    """Applies its parts to each sample in their order, each with the same probability; null leaves one out.
+
+    A part that works on whole batches, such as mixup, is always applied. Each part draws for itself: leaving one out
+    changes no other's draws.
+
+    Args:
+        probability: that a part is applied to a sample.
+        parts: name -> augmentation.
+    """
+
+    def __init__(self, probability: Share = 0.5, **parts: Augmentation | None) -> None:
+        if wrong := [name for name, part in parts.items() if not (part is None or callable(part))]:
+            hint = "give a `_target_` node, or null"
+            raise ConfigError(f"{parts[wrong[0]]!r} is not an augmentation", where=f"augment.{wrong[0]}", hint=hint)
+        mixing = [name for name, part in parts.items() if getattr(part, "whole_batch", False)]
+        if len(mixing) > 1:
+            what = f"{' and '.join(mixing)} would mix what is mixed already"
+            raise ConfigError(what, where="augment", hint=f"leave one out: augment.{mixing[-1]}=null")
+        self._probability = probability
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Return the kinds that a part is not for."""
+        parts = self._parts.items()
+        return {kind: f"{name}: {why}" for name, part in parts for kind, why in getattr(part, "refused", {}).items()}
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Return those that all parts are for."""
+        each = [set(getattr(part, "dimensions", (1, 2, 3))) for part in self._parts.values()]
+        return tuple(sorted(set.intersection({1, 2, 3}, *each)))
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch with each part applied to some of its samples."""
+        seed = int(generator.integers(2**62))
+        for name, part in self._parts.items():
+            part_generator = seeding.numpy_generator(seed, name)
+            rows = torch.from_numpy(np.flatnonzero(part_generator.random(len(batch.x)) < self._probability))
+            if getattr(part, "whole_batch", False):
+                batch = part(batch, part_generator, facts)
+            elif len(rows):
+                changed = vars(part(batch.mapped(operator.itemgetter(rows)), part_generator, facts))
+                tensors = {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+                joined: Any = {key: value.index_copy(0, rows, changed[key]) for key, value in tensors.items()}
+                batch = replace(batch, **joined)
+        return batch

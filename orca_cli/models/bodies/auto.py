@@ -22,17 +22,11 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
-    causal_fix: Annotated[str, "of decoders: none, flip or double; null: none"] | None = None,
 ) -> Body:
-    """Load a checkpoint from a hub id or a local folder by the code for its family.
-
-    Raises:
-        ConfigError: no code knows the family (the message names those that exist), or it has no such setting.
-        DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
-    """
+    """Load a checkpoint from a hub id or a local folder by the code for its family, which may lack a setting (ConfigError)."""
     modules = families()
     target = f"{modules[checkpoints.family(checkpoint, tuple(modules))].__name__}.load"
-    settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens, "causal_fix": causal_fix}
+    settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens}
     given = {name: value for name, value in settings.items() if value is not None}
     body: Body = parts.build({"_target_": target, "checkpoint": checkpoint, **given}, "body")
     return body

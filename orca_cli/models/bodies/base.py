@@ -49,9 +49,8 @@ class Body(nn.Module, ABC):
         width: D, of the tokens that it takes; F, of its features, as well, unless the family sets `feature_width`.
 
     Attributes:
-        modality: "text", "image" or "audio": what its own embedding layer takes.
-        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
-            sequences.
+        embeddings, modality: its own embedding layer, and what this takes.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for sequences.
         source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
         downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
@@ -62,6 +61,7 @@ class Body(nn.Module, ABC):
         preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
     """
 
+    embeddings: Any
     modality: Modality
     canvas: tuple[int, int] | None = None
     source_resolution = "body"
@@ -76,7 +76,7 @@ class Body(nn.Module, ABC):
         super().__init__()
         for name, module in self.trained(model).items():
             self.add_module(name, module)
-        self._aside = (embeddings.eval().requires_grad_(False),)  # a tuple: not a submodule
+        vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)  # not a submodule
         self._model_type = type(model)
         self.config, self.folder = model.config, folder
         self.max_tokens, self.width, self.feature_width = max_tokens, width, width
@@ -87,11 +87,6 @@ class Body(nn.Module, ABC):
     def trained(model: Any) -> dict[str, nn.Module]:
         """Return the parts of a model that are trained and stored, by their names here; by default the encoder."""
         return {"encoder": model.encoder}
-
-    @property
-    def embeddings(self) -> Any:
-        """Return the model's own embedding layer."""
-        return self._aside[0]
 
     @property
     def device(self) -> torch.device:
@@ -113,17 +108,6 @@ class Body(nn.Module, ABC):
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded tokens [P, D] that stand before all others, classification token first, or None."""
         return None
-
-    def canvas_for(
-        self, input_shape: tuple[int, ...], max_tokens: int | None
-    ) -> tuple[tuple[int, int] | None, int | None]:
-        """Return the canvas for inputs of shape (C, *E) at `resolution=input`, and the tokens that it is cut into at most.
-
-        Args:
-            input_shape: (C, L), (C, H, W) or (C, D, H, W).
-            max_tokens: upper bound that is set; None for the body's own choice.
-        """
-        return self.canvas, max_tokens
 
     def norms(self) -> list[nn.Module]:
         """Return all normalisation layers, of any kind."""
@@ -159,31 +143,8 @@ class Body(nn.Module, ABC):
         return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
 
 
-class SequenceBody(Body):
-    """A body that takes sequences; a family also gives `encode`."""
-
-    @abstractmethod
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
-
-    def read(self, x: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
-        """Return features of the tokens up to the last real one, `x` and `mask`; a family may need more of them for it."""
-        return self.encode(x, mask, causal=tokens.causal)
-
-    def forward(self, tokens: Tokens) -> Tokens:
-        """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
-        # What lies behind the batch's last real token is not computed; its features are 0. An exported graph has no such cut.
-        length = tokens.mask.shape[1]
-        if not torch.compiler.is_exporting():
-            places = tokens.mask.any(0).nonzero()
-            length = int(places.max()) + 1 if len(places) else length
-        features = self.read(tokens.x[:, :length], tokens.mask[:, :length], tokens)
-        features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
-        return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
-
-
-class TextBody(SequenceBody):
-    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens."""
+class TextBody(Body):
+    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
 
     modality = "text"
 
@@ -192,6 +153,21 @@ class TextBody(SequenceBody):
     ) -> None:
         super().__init__(model, folder, embeddings, **sizes)
         self.max_source_tokens = max_source_tokens
+
+    @abstractmethod
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
+        # What lies behind the batch's last real token is not computed; its features are 0. An exported graph has no such cut.
+        length = tokens.mask.shape[1]
+        if not torch.compiler.is_exporting():
+            places = tokens.mask.any(0).nonzero()
+            length = int(places.max()) + 1 if len(places) else length
+        features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
+        features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
+        return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
@@ -211,10 +187,17 @@ class TextBody(SequenceBody):
         number = self._tokenizer.cls_token_id
         return None if number is None else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
 
+    @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs."""
+        """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs.
+
+        Such bodies compute in their own scale, which differs by orders of magnitude between families.
+        """
         words = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
-        return EmbedderInit(norm=norm_of(words.mean(0), words.std(0)))
+        norm = nn.LayerNorm(self.width, device=words.device)
+        norm.weight.copy_(words.std(0))
+        norm.bias.copy_(words.mean(0))
+        return EmbedderInit(norm=norm)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -239,61 +222,53 @@ class ImageBody(Body):
 
     Attributes:
         patch: pixels per side of a patch of its own embedding layer.
+        patch_grid: (rows, columns) of the patches of its canvas.
         least_grid: rows and columns of patches that it needs.
     """
 
-    modality: Modality = "image"
+    modality = "image"
     least_grid = 1
     canvas: tuple[int, int]
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
-        self.canvas = self.resolution(model.config)
-        self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
+        size = model.config.image_size
+        self.canvas = (size, size) if isinstance(size, int) else tuple(size)
+        sides = model.embeddings.patch_embeddings.projection.kernel_size
+        self.patch: int = sides[0]
+        self.patch_grid = (self.canvas[0] // sides[0], self.canvas[1] // sides[1])
 
-    @staticmethod
-    def resolution(config: Any) -> tuple[int, int]:
-        """Return height and width of the model's own maps."""
-        size = config.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+    def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int]:
+        """Return the canvas that holds the patches which an input (C, *E) is worth at `resolution=input`, and their number.
 
-    def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int | None]:
-        """Return the canvas that holds the patches which an input is worth, and their number."""
+        Args:
+            input_shape: (C, L), (C, H, W) or (C, D, H, W).
+            max_tokens: upper bound that is set; None for the body's own choice.
+        """
         most, least = self.patch_grid, self.least_grid
         rows, columns = input_grid(input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens)
         return (rows * self.patch, columns * self.patch), rows * columns
-
-    def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the embedding layer's outputs [B, T, D], without prefix, and their grid for normalised images."""
-        start = self.embedder_init()
-        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
-        grid = (maps.shape[2], maps.shape[3])
-        x = maps.flatten(2).transpose(1, 2)
-        x = x if start.norm is None else start.norm(x)
-        if start.positions is not None:
-            count = math.prod(self.patch_grid)
-            x = x + resize_positions(start.positions[-count:], self.patch_grid, grid)
-        return x, grid
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
         canvas = self.canvas if self.source_resolution == "body" else self.canvas_for(tuple(images.shape[1:]), None)[0]
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in pixel_statistics(self.folder))
         self.embeddings.to(self.device).eval()
-        x, grid = self.embed_patches((resize(images, canvas) - mean) / std)
-        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))
-
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Return (rows, columns) of the model's own patches."""
-        rows, columns = self.embeddings.patch_embeddings.projection.kernel_size
-        return self.canvas[0] // rows, self.canvas[1] // columns
+        start = self.embedder_init()
+        mean, std = (torch.tensor(one, device=self.device).view(3, 1, 1) for one in (start.pixel_mean, start.pixel_std))
+        pixels = (resize(images, canvas) - mean) / std
+        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
+        grid = (maps.shape[2], maps.shape[3])
+        x = maps.flatten(2).transpose(1, 2)
+        x = x if start.norm is None else start.norm(x)
+        if start.positions is not None:
+            x = x + resize_positions(start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid)
+        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), grid)
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter, statistics of pixels and, where the model has them, norm and positions."""
-        mean, std = pixel_statistics(self.folder)
+        mean, std = self._pixel_statistics()
         patch, positions = self.embeddings.patch_embeddings.projection, self.embeddings.position_embeddings
         return EmbedderInit(
             norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
@@ -305,47 +280,21 @@ class ImageBody(Body):
             pixel_std=std,
         )
 
-
-@torch.no_grad()
-def norm_of(mean: Tensor, deviation: Tensor) -> nn.LayerNorm:
-    """Return a norm whose outputs have this mean and deviation [D].
-
-    Bodies without a norm of their inputs compute in their own scale, which differs by orders of magnitude between families.
-    """
-    norm = nn.LayerNorm(len(mean), device=mean.device)
-    norm.weight.copy_(deviation)
-    norm.bias.copy_(mean)
-    return norm
-
-
-def preparation(folder: Path) -> dict[str, Any]:
-    """Return how a checkpoint's images or sounds become inputs, by its preprocessor_config.json; empty where it has none.
-
-    Raises:
-        DataError: the file is unreadable.
-    """
-    file = folder / "preprocessor_config.json"
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise DataError("is unreadable", where=str(file)) from error
-
-
-def pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say.
-
-    Raises:
-        DataError: it says something else.
-    """
-    settings = preparation(folder)
-    try:
-        mean, deviation = tuple(settings["image_mean"]), tuple(settings["image_std"])
-    except (KeyError, TypeError):
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    numbers = [value for value in mean + deviation if isinstance(value, int | float)]
-    if not len(mean) == len(deviation) == 3 or len(numbers) != 6 or min(numbers[3:]) <= 0:
-        what = "image_mean and image_std are not three numbers each, the latter positive"
-        raise DataError(what, where=str(folder / "preprocessor_config.json"))
-    return mean, deviation
+    def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation that the checkpoint's images were normalised with; ImageNet's where it does not say."""
+        file = self.folder / "preprocessor_config.json"
+        try:
+            settings = dict(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            settings = {}
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError("is unreadable", where=str(file)) from error
+        given = [settings.get("image_mean"), settings.get("image_std")]
+        if None in given:
+            return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        mean, deviation = (tuple(one) if isinstance(one, list) else () for one in given)
+        numbers = [value for value in mean + deviation if isinstance(value, int | float)]
+        if not len(mean) == len(deviation) == 3 or len(numbers) != 6 or min(numbers[3:]) <= 0:
+            what = "image_mean and image_std are not three numbers each, the latter positive"
+            raise DataError(what, where=str(file))
+        return mean, deviation

@@ -26,19 +26,15 @@ def load(
     max_source_tokens: Annotated[int, Ge(3)] = 32,
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
 ) -> EncoderBody:
-    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does.
-
-    Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
-    """
-    kind: dict[str, type[Any]] = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
+    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    kinds = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
     fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
-    body: EncoderBody = kind[model.config.model_type](model, folder, max_source_tokens, max_tokens)
-    return body
+    return kinds[model.config.model_type](model, folder, max_source_tokens, max_tokens)
 
 
 class EncoderBody(TextBody):
-    """An encoder whose positions are relative, so that the embedder has none; `part` is what reads the tokens."""
+    """A body whose positions are relative or its own, so that the embedder has none; `part` is what reads the tokens."""
 
     part = "model"
     can_be_causal = True

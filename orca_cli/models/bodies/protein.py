@@ -17,10 +17,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 64) -> ProteinBody:
-    """Load a protein encoder from the package `antiberty`, a hub id or a local folder; raises what `load_model` does.
-
-    Source sequences are cut to `max_source_tokens`, of which the first and the last mark their ends.
-    """
+    """Load a protein encoder from the package `antiberty`, a hub id or a local folder; raises what `load_model` does."""
     model, folder = checkpoints.load_model({"bert": "BertModel"}, checkpoint, attn_implementation="sdpa")
     return ProteinBody(model, folder, max_source_tokens)
 

@@ -19,10 +19,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> BertBody:
-    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does.
-
-    Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
-    """
+    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)
 

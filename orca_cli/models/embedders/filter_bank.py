@@ -32,19 +32,12 @@ class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width. Without a width only whole samples have features.
-
-    Args:
-        layout: how inputs become tokens.
-        width: D, or None.
-        filters, token_filters, scales, values: as in `patches.Multiscale`.
+    which are trained, take them to the body's width D. Without a width only whole samples have features. The other arguments
+    are as in `patches.Multiscale`.
     """
 
     token: nn.Linear
     sample: nn.Linear
-    taps: Tensor
-    places: Tensor
-    weight: Tensor
     token_mean: Tensor
     token_deviation: Tensor
     sample_mean: Tensor
@@ -68,18 +61,17 @@ class FilterBank(nn.Module):
         powers = (2**scale for scale in range(scales))
         spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
         each = min(layout.kernel, _PLACES[axes])  # places within a patch, along each axis; some lie beyond the end
-        within = np.array(
-            list(itertools.product([int((i + 0.5) * layout.kernel / each) for i in range(each)], repeat=axes))
-        )
+        places = [int((i + 0.5) * layout.kernel / each) for i in range(each)]
+        within = np.array(list(itertools.product(places, repeat=axes)))
         centres = np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within  # [T, M, axes]
         around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
         # [scales, T, M, taps, axes]
         windows = np.stack([centres[:, :, None] + spacing * around for spacing in spacings])
-        self.register_buffer("places", _numbered(centres, extent), persistent=False)
-        self.register_buffer("taps", _numbered(windows, extent), persistent=False)
+        self.places = nn.Buffer(_numbered(centres, extent), persistent=False)
+        self.taps = nn.Buffer(_numbered(windows, extent), persistent=False)
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
-        self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
+        self.weight = nn.Buffer(functional.normalize(weight.flatten(2), dim=2).view_as(weight))
         channels = layout.input_shape[0]
         self._has_values = values and axes == 1 and channels * extent[0] <= _MOST_VALUES
         raw_count = channels * (extent[0] if self._has_values else layout.tokens)
@@ -99,9 +91,7 @@ class FilterBank(nn.Module):
     def forward(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return features [B, T, D], or None without a width, and the standardised ones of whole samples [B, F].
 
-        Args:
-            canvas: [B, C, *extent], 0 where it is not valid.
-            valid: [B, *extent] bool.
+        The canvas [B, C, *extent] is 0 where `valid` [B, *extent] is False.
         """
         tokens, samples = self._standardised(canvas, valid)
         return (self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None), samples

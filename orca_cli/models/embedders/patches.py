@@ -1,17 +1,29 @@
-"""The embedders (interfaces): patches side by side, overlapping ones, and overlapping ones with filters of several scales."""
+"""The embedders (interfaces): patches side by side, overlapping ones, and overlapping ones with filters of several scales.
+
+Behind all is a layer of convolution, the body's norm and positions (paper 3.1, f).
+"""
 
 from __future__ import annotations
 
+import collections
+import copy
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from orca_cli.config.ranges import Count
-from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout
-from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout, Tokens
 from orca_cli.models.embedders.filter_bank import FilterBank
-from orca_cli.models.geometry import coarse
+from orca_cli.models.geometry import coarse, resize, resize_positions, to_canvas
+
+# By number of axes.
+_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOLS: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,6 @@ class Patch:
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     resolution: Resolution = "body"
-    pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = True
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
@@ -50,8 +61,6 @@ class Overlap:
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     resolution: Resolution = "body"
-    pooled_tokens: ClassVar[None] = None
-    can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
@@ -90,21 +99,194 @@ class Multiscale:
     scales: Count = 6
     values: bool = False
     skip: bool = False
-    can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
         # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
-        bank = FilterBank(
-            coarse(layout) if is_own else layout,
-            None if is_own else width,
-            filters=self.filters,
-            token_filters=self.token_filters,
-            scales=self.scales,
-            values=self.values,
-        )
+        cut, size = (coarse(layout), None) if is_own else (layout, width)
+        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
+        bank = FilterBank(cut, size, **sizes, values=self.values)
         return ConvolutionEmbedder(
             layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
         )
+
+
+class ConvolutionEmbedder(nn.Module):
+    """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis.
+
+    First weights come from torch's global generator and the body.
+
+    Args:
+        layout, width, body, prefix: as in `interfaces.Embedder`.
+        init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
+            convolution as below, norm 1 and 0, positions N(0, 0.02).
+        reach: patches that a token sees on either side of its own.
+        beside: features that are added to the convolution's answers; without a width they are not.
+        skip: whether those of whole samples go past the body to the predictor.
+    """
+
+    def __init__(
+        self,
+        layout: TokenLayout,
+        width: int,
+        body: EmbedderInit,
+        *,
+        init: str,
+        prefix: Tensor | None,
+        reach: int = 0,
+        beside: FilterBank | None = None,
+        skip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layout, self.reach, self.beside = layout, reach, beside
+        self.is_body_layer = False
+        self.sample_width = beside.sample_width if beside is not None and skip else 0
+        self.kernel = (2 * reach + 1) * layout.kernel
+        self.convolution = _CONVOLUTIONS[len(layout.extent)](
+            layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
+        )
+        nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
+        nn.init.zeros_(self.convolution.bias)
+        device = self.convolution.weight.device
+        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).to(device).requires_grad_(True)
+        self.positions: nn.Parameter | None = None
+        if body.positions is not None:
+            self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation
+        # A single prefix token is kept as [D].
+        self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
+        self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
+        if init == "random":
+            for name, values in self.norm.named_parameters():
+                nn.init.constant_(values, float(name == "weight"))
+            return
+        if self.positions is not None and body.positions is not None:
+            positions = body.positions[0 if prefix is None else len(prefix) :]  # those of the prefix stand first
+            if body.position_grid is not None:
+                positions = resize_positions(positions, body.position_grid, layout.grid)
+            self.positions.data.copy_(positions[: layout.tokens])
+        if body.patch_weight is not None and self.convolution.weight.dim() == 4:
+            self._patch, self.is_body_layer = body, True
+            self._start_from_patch(body)
+
+    @torch.no_grad()
+    def _start_from_patch(self, body: EmbedderInit, *, are_pixels: bool = False) -> None:
+        """Let the convolution answer like the body's patch filter, also where patches overlap.
+
+        To images in 0..1 (`are_pixels`) it then answers as the body does to normalised ones.
+        """
+        assert body.patch_weight is not None
+        weight, bias, kernel = body.patch_weight, body.patch_bias, self.layout.kernel
+        if are_pixels:
+            values = (torch.tensor(value, device=weight.device) for value in (body.pixel_mean, body.pixel_std))
+            mean, std = (value.view(1, -1, 1, 1) for value in values)
+            weight = weight / std
+            shift = (weight * mean).sum((1, 2, 3))
+            bias = -shift if bias is None else bias - shift
+        spread = spread_filter(weight, self.layout.input_shape[0], kernel)
+        self.convolution.weight.copy_(functional.pad(spread, (self.reach * kernel,) * 4))
+        if bias is not None:
+            self.convolution.bias.copy_(bias)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
+        """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
+        canvas = self._canvas(x, valid)
+        answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
+        samples = None
+        if self.beside is not None:
+            features, samples = self.beside(canvas, self._valid(x, valid))
+            answers = answers if features is None else answers + features
+        tokens: Tensor = self.norm(answers)
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        return Tokens(tokens, self.mask(x, valid), self.layout.grid, samples=samples if self.sample_width else None)
+
+    def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
+        """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""
+        canvas, axes = self._canvas(x, valid), len(self.layout.extent)
+        windows = _pad_end(canvas, self.layout.padded)
+        margin = self.reach * self.layout.kernel
+        windows = functional.pad(windows, (margin, margin) * axes)
+        for axis in range(axes):
+            windows = windows.unfold(2 + axis, self.kernel, self.layout.kernel)  # [B, C, *grid, *kernel]
+        index = torch.unravel_index(places, self.layout.grid)
+        windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
+        answers = functional.linear(windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias)
+        if self.beside is not None and self.beside.adds:
+            answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
+        tokens: Tensor = self.norm(answers)
+        return tokens if self.positions is None else tokens + self.positions[places]
+
+    @torch.no_grad()
+    def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
+        """Return the features of whole samples [B, F] that are added to every token; None where there are none."""
+        return None if self.beside is None else self.beside(self._canvas(x, valid), self._valid(x, valid))[1]
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take what is learned from training inputs before any training.
+
+        That is the scale of the features, where there are some, and whether inputs are images in 0..1, which the patch filter
+        then takes as the body's own layer does: less the mean, divided by the deviation of its pixels.
+        """
+        patch, self._patch = self._patch, None
+        if self.beside is None and patch is None:
+            return
+        are_pixels = patch is not None and patch.pixel_mean is not None
+
+        def canvases() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal are_pixels
+            for x, valid in batches:
+                are_pixels = are_pixels and bool(x.min() >= 0 and x.max() <= 1)
+                yield self._canvas(x, valid), self._valid(x, valid)
+
+        if self.beside is not None:
+            self.beside.fit(canvases())
+        else:
+            collections.deque(canvases(), maxlen=0)
+        if patch is not None and are_pixels:
+            self._start_from_patch(patch, are_pixels=True)
+
+    def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return what is cut into tokens, [B, C, *extent]."""
+        if valid is not None:  # a patch may hold padding, and a token sees beyond its own patch
+            x = x.masked_fill(~valid.unsqueeze(1), 0.0)
+        return to_canvas(x, self.layout)
+
+    def _valid(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return which positions of the canvas are valid, [B, *extent] bool: those that show any valid input."""
+        if valid is None:
+            return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
+        return to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)[:, 0] > 0
+
+    def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return which tokens of a batch are valid, [B, T] bool."""
+        if valid is None:
+            return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
+        seen = self._valid(x, valid).unsqueeze(1).to(x.dtype)
+        pool = _POOLS[len(self.layout.extent)]
+        mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]
+        # Without any valid position, softmax would run over nothing; such a sample keeps its first token.
+        mask[:, 0] |= ~mask.any(1)
+        return mask
+
+
+def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
+    """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one [D, c, p, p].
+
+    A single channel counts as each of the c, as in a grey image. Several are answered by the c in turn, scaled by c / channels
+    so that the answer does not grow with their number.
+    Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
+    """
+    patch_channels = patch.shape[1]
+    repeated = patch.repeat(1, -(-channels // patch_channels), 1, 1)[:, :channels] * (patch_channels / channels)
+    if channels == 1:
+        repeated = patch.sum(1, keepdim=True)
+    return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
+
+
+def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    missing = [target - present for target, present in zip(size, x.shape[2:], strict=True)]
+    pads = [width for amount in reversed(missing) for width in (0, amount)]
+    return functional.pad(x, pads) if any(missing) else x

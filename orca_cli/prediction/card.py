@@ -7,7 +7,7 @@ from typing import Any
 
 from orca_cli.prediction.loading import Loaded
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
-from orca_cli.report.records.details import baselines
+from orca_cli.report.records.collect import baselines
 from orca_cli.terminal import visible
 
 _SHOWN = 50  # classes named in a card

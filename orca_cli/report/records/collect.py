@@ -195,8 +195,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
     steps = mapping(result.get("alignment")).get("steps")
     times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
-    models = mapping(result.get("baselines")).items()
-    errors = [(name, number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -208,7 +206,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         test_set=str(mapping(splits.get("test")).get("sha256", "")),
         size=str(result.get("size") or ""),
         steps=steps if type(steps) is int else None,
-        baselines=sorted(((name, one) for name, one in errors if one is not None), key=lambda model: model[1]),
+        baselines=baselines(result),
         seconds=None if None in times else math.fsum(time for time in times if time is not None),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
@@ -216,6 +214,13 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         weights=str(result.get("weights_sha256") or ""),
     )
     return _run(path, result, RESULT, state="completed", score=score)
+
+
+def baselines(result: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return name and error of the simple models of a result's record, the best first and the constant left out."""
+    models = mapping(result.get("baselines")).items()
+    errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]
+    return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # imports torch
     from orca_cli.interfaces import NewData
     from orca_cli.prediction.loading import Loaded
 
-PARTS = ("train", "validation", "test")
-
 EXAMPLES = """\
 examples:
   orca predict runs/arrays/2026-11-25_... new.npz                the predictions as csv on standard output
@@ -40,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--part", choices=PARTS, default="", help="of a file that holds several splits, take one")
+    parser.add_argument(
+        "--part",
+        choices=("train", "validation", "test"),
+        default="",
+        help="of a file that holds several splits, take one",
+    )
     parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
     text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
     parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)

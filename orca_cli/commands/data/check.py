@@ -74,18 +74,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         if shared >= max(1, _OVERLAP * read):
             problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
-    record = {
-        "schema": 1,
-        "name": name,
-        "kind": task.kind,
-        "input_shape": list(task.input_shape),
-        "num_outputs": task.num_outputs,
-        "synthetic": task.synthetic,
-        "note": task.note,
-        "splits": splits,
-        "overlaps": overlaps,
-        "problems": problems,
-    }
+    about = {key: getattr(task, key) for key in ("kind", "input_shape", "num_outputs", "synthetic", "note")}
+    record = {"schema": 1, "name": name, **about, "splits": splits, "overlaps": overlaps, "problems": problems}
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
 

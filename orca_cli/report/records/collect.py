@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -216,7 +216,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     return _run(path, result, RESULT, state="completed", score=score)
 
 
-def baselines(result: dict[str, Any]) -> list[tuple[str, float]]:
+def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return name and error of the simple models of a result's record, the best first and the constant left out."""
     models = mapping(result.get("baselines")).items()
     errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]

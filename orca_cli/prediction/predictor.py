@@ -52,6 +52,7 @@ class Predictor:
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
+        self.loaded = loaded
         self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
         self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)

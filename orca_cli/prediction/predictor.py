@@ -44,7 +44,6 @@ class Predictor:
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
 
     Attributes:
-        kind: of the task's outputs, such as classes.
         input_shape: (C, *E) of a sample as the model takes it.
         remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
     """

@@ -152,11 +152,7 @@ def _inert(text: str) -> str:
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write predictions to a file by its suffix, whole or not at all.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
+    """Write predictions to a file by its suffix, whole or not at all; StorageError where it cannot be written."""
 
     def into(path: Path) -> None:
         if out.suffix.lower() == ".csv":

@@ -44,7 +44,6 @@ class Predictor:
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
 
     Attributes:
-        kind: of the task's outputs, such as classes.
         input_shape: (C, *E) of a sample as the model takes it.
         remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
     """
@@ -52,6 +51,7 @@ class Predictor:
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
+        self.loaded = loaded
         self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
         self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)

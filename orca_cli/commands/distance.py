@@ -71,8 +71,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     )
     for measured in comparison.metrics:
         if measured.diagnostics.get("converged") == 0.0:
-            hint = "raise its number of iterations, or the tolerance (orca list metrics)"
-            terminal.log.warning(f"{measured.metric}: the solver ended above its tolerance; {hint}")
+            terminal.log.warning(f"{measured.metric}: the solver ended above its tolerance; raise metric.reg")
     return Result({"schema": 1, **dataclasses.asdict(comparison)}, _show(comparison))
 
 

@@ -19,7 +19,7 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,15 +107,11 @@ def read(group: str, name: str, path: Path) -> DataSet:
     return DataSet(name, group, description, origin, **block, files=tuple(DataFile(**file) for file in files))
 
 
-def _checked(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+def _checked(kind: type, block: Any, where: str, reserved: Iterable[str] = ()) -> dict[str, Any]:
     """Return the settings of a mapping, checked against a dataclass whose `reserved` fields a block may not set."""
-    hints = {
-        name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in reserved
-    }
+    hints = typing.get_type_hints(kind, include_extras=True)
     settings: dict[str, Any] = {}
-    for name, value in configuration.mapping(block, where, f"allowed: {', '.join(hints)}").items():
-        if name not in hints:
-            raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(name, hints))
+    for name, value in configuration.mapping(block, where, hints.keys() - reserved).items():
         if hints[name] is str and isinstance(value, (int, float)):
             value = str(value)  # a shape of one number
         if value is not None:

@@ -5,11 +5,10 @@ Each range is declared where the setting is: in the schema, or in the signature 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
@@ -27,29 +26,25 @@ _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
 
 
-@dataclass(frozen=True)
-class PartGroup:
-    """One group; its name is also that of the setting."""
-
-    reserved: tuple[str, ...] = ()  # arguments that the program passes once a run starts; see stages/build.py
-    words: tuple[str, ...] = ()  # settings that describe the node; all others are the part's own arguments
-    nested: tuple[str, ...] = ()  # those of `words` that are nodes of parts themselves, or absent
-    optional: bool = False  # whether the node may name no part, as `metric=none` does
-
-
-_PLAIN = PartGroup()
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
-_TASK_WORDS = ("kind", "loss", "error", "data", "train_fraction")
-PART_GROUPS = {
-    "task": PartGroup(_FOLDERS, words=(*_TASK_WORDS, *BLOCKS), nested=("loss", "error")),
-    "body": PartGroup(words=("weights",)),
-    "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
-    "metric": PartGroup(optional=True),
-    "embedder": PartGroup(),
-    "finetune": PartGroup(),
-    "augment": PartGroup(optional=True),
-    "tracker": PartGroup(("name", "folder", "store", "settings"), optional=True),
+# Group of parts -> arguments that the program passes once a run starts (stages/build.py).
+RESERVED: dict[str, tuple[str, ...]] = {
+    "task": _FOLDERS,
+    "body": (),
+    "source": ("seed", *_FOLDERS),
+    "metric": (),
+    "embedder": (),
+    "finetune": (),
+    "augment": (),
+    "tracker": ("name", "folder", "store", "settings"),
 }
+# ... -> settings that describe the node; all others are the part's own arguments.
+_WORDS = {
+    "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
+    "body": ("weights",),
+    "source": ("data",),
+}
+_OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
 
 
 def check(config: Config, content: dict[str, Any]) -> None:
@@ -127,35 +122,33 @@ def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
     """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
-    words = PART_GROUPS[name].words
-    return {key: value for key, value in getattr(config, name).items() if key not in words}
+    return {key: value for key, value in getattr(config, name).items() if key not in _WORDS.get(name, ())}
 
 
 def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
-    for name in PART_GROUPS:
+    for name in RESERVED:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
-    if (weights := config.body.get("weights", "pretrained")) not in ("pretrained", "random"):
-        raise ConfigError(f"'{weights}' is not allowed", where="body.weights", hint="allowed: pretrained, random")
+    check_value(config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights")
+    check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
     check_method(config, kind)
-    for name, group in PART_GROUPS.items():
-        node = getattr(config, name)
-        for word in group.nested:
-            if node.get(word) is not None:
-                _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
-        if name == "tracker":
-            check_secrets(node, name)
-        if not (group.optional and node.get(parts.TARGET) is None):
-            known = {"kind": node.get("kind")} if "kind" in group.words else {}
-            if node.get("kind", "") is None:
-                _check_inferred_kind(part_node(config, name), name)
-            part = _check_part(part_node(config, name), name, group, known)
-            if name == "metric":
-                _check_classes(part, config)
-            if name == "augment":
-                check_augmentation(part, kind)
+    for word in ("loss", "error"):
+        if config.task.get(word) is not None:
+            parts.check(short_names.node(word, config.task[word], kind), f"task.{word}")
+    checked = {}
+    for name, reserved in RESERVED.items():
+        known = {"kind": kind} if name == "task" and "kind" in config.task else {}
+        if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
+            checked[name] = parts.check(part_node(config, name), name, reserved, known, _WORDS.get(name, ()))
+    least, classes = getattr(checked.get("metric"), "least_classes", 1), config.align.classes_per_problem
+    if classes is not None and 0 < classes < least:
+        metric = config.metric[parts.TARGET].rpartition(".")[2]
+        what = f"metric={metric} compares at least {least} classes, and a problem has {classes}"
+        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
+        raise ConfigError(what, where="align.classes_per_problem", hint=hint)
+    check_augmentation(checked.get("augment"), kind)
 
 
 def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
@@ -186,34 +179,6 @@ def check_method(config: Config, kind: str | None) -> None:
     if config.align.method == "pare" and kind == "dense":
         what = "does not apply to task.kind=dense: the targets at replaced tokens would be wrong"
         raise ConfigError(what, where=where, hint="use align.method=orca or mona")
-
-
-def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
-    """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
-    parameter = inspect.signature(parts.resolve(node, group)).parameters.get("kind")
-    if parameter is None or "None" not in str(parameter.annotation):
-        hint = "allowed: what the task's file says; take it out of the command"
-        raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
-
-
-def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:
-    """Check a node; returns the part if it is a class that the program passes no arguments to, else None."""
-    if not isinstance(node, dict):
-        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
-    if not group.reserved and inspect.isclass(parts.resolve(node, key)):
-        return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
-    parts.check(node, key, group.reserved, known or {}, group.words)
-    return None
-
-
-def _check_classes(metric: Any, config: Config) -> None:
-    """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
-    least, classes = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if classes is not None and 0 < classes < least:
-        name = config.metric[parts.TARGET].rpartition(".")[2]
-        what = f"metric={name} compares at least {least} classes, and a problem has {classes}"
-        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
-        raise ConfigError(what, where="align.classes_per_problem", hint=hint)
 
 
 def check_secrets(value: Any, key: str) -> None:

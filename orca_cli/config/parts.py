@@ -62,7 +62,7 @@ def check(
     reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
     words: Iterable[str] = (),
-) -> None:
+) -> Any:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
@@ -73,16 +73,24 @@ def check(
         reserved: names of arguments that the program passes once a run starts.
         known: arguments that the program knows already.
         words: what else may stand beside the arguments, for messages.
+
+    Returns:
+        The part where it is a class without reserved arguments, which costs nothing and may check more; else None.
     """
     target = resolve(node, key)
+    if inspect.isclass(target) and not reserved:
+        return build(node, key)
     arguments = {name: value for name, value in node.items() if name != TARGET}
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
     _bind(target, arguments, key, reserved, known, words)
+    return None
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`."""
+    if not isinstance(node, dict):
+        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
@@ -160,7 +168,7 @@ def _bind(
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
     parameter_hints = hints(target)
-    for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
+    for name, value in (arguments | dict(known)).items():
         if name in parameter_hints and not _is_node(value):
             check_value(value, parameter_hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)

@@ -35,7 +35,8 @@ _NOW = {
 }
 _BEFORE = {now: before for before, now in _NOW.items()}
 
-_ANNEALED = {"scaling": 0.25, "chunk": 1024}
+_LIMITS = {"tolerance": 0.01, "max_iterations": 500, "newton_points": 512, "newton_steps": 15}
+_ANNEALED = {"scaling": 0.25, "chunk": 1024} | _LIMITS
 _LISTOPS = {"max_depth": 10, "max_arity": 10, "min_length": None, "max_length": None, "input_length": None}
 _PACKAGES = ["asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"]
 # Part -> settings that it no longer has, as the files in conf/ had them. What they did then is what the part does now.

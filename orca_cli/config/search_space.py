@@ -74,10 +74,8 @@ def find(text: str, extra: Path | None) -> Space:
 
 def read(path: Path) -> Space:
     """Return the space of a file; errors as those of `find`."""
-    content, where = configuration.content(path), str(path)
-    for key in content:
-        if key not in _PARTS:
-            raise ConfigError(f"a space has no '{key}'", where=where, hint=suggest(key, _PARTS))
+    where = str(path)
+    content = configuration.mapping(configuration.content(path), where, _PARTS)
     if (algorithm := content.get("algorithm", "asha")) != "asha":
         raise ConfigError(f"{algorithm} is not allowed", where=f"{where}: algorithm", hint="allowed: asha")
     params, fixed, baseline = (

@@ -24,7 +24,7 @@ from typing import Any
 
 from orca_cli.config import configuration
 from orca_cli.config.configuration import mapping
-from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.exceptions import ConfigError
 
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set; what is trained on and where results go are not among them.
@@ -70,18 +70,9 @@ def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[st
     if not isinstance(node, dict):
         return
     for protocol, settings in mapping(node.get("departures"), f"{where}: departures").items():
-        text, rest = _described(settings, f"{where}: departures.{protocol}")
-        yield "departures", f"{protocol}/{task}", text, {"task": rest}
+        rest = mapping(settings, f"{where}: departures.{protocol}")
+        yield "departures", f"{protocol}/{task}", str(rest.pop("description", "")), {"task": rest}
     for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
         for body, settings in mapping(bodies, f"{where}: hparams.{protocol}").items():
-            place = f"{where}: hparams.{protocol}.{body}"
-            text, rest = _described(settings, place)
-            if wrong := [section for section in rest if section not in _SECTIONS]:
-                raise ConfigError(f"'{wrong[0]}' is not allowed", where=place, hint=suggest(wrong[0], _SECTIONS))
-            yield "hparams", f"{protocol}/{task}-{body}", text, rest
-
-
-def _described(block: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """Return the description and the settings of a variant."""
-    settings = mapping(block, where)
-    return str(settings.pop("description", "")), settings
+            rest = mapping(settings, f"{where}: hparams.{protocol}.{body}", ("description", *_SECTIONS))
+            yield "hparams", f"{protocol}/{task}-{body}", str(rest.pop("description", "")), rest

@@ -10,13 +10,14 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import clouds, label_distances, problem
-from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
+from orca_cli.metrics.transport import clouds, label_distances
+from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, class_plans, outer_plan, slope
 
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
@@ -29,21 +30,15 @@ class OTDDByClass:
     against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
     the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
 
-    With the defaults, chosen on embedded tokens (docs/metrics.md), the gradient's cosine with the converged float64 solution
-    is above 0.9999 and the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
+    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and the value off by less than
+    1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
     """
 
     convention = "squared, halved costs, entropic, debiased"
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
+    transport: ClassVar[Transport] = Transport()
 
-    @property
-    def _transport(self) -> Transport:
-        return Transport(self.reg, self.tolerance, self.max_iterations, self.newton_points, self.newton_steps)
+    reg: Reg = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
@@ -55,7 +50,7 @@ class OTDDByClass:
             self_term: OT_reg(source, source).
         """
         clouds.check_features(source, "source")
-        transport = self._transport
+        transport = self.transport
         (x,) = clouds.resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         cost = label_distances.from_points(x)
@@ -63,7 +58,7 @@ class OTDDByClass:
         between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
         above = label_distances.table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"])
+        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"], self.reg)
         return {name: clouds.double(value) for name, value in constants.items()}
 
     @clouds.closed_form
@@ -72,7 +67,7 @@ class OTDDByClass:
 
         Diagnostics: as of `Transport`.
         """
-        transport = self._transport
+        transport = self.transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
@@ -83,7 +78,7 @@ class OTDDByClass:
         selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = transport.outer(cross) if len(targets.present) == 1 else None
+        outer = transport.outer(cross, self.reg) if len(targets.present) == 1 else None
         inside = transport.solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
         label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
@@ -97,8 +92,9 @@ class OTDDByClass:
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
-            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross), self.reg)
+        add_labels(intra, target.labels, target.labels, label_intra)
+        outer_self = transport.outer_to_itself(intra, self.reg)
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan

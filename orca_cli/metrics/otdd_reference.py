@@ -118,7 +118,7 @@ class OTDDReference:
         levels = self._outer.levels([square], cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
-        target_self, target_f = annealed.selves(annealed.as_rows(target_cost), m, levels)
+        target_self, target_f = annealed.selves(target_cost, m, levels)
         source_self = annealed.read(prepared["source_self"][0].tolist(), square, self._outer)
 
         # The plan's columns are right: g is the extrapolation of f.
@@ -126,7 +126,7 @@ class OTDDReference:
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
         within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
-        diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error}
+        diagnostics = {"iterations": float(len(levels[1])), "marginal_error": error}
         return value[0] - target_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
     def _target_labels(
@@ -148,7 +148,7 @@ class OTDDReference:
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
             block = target_cost[members][:, members]
             levels = self._inner.levels(squares, target_cost)
-            means = iter(annealed.selves(annealed.as_rows(block), len(block), levels)[0].tolist())
+            means = iter(annealed.selves(block, len(block), levels)[0].tolist())
             for a in sources.present:
                 cross_selves[a, b] += next(means)
             for pair in others:

@@ -80,7 +80,7 @@ def test_a_solver_that_gave_up_is_one_warning(files, monkeypatch):
     monkeypatch.setattr("orca_cli.prediction.distance.parts.build", lambda node, what: GivesUp())
     _, out, err = call("distance", *files, "metric=otdd_by_class")
     assert "marginal_error" in out
-    assert err.startswith("otdd_by_class: the solver ended above its tolerance; raise its number of iterations")
+    assert err.startswith("otdd_by_class: the solver ended above its tolerance; raise metric.reg")
     assert err.count("\n") == 1
 
 

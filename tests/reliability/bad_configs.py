@@ -48,7 +48,7 @@ MAY_BE_ZERO = {
     "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
-    "finetune.dropout", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
+    "finetune.dropout", "task.error.threshold",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli.config import checks, parts
+from orca_cli.config import checks
 from orca_cli.config.compose.overrides import check_typed, refused
 from orca_cli.config.configuration import default_folders, key_of
 from orca_cli.config.identity import Identity, identify
-from orca_cli.config.ranges import in_words
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError
 
@@ -75,8 +72,6 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
         typed: Any = OmegaConf.to_container(cfg, resolve=False)
-        for key in _nan_for_words(typed):
-            OmegaConf.update(cfg, key, "nan")
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -104,19 +99,6 @@ def reseeded(job: Composed, override: Override) -> Composed:
     return replace(
         job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
     )
-
-
-def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
-    """Yield the keys of parts' settings that accept the word `nan`, where Hydra has read it as a number."""
-    for name, value in content.items():
-        full = f"{key}.{name}" if key else str(name)
-        if isinstance(value, dict):
-            yield from _nan_for_words(value, full)
-            continue
-        if parts.TARGET in content and isinstance(value, float) and math.isnan(value):
-            hint = parts.hints(parts.resolve(content, key)).get(name)
-            if "nan" in re.split(r", | or ", in_words(hint)):
-                yield full
 
 
 def _unread(resolved: Any, node: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from orca_cli import signals
 from orca_cli.config import configuration, schema, study, variants
 from orca_cli.config.compose.composed import Composed, Sweep, checked, reseeded
-from orca_cli.config.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, explained, names_of, parse, texts_of
+from orca_cli.config.compose.overrides import ALL_GROUPS, UNREADABLE, check_typed, parse, refused, texts_of
 from orca_cli.config.configuration import choices, config_dir, default_folders, key_of
 from orca_cli.config.schema import NEEDED_GROUPS, Config
 from orca_cli.config.variants import BLOCKS, in_task
@@ -133,12 +134,14 @@ class Session:
         return Sweep(jobs, name, study.absent(arms))
 
     def _compose(self, overrides: list[str]) -> Composed:
+        # Hydra reads the word nan as a number, which no setting takes.
+        overrides = [re.sub(r"=nan$", "='nan'", text) for text in overrides]
         for override in parse(overrides):
             check_typed(override)
         try:
             cfg = self._load(overrides)
         except UNREADABLE as error:
-            raise explained(error, overrides, self._load) from error
+            raise refused(error) from error
         hydra = cfg.hydra
         with open_dict(cfg):
             del cfg["hydra"]
@@ -179,14 +182,16 @@ class Session:
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
             group = override.key_or_group
-            if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+            is_none_or_list = override.is_delete() or isinstance(override.value(), (list, type(None)))
+            if group in NEEDED_GROUPS and is_none_or_list:
                 raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
-            if group in ALL_GROUPS and not override.is_delete():
-                files = choices(group, self._extra)
-                for name in names_of(override):
-                    if name in files:
-                        configuration.content(files[name])  # raises where the file is not YAML
-                        continue
-                    allowed = variants.variants(group, self._extra) if group in BLOCKS else files
-                    if name not in allowed:
-                        raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+            if group not in ALL_GROUPS or is_none_or_list:
+                continue
+            files = choices(group, self._extra)
+            for name in (text.strip("'\"") for text in texts_of(override, files)):
+                if name in files:
+                    configuration.content(files[name])  # raises where the file is not YAML
+                    continue
+                allowed = variants.variants(group, self._extra) if group in BLOCKS else files
+                if name not in allowed:
+                    raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

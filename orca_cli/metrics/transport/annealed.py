@@ -14,7 +14,7 @@ in u, since it hardly remembers its first levels. So it is tabulated at Chebyshe
 asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
 
 Shapes are those of `sinkhorn`. Costs are half squared distances and what is added to them; where a cloud meets itself, its
-cost is a function (start, stop) -> rows start..stop, [stop - start, points].
+cost is [points, points] or a function (start, stop) -> rows start..stop of it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,10 @@ _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worke
 _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Levels of reg for B problems, front-padded to the same number S."""
-
-    reg: Tensor  # [S, B]
-    step: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
+# Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
+# each: 1/2, and 0 at padding.
+Levels = tuple[Tensor, Tensor]
+Rows = Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Annealing:
             regs.append([first] * (padding + 1) + falling + [self.reg])
             steps.append([0.0] * padding + [0.5] * (count + 2))
         reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
-        return Levels(*(table.to(like, non_blocking=True) for table in (reg / self.unit, step)))
+        return (reg / self.unit).to(like, non_blocking=True), step.to(like, non_blocking=True)
 
     def position(self, square: float) -> float:
         """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
@@ -85,53 +83,48 @@ def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, T
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
-    def rows(g: Tensor, level: int) -> Tensor:
-        return _softmin(cost, g, log_b, levels.reg[level], memory)
+    def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
+        return _softmin(cost, g, log_b, reg, memory), _softmin(cost.mT, f, log_a, reg, memory.mT)
 
-    def columns(f: Tensor, level: int) -> Tensor:
-        return _softmin(cost.mT, f, log_a, levels.reg[level], memory.mT)
-
-    f, g = rows(torch.zeros_like(b), 0), columns(torch.zeros_like(a), 0)
-    for level, step in enumerate(levels.step):
-        f, g = torch.lerp(f, rows(g, level), step[:, None]), torch.lerp(g, columns(f, level), step[:, None])
-    last = len(levels.step) - 1
-    final_f, final_g = rows(g, last), columns(f, last)
+    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels[0][0])
+    for reg, step in zip(*levels, strict=True):
+        new_f, new_g = updates(f, g, reg)
+        f, g = torch.lerp(f, new_f, step[:, None]), torch.lerp(g, new_g, step[:, None])
+    final_f, final_g = updates(f, g, levels[0][-1])
     return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
 
 
-def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> tuple[Tensor, Tensor]:
+def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
     Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
     """
-    diameters = levels.reg.shape[1]
+    regs, steps = levels
+    diameters = regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
     together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
-    weights = levels.reg.new_full((diameters, points), -math.log(points))
-    memory = levels.reg.new_empty(together * height * points)
+    weights = regs.new_full((diameters, points), -math.log(points))
+    memory = regs.new_empty(together * height * points)
 
-    def softmin(f: Tensor, level: int) -> Tensor:
+    def softmin(f: Tensor, reg: Tensor) -> Tensor:
         result = torch.empty_like(f)
         for start in range(0, points, height):
-            block = cost(start, min(start + height, points))
+            stop = min(start + height, points)
+            block = cost[start:stop] if isinstance(cost, Tensor) else cost(start, stop)
             for first in range(0, diameters, together):
                 some = slice(first, first + together)
                 shape = (len(f[some]), *block.shape)
                 held = memory[: math.prod(shape)].view(shape)
-                result[some, start : start + height] = _softmin(
-                    block.expand(shape), f[some], weights[some], levels.reg[level, some], held
-                )
+                result[some, start:stop] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
         return result
 
-    f = softmin(torch.zeros_like(weights), 0)
-    for level, step in enumerate(levels.step):
-        f = torch.lerp(f, softmin(f, level), step[:, None])
-    return softmin(f, len(levels.step) - 1).mean(1), f
+    f = softmin(torch.zeros_like(weights), regs[0])
+    for reg, step in zip(regs, steps, strict=True):
+        f = torch.lerp(f, softmin(f, reg), step[:, None])
+    return softmin(f, regs[-1]).mean(1), f
 
 
-def tabulate(
-    cost: Callable[[int, int], Tensor], points: int, square: float, annealing: Annealing, like: Tensor
-) -> Tensor:
+def tabulate(cost: Rows, points: int, square: float, annealing: Annealing, like: Tensor) -> Tensor:
     """Return a cloud's transport to itself at all squared diameters from `square` on, for `read`.
 
     `like` has the dtype and device to work in. The table, [TABLE_SIZE] float64, has the first period, and the means of the
@@ -141,7 +134,7 @@ def tabulate(
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
     levels = annealing.levels([annealing.reg * _SCALING ** (-2 * place) for place in places], like)
-    means, _ = selves(as_rows(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
+    means, _ = selves(cost(0, points) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
@@ -157,11 +150,6 @@ def read(table: list[float], square: float, annealing: Annealing) -> float:
     for knot, value in zip(_NODES, table[start:], strict=False):
         total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
     return total
-
-
-def as_rows(cost: Tensor) -> Callable[[int, int], Tensor]:
-    """Return the rows of a cost [points, points] as `selves` takes them."""
-    return lambda start, stop: cost[start:stop]
 
 
 def _period(position: float) -> int:

@@ -11,7 +11,7 @@ a cost function takes rows [B, p] and columns [B, q] and gives their costs [B, p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in fl
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
-@dataclass(frozen=True)
-class ClassIndex:
+class ClassIndex(NamedTuple):
     """Which points belong to which class."""
 
     rows: Tensor  # [k, w] int64, the points of each class, padded with 0
@@ -56,8 +55,7 @@ def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Class
     return ClassIndex(rows, sizes, weights.to(dtype))
 
 
-@dataclass(frozen=True)
-class PairGroup:
+class PairGroup(NamedTuple):
     """B pairs of classes of similar size, and their points."""
 
     left: Tensor  # [B] int64, classes of the rows
@@ -127,17 +125,7 @@ def from_points(x: Tensor) -> Cost:
 
 def from_matrix(cost: Tensor) -> Cost:
     """Return the cost function for costs [n, m] that are already there."""
-
-    def gather(rows: Tensor, columns: Tensor) -> Tensor:
-        # A class that holds all rows or columns holds them in order.
-        if rows.shape == (1, cost.shape[0]) and columns.shape[1] == cost.shape[1]:
-            return cost[None]
-        if columns.shape[1] == cost.shape[1]:
-            return cost.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
-        places = rows[:, :, None] * cost.shape[1] + columns[:, None, :]
-        return cost.view(-1).index_select(0, places.view(-1)).view(places.shape)
-
-    return gather
+    return lambda rows, columns: cost[rows[:, :, None], columns[:, None, :]]
 
 
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -60,12 +60,10 @@ def _explain(path: Path, error: Exception) -> StorageError:
 
 
 def _free_bytes(path: Path) -> int | None:
-    for folder in [path, *path.parents]:
-        if os.path.exists(folder):  # Path.exists raises where the path is too long
-            try:
-                return shutil.disk_usage(folder).free
-            except OSError:
-                return None
+    # Path.exists raises where the path is too long.
+    folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free
     return None
 
 
@@ -105,14 +103,11 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Check that held folders at or above `path` are still the same.
-
-    Raises:
-        StorageError: one was deleted, renamed or replaced.
-    """
+    """Raise StorageError where a held folder at or above `path` was deleted, renamed or replaced."""
     for folder in (path, *path.parents):
         if folder in _held and _node(folder) != _held[folder]:
-            raise _gone(folder)
+            hint = "put it back, or rerun the command to start over"
+            raise StorageError("was deleted, renamed or replaced while in use", where=str(folder), hint=hint)
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
@@ -124,26 +119,11 @@ def _node(folder: Path) -> tuple[int, int] | None:
     return facts.st_dev, facts.st_ino
 
 
-def _gone(folder: Path) -> StorageError:
-    hint = "put it back, or rerun the command to start over"
-    return StorageError("was deleted, renamed or replaced while in use", where=str(folder), hint=hint)
-
-
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents where they are missing.
-
-    Raises:
-        StorageError: it cannot be created, or a held folder no longer exists.
-    """
+    """Create a folder and its parents where they are missing; StorageError also where a held folder no longer exists."""
     with guarded(path):
-        check_held(path)
-        missing = []
-        folder = path
-        while not folder.is_dir():
-            if folder in _held:  # deleted since the check above
-                raise _gone(folder)
-            missing.append(folder)
-            folder = folder.parent
+        missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+        check_held(path)  # after the look, so that none is made again that was deleted meanwhile
         for folder in reversed(missing):
             try:
                 folder.mkdir()
@@ -165,11 +145,7 @@ def new_file(path: Path) -> int:
 
 
 def check_temporary() -> None:
-    """Check that temporary files can be written; torch cannot even be imported otherwise.
-
-    Raises:
-        StorageError: no folder for temporary files can be written.
-    """
+    """Raise StorageError where no temporary files can be written; torch cannot even be imported then."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -178,11 +154,7 @@ def check_temporary() -> None:
 
 
 def require_space(folder: Path, size: int, what: str = "") -> None:
-    """Refuse what the disk has no room for, before anything is written; `what` names it in the message.
-
-    Raises:
-        StorageError: fewer than `size` bytes are free below `folder`.
-    """
+    """Raise StorageError where fewer than `size` bytes are free below a folder; `what` names what needs them."""
     free = _free_bytes(folder)
     if free is not None and free < size:
         what = f"no space left{what and f' for {what}'}: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
@@ -190,11 +162,7 @@ def require_space(folder: Path, size: int, what: str = "") -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder and write a byte into it, so that a run fails before its work, not after.
-
-    Raises:
-        StorageError: the folder cannot be made or written.
-    """
+    """Create the folder and write a byte into it, so that a run fails before its work, not after."""
     make_folder(path)
     with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY) as probe:
         probe.write(b"x")

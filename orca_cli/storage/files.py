@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,12 @@ _DIGEST = "sha256"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file so that a reader sees the old content or the new one, never a part.
-
-    Raises:
-        StorageError: disk full, read-only or failing; the old content is intact.
-    """
+    """Write a whole file so that a reader sees the old content or the new one, never a part."""
     write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Let `writer` write a temporary file, force it to the disk and give it its name.
-
-    Raises:
-        StorageError: disk full, read-only or failing; the old content is intact.
-    """
+    """Let `writer` write a temporary file, force it to the disk and give it its name."""
     make_folder(path.parent)
     temporary = temporary_name(path)
     with guarded(path):
@@ -61,11 +54,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a .jsonl file and force it to the disk; half a line left by an earlier failure is cut off.
-
-    Raises:
-        StorageError: disk full, read-only or failing.
-    """
+    """Append one record to a .jsonl file and force it to the disk; half a line left by an earlier failure is cut off."""
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with guarded(path):
@@ -85,14 +74,10 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a .jsonl file up to the first invalid line; the last one may have been cut off."""
-    if not path.exists():
-        return []
     records = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
+    with suppress(ValueError, RecursionError):
+        for line in path.read_bytes().split(b"\n") if path.exists() else ():
             records.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break
     return records
 
 
@@ -135,17 +120,13 @@ def _checked_text(record: dict[str, Any]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one of our safetensors files, by name.
-
-    Raises:
-        StorageError: the file cannot be read. The library calls every such failure "not found", torch a RuntimeError.
-    """
+    """Return the tensors of one of our safetensors files, by name; StorageError where it cannot be read."""
     from safetensors import SafetensorError  # reports and lists import no torch
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # the library says "not found", torch raises RuntimeError
         raise unreadable(path, error) from error
 
 

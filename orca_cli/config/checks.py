@@ -141,7 +141,7 @@ def check_parts(config: Config) -> None:
     for name, reserved in RESERVED.items():
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
         if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
-            checked[name] = parts.check(part_node(config, name), name, reserved, known, _WORDS.get(name, ()))
+            checked[name] = parts.check(part_node(config, name), name, reserved, known)
     least, classes = getattr(checked.get("metric"), "least_classes", 1), config.align.classes_per_problem
     if classes is not None and 0 < classes < least:
         metric = config.metric[parts.TARGET].rpartition(".")[2]
@@ -159,15 +159,12 @@ def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()
         kind: of the task; None before it is known.
         extent: *E of the inputs; empty before it is known.
     """
-    reason = getattr(part, "refused", {}).get(kind)
-    dimensions = getattr(part, "dimensions", (1, 2, 3))
     hint = "orca list augmentations shows the others; augment=none leaves it out"
-    if reason is not None:
+    if reason := getattr(part, "refused", {}).get(kind):
         raise ConfigError(f"does not apply to task.kind={kind}: {reason}", where="augment", hint=hint)
-    if extent and len(extent) not in dimensions:
-        shapes = {1: "series", 2: "images", 3: "volumes"}
-        what = f"is for {' and '.join(shapes[one] for one in dimensions)}, and inputs are {shapes[len(extent)]}"
-        raise ConfigError(what, where="augment", hint=hint)
+    if extent and len(extent) not in getattr(part, "dimensions", (1, 2, 3)):
+        inputs = {1: "series", 2: "images", 3: "volumes"}[len(extent)]
+        raise ConfigError(f"does not apply to {inputs}", where="augment", hint=hint)
 
 
 def check_method(config: Config, kind: str | None) -> None:

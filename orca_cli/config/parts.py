@@ -56,13 +56,7 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         raise ConfigError(f"{target.__qualname__} refuses its settings: {error}", where=key) from error
 
 
-def check(
-    node: dict[str, Any],
-    key: str,
-    reserved: Iterable[str] = (),
-    known: Mapping[str, Any] = _NOTHING,
-    words: Iterable[str] = (),
-) -> Any:
+def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> Any:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
@@ -72,7 +66,6 @@ def check(
         node, key: as in `build`.
         reserved: names of arguments that the program passes once a run starts.
         known: arguments that the program knows already.
-        words: what else may stand beside the arguments, for messages.
 
     Returns:
         The part where it is a class without reserved arguments, which costs nothing and may check more; else None.
@@ -83,7 +76,7 @@ def check(
     arguments = {name: value for name, value in node.items() if name != TARGET}
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
-    _bind(target, arguments, key, reserved, known, words)
+    _bind(target, arguments, key, reserved, known)
     return None
 
 
@@ -150,7 +143,6 @@ def _bind(
     key: str,
     reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
-    words: Iterable[str] = (),
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
     parameters, reserved = _parameters(target), {*reserved, *known}
@@ -159,11 +151,10 @@ def _bind(
     settable = [
         name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in reserved
     ]
-    allowed = {*settable, *known, *words}
     for name in arguments:
         if name in reserved or (name not in parameters and not takes_any):
             what = f"{target.__qualname__} has no parameter '{name}'"
-            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), allowed))
+            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), settable))
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")

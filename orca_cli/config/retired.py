@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from orca_cli.config.schema import ERROR_CHUNKS
 
 # Package of parts -> where they are now. The first that fits counts.
 _MOVED = {
@@ -81,3 +84,14 @@ def as_before(settings: Any) -> Any:
     lost = _SETTINGS.get(str(target).removeprefix("orca_cli."), {})
     before = {"_target_": _BEFORE[target]} if target in _BEFORE else {}
     return lost | {key: as_before(value) for key, value in settings.items()} | before
+
+
+def recorded_chunks(settings: Mapping[str, Any]) -> Any:
+    """Return after how many samples a run's errors are averaged, None for errors over the whole split.
+
+    The content of its config.yaml may be a stranger's: the value is unchecked. Runs of schema 1 have it as a setting.
+    """
+    train = settings.get("train")
+    if isinstance(train, Mapping) and "error_chunks" in train:
+        return train["error_chunks"]
+    return ERROR_CHUNKS.get(str(settings.get("protocol")))

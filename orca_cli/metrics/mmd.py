@@ -30,13 +30,10 @@ _ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
 
 
 class MMD:
-    """Squared MMD with the gradient in closed form; the bandwidth is held constant in it, as the released code does.
-
-    Equal points, even all of them, give finite values: where the bandwidth would be 0 it is 1, which changes nothing for
-    equal points. In float32 the value is off by about 1e-6.
+    """The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal.
 
     A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
-    against itself.
+    against itself. In float32 it is off by about 1e-6.
     """
 
     convention = f"squared, sum of {_KERNELS} kernels, biased"

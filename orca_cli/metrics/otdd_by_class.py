@@ -27,8 +27,7 @@ class OTDDByClass:
     """Debiased entropic OTDD with gradient through features and label distances.
 
     Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
-    against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
-    the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
+    against its root blur into one point and have distance 0; where float32 cannot resolve reg, float64 is used.
 
     On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and the value off by less than
     1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.

@@ -32,10 +32,7 @@ _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some point
 
 @dataclass(frozen=True)
 class OTDDGaussian:
-    """Debiased entropic OTDD with Bures' formula between classes.
-
-    The gradient goes through features and through W. A class without points carries no weight.
-    """
+    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W."""
 
     convention = "squared, halved costs, debiased, Gaussian classes"
 

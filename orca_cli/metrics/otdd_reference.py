@@ -4,14 +4,12 @@
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
 Both levels are annealed and stopped (see `annealed`); the outer diameter includes the class number as one more coordinate, with
-the target's classes numbered after the source's. W is a constant for the gradient. With one target class W is constant along
-every source row, and the gradient hardly knows the source's labels (through the first level of annealing alone): they move the
-value.
-
-The gradient is what automatic differentiation of the last, extrapolating update gives: plans at the potentials before it, and
-only the first argument of each cost differentiated,
+the target's classes numbered after the source's. W is a constant for the gradient, which is that of automatic differentiation
+of the last, extrapolating update: plans at the potentials before it, only the first argument of each cost differentiated,
 
     d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i),    p_j, q_j: softmax over source and target points.
+
+With one target class W is constant along every source row: the source's labels move the value and hardly the gradient.
 """
 
 from __future__ import annotations

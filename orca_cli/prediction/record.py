@@ -12,9 +12,8 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
-from orca_cli.config.practices import recorded_chunks
 from orca_cli.config.ranges import Count, check_value, fits, shown
-from orca_cli.config.retired import current_target
+from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
@@ -55,7 +54,7 @@ class ModelRecord:
         batch_size: of evaluation; another one can change last bits.
         embedder, body, finetune: nodes of these parts.
         error: node of the task's error, or its short name; None for the usual one of its kind.
-        error_chunks: samples after which the error is averaged; None: it is that of the whole split (`practices.Practice`).
+        error_chunks: samples after which the error is averaged; None: it is that of the whole split.
         train_batch_size: as the setting train.batch_size.
         checkpoint_sha256: of the body's checkpoint.
         weights_sha256: of the whole model.

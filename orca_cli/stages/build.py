@@ -16,8 +16,7 @@ from torch import nn
 from orca_cli import seeding
 from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
-from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config
+from orca_cli.config.schema import ERROR_CHUNKS, Config
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError, suggest
@@ -105,7 +104,7 @@ def build(
         check_augmentation(augmentation, task.kind, task.input_shape[1:])
         learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
     integer, loss = not np.issubdtype(task.train.targets().dtype, np.floating), make_loss(config, task)
-    chunk = PRACTICES[config.protocol].error_chunks
+    chunk = ERROR_CHUNKS.get(config.protocol)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config
+from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Batch, Samples
@@ -71,7 +70,7 @@ def _reads(
 
 def loss_unit(built: Built, device: torch.device) -> float | Tensor:
     """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
+    unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
     return unit.to(device) if isinstance(unit, Tensor) else unit
 
 
@@ -161,7 +160,7 @@ class OptimizerSteps:
                 clip=settings.clip or None,
                 seed=self._seed,
                 step=step,
-                reduce="sum" if PRACTICES[self._built.plan.protocol].sums_batches else "mean",
+                reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
                 mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),

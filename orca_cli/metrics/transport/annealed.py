@@ -1,17 +1,16 @@
 """Sinkhorn's algorithm stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
 
-Reg falls from the squared diameter of the two clouds by a constant ratio, with one symmetrised update at each level:
+Reg falls from the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then
+reg), with one symmetrised update at each level, and one without averaging at the end, the extrapolation:
 
     f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-The levels are D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then reg. One update without averaging follows, the
-extrapolation. Nothing makes sure that the marginals are right by then, so the result depends on the diameter D, and only the
-same levels give the same numbers.
+Nothing makes sure that the marginals are right by then: only the same levels give the same numbers.
 
 The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
-u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic
-in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that can be
-asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
+u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic,
+since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
+later ones are read from the last of them: right to a few 1e-6 of its value.
 
 Shapes are those of `sinkhorn`. Costs are half squared distances and what is added to them; where a cloud meets itself, its
 cost is [points, points] or a function (start, stop) -> rows start..stop of it.

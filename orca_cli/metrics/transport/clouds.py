@@ -1,4 +1,4 @@
-"""Clouds of points: what every metric checks of them, their ground costs, half squared Euclidean distances, and gradients.
+"""Clouds of points [n, d] and [m, d]: what every metric checks of them, ground costs, and gradients.
 
 Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
 distances with weights that the solver found,
@@ -6,7 +6,6 @@ distances with weights that the solver found,
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
 its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
-Clouds are [n, d] and [m, d].
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ _HINT = "lower the learning rate"
 
 
 def check_features(features: Features, name: str) -> None:
-    """Check form and values of a cloud.
-
-    Raises:
-        DataError: features or labels do not have the form that Features asks for.
-        NonFiniteError: a feature is NaN or infinite.
-    """
+    """Raise DataError for a cloud of another form than Features asks for, NonFiniteError for NaN or infinite features."""
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
     if x.dim() != 2 or not len(x) or labels.shape != x.shape[:1] or x.dtype not in (torch.float32, torch.float64):
@@ -82,11 +76,7 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`.
-
-    Raises:
-        UnavailableError: it would, and the device has no float64.
-    """
+    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
     clouds = centred(x, *others)
     largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())  # bounds half squared distances
     # The plan is exp((f + g - c) / reg).
@@ -120,8 +110,7 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, in
 def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
     """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
-    Both clouds are checked. Value and gradient are cast to the dtype and device of the target's features; NonFiniteError is
-    raised where one of them is NaN or infinite.
+    Clouds and results are checked; results are cast to the dtype and device of the target's features.
     """
 
     @functools.wraps(solve)

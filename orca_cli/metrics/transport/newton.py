@@ -5,10 +5,9 @@ With f eliminated, the dual of entropic transport is a smooth concave function o
     F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
 Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
-For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg, where
-Sinkhorn's linear rate tends to 1 (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it).
-Steps are damped as Levenberg and Marquardt do, since far from the solution the plan is nearly a matching and the Laplacian
-nearly singular. Shapes and settings are those of `sinkhorn`.
+For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg (Cuturi and
+Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg and Marquardt do: far
+from the solution the Laplacian is nearly singular. Shapes and settings are those of `sinkhorn`.
 """
 
 from __future__ import annotations

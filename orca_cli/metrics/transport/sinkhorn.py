@@ -6,24 +6,15 @@ Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i +
 
 is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
 
-Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before
-the next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there, while a solved
-level needs at most some tens more. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while
-the error falls. One pass over the cost gives both updates: with the row potentials eliminated the column sums of the plan
-are a product with the same exponentials.
+Between two clouds reg is lowered from the largest cost by a constant factor, `scaling` (annealing), and every level is solved
+before the next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there. Updates go
+beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both updates:
+with the row potentials eliminated the column sums of the plan are a product with the same exponentials. A cloud against itself
+needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or better.
 
-A cloud against itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or
-better (the kernel is positive), and a few iterations from 0 at the final reg are enough.
-
-Shapes and settings, here and in `newton`: B problems of p rows and q columns are solved at once.
-
-* cost: [B, p, q], non-negative; symmetric for a cloud against itself.
-* a, b: [B, p] and [B, q], weights that sum to 1. A weight of 0 stands for padding: it gets no mass, whatever its cost.
-* f, g: [B, p] and [B, q], potentials.
-* reg: entropic strength, in units of the cost.
-* tolerance: L1 error of a plan's marginal (the column sums) at which a problem counts as solved.
-* max_iterations: bound on the iterations at the final reg.
-* scaling: factor between the levels of annealing.
+Shapes, here and in `newton`: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a [B, p]
+and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise. `tolerance` is the L1 error of a plan's column sums at
+which a problem counts as solved, `max_iterations` bounds the iterations at the final reg.
 """
 
 from __future__ import annotations

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, Literal
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
-from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
+from orca_cli.config.schema import Config, declared, lookup
 from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -47,14 +46,8 @@ _WORDS = {
 _OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
 
 
-def check(config: Config, content: dict[str, Any]) -> None:
-    """Raise ConfigError or UnsafeError for the first setting that is wrong.
-
-    Args:
-        config: as it will run.
-        content: the same as plain dictionaries, with keys that the schema may not have.
-    """
-    _check_keys(content, asdict(Config()))
+def check(config: Config) -> None:
+    """Raise ConfigError or UnsafeError for the first setting that is wrong."""
     check_settings(config)
     check_parts(config)
 
@@ -101,19 +94,6 @@ def check_settings(config: Config) -> None:
             raise ConfigError(what, where=where, hint=hint)
 
 
-def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = "") -> None:
-    """Raise ConfigError where `+key=value` added a key to the schema's, or `~key` took one away."""
-    for name in known:
-        if name not in content:
-            hint = f"take ~{prefix}{name} out of the command"
-            raise ConfigError("cannot be left out", where=prefix + name, hint=hint)
-    for name, value in content.items():
-        if name not in known:
-            raise unknown(name, known, prefix)
-        if isinstance(known[name], dict) and name not in NEEDED_GROUPS:
-            _check_keys(value, known[name], f"{name}.")
-
-
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
@@ -152,12 +132,9 @@ def check_parts(config: Config) -> None:
 
 
 def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
-    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for its inputs.
+    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for inputs of extent *E.
 
-    Args:
-        part: the augmentation.
-        kind: of the task; None before it is known.
-        extent: *E of the inputs; empty before it is known.
+    Kind and extent are None and empty before they are known.
     """
     hint = "orca list augmentations shows the others; augment=none leaves it out"
     if reason := getattr(part, "refused", {}).get(kind):

@@ -35,14 +35,9 @@ def config_dir() -> Path:
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
-    """Return name -> file of what a group offers, sorted by name.
+    """Return name -> file of what a group, such as `task`, offers in conf/ and in the user's own folder, sorted by name.
 
-    Args:
-        group: folder of conf/, such as `task`.
-        extra: the user's own folder of the same layout.
-
-    Raises:
-        ConfigError: no such folder, or a file with the name of one of the program's, which Hydra would take in its place.
+    ConfigError where there is no such folder, or a file has the name of one of the program's: Hydra would take it instead.
     """
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
@@ -95,10 +90,7 @@ def description(path: Path) -> str:
 
 
 def comments(path: Path) -> dict[str, str]:
-    """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
-
-    Keys are those of the innermost mapping, without the groups that hold it; the variants of a task do not count.
-    """
+    """Return key -> what a file's comments say of it, behind it or above; without the groups above it and a task's variants."""
     meanings: dict[str, str] = {}
     above: list[str] = []
     for line in _text(path).splitlines():
@@ -197,10 +189,6 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 
     They are composed beside the program's own, where they could replace those, change how Hydra runs and logs (which can
     name any code), read the environment, or lead out of the folder.
-
-    Raises:
-        ConfigError: a file that is not YAML, or is in none of the groups.
-        UnsafeError: one that does what it must not.
     """
     root = folder.resolve()
     files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])

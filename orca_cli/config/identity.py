@@ -30,15 +30,10 @@ class Identity:
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
-    """Return the identity of a job; every file that it names is read once.
+    """Return the identity of a job from its resolved configuration and group -> chosen file.
 
-    Files and folders that the configuration names count by their content, not by their path: a data file that was
-    changed makes another experiment, one that was only moved does not.
-
-    Args:
-        content: the resolved configuration as plain dictionaries.
-        choices: group -> chosen file.
-        data_folder: where files that are not found from the working folder are looked for.
+    Files and folders that it names, here or in the data folder, count by their content, not by their path: a data file that
+    was changed makes another experiment, one that was only moved does not.
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}

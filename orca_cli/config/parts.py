@@ -40,7 +40,7 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         runtime: arguments that only the program knows, such as folders; passed where the callable takes them.
 
     Raises:
-        ConfigError: unknown name, unknown, missing or doubly given arguments, or what the part itself refuses.
+        ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
@@ -60,15 +60,12 @@ def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: M
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
-    and raises ConfigError for values that contradict each other.
+    and raises ConfigError for values that contradict each other. A class is built, which costs nothing and may check more.
 
     Args:
         node, key: as in `build`.
         reserved: names of arguments that the program passes once a run starts.
         known: arguments that the program knows already.
-
-    Returns:
-        The part where it is a class without reserved arguments, which costs nothing and may check more; else None.
     """
     target = resolve(node, key)
     if inspect.isclass(target) and not reserved:

@@ -65,12 +65,6 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value read from YAML that does not fit its annotation."""
     if fits(value, hint):
         return
-    plain = _taken(hint)
-    members = typing.get_args(plain) if typing.get_origin(plain) in _UNIONS else (plain,)
-    lists = [member for member in members if typing.get_origin(member) in (list, Sequence)]
-    if len(lists) == 1 and isinstance(value, (list, tuple)):
-        for place, item in enumerate(value):
-            check_value(item, typing.get_args(lists[0])[0], f"{where}[{place}]")
     allowed = in_words(hint)
     closest = suggest(value, re.split(r", | or ", allowed)) if isinstance(value, str) else ""
     allowed = f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"

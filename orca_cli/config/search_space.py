@@ -59,12 +59,7 @@ class Space:
 
 
 def find(text: str, extra: Path | None) -> Space:
-    """Return the space of a name in conf/space, or in the user's own folder, or of a file.
-
-    Raises:
-        ConfigError: there is none, or it is malformed.
-        UnsafeError: its YAML is not plain.
-    """
+    """Return the space of a name in conf/space, or in the user's own folder, or of a file; ConfigError where none is right."""
     spaces = configuration.choices(GROUP, extra)
     path = spaces.get(text)
     if path is None and not text.endswith((".yaml", ".yml")):

@@ -42,16 +42,9 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
 
 
 def node(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node that a short name stands for; any other value as it is.
+    """Return the `_target_` node that a short name of an error or loss stands for; any other value as it is.
 
-    Args:
-        setting: error or loss.
-        value: of task.error or task.loss.
-        kind: of the task; None where only its data tell.
-        integer_targets: whether targets are integers; None where that is not known yet.
-
-    Raises:
-        ConfigError: the kind has no such error or loss.
+    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no such error or loss.
     """
     if not isinstance(value, str):
         return value

@@ -63,12 +63,7 @@ class Study:
 
     @classmethod
     def read(cls, name: str, path: Path) -> Study:
-        """Read a study's file.
-
-        Raises:
-            ConfigError: it is not a study.
-            UnsafeError: it sets how the program runs.
-        """
+        """Read a study's file; ConfigError where it is not a study, UnsafeError where it sets how the program runs."""
         where = str(path)
         content = mapping(configuration.content(path), where, _PARTS)
         axes = mapping(content.get("axes"), f"{where}: axes")
@@ -86,15 +81,9 @@ class Study:
         )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
-        """Return the study with other choices of an axis.
+        """Return the study with the choices of an axis that were typed.
 
-        Args:
-            axis: one of `axes`.
-            names: what was typed for it.
-            setting: a name that is no choice of the axis is a value of this setting; empty: it is an error.
-
-        Raises:
-            ConfigError: there is no such choice.
+        A name that is no choice of the axis is a value of `setting`, and where that is empty a ConfigError.
         """
         choices, chosen = self.axes[axis], {}
         for name in names:
@@ -107,8 +96,7 @@ class Study:
         """Return every arm that is not left out, the first axis slowest.
 
         Args:
-            typed: key -> (text of the value, override) of what the command line sets besides the axes; with several, each
-                makes arms of its own.
+            typed: key -> (text of the value, override) of what the command line sets besides; each value makes arms.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
         preset_texts = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
@@ -163,12 +151,7 @@ def _is_blank(text: str) -> bool:
 
 
 def _choices(axis: str, node: Any, where: str) -> Choices:
-    """Return the choices of an axis, from a list of values or a mapping of names to overrides.
-
-    Raises:
-        ConfigError: it is neither.
-        UnsafeError: an override sets how the program runs.
-    """
+    """Return the choices of an axis, from a list of values or a mapping of names to overrides."""
     if isinstance(node, list) and node and all(isinstance(value, str | int | float) for value in node):
         return {name: (f"{axis}={name}",) for name in map(_text, node)}
     if isinstance(node, dict) and node:

@@ -41,11 +41,7 @@ class Variant:
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
-    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`.
-
-    Raises:
-        ConfigError, UnsafeError: a file cannot be read, a block is malformed, or a name is there twice.
-    """
+    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`."""
     named = {
         name: Variant(path, configuration.description(path), configuration.content(path))
         for name, path in configuration.choices(group, extra).items()
@@ -61,11 +57,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
 
 
 def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield block, name, description and settings of every variant in the plain content of a task's file.
-
-    Raises:
-        ConfigError: a block is not a mapping, or has a section that a task's file may not set.
-    """
+    """Yield block, name, description and settings of every variant in the plain content of a task's file."""
     node = content.get("task")
     if not isinstance(node, dict):
         return

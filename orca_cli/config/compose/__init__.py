@@ -1,7 +1,4 @@
-"""Everything that touches Hydra and OmegaConf: compose a configuration, check it, expand a sweep.
-
-From here on a configuration is a plain dataclass (`schema.Config`) with plain dictionaries for the parts.
-"""
+"""Everything that touches Hydra and OmegaConf: what comes out is a plain `schema.Config`, with dictionaries for the parts."""
 
 from orca_cli.config.compose.composed import Composed, Sweep, to_yaml
 from orca_cli.config.compose.sessions import Session, session

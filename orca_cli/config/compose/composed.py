@@ -77,7 +77,7 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     except OmegaConfBaseException as error:
         raise refused(error) from error
     assert isinstance(config, Config)
-    checks.check(config, content)
+    checks.check(config)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}

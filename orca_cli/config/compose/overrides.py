@@ -51,6 +51,13 @@ def check_typed(override: Override) -> None:
     if key.startswith("hydra"):
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
+    section = key[: key.rfind(".") + 1]
+    if key.partition(".")[0] not in (*checks.RESERVED, *ALL_GROUPS):
+        known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}
+        if override.is_delete():
+            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
+        if (override.is_add() or override.is_force_add()) and key.removeprefix(section) not in known:
+            raise checks.unknown(key.removeprefix(section), known, section)
     if override.is_delete() or override.is_sweep_override():
         return
     value = override.value()

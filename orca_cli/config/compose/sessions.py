@@ -30,11 +30,7 @@ from orca_cli.exceptions import ConfigError, suggest
 
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
-    """Start Hydra on the program's configuration folder and, where one is given, the user's own.
-
-    Raises:
-        ConfigError, UnsafeError: as `configuration.choices` and `check_untrusted` say.
-    """
+    """Start Hydra on the program's configuration folder and, where one is given, the user's own, which is checked."""
     for group in ALL_GROUPS:
         choices(group, extra)
     if extra is not None:
@@ -73,12 +69,7 @@ class Session:
     def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
         """Compose every job of a sweep: a study's arms; comma lists, range(...), glob(...), choice(...).
 
-        Args:
-            overrides: as typed.
-            may_be_empty: a study all of whose runs are left out is not an error.
-
-        Raises:
-            ConfigError: about the first bad one; no job is left.
+        ConfigError where none is left, unless `may_be_empty` allows that for a study.
         """
         chosen = [text for text in overrides if key_of(text) == "study"]
         parsed = parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())

@@ -47,7 +47,7 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     arguments = {name: value for name, value in node.items() if name != TARGET}
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
     arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
-    _bind(target, arguments, key)
+    bind(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -73,7 +73,7 @@ def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: M
     arguments = {name: value for name, value in node.items() if name != TARGET}
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
-    _bind(target, arguments, key, reserved, known)
+    bind(target, arguments, key, reserved, known)
     return None
 
 
@@ -134,7 +134,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(target).parameters
 
 
-def _bind(
+def bind(
     target: Callable[..., Any],
     arguments: dict[str, Any],
     key: str,
@@ -151,7 +151,7 @@ def _bind(
     for name in arguments:
         if name in reserved or (name not in parameters and not takes_any):
             what = f"{target.__qualname__} has no parameter '{name}'"
-            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), settable))
+            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known]))
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")

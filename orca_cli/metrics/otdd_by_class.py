@@ -43,10 +43,8 @@ class OTDDByClass:
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and the square of the largest class.
 
-        Returns:
-            class_self: [k], transport of each class to itself at reg / 2, halved costs.
-            labels_source: [k, k], W between source classes.
-            self_term: OT_reg(source, source).
+        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs; labels_source [k, k], W
+        between classes; self_term, OT_reg(source, source).
         """
         clouds.check_features(source, "source")
         transport = self.transport

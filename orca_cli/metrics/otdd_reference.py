@@ -24,12 +24,12 @@ from torch import Tensor
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, label_distances
-from orca_cli.metrics.transport.annealed import Annealing
 from orca_cli.metrics.transport.clouds import Solved, check_features, closed_form, half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
+_OUTER, _INNER = 1, 2  # units of the costs, in half squared distances
 _Both = tuple[Tensor, Tensor]
 _Selves = dict[tuple[int, int], float]
 
@@ -50,22 +50,12 @@ class OTDDReference:
         "Entropic strength: of points in units of halved squared distances, inside label distances of squared ones.",
     ] = 0.1
 
-    @property
-    def _outer(self) -> Annealing:
-        return Annealing(self.reg)
-
-    @property
-    def _inner(self) -> Annealing:
-        return Annealing(self.reg, unit=2)
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and with the square of the largest class.
 
-        Returns:
-            low, high: [k, d], ranges of the classes' features; infinite for a class without points.
-            class_self: [k, 29], transport of each class to itself, as a table over diameters (`annealed.tabulate`).
-            source_self: [1, 29], likewise of the whole source.
+        They are low and high, the `_ranges` of the classes; class_self [k, 29] and source_self [1, 29], the transport of each
+        class and of the whole source to itself, as tables over diameters (`annealed.tabulate`).
         """
         check_features(source, "source")
         (x,) = resolved(self.reg / 2, source.x)
@@ -75,12 +65,11 @@ class OTDDReference:
         tables = [[0.0] * annealed.TABLE_SIZE for _ in range(source.num_classes)]
         for label in classes.present:
             points = x[classes.points(label)]
-            tables[label] = annealed.tabulate(
-                partial(_rows, points), len(points), squares[label][label], self._inner, x
-            ).tolist()
+            rows = partial(_rows, points)
+            tables[label] = annealed.tabulate(rows, len(points), squares[label][label], self.reg, _INNER, x).tolist()
         cost = label_distances.from_points(x)
         selves = {
-            (a, b): sum(annealed.read(tables[label], squares[a][b], self._inner) for label in (a, b))
+            (a, b): sum(annealed.read(tables[label], squares[a][b], self.reg) for label in (a, b))
             for a, b in label_distances.pairs(classes, classes)
         }
         between = self._label_distances(classes, classes, cost, squares, selves)
@@ -90,7 +79,7 @@ class OTDDReference:
             return _rows(x, start, stop).add_(between[source.labels[start:stop]][:, source.labels], alpha=0.5)
 
         square = _outer_square(low, high, len(classes.present) + 1)
-        table = annealed.tabulate(outer_cost, len(x), square, self._outer, x)
+        table = annealed.tabulate(outer_cost, len(x), square, self.reg, _OUTER, x)
         class_self = torch.tensor(tables, dtype=torch.float64, device=x.device)
         return {"low": low, "high": high, "class_self": class_self, "source_self": table[None]}
 
@@ -113,11 +102,11 @@ class OTDDReference:
         target_cost.add_((label_intra / 2)[target.labels][:, target.labels])
         low, high = torch.cat([prepared["low"], low]), torch.cat([prepared["high"], high])
         square = _outer_square(low, high, len(sources.present) + len(targets.present))
-        levels = self._outer.levels([square], cost)
+        levels = annealed.levels_from([square], self.reg, _OUTER, cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
         target_self, target_f = annealed.selves(target_cost, m, levels)
-        source_self = annealed.read(prepared["source_self"][0].tolist(), square, self._outer)
+        source_self = annealed.read(prepared["source_self"][0].tolist(), square, self.reg)
 
         # The plan's columns are right: g is the extrapolation of f.
         plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
@@ -136,7 +125,7 @@ class OTDDReference:
         own_squares = _square_diameters(*ranges, *ranges).tolist()
         tables = prepared["class_self"].tolist()
         cross_selves = {
-            (a, b): annealed.read(tables[a], cross_squares[a][b], self._inner)
+            (a, b): annealed.read(tables[a], cross_squares[a][b], self.reg)
             for a, b in label_distances.pairs(sources, targets)
         }
         own_selves = dict.fromkeys(label_distances.pairs(targets, targets), 0.0)
@@ -145,7 +134,7 @@ class OTDDReference:
             others = [pair for pair in own_selves if b in pair]
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
             block = target_cost[members][:, members]
-            levels = self._inner.levels(squares, target_cost)
+            levels = annealed.levels_from(squares, self.reg, _INNER, target_cost)
             means = iter(annealed.selves(block, len(block), levels)[0].tolist())
             for a in sources.present:
                 cross_selves[a, b] += next(means)
@@ -166,7 +155,7 @@ class OTDDReference:
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in label_distances.padded(list(selves), left, right):
             chosen = list(zip(group.left.tolist(), group.right.tolist(), strict=True))
-            levels = self._inner.levels([squares[a][b] for a, b in chosen], table)
+            levels = annealed.levels_from([squares[a][b] for a, b in chosen], self.reg, _INNER, table)
             values, _, _ = annealed.cross(cost(group.rows, group.columns), group.a, group.b, levels)
             values = values - values.new_tensor([selves[pair] for pair in chosen])
             table[group.left, group.right] = 2 * values

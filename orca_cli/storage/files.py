@@ -92,12 +92,7 @@ def write_checked_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """Return what `write_checked_json` wrote.
-
-    Raises:
-        ChecksumError: the file is missing, or any bit of it has changed.
-        StorageError: it exists but cannot be read.
-    """
+    """Return what `write_checked_json` wrote; ChecksumError where the file is missing, or any bit of it has changed."""
     try:
         content = path.read_bytes()
         record = json.loads(content)

@@ -39,11 +39,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
 
     An existing folder of that name is deleted just before, so use a new name where losing it would hurt. If the block
-    raises, nothing remains and the old folder is intact.
-
-    Args:
-        path: the folder's name.
-        owner: for the manifest, such as a run's identity.
+    raises, nothing remains and the old folder is intact. `owner` is for the manifest, such as a run's identity.
     """
     make_folder(path.parent)
     with guarded(path):
@@ -86,7 +82,6 @@ def verify_folder(
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
         CheckpointError: a newer program wrote it.
-        StorageError: a file exists but cannot be read.
     """
     manifest = _manifest(path)
     if only is not None:
@@ -201,7 +196,7 @@ def cached(
 
     Args:
         path: folder of the entry; its name must determine its content.
-        waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
+        waiting_for: what another process does with the entry, such as "computes the same floors".
         say: takes messages.
         check: called every second of the wait; ends it by raising.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.

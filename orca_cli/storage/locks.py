@@ -74,13 +74,9 @@ def lock(
 
     Args:
         path: file of the lock.
-        timeout_s: how long to wait for it.
+        timeout_s: how long to wait for it; then LockedError.
         what: what it guards, for messages.
         while_waiting: called every second of the wait; ends it by raising.
-
-    Raises:
-        LockedError: another process held it for longer than `timeout_s`.
-        StorageError: the file of the lock cannot be written.
     """
     make_folder(path.parent)
     held = filelock.FileLock(path)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,9 +28,8 @@ from orca_cli.metrics.transport.sinkhorn import log_sum_exp
 
 _SCALING = 0.5  # root of the ratio between two levels
 _PERIODS = 4  # of a table
-_NODES = [
-    (1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)
-]  # Chebyshev's of the first kind in 0..1
+# Chebyshev's of the first kind in 0..1
+_NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)]
 TABLE_SIZE = 1 + _PERIODS * len(_NODES)
 _REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
@@ -44,37 +42,29 @@ Levels = tuple[Tensor, Tensor]
 Rows = Callable[[int, int], Tensor]
 
 
-@dataclass(frozen=True)
-class Annealing:
-    """How reg falls.
+def levels_from(squares: list[float], reg: float, unit: float, like: Tensor) -> Levels:
+    """Return levels in units of half squared distances for problems of these squared diameters.
 
-    Args:
-        reg: final entropic strength, in units of the cost.
-        unit: what half squared distances are multiplied with in the cost: 1 or 2; diameters are in units of the features, so
-            that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
+    `unit` is what half squared distances are multiplied with in the cost: 1 or 2. Diameters are in units of the features, so
+    that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
     """
+    counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
+    length = max(counts) + 2
+    regs, steps = [], []
+    for square, count in zip(squares, counts, strict=True):
+        # Of points this close any level makes one; 0 cannot be divided by.
+        first = max(square, reg * 1e-6)
+        falling = [first * _SCALING ** (2 * place) for place in range(count)]
+        padding = length - count - 2
+        regs.append([first] * (padding + 1) + falling + [reg])
+        steps.append([0.0] * padding + [0.5] * (count + 2))
+    levels, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
+    return (levels / unit).to(like, non_blocking=True), step.to(like, non_blocking=True)
 
-    reg: float
-    unit: float = 1.0
 
-    def levels(self, squares: list[float], like: Tensor) -> Levels:
-        """Return levels in units of half squared distances for problems of these squared diameters."""
-        counts = [math.ceil(self.position(square)) for square in squares]  # levels above reg
-        length = max(counts) + 2
-        regs, steps = [], []
-        for square, count in zip(squares, counts, strict=True):
-            # Of points this close any level makes one; 0 cannot be divided by.
-            first = max(square, self.reg * 1e-6)
-            falling = [first * _SCALING ** (2 * place) for place in range(count)]
-            padding = length - count - 2
-            regs.append([first] * (padding + 1) + falling + [self.reg])
-            steps.append([0.0] * padding + [0.5] * (count + 2))
-        reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
-        return (reg / self.unit).to(like, non_blocking=True), step.to(like, non_blocking=True)
-
-    def position(self, square: float) -> float:
-        """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-        return math.log(square / self.reg) / (-2 * math.log(_SCALING)) if square > self.reg else 0.0
+def _position(square: float, reg: float) -> float:
+    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
 
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,25 +113,25 @@ def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Te
     return softmin(f, regs[-1]).mean(1), f
 
 
-def tabulate(cost: Rows, points: int, square: float, annealing: Annealing, like: Tensor) -> Tensor:
+def tabulate(cost: Rows, points: int, square: float, reg: float, unit: float, like: Tensor) -> Tensor:
     """Return a cloud's transport to itself at all squared diameters from `square` on, for `read`.
 
     `like` has the dtype and device to work in. The table, [TABLE_SIZE] float64, has the first period, and the means of the
     potential at the nodes of four periods.
     """
-    first = _period(annealing.position(square))
+    first = _period(_position(square, reg))
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = annealing.levels([annealing.reg * _SCALING ** (-2 * place) for place in places], like)
+    levels = levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, unit, like)
     means, _ = selves(cost(0, points) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
 
 
-def read(table: list[float], square: float, annealing: Annealing) -> float:
+def read(table: list[float], square: float, reg: float) -> float:
     """Return the mean of the extrapolated potential at a squared diameter, from a row of `tabulate`."""
-    position = annealing.position(square)
+    position = _position(square, reg)
     period = _period(position)
     node = position - (period - 1)
     start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)

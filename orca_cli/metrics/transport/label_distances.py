@@ -70,8 +70,20 @@ Solved = list[tuple[PairGroup, Solution]]
 
 
 def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) -> Iterator[PairGroup]:
-    """Yield the pairs in groups of similar size."""
-    for group in _groups(pairs, left.counts, right.counts):
+    """Yield the pairs, sorted by size, in groups that padding does not blow up."""
+    groups: list[list[tuple[int, int]]] = []
+    p = q = true = 0
+    for i, j in sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)):
+        rows, columns = max(p, left.counts[i]), max(q, right.counts[j])
+        entries = true + left.counts[i] * right.counts[j]
+        padded = (len(groups[-1]) + 1) * rows * columns if groups else 0
+        if groups and padded <= min(_GROUP_PADDING * entries, _GROUP_ELEMENTS):
+            groups[-1].append((i, j))
+            p, q, true = rows, columns, entries
+        else:
+            groups.append([(i, j)])
+            p, q, true = left.counts[i], right.counts[j], left.counts[i] * right.counts[j]
+    for group in groups:
         a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
         p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
         yield PairGroup(a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q])
@@ -131,20 +143,3 @@ def from_matrix(cost: Tensor) -> Cost:
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
     """Return the pairs of classes that have points; within one index those of two different classes, once each."""
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]
-
-
-def _groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:
-    """Cut the pairs, sorted by size, into groups that padding does not blow up."""
-    groups: list[list[tuple[int, int]]] = []
-    p = q = true = 0
-    for a, b in sorted(pairs, key=lambda pair: (left[pair[0]] * right[pair[1]], pair)):
-        rows, columns = max(p, left[a]), max(q, right[b])
-        entries = true + left[a] * right[b]
-        padded = (len(groups[-1]) + 1) * rows * columns if groups else 0
-        if groups and padded <= min(_GROUP_PADDING * entries, _GROUP_ELEMENTS):
-            groups[-1].append((a, b))
-            p, q, true = rows, columns, entries
-        else:
-            groups.append([(a, b)])
-            p, q, true = left[a], right[b], left[a] * right[b]
-    return groups

@@ -36,7 +36,6 @@ class OTDDByClass:
     convention = "squared, halved costs, entropic, debiased"
 
     transport: ClassVar[Transport] = Transport()
-
     reg: Reg = 0.1
 
     @torch.no_grad()

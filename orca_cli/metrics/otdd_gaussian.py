@@ -37,14 +37,12 @@ class OTDDGaussian:
     convention = "squared, halved costs, debiased, Gaussian classes"
 
     transport: ClassVar[Transport] = Transport()
-
     reg: Reg = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
         clouds.check_features(source, "source")
-        transport = self.transport
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
@@ -52,7 +50,7 @@ class OTDDGaussian:
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": clouds.double(transport.source_term(x, source.labels, labels, self.reg))}
+        return {"self_term": clouds.double(self.transport.source_term(x, source.labels, labels, self.reg))}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:

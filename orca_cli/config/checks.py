@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
-from orca_cli.config.schema import Config, declared, lookup
+from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -25,31 +25,21 @@ _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
 
 
+PARTS = (*NEEDED_GROUPS, "augment", "tracker")  # groups of parts, which are also the names of their settings
+_OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
-# Group of parts -> arguments that the program passes once a run starts (stages/build.py).
-RESERVED: dict[str, tuple[str, ...]] = {
+# Arguments of parts that the program passes once a run starts (stages/build.py).
+_RESERVED = {
     "task": _FOLDERS,
-    "body": (),
     "source": ("seed", *_FOLDERS),
-    "metric": (),
-    "embedder": (),
-    "finetune": (),
-    "augment": (),
     "tracker": ("name", "folder", "store", "settings"),
 }
-# ... -> settings that describe the node; all others are the part's own arguments.
+# Settings that describe a node; all others are the part's own arguments.
 _WORDS = {
     "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
     "body": ("weights",),
     "source": ("data",),
 }
-_OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
-
-
-def check(config: Config) -> None:
-    """Raise ConfigError or UnsafeError for the first setting that is wrong."""
-    check_settings(config)
-    check_parts(config)
 
 
 def check_settings(config: Config) -> None:
@@ -107,7 +97,7 @@ def part_node(config: object, name: str) -> dict[str, Any]:
 
 def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
-    for name in RESERVED:
+    for name in PARTS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
     check_value(config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights")
@@ -118,10 +108,10 @@ def check_parts(config: Config) -> None:
         if config.task.get(word) is not None:
             parts.check(short_names.node(word, config.task[word], kind), f"task.{word}")
     checked = {}
-    for name, reserved in RESERVED.items():
+    for name in PARTS:
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
         if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
-            checked[name] = parts.check(part_node(config, name), name, reserved, known)
+            checked[name] = parts.check(part_node(config, name), name, _RESERVED.get(name, ()), known)
     least, classes = getattr(checked.get("metric"), "least_classes", 1), config.align.classes_per_problem
     if classes is not None and 0 < classes < least:
         metric = config.metric[parts.TARGET].rpartition(".")[2]

@@ -77,7 +77,8 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     except OmegaConfBaseException as error:
         raise refused(error) from error
     assert isinstance(config, Config)
-    checks.check(config)
+    checks.check_settings(config)
+    checks.check_parts(config)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}

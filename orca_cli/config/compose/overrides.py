@@ -52,7 +52,7 @@ def check_typed(override: Override) -> None:
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
     section = key[: key.rfind(".") + 1]
-    if key.partition(".")[0] not in (*checks.RESERVED, *ALL_GROUPS):
+    if key.partition(".")[0] not in checks.PARTS and key not in ALL_GROUPS:
         known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}
         if override.is_delete():
             raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")

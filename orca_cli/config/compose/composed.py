@@ -71,7 +71,6 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
-        typed: Any = OmegaConf.to_container(cfg, resolve=False)
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -83,7 +82,7 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-    interpolates_seed = re.search(r"\$\{\.*seed\b", repr(typed)) is not None
+    interpolates_seed = re.search(r"\$\{\.*seed\b", repr(cfg)) is not None
     resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}  # every call of a resolver raises
     try:
         stored = _unread(content, cfg)

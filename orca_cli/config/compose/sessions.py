@@ -31,9 +31,9 @@ from orca_cli.exceptions import ConfigError, suggest
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
     """Start Hydra on the program's configuration folder and, where one is given, the user's own, which is checked."""
-    for group in ALL_GROUPS:
-        choices(group, extra)
     if extra is not None:
+        for group in ALL_GROUPS:
+            choices(group, extra)  # raises where a file would replace one of the program's
         configuration.check_untrusted(extra, (*ALL_GROUPS, "space"))
         for block in BLOCKS:
             if any("/" in name for name in choices(block, extra)):

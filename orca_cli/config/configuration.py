@@ -53,6 +53,11 @@ def key_of(text: str) -> str:
     return text.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def calls_resolver(text: str) -> bool:
+    """Return whether a setting may read the environment or run code: every call of a resolver has a colon behind `${`."""
+    return re.search(r"\$\{.*:", text, re.DOTALL) is not None  # its name can itself be interpolated, `${${a}:TOKEN}`
+
+
 def quoted(path: Path) -> str:
     """Return a path as the value of an override."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -212,9 +217,10 @@ def _check_untrusted_file(path: Path, group: str) -> None:
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
     for key, text in _texts(settings):
-        # A resolver's name can itself be interpolated, `${${a}:TOKEN}`; every call of one has a colon behind `${`.
-        if re.search(r"\$\{.*:", text, re.DOTALL):
-            raise UnsafeError(f"{key} reads the environment or runs a resolver", where=where, hint=_TYPE_IT)
+        if calls_resolver(text):
+            raise UnsafeError(
+                f"{key} reads the environment or runs a resolver", where=where, hint="give the value itself"
+            )
         if key.startswith("defaults") and ("hydra" in text or "@" in text):
             raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=where, hint=_ADDS)
         if key.partition(".")[0] in ("hydra", "paths"):

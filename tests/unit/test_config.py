@@ -250,7 +250,7 @@ def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand)
             for seed, job in zip((7, 8), jobs, strict=True):
                 alone = session.compose(job.overrides)
                 assert (alone.config.seed, job.config.seed) == (seed, seed)
-                for field in ("config", "content", "stored", "identity", "overrides", "variant"):
+                for field in ("config", "content", "identity", "overrides", "variant"):
                     assert getattr(alone, field) == getattr(job, field), field
     with pytest.raises(ConfigError, match="seed"):
         expand("set=digits", "seed=0,-1")  # at any place

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli.config import checks
@@ -27,8 +26,7 @@ class Composed:
     """One run's checked configuration."""
 
     config: Config
-    content: dict[str, Any]  # the same as plain, resolved dictionaries, for the identity
-    stored: dict[str, Any]  # as `content`, for files: what a resolver reads, such as ${oc.env:X}, stays unresolved
+    content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
     interpolates_seed: bool  # another setting is made of the seed
@@ -83,12 +81,7 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
     interpolates_seed = re.search(r"\$\{\.*seed\b", repr(cfg)) is not None
-    resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}  # every call of a resolver raises
-    try:
-        stored = _unread(content, cfg)
-    finally:
-        BaseContainer._resolvers = resolvers
-    return Composed(config, content, stored, names, list(written), interpolates_seed)
+    return Composed(config, content, names, list(written), interpolates_seed)
 
 
 def reseeded(job: Composed, override: Override) -> Composed:
@@ -96,29 +89,7 @@ def reseeded(job: Composed, override: Override) -> Composed:
     check_typed(override)
     seed: dict[str, Any] = {"seed": override.value()}
     texts = [str(override.input_line) if key_of(text) == "seed" else text for text in job.overrides]
-    return replace(
-        job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
-    )
-
-
-def _unread(resolved: Any, node: Any) -> Any:
-    """Return resolved settings, but leave those that need a resolver as text: no secret may get into a file.
-
-    Args:
-        resolved: plain values of the node.
-        node: a container of OmegaConf, whose resolvers raise.
-    """
-    written: Any = OmegaConf.to_container(node, resolve=False)
-    names = resolved if isinstance(resolved, dict) else range(len(resolved))
-    kept = {}
-    for name in names:
-        try:
-            entry = node[name]
-        except OmegaConfBaseException:
-            kept[name] = written[name]
-        else:
-            kept[name] = _unread(resolved[name], entry) if OmegaConf.is_config(entry) else resolved[name]
-    return kept if isinstance(resolved, dict) else list(kept.values())
+    return replace(job, config=replace(job.config, **seed), content=job.content | seed, overrides=texts)
 
 
 def to_yaml(content: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from orca_cli.config import checks, schema
+from orca_cli.config.configuration import calls_resolver
 from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import NEEDED_GROUPS
 from orca_cli.config.variants import BLOCKS
@@ -51,6 +52,10 @@ def check_typed(override: Override) -> None:
     if key.startswith("hydra"):
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
+    if calls_resolver(str(override.input_line)):
+        raise ConfigError(
+            f"{override.input_line} runs a resolver", where=key, hint="give the value itself, or $NAME of the shell"
+        )
     section = key[: key.rfind(".") + 1]
     if key.partition(".")[0] not in checks.PARTS and key not in ALL_GROUPS:
         known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}

@@ -22,11 +22,13 @@ from orca_cli.storage.disk import (
     fsync_folder,
     guarded,
     make_folder,
+    read_checked_json,
+    sha256_file,
     temporary_name,
     timestamp,
     unreadable,
+    write_checked_json,
 )
-from orca_cli.storage.files import read_checked_json, sha256_file, write_checked_json
 from orca_cli.storage.locks import lock
 
 MANIFEST = "MANIFEST.json"

@@ -25,9 +25,9 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
 # Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
 LIMITS = {
-    "baselines": 1235, "benchmarks": 3270, "commands": 3405, "config": 2295, "data": 7500, "interfaces": 520,
-    "launching": 1265, "metrics": 1935, "models": 3685, "prediction": 1885, "report": 3990, "runs": 1605,
-    "scoring": 1220, "stages": 3510, "storage": 705, "training": 1515,
+    "baselines": 1235, "benchmarks": 3270, "commands": 3405, "config": 2215, "data": 7500, "interfaces": 520,
+    "launching": 1265, "metrics": 1925, "models": 3685, "prediction": 1885, "report": 3990, "runs": 1605,
+    "scoring": 1220, "stages": 3510, "storage": 695, "training": 1515,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 

@@ -9,6 +9,7 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import clouds, label_distances
+from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, class_plans, outer_plan, slope
+from orca_cli.metrics.transport.sinkhorn import Solution
 
+_Solved = list[tuple[clouds.PairGroup, Solution]]
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
@@ -48,11 +51,11 @@ class OTDDByClass:
         clouds.check_features(source, "source")
         transport = self.transport
         (x,) = clouds.resolved(self.reg, source.x)
-        classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-        cost = label_distances.from_points(x)
-        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
-        above = label_distances.table(between, class_self, class_self)
+        classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
+        cost = clouds.from_points(x)
+        _, class_self = _solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
+        between = _solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
+        above = _table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
         constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"], self.reg)
         return {name: clouds.double(value) for name, value in constants.items()}
@@ -66,20 +69,20 @@ class OTDDByClass:
         transport = self.transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        sources = label_distances.index_classes(source.labels, k, x.dtype)
-        targets = label_distances.index_classes(target.labels, l, x.dtype)
+        sources = clouds.index_classes(source.labels, k, x.dtype)
+        targets = clouds.index_classes(target.labels, l, x.dtype)
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
-        cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
+        cross_cost, intra_cost = clouds.from_matrix(cross), clouds.from_matrix(intra)
 
-        selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
+        selves, target_self = _solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         outer = transport.outer(cross, self.reg) if len(targets.present) == 1 else None
         inside = transport.solve(self.reg / 2, outer.g if outer else None)
-        between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
-        label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
-        label_intra = label_distances.table(within, target_self, target_self)
+        between = _solve_pairs(sources, targets, cross_cost, inside)
+        label_cross = _table(between, prepared["class_self"].to(x), target_self)
+        within = _solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
+        label_intra = _table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
         beside_cross, beside_intra = torch.zeros_like(label_cross), label_intra / 2
@@ -97,7 +100,7 @@ class OTDDByClass:
         # as often as the outer plan carries mass between the two.
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
         mass = class_mass(plan, cross, (k, l))
-        left, right = label_distances.potentials(between, sources, targets)
+        left, right = _potentials(between, sources, targets)
         right += beside_cross[:, target.labels]
         pairs_plan = class_plans(left, right, source.labels, target.labels, self.reg / 2, mass)
         gradient = slope([plan, pairs_plan], cross, x, z)
@@ -107,11 +110,55 @@ class OTDDByClass:
         intra_mass = class_mass(plan, intra, (l, l)).fill_diagonal_(0)
         intra_mass = (intra_mass + intra_mass.T) / 2
         intra_mass += torch.diag((mass.sum(0) - intra_mass.sum(0)).clamp(min=0))
-        left, _ = label_distances.potentials(selves, targets, targets)
-        upper, lower = label_distances.potentials(within, targets, targets)
+        left, _ = _potentials(selves, targets, targets)
+        upper, lower = _potentials(within, targets, targets)
         left += upper + lower.T
         right = left.T + beside_intra[:, target.labels]
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
         gradient -= slope([plan, pairs_plan], intra, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
         return value, gradient, transport.diagnostics(solutions)
+
+
+def _solve_pairs(
+    left: clouds.ClassIndex,
+    right: clouds.ClassIndex,
+    cost: clouds.Cost,
+    solve: Callable[[Tensor, Tensor, Tensor], Solution],
+) -> _Solved:
+    """Solve the transport between all `pairs` of classes; `solve` takes cost, a and b."""
+    groups = clouds.padded(clouds.pairs(left, right), left, right)
+    return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
+
+
+def _solve_selves(
+    classes: clouds.ClassIndex, cost: clouds.Cost, solve_symmetric: Callable[[Tensor, Tensor], Solution]
+) -> tuple[_Solved, Tensor]:
+    """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
+    groups = clouds.padded([(label, label) for label in classes.present], classes, classes)
+    solved = [(group, solve_symmetric(cost(group.rows, group.columns), group.a)) for group in groups]
+    values = solved[0][1].value.new_zeros(len(classes.counts))
+    for group, solution in solved:
+        values[group.left] = solution.value
+    return solved, values
+
+
+def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
+    """Return W [k, l] for the solved pairs and 0 for others, from the transport of classes to themselves [k] and [l]."""
+    result = left_self.new_zeros(len(left_self), len(right_self))
+    for group, solution in solved:
+        debiased = solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
+        result[group.left, group.right] = 2 * debiased
+    return result
+
+
+def _potentials(solved: _Solved, left: clouds.ClassIndex, right: clouds.ClassIndex) -> tuple[Tensor, Tensor]:
+    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
+    n, m = sum(left.counts), sum(right.counts)
+    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a GPU.
+    rows = left.weights.new_zeros(n + 1, len(right.counts))
+    columns = left.weights.new_zeros(len(left.counts), m + 1)
+    for group, solution in solved:
+        rows[torch.where(group.a > 0, group.rows, n), group.right[:, None]] = solution.f
+        columns[group.left[:, None], torch.where(group.b > 0, group.columns, m)] = solution.g
+    return rows[:n], columns[:, :m]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
+from orca_cli.metrics.transport.clouds import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, outer_plan, slope
 
 _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them

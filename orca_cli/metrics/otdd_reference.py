@@ -23,9 +23,16 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import annealed, label_distances
-from orca_cli.metrics.transport.clouds import Solved, check_features, closed_form, half_squared_distances, resolved
-from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
+from orca_cli.metrics.transport import annealed, clouds
+from orca_cli.metrics.transport.clouds import (
+    ClassIndex,
+    Cost,
+    Solved,
+    check_features,
+    closed_form,
+    half_squared_distances,
+    resolved,
+)
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
@@ -60,17 +67,17 @@ class OTDDReference:
         check_features(source, "source")
         (x,) = resolved(self.reg / 2, source.x)
         low, high = _ranges(source)
-        classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
+        classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
         squares = _square_diameters(low, high, low, high).tolist()
         tables = [[0.0] * annealed.TABLE_SIZE for _ in range(source.num_classes)]
         for label in classes.present:
             points = x[classes.points(label)]
             rows = partial(_rows, points)
             tables[label] = annealed.tabulate(rows, len(points), squares[label][label], self.reg, _INNER, x).tolist()
-        cost = label_distances.from_points(x)
+        cost = clouds.from_points(x)
         selves = {
             (a, b): sum(annealed.read(tables[label], squares[a][b], self.reg) for label in (a, b))
-            for a, b in label_distances.pairs(classes, classes)
+            for a, b in clouds.pairs(classes, classes)
         }
         between = self._label_distances(classes, classes, cost, squares, selves)
         between = between + between.T
@@ -93,8 +100,8 @@ class OTDDReference:
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-        targets = label_distances.index_classes(target.labels, target.num_classes, x.dtype)
+        sources = clouds.index_classes(source.labels, source.num_classes, x.dtype)
+        targets = clouds.index_classes(target.labels, target.num_classes, x.dtype)
         low, high = _ranges(target)
         label_cross, label_intra = self._target_labels(prepared, (low, high), sources, targets, (cost, target_cost))
 
@@ -125,10 +132,9 @@ class OTDDReference:
         own_squares = _square_diameters(*ranges, *ranges).tolist()
         tables = prepared["class_self"].tolist()
         cross_selves = {
-            (a, b): annealed.read(tables[a], cross_squares[a][b], self.reg)
-            for a, b in label_distances.pairs(sources, targets)
+            (a, b): annealed.read(tables[a], cross_squares[a][b], self.reg) for a, b in clouds.pairs(sources, targets)
         }
-        own_selves = dict.fromkeys(label_distances.pairs(targets, targets), 0.0)
+        own_selves = dict.fromkeys(clouds.pairs(targets, targets), 0.0)
         for b in targets.present:
             members = targets.points(b)
             others = [pair for pair in own_selves if b in pair]
@@ -140,7 +146,7 @@ class OTDDReference:
                 cross_selves[a, b] += next(means)
             for pair in others:
                 own_selves[pair] += next(means)
-        gather = label_distances.from_matrix
+        gather = clouds.from_matrix
         cross = self._label_distances(sources, targets, gather(cost), cross_squares, cross_selves)
         within = self._label_distances(targets, targets, gather(target_cost), own_squares, own_selves)
         return cross, within + within.T
@@ -153,7 +159,7 @@ class OTDDReference:
         `squares` has the squared diameters of two classes together.
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
-        for group in label_distances.padded(list(selves), left, right):
+        for group in clouds.padded(list(selves), left, right):
             chosen = list(zip(group.left.tolist(), group.right.tolist(), strict=True))
             levels = annealed.levels_from([squares[a][b] for a, b in chosen], self.reg, _INNER, table)
             values, _, _ = annealed.cross(cost(group.rows, group.columns), group.a, group.b, levels)

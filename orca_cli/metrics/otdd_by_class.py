@@ -19,7 +19,7 @@ from torch import Tensor
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, class_plans, outer_plan, slope
-from orca_cli.metrics.transport.sinkhorn import Solution
+from orca_cli.metrics.transport.sinkhorn import Solution, Solver
 
 _Solved = list[tuple[clouds.PairGroup, Solution]]
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
@@ -120,12 +120,7 @@ class OTDDByClass:
         return value, gradient, transport.diagnostics(solutions)
 
 
-def _solve_pairs(
-    left: clouds.ClassIndex,
-    right: clouds.ClassIndex,
-    cost: clouds.Cost,
-    solve: Callable[[Tensor, Tensor, Tensor], Solution],
-) -> _Solved:
+def _solve_pairs(left: clouds.ClassIndex, right: clouds.ClassIndex, cost: clouds.Cost, solve: Solver) -> _Solved:
     """Solve the transport between all `pairs` of classes; `solve` takes cost, a and b."""
     groups = clouds.padded(clouds.pairs(left, right), left, right)
     return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]

@@ -8,7 +8,7 @@ distances with weights that the solver found,
 its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
 
 Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in their group: B pairs of p and
-q points, whose weights are 0 at padding. `left` has the k classes of the row points, `right` the l classes of the column points;
+q points, whose weights are 0 at padding. `left` has the k classes of the row points, `right` the l of the column points;
 a pair is (class of `left`, class of `right`); a cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
 """
 

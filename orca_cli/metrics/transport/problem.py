@@ -19,7 +19,7 @@ from torch import Tensor
 from orca_cli.config.ranges import Positive
 from orca_cli.metrics.transport import clouds, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
-from orca_cli.metrics.transport.sinkhorn import Solution
+from orca_cli.metrics.transport.sinkhorn import Solution, Solver
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
@@ -38,7 +38,7 @@ class Transport:
     newton_points: int = 512  # onto more points than these transport is solved by Sinkhorn's algorithm
     newton_steps: int = 15  # at the final reg
 
-    def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+    def solve(self, reg: float, start: Tensor | None = None) -> Solver:
         """Return the solver (cost, a, b) -> solution; `start` has potentials g, [1, q], of a similar problem."""
         newton_from = partial(
             newton.solve, reg=reg, tolerance=self.tolerance, max_iterations=self.newton_steps, scaling=_SCALING
@@ -101,7 +101,7 @@ class Transport:
         iterations = float(max(solution.iterations for solution in solutions))
         return {"iterations": iterations, "marginal_error": error, "converged": float(error <= self.tolerance)}
 
-    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Solver:
         """Return the solver (cost, a, b) -> solution by Sinkhorn's algorithm, for `slack` times the tolerance."""
         tolerance, most = slack * self.tolerance, self.max_iterations
         return partial(sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=most, scaling=_SCALING)

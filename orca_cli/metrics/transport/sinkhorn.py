@@ -52,6 +52,9 @@ class Solution(NamedTuple):
         return Solution(f, g, value, error, self.iterations + other.iterations)
 
 
+Solver = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
+
+
 def annealing(largest: float, reg: float, scaling: float) -> list[float]:
     """Return the levels of reg: from the largest cost down by the factor `scaling`, ending with reg itself."""
     levels = []

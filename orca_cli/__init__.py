@@ -23,13 +23,10 @@ def load(
     """Return a finished run, or an export of one, as a predictor with the methods of a scikit-learn estimator.
 
     Args:
-        run: its folder or name, or what `run` returned.
+        run: its folder or name, or what `run` returned; OrcaError where it cannot predict.
         device: auto, cpu, cuda, cuda:N or mps.
         batch_size: samples per forward pass; None takes the run's own, with which predictions keep their bits.
         checkpoint: the body's checkpoint, where the run needs it and it has moved.
-
-    Raises:
-        OrcaError: there is no such run, it is not completed, damaged, or cannot predict; see prediction.loading.
     """
     from orca_cli.exceptions import DataError
     from orca_cli.prediction.loading import open_model

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 
 from orca_cli import __version__, signals, storage, terminal
 from orca_cli.config import parts
-from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, process_error, suggest
+from orca_cli.exceptions import InterruptionError, OrcaError, UsageError, process_error, suggest
 from orca_cli.training import ranks
 
 COMMANDS = {
@@ -83,13 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
         if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        if isinstance(error, OrcaError):
-            failure = error
-        elif isinstance(error, MemoryError):
-            failure = MemoryExhaustedError("not enough memory")
-        else:
-            bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
-            failure = process_error(error) or bug
+        bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+        failure = error if isinstance(error, OrcaError) else process_error(error) or bug
     terminal.print_error(f"orca: error: {failure}")
     if rank is not None and not rank.leads:
         time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
@@ -109,9 +104,7 @@ def _wait_briefly() -> None:
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        about = "Cross-modal transfer of pretrained transformers (ORCA)."
-        terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{_lines(COMMANDS)}\n\n{_EXAMPLES}")
-        return 0
+        return _print_commands("orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES)
     if words[0] == "--version":
         terminal.print_result(f"orca {__version__}")
         return 0
@@ -122,16 +115,13 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     command = importlib.import_module(f"orca_cli.commands.{name}")
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
         if not words or words[0] in ("-h", "--help", "help"):
-            usage = f"usage: orca {name} COMMAND ...\n\n{about}\n\ncommands:\n{_lines(command.VERBS)}"
-            terminal.print_text(f"{usage}\n\nexamples: orca {name} COMMAND --help\n")
-            return 0
+            return _print_commands(f"orca {name}", about, command.VERBS, f"examples: orca {name} COMMAND --help")
         if words[0] not in command.VERBS:
-            hint = suggest(words[0], command.VERBS)
-            raise UsageError(f"no such command: '{name} {words[0]}'", hint=hint)
+            raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
         about, command = command.VERBS[verb], importlib.import_module(f"{command.__name__}.{verb}")
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"orca {name}", description=about, epilog=command.EXAMPLES, formatter_class=layout)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=f"orca {name}", description=about, epilog=command.EXAMPLES, formatter_class=raw)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
@@ -153,5 +143,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     return result.code  # the output was lost
 
 
-def _lines(commands: dict[str, str]) -> str:
-    return "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
+def _print_commands(name: str, about: str, commands: dict[str, str], examples: str) -> int:
+    lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
+    terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
+    return 0

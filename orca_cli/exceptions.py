@@ -145,7 +145,9 @@ class PreemptionError(InterruptionError):
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
-    """Return the failure to start a thread or process, if that is what an error means, else None."""
+    """Return the lack of memory, threads or processes that an error means, else None."""
+    if isinstance(error, MemoryError):
+        return MemoryExhaustedError("not enough memory")
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
         return None
     return MemoryExhaustedError(

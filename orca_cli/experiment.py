@@ -107,7 +107,7 @@ def train(
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
-    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
+    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.content))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     seconds: dict[str, float] = {}
@@ -151,7 +151,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
     def make() -> Any:
         storage.make_folder(folder.path / TRACKER)
-        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **arguments)
+        return parts.build(node, "tracker", settings=dict(flat(job.content)), **arguments)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()

@@ -12,13 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from orca_cli.exceptions import InterruptionError, PreemptionError
 
 PREEMPTION = signal.SIGUSR1  # by which a scheduler announces that it takes the machine away
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PREEMPTION)
 
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
@@ -32,17 +32,14 @@ _immediate = False
 def deferred(*, insistent: bool = True) -> Iterator[None]:
     """Turn signals inside the block into a flag. A block inside such a block changes nothing.
 
-    Args:
-        insistent: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
+    `insistent`: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
     """
     global _pending, _deferred, _insistent
     if _deferred or threading.current_thread() is not threading.main_thread():
         yield
         return
     _pending, _deferred, _insistent = None, True, insistent
-    numbers = {*_STOPPING, PREEMPTION}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        numbers.discard(signal.SIGHUP)
+    numbers = [n for n in _ALL if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _set) for number in numbers}
     unblock()
     try:
@@ -64,28 +61,23 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def immediate() -> Iterator[None]:
+def immediate(*, wanted: bool = True) -> Iterator[None]:
     """Let a signal raise InterruptionError anywhere inside the block, for waits that have no loop to poll in."""
     global _immediate
-    before, _immediate = _immediate, True
+    before, _immediate = _immediate, wanted
     try:
-        check()
-        yield
-    finally:
-        _immediate = before
-
-
-@contextmanager
-def postponed() -> Iterator[None]:
-    """Keep signals from raising inside the block, which must not be left half done, even within `immediate`."""
-    global _immediate
-    before, _immediate = _immediate, False
-    try:
+        if wanted:
+            check()
         yield
     finally:
         _immediate = before
     if before:
         check()
+
+
+def postponed() -> AbstractContextManager[None]:
+    """Keep signals from raising inside the block, which must not be left half done, even within `immediate`."""
+    return immediate(wanted=False)
 
 
 def note(signum: int) -> None:
@@ -123,7 +115,7 @@ def _watch(readable: int, is_stopping: bool) -> None:
         for number in numbers:
             if is_stopping and number == signal.SIGINT:
                 _leave()
-            is_stopping = is_stopping or number in (*_STOPPING, PREEMPTION)
+            is_stopping = is_stopping or number in _ALL
 
 
 def _leave() -> None:
@@ -158,12 +150,12 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 def block() -> None:
     """Hold the signals back, so that none is lost while a process is started; they arrive at `unblock`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, PREEMPTION})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
 
 
 def unblock() -> None:
     """Let the signals arrive that `block` held back, here or in the process that started this one."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPPING, PREEMPTION})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
 
 def reset_in_fork() -> None:

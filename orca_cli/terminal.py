@@ -5,6 +5,7 @@ On a terminal progress is a bar with the time left; in a file it is a plain line
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -34,19 +35,12 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 @dataclass
 class Result:
-    """What a command returns; `render` prints it.
+    """What a command returns; `render` prints it."""
 
-    Args:
-        record: for other programs: JSON-able, with "schema".
-        shown: for people: texts, printed as they are, and Rich renderables.
-        failures: errors, printed after the result, one line each.
-        code: exit code; default: that of the first failure.
-    """
-
-    record: Mapping[str, Any]
-    shown: Iterable[RenderableType] = ()
-    failures: Sequence[OrcaError] = ()
-    code: int = 0
+    record: Mapping[str, Any]  # for other programs: JSON-able, with "schema"
+    shown: Iterable[RenderableType] = ()  # for people: texts, printed as they are, and Rich renderables
+    failures: Sequence[OrcaError] = ()  # printed after the result, one line each
+    code: int = 0  # of the process; default: that of the first failure
 
     def __post_init__(self) -> None:
         if self.failures and not self.code:
@@ -70,12 +64,7 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Return text of unknown origin with everything that could move a cursor, hide or break a line written as an escape.
-
-    Characters in `kept` are left as they are.
-    """
-    if text.isascii() and text.isprintable():
-        return text
+    """Return text of unknown origin with all that could move a cursor, hide or break a line as escapes, but for `kept`."""
     hidden = {char for char in text if unicodedata.category(char) in _HIDDEN and char not in kept}
     return "".join(char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text)
 
@@ -104,9 +93,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
     return drawn
 
 
-def facts(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
-    """Return names and texts as a table of two columns without a header."""
-    return table(("", ""), rows)
+facts = functools.partial(table, ("", ""))  # names and texts, as rows of two columns without a header
 
 
 def counted(number: int, noun: str) -> str:
@@ -174,7 +161,16 @@ class LogReporter:
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
         """Provide a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
         if not (_has_bars and sys.stderr.isatty()):
-            yield _line_advance(description, total)
+            last, done = time.monotonic(), 0
+
+            def log_advance(steps: int = 1, note: str = "") -> None:
+                nonlocal done, last
+                done += steps
+                if time.monotonic() - last >= _LINE_EVERY_S and done < total:
+                    last = time.monotonic()
+                    log.info(f"{description}: {done}/{total}{'  ' + note if note else ''}")
+
+            yield log_advance
             return
         console = Console(file=sys.stderr, highlight=False)
         progress = Progress(*Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True)
@@ -193,19 +189,6 @@ class LogReporter:
                 progress.stop()
 
 
-def _line_advance(description: str, total: int) -> Callable[..., None]:
-    last, done = time.monotonic(), 0
-
-    def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += steps
-        if time.monotonic() - last >= _LINE_EVERY_S and done < total:
-            last = time.monotonic()
-            log.info(f"{description}: {done}/{total}{'  ' + note if note else ''}")
-
-    return advance
-
-
 def warn_once(handler: logging.Handler, what: str) -> None:
     """Go on when a handler cannot write its log, such as on a full disk, and warn once through the other handlers."""
 
@@ -221,8 +204,8 @@ def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = Tru
 
     Args:
         quiet: log warnings only.
-        prefix: starts every line, also of results and errors, when several processes write to one terminal.
-        bars: show progress as a bar on a terminal; otherwise, and in a file, as a line now and then.
+        prefix: starts every line, also of results and errors, where several processes write to one terminal.
+        bars: whether progress is a bar on a terminal.
     """
     global _prefix, _has_bars
     _prefix, _has_bars = prefix, bars

@@ -36,8 +36,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from orca_cli.config import configuration, parts
-from orca_cli.config.compose import sessions
+from orca_cli.config import compose, configuration, parts
 from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_exact import OTDDExact
@@ -146,7 +145,7 @@ class Tokens:
 
     def __init__(self, overrides: list[str]) -> None:
         """Build the run."""
-        with sessions.session() as composing:
+        with compose.session() as composing:
             config = composing.compose(["metric=otdd", *overrides]).config
         self._built = build(config, LogReporter())
         self._engine = Engine(torch.device("cpu"), "fp32")

@@ -25,9 +25,9 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
 # Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
 LIMITS = {
-    "baselines": 1020, "benchmarks": 2815, "commands": 2750, "config": 2590, "data": 6950, "interfaces": 600,
-    "launching": 1020, "metrics": 2110, "models": 2995, "prediction": 1405, "report": 3100, "runs": 1425,
-    "scoring": 1135, "stages": 2960, "storage": 800, "training": 1400,
+    "baselines": 1020, "benchmarks": 2815, "commands": 2750, "config": 2225, "data": 6950, "interfaces": 510,
+    "launching": 1020, "metrics": 1920, "models": 2995, "prediction": 1400, "report": 3100, "runs": 1425,
+    "scoring": 1135, "stages": 2955, "storage": 690, "training": 1400,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 
@@ -86,10 +86,10 @@ def test_no_function_is_longer_than_a_page():
     assert [f"{path.relative_to(ROOT)}: {node.name}" for path, node in too_long] == []
 
 
-def test_hydra_is_imported_in_one_package_only():
+def test_hydra_is_imported_in_one_file_only():
     packages = {path: {name.split(".")[0] for name in imported(path)} for path in modules()}
-    users = {path.parent for path, names in packages.items() if names & {"hydra", "omegaconf"}}
-    assert users == {ROOT / "config" / "compose"}
+    users = {path for path, names in packages.items() if names & {"hydra", "omegaconf"}}
+    assert users == {ROOT / "config" / "compose.py"}
 
 
 def test_light_commands_do_not_import_heavy_packages():

@@ -18,14 +18,13 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from orca_cli.config import configuration
-from orca_cli.config.ranges import Count, OneOf, check_value
+from orca_cli.config import configuration, parts
+from orca_cli.config.ranges import Count, OneOf
 from orca_cli.exceptions import ConfigError, suggest
 
 GROUPS = ("task", "source")
@@ -34,8 +33,8 @@ ORIGINS = ("files", "generated", "bundled", "own")
 _INSIDE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]*[^\\/.][^\\]*"  # neither absolute nor with .. or a backslash
 Inside = Annotated[str, OneOf(("a path below the data set's folder",), _INSIDE)]
 Url = Annotated[str, OneOf(("an http or https address",), r"(?i:https?)://[^/?#].*")]
-Sha256 = Annotated[str, OneOf(("64 hexadecimal digits",), r"[0-9a-fA-F]{64}")]
-Md5 = Annotated[str, OneOf(("32 hexadecimal digits",), r"[0-9a-fA-F]{32}")]
+Sha256 = Annotated[str, OneOf(("64 hexadecimal digits in lower case",), r"[0-9a-f]{64}")]
+Md5 = Annotated[str, OneOf(("32 hexadecimal digits in lower case",), r"[0-9a-f]{32}")]
 
 
 @dataclass(frozen=True)
@@ -101,26 +100,15 @@ def read(group: str, name: str, path: Path) -> DataSet:
     description = configuration.description(path)
     if node.get("data") is None:
         return DataSet(name, group, description)
-    block = _checked(DataSet, node["data"], f"{path}: data", reserved=("name", "group", "description"))
-    files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(block.pop("files", ()))]
+    block = _settings(DataSet, node["data"], f"{path}: data", ("name", "group", "description"))
+    files = [_settings(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(block.pop("files", ()))]
     origin = block.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
     return DataSet(name, group, description, origin, **block, files=tuple(DataFile(**file) for file in files))
 
 
-def _checked(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the settings of a mapping, checked against a dataclass whose `reserved` fields a block may not set."""
-    hints = {
-        name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in reserved
-    }
-    settings: dict[str, Any] = {}
-    for name, value in configuration.mapping(block, where, f"allowed: {', '.join(hints)}").items():
-        if name not in hints:
-            raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(name, hints))
-        if hints[name] is str and isinstance(value, (int, float)):
-            value = str(value)  # a shape of one number
-        if value is not None:
-            check_value(value, hints[name], f"{where}.{name}")
-            settings[name] = tuple(value) if isinstance(value, list) else value
-    if "path" in hints and "path" not in settings:
-        raise ConfigError("a value is needed", where=f"{where}.path", hint="give the file's path")
-    return settings | {name: settings[name].lower() for name in ("sha256", "md5") if name in settings}
+def _settings(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a mapping whose keys and values are those of a dataclass, `reserved` fields apart; null is left out."""
+    entries = configuration.mapping(block, where).items()
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entries if value is not None}
+    parts.bind(kind, settings, where, reserved)
+    return settings

@@ -5,11 +5,9 @@ Each range is declared where the setting is: in the schema, or in the signature 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orca_cli.config import parts, short_names
 from orca_cli.config.ranges import check_value
@@ -27,41 +25,21 @@ _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
 
 
-@dataclass(frozen=True)
-class PartGroup:
-    """One group; its name is also that of the setting."""
-
-    reserved: tuple[str, ...] = ()  # arguments that the program passes once a run starts; see stages/build.py
-    words: tuple[str, ...] = ()  # settings that describe the node; all others are the part's own arguments
-    nested: tuple[str, ...] = ()  # those of `words` that are nodes of parts themselves, or absent
-    optional: bool = False  # whether the node may name no part, as `metric=none` does
-
-
-_PLAIN = PartGroup()
+PARTS = (*NEEDED_GROUPS, "augment", "tracker")  # groups of parts, which are also the names of their settings
+_OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
-_TASK_WORDS = ("kind", "loss", "error", "data", "train_fraction")
-PART_GROUPS = {
-    "task": PartGroup(_FOLDERS, words=(*_TASK_WORDS, *BLOCKS), nested=("loss", "error")),
-    "body": PartGroup(words=("weights",)),
-    "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
-    "metric": PartGroup(optional=True),
-    "embedder": PartGroup(),
-    "finetune": PartGroup(),
-    "augment": PartGroup(optional=True),
-    "tracker": PartGroup(("name", "folder", "store", "settings"), optional=True),
+# Arguments of parts that the program passes once a run starts (stages/build.py).
+_RESERVED = {
+    "task": _FOLDERS,
+    "source": ("seed", *_FOLDERS),
+    "tracker": ("name", "folder", "store", "settings"),
 }
-
-
-def check(config: Config, content: dict[str, Any]) -> None:
-    """Raise ConfigError or UnsafeError for the first setting that is wrong.
-
-    Args:
-        config: as it will run.
-        content: the same as plain dictionaries, with keys that the schema may not have.
-    """
-    _check_keys(content, asdict(Config()))
-    check_settings(config)
-    check_parts(config)
+# Settings that describe a node; all others are the part's own arguments.
+_WORDS = {
+    "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
+    "body": ("weights",),
+    "source": ("data",),
+}
 
 
 def check_settings(config: Config) -> None:
@@ -106,19 +84,6 @@ def check_settings(config: Config) -> None:
             raise ConfigError(what, where=where, hint=hint)
 
 
-def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str = "") -> None:
-    """Raise ConfigError where `+key=value` added a key to the schema's, or `~key` took one away."""
-    for name in known:
-        if name not in content:
-            hint = f"take ~{prefix}{name} out of the command"
-            raise ConfigError("cannot be left out", where=prefix + name, hint=hint)
-    for name, value in content.items():
-        if name not in known:
-            raise unknown(name, known, prefix)
-        if isinstance(known[name], dict) and name not in NEEDED_GROUPS:
-            _check_keys(value, known[name], f"{name}.")
-
-
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
@@ -127,54 +92,46 @@ def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
     """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
-    words = PART_GROUPS[name].words
-    return {key: value for key, value in getattr(config, name).items() if key not in words}
+    return {key: value for key, value in getattr(config, name).items() if key not in _WORDS.get(name, ())}
 
 
 def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
-    for name in PART_GROUPS:
+    for name in PARTS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
-    if (weights := config.body.get("weights", "pretrained")) not in ("pretrained", "random"):
-        raise ConfigError(f"'{weights}' is not allowed", where="body.weights", hint="allowed: pretrained, random")
+    check_value(config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights")
+    check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
     check_method(config, kind)
-    for name, group in PART_GROUPS.items():
-        node = getattr(config, name)
-        for word in group.nested:
-            if node.get(word) is not None:
-                _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
-        if name == "tracker":
-            check_secrets(node, name)
-        if not (group.optional and node.get(parts.TARGET) is None):
-            known = {"kind": node.get("kind")} if "kind" in group.words else {}
-            if node.get("kind", "") is None:
-                _check_inferred_kind(part_node(config, name), name)
-            part = _check_part(part_node(config, name), name, group, known)
-            if name == "metric":
-                _check_classes(part, config)
-            if name == "augment":
-                check_augmentation(part, kind)
+    for word in ("loss", "error"):
+        if config.task.get(word) is not None:
+            parts.check(short_names.node(word, config.task[word], kind), f"task.{word}")
+    checked = {}
+    for name in PARTS:
+        known = {"kind": kind} if name == "task" and "kind" in config.task else {}
+        if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
+            checked[name] = parts.check(part_node(config, name), name, _RESERVED.get(name, ()), known)
+    least, classes = getattr(checked.get("metric"), "least_classes", 1), config.align.classes_per_problem
+    if classes is not None and 0 < classes < least:
+        metric = config.metric[parts.TARGET].rpartition(".")[2]
+        what = f"metric={metric} compares at least {least} classes, and a problem has {classes}"
+        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
+        raise ConfigError(what, where="align.classes_per_problem", hint=hint)
+    check_augmentation(checked.get("augment"), kind)
 
 
 def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
-    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for its inputs.
+    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for inputs of extent *E.
 
-    Args:
-        part: the augmentation.
-        kind: of the task; None before it is known.
-        extent: *E of the inputs; empty before it is known.
+    Kind and extent are None and empty before they are known.
     """
-    reason = getattr(part, "refused", {}).get(kind)
-    dimensions = getattr(part, "dimensions", (1, 2, 3))
     hint = "orca list augmentations shows the others; augment=none leaves it out"
-    if reason is not None:
+    if reason := getattr(part, "refused", {}).get(kind):
         raise ConfigError(f"does not apply to task.kind={kind}: {reason}", where="augment", hint=hint)
-    if extent and len(extent) not in dimensions:
-        shapes = {1: "series", 2: "images", 3: "volumes"}
-        what = f"is for {' and '.join(shapes[one] for one in dimensions)}, and inputs are {shapes[len(extent)]}"
-        raise ConfigError(what, where="augment", hint=hint)
+    if extent and len(extent) not in getattr(part, "dimensions", (1, 2, 3)):
+        inputs = {1: "series", 2: "images", 3: "volumes"}[len(extent)]
+        raise ConfigError(f"does not apply to {inputs}", where="augment", hint=hint)
 
 
 def check_method(config: Config, kind: str | None) -> None:
@@ -186,34 +143,6 @@ def check_method(config: Config, kind: str | None) -> None:
     if config.align.method == "pare" and kind == "dense":
         what = "does not apply to task.kind=dense: the targets at replaced tokens would be wrong"
         raise ConfigError(what, where=where, hint="use align.method=orca or mona")
-
-
-def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
-    """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
-    parameter = inspect.signature(parts.resolve(node, group)).parameters.get("kind")
-    if parameter is None or "None" not in str(parameter.annotation):
-        hint = "allowed: what the task's file says; take it out of the command"
-        raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
-
-
-def _check_part(node: Any, key: str, group: PartGroup = _PLAIN, known: dict[str, Any] | None = None) -> Any:
-    """Check a node; returns the part if it is a class that the program passes no arguments to, else None."""
-    if not isinstance(node, dict):
-        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
-    if not group.reserved and inspect.isclass(parts.resolve(node, key)):
-        return parts.build(node, key)  # checks as `parts.check` does, costs nothing, and a class may check more
-    parts.check(node, key, group.reserved, known or {}, group.words)
-    return None
-
-
-def _check_classes(metric: Any, config: Config) -> None:
-    """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
-    least, classes = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if classes is not None and 0 < classes < least:
-        name = config.metric[parts.TARGET].rpartition(".")[2]
-        what = f"metric={name} compares at least {least} classes, and a problem has {classes}"
-        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
-        raise ConfigError(what, where="align.classes_per_problem", hint=hint)
 
 
 def check_secrets(value: Any, key: str) -> None:

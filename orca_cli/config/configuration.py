@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
-_MOST_FILES = 1000  # in a folder of the user's own
+_AGAIN = "install the program again"
 _PLAIN = "settings are plain values"
 _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
@@ -27,22 +27,16 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 def config_dir() -> Path:
     """Return the folder of the program's own configuration, in the package (wheel) or next to it (checkout)."""
-    candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
-    if root := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
-        return root
-    places = " or ".join(map(str, candidates))
-    raise ConfigError(f"no config.yaml in {places}", where="conf", hint="install the program again")
+    for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or beside it", where="conf", hint=_AGAIN)
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
-    """Return name -> file of what a group offers, sorted by name.
+    """Return name -> file of what a group, such as `task`, offers in conf/ and in the user's own folder, sorted by name.
 
-    Args:
-        group: folder of conf/, such as `task`.
-        extra: the user's own folder of the same layout.
-
-    Raises:
-        ConfigError: no such folder, or a file with the name of one of the program's, which Hydra would take in its place.
+    ConfigError where there is no such folder, or a file has the name of one of the program's: Hydra would take it instead.
     """
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
@@ -56,6 +50,11 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
     return text.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def calls_resolver(text: str) -> bool:
+    """Return whether a setting may read the environment or run code: every call of a resolver has a colon behind `${`."""
+    return re.search(r"\$\{.*:", text, re.DOTALL) is not None  # its name can itself be interpolated, `${${a}:TOKEN}`
 
 
 def quoted(path: Path) -> str:
@@ -73,7 +72,7 @@ def default_choices() -> dict[str, str]:
     path = config_dir() / "config.yaml"
     lines = content(path).get("defaults")
     if not isinstance(lines, list):
-        raise ConfigError("has no list 'defaults'", where=str(path), hint="install the program again")
+        raise ConfigError("has no list 'defaults'", where=str(path), hint=_AGAIN)
     return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
 
 
@@ -90,16 +89,12 @@ def default_folders() -> dict[str, Path]:
 
 def description(path: Path) -> str:
     """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is."""
-    lines = (line.strip() for line in _text(path).splitlines())
-    texts = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
-    return next((comment for comment in texts if comment and not comment.startswith("@")), "")
+    found = re.search(r"^\s*#[ \t#]*([^\s#@].*)$", _text(path), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def comments(path: Path) -> dict[str, str]:
-    """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
-
-    Keys are those of the innermost mapping, without the groups that hold it; the variants of a task do not count.
-    """
+    """Return key -> what a file's comments say of it, behind it or above; without the groups above it and a task's variants."""
     meanings: dict[str, str] = {}
     above: list[str] = []
     for line in _text(path).splitlines():
@@ -153,37 +148,41 @@ def content(path: Path) -> dict[str, Any]:
     return mapping(value, str(path))
 
 
-def mapping(value: Any, where: str, hint: str = "write setting: value") -> dict[str, Any]:
-    """Return a part of a file's content with its keys as text, empty for null; ConfigError where it is not a mapping."""
+def mapping(value: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
+    """Return a part of a file's content with its keys as text, empty for null.
+
+    Raises:
+        ConfigError: it is not a mapping, or has a key that is not among those that are known, if any are.
+    """
     if not isinstance(value, dict | None):
-        raise ConfigError("is not a mapping", where=where, hint=hint)
-    return {str(key): entry for key, entry in (value or {}).items()}
+        raise ConfigError("is not a mapping", where=where, hint="write key: value")
+    settings = {str(key): entry for key, entry in (value or {}).items()}
+    for key in settings:
+        if known and key not in known:
+            raise ConfigError(f"no such key: '{key}'", where=where, hint=suggest(key, known))
+    return settings
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
     """Refuse keys that occur twice, and aliases that blow up: a file of 200 bytes can stand for 10^9 values."""
-    sizes: dict[int, int] = {}  # of a node with all that its aliases stand for
-    inside: set[int] = set()
+    sizes: dict[int, int] = {}  # of a node with all that its aliases stand for; 0 while they are counted
 
     def size(node: yaml.Node) -> int:
         where = f"{path}:{node.start_mark.line + 1}"
-        if id(node) in inside:
-            raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if id(node) not in sizes:
-            inside.add(id(node))
+            sizes[id(node)] = 0
             parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
             if isinstance(node, yaml.MappingNode):
-                seen: set[str] = set()
-                for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-                    if key.value in seen:
-                        place = f"{path}:{key.start_mark.line + 1}"
-                        raise ConfigError(f"duplicate key {key.value}", where=place, hint="keep one of them")
-                    seen.add(key.value)
+                keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+                last = {key.value: key for key in keys}
+                if again := next((last[key.value] for key in keys if last[key.value] is not key), None):
+                    place = f"{path}:{again.start_mark.line + 1}"
+                    raise ConfigError(f"duplicate key {again.value}", where=place, hint="keep one of them")
                 parts = [part for pair in node.value for part in pair]
             sizes[id(node)] = 1 + sum(map(size, parts))
-            inside.discard(id(node))
-            if sizes[id(node)] > _MOST_VALUES:
-                raise UnsafeError(f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN)
+        if not 0 < sizes[id(node)] <= _MOST_VALUES:
+            what = f"stands for more than {_MOST_VALUES} values" if sizes[id(node)] else "contains itself"
+            raise UnsafeError(what, where=where, hint=_PLAIN)
         return sizes[id(node)]
 
     size(root)
@@ -194,16 +193,9 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 
     They are composed beside the program's own, where they could replace those, change how Hydra runs and logs (which can
     name any code), read the environment, or lead out of the folder.
-
-    Raises:
-        ConfigError: a file that is not YAML, or is in none of the groups.
-        UnsafeError: one that does what it must not.
     """
     root = folder.resolve()
-    files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
-    if len(files) > _MOST_FILES:
-        raise UnsafeError(f"holds more than {_MOST_FILES} YAML files", where=str(folder), hint="give a smaller folder")
-    for path in files:
+    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         group, where = path.relative_to(folder).parts[0], str(path)
         if not path.resolve().is_relative_to(root):
             raise UnsafeError("is a link that leads out of the folder", where=where, hint="put the file there")
@@ -221,13 +213,12 @@ def _check_untrusted_file(path: Path, group: str) -> None:
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
     for key, text in _texts(settings):
-        # A resolver's name can itself be interpolated, `${${a}:TOKEN}`; every call of one has a colon behind `${`.
-        if re.search(r"\$\{.*:", text, re.DOTALL):
-            raise UnsafeError(f"{key} reads the environment or runs a resolver", where=where, hint=_TYPE_IT)
+        if calls_resolver(text):
+            raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
         if key.startswith("defaults") and ("hydra" in text or "@" in text):
             raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=where, hint=_ADDS)
-        if (name := key.partition(".")[0]) in ("hydra", "paths"):
-            raise UnsafeError(f"'{name}' is not allowed in files of your own", where=where, hint=_TYPE_IT)
+        if key.partition(".")[0] in ("hydra", "paths"):
+            raise UnsafeError(f"'{key}' is not allowed in files of your own", where=where, hint=_TYPE_IT)
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

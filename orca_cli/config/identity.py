@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,10 @@ class Identity:
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
-    """Return the identity of a job; every file that it names is read once.
+    """Return the identity of a job from its resolved configuration and group -> chosen file.
 
-    Files and folders that the configuration names count by their content, not by their path: a data file that was
-    changed makes another experiment, one that was only moved does not.
-
-    Args:
-        content: the resolved configuration as plain dictionaries.
-        choices: group -> chosen file.
-        data_folder: where files that are not found from the working folder are looked for.
+    Files and folders that it names, here or in the data folder, count by their content, not by their path: a data file that
+    was changed makes another experiment, one that was only moved does not.
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
@@ -55,9 +51,13 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
         seen: dict[str, str] = {}
-        paths = _described_paths(kept[part], choices[part], data_folder)
-        digests = {member: digest for member, path in paths.items() if (digest := _counted(path, seen))}
         settings = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
+        place = Path(str(settings.get("path") or choices[part])).expanduser()
+        folder = place if settings.get("path") and place.is_dir() else data_folder / place
+        data = kept[part].get("data")
+        described = (data.get("files") or []) if isinstance(data, dict) else []
+        members = [str(member) for file in described for member in (file["path"], *(file.get("members") or []))]
+        digests = {member: digest for member in members if (digest := _counted(folder / member, seen))}
         if digests:  # all that is read in the folder, so that its path does not count
             settings |= {"path": None}
         kept[part] = _by_content(settings, data_folder, seen) | ({"files": digests} if digests else {})
@@ -88,15 +88,6 @@ def _counted(path: Path, seen: dict[str, str]) -> str | None:
     return digest
 
 
-def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, Path]:
-    data = part.get("data")
-    files = data.get("files") if isinstance(data, dict) else None
-    place = Path(str(part.get("path") or name)).expanduser()
-    folder = place if part.get("path") and place.is_dir() else data_folder / place
-    members = [member for file in files or [] for member in (file["path"], *(file.get("members") or []))]
-    return {str(member): folder / member for member in members}
-
-
 def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
     if isinstance(value, dict):
         # A bare word may match a folder by chance ("classes"); only some settings mean one.
@@ -114,17 +105,14 @@ def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bo
 
 def digest_of(path: Path) -> str | None:
     """Return a digest of a file's content, or of all files in a folder and below it; None where there is neither."""
-    try:
+    with suppress(OSError):
         if path.is_file():
-            return _file_digest(path)
+            return _file_digest(path, path.stat().st_size >= _HASH_BELOW)
         if path.is_dir():
             files = _files(path)
             is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
-            digests = ((file.relative_to(path).as_posix(), _file_digest(file, is_large)) for file in files)
-            lines = "\n".join(f"{name} {digest}" for name, digest in digests)
+            lines = "\n".join(f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}" for file in files)
             return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
-    except OSError:
-        return None
     return None
 
 
@@ -145,11 +133,11 @@ def _files(path: Path) -> list[Path]:
     return sorted(files)
 
 
-def _file_digest(path: Path, is_large: bool = False) -> str:
+def _file_digest(path: Path, is_large: bool) -> str:
     facts = path.stat()
-    if facts.st_size < _HASH_BELOW and not is_large:
-        return _content_digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+    if is_large:
+        return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+    return _content_digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 @functools.cache

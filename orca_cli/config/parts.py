@@ -40,14 +40,14 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         runtime: arguments that only the program knows, such as folders; passed where the callable takes them.
 
     Raises:
-        ConfigError: unknown name, unknown, missing or doubly given arguments, or what the part itself refuses.
+        ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
     arguments = {name: value for name, value in retired.current_settings(node).items() if name != TARGET}
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
     arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
-    _bind(target, arguments, key)
+    bind(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -56,33 +56,31 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         raise ConfigError(f"{target.__qualname__} refuses its settings: {error}", where=key) from error
 
 
-def check(
-    node: dict[str, Any],
-    key: str,
-    reserved: Iterable[str] = (),
-    known: Mapping[str, Any] = _NOTHING,
-    words: Iterable[str] = (),
-) -> None:
+def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> Any:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
-    and raises ConfigError for values that contradict each other.
+    and raises ConfigError for values that contradict each other. A class is built, which costs nothing and may check more.
 
     Args:
         node, key: as in `build`.
         reserved: names of arguments that the program passes once a run starts.
         known: arguments that the program knows already.
-        words: what else may stand beside the arguments, for messages.
     """
     target = resolve(node, key)
+    if inspect.isclass(target) and not reserved:
+        return build(node, key)
     arguments = {name: value for name, value in node.items() if name != TARGET}
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
-    _bind(target, arguments, key, reserved, known, words)
+    bind(target, arguments, key, reserved, known)
+    return None
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`."""
+    if not isinstance(node, dict):
+        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
@@ -136,13 +134,12 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(target).parameters
 
 
-def _bind(
+def bind(
     target: Callable[..., Any],
     arguments: dict[str, Any],
     key: str,
     reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
-    words: Iterable[str] = (),
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
     parameters, reserved = _parameters(target), {*reserved, *known}
@@ -151,16 +148,15 @@ def _bind(
     settable = [
         name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in reserved
     ]
-    allowed = {*settable, *known, *words}
     for name in arguments:
         if name in reserved or (name not in parameters and not takes_any):
             what = f"{target.__qualname__} has no parameter '{name}'"
-            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), allowed))
+            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known]))
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
     parameter_hints = hints(target)
-    for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
+    for name, value in (arguments | dict(known)).items():
         if name in parameter_hints and not _is_node(value):
             check_value(value, parameter_hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)

@@ -11,11 +11,11 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -29,11 +29,11 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 _LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
-_BOUNDS = {
-    Ge: ("at least", "ge", operator.ge),
-    Gt: ("above", "gt", operator.gt),
-    Le: ("at most", "le", operator.le),
-    Lt: ("below", "lt", operator.lt),
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "gt": ("above", operator.gt),
+    "ge": ("at least", operator.ge),
+    "lt": ("below", operator.lt),
+    "le": ("at most", operator.le),
 }
 _UNIONS = (typing.Union, types.UnionType)
 
@@ -44,6 +44,10 @@ class OneOf:
 
     words: tuple[str, ...]
     pattern: str = ""
+
+    def holds(self, value: str) -> bool:
+        """Return whether a text is one of them."""
+        return re.fullmatch(self.pattern, value) is not None if self.pattern else value in self.words
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,6 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value read from YAML that does not fit its annotation."""
     if fits(value, hint):
         return
-    plain = _taken(hint)
-    members = typing.get_args(plain) if typing.get_origin(plain) in _UNIONS else (plain,)
-    lists = [member for member in members if typing.get_origin(member) in (list, Sequence)]
-    if len(lists) == 1 and isinstance(value, (list, tuple)):
-        for place, item in enumerate(value):
-            check_value(item, typing.get_args(lists[0])[0], f"{where}[{place}]")
     allowed = in_words(hint)
     closest = suggest(value, re.split(r", | or ", allowed)) if isinstance(value, str) else ""
     allowed = f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"
@@ -82,7 +80,9 @@ def fits(value: Any, hint: Any) -> bool:
     hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return fits(value, members[0]) and all(_holds(value, limit) for limit in _limits(hint))
+        words, bounds = _limits(hint)
+        fits_all = fits(value, members[0]) and all(_BOUNDS[name][1](value, bound) for name, bound in bounds)
+        return fits_all and all(one.holds(value) for one in words)
     if origin in _UNIONS:
         return any(fits(value, member) for member in members)
     if origin is typing.Literal:
@@ -103,12 +103,10 @@ def in_words(hint: Any) -> str:
     hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        limits = _limits(hint)
-        if words := [word for limit in limits if isinstance(limit, OneOf) for word in limit.words]:
-            return ", ".join(words)
-        bounds = [(limit, *_BOUNDS[type(limit)]) for limit in limits]
-        texts = [f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds]
-        return f"{in_words(members[0])} {' and '.join(texts)}".strip()
+        words, bounds = _limits(hint)
+        if words:
+            return ", ".join(words[0].words)
+        return f"{in_words(members[0])} {' and '.join(f'{_BOUNDS[name][0]} {bound}' for name, bound in bounds)}".strip()
     if origin in _UNIONS:
         return " or ".join(map(in_words, members))
     if origin is typing.Literal:
@@ -122,8 +120,7 @@ def in_words(hint: Any) -> str:
 
 def meaning(hint: Any) -> str:
     """Return the text in an annotation; empty where there is none."""
-    metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
-    return next((item for item in metadata if isinstance(item, str)), "")
+    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, str)), "")
 
 
 def shown(value: Any) -> str:
@@ -132,22 +129,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
-def _limits(hint: Any) -> list[Any]:
-    """Return the bounds and choices of an annotated type; other metadata do not limit a value."""
-    metadata: list[Any] = []
-    for item in typing.get_args(hint)[1:]:
-        metadata += list(item) if isinstance(item, GroupedMetadata) else [item]
-    return [limit for limit in metadata if isinstance(limit, (Ge, Gt, Le, Lt, OneOf))]
+def _limits(hint: Any) -> tuple[list[OneOf], list[tuple[str, Any]]]:
+    """Return the choices and the bounds of an annotated type; other metadata do not limit a value."""
+    bounds = [(name, getattr(item, name, None)) for item in hint.__metadata__ for name in _BOUNDS]
+    words = [item for item in hint.__metadata__ if isinstance(item, OneOf)]
+    return words, [(name, bound) for name, bound in bounds if bound is not None]
 
 
 def _taken(hint: Any) -> Any:
     """Return the type that `Takes` gives in an annotation, else the annotation itself."""
-    metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
-    return next((item.hint for item in metadata if isinstance(item, Takes)), hint)
-
-
-def _holds(value: Any, limit: Any) -> bool:
-    if isinstance(limit, OneOf):
-        return re.fullmatch(limit.pattern, value) is not None if limit.pattern else value in limit.words
-    _, name, compare = _BOUNDS[type(limit)]
-    return bool(compare(value, getattr(limit, name)))
+    return next((item.hint for item in getattr(hint, "__metadata__", ()) if isinstance(item, Takes)), hint)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from orca_cli.config.schema import ERROR_CHUNKS
 
 # Package of parts -> where they are now. The first that fits counts.
 _MOVED = {
@@ -40,7 +43,8 @@ for _error in ("masks.MaskError", "sequences.NatsPerFrame", "distances.LongRange
     _NOW[f"orca_cli.scoring.{_error}"] = f"orca_cli.scoring.dense.{_error.partition('.')[2]}"
 _BEFORE = {now: before for before, now in _NOW.items()}
 
-_ANNEALED = {"scaling": 0.25, "chunk": 1024}
+_LIMITS = {"tolerance": 0.01, "max_iterations": 500, "newton_points": 512, "newton_steps": 15}
+_ANNEALED = {"scaling": 0.25, "chunk": 1024} | _LIMITS
 _LISTOPS = {"max_depth": 10, "max_arity": 10, "min_length": None, "max_length": None, "input_length": None}
 _PACKAGES = ["asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"]
 # Part -> settings that it no longer has, as the files in conf/ had them. What they did then is what the part does now.
@@ -92,3 +96,14 @@ def as_before(settings: Any) -> Any:
     name = _BEFORE.get(current_target(str(target)))
     before = {} if name is None else {"_target_": name}
     return lost | {key: as_before(value) for key, value in settings.items()} | before
+
+
+def recorded_chunks(settings: Mapping[str, Any]) -> Any:
+    """Return after how many samples a run's errors are averaged, None for errors over the whole split.
+
+    The content of its config.yaml may be a stranger's: the value is unchecked. Runs of schema 1 have it as a setting.
+    """
+    train = settings.get("train")
+    if isinstance(train, Mapping) and "error_chunks" in train:
+        return train["error_chunks"]
+    return ERROR_CHUNKS.get(str(settings.get("protocol")))

@@ -23,6 +23,11 @@ METHOD_SETTINGS = {
     "pare": ("source_share", "mixed_until"),
 }
 
+# Protocols that train as the released code does (docs/protocols.md): the gradient of a step is the sum of its batches' mean
+# gradients, targets enter it in the task's own units, and stage 2 has the optimizer of stage 3.
+AS_PUBLISHED = ("paper", "release")
+ERROR_CHUNKS = {"release": 1000}  # protocol -> samples of a split after which an error is averaged; else over all
+
 AtLeastTwo = Annotated[int, Ge(2)]
 Device = Annotated[str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")]
 Rate = Annotated[float, Interval(gt=0, le=1e30)]  # times ten, as Adam's first step has it, still a float32

@@ -60,12 +60,7 @@ class Space:
 
 
 def find(text: str, extra: Path | None) -> Space:
-    """Return the space of a name in conf/space, or in the user's own folder, or of a file.
-
-    Raises:
-        ConfigError: there is none, or it is malformed.
-        UnsafeError: its YAML is not plain.
-    """
+    """Return the space of a name in conf/space, or in the user's own folder, or of a file; ConfigError where none is right."""
     spaces = configuration.choices(GROUP, extra)
     path = spaces.get(text)
     if path is None and not text.endswith((".yaml", ".yml")):
@@ -75,10 +70,8 @@ def find(text: str, extra: Path | None) -> Space:
 
 def read(path: Path) -> Space:
     """Return the space of a file; errors as those of `find`."""
-    content, where = configuration.content(path), str(path)
-    for key in content:
-        if key not in _PARTS:
-            raise ConfigError(f"a space has no '{key}'", where=where, hint=suggest(key, _PARTS))
+    where = str(path)
+    content = configuration.mapping(configuration.content(path), where, _PARTS)
     if (algorithm := content.get("algorithm", "asha")) != "asha":
         raise ConfigError(f"{algorithm} is not allowed", where=f"{where}: algorithm", hint="allowed: asha")
     params, fixed, baseline = (
@@ -86,14 +79,12 @@ def read(path: Path) -> Space:
     )
     if not params:
         raise ConfigError("a space needs params", where=where, hint="such as params: {train.lr: [1.0e-3, 1.0e-4]}")
-    for part, settings in (("params", params), ("fixed", fixed)):
-        for key in settings:
-            group, dot, _ = key.partition(".")
-            if not dot or group not in SEARCHED or key == "train.validate_on":
-                hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
-                raise ConfigError(f"'{key}' is not for a search", where=f"{where}: {part}", hint=hint)
-            if key in params and key in fixed:
-                raise ConfigError(f"{key} is fixed as well", where=f"{where}: params", hint="keep one of them")
+    for key in [*params, *fixed]:
+        if key.partition(".")[0] not in SEARCHED or "." not in key or key == "train.validate_on":
+            hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
+            raise ConfigError(f"'{key}' is not for a search", where=where, hint=hint)
+        if key in params and key in fixed:
+            raise ConfigError(f"{key} is fixed as well", where=f"{where}: params", hint="keep one of them")
     for key, value in [*fixed.items(), *baseline.items()]:
         if not _is_plain(value):
             raise ConfigError("is not a single value", where=f"{where}: {key}", hint="such as 5 or adamw")
@@ -114,8 +105,6 @@ def _param(declaration: Any, where: str) -> Any:
         numbers = [declaration[key] for key in ("low", "high", "step") if key != "step" or key in declaration]
         if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
             raise ValueError("its ends are not numbers")
-        if type(declaration.get("log", False)) is not bool:
-            raise ValueError("log is true or false")
         is_whole = all(type(one) is int for one in numbers)
         kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
         with warnings.catch_warnings(action="ignore"):  # the last step is the highest inside the range

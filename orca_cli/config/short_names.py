@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from orca_cli.config.parts import TARGET
@@ -20,11 +19,6 @@ _NUMBERS = {
     "r2": "regression.OneMinusR2",
     "nrmse": "regression.NormalisedRMSE",
 }
-_LABELS = {
-    "map": "multilabel.MeanAveragePrecision",
-    "auroc": "multilabel.MeanAUROC",
-    "macro_f1": "multilabel.LabelMacroF1",
-}
 _ENTROPY = {"cross_entropy": "losses.MaskedCrossEntropy"}
 _NUMBER_LOSSES = {"mse": "losses.MaskedMSE", "huber": "losses.MaskedHuber", "mae": "losses.MaskedMAE"}
 
@@ -32,46 +26,40 @@ _NUMBER_LOSSES = {"mse": "losses.MaskedMSE", "huber": "losses.MaskedHuber", "mae
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
-        "classes": {**_CLASSES, "auroc": "classification.ClassAUROC"},
-        "labels": _LABELS,
+        "classes": _CLASSES | {"auroc": "classification.ClassAUROC"},
+        "labels": {
+            "map": "multilabel.MeanAveragePrecision",
+            "auroc": "multilabel.MeanAUROC",
+            "macro_f1": "multilabel.LabelMacroF1",
+        },
         "values": _NUMBERS,
-        "dense": {**_NUMBERS, "mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
+        "dense": _NUMBERS | {"mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
         _DENSE_CLASSES: _CLASSES,
     },
     "loss": {
         "classes": _ENTROPY,
         "labels": {"bce": "losses.MaskedBCE"},
         "values": _NUMBER_LOSSES,
-        "dense": {**_NUMBER_LOSSES, "relative_l2": "losses.RelativeL2Loss"},
+        "dense": _NUMBER_LOSSES | {"relative_l2": "losses.RelativeL2Loss"},
         _DENSE_CLASSES: _ENTROPY,
     },
 }
 
 
 def node(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node that a short name stands for; any other value as it is.
+    """Return the `_target_` node that a short name of an error or loss stands for; any other value as it is.
 
-    Args:
-        setting: error or loss.
-        value: of task.error or task.loss.
-        kind: of the task; None where only its data tell.
-        integer_targets: whether targets are integers; None where that is not known yet.
-
-    Raises:
-        ConfigError: the kind has no such error or loss.
+    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no such error or loss.
     """
     if not isinstance(value, str):
         return value
     tables = _NAMES[setting]
-    kinds: Iterable[str] = tables if kind is None or kind not in tables else (kind,)
+    kinds = [kind] if kind in tables else list(tables)
     if kind == "dense":
-        kinds = {None: (kind, _DENSE_CLASSES), False: (kind,), True: (_DENSE_CLASSES,)}[integer_targets]
+        kinds = [_DENSE_CLASSES] * (integer_targets is not False) + [kind] * (not integer_targets)
     names = {name: path for table in kinds for name, path in tables[table].items()}
     if value not in names:
-        scope = "" if kind is None else f" of task.kind={kind}"
+        scope = "" if kind is None else f" for task.kind={kind}"
         scope += " with integer targets" if integer_targets and kind == "dense" else ""
-        close = suggest(value, names)
-        allowed = f"allowed: {', '.join(names)}, or a _target_ node"
-        hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
-        raise ConfigError(f"'{value}' is not a name of this setting{scope}", where=f"task.{setting}", hint=hint)
+        raise ConfigError(f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names))
     return {TARGET: _HOME + names[value]}

@@ -37,7 +37,6 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 BLANK = "???"
 SET = "set"  # the axis of the data sets
 _PARTS = ("common", "axes", "except", "files")
-_NAMED = "write name: value"
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
@@ -64,17 +63,10 @@ class Study:
 
     @classmethod
     def read(cls, name: str, path: Path) -> Study:
-        """Read a study's file.
-
-        Raises:
-            ConfigError: it is not a study.
-            UnsafeError: it sets how the program runs.
-        """
-        content, where = configuration.content(path), str(path)
-        for key in content:
-            if key not in _PARTS:
-                raise ConfigError(f"a study has no '{key}'", where=where, hint=suggest(key, _PARTS))
-        axes = mapping(content.get("axes"), f"{where}: axes", _NAMED)
+        """Read a study's file; ConfigError where it is not a study, UnsafeError where it sets how the program runs."""
+        where = str(path)
+        content = mapping(configuration.content(path), where, _PARTS)
+        axes = mapping(content.get("axes"), f"{where}: axes")
         if not axes:
             raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
         read = {axis: _choices(axis, node, where) for axis, node in axes.items()}
@@ -85,19 +77,13 @@ class Study:
             _overrides(content.get("common") or [], "common", where),
             read,
             tuple(_condition(entry, read, where) for entry in conditions),
-            {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files", _NAMED).items()},
+            {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()},
         )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
-        """Return the study with other choices of an axis.
+        """Return the study with the choices of an axis that were typed.
 
-        Args:
-            axis: one of `axes`.
-            names: what was typed for it.
-            setting: a name that is no choice of the axis is a value of this setting; empty: it is an error.
-
-        Raises:
-            ConfigError: there is no such choice.
+        A name that is no choice of the axis is a value of `setting`, and where that is empty a ConfigError.
         """
         choices, chosen = self.axes[axis], {}
         for name in names:
@@ -110,8 +96,7 @@ class Study:
         """Return every arm that is not left out, the first axis slowest.
 
         Args:
-            typed: key -> (text of the value, override) of what the command line sets besides the axes; with several, each
-                makes arms of its own.
+            typed: key -> (text of the value, override) of what the command line sets besides; each value makes arms.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
         preset_texts = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
@@ -124,7 +109,8 @@ class Study:
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
             texts = [*self.common, *(text for axis, name in chosen for text in self.axes[axis][name])]
-            texts = [_filled(text, labels) for text in texts]
+            for axis, name in chosen:
+                texts = [text.replace(f"{{{axis}}}", name) for text in texts]
             preset = {key_of(text): text for text in texts}
             for extra in itertools.product(*more):
                 merged, named = dict(preset), dict(labels)
@@ -150,11 +136,6 @@ class Study:
         return "; ".join(lacks)
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    """Return a text with {NAME} replaced by the value of that name; one without a value is left as it is."""
-    return re.sub(r"\{([\w.]+)\}", lambda match: values.get(match[1], match[0]), text)
-
-
 def absent(arms: Iterable[Arm]) -> dict[str, int]:
     """Return why arms cannot run -> number of runs."""
     return dict(Counter(arm.lacks for arm in arms if arm.lacks))
@@ -170,12 +151,7 @@ def _is_blank(text: str) -> bool:
 
 
 def _choices(axis: str, node: Any, where: str) -> Choices:
-    """Return the choices of an axis, from a list of values or a mapping of names to overrides.
-
-    Raises:
-        ConfigError: it is neither.
-        UnsafeError: an override sets how the program runs.
-    """
+    """Return the choices of an axis, from a list of values or a mapping of names to overrides."""
     if isinstance(node, list) and node and all(isinstance(value, str | int | float) for value in node):
         return {name: (f"{axis}={name}",) for name in map(_text, node)}
     if isinstance(node, dict) and node:
@@ -191,28 +167,22 @@ def _text(value: Any) -> str:
 
 def _overrides(node: Any, part: str, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
+    where = f"{where}: {part}"
     if not isinstance(texts, list) or not all(isinstance(text, str) and "=" in text for text in texts):
-        raise ConfigError(
-            "is not a list of overrides", where=f"{where}: {part}", hint="such as [task=digits, train.epochs=5]"
-        )
+        raise ConfigError("is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]")
     for text in texts:
-        if key_of(text).split(".")[0].split("/")[0] in _NOT_IN_FILES:
-            raise UnsafeError(
-                f"'{text}' sets how the program runs", where=f"{where}: {part}", hint="type it on the command line"
-            )
+        if re.split(r"[./]", key_of(text))[0] in _NOT_IN_FILES:
+            raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint="type it on the command line")
     return tuple(texts)
 
 
 def _condition(entry: Any, axes: dict[str, Choices], where: str) -> dict[str, tuple[str, ...]]:
     condition = {}
-    for axis, node in mapping(entry, f"{where}: except", _NAMED).items():
-        if axis not in axes:
-            raise ConfigError(f"there is no axis '{axis}'", where=f"{where}: except", hint=suggest(axis, axes))
-        names = tuple(map(_text, node if isinstance(node, list) else [node]))
-        for name in names:
+    for axis, node in mapping(entry, f"{where}: except", axes.keys()).items():
+        condition[axis] = tuple(map(_text, node if isinstance(node, list) else [node]))
+        for name in condition[axis]:
             if name not in axes[axis]:
                 raise ConfigError(f"{axis} has no '{name}'", where=f"{where}: except", hint=suggest(name, axes[axis]))
-        condition[axis] = names
     if not condition:
         raise ConfigError("a condition is empty", where=f"{where}: except", hint="such as - {axis: choice}")
     return condition

@@ -24,7 +24,7 @@ from typing import Any
 
 from orca_cli.config import configuration
 from orca_cli.config.configuration import mapping
-from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.exceptions import ConfigError
 
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set; what is trained on and where results go are not among them.
@@ -41,11 +41,7 @@ class Variant:
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
-    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`.
-
-    Raises:
-        ConfigError, UnsafeError: a file cannot be read, a block is malformed, or a name is there twice.
-    """
+    """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`."""
     named = {
         name: Variant(path, configuration.description(path), configuration.content(path))
         for name, path in configuration.choices(group, extra).items()
@@ -61,27 +57,14 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
 
 
 def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield block, name, description and settings of every variant in the plain content of a task's file.
-
-    Raises:
-        ConfigError: a block is not a mapping, or has a section that a task's file may not set.
-    """
+    """Yield block, name, description and settings of every variant in the plain content of a task's file."""
     node = content.get("task")
     if not isinstance(node, dict):
         return
     for protocol, settings in mapping(node.get("departures"), f"{where}: departures").items():
-        text, rest = _described(settings, f"{where}: departures.{protocol}")
-        yield "departures", f"{protocol}/{task}", text, {"task": rest}
+        rest = mapping(settings, f"{where}: departures.{protocol}")
+        yield "departures", f"{protocol}/{task}", str(rest.pop("description", "")), {"task": rest}
     for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
         for body, settings in mapping(bodies, f"{where}: hparams.{protocol}").items():
-            place = f"{where}: hparams.{protocol}.{body}"
-            text, rest = _described(settings, place)
-            if wrong := [section for section in rest if section not in _SECTIONS]:
-                raise ConfigError(f"'{wrong[0]}' is not allowed", where=place, hint=suggest(wrong[0], _SECTIONS))
-            yield "hparams", f"{protocol}/{task}-{body}", text, rest
-
-
-def _described(block: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """Return the description and the settings of a variant."""
-    settings = mapping(block, where)
-    return str(settings.pop("description", "")), settings
+            rest = mapping(settings, f"{where}: hparams.{protocol}.{body}", ("description", *_SECTIONS))
+            yield "hparams", f"{protocol}/{task}-{body}", str(rest.pop("description", "")), rest

@@ -53,12 +53,9 @@ class Samples(Protocol):
         """Return the number of samples."""
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices, in this order.
+        """Return the samples with these indices, of 0..n-1, in this order.
 
-        Args:
-            indices: in 0..n-1.
-            augment: what random augmentation draws from, for tasks that have any; None gives the samples as they are.
-                Only the optimizer steps of stage 3 give one.
+        `augment` is what random augmentation draws from, in the optimizer steps of stage 3; None gives the samples as they are.
         """
 
     def targets(self) -> np.ndarray:
@@ -73,17 +70,11 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class InputFacts:
-    """Facts about a task's data that an augmentation receives.
-
-    Args:
-        kind: of the targets.
-        mean: [C] float64, of each channel over training samples, padding left out.
-        deviation: [C] float64, likewise; 0 for constant channels.
-    """
+    """Facts about a task's data that an augmentation receives."""
 
     kind: Kind
-    mean: np.ndarray
-    deviation: np.ndarray
+    mean: np.ndarray  # [C] float64, of each channel over training samples, padding left out
+    deviation: np.ndarray  # [C] float64, likewise; 0 for constant channels
 
 
 class Augmentation(Protocol):
@@ -96,26 +87,18 @@ class Augmentation(Protocol):
     """
 
     def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
-        """Return the batch changed, in new tensors of the same shapes and types; padding stays as it is.
+        """Return a batch of the training split (on the CPU) changed, in new tensors of the same shapes and types.
 
-        Args:
-            batch: of the training split, on the CPU.
-            generator: of all draws; equal ones give equal batches.
-            facts: of the data.
+        Padding stays as it is. All draws are from the generator: equal ones give equal batches.
         """
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An affine map from a model's raw outputs to a task's units: output = raw * std + mean.
+    """An affine map from a model's raw outputs to a task's units: output = raw * std + mean."""
 
-    Args:
-        mean: broadcasts against [K, *E], float32.
-        std: broadcasts against [K, *E], float32, positive.
-    """
-
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # float32, broadcasts against [K, *E]
+    std: Tensor  # likewise, positive
 
 
 @dataclass(frozen=True)
@@ -175,14 +158,9 @@ class Preprocessing(Protocol):
         """Return the form of the targets."""
 
     def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return raw inputs as Batch.x and Batch.valid.
+        """Return raw inputs of B samples, in the form that the class says, as Batch.x and Batch.valid.
 
-        Args:
-            raw: of B samples, as the task's files hold them; the class says in which form.
-            where: their origin, for messages.
-
-        Raises:
-            DataError: they do not have the form of the training data.
+        DataError, with `where` as their origin, if they do not have the form of the training data.
         """
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
@@ -199,11 +177,7 @@ class Preprocessing(Protocol):
         """
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return new samples that a caller holds in memory, such as an array, or a table of named columns.
-
-        Raises:
-            DataError: they do not have the form of the training data.
-        """
+        """Return new samples that a caller holds in memory, such as an array or a table of columns; DataError as above."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +194,7 @@ class TaskData:
         synthetic: True for generated data; marked in every table.
         size: name of the task's size where it has several, such as "small"; shown in every table.
         target_scale: for real-valued targets, the training targets' mean and deviation.
-        causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
+        causal: True where an output may see inputs at its own and earlier positions only, as in forecasting.
         class_names: K names, or empty.
         note: one line on what was read, such as files, classes and samples that were left out.
         preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
@@ -247,38 +221,23 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled examples.
+    """Labelled examples."""
 
-    Args:
-        inputs: n texts, or images [n, 3, H, W] float32 in 0..1.
-        labels: [n] int64 in 0..k-1, every class with two examples or more.
-        class_names: k names.
-    """
-
+    # n texts, or images [n, 3, H, W] float32 in 0..1
     inputs: Sequence[str] | np.ndarray
-    labels: np.ndarray
-    class_names: Sequence[str]
+    labels: np.ndarray  # [n] int64 in 0..k-1, every class with two examples or more
+    class_names: Sequence[str]  # k
 
 
 @dataclass(frozen=True)
 class SourceData:
-    """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns.
-
-    Args:
-        modality: "text" or "image".
-        digest: SHA-256 of all that determines the examples: features of another run with the same digest can be used.
-        read: returns the examples.
-    """
+    """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns."""
 
     modality: Modality
-    digest: str
+    digest: str  # SHA-256 of all that determines the examples: runs with the same digest share features
     read: Callable[[], Examples]
 
     @cached_property
     def examples(self) -> Examples:
-        """Return the examples, read once.
-
-        Raises:
-            DataError, UnsafeError: the files do not have the expected form; reading one would execute code.
-        """
+        """Return the examples, read once; DataError or UnsafeError where files do not have the expected form."""
         return self.read()

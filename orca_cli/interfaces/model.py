@@ -44,23 +44,14 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of sequences in the body's own space.
+    """A batch of sequences in the body's own space."""
 
-    Args:
-        x: [B, P + T, D].
-        mask: [B, P + T] bool, False where the token is padding.
-        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map, and so on.
-        causal: whether a feature may depend on its own and earlier tokens only.
-        prefix: P, the tokens that stand before those of the grid.
-        samples: [B, S], features of whole samples that go past the body to the predictor; None where there are none.
-    """
-
-    x: Tensor
-    mask: Tensor
-    grid: tuple[int, ...]
-    causal: bool = False
-    prefix: int = 0
-    samples: Tensor | None = None
+    x: Tensor  # [B, P + T, D]
+    mask: Tensor  # [B, P + T] bool, False where the token is padding
+    grid: tuple[int, ...]  # extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on
+    causal: bool = False  # whether a feature may depend on its own and earlier tokens only
+    prefix: int = 0  # P, the tokens that stand before those of the grid
+    samples: Tensor | None = None  # [B, S], features of whole samples that go past the body to the predictor
 
 
 @dataclass(frozen=True)
@@ -110,13 +101,9 @@ class Embedder(Protocol):
     resolution: Resolution
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
-        """Return the layer; random weights are drawn from torch's global generator.
+        """Return the layer, of width D; random weights are drawn from torch's global generator.
 
-        Args:
-            layout: how inputs become tokens.
-            width: D.
-            body: what the layer can start from.
-            prefix: [P, D], the body's prefix tokens where they are to stand before the others, else None.
+        `body` is what it can start from; `prefix` [P, D] the body's tokens that are to stand before the others, or None.
         """
 
 
@@ -127,13 +114,11 @@ Resolution = Literal["input", "body"]
 class Finetune(Protocol):
     """Which parameters stage 3 trains. With the attribute `pretrained`, False, the body's weights are drawn at random."""
 
+
     def apply(self, model: Any) -> None:
-        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.
+        """Set requires_grad on every parameter of a transfer model, adding parameters of the mode's own first; idempotent.
 
-        First values of parameters of its own are drawn from torch's global generator.
-
-        Args:
-            model: a transfer model, an nn.Module with the parts `embedder`, `body` and `predictor`.
+        First values of these are drawn from torch's global generator.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.

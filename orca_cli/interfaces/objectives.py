@@ -14,30 +14,19 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
 
 @dataclass(frozen=True)
 class Features:
-    """A labelled cloud of points that a metric compares.
+    """A labelled cloud of points that a metric compares."""
 
-    Args:
-        x: [n, d] floating point.
-        labels: [n] int64 in 0..num_classes-1.
-        num_classes: number of classes; classes without a point are allowed and carry no weight.
-    """
-
-    x: Tensor
-    labels: Tensor
-    num_classes: int
+    x: Tensor  # [n, d] floating point
+    labels: Tensor  # [n] int64 in 0..num_classes-1
+    num_classes: int  # those without a point carry no weight
 
 
 @dataclass(frozen=True)
 class Distance:
-    """What a metric returns.
+    """What a metric returns."""
 
-    Args:
-        value: scalar, differentiable in the target's features.
-        diagnostics: plain numbers besides the value, such as iterations and marginal error.
-    """
-
-    value: Tensor
-    diagnostics: dict[str, float] = field(default_factory=dict)
+    value: Tensor  # scalar, differentiable in the target's features
+    diagnostics: dict[str, float] = field(default_factory=dict)  # such as iterations and marginal error
 
 
 class Metric(Protocol):
@@ -57,11 +46,7 @@ class Metric(Protocol):
         """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance of the target to the source, differentiable in target.x.
-
-        Raises:
-            NonFiniteError: the value is NaN or infinite.
-        """
+        """Return the distance of the target to the source; NonFiniteError where it is NaN or infinite."""
 
 
 class Loss(Protocol):
@@ -73,39 +58,25 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """An error over a whole split.
+    """An error over a whole split."""
 
-    Args:
-        value: the error, lower is better; None where it is undefined.
-        n: number of samples (or classes, or positions, as the error says) that it averages over.
-        skipped: number of those that were left out because the error is undefined for them.
-        others: further errors of the same outputs by name, such as the one per record; for the records, never to choose by.
-    """
-
-    value: float | None
-    n: int
-    skipped: int = 0
+    value: float | None  # lower is better; None where it is undefined
+    n: int  # number of samples (or classes, or positions, as the error says) that it averages over
+    skipped: int = 0  # number of those that were left out because the error is undefined for them
+    # Further errors of the same outputs, such as the one per record; for the records, never to choose by.
     others: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Error(Protocol):
-    """What is reported for a task: lower is better, always; fractions, never per cent.
+    """What is reported for a task: lower is better, always; fractions, never per cent."""
 
-    Attributes:
-        name: the field's name of it, such as "0-1 error".
-        percent: whether tables show it times 100.
-    """
-
-    name: str
-    percent: bool
+    name: str  # the field's, such as "0-1 error"
+    percent: bool  # whether tables show it times 100
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
 
-        Args:
-            outputs: of the model.
-            targets: shaped as Batch.y.
-            groups: [n] int64, the record of each sample, where the split has records; errors per sample ignore it.
+        Targets are shaped as Batch.y; `groups` [n] int64 are the samples' records, where the split has any.
 
         Raises:
             DataError: outputs, targets and records do not fit together.
@@ -126,7 +97,4 @@ class Recorder(Protocol):
         """Replace a stage's curve so far, when the stage starts or resumes."""
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Take how the run ended: completed, with its result record (result.json), or failed or interrupted, with an empty one.
-
-        A process that is killed does not call it.
-        """
+        """Take how the run ended, unless it was killed: completed, with its result.json; failed or interrupted, with {}."""

@@ -19,10 +19,9 @@ _CHUNK = 4096  # source points that are compared with all target points at once
 
 
 class Euclidean:
-    """Mean pairwise Euclidean distance, with the gradient in closed form.
+    """Equal points have distance 0 and no part in the gradient (the subgradient of least norm).
 
-    Pairs of equal points have distance 0 and no part in the gradient (the subgradient of least norm). Pairs closer than
-    rounding can tell (a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64) count as equal.
+    So do pairs closer than rounding can tell: a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64.
     """
 
     convention = "not squared, not halved; not 0 for a cloud against itself"

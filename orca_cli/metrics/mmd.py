@@ -30,13 +30,10 @@ _ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
 
 
 class MMD:
-    """Squared MMD with the gradient in closed form; the bandwidth is held constant in it, as the released code does.
-
-    Equal points, even all of them, give finite values: where the bandwidth would be 0 it is 1, which changes nothing for
-    equal points. In float32 the value is off by about 1e-6.
+    """The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal.
 
     A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
-    against itself.
+    against itself. In float32 it is off by about 1e-6.
     """
 
     convention = f"squared, sum of {_KERNELS} kernels, biased"
@@ -69,10 +66,9 @@ class MMD:
         bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
         if not math.isfinite(bandwidth):
             raise NonFiniteError("the bandwidth is not finite", where="metric", hint="lower the learning rate")
-        if source_bandwidth == 0:
-            self_kernel = prepared["self_kernel"][0]
-        elif _LOWEST <= bandwidth / source_bandwidth <= _HIGHEST:
-            self_kernel = _interpolate(prepared["self_kernel"], bandwidth / source_bandwidth)
+        ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
+        if _LOWEST <= ratio <= _HIGHEST:
+            self_kernel = _interpolate(prepared["self_kernel"], ratio)
         else:
             self_kernel = _self_kernel(x.double(), [bandwidth])[0]
 
@@ -105,7 +101,13 @@ def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
         for columns, times in ((rows, 1), (x[start + _CHUNK :], 2)):
             squares = half_squared_distances(rows, columns).mul_(2)
             for place, bandwidth in enumerate(bandwidths):
-                sums[place] += times * _kernel_sum(squares, bandwidth)
+                power = (
+                    squares / (-_LARGEST_SCALE * (bandwidth or 1.0))
+                ).exp_()  # without a bandwidth all points are equal
+                total = power.sum()
+                for _ in range(_KERNELS - 1):
+                    total = total + power.square_().sum()
+                sums[place] += times * total
     return sums / len(x) ** 2
 
 
@@ -126,25 +128,11 @@ def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return kernel, slope
 
 
-def _kernel_sum(squares: Tensor, bandwidth: float) -> Tensor:
-    """Return the sum of K over all pairs, from squared distances; without a bandwidth all points are equal."""
-    if bandwidth == 0:
-        return squares.new_tensor(float(_KERNELS * squares.numel()))
-    power = (squares / (-_LARGEST_SCALE * bandwidth)).exp_()
-    total = power.sum()
-    for _ in range(_KERNELS - 1):
-        total = total + power.square_().sum()
-    return total
-
-
 def _interpolate(table: Tensor, ratio: float) -> Tensor:
     """Return the table's value at a bandwidth in units of the source's own, by the barycentric formula."""
     place = (math.log(ratio) - _MIDDLE) / _RADIUS
-    weights = []
-    for index, angle in enumerate(_ANGLES):
-        gap = place - math.cos(angle)
-        if gap == 0:
-            return table[index]
-        weights.append((-1) ** index * math.sin(angle) / gap)
-    weight = torch.tensor(weights, dtype=table.dtype, device=table.device)
+    gaps = [place - math.cos(angle) for angle in _ANGLES]
+    if 0 in gaps:
+        return table[gaps.index(0)]
+    weight = table.new_tensor([(-1) ** i * math.sin(_ANGLES[i]) / gap for i, gap in enumerate(gaps)])
     return (weight * table).sum() / weight.sum()

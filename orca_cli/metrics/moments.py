@@ -18,11 +18,9 @@ _EPS = 1e-12  # added to variances under the root, in squared units of the featu
 
 
 class Moments:
-    """Mean over dimensions of squared differences of mean and standard deviation.
+    """Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one.
 
-    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one: 0,
-    up to the root of eps, which keeps the gradient finite where a dimension is constant. Computed in float64. 0 for a cloud
-    against itself, and for any two of the same moments.
+    The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
     """
 
     convention = "squared, mean over dimensions, not halved"

@@ -71,11 +71,10 @@ class OTDD:
 
         sides = paired(x, z)
         costs = half_squared_distances(*sides)
-        if self.labels:
-            match, coupling = _match_labelled(costs, *paired(source.labels, target.labels))
-        else:
-            columns = np.stack([_matched(cost)[1] for cost in costs.cpu().numpy()])
-            match, coupling = torch.from_numpy(columns).to(costs.device), None
+        labels = [side.to(costs)[:, :, None] for side in paired(source.labels, target.labels)] if self.labels else []
+        packed = torch.cat([costs, *labels], 2).cpu().numpy()  # together, so that the host waits for a GPU once
+        solved = [_labelled(one[:, :size], *one[:, size:].T) if labels else (_matched(one)[1], None) for one in packed]
+        match = torch.from_numpy(np.stack([columns for columns, _ in solved])).to(costs.device)
         # Every pair of matched points counts once across, and minus a half within a side.
         weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
@@ -83,7 +82,8 @@ class OTDD:
         # columns, and its inverse takes columns to rows.
         in_rows = weights[:, None, None] * (sides[0] - _take(sides[1], match))
         in_columns = -_take(in_rows, match.argsort(1))
-        if coupling is not None:
+        if labels:
+            coupling = torch.from_numpy(np.stack([inner for _, inner in solved if inner is not None])).to(costs.device)
             coupling *= weights[:, None, None]
             value = value + (coupling * costs).sum()
             in_rows = in_rows + coupling.sum(2)[:, :, None] * sides[0] - coupling @ sides[1]
@@ -96,30 +96,17 @@ class OTDD:
         return value, slope, {}
 
 
-def _match_labelled(costs: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return optimal matchings where distances between classes enter the cost, and the couplings behind these distances.
+def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an optimal matching where distances between classes enter the cost, and the couplings behind these distances.
 
     Args:
-        costs: [B, s, s], half squared distances.
-        rows, columns: [B, s], the classes of the points.
+        cost: [s, s], half squared distances.
+        rows, columns: [s], the classes of the points.
 
     Returns:
-        matchings [B, s] int64, and [B, s, s] of weights on `costs`: each pair of classes' own matching, as often as the
-        outer one joins the two.
+        columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching, as often as the outer one
+        joins the two.
     """
-    size = costs.shape[1]
-    # Together, so that the host waits for a GPU once.
-    packed = torch.cat([costs, rows.to(costs)[:, :, None], columns.to(costs)[:, :, None]], 2).cpu().numpy()
-    matches, couplings = [], np.zeros(costs.shape, packed.dtype)
-    for cost, coupling in zip(packed, couplings, strict=True):
-        match, inner = _labelled(cost[:, :size], cost[:, size], cost[:, size + 1])
-        coupling[:] = inner
-        matches.append(match)
-    return torch.from_numpy(np.stack(matches)).to(costs.device), torch.from_numpy(couplings).to(costs.device)
-
-
-def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `_match_labelled` for one pair of samples: costs [s, s], classes of rows and of columns [s]."""
     by_class = rows.argsort(kind="stable"), columns.argsort(kind="stable")  # a pair of classes is then a block
     within = cost[np.ix_(*by_class)]
     whole, inner = within.copy(), np.zeros_like(within)

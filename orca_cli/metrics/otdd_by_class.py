@@ -9,15 +9,19 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import clouds, label_distances, problem
-from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
+from orca_cli.metrics.transport import clouds
+from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, class_plans, outer_plan, slope
+from orca_cli.metrics.transport.sinkhorn import Solution, Solver
 
+_Solved = list[tuple[clouds.PairGroup, Solution]]
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
@@ -26,44 +30,34 @@ class OTDDByClass:
     """Debiased entropic OTDD with gradient through features and label distances.
 
     Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
-    against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
-    the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
+    against its root blur into one point and have distance 0; where float32 cannot resolve reg, float64 is used.
 
-    With the defaults, chosen on embedded tokens (docs/metrics.md), the gradient's cosine with the converged float64 solution
-    is above 0.9999 and the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
+    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and the value off by less than
+    1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
     """
 
     convention = "squared, halved costs, entropic, debiased"
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
-
-    @property
-    def _transport(self) -> Transport:
-        return Transport(self.reg, self.tolerance, self.max_iterations, self.newton_points, self.newton_steps)
+    transport: ClassVar[Transport] = Transport()
+    reg: Reg = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and the square of the largest class.
 
-        Returns:
-            class_self: [k], transport of each class to itself at reg / 2, halved costs.
-            labels_source: [k, k], W between source classes.
-            self_term: OT_reg(source, source).
+        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs; labels_source [k, k], W
+        between classes; self_term, OT_reg(source, source).
         """
         clouds.check_features(source, "source")
-        transport = self._transport
+        transport = self.transport
         (x,) = clouds.resolved(self.reg, source.x)
-        classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-        cost = label_distances.from_points(x)
-        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
-        above = label_distances.table(between, class_self, class_self)
+        classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
+        cost = clouds.from_points(x)
+        _, class_self = _solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
+        between = _solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
+        above = _table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"])
+        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"], self.reg)
         return {name: clouds.double(value) for name, value in constants.items()}
 
     @clouds.closed_form
@@ -72,23 +66,23 @@ class OTDDByClass:
 
         Diagnostics: as of `Transport`.
         """
-        transport = self._transport
+        transport = self.transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        sources = label_distances.index_classes(source.labels, k, x.dtype)
-        targets = label_distances.index_classes(target.labels, l, x.dtype)
+        sources = clouds.index_classes(source.labels, k, x.dtype)
+        targets = clouds.index_classes(target.labels, l, x.dtype)
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
-        cross_cost, intra_cost = label_distances.from_matrix(cross), label_distances.from_matrix(intra)
+        cross_cost, intra_cost = clouds.from_matrix(cross), clouds.from_matrix(intra)
 
-        selves, target_self = label_distances.solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
+        selves, target_self = _solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = transport.outer(cross) if len(targets.present) == 1 else None
+        outer = transport.outer(cross, self.reg) if len(targets.present) == 1 else None
         inside = transport.solve(self.reg / 2, outer.g if outer else None)
-        between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
-        label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
-        within = label_distances.solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
-        label_intra = label_distances.table(within, target_self, target_self)
+        between = _solve_pairs(sources, targets, cross_cost, inside)
+        label_cross = _table(between, prepared["class_self"].to(x), target_self)
+        within = _solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
+        label_intra = _table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
         beside_cross, beside_intra = torch.zeros_like(label_cross), label_intra / 2
@@ -97,15 +91,16 @@ class OTDDByClass:
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
-            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross), self.reg)
+        add_labels(intra, target.labels, target.labels, label_intra)
+        outer_self = transport.outer_to_itself(intra, self.reg)
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
         # as often as the outer plan carries mass between the two.
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
         mass = class_mass(plan, cross, (k, l))
-        left, right = label_distances.potentials(between, sources, targets)
+        left, right = _potentials(between, sources, targets)
         right += beside_cross[:, target.labels]
         pairs_plan = class_plans(left, right, source.labels, target.labels, self.reg / 2, mass)
         gradient = slope([plan, pairs_plan], cross, x, z)
@@ -115,11 +110,50 @@ class OTDDByClass:
         intra_mass = class_mass(plan, intra, (l, l)).fill_diagonal_(0)
         intra_mass = (intra_mass + intra_mass.T) / 2
         intra_mass += torch.diag((mass.sum(0) - intra_mass.sum(0)).clamp(min=0))
-        left, _ = label_distances.potentials(selves, targets, targets)
-        upper, lower = label_distances.potentials(within, targets, targets)
+        left, _ = _potentials(selves, targets, targets)
+        upper, lower = _potentials(within, targets, targets)
         left += upper + lower.T
         right = left.T + beside_intra[:, target.labels]
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
         gradient -= slope([plan, pairs_plan], intra, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
         return value, gradient, transport.diagnostics(solutions)
+
+
+def _solve_pairs(left: clouds.ClassIndex, right: clouds.ClassIndex, cost: clouds.Cost, solve: Solver) -> _Solved:
+    """Solve the transport between all `pairs` of classes; `solve` takes cost, a and b."""
+    groups = clouds.padded(clouds.pairs(left, right), left, right)
+    return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
+
+
+def _solve_selves(
+    classes: clouds.ClassIndex, cost: clouds.Cost, solve_symmetric: Callable[[Tensor, Tensor], Solution]
+) -> tuple[_Solved, Tensor]:
+    """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
+    groups = clouds.padded([(label, label) for label in classes.present], classes, classes)
+    solved = [(group, solve_symmetric(cost(group.rows, group.columns), group.a)) for group in groups]
+    values = solved[0][1].value.new_zeros(len(classes.counts))
+    for group, solution in solved:
+        values[group.left] = solution.value
+    return solved, values
+
+
+def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
+    """Return W [k, l] for the solved pairs and 0 for others, from the transport of classes to themselves [k] and [l]."""
+    result = left_self.new_zeros(len(left_self), len(right_self))
+    for group, solution in solved:
+        debiased = solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
+        result[group.left, group.right] = 2 * debiased
+    return result
+
+
+def _potentials(solved: _Solved, left: clouds.ClassIndex, right: clouds.ClassIndex) -> tuple[Tensor, Tensor]:
+    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
+    n, m = sum(left.counts), sum(right.counts)
+    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a GPU.
+    rows = left.weights.new_zeros(n + 1, len(right.counts))
+    columns = left.weights.new_zeros(len(left.counts), m + 1)
+    for group, solution in solved:
+        rows[torch.where(group.a > 0, group.rows, n), group.right[:, None]] = solution.f
+        columns[group.left[:, None], torch.where(group.b > 0, group.columns, m)] = solution.g
+    return rows[:n], columns[:, :m]

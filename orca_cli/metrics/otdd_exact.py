@@ -20,7 +20,7 @@ from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.label_distances import index_classes, pairs
+from orca_cli.metrics.transport.clouds import index_classes, pairs
 
 
 @dataclass(frozen=True)

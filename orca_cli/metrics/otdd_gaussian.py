@@ -17,42 +17,32 @@ dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import clouds, problem
-from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
-from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
+from orca_cli.metrics.transport import clouds
+from orca_cli.metrics.transport.clouds import ClassIndex, index_classes, pairs
+from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, outer_plan, slope
 
 _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
 
 
 @dataclass(frozen=True)
 class OTDDGaussian:
-    """Debiased entropic OTDD with Bures' formula between classes.
-
-    The gradient goes through features and through W. A class without points carries no weight.
-    """
+    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W."""
 
     convention = "squared, halved costs, debiased, Gaussian classes"
 
-    reg: problem.Reg = Transport.reg
-    tolerance: problem.Tolerance = Transport.tolerance
-    max_iterations: problem.MaxIterations = Transport.max_iterations
-    newton_points: problem.NewtonPoints = Transport.newton_points
-    newton_steps: problem.NewtonSteps = Transport.newton_steps
-
-    @property
-    def _transport(self) -> Transport:
-        return Transport(self.reg, self.tolerance, self.max_iterations, self.newton_points, self.newton_steps)
+    transport: ClassVar[Transport] = Transport()
+    reg: Reg = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
         clouds.check_features(source, "source")
-        transport = self._transport
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
@@ -60,7 +50,7 @@ class OTDDGaussian:
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": clouds.double(transport.source_term(x, source.labels, labels))}
+        return {"self_term": clouds.double(self.transport.source_term(x, source.labels, labels, self.reg))}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
@@ -68,7 +58,7 @@ class OTDDGaussian:
 
         Diagnostics: as of `Transport`, over the two outer problems.
         """
-        transport = self._transport
+        transport = self.transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
@@ -77,8 +67,9 @@ class OTDDGaussian:
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
         label_intra = label_intra + label_intra.T
 
-        outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = transport.outer_to_itself(add_labels(intra, target.labels, target.labels, label_intra))
+        outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross), self.reg)
+        add_labels(intra, target.labels, target.labels, label_intra)
+        outer_self = transport.outer_to_itself(intra, self.reg)
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         plan = outer_plan(outer, source.labels, target.labels, self.reg)

@@ -25,9 +25,8 @@ from orca_cli.metrics.transport.clouds import check_features, check_finite, prep
 class TransRate:
     """Negative TransRate of the target, differentiated by autograd in float64.
 
-    Classes without a point do not count. With one class R(Z) = R(Z_1): value and gradient are 0, so a class-wise problem
-    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem). The centred
-    features are divided by their Frobenius norm, as the authors do.
+    With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be put into one problem
+    (align.classes_per_problem). The centred features are divided by their Frobenius norm, as the authors do.
     """
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"

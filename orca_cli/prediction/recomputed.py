@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.config import configuration
-from orca_cli.config.practices import recorded_chunks
+from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS

@@ -12,9 +12,8 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
-from orca_cli.config.practices import recorded_chunks
 from orca_cli.config.ranges import Count, check_value, fits, shown
-from orca_cli.config.retired import current_target
+from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
@@ -58,7 +57,7 @@ class ModelRecord:
     body: dict[str, Any]
     finetune: dict[str, Any]
     error: dict[str, Any] | str | None  # node or short name of the task's error; None for the usual one of its kind
-    error_chunks: Count | None  # samples after which it is averaged; None: over the whole split (`practices.Practice`)
+    error_chunks: Count | None  # samples after which it is averaged; None: over the whole split
     train_batch_size: int
     checkpoint_sha256: str  # of the body's checkpoint
     weights_sha256: str  # of the whole model

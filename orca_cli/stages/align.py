@@ -21,8 +21,7 @@ import torch
 from torch import nn
 
 from orca_cli import signals
-from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import METHOD_SETTINGS, Align
+from orca_cli.config.schema import AS_PUBLISHED, METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
@@ -173,7 +172,7 @@ def fingerprint(built: Built, compared: Compared, objective: Objective, device: 
 
 
 def _optimizer_settings(plan: Plan) -> dict[str, Any]:
-    if PRACTICES[plan.protocol].aligns_as_finetune:
+    if plan.protocol in AS_PUBLISHED:  # as stage 3 (paper A.3.4)
         return {"kind": plan.train.optimizer, "momentum": plan.train.momentum, "betas": BETAS}
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from orca_cli import seeding
 from orca_cli.config import parts, short_names
 from orca_cli.config.checks import check_augmentation, check_method, part_node
-from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config, Train
+from orca_cli.config.schema import AS_PUBLISHED, ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
@@ -95,7 +94,7 @@ def build(
         augmentation: Augmentation = parts.build(config.augment, "augment")
         check_augmentation(augmentation, task.kind, task.input_shape[1:])
         learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
-    integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), PRACTICES[config.protocol].error_chunks
+    integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), ERROR_CHUNKS.get(config.protocol)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
@@ -199,7 +198,7 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
 
 def loss_unit(built: Built, device: torch.device) -> float | Tensor:
     """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if PRACTICES[built.plan.protocol].uses_task_units else built.model.deviation
+    unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
     return unit.to(device) if isinstance(unit, Tensor) else unit
 
 

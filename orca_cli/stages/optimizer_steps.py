@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from orca_cli import seeding, signals
-from orca_cli.config.practices import PRACTICES
-from orca_cli.config.schema import Config
+from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Batch, Samples
@@ -96,7 +95,7 @@ class OptimizerSteps:
         NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
         set_lr(self.optimizer, self.rate(step))
-        settings, team, practices = self._settings, self._engine.team, PRACTICES[self._built.plan.protocol]
+        settings, team = self._settings, self._engine.team
         rows = self._rows(step)
         with (
             signals.postponed() if team is not None else nullcontext(),
@@ -121,7 +120,7 @@ class OptimizerSteps:
                 clip=settings.clip or None,
                 seed=self._seed,
                 step=step,
-                reduce="sum" if practices.sums_batches else "mean",
+                reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
                 mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.islice(self._feed, -(-len(rows) // settings.batch_size)),

@@ -1,12 +1,12 @@
 """Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; the clock.
 
-Whatever has its final name is complete. The log of a run is the one file that is written elsewhere: losing lines of it must
-not end a run.
+Whatever has its final name is complete. What writes raises StorageError where the disk is full, read-only or failing, and old
+content is intact then. The log of a run is the one file that is written elsewhere: losing lines of it must not end a run.
 """
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
 from orca_cli.storage.disk import (
-    TEMPORARY,
+    append_json_line,
     check_held,
     check_temporary,
     check_writable,
@@ -15,16 +15,13 @@ from orca_cli.storage.disk import (
     held,
     make_folder,
     now,
-    require_space,
-    timestamp,
-)
-from orca_cli.storage.files import (
-    append_json_line,
     read_checked_json,
     read_json_lines,
     read_tensors,
+    require_space,
     rewrite_json_lines,
     sha256_file,
+    timestamp,
     write_bytes,
     write_checked_json,
     write_json,

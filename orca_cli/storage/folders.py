@@ -9,7 +9,6 @@ import functools
 import math
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,11 +22,13 @@ from orca_cli.storage.disk import (
     fsync_folder,
     guarded,
     make_folder,
+    read_checked_json,
+    sha256_file,
     temporary_name,
     timestamp,
     unreadable,
+    write_checked_json,
 )
-from orca_cli.storage.files import read_checked_json, sha256_file, write_checked_json
 from orca_cli.storage.locks import lock
 
 MANIFEST = "MANIFEST.json"
@@ -40,28 +41,16 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
 
     An existing folder of that name is deleted just before, so use a new name where losing it would hurt. If the block
-    raises, nothing remains and the old folder is intact.
-
-    Args:
-        path: the folder's name.
-        owner: for the manifest, such as a run's identity.
-
-    Raises:
-        StorageError: disk full, read-only or failing.
+    raises, nothing remains and the old folder is intact. `owner` is for the manifest, such as a run's identity.
     """
     make_folder(path.parent)
     with guarded(path):
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
         try:
             yield temporary
-            files = []
-            for entry in sorted(temporary.rglob("*")):
-                if entry.is_dir():
-                    fsync_folder(entry)
-                else:
-                    fsync_file(entry)
-                    files.append(entry)
-            seal(temporary, files, owner=owner)
+            for entry in (entries := sorted(temporary.rglob("*"))):
+                fsync_folder(entry) if entry.is_dir() else fsync_file(entry)
+            seal(temporary, (entry for entry in entries if not entry.is_dir()), owner=owner)
             temporary.chmod(0o755)
             if path.exists():
                 remove(path)
@@ -72,11 +61,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
 
 
 def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
-    """Write a folder's manifest: size and SHA-256 of some files in it.
-
-    Raises:
-        StorageError: disk full, read-only or failing.
-    """
+    """Write a folder's manifest: size and SHA-256 of some files in it."""
     with guarded(folder):
         entries = {
             str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
@@ -99,7 +84,6 @@ def verify_folder(
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
         CheckpointError: a newer program wrote it.
-        StorageError: a file exists but cannot be read.
     """
     manifest = _manifest(path)
     if only is not None:
@@ -113,11 +97,7 @@ def verify_folder(
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
-    """Return the number of files in a folder's manifest, and all problems that `verify_folder` could raise.
-
-    Raises:
-        CheckpointError, StorageError: as for `verify_folder`.
-    """
+    """Return the number of files in a folder's manifest, and all problems that `verify_folder` would call damage."""
     try:
         manifest = _manifest(path)
     except ChecksumError as error:
@@ -131,9 +111,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
         raise CheckpointError(what, where=str(path), hint="use a newer program")
     files = manifest.get("files")
-    if not isinstance(files, dict) or any(
-        PurePath(name).is_absolute() or ".." in PurePath(name).parts for name in files
-    ):
+    if not isinstance(files, dict) or any(name.startswith("/") or ".." in PurePath(name).parts for name in files):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
 
@@ -150,9 +128,8 @@ def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, content
         except OSError as error:
             raise unreadable(file, error) from error
     if not extra_allowed:
-        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
-        extra = sorted(name for name in names - set(entries) if not name.startswith("."))
-        if extra:
+        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *entries}
+        if extra := sorted(name for name in names if not name.startswith(".")):
             yield f"'{extra[0]}' does not belong to it"
 
 
@@ -189,16 +166,10 @@ def remove(path: Path) -> None:
 
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files of a folder; links are not followed, and what cannot be read counts 0."""
-    try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            return os.lstat(path).st_size
-    except OSError:
-        return 0
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with suppress(OSError):  # deleted meanwhile
-                total += os.lstat(os.path.join(folder, name)).st_size
+    is_folder, total = os.path.isdir(path) and not os.path.islink(path), 0
+    for file in [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if is_folder else [path]:
+        with suppress(OSError):  # deleted meanwhile
+            total += file.lstat().st_size
     return total
 
 
@@ -223,18 +194,14 @@ def cached(
 ) -> Iterator[bool]:
     """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
 
-    Other processes that want the entry wait. If the one at work ends early, the next one makes the entry. A damaged entry is
-    moved aside.
+    Others that want the entry wait, and make it if the one at work ends early. A damaged entry is moved aside.
 
     Args:
         path: folder of the entry; its name must determine its content.
-        waiting_for: what another process does with the entry, such as "computes the same floors"; for messages.
+        waiting_for: what another process does with the entry, such as "computes the same floors".
         say: takes messages.
         check: called every second of the wait; ends it by raising.
         contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.
-
-    Raises:
-        StorageError: the cache cannot be written.
     """
     announce = functools.cache(lambda: say(f"waiting for another process that {waiting_for}"))
 

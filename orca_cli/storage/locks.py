@@ -56,10 +56,7 @@ def clock(folder: Path) -> float | None:
 
 
 def age_s(path: Path) -> float | None:
-    """Return the seconds since a file was last touched, by its file system's clock; infinite if it is not there.
-
-    None where that clock cannot be read.
-    """
+    """Return the seconds since a file was touched, by its file system's clock (None: it has none); infinite without a file."""
     try:
         with open(path, "rb") as file:  # a file that is opened has its true time; others may come from a cache
             touched = os.fstat(file.fileno()).st_mtime
@@ -77,13 +74,9 @@ def lock(
 
     Args:
         path: file of the lock.
-        timeout_s: how long to wait for it.
+        timeout_s: how long to wait for it; then LockedError.
         what: what it guards, for messages.
         while_waiting: called every second of the wait; ends it by raising.
-
-    Raises:
-        LockedError: another process held it for longer than `timeout_s`.
-        StorageError: the file of the lock cannot be written.
     """
     make_folder(path.parent)
     held = filelock.FileLock(path)

@@ -11,7 +11,7 @@ SETTINGS = {
     "train.epochs": ["'train.epochs' is not an override"],
     "task.train=j\u00fcrgen.npz": ["is not an override", "in quotes"],
     "~finetune": ["finetune", "one choice is needed"],
-    "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "ORCA_NO_SUCH"],
+    "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "runs a resolver"],
     "task=arrays task.kind=classes": ["task.train", "a value is needed"],
     "body._target_=os.system": ["body._target_", "--allow-module os"],
     "task=arrays task.kind=dense task.train=absent.npz augment=series": ["augment", "task.kind=dense"],

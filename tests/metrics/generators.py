@@ -8,6 +8,7 @@ from geomloss import SamplesLoss
 from safetensors.torch import load, save
 
 from orca_cli.interfaces import Features
+from orca_cli.metrics.transport.problem import Transport
 from orca_cli.seeding import torch_generator
 
 
@@ -52,6 +53,12 @@ def gradient(metric, source, target):
     x = target.x.detach().clone().requires_grad_()
     distance(metric, source, replace(target, x=x)).value.backward()
     return x.grad
+
+
+def converged(kind, reg=0.1, newton_points=512):
+    """A metric whose transport is solved to 1e-10."""
+    transport = Transport(1e-10, max_iterations=3000, newton_points=newton_points, newton_steps=300)
+    return type(kind.__name__, (kind,), {"transport": transport})(reg)
 
 
 def cosine(one, other):

@@ -17,12 +17,11 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.metrics.transrate import TransRate
-from tests.metrics.generators import changed, cloud, difference_quotients, gradient, labelled, value
+from tests.metrics.generators import changed, cloud, converged, difference_quotients, gradient, labelled, value
 
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}
-TRANSPORT = {"reg": 0.5, "tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
-SINKHORN, NEWTON = OTDDByClass(newton_points=0, **TRANSPORT), OTDDByClass(newton_points=512, **TRANSPORT)
-GAUSSIAN = OTDDGaussian(**TRANSPORT)
+SINKHORN, NEWTON = (converged(OTDDByClass, 0.5, points) for points in (0, 512))
+GAUSSIAN = converged(OTDDGaussian, 0.5)
 CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
 
 # name -> (metric, points and classes of the source, of the target, dimensions, step, tolerance). MMD's bandwidth is a

@@ -16,7 +16,7 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian, coupling
 from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.seeding import numpy_generator
-from tests.metrics.generators import cloud, cosine, distance, gradient, labelled, value
+from tests.metrics.generators import cloud, converged, cosine, distance, gradient, labelled, value
 from tests.properties import examples
 
 
@@ -93,7 +93,7 @@ def test_one_class_each_is_transport_plus_bures():
     source, target = labelled(40, 3, 1, "source"), labelled(25, 3, 1, "target", scale=2.0)
     points = ot.emd2([], [], half_squared_distances(source.x, target.x).numpy())
     expected = points + bures_by_eigenvalues(source.x, target.x) / 2
-    metric = OTDDGaussian(reg=0.005, tolerance=1e-10, newton_steps=300, max_iterations=3000)
+    metric = converged(OTDDGaussian, 0.005)
     assert value(metric, source, target) == pytest.approx(expected, rel=5e-3)
 
 

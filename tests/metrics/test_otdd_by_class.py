@@ -10,21 +10,19 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.seeding import torch_generator
-from tests.metrics.generators import changed, cloud, cosine, geomloss_otdd, gradient, labelled, unlabelled, value
-
-EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
+from tests.metrics.generators import changed, cloud, converged, cosine, geomloss_otdd, gradient, labelled, value
 
 
 @pytest.mark.parametrize(("k", "m", "newton_points"), [(3, 1, 512), (2, 4, 0)])
 def test_value_agrees_with_geomloss(k, m, newton_points):
     source, target = labelled(42, 3, k, "source", spread=2), labelled(24, 3, m, "target")
-    ours = value(OTDDByClass(reg=0.5, newton_points=newton_points, **EXACT), source, target)
+    ours = value(converged(OTDDByClass, 0.5, newton_points), source, target)
     assert ours == pytest.approx(geomloss_otdd(source, target, 0.5, scaling=0.95).item(), rel=5e-4)
 
 
 def test_defaults_are_near_the_converged_problem_in_float32():
     source, target = labelled(60, 16, 4, "source", scale=2), labelled(24, 16, 2, "target", scale=2)
-    single, exact = [changed(part, torch.Tensor.float) for part in (source, target)], OTDDByClass(**EXACT)
+    single, exact = [changed(part, torch.Tensor.float) for part in (source, target)], converged(OTDDByClass)
     assert value(OTDDByClass(), *single) == pytest.approx(value(exact, source, target), rel=1e-3)
     assert cosine(gradient(OTDDByClass(), *single), gradient(exact, source, target)) > 0.995
 
@@ -39,7 +37,7 @@ def test_costs_much_larger_than_the_distance_lose_no_digits_and_an_overflow_is_n
         assert value(OTDDByClass(), *single) == pytest.approx(value(OTDDByClass(), *double), rel=1e-5)
     huge = Features(cloud(6, 2, "huge").float() * 1e25, torch.tensor([0, 1] * 3), 2)
     with pytest.raises(NonFiniteError):
-        value(OTDDByClass(), huge, unlabelled(cloud(3, 2, "target").float()))
+        value(OTDDByClass(), huge, cloud(3, 2, "target").float())
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_padding_gets_no_mass_and_an_unsolved_problem_says_so(name):
 def test_a_bad_start_is_mended_and_a_good_one_used():
     x, z = cloud(200, 4, "x", scale=5), cloud(20, 4, "z", scale=5)
     cost, weights = half_squared_distances(x, z)[None], (uniform(1, 200), uniform(1, 20))
-    transport = Transport(reg=0.05, tolerance=1e-3, newton_steps=40)
+    transport = Transport(tolerance=1e-3, newton_steps=40)
     bad = transport.solve(0.05, 1e4 * cloud(1, 20, "start"))(cost, *weights)
     assert bad.error.item() <= 1e-3
     good = transport.solve(0.05, bad.g)(cost, *weights)

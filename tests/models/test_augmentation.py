@@ -94,7 +94,7 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
 def test_what_would_make_targets_wrong_is_refused_in_one_line():
     for name, kind, extent, message in (
         ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move.*augment=none"),
-        ("flip", "classes", (8,), "is for images and volumes, and inputs are series.*augment=none"),
+        ("flip", "classes", (8,), "does not apply to series.*augment=none"),
     ):
         with pytest.raises(ConfigError, match=message):
             check_augmentation(parts.build(NODES[name], "augment"), kind, extent)

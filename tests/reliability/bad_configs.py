@@ -37,7 +37,7 @@ FREE = {
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
-    "task.table", "task.delimiter", "source.label", "source.sequence",
+    "task.table", "task.file", "task.delimiter", "source.label", "source.sequence",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -48,7 +48,7 @@ MAY_BE_ZERO = {
     "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
-    "finetune.dropout", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
+    "finetune.dropout", "task.error.threshold",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {
@@ -156,7 +156,7 @@ def wrong_values(setting: Setting) -> Iterator[Case]:
     is_number, is_text, is_list = bool(kinds & {int, float}), str in kinds, list in kinds
     is_word, is_whole = is_text and int not in kinds, int in kinds and float not in kinds and not is_text
     values = {
-        "{a:1}": True, "nan": True, "inf": True, "[1]": not is_list, "null": type(None) not in kinds,
+        "{a:1}": True, "nan": not is_text, "inf": True, "[1]": not is_list, "null": type(None) not in kinds,
         "true": is_text or is_list or is_number, "2.5": is_word or is_whole, "1" + "0" * 30: is_whole,
         "3": is_word or bool in kinds or (is_list and not is_number), "maybe": bool in kinds and not is_list,
         "abc": is_list or (is_number and not is_text),

@@ -1,27 +1,25 @@
 """Sinkhorn's algorithm stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
 
-Reg falls from the squared diameter of the two clouds by a constant ratio, with one symmetrised update at each level:
+Reg falls from the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then
+reg), with one symmetrised update at each level, and one without averaging at the end, the extrapolation:
 
     f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-The levels are D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then reg. One update without averaging follows, the
-extrapolation. Nothing makes sure that the marginals are right by then, so the result depends on the diameter D, and only the
-same levels give the same numbers.
+Nothing makes sure that the marginals are right by then: only the same levels give the same numbers.
 
 The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
-u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic
-in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that can be
-asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
+u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic,
+since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
+later ones are read from the last of them: right to a few 1e-6 of its value.
 
 Shapes are those of `sinkhorn`. Costs are half squared distances and what is added to them; where a cloud meets itself, its
-cost is a function (start, stop) -> rows start..stop, [stop - start, points].
+cost is [points, points] or a function (start, stop) -> rows start..stop of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,54 +28,43 @@ from orca_cli.metrics.transport.sinkhorn import log_sum_exp
 
 _SCALING = 0.5  # root of the ratio between two levels
 _PERIODS = 4  # of a table
-_NODES = [
-    (1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)
-]  # Chebyshev's of the first kind in 0..1
+# Chebyshev's of the first kind in 0..1
+_NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)]
 TABLE_SIZE = 1 + _PERIODS * len(_NODES)
 _REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
 _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Levels of reg for B problems, front-padded to the same number S."""
-
-    reg: Tensor  # [S, B]
-    step: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
+# Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
+# each: 1/2, and 0 at padding.
+Levels = tuple[Tensor, Tensor]
+Rows = Callable[[int, int], Tensor]
 
 
-@dataclass(frozen=True)
-class Annealing:
-    """How reg falls.
+def levels_from(squares: list[float], reg: float, unit: float, like: Tensor) -> Levels:
+    """Return levels in units of half squared distances for problems of these squared diameters.
 
-    Args:
-        reg: final entropic strength, in units of the cost.
-        unit: what half squared distances are multiplied with in the cost: 1 or 2; diameters are in units of the features, so
-            that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
+    `unit` is what half squared distances are multiplied with in the cost: 1 or 2. Diameters are in units of the features, so
+    that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
     """
+    counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
+    length = max(counts) + 2
+    regs, steps = [], []
+    for square, count in zip(squares, counts, strict=True):
+        # Of points this close any level makes one; 0 cannot be divided by.
+        first = max(square, reg * 1e-6)
+        falling = [first * _SCALING ** (2 * place) for place in range(count)]
+        padding = length - count - 2
+        regs.append([first] * (padding + 1) + falling + [reg])
+        steps.append([0.0] * padding + [0.5] * (count + 2))
+    levels, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
+    return (levels / unit).to(like, non_blocking=True), step.to(like, non_blocking=True)
 
-    reg: float
-    unit: float = 1.0
 
-    def levels(self, squares: list[float], like: Tensor) -> Levels:
-        """Return levels in units of half squared distances for problems of these squared diameters."""
-        counts = [math.ceil(self.position(square)) for square in squares]  # levels above reg
-        length = max(counts) + 2
-        regs, steps = [], []
-        for square, count in zip(squares, counts, strict=True):
-            # Of points this close any level makes one; 0 cannot be divided by.
-            first = max(square, self.reg * 1e-6)
-            falling = [first * _SCALING ** (2 * place) for place in range(count)]
-            padding = length - count - 2
-            regs.append([first] * (padding + 1) + falling + [self.reg])
-            steps.append([0.0] * padding + [0.5] * (count + 2))
-        reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
-        return Levels(*(table.to(like, non_blocking=True) for table in (reg / self.unit, step)))
-
-    def position(self, square: float) -> float:
-        """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-        return math.log(square / self.reg) / (-2 * math.log(_SCALING)) if square > self.reg else 0.0
+def _position(square: float, reg: float) -> float:
+    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
 
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,71 +72,66 @@ def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, T
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
-    def rows(g: Tensor, level: int) -> Tensor:
-        return _softmin(cost, g, log_b, levels.reg[level], memory)
+    def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
+        return _softmin(cost, g, log_b, reg, memory), _softmin(cost.mT, f, log_a, reg, memory.mT)
 
-    def columns(f: Tensor, level: int) -> Tensor:
-        return _softmin(cost.mT, f, log_a, levels.reg[level], memory.mT)
-
-    f, g = rows(torch.zeros_like(b), 0), columns(torch.zeros_like(a), 0)
-    for level, step in enumerate(levels.step):
-        f, g = torch.lerp(f, rows(g, level), step[:, None]), torch.lerp(g, columns(f, level), step[:, None])
-    last = len(levels.step) - 1
-    final_f, final_g = rows(g, last), columns(f, last)
+    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels[0][0])
+    for reg, step in zip(*levels, strict=True):
+        new_f, new_g = updates(f, g, reg)
+        f, g = torch.lerp(f, new_f, step[:, None]), torch.lerp(g, new_g, step[:, None])
+    final_f, final_g = updates(f, g, levels[0][-1])
     return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
 
 
-def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> tuple[Tensor, Tensor]:
+def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
     Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
     """
-    diameters = levels.reg.shape[1]
+    regs, steps = levels
+    diameters = regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
     together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
-    weights = levels.reg.new_full((diameters, points), -math.log(points))
-    memory = levels.reg.new_empty(together * height * points)
+    weights = regs.new_full((diameters, points), -math.log(points))
+    memory = regs.new_empty(together * height * points)
 
-    def softmin(f: Tensor, level: int) -> Tensor:
+    def softmin(f: Tensor, reg: Tensor) -> Tensor:
         result = torch.empty_like(f)
         for start in range(0, points, height):
-            block = cost(start, min(start + height, points))
+            stop = min(start + height, points)
+            block = cost[start:stop] if isinstance(cost, Tensor) else cost(start, stop)
             for first in range(0, diameters, together):
                 some = slice(first, first + together)
                 shape = (len(f[some]), *block.shape)
                 held = memory[: math.prod(shape)].view(shape)
-                result[some, start : start + height] = _softmin(
-                    block.expand(shape), f[some], weights[some], levels.reg[level, some], held
-                )
+                result[some, start:stop] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
         return result
 
-    f = softmin(torch.zeros_like(weights), 0)
-    for level, step in enumerate(levels.step):
-        f = torch.lerp(f, softmin(f, level), step[:, None])
-    return softmin(f, len(levels.step) - 1).mean(1), f
+    f = softmin(torch.zeros_like(weights), regs[0])
+    for reg, step in zip(regs, steps, strict=True):
+        f = torch.lerp(f, softmin(f, reg), step[:, None])
+    return softmin(f, regs[-1]).mean(1), f
 
 
-def tabulate(
-    cost: Callable[[int, int], Tensor], points: int, square: float, annealing: Annealing, like: Tensor
-) -> Tensor:
+def tabulate(cost: Rows, points: int, square: float, reg: float, unit: float, like: Tensor) -> Tensor:
     """Return a cloud's transport to itself at all squared diameters from `square` on, for `read`.
 
     `like` has the dtype and device to work in. The table, [TABLE_SIZE] float64, has the first period, and the means of the
     potential at the nodes of four periods.
     """
-    first = _period(annealing.position(square))
+    first = _period(_position(square, reg))
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = annealing.levels([annealing.reg * _SCALING ** (-2 * place) for place in places], like)
-    means, _ = selves(as_rows(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
+    levels = levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, unit, like)
+    means, _ = selves(cost(0, points) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
 
 
-def read(table: list[float], square: float, annealing: Annealing) -> float:
+def read(table: list[float], square: float, reg: float) -> float:
     """Return the mean of the extrapolated potential at a squared diameter, from a row of `tabulate`."""
-    position = annealing.position(square)
+    position = _position(square, reg)
     period = _period(position)
     node = position - (period - 1)
     start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
@@ -157,11 +139,6 @@ def read(table: list[float], square: float, annealing: Annealing) -> float:
     for knot, value in zip(_NODES, table[start:], strict=False):
         total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
     return total
-
-
-def as_rows(cost: Tensor) -> Callable[[int, int], Tensor]:
-    """Return the rows of a cost [points, points] as `selves` takes them."""
-    return lambda start, stop: cost[start:stop]
 
 
 def _period(position: float) -> int:

@@ -1,4 +1,4 @@
-"""Clouds of points: what every metric checks of them, their ground costs, half squared Euclidean distances, and gradients.
+"""Clouds of points [n, d] and [m, d]: what every metric checks of them, ground costs, and gradients.
 
 Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
 distances with weights that the solver found,
@@ -6,14 +6,17 @@ distances with weights that the solver found,
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
 its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
-Clouds are [n, d] and [m, d].
+
+Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in their group: B pairs of p and
+q points, whose weights are 0 at padding. `left` has the k classes of the row points, `right` the l of the column points;
+a pair is (class of `left`, class of `right`); a cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +25,16 @@ from orca_cli.exceptions import DataError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Distance, Features
 
 Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
+Cost = Callable[[Tensor, Tensor], Tensor]
 
 _NO_DOUBLE = ("mps",)  # kinds of devices without float64
 _HINT = "lower the learning rate"
+_GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
+_GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
 def check_features(features: Features, name: str) -> None:
-    """Check form and values of a cloud.
-
-    Raises:
-        DataError: features or labels do not have the form that Features asks for.
-        NonFiniteError: a feature is NaN or infinite.
-    """
+    """Raise DataError for a cloud of another form than Features asks for, NonFiniteError for NaN or infinite features."""
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
     if x.dim() != 2 or not len(x) or labels.shape != x.shape[:1] or x.dtype not in (torch.float32, torch.float64):
@@ -82,11 +83,7 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`.
-
-    Raises:
-        UnavailableError: it would, and the device has no float64.
-    """
+    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
     clouds = centred(x, *others)
     largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())  # bounds half squared distances
     # The plan is exp((f + g - c) / reg).
@@ -120,8 +117,7 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, in
 def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
     """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
-    Both clouds are checked. Value and gradient are cast to the dtype and device of the target's features; NonFiniteError is
-    raised where one of them is NaN or infinite.
+    Clouds and results are checked; results are cast to the dtype and device of the target's features.
     """
 
     @functools.wraps(solve)
@@ -143,3 +139,79 @@ def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], So
 
 def _half_squares(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)
+
+
+class ClassIndex(NamedTuple):
+    """Which points belong to which class."""
+
+    rows: Tensor  # [k, w] int64, the points of each class, padded with 0
+    counts: list[int]  # number of points of each class
+    weights: Tensor  # [k, w], 1 / count for a point and 0 for padding
+
+    @property
+    def present(self) -> list[int]:
+        """Classes with a point."""
+        return [label for label, count in enumerate(self.counts) if count]
+
+    def points(self, label: int) -> Tensor:
+        """Return the points of a class."""
+        return self.rows[label, : self.counts[label]]
+
+
+def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> ClassIndex:
+    """Return the points of every class; labels [n] int64 in 0..num_classes-1."""
+    counts = class_sizes(labels, num_classes)
+    sizes = counts.tolist()
+    order = torch.argsort(labels, stable=True)
+    rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+    rows = labels.new_zeros(num_classes, max(sizes))
+    rows[labels[order], rank] = order
+    slots = torch.arange(rows.shape[1], device=labels.device)
+    weights = (slots < counts[:, None]) / counts.clamp(min=1)[:, None].to(dtype)
+    return ClassIndex(rows, sizes, weights.to(dtype))
+
+
+class PairGroup(NamedTuple):
+    """B pairs of classes of similar size, and their points."""
+
+    left: Tensor  # [B] int64, classes of the rows
+    right: Tensor  # [B] int64, classes of the columns
+    rows: Tensor  # [B, p] int64; padding repeats point 0 and has no mass
+    columns: Tensor  # [B, q] int64
+    a: Tensor  # [B, p], weights
+    b: Tensor  # [B, q]
+
+
+def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) -> Iterator[PairGroup]:
+    """Yield the pairs, sorted by size, in groups that padding does not blow up."""
+    groups: list[list[tuple[int, int]]] = []
+    p = q = true = 0
+    for i, j in sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)):
+        rows, columns = max(p, left.counts[i]), max(q, right.counts[j])
+        entries = true + left.counts[i] * right.counts[j]
+        padded = (len(groups[-1]) + 1) * rows * columns if groups else 0
+        if groups and padded <= min(_GROUP_PADDING * entries, _GROUP_ELEMENTS):
+            groups[-1].append((i, j))
+            p, q, true = rows, columns, entries
+        else:
+            groups.append([(i, j)])
+            p, q, true = left.counts[i], right.counts[j], left.counts[i] * right.counts[j]
+    for group in groups:
+        a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
+        p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
+        yield PairGroup(a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q])
+
+
+def from_points(x: Tensor) -> Cost:
+    """Return the cost function for points [n, d] on both sides."""
+    return lambda rows, columns: half_squared_distances(x[rows], x[columns])
+
+
+def from_matrix(cost: Tensor) -> Cost:
+    """Return the cost function for costs [n, m] that are already there."""
+    return lambda rows, columns: cost[rows[:, :, None], columns[:, None, :]]
+
+
+def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
+    """Return the pairs of classes that have points; within one index those of two different classes, once each."""
+    return [(a, b) for a in left.present for b in right.present if left is not right or a < b]

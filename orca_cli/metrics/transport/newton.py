@@ -5,15 +5,15 @@ With f eliminated, the dual of entropic transport is a smooth concave function o
     F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
 Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
-For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg, where
-Sinkhorn's linear rate tends to 1 (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it).
-Steps are damped as Levenberg and Marquardt do, since far from the solution the plan is nearly a matching and the Laplacian
-nearly singular. Shapes and settings are those of `sinkhorn`.
+For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg (Cuturi and
+Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg and Marquardt do: far
+from the solution the Laplacian is nearly singular. Shapes and settings are those of `sinkhorn`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,18 +28,14 @@ _STRIDE = 4  # the coarse problem takes every fourth row,
 _MANY_ROWS = 8  # where there are more rows per column than this
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Problems at one level of reg."""
-
+class _Problem(NamedTuple):
     cost: Tensor
     a: Tensor
     b: Tensor
     reg: float
 
 
-@dataclass
-class _State:
+class _State(NamedTuple):
     """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i."""
 
     h: Tensor  # [B, q]
@@ -50,10 +46,10 @@ class _State:
     dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
     error: Tensor  # [B], L1 distance of col from b
 
-    def put(self, problems: Tensor, other: _State, theirs: Tensor | slice) -> None:
-        """Overwrite the states of some problems, by index, with `theirs` of another."""
-        for name in self.__dataclass_fields__:
-            getattr(self, name)[problems] = getattr(other, name)[theirs]
+    def put(self, problems: Tensor, theirs: Iterable[Tensor]) -> None:
+        """Overwrite the states of some problems, by index."""
+        for mine, new in zip(self, theirs, strict=True):
+            mine[problems] = new
 
 
 def solve(
@@ -74,15 +70,15 @@ def solve(
     """
     largest = float(cost.max())
     if start is not None:
-        levels = annealing(min(largest, first or reg / scaling), reg, scaling)
-        return _descend(cost, a, b, start, levels, tolerance, max_iterations)
-    start, first = torch.zeros_like(b), largest
-    if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / scaling**2:
-        some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
-        first = reg / scaling
-        levels = annealing(largest, first / scaling, scaling)
-        part = cost[:, ::_STRIDE].contiguous()
-        start = _descend(part, some, b, start, levels, _LEVEL_ERROR, _STEPS_PER_LEVEL).g
+        first = min(largest, first or reg / scaling)
+    else:
+        start, first = torch.zeros_like(b), largest
+        if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / scaling**2:
+            some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
+            first = reg / scaling
+            levels = annealing(largest, first / scaling, scaling)
+            part = cost[:, ::_STRIDE].contiguous()
+            start = _descend(part, some, b, start, levels, _LEVEL_ERROR, _STEPS_PER_LEVEL).g
     return _descend(cost, a, b, start, annealing(first, reg, scaling), tolerance, max_iterations)
 
 
@@ -93,28 +89,16 @@ def _descend(
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
         cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
-    memory = [
-        torch.empty_like(cost) for _ in range(3)
-    ]  # fresh memory at every step would cost as much as the arithmetic
+    memory = [torch.empty_like(cost) for _ in range(3)]  # new memory at every step would cost as much as the arithmetic
     iterations = 0
     for level in levels:
         final = level == levels[-1]
-        state, taken = _climb(
-            _Problem(cost, a, b, level),
-            log_b + g / level,
-            memory,
-            tolerance if final else max(_LEVEL_ERROR, tolerance),
-            max_iterations if final else _STEPS_PER_LEVEL,
-        )
+        goal, limit = (tolerance, max_iterations) if final else (max(_LEVEL_ERROR, tolerance), _STEPS_PER_LEVEL)
+        state, taken = _climb(_Problem(cost, a, b, level), log_b + g / level, memory, goal, limit)
         g = level * (state.h - log_b)
         iterations += taken
-    return Solution(
-        f=-levels[-1] * (state.top + state.row.log()),
-        g=g,
-        value=levels[-1] * (state.dual - (b * log_b).sum(1)),
-        error=state.error,
-        iterations=iterations,
-    )
+    f, value = -level * (state.top + state.row.log()), level * (state.dual - (b * log_b).sum(1))
+    return Solution(f, g, value, state.error, iterations)
 
 
 def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int) -> tuple[_State, int]:
@@ -132,7 +116,7 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
             part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
             fresh = [torch.empty_like(part.cost) for _ in range(3)]
             rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
-            state.put(few, rest, slice(None))
+            state.put(few, rest)
             step += more
             break
         candidate = _evaluate(problem, state.h + _direction(problem, state, damping, scratch), spare)
@@ -145,7 +129,7 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         unsolved = flags[0]
         if any(flags[1]):
             worse = _places(flags[1], h.device)
-            candidate.put(worse, state, worse)
+            candidate.put(worse, (part[worse] for part in state))
         state, spare = candidate, state.e
         step += 1
     memory[:] = [state.e, spare, scratch]

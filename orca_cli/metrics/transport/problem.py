@@ -8,55 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import Tensor
 
-from orca_cli.config.ranges import Count, CountOrZero, Positive
+from orca_cli.config.ranges import Positive
 from orca_cli.metrics.transport import clouds, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
-from orca_cli.metrics.transport.sinkhorn import Solution
+from orca_cli.metrics.transport.sinkhorn import Solution, Solver
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
-
 _SCALING = 0.25  # factor between the levels of annealing, which lower the strength from the largest cost to reg
 _CHUNK = 1024  # rows of the source's own cost matrix that are computed at once
 
-
 Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
-Tolerance = Annotated[  # 2 is the largest L1 distance of two distributions
-    float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
-]
-MaxIterations = Annotated[
-    Count, "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points)."
-]
-NewtonPoints = Annotated[
-    CountOrZero, "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm."
-]
-NewtonSteps = Annotated[Count, "Bound on Newton's steps at the final reg."]
 
 
 @dataclass(frozen=True)
 class Transport:
     """Solvers of the metrics that transport points with entropy, and the problems that these have in common."""
 
-    reg: Reg = 0.1
-    tolerance: Tolerance = 1e-2
-    max_iterations: MaxIterations = 500
-    newton_points: NewtonPoints = 512
-    newton_steps: NewtonSteps = 15
+    tolerance: float = 1e-2  # L1 error of a plan's marginal at which a problem counts as solved
+    max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
+    newton_points: int = 512  # onto more points than these transport is solved by Sinkhorn's algorithm
+    newton_steps: int = 15  # at the final reg
 
-    def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
-        """Return the solver (cost, a, b) -> solution at this reg.
-
-        `start` has potentials g, [1, q], of a similar problem, for Newton's method.
-        """
+    def solve(self, reg: float, start: Tensor | None = None) -> Solver:
+        """Return the solver (cost, a, b) -> solution; `start` has potentials g, [1, q], of a similar problem."""
         newton_from = partial(
             newton.solve, reg=reg, tolerance=self.tolerance, max_iterations=self.newton_steps, scaling=_SCALING
         )
@@ -73,8 +56,8 @@ class Transport:
             more = self.by_sinkhorn(reg)(*problem)
             if bool((more.error > self.tolerance).any()):
                 end = newton_from(*problem, start=more.g, first=reg)
-                more = replace(end, iterations=more.iterations + end.iterations)
-            return solution.replace(unsolved, more)
+                more = end._replace(iterations=more.iterations + end.iterations)
+            return solution.merged(unsolved, more)
 
         return solve
 
@@ -82,22 +65,18 @@ class Transport:
         """Return the solver (cost, a) -> solution of clouds against themselves."""
         return partial(sinkhorn.solve_symmetric, reg=reg, tolerance=self.tolerance, max_iterations=self.max_iterations)
 
-    def outer(self, cost: Tensor) -> Solution:
-        """Solve one problem with uniform weights at the outer reg."""
+    def outer(self, cost: Tensor, reg: float) -> Solution:
+        """Solve one problem with uniform weights."""
         n, m = cost.shape
-        return self.solve(self.reg)(cost[None], cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m))
+        return self.solve(reg)(cost[None], cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m))
 
-    def outer_to_itself(self, cost: Tensor) -> Solution:
+    def outer_to_itself(self, cost: Tensor, reg: float) -> Solution:
         """Solve one problem of a cloud with itself, costs [m, m]."""
         m = len(cost)
-        return self.solve_symmetric(self.reg)(cost[None], cost.new_full((1, m), 1 / m))
+        return self.solve_symmetric(reg)(cost[None], cost.new_full((1, m), 1 / m))
 
-    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> Tensor:
-        """Return OT_reg(source, source).
-
-        The cost, of points x [n, d] and W between their classes [k, k], is computed in chunks of rows, of which up to
-        `_HELD_ELEMENTS` entries are kept between iterations.
-        """
+    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor, reg: float) -> Tensor:
+        """Return OT_reg(source, source), of points x [n, d] and W between their classes [k, k]; costs are made in chunks."""
         n = len(x)
         a = x.new_full((1, n), 1 / n)
         chunks = list(torch.arange(n, device=x.device).split(_CHUNK))
@@ -109,32 +88,23 @@ class Transport:
 
         def softmin(f: Tensor) -> Tensor:
             costs = chain(held, map(compute, chunks[len(held) :]))
-            return torch.cat([sinkhorn.softmin(cost[None], f, a, self.reg) for cost in costs], 1)
+            return torch.cat([sinkhorn.softmin(cost[None], f, a, reg) for cost in costs], 1)
 
         f, update, _ = sinkhorn.symmetric_potential(
-            softmin, a, self.reg, tolerance=self.tolerance, max_iterations=self.max_iterations
+            softmin, a, reg, tolerance=self.tolerance, max_iterations=self.max_iterations
         )
         return (a * (f + update)).sum()
 
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
-        """Return the diagnostics of a metric, from all problems that it solved.
-
-        They are iterations and marginal_error (the largest), and converged (1 where every problem reached the tolerance, 0
-        where a bound ended one).
-        """
+        """Return the largest number of iterations and error of all problems that a metric solved, and whether all converged."""
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
-        return {
-            "iterations": float(max(solution.iterations for solution in solutions)),
-            "marginal_error": error,
-            "converged": float(error <= self.tolerance),
-        }
+        iterations = float(max(solution.iterations for solution in solutions))
+        return {"iterations": iterations, "marginal_error": error, "converged": float(error <= self.tolerance)}
 
-    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Solver:
         """Return the solver (cost, a, b) -> solution by Sinkhorn's algorithm, for `slack` times the tolerance."""
-        tolerance = slack * self.tolerance
-        return partial(
-            sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=self.max_iterations, scaling=_SCALING
-        )
+        tolerance, most = slack * self.tolerance, self.max_iterations
+        return partial(sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=most, scaling=_SCALING)
 
 
 def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:

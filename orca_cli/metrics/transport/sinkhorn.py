@@ -6,30 +6,21 @@ Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i +
 
 is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
 
-Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before
-the next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there, while a solved
-level needs at most some tens more. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while
-the error falls. One pass over the cost gives both updates: with the row potentials eliminated the column sums of the plan
-are a product with the same exponentials.
+Between two clouds reg is lowered from the largest cost by a constant factor, `scaling` (annealing), and every level is solved
+before the next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there. Updates go
+beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both updates:
+with the row potentials eliminated the column sums of the plan are a product with the same exponentials. A cloud against itself
+needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or better.
 
-A cloud against itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or
-better (the kernel is positive), and a few iterations from 0 at the final reg are enough.
-
-Shapes and settings, here and in `newton`: B problems of p rows and q columns are solved at once.
-
-* cost: [B, p, q], non-negative; symmetric for a cloud against itself.
-* a, b: [B, p] and [B, q], weights that sum to 1. A weight of 0 stands for padding: it gets no mass, whatever its cost.
-* f, g: [B, p] and [B, q], potentials.
-* reg: entropic strength, in units of the cost.
-* tolerance: L1 error of a plan's marginal (the column sums) at which a problem counts as solved.
-* max_iterations: bound on the iterations at the final reg.
-* scaling: factor between the levels of annealing.
+Shapes, here and in `newton`: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a [B, p]
+and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise. `tolerance` is the L1 error of a plan's column sums at
+which a problem counts as solved, `max_iterations` bounds the iterations at the final reg.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,30 +36,23 @@ _GPU_ELEMENTS = 2**26  # as much as keeps a GPU busy
 _GPU_LOOK_EVERY = 8  # iterations between looks at the error, which make the host wait for the device
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Solutions of B problems, by their potentials.
-
-    Args:
-        f: potentials of the rows.
-        g: potentials of the columns.
-        value: [B], a dual value: never above the true one, and off it by the square of the error only.
-        error: [B], L1 distance of the plan's column sums from their weights. The row sums are exact; for symmetric problems
-            both sums are off by `error`.
-        iterations: number of iterations, annealing included.
-    """
+class Solution(NamedTuple):
+    """Solutions of B problems, by their potentials."""
 
     f: Tensor
     g: Tensor
-    value: Tensor
-    error: Tensor
-    iterations: int
+    value: Tensor  # [B], a dual value: never above the true one, and off it by the square of the error only
+    error: Tensor  # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their weights
+    iterations: int  # annealing included
 
-    def replace(self, problems: Tensor, other: Solution) -> Solution:
+    def merged(self, problems: Tensor, other: Solution) -> Solution:
         """Return these solutions with those of some problems, by index, taken from `other`."""
-        names = ("f", "g", "value", "error")
-        fields = {name: getattr(self, name).index_copy(0, problems, getattr(other, name)) for name in names}
-        return Solution(**fields, iterations=self.iterations + other.iterations)
+        pairs = zip(self[:4], other[:4], strict=True)
+        f, g, value, error = (mine.index_copy(0, problems, theirs) for mine, theirs in pairs)
+        return Solution(f, g, value, error, self.iterations + other.iterations)
+
+
+Solver = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
 
 
 def annealing(largest: float, reg: float, scaling: float) -> list[float]:
@@ -84,18 +68,14 @@ def solve(
     cost: Tensor, a: Tensor, b: Tensor, reg: float, *, tolerance: float, max_iterations: int, scaling: float
 ) -> Solution:
     """Solve B problems; memory beyond the cost is only that of pieces of it."""
-    levels = annealing(float(cost.amax()), reg, scaling)
     log_b = torch.where(b > 0, b.log(), 0.0)
     g = torch.zeros_like(b)
     sums, columns = torch.empty_like(a), torch.empty_like(b)
-    iterations = 0
-    for place, level in enumerate(levels):
-        final = place == len(levels) - 1
-        goal = tolerance if final else max(tolerance, _LEVEL_ERROR)
-        limit = max_iterations if final else _LEVEL_ITERATIONS
+    iterations, every = 0, _look_every(cost)
+    for level in annealing(float(cost.amax()), reg, scaling):
+        goal, limit = (tolerance, max_iterations) if level == reg else (max(tolerance, _LEVEL_ERROR), _LEVEL_ITERATIONS)
         before = torch.full_like(b[:, 0], torch.inf)
         unsolved = [True] * len(b)
-        every = _look_every(cost)
         for step in range(limit + 1):
             _sweep(cost, torch.where(b > 0, log_b + g / level, -torch.inf), a, level, unsolved, (sums, columns))
             error = (columns - b).abs().sum(1)
@@ -188,13 +168,12 @@ def _sweep(
     Solved problems may keep their old entries.
     """
     sums, columns = results
-    memory = None
+    memory = cost.new_empty(0)
     for problems, rows in pieces(cost):
         if not any(unsolved[problems]):
             continue
         block = cost[problems, rows]
-        if memory is None:
-            memory = cost.new_empty(block.numel())
+        memory = memory if len(memory) else cost.new_empty(block.numel())
         e = torch.sub(h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape))
         e, row, top = row_exp(e)
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]

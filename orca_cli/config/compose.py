@@ -1,0 +1,337 @@
+"""Everything that touches Hydra and OmegaConf: what is typed, KEY=VALUE, is composed with the files of conf/ and checked.
+
+What comes out is a plain `schema.Config`, with dictionaries for the parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, QuotedString
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from orca_cli import signals
+from orca_cli.config import checks, configuration, schema, study, variants
+from orca_cli.config.configuration import calls_resolver, choices, config_dir, default_folders, key_of
+from orca_cli.config.identity import Identity, identify
+from orca_cli.config.ranges import check_value, shown
+from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
+from orca_cli.config.variants import BLOCKS, in_task
+from orca_cli.exceptions import ConfigError, UsageError, suggest
+
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
+_QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
+# Exceptions that Hydra raises where a file or an override cannot be read.
+_UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
+    """Parse overrides; ConfigError names the first invalid one. glob() needs the loader, to find the choices."""
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise ConfigError(f"'{error.override}' is not an override", where="command line", hint=_QUOTING) from error
+
+
+def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
+    """Return the values that an override gives a key, as they are typed; a glob chooses among names, or files of the group."""
+    value = override.value()
+    if isinstance(value, Glob) and (matches := value.filter(list(names))):
+        return list(matches)
+    if override.is_sweep_override():
+        return [str(text) for text in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def _check_typed(override: Override) -> None:
+    """Check a typed value against its declaration; OmegaConf would accept 3 as a text and true as "True"."""
+    key = override.key_or_group
+    if re.match(r"(task|source)\.data(\.|$)|task\.(departures|hparams)(\.|$)", key):
+        raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
+    if key.startswith("hydra"):
+        hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
+        raise ConfigError("is not for the command line", where=key, hint=hint)
+    if calls_resolver(str(override.input_line)):
+        raise ConfigError(
+            f"{override.input_line} runs a resolver", where=key, hint="give the value itself, or $NAME of the shell"
+        )
+    section = key[: key.rfind(".") + 1]
+    if key.partition(".")[0] not in checks.PARTS and key not in _ALL_GROUPS:
+        known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}
+        if override.is_delete():
+            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
+        if (override.is_add() or override.is_force_add()) and key.removeprefix(section) not in known:
+            raise checks.unknown(key.removeprefix(section), known, section)
+    if override.is_delete() or override.is_sweep_override():
+        return
+    value = override.value()
+    if key.startswith("tracker."):
+        checks.check_secrets(None, key)
+    value = value.text if isinstance(value, QuotedString) else value
+    if key not in _ALL_GROUPS and any(name.startswith(f"{key}.") for name in schema.declared()):
+        hint = f"give its settings one by one, such as {key}.NAME=..."
+        raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
+    if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
+        check_value(value, schema.declared()[key], key)
+
+
+def _refused(error: BaseException) -> ConfigError:
+    """Return an error of Hydra or OmegaConf as one line about the key that it is about, with what is allowed there."""
+    cause, file = error, re.search(r"In '([^']+)'", str(error))
+    while not getattr(cause, "full_key", None) and (inner := cause.__cause__ or cause.__context__):
+        cause = inner
+    key, section = str(getattr(cause, "full_key", None) or ""), getattr(cause, "parent_node", None)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(section, DictConfig):
+        prefix, dot, name = key.rpartition(".")
+        known = [word for word in section if word not in ("hydra", *BLOCKS)]
+        return checks.unknown(name, known, prefix + dot, f" in {file[1]}.yaml" if file else "")
+    lines = map(str.strip, str(cause if key else error).splitlines())
+    kept = (line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line))
+    text = " ".join(kept) or type(error).__name__
+    return ConfigError(text, where=key or "configuration", hint="orca list settings shows types and defaults")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One run's checked configuration."""
+
+    config: Config
+    content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
+    choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
+    overrides: list[str]  # what the user wrote
+    interpolates_seed: bool  # another setting is made of the seed
+    labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """Return what names the run; the files that it names are read at the first call."""
+        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
+
+    @property
+    def variant(self) -> dict[str, str]:
+        """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
+        unnamed = (*GROUPS, "seed", "protocol", "study")
+        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
+        named = ((key, value) for key, _, value in pairs if key not in unnamed and not key.startswith("hydra"))
+        return {key: value for key, value in named if not is_without_effect(key)}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of a sweep."""
+
+    jobs: list[Composed]
+    study: str = ""  # empty where the sweep is no study
+    # Why arms of the study are not among the jobs -> number of runs.
+    absent: dict[str, int] = field(default_factory=dict)
+
+    @functools.cached_property
+    def experiments(self) -> list[Composed]:
+        """Return one job per distinct experiment: `train.lr=1e-4,0.0001` gives two jobs of one, as may arms of a study."""
+        by_identity: dict[object, Composed] = {}
+        for job in self.jobs:
+            by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
+        return list(by_identity.values())
+
+
+def _reseeded(job: Composed, override: Override) -> Composed:
+    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
+    _check_typed(override)
+    seed: dict[str, Any] = {"seed": override.value()}
+    texts = [str(override.input_line) if key_of(text) == "seed" else text for text in job.overrides]
+    return replace(job, config=replace(job.config, **seed), content=job.content | seed, overrides=texts)
+
+
+def to_yaml(content: dict[str, Any]) -> str:
+    """Return a configuration as YAML text."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+@contextmanager
+def session(extra: Path | None = None) -> Iterator[Session]:
+    """Start Hydra on the program's configuration folder and, where one is given, the user's own, which is checked."""
+    if extra is not None:
+        for group in _ALL_GROUPS:
+            choices(group, extra)  # raises where a file would replace one of the program's
+        configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
+        for block in BLOCKS:
+            if any("/" in name for name in choices(block, extra)):
+                variants.variants(block, extra)  # raises where a file would replace what a task's file says
+    ConfigStore.instance().store(name="schema", node=Config)
+    for block in BLOCKS:  # those of another session
+        ConfigStore.instance().repo.pop(block, None)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
+            folders = create_config_search_path(str(config_dir()))
+            folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+        yield Session(extra)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Composes configurations while Hydra is started; made by `session`."""
+
+    _extra: Path | None
+    _stored: set[str] = field(default_factory=set)  # tasks whose variants Hydra has been given
+
+    def compose(self, overrides: list[str]) -> Composed:
+        """Compose one run; ConfigError for unknown choices or keys, missing or wrong values, UsageError for several values."""
+        parsed = _parse(overrides)
+        for text, override in zip(overrides, parsed, strict=True):
+            if override.key_or_group == "study":
+                raise ConfigError("a study is a sweep", where=text, hint="add -m")
+            if override.is_sweep_override():
+                raise UsageError(f"'{text}' names several values", where=key_of(text), hint="a sweep needs orca run -m")
+        self._check_choices(parsed)
+        return self._compose(overrides)
+
+    def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
+        """Compose every job of a sweep: a study's arms; comma lists, range(...), glob(...), choice(...).
+
+        ConfigError where none is left, unless `may_be_empty` allows that for a study.
+        """
+        chosen = [text for text in overrides if key_of(text) == "study"]
+        parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
+        self._check_choices(_parse(chosen))
+        if chosen:
+            sweep = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            if not sweep.jobs and not may_be_empty:
+                hint = "; ".join(study.absent_lines(sweep.absent)) or "see its `except`"
+                raise ConfigError("no run is left", where=f"study={sweep.study}", hint=hint)
+            return sweep
+        self._check_choices(parsed)
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        jobs = []
+        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
+            signals.check()
+            jobs.append(self._compose(list(job)))
+        if not jobs:
+            raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
+        return Sweep(jobs)
+
+    def _study(self, name: str, parsed: list[Override]) -> Sweep:
+        preset = study.Study.read(name, choices("study", self._extra)[name])
+        typed: dict[str, list[tuple[str, str]]] = {}
+        for override in parsed:
+            key = override.key_or_group
+            # An axis may have choices that the group of that name lacks, such as a metric with settings.
+            if not set(_texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
+                self._check_choices([override])
+            if key == "task" and key not in preset.axes and study.SET in preset.axes:
+                preset = preset.narrowed(study.SET, _texts_of(override, choices("task", self._extra)), "task")
+            elif key in preset.axes:
+                setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
+                preset = preset.narrowed(key, _texts_of(override, preset.axes[key]), setting)
+            elif override.is_delete():
+                typed[key] = [("null", str(override.input_line))]
+            else:
+                element = override.get_key_element()
+                typed[key] = [(text, f"{element}={text}") for text in _texts_of(override, ())]
+        folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
+        arms = preset.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+        jobs = []
+        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
+        for arm in (arm for arm in arms if not arm.lacks):
+            signals.check()
+            rest = tuple(text for text in arm.overrides if key_of(text) != "seed")
+            seed = _parse([text for text in arm.overrides if key_of(text) == "seed"])
+            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
+                job = _reseeded(made[rest], seed[0])
+            else:
+                job = made[rest] = self._compose(arm.overrides)
+            jobs.append(replace(job, labels=arm.labels))
+        return Sweep(jobs, name, study.absent(arms))
+
+    def _compose(self, overrides: list[str]) -> Composed:
+        # Hydra reads the word nan as a number, which no setting takes.
+        overrides = [re.sub(r"=nan$", "='nan'", text) for text in overrides]
+        for override in _parse(overrides):
+            _check_typed(override)
+        try:
+            cfg = self._load(overrides)
+            hydra = cfg.hydra
+            with open_dict(cfg):
+                del cfg["hydra"]
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
+            content: Any = OmegaConf.to_container(cfg, resolve=True)
+            config: Any = OmegaConf.to_object(cfg)
+        except _UNREADABLE as error:
+            raise _refused(error) from error
+        checks.check_settings(config)
+        checks.check_parts(config)
+        for name, folder in default_folders().items():
+            setattr(config.paths, name, getattr(config.paths, name) or str(folder))
+        names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
+        written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
+        interpolates_seed = re.search(r"\$\{\.*seed\b", repr(cfg)) is not None
+        return Composed(config, content, names, list(written), interpolates_seed)
+
+    def _load(self, overrides: list[str]) -> DictConfig:
+        """Compose; tasks outside the paper get a source that needs no files instead of the one that their body picks.
+
+        The file of that source names it (`data.without_files`). A task is not aligned with its own data.
+        """
+        self._store_variants(overrides)
+        load = GlobalHydra.instance().config_loader().load_configuration
+        cfg = load("config", overrides, RunMode.RUN)
+        task, instead = cfg.hydra.runtime.choices["task"], OmegaConf.select(cfg, "source.data.without_files")
+        is_typed = any(key_of(text) == "source" for text in overrides)
+        is_papers = OmegaConf.select(cfg, "task.departures.paper") is not None
+        if not (is_typed or is_papers or instead in (None, task)):
+            cfg = load("config", [*overrides, f"source={instead}"], RunMode.RUN)
+        if OmegaConf.is_dict(cfg._get_node("task")):
+            with open_dict(cfg.task):
+                for block in BLOCKS:
+                    cfg.task.pop(block, None)
+        return cfg
+
+    def _store_variants(self, overrides: list[str]) -> None:
+        """Give Hydra the variants of the tasks that are named, as if each were a file of conf/departures or conf/hparams."""
+        typed = [text.partition("=")[2].strip("'\"") for text in overrides if key_of(text) in ("task", *BLOCKS)]
+        words = [name.rpartition("/")[2] for name in (configuration.default_choices()["task"], *typed)]
+        for task, path in choices("task", self._extra).items():
+            if task in self._stored or not any(word == task or word.startswith(f"{task}-") for word in words):
+                continue
+            self._stored.add(task)
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
+            for block, name, _, settings in in_task(task, content, str(path)):
+                folder, _, stem = name.rpartition("/")
+                ConfigStore.instance().store(stem, settings, group=f"{block}/{folder}", package="_global_")
+
+    def _check_choices(self, parsed: list[Override]) -> None:
+        for override in parsed:
+            group = override.key_or_group
+            is_none_or_list = override.is_delete() or isinstance(override.value(), (list, type(None)))
+            if group in NEEDED_GROUPS and is_none_or_list:
+                raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
+            if group not in _ALL_GROUPS or is_none_or_list:
+                continue
+            files = choices(group, self._extra)
+            for name in (text.strip("'\"") for text in _texts_of(override, files)):
+                if name in files:
+                    configuration.content(files[name])  # raises where the file is not YAML
+                    continue
+                allowed = variants.variants(group, self._extra) if group in BLOCKS else files
+                if name not in allowed:
+                    raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

@@ -91,7 +91,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     plan = replace(built.plan, seed=run_seed, align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
-        _, trajectory, _ = trained(replace(built, plan=plan, model=model), engine, run, Silent())
+        _, trajectory = trained(replace(built, plan=plan, model=model), engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)
     return trained_state(model)
 

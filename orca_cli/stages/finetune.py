@@ -116,7 +116,7 @@ class _Stage:
         self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
         with self.reporter.track("finetune", self._steps[0]) as advance:
             fitted = self._train(0, advance)
-        for name, weights in {"last": fitted.last, "best": fitted.best}.items():
+        for name, weights in {"last": trained_state(self.built.model), "best": fitted.best}.items():
             checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
         load_trained_state(self.built.model, fitted.chosen)
         return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)

@@ -101,14 +101,13 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        chosen, last, best: its weights as `train.select` says, after the last step, and where they validated best.
+        chosen, best: its weights as `train.select` says, and where they validated best; the model has the last.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
         error: of `chosen` on what validates; None where that is undefined.
         lines: of its curve, one an epoch.
     """
 
     chosen: Mapping[str, Tensor]
-    last: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     epoch: int
     error: float | None
@@ -180,11 +179,12 @@ class MemberTraining:
                 self._step += 1
 
     def _fitted(self) -> Fitted:
-        last, is_best = trained_state(self.built.model), self._train.select == "best"
+        is_best = self._train.select == "best"
         epoch = self._best_epoch if is_best else self._train.epochs
         line = self._lines[epoch - 1] if epoch else self._start
         assert line is not None
-        return Fitted(self._best if is_best else last, last, self._best, epoch, line["validation_error"], self._lines)
+        chosen = self._best if is_best else trained_state(self.built.model)
+        return Fitted(chosen, self._best, epoch, line["validation_error"], self._lines)
 
     def _save(self) -> None:
         mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)

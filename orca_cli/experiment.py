@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
-OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
+Summary = dict[str, Any]
+OnBuild = Callable[[Summary], None]  # what is called with the summary of stage 1
 
 
 def run(

@@ -27,7 +27,7 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.spl
 LIMITS = {
     "baselines": 1235, "benchmarks": 3270, "commands": 3405, "config": 2580, "data": 7500, "interfaces": 605,
     "launching": 1265, "metrics": 2105, "models": 3685, "prediction": 1885, "report": 3990, "runs": 1605,
-    "scoring": 1220, "stages": 2920, "storage": 795, "training": 1515,
+    "scoring": 1220, "stages": 2917, "storage": 795, "training": 1515,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 

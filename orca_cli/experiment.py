@@ -33,7 +33,8 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
-OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
+Summary = dict[str, Any]
+OnBuild = Callable[[Summary], None]  # what is called with the summary of stage 1
 
 
 def run(
@@ -47,7 +48,6 @@ def run(
     """Run one composed job, resume it, or find it completed.
 
     Args:
-        job: what to run.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called once the model is built.
@@ -183,11 +183,9 @@ def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
     """Return the outcome of a run that is completed; baselines that it lacks are computed first (docs/baselines.md)."""
     from orca_cli.baselines import completion
 
-    result = folder.result()
-    names = completion.lacking(job.config, folder, result)
-    if not names:
+    if not (names := completion.lacking(job.config, folder, folder.result())):
         terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
-        return Outcome("skipped", path=folder.path, result=result)
+        return Outcome("skipped", path=folder.path, result=folder.result())
     terminal.log.info(f"already completed; computing the baselines that it lacks, {', '.join(names)}: {folder.path}")
 
     def rebuilt() -> Built:
@@ -234,10 +232,9 @@ def _with_baselines(
             best_constant(built),
         )
 
-    stop = completion.complete(job.config, folder, names, subject)
-    state: State = "skipped" if samples is None and folder.result()["baselines"] == before["baselines"] else "completed"
-    failure = None if stop is None else Failure(stop, stop)
-    return Outcome(state, 0 if stop is None else stop.code, folder.path, folder.result(), failure)
+    stop, result = completion.complete(job.config, folder, names, subject), folder.result()
+    state: State = "skipped" if samples is None and result["baselines"] == before["baselines"] else "completed"
+    return Outcome(state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None)
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
@@ -284,8 +281,7 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
     folder.write_result(result_of(validated, tested) | further)
     outcome = Outcome("completed", path=folder.path, result=folder.result())
     # The run is completed before its baselines are: whatever ends them, it keeps its result.
-    names = completion.lacking(job.config, folder, outcome.result)
-    if tested is not None and names:
+    if tested is not None and (names := completion.lacking(job.config, folder, outcome.result)):
         outcome = _with_baselines(job, folder, names, lambda: validated.built, tested.samples)
     folder.ended("completed", outcome.result)
     return outcome

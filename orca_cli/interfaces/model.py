@@ -114,7 +114,6 @@ Resolution = Literal["input", "body"]
 class Finetune(Protocol):
     """Which parameters stage 3 trains. With the attribute `pretrained`, False, the body's weights are drawn at random."""
 
-
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter of a transfer model, adding parameters of the mode's own first; idempotent.
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -50,40 +50,25 @@ Objective = Problem | Mona  # what the steps descend
 _METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """What stage 2 found; empty where nothing was minimised.
-
-    Args:
-        before, after: the metric on a fixed draw of training points, before the first step and after the last.
-        collapse: name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples, and
-            that of the "source" where it has one.
-        curve: distances per step, at most 100 lines.
-        seconds: of the steps, in the run that took them, which may be another.
-    """
-
-    before: float | None = None
-    after: float | None = None
-    steps: int = 0
-    collapse: dict[str, dict[str, float]] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
+def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> dict[str, Any]:
     """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json.
+
+    Returns:
+        "before" and "after", the metric on a fixed draw of training points, before the first step and after the last; "steps";
+        "collapse": name of a diagnostic (`source_features.collapse`) -> its values "before" and "after" on held-out samples,
+        and that of the "source" where it has one; "curve", at most 100 lines; "seconds" of the steps, in the run that took
+        them, which may be another. Empty where nothing was minimised.
     """
     if not has_alignment(built.plan):
-        return Aligned()
+        return {}
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
-        summary["aligned"].pop("floor", None)  # of early programs
-        return Aligned(**summary["aligned"])
+        return dict(summary["aligned"])
     run.set_state("align", step=0)
-    compared, trajectory, key = trained(built, engine, run, reporter)
+    compared, trajectory = trained(built, engine, run, reporter)
     record, lines = trajectory.record, trajectory.record["lines"]
     spread = {name: {"before": lines[0][name], "after": value} for name, value in record["collapse"].items()}
     for name, value in compared.source.spread.items():
@@ -96,17 +81,23 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
             "align: the tokens have drawn together, so a lower distance does not mean a better match; "
             "compare with metric=none, or lower align.epochs"
         )
-    seconds = round(sum(line["seconds"] for line in lines), 3)
-    aligned = Aligned(record["before"], record["after"], len(lines), spread, short_curve(lines, _COLUMNS), seconds)
+    aligned = {
+        "before": record["before"],
+        "after": record["after"],
+        "steps": len(lines),
+        "collapse": spread,
+        "curve": short_curve(lines, _COLUMNS),
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
+    }
     built.model.embedder.load_state_dict(trajectory.tensors)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.tensors)
-    run.write_summary("align", {"aligned": asdict(aligned), "trajectory": key})
+    run.write_summary("align", {"aligned": aligned})
     run.seal("align")
     return aligned
 
 
-def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Entry, str]:
-    """Return what is compared, the trajectory (see `Trainer.train`), from the cache or made here, and its fingerprint.
+def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Entry]:
+    """Return what is compared and the trajectory (see `Trainer.train`), from the cache or made here.
 
     Raises:
         UnavailableError: the device has no float64.
@@ -116,8 +107,7 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
     if engine.device.type == "mps":
         raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
-    settings, cache = built.plan.align, cache_folder(built.plan)
-    hint = f"lower align.max_samples or align.source_points ({settings.source_points} now)"
+    hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
             compared = compare(built, engine, reporter)
@@ -125,12 +115,12 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
         key = fingerprint(built, compared, objective, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
         trajectory = cached(
-            cache / _CACHE / key,
+            cache_folder(built.plan) / _CACHE / key,
             lambda: Trainer(built, compared, objective, engine, run, reporter).train(),
             keep=lambda: not run.inexact(),
         )
     run.rewind("align", trajectory.record["lines"])
-    return compared, trajectory, key
+    return compared, trajectory
 
 
 def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
@@ -228,7 +218,7 @@ class Trainer:
 
     def train(self) -> Entry:
         """Take the remaining steps; returns the embedder's weights, "before", "after" and "collapse" (its values after the last
-        step) as in `Aligned`, and "lines", the curve, a line per step.
+        step) as in `align`, and "lines", the curve, a line per step.
         """
         epochs = self.built.plan.align.epochs
         try:

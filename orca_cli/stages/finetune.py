@@ -21,7 +21,6 @@ from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
-from orca_cli.stages.align import Aligned
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
@@ -75,10 +74,10 @@ class Tested:
 
 @dataclass(frozen=True)
 class Validated:
-    """A trained model that has not seen the test split; `seconds`: stage -> wall time."""
+    """A trained model that has not seen the test split; what `align` returned; `seconds`: stage -> wall time."""
 
     built: Built
-    aligned: Aligned
+    aligned: dict[str, Any]
     trained: Trained
     engine: Engine
     seconds: dict[str, float]
@@ -117,7 +116,7 @@ class _Stage:
         self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
         with self.reporter.track("finetune", self._steps[0]) as advance:
             fitted = self._train(0, advance)
-        for name, weights in {"last": fitted.last, "best": fitted.best}.items():
+        for name, weights in {"last": trained_state(self.built.model), "best": fitted.best}.items():
             if weights is not None:
                 checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
         load_trained_state(self.built.model, fitted.chosen)
@@ -302,12 +301,16 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
-        "metric_value": {"before": aligned.before, "after": aligned.after},
-        "alignment": {"method": plan.align.method, "steps": aligned.steps, "collapse": aligned.collapse},
-        "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "metric_value": {"before": aligned.get("before"), "after": aligned.get("after")},
+        "alignment": {
+            "method": plan.align.method,
+            "steps": aligned.get("steps", 0),
+            "collapse": aligned.get("collapse", {}),
+        },
+        "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
         "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "trajectory_s": aligned.seconds,
+        "trajectory_s": aligned.get("seconds", 0.0),
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
         "keep_weights": plan.keep_weights,

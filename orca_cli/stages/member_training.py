@@ -93,7 +93,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     plan = replace(built.plan, seed=run_seed, align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
-        _, trajectory, _ = trained(replace(built, plan=plan, model=model), engine, run, Silent())
+        _, trajectory = trained(replace(built, plan=plan, model=model), engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)
     return trained_state(model)
 
@@ -103,7 +103,7 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        chosen, last: its weights as `train.select` says, and after the last step.
+        chosen: its weights as `train.select` says; the model has the last.
         best: those that validated best; None where nothing validates.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
         error: of `chosen` on what validates; None where that is undefined, or nothing validates.
@@ -111,7 +111,6 @@ class Fitted:
     """
 
     chosen: Mapping[str, Tensor]
-    last: Mapping[str, Tensor]
     best: Mapping[str, Tensor] | None
     epoch: int
     error: float | None
@@ -183,13 +182,14 @@ class MemberTraining:
                 self._step += 1
 
     def _fitted(self) -> Fitted:
-        last, is_best = trained_state(self.built.model), self._train.select == "best"
         if self.member.held_out is None:
-            return Fitted(last, last, None, self._train.epochs, None, self._lines)
+            return Fitted(trained_state(self.built.model), None, self._train.epochs, None, self._lines)
+        is_best = self._train.select == "best"
         epoch = self._best_epoch if is_best else self._train.epochs
         line = self._lines[epoch - 1] if epoch else self._start
         assert line is not None
-        return Fitted(self._best if is_best else last, last, self._best, epoch, line["validation_error"], self._lines)
+        chosen = self._best if is_best else trained_state(self.built.model)
+        return Fitted(chosen, self._best, epoch, line["validation_error"], self._lines)
 
     def _save(self) -> None:
         mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)

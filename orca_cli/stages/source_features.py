@@ -116,7 +116,6 @@ def source_features(
     of_body = body.checkpoint_digest, body.preparation_digest, body.source_resolution
     longest = getattr(body, "max_source_tokens", "")
     key = _key(*of_body, longest, source.digest, wanted, *([] if whole else ["some"]))
-
     path = cache_folder / "source_features" / _key(key, numerics_key(device))
     stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
     x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
@@ -189,7 +188,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
     generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    most = wanted.points + _FRESH
+    most = wanted.points + (_FRESH if whole else 0)
     draw, held, sums = UniformDraw(most, generator), 0, torch.zeros(())
     order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:

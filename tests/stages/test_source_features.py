@@ -82,7 +82,6 @@ def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, 
 def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     monkeypatch.setattr("orca_cli.stages.source_features._BATCH", 3)
-    monkeypatch.setattr("orca_cli.stages.source_features._FRESH", 0)
     some = embedded(tmp_path, whole=False, points=10)
     assert (len(some.cloud.x), Counting.calls <= 4) == (10, True)  # of 30 batches
     assert torch.equal(some.cloud.x[:, 0].long() % 5, some.cloud.labels)

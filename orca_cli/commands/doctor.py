@@ -109,11 +109,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def weights() -> dict[str, Any]:
-    """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing.
-
-    Returns:
-        body, checkpoint, from (in words; empty with a problem), folder (None if they are not here), problem.
-    """
+    """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing."""
     from orca_cli.data.untrusted.downloads import hub_answers
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located

@@ -26,10 +26,7 @@ if TYPE_CHECKING:  # imports Hydra
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
-    Args:
-        outcome: how the run ended.
-        alone: the run is no job of a sweep: add its predictions for the test split.
-        pictured: show these as a picture; the record has the numbers in any case.
+    A run that is `alone`, no job of a sweep, has its predictions for the test split; `pictured`, as a picture as well.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]

@@ -44,8 +44,8 @@ examples:
 Trials are runs without alignment whose test split stays closed; those that fall behind on validation data are stopped early
 (ASHA). Typed again, the command goes on where it was stopped or killed; with more trials it adds to those that are done.
 
-of the search:
-""" + "\n".join(f"  {key}={getattr(Tune(), key)}  {ranges.meaning(hint)}" for key, hint in plans.RULES.items())
+settings of the search:
+""" + "\n".join(f"  {f'{key}={getattr(Tune(), key)}':<13}{ranges.meaning(hint)}" for key, hint in plans.RULES.items())
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
 _OURS = "Found by orca tune"
 

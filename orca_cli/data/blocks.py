@@ -23,7 +23,7 @@ class Ragged:
         row: returns sequence i as [C, l], with l at least its length.
         lengths: [N] integers, 1 or more; above L they are cut.
         channels, length, dtype: C, L, and that of the values.
-        storage: the array that rows are read from, whose pages are released after each read; None where there is none.
+        storage: the array that rows are read from, whose pages are released after each read; any other object has none.
     """
 
     ndim = 3
@@ -35,7 +35,7 @@ class Ragged:
         channels: int,
         length: int,
         dtype: np.dtype,
-        storage: np.ndarray | None = None,
+        storage: object = None,
     ) -> None:
         self._row, self._storage, self.dtype = row, storage, np.dtype(dtype)
         self.lengths = np.minimum(lengths, length).astype(np.int64)
@@ -50,8 +50,7 @@ class Ragged:
         for place, row in enumerate(rows):
             length = self.lengths[row]
             x[place, :, :length] = self._row(int(row))[:, :length]
-        if self._storage is not None:
-            release_pages(self._storage)
+        release_pages(self._storage)
         return x
 
     def valid(self, rows: np.ndarray) -> np.ndarray:

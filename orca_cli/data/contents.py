@@ -20,10 +20,10 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = None, axis: int = 0) -> np.ndarray | None:
+def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, channels_last: bool) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
 
-    `ends` [N] says how many steps of a sequence count, on an axis of the sample; None takes all.
+    `ends` [N] says how many steps of a sequence count, on the last axis or, with channels last, the first; None takes all.
     """
     if len(rows) * x[:1].nbytes > MOST_BYTES:
         return None
@@ -35,7 +35,7 @@ def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = No
             if ends is None:
                 yield row.tobytes()
             else:
-                one = row[(slice(None),) * axis + (slice(int(ends[number])),)]
+                one = row[: ends[number]] if channels_last else row[..., : ends[number]]
                 yield f"{one.shape}".encode() + one.tobytes()
 
     return hashes(contents())

@@ -57,13 +57,13 @@ class TargetForm:
                 raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
             place = np.searchsorted(values, labels).clip(max=len(values) - 1)
             hint = "add training samples of that class, or remove these samples"
-            _refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
+            refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
         if self.kind in ("classes", "class_maps") and y.dtype.kind not in "iub":  # a missing number makes all floats
             raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
         if self.kind == "classes":
             hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
-            _refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
+            refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
             return y.astype(np.int64)
         if self.kind == "class_maps":
             return _encode_class_maps(y, self.extent, where, k)
@@ -91,7 +91,7 @@ class TargetForm:
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
-            _refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
+            refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
         return y.astype(np.float32)
 
     def note(self) -> str:
@@ -219,12 +219,12 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
         check_finite(labels, where)
         fractional = labels != np.round(labels)
         hint = "class labels are integers or strings; to predict numbers use kind=values"
-        _refuse(fractional, labels, "labels are not whole numbers", where, hint)
+        refuse(fractional, labels, "labels are not whole numbers", where, hint)
     elif labels.dtype.kind not in "iub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
     integers = _as_int64(labels, where)
     what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
-    _refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
+    refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
     return integers
 
 
@@ -239,7 +239,7 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
 def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
     # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
     wrong = np.abs(labels.astype(np.float64)) > 2**53
-    _refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
+    refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
     return labels.astype(np.int64)
 
 
@@ -252,7 +252,7 @@ def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, 
     integers, most = _as_int64(labels, where), 2**53 if num_classes is None else num_classes - 1
     wrong = ((integers < 0) | (integers > most)) & (integers != IGNORED_CLASS)
     hint = f"{IGNORED_CLASS} marks positions to ignore; check task.num_classes"
-    _refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
+    refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
     return integers
 
 
@@ -264,10 +264,10 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
         narrow = values.astype(np.float32)
     wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
     what = "values are infinite" if allow_nan else "values are NaN or infinite"
-    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
+    refuse(wrong, values, what, where, "replace them or remove these samples", offset)
 
 
-def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
+def refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
     """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
     if wrong.any():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))

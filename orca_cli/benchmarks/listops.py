@@ -116,7 +116,7 @@ def load(
         num_outputs=10,
         train=train.samples(*form),
         validation=validation.samples(*form),
-        open_test=lambda: sequences("test").samples(*form, no_class=10),
+        open_test=lambda: sequences("test").samples(*form),
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),

@@ -68,24 +68,16 @@ def assemble(
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
-    Args:
-        name, kind, pool: of the reader, of the targets, and the samples.
-        fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
-        fit: called with the samples of each split that the training data hold.
-
-    Raises:
-        DataError: nothing is left for training, or what `fit` refuses.
+    `fractions` of the training samples are drawn for validation and for test, where the data do not give these; `fit` is called
+    with the samples of each split that the training data hold.
     """
-    train_rows = pool.rows["train"]
-    shares = dict(zip(("validation", "test"), fractions, strict=True))
+    rows, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
     supplied = {*pool.rows, *pool.supplied}
-    drawn, drawn_notes = draw(len(train_rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
-    fitted = fit(pool.rows | {part: train_rows[chosen] for part, chosen in drawn.items()})
+    drawn, drawn_notes = draw(len(rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
+    fitted = fit(pool.rows | {part: rows[chosen] for part, chosen in drawn.items()})
     train, validation = fitted.samples("train"), fitted.samples("validation")
-    counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
-    warnings = fitted.targets.warnings(train.targets())
-    note = "; ".join([*drawn_notes, *fitted.notes, *warnings])
-    reporter.say(f"{name}: {counts}; {note}")
+    note = "; ".join([*drawn_notes, *fitted.notes, *fitted.targets.warnings(train.targets())])
+    reporter.say(f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}")
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,

@@ -21,15 +21,10 @@ from orca_cli.interfaces import Batch, Scale
 
 @dataclass(frozen=True)
 class ChannelScale:
-    """Subtracts each channel's mean over the training set and divides by its deviation.
-
-    Args:
-        mean: [C] float64.
-        std: [C] float64, positive; 1 for constant channels.
-    """
+    """Subtracts each channel's mean over the training set and divides by its deviation, both [C] float64."""
 
     mean: np.ndarray
-    std: np.ndarray
+    std: np.ndarray  # 1 for constant channels
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [n, C, *E] scaled, in float64: float32 would lose a small signal on a large offset."""
@@ -40,13 +35,9 @@ class ChannelScale:
 class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
 
-    Args:
-        x: [N, C, *E], any real dtype; may be a memory map, or sequences that know their lengths.
-        y: [N, ...] as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
-        rows: [n] indices of this split's rows; None takes all.
-        groups: [N] int64, the record that each row is cut from; None where rows stand alone.
-        scale, gaps: of the inputs' channels, and how NaN becomes numbers; None leaves them as they are.
+    Inputs x [N, C, *E] of any real dtype may be a memory map, or sequences that know their lengths; y is [N, ...] as Batch.y;
+    `valid` [N, *E] is False where the input is padding; `groups` [N] int64 is the record that each row is cut from. This split
+    has the `rows` [n], or all. Without scale and gaps inputs stay as they are.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import listed
+from orca_cli.data.own_data import check_rules, listed
 from orca_cli.data.samples import target_scale
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 from orca_cli.terminal import counted
 
@@ -80,12 +80,10 @@ class TargetForm:
         if self.kind != "labels" and y.shape[1:] == extent:
             y = y[:, None]
         if y.ndim != len(extent) + 2 or y.shape[2:] != extent or not y.shape[1]:
-            name, alone = {"maps": "dense targets", "values": "values", "labels": "label sets"}[self.kind], ""
             sizes = "".join(f", {size}" for size in extent)
-            if self.kind != "labels":
-                alone = f"(n{sizes or ','}) or "
+            what = f"{self.kind} have shape {y.shape}, expected (n{sizes or ','}) or (n, K{sizes})"
             hint = "dense targets have the extent of the inputs, values and labels one column per output"
-            raise DataError(f"{name} have shape {y.shape}, expected {alone}(n, K{sizes})", where=where, hint=hint)
+            raise DataError(what, where=where, hint=hint)
         if y.dtype.kind not in "fiub":
             raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
         check_finite(y, where, allow_nan=self.missing)
@@ -110,8 +108,7 @@ class TargetForm:
         """Return warnings about labels that are never or always set in training."""
         warnings = []
         for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
-            empty = np.flatnonzero(~(train_targets == value).any(axis=0))
-            if len(empty):
+            if len(empty := np.flatnonzero(~(train_targets == value).any(axis=0))):
                 shown = listed([self.names[i] if self.names else i for i in empty])
                 warnings.append(f"warning: label {shown} has no {word} training sample")
         return warnings
@@ -129,35 +126,27 @@ def fit_targets(
     channels_last: bool = False,
     missing: bool = False,
 ) -> TargetForm:
-    """Return the form of targets, from the training rows.
+    """Return the form of targets [N, ...] of a kind, from the training rows.
 
-    Args:
-        kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
-        names: of labels, of values, or of classes that the data number by themselves.
-        num_classes: K, or None to infer it; for classes. ConfigError for other kinds.
+    `names` are those of labels, of values, or of classes that the data number by themselves; `num_classes` is K, of classes.
     """
-    if kind == "classes" and missing:
-        hint = "remove it, and samples without a class from the data"
-        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
+    is_dense, are_numbers = kind == "dense", kind != "classes" and (kind != "dense" or y.dtype.kind not in "iub")
+    hint = f"{where} says how many outputs there are"
+    check_rules(
+        (kind == "classes" and missing, "missing_targets", "does not apply to task.kind=classes", "remove it"),
+        (are_numbers and num_classes is not None, "num_classes", "applies only to classes", f"remove it: {hint}"),
+    )
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)
     if kind == "classes":
         classes = _classes_of(plain_labels(y, where)[rows], where, num_classes)
         return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
-    if kind == "dense" and y.dtype.kind in "iub":
+    if not are_numbers:
         return _class_map_form(y, rows, extent, where, num_classes)
-    if num_classes is not None:
-        hint = f"remove it: {where} says how many outputs there are"
-        raise ConfigError("applies only to classes", where="task.num_classes", hint=hint)
-    is_dense = kind == "dense"
-    form = TargetForm(
-        "labels" if kind == "labels" else "maps" if is_dense else "values",
-        num_outputs=0,
-        names=() if is_dense else names,
-        extent=extent if is_dense else (),
-        channels_last=channels_last and is_dense,
-        missing=missing,
-    )
+    if is_dense:
+        form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
+    else:
+        form = TargetForm("labels" if kind == "labels" else "values", 0, names, missing=missing)
     encoded = form.encode(y, where)
     form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
     if kind == "labels":
@@ -215,13 +204,11 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
         raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
-    if labels.dtype.kind == "f":
-        check_finite(labels, where)
-        fractional = labels != np.round(labels)
-        hint = "class labels are integers or strings; to predict numbers use kind=values"
-        refuse(fractional, labels, "labels are not whole numbers", where, hint)
-    elif labels.dtype.kind not in "iub":
+    if labels.dtype.kind not in "fiub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
+    check_finite(labels, where)
+    hint = "class labels are integers or strings; to predict numbers use kind=values"
+    refuse(labels % 1 != 0, labels, "labels are not whole numbers", where, hint)
     integers = _as_int64(labels, where)
     what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
     refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")

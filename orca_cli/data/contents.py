@@ -37,11 +37,9 @@ def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, cha
         stored = (row for block in blocks(x, rows) for row in block)
         for number, row in zip(rows, stored, strict=True):
             signals.check()
-            if ends is None:
-                yield row.tobytes()
-            else:
-                one = row[: ends[number]] if channels_last else row[..., : ends[number]]
-                yield f"{one.shape}".encode() + one.tobytes()
+            end = None if ends is None else ends[number]
+            one = row[:end] if channels_last else row[..., :end]
+            yield f"{one.shape}".encode() + one.tobytes()
 
     return hashes(held())
 
@@ -72,9 +70,8 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
         shape=(len(group_values) + len(first),) * 2,
     )
     component = connected_components(pairs, directed=False)[1][: len(group_values)]
-    least = np.full(component.max() + 1, len(group_values))
-    np.minimum.at(least, component, np.arange(len(group_values)))
-    return group_values[least[component]][group], note
+    _, least, place = np.unique(component, return_index=True, return_inverse=True)
+    return group_values[least[place]][group], note
 
 
 def input_hashes(batch: Batch) -> np.ndarray:

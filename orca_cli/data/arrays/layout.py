@@ -158,10 +158,8 @@ def read_groups(
         return None, {}
     values, where = base["group"].read(), base["group"].where
     held = {part: values[chosen] for part, chosen in rows.items()}
-    places = {part: where + (f" ({part})" if len(rows) > 1 else "") for part in rows}
     held |= {part: arrays["group"].read() for part, arrays in others.items()}
+    places = {part: f"{where} ({part})" for part in rows}
     records = group_rows(held, places | {part: arrays["group"].where for part, arrays in others.items()})
-    groups = np.empty(len(values), dtype=np.int64)
-    for part, chosen in rows.items():
-        groups[chosen] = records[part]
-    return groups, records
+    order = np.argsort(np.concatenate([*rows.values()]))
+    return np.concatenate([records[part] for part in rows])[order], records

@@ -9,7 +9,6 @@ Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,32 +147,17 @@ class ArrayPreprocessing:
         return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples of an array [n, ...] as in the files.
-
-        Of a model for different lengths also of a list of sequences, or of a mapping with the array and the lengths [n].
-        """
-        ends = None
-        if self.padding is not None and isinstance(x, Mapping):
-            needed = (self.names[0], self.padding.array)
-            if absent := [name for name in needed if name not in x]:
-                raise DataError(f"holds no '{absent[0]}'", where=where, hint=f"give {' and '.join(needed)}, or a list")
-            x, ends = (np.asarray(x[name]) for name in needed)
-            if ends.shape != x.shape[:1]:
-                raise DataError(f"has shape {ends.shape}, expected {x.shape[:1]}", where=f"{where}[{needed[1]}]")
+        """Return the samples of an array [n, ...] as in the files; of a model for lengths also a list of sequences."""
         try:
             # What converts itself, as tensors do, is one array, padded if its sequences have several lengths.
             x = np.asarray(x) if self.padding is None or hasattr(x, "__array__") else x
             is_array = self.padding is None or (isinstance(x, np.ndarray) and x.dtype.kind != "O")
-            values: Any = x if is_array else [np.asarray(row) for row in x]
+            values = x if is_array else [np.asarray(row) for row in x]
         except (TypeError, ValueError) as error:
             raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
         for i, one in enumerate([values] if is_array else values):
             self.check(one if is_array else one[None], where if is_array else f"{where}, sample {i}")
-
-        def inputs(start: int, stop: int) -> Raw:
-            return values[start:stop] if ends is None else (values[start:stop], ends[start:stop])
-
-        return NewData(len(values), inputs, lambda: None, where)
+        return NewData(len(values), lambda start, stop: values[start:stop], lambda: None, where)
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
@@ -196,7 +180,7 @@ class ArrayPreprocessing:
             return np.concatenate([sequence_ends(*pair, self.channels_last, where) for pair in pairs])
         x, lengths = raw if isinstance(raw, tuple) else (raw, None)
         if lengths is None and self.padding.marked_by == "lengths":
-            hint = f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; or a list of sequences"
+            hint = f"give a list of sequences, or an .npz file with {self.names[0]} and {self.padding.array}"
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
         return sequence_ends(x, lengths, self.channels_last, where)
 

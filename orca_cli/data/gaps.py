@@ -23,15 +23,13 @@ How = Literal["mean", "linear"]
 class Gaps:
     """How NaN becomes numbers; padding is no gap.
 
-    Args:
-        how: mean: the channel's mean over the training set. linear: along a sequence, between the known values beside the gap;
-            before the first and after the last one that value; the mean where a sample has no value of the channel.
-        fill, flagged: [C] float64, those means; and the I channels that get an indicator, 1 where a value was missing, else 0.
+    Linear is, along a sequence, between the known values beside the gap, and the nearest one at either end; a sample without a
+    value of the channel gets the mean.
     """
 
     how: How
-    fill: np.ndarray
-    flagged: tuple[int, ...] = ()
+    fill: np.ndarray  # [C] float64, each channel's mean over the training set
+    flagged: tuple[int, ...] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
 
     def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E]; `valid` [B, *E] is False at padding."""

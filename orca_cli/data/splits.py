@@ -161,9 +161,12 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
     """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
     if not values:
         return {}
-    texts = {part: _texts(column) for part, column in values.items()}
-    for part, names in texts.items():
-        refuse_rows(np.isin(names, ("", "nan", "None")), "group", where[part])
+    texts: dict[str, np.ndarray] = {}
+    for part, column in values.items():
+        if column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all():  # 1.0 is the group 1
+            column = np.where(np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str))
+        texts[part] = column.astype(str)
+        refuse_rows(np.isin(texts[part], ("", "nan", "None")), "group", where[part])
     for part, other in permutations(texts, 2):
         if len(shared := np.intersect1d(texts[part], texts[other])):
             what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
@@ -171,13 +174,6 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
     place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
     cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
     return dict(zip(texts, np.split(place, cuts), strict=True))
-
-
-def _texts(values: np.ndarray) -> np.ndarray:
-    """Return groups as texts; 1.0 is the group 1."""
-    if values.dtype.kind == "f" and (values == np.round(values))[~np.isnan(values)].all():
-        return np.where(np.isnan(values), "nan", np.nan_to_num(values).astype(np.int64).astype(str))
-    return values.astype(str)
 
 
 def hold_out(

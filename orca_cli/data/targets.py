@@ -25,27 +25,19 @@ _ONE_CLASS = "for one class per sample use kind=classes"
 
 @dataclass(frozen=True)
 class TargetForm:
-    """The form that the targets of every split have.
+    """The form that the targets of every split have."""
 
-    Args:
-        kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
-        num_outputs: K; 0 while it is not known.
-        names: K names of classes, labels or values, or empty.
-        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty for other kinds, and where
-            the data number classes by themselves.
-        extent, channels_last: *E of maps, and whether they are (n, *E, K).
-        missing: whether labels and real-valued targets may be NaN.
-        scale: of real-valued targets; None for other kinds.
-    """
-
-    kind: Literal["classes", "labels", "values", "maps", "class_maps"]
-    num_outputs: int
-    names: tuple[str, ...] = ()
+    kind: Literal[
+        "classes", "labels", "values", "maps", "class_maps"
+    ]  # maps are real-valued, class_maps a class everywhere
+    num_outputs: int  # K; 0 while it is not known
+    names: tuple[str, ...] = ()  # of classes, labels or values; K or none
+    # Class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number them.
     classes: tuple[int | str, ...] = ()
-    extent: tuple[int, ...] = ()
-    channels_last: bool = False
-    missing: bool = False
-    scale: Scale | None = None
+    extent: tuple[int, ...] = ()  # *E of maps
+    channels_last: bool = False  # whether maps are (n, *E, K)
+    missing: bool = False  # whether labels and real-valued targets may be NaN
+    scale: Scale | None = None  # of real-valued targets
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y."""
@@ -74,10 +66,10 @@ class TargetForm:
 
     def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
-        extent, is_map = self.extent, self.kind == "maps"
-        if is_map and self.channels_last and y.ndim == len(extent) + 2:
+        extent = self.extent
+        if self.channels_last and y.ndim == len(extent) + 2:
             y = np.moveaxis(y, -1, 1)
-        if self.kind != "labels" and y.shape[1:] == extent:
+        if y.shape[1:] == extent:
             y = y[:, None]
         if y.ndim != len(extent) + 2 or y.shape[2:] != extent or not y.shape[1]:
             sizes = "".join(f", {size}" for size in extent)
@@ -94,15 +86,13 @@ class TargetForm:
 
     def note(self) -> str:
         """Return a description of the targets."""
-        k, extent = self.num_outputs, " x ".join(map(str, self.extent))
-        if self.kind == "maps":
-            return f"real-valued targets of {k} x {extent}"
-        if self.kind == "class_maps":
-            return f"{k} classes at every position"
-        if self.scale is not None:
-            return f"{counted(k, 'number')} a sample" + (f" ({listed(self.names)})" if self.names else "")
-        named = self.names and self.classes != tuple(range(k))
-        return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
+        k, named = self.num_outputs, self.names and self.classes != tuple(range(self.num_outputs))
+        notes = {
+            "maps": f"real-valued targets of {k} x {' x '.join(map(str, self.extent))}",
+            "class_maps": f"{k} classes at every position",
+            "values": f"{counted(k, 'number')} a sample",
+        }
+        return notes.get(self.kind, f"{k} {self.kind}") + (f" ({listed(self.names)})" if named else "")
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that are never or always set in training."""

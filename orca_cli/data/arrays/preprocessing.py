@@ -100,7 +100,8 @@ class ArrayPreprocessing:
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
-        check_dtype(x.dtype, where)
+        if x.dtype.kind not in "fiub":
+            raise DataError(f"inputs have dtype {x.dtype}", where=where, hint="allowed: real numbers, such as float32")
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
         if self.padding is not None and shape:
             steps = ", with any number of steps"
@@ -204,18 +205,12 @@ class ArrayPreprocessing:
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
     """Return (C, *E) for the shape of a sample in a file."""
-    return channels_first(np.empty((0, *sample)), channels_last).shape[1:]
+    return channels_first(np.empty((0, *sample), bool), channels_last).shape[1:]
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:
     """Return the shape of a sequence in a file with another number of steps."""
     return (steps, *sample[1:]) if channels_last else (*sample[:-1], steps)
-
-
-def check_dtype(dtype: np.dtype, where: str) -> None:
-    """Raise DataError for inputs that are not real numbers."""
-    if dtype.kind not in "fiub":
-        raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
 
 
 def sequence_ends(x: np.ndarray, lengths: np.ndarray | None, channels_last: bool, where: str) -> np.ndarray:

@@ -23,7 +23,6 @@ from orca_cli.data.arrays.preprocessing import (
     NOT_PADDED,
     ArrayPreprocessing,
     Padding,
-    check_dtype,
     oriented_shape,
     with_steps,
 )
@@ -117,7 +116,7 @@ class _Arrays:
 
     def __post_init__(self) -> None:
         x, y, learn = self.base["x"], self.base["y"], self.rows["train"]
-        check_dtype(x.dtype, x.where)
+        self.form.check(x, x.where)
         if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
             hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
             raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)

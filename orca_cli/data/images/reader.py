@@ -65,14 +65,27 @@ class ImagePreprocessing:
         Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part FOLDER/test/CLASS/*.png.
         Loose images, those in folders of which none is a class, and all where a table had the targets in training, have none.
         """
-        paths, names, labels = _new_images(path, where, part)
+        if not path.is_dir() and (part or not path.is_file()):
+            raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+        base = folder = path if path.is_dir() else path.parent
+        if part:
+            inside = {entry.name.lower(): entry for entry in _folders(path)}
+            folder = next((inside[name] for name in PART_NAMES[part] if name in inside), base)
+            if folder == base:
+                hint = f"it holds {listed(inside) or 'no folders'}"
+                raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
+        found = _images_below(folder) if path.is_dir() else [path]
+        parts = {image: image.relative_to(folder).parts for image in found}
+        paths = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))  # loose ones first
+        labels = [parts[image][0] for image in paths if len(parts[image]) > 1]
         # A record without `from_folders` may be of the numbers of a table.
-        folders_name_classes = self.from_folders and self.targets.kind == "classes"
+        folders_name_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
         has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
 
         def targets() -> np.ndarray | None:
             return self.targets.encode(np.array(labels), str(path)) if has_targets else None
 
+        names = [image.relative_to(base).as_posix() for image in paths]
         return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
@@ -267,29 +280,6 @@ def _in_table(
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
     return _Held(folder, names, chosen, y, origin, rows, () if chosen == "classes" else tuple(outputs), tuple(notes))
-
-
-def _new_images(path: Path, where: str, part: str) -> tuple[list[Path], list[str], list[str]]:
-    """Return new image files, loose ones first, their paths below the folder, and the class of each.
-
-    That is its top folder, or empty if any image is loose. DataError where there are no images.
-    """
-    if path.is_file() and not part:
-        return [path], [path.name], [""]
-    if not path.is_dir():
-        raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
-    folder = path
-    if part:
-        inside = {entry.name.lower(): entry for entry in _folders(path)}
-        folder = next((inside[name] for name in PART_NAMES[part] if name in inside), path)
-        if folder == path:
-            hint = f"it holds {listed(inside) or 'no folders'}"
-            raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-    parts = {image: image.relative_to(folder).parts for image in _images_below(folder)}
-    images = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))
-    has_loose = any(len(pieces) == 1 for pieces in parts.values())
-    names = [image.relative_to(path).as_posix() for image in images]
-    return images, names, ["" if has_loose else parts[image][0] for image in images]
 
 
 def _images_below(folder: Path) -> list[Path]:

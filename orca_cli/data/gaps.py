@@ -56,9 +56,10 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
-def has_missing(x: np.ndarray | Ragged) -> bool:
-    """Return whether a value of inputs [n, C, *E] is NaN."""
-    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, np.arange(len(x))))
+def count_missing(x: np.ndarray | Ragged) -> int:
+    """Return how many inputs [n, C, *E] have a value that is NaN."""
+    some = blocks(x, np.arange(len(x))) if x.dtype.kind == "f" else ()
+    return sum(int(np.isnan(block).reshape(len(block), -1).any(axis=1).sum()) for block in some)
 
 
 def remarks(
@@ -72,9 +73,8 @@ def remarks(
     Steps [n] are of sequences that are cut at L, or None; `read` returns the samples [n, C, *E] whose gaps are filled.
     """
     counts = {f"longer than {length} steps and cut at the end": 0 if steps is None else int((steps > length).sum())}
-    if gaps is not None and read is not None and (x := read()).dtype.kind == "f":
-        parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
-        counts[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
+    if gaps is not None and read is not None:
+        counts[f"with missing values, filled by task.gaps={gaps.how}"] = count_missing(read())
     return {what: count for what, count in counts.items() if count}
 
 
@@ -85,10 +85,6 @@ def fit_gaps(
 
     `missing` [C] counts those of training rows, `means` [C] are over the known ones, NaN where there are none, and `indicator`
     says whether channels with missing values in training get an indicator channel. *E is the extent of inputs.
-
-    Raises:
-        DataError: a channel has no known value in training.
-        ConfigError: maps are to be interpolated in time.
     """
     if how == "linear" and len(extent) != 1:
         what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"

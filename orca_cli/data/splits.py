@@ -38,8 +38,7 @@ class Split(NamedTuple):
 def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
     """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any.
 
-    Raises:
-        DataError: a text names no split, or none names train, `for_training`; `hint` says what else to do.
+    DataError for other texts, and where no row is `for_training`; `hint` says what else to do.
     """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}

@@ -86,9 +86,6 @@ def locate(
 
     Rows are given for train and for the splits that an array `split` marks. Only headers are read. `files` are the settings of
     the splits and of their labels; roles that are `optional` may be absent from a file.
-
-    Raises:
-        ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
     """
     paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
     for part, labels in _LABELS.items():
@@ -130,9 +127,6 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
     """Return the arrays of new samples, y only where the file has it, and the rows that are requested; None are all.
 
     Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
-
-    Raises:
-        DataError: no such array or part, no samples, or arrays of different numbers of samples.
     """
     arrays = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
     file = _File(path, arrays, {**names, "split": "split"}, ("y", "split"))
@@ -149,11 +143,7 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
 def read_groups(
     base: Arrays, rows: dict[str, np.ndarray], others: dict[str, Arrays]
 ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
-    """Return the group of each training array's row, [N] int64, and of the samples of each split.
-
-    Raises:
-        DataError: a group is in two splits, or a sample has none.
-    """
+    """Return the group of each training array's row, [N] int64, and of the samples of each split; errors of `group_rows`."""
     if "group" not in base:
         return None, {}
     values, where = base["group"].read(), base["group"].where

@@ -46,11 +46,7 @@ class Padding:
     array: str = LENGTHS
 
     def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
-        """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
-
-        Raises:
-            DataError: they have fewer steps than a sequence has, or NaN before an end where targets may not be missing.
-        """
+        """Return dense targets of L steps: NaN after each end, or -100 where they are classes."""
         if y.ndim not in (2, 3) or y.dtype.kind not in "fiub":
             return y  # of a form that is refused elsewhere
         axis = 1 if channels_last else y.ndim - 1
@@ -214,11 +210,7 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
 
 
 def sequence_ends(x: np.ndarray, lengths: np.ndarray | None, channels_last: bool, where: str) -> np.ndarray:
-    """Return the lengths [n] int64 of sequences as in the files: as given, or up to a tail of NaN in all channels.
-
-    Raises:
-        DataError: given lengths are not whole numbers, of at most a sequence's steps, or a sequence is all NaN.
-    """
+    """Return the lengths [n] int64 of sequences as in the files: as given, or up to a tail of NaN in all channels."""
     first = channels_first(x, channels_last)
     if lengths is None:
         present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]

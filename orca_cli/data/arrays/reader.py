@@ -1,8 +1,6 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-Inputs of another shape or dtype than the training inputs', and infinity raise DataError.
-
-Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
+Shapes: n samples, N those of the training file.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from orca_cli.data.arrays.preprocessing import (
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.gaps import Gaps, How, fit_gaps, has_missing, remarks
+from orca_cli.data.gaps import Gaps, How, count_missing, fit_gaps, remarks
 from orca_cli.data.own_data import check_rules, described
 from orca_cli.data.samples import ArraySamples, channel_scale
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
@@ -67,10 +65,7 @@ def load(
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
     x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own,
-    test in particular, only headers and groups are read before it is opened.
-
-    Raises:
-        MemoryExhaustedError: an array does not fit into memory.
+    test in particular, only headers and groups are read before it is opened. MemoryExhaustedError: an array does not fit.
     """
     role = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
     check_rules(
@@ -151,7 +146,7 @@ class _Arrays:
                 y, is_missing = padding.targets(y, ends, form.channels_last, y_where), {"missing": True}
         form = replace(form, targets=self.targets(y, learn, y_where, form.file_shape[1:], **is_missing))
         x, encoded = form.oriented((self._x, ends), where), form.targets.encode(y, y_where)
-        has_gaps = has_missing(x)
+        has_gaps = count_missing(x) > 0
         scale, unknown, constants = channel_scale(x, learn, has_gaps)
         filling, gap_notes = self.fill(unknown, x.shape[2:], means=scale.mean, where=where)
         form = replace(form, gaps=filling, scale=scale if self.normalize else None)
@@ -175,7 +170,7 @@ class _Arrays:
         for note in _cuts(form, ends):
             self.reporter.say(f"{part} split: {note}")
         y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
-        used = filling if filling.flagged or has_missing(x) else None
+        used = filling if filling.flagged or count_missing(x) else None
         return ArraySamples(x, y, None, None, form.scale, self._records.get(part), used)
 
 

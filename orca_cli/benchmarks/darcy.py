@@ -26,9 +26,9 @@ from annotated_types import Ge
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
+from orca_cli.data.own_data import check_rules, files_rule
 from orca_cli.data.published import check_array, file_identity, find, load_arrays, note, overlap_warning
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.settings import check_rules, files_rule
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData

@@ -75,7 +75,7 @@ def load(
         num_outputs=NUM_FOLDS,
         train=learned.samples(*form),
         validation=valid.samples(*form),
-        open_test=lambda: read(places[2]).samples(*form, no_class=NUM_FOLDS),
+        open_test=lambda: read(places[2]).samples(*form),
         note=note(
             f"TAPE remote homology, test on {test}",
             longer_note({"train": train, "validation": valid}, length, "symbols", over_length),

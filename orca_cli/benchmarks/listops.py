@@ -26,8 +26,8 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
+from orca_cli.data.own_data import check_rules, files_rule
 from orca_cli.data.published import find_first, load_arrays, note
-from orca_cli.data.settings import check_rules, files_rule
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
@@ -116,7 +116,7 @@ def load(
         num_outputs=10,
         train=train.samples(*form),
         validation=validation.samples(*form),
-        open_test=lambda: sequences("test").samples(*form, no_class=10),
+        open_test=lambda: sequences("test").samples(*form),
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),

@@ -24,9 +24,9 @@ from orca_cli import signals, storage
 from orca_cli.benchmarks import cifar100
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
+from orca_cli.data.own_data import check_rules
 from orca_cli.data.pixels import PixelSamples
 from orca_cli.data.published import check_array, class_numbers, entries, find, load_arrays
-from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import describe, hold_out
 from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.data.untrusted.first_bytes import first_bytes

@@ -13,8 +13,8 @@ The same everywhere: `kind` is the only form of targets that a benchmark has; `t
 samples too, as experiments without a validation set do, and then nothing may be chosen on them; `split_seed` is the seed of
 the draw of splits and `data_seed` that of generated data, neither of them the seed of the run.
 
-Settings that exclude or need each other are refused from a table of rules (`settings`) before a file is opened. Readers raise
-ConfigError for settings that contradict the files, DataError for files that are missing, damaged, of another form or hold
-fewer samples than requested, UnsafeError for files that would execute code when read or that name places outside their
-folder, and StorageError where the cache cannot be written.
+Settings that exclude or need each other are refused from a table of rules (`own_data.check_rules`) before a file is opened.
+Readers raise ConfigError for settings that contradict the files, DataError for files that are missing, damaged, of another
+form or hold fewer samples than requested, UnsafeError for files that would execute code when read or that name places outside
+their folder, and StorageError where the cache cannot be written.
 """

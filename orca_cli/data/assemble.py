@@ -27,34 +27,25 @@ _MIN_SAMPLES = 10
 
 @dataclass(frozen=True)
 class Pool:
-    """The samples that a reader has, and what the draw of splits depends on.
+    """The samples that a reader has, and what the draw of splits depends on."""
 
-    `unit` is what samples are called in the note; `rows` are the samples of train and of other splits that the training data
-    mark, and `supplied` names the splits with data of their own. Of the training samples are `classes` [n] to stratify by and
-    `groups` [n] that stay together, or None, and what `contents` returns: a hash of each input [n], or None.
-    """
-
-    unit: str
-    rows: dict[str, np.ndarray]
-    supplied: Iterable[str]
-    classes: np.ndarray | None
-    groups: np.ndarray | None
-    contents: Callable[[], np.ndarray | None]
+    unit: str  # what samples are called in the note
+    rows: dict[str, np.ndarray]  # of train and of other splits that the training data mark
+    supplied: Iterable[str]  # splits with data of their own
+    classes: np.ndarray | None  # [n] of the training samples, to stratify by
+    groups: np.ndarray | None  # [n] of the training samples, that stay together
+    contents: Callable[[], np.ndarray | None]  # returns a hash of each training input, [n]; None of too many
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a reader learned from the training samples.
-
-    `samples` opens a split by its name, and reports what does not fit the training samples; opening train and validation may
-    add to `notes`. `input_shape` is (C, *E).
-    """
+    """What a reader learned from the training samples."""
 
     preprocessing: Preprocessing
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  # (C, *E)
     targets: TargetForm
-    samples: Callable[[str], Samples]
-    notes: Sequence[str]
+    samples: Callable[[str], Samples]  # opens a split by its name, and reports what does not fit the training samples
+    notes: Sequence[str]  # to which opening train and validation may add
 
 
 def assemble(
@@ -68,24 +59,16 @@ def assemble(
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
-    Args:
-        name, kind, pool: of the reader, of the targets, and the samples.
-        fractions: of the training samples that are drawn for validation and for test, where the data do not give these.
-        fit: called with the samples of each split that the training data hold.
-
-    Raises:
-        DataError: nothing is left for training, or what `fit` refuses.
+    `fractions` of the training samples are drawn for validation and for test, where the data do not give these; `fit` is called
+    with the samples of each split that the training data hold.
     """
-    train_rows = pool.rows["train"]
-    shares = dict(zip(("validation", "test"), fractions, strict=True))
+    rows, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
     supplied = {*pool.rows, *pool.supplied}
-    drawn, drawn_notes = draw(len(train_rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
-    fitted = fit(pool.rows | {part: train_rows[chosen] for part, chosen in drawn.items()})
+    drawn, drawn_notes = draw(len(rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
+    fitted = fit(pool.rows | {part: rows[chosen] for part, chosen in drawn.items()})
     train, validation = fitted.samples("train"), fitted.samples("validation")
-    counts = f"{len(train)} training and {len(validation)} validation {pool.unit}"
-    warnings = fitted.targets.warnings(train.targets())
-    note = "; ".join([*drawn_notes, *fitted.notes, *warnings])
-    reporter.say(f"{name}: {counts}; {note}")
+    note = "; ".join([*drawn_notes, *fitted.notes, *fitted.targets.warnings(train.targets())])
+    reporter.say(f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}")
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,

@@ -17,13 +17,8 @@ _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 class Ragged:
     """Sequences that are put together when rows are asked for: `ragged[rows]` is [B, C, L], 0 after a sequence's end.
 
-    Whatever the storage holds after the end is never read, so nothing can depend on it.
-
-    Args:
-        row: returns sequence i as [C, l], with l at least its length.
-        lengths: [N] integers, 1 or more; above L they are cut.
-        channels, length, dtype: C, L, and that of the values.
-        storage: the array that rows are read from, whose pages are released after each read; None where there is none.
+    `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
+    comes after the end is never read, so nothing can depend on it. The pages of an array `storage` are released after a read.
     """
 
     ndim = 3
@@ -35,7 +30,7 @@ class Ragged:
         channels: int,
         length: int,
         dtype: np.dtype,
-        storage: np.ndarray | None = None,
+        storage: object = None,
     ) -> None:
         self._row, self._storage, self.dtype = row, storage, np.dtype(dtype)
         self.lengths = np.minimum(lengths, length).astype(np.int64)
@@ -50,8 +45,7 @@ class Ragged:
         for place, row in enumerate(rows):
             length = self.lengths[row]
             x[place, :, :length] = self._row(int(row))[:, :length]
-        if self._storage is not None:
-            release_pages(self._storage)
+        release_pages(self._storage)
         return x
 
     def valid(self, rows: np.ndarray) -> np.ndarray:

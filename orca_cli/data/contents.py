@@ -1,17 +1,22 @@
-"""Samples with identical inputs: found by a hash of what the files hold, before anything is learned from the data."""
+"""Samples with identical inputs: found by a hash of what the files hold, before anything is learned, or of samples as read."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from orca_cli import signals
+from orca_cli import seeding, signals
 from orca_cli.data.blocks import blocks
+from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
 _FEW = 30  # distinct inputs
+_MOST_SAMPLES = 20_000
+_MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
+_BATCH_VALUES = 2**23
 
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
@@ -20,25 +25,23 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None = None, axis: int = 0) -> np.ndarray | None:
+def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, channels_last: bool) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
 
-    `ends` [N] says how many steps of a sequence count, on an axis of the sample; None takes all.
+    `ends` [N] says how many steps of a sequence count, on the last axis or, with channels last, the first; None takes all.
     """
     if len(rows) * x[:1].nbytes > MOST_BYTES:
         return None
 
-    def contents() -> Iterator[bytes]:
+    def held() -> Iterator[bytes]:
         stored = (row for block in blocks(x, rows) for row in block)
         for number, row in zip(rows, stored, strict=True):
             signals.check()
-            if ends is None:
-                yield row.tobytes()
-            else:
-                one = row[(slice(None),) * axis + (slice(int(ends[number])),)]
-                yield f"{one.shape}".encode() + one.tobytes()
+            end = None if ends is None else ends[number]
+            one = row[:end] if channels_last else row[..., :end]
+            yield f"{one.shape}".encode() + one.tobytes()
 
-    return hashes(contents())
+    return hashes(held())
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
@@ -67,6 +70,41 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
         shape=(len(group_values) + len(first),) * 2,
     )
     component = connected_components(pairs, directed=False)[1][: len(group_values)]
-    least = np.full(component.max() + 1, len(group_values))
-    np.minimum.at(least, component, np.arange(len(group_values)))
-    return group_values[least[component]][group], note
+    _, least, place = np.unique(component, return_index=True, return_inverse=True)
+    return group_values[least[place]][group], note
+
+
+def input_hashes(batch: Batch) -> np.ndarray:
+    """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
+    ends = [b""] * len(batch.x) if batch.valid is None else [mask.tobytes() for mask in batch.valid.numpy()]
+    return hashes(one.tobytes() + end for one, end in zip(batch.x.numpy(), ends, strict=True))
+
+
+def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> dict[str, int]:
+    """Return how many samples (`of`) of a second split were read, and how many (`shared`) have inputs that the first has too.
+
+    Of large splits samples are drawn by the seed, so that there may be more; both splits are `complete` otherwise.
+    """
+    seen, found = (_hashes_of_samples(one, input_shape, seed) for one in (first, second))
+    is_complete = len(seen) == len(first) and len(found) == len(second)
+    return {"shared": int(np.isin(found, seen).sum()), "of": len(found), "complete": is_complete}
+
+
+def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
+    return None if len(samples) > _most(input_shape) else _hashes_of_samples(samples, input_shape, 0)
+
+
+def _most(input_shape: tuple[int, ...]) -> int:
+    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+
+
+def _hashes_of_samples(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    rows, most = np.arange(len(samples)), _most(input_shape)
+    if len(rows) > most:
+        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
+    size, read = max(1, min(256, _BATCH_VALUES // math.prod(input_shape))), [np.empty(0, np.uint64)]
+    for start in range(0, len(rows), size):
+        signals.check()
+        read.append(input_hashes(samples.batch(rows[start : start + size])))
+    return np.concatenate(read)

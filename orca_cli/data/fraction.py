@@ -52,9 +52,8 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     if fraction is None:
         return task
     total = len(task.train)
-    count = max(1, round(fraction * total))
     classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
-    if count < 2:
+    if (count := max(1, round(fraction * total))) < 2:
         what = f"{fraction:g} leaves {count} of {total} training samples"
         raise DataError(what, where="task.train_fraction", hint="at least 2 are needed")
     seed = seeding.derive(seed, "train_fraction")

@@ -23,23 +23,16 @@ How = Literal["mean", "linear"]
 class Gaps:
     """How NaN becomes numbers; padding is no gap.
 
-    Args:
-        how: mean: the channel's mean over the training set. linear: along a sequence, between the known values beside the gap;
-            before the first and after the last one that value; the mean where a sample has no value of the channel.
-        fill, flagged: [C] float64, those means; and the I channels that get an indicator, 1 where a value was missing, else 0.
+    Linear is, along a sequence, between the known values beside the gap, and the nearest one at either end; a sample without a
+    value of the channel gets the mean.
     """
 
     how: How
-    fill: np.ndarray
-    flagged: tuple[int, ...] = ()
+    fill: np.ndarray  # [C] float64, each channel's mean over the training set
+    flagged: tuple[int, ...] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
 
     def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E].
-
-        Args:
-            x: any real dtype.
-            valid: [B, *E] bool, False at padding; None where nothing is.
-        """
+        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E]; `valid` [B, *E] is False at padding."""
         missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
         if valid is not None:
             missing &= valid[:, None]
@@ -51,12 +44,10 @@ class Gaps:
         result = np.where(missing, means, x.astype(np.float64))
         if self.how == "linear":
             for sample, channel in np.argwhere(missing.any(axis=-1)):
-                gap = missing[sample, channel]
-                known = ~gap if valid is None else ~gap & valid[sample]
-                if known.any():
-                    places = np.flatnonzero(known)
-                    between = np.interp(np.flatnonzero(gap), places, result[sample, channel, places])
-                    result[sample, channel, gap] = between
+                gap, series = missing[sample, channel], result[sample, channel]
+                known = np.flatnonzero(~gap if valid is None else ~gap & valid[sample])
+                if len(known):
+                    series[gap] = np.interp(np.flatnonzero(gap), known, series[known])
         return result, flags
 
 
@@ -65,9 +56,10 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
-def has_missing(x: np.ndarray | Ragged) -> bool:
-    """Return whether a value of inputs [n, C, *E] is NaN."""
-    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, np.arange(len(x))))
+def count_missing(x: np.ndarray | Ragged) -> int:
+    """Return how many inputs [n, C, *E] have a value that is NaN."""
+    some = blocks(x, np.arange(len(x))) if x.dtype.kind == "f" else ()
+    return sum(int(np.isnan(block).reshape(len(block), -1).any(axis=1).sum()) for block in some)
 
 
 def remarks(
@@ -80,12 +72,9 @@ def remarks(
 
     Steps [n] are of sequences that are cut at L, or None; `read` returns the samples [n, C, *E] whose gaps are filled.
     """
-    counts = {}
-    if steps is not None:
-        counts[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
-    if gaps is not None and read is not None and (x := read()).dtype.kind == "f":
-        parts = (np.isnan(block).reshape(len(block), -1).any(1).sum() for block in blocks(x, np.arange(len(x))))
-        counts[f"with missing values, filled by task.gaps={gaps.how}"] = int(sum(parts))
+    counts = {f"longer than {length} steps and cut at the end": 0 if steps is None else int((steps > length).sum())}
+    if gaps is not None and read is not None:
+        counts[f"with missing values, filled by task.gaps={gaps.how}"] = count_missing(read())
     return {what: count for what, count in counts.items() if count}
 
 
@@ -94,24 +83,16 @@ def fit_gaps(
 ) -> tuple[Gaps, list[str]]:
     """Return what takes the place of missing values, from those of the training rows, and notes on them.
 
-    Args:
-        missing: [C] int64, of the training rows.
-        extent: *E of the inputs.
-        how, indicator: as in `Gaps`, and whether channels with missing values in training get an indicator channel.
-        means: [C], over the known training values; NaN where there are none.
-
-    Raises:
-        DataError: a channel has no known value in training.
-        ConfigError: maps are to be interpolated in time.
+    `missing` [C] counts those of training rows, `means` [C] are over the known ones, NaN where there are none, and `indicator`
+    says whether channels with missing values in training get an indicator channel. *E is the extent of inputs.
     """
     if how == "linear" and len(extent) != 1:
         what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"
         raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")
-    empty = np.flatnonzero(np.isnan(means))
-    if len(empty):
+    if len(empty := np.flatnonzero(np.isnan(means))):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
-    flagged = tuple(int(channel) for channel in np.flatnonzero(missing)) if indicator else ()
+    flagged = tuple(np.flatnonzero(missing).tolist()) if indicator else ()
     gaps, number = Gaps(how, means, flagged), int(missing.sum())
     becomes = "become the channel's training mean" if how == "mean" else "are interpolated in time"
     added = f", flagged by {counted(len(flagged), 'more channel')}" if flagged else ""

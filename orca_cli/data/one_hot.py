@@ -16,9 +16,8 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import Batch
 
-# What happens to inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
-# counted as errors whatever comes out; left out of every split, and so not counted.
-OverLength = Literal["truncate", "wrong", "drop"]
+# What happens to inputs that are longer than the model's: cut and scored, or left out of every split.
+OverLength = Literal["truncate", "drop"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,11 @@ class Sequences:
     classes: np.ndarray  # [n] int64
     longer: np.ndarray  # [n] bool, those that do not fit into the input, cut already or not
 
-    def samples(
-        self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
-    ) -> SymbolSamples:
-        """Return samples of these sequences; `no_class` is K, which no output can name, for the test split alone."""
-        sequences, fits = self, ~self.longer
-        if over_length == "drop":
-            sizes = np.diff(self.ends, prepend=0)
-            tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
-            sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])
-        elif over_length == "wrong" and no_class is not None:
-            sequences = replace(self, classes=np.where(self.longer, no_class, self.classes))
+    def samples(self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength) -> SymbolSamples:
+        """Return samples of these sequences; the arguments are those of `SymbolSamples` and a setting."""
+        fits, sizes = ~self.longer | (over_length == "truncate"), np.diff(self.ends, prepend=0)
+        tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
+        sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])
         return SymbolSamples(name, sequences, num_symbols, length, mask)
 
 

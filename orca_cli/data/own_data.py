@@ -1,8 +1,8 @@
-"""Paths, columns and numbers of own data, and the words that notes and refusals share."""
+"""Settings, paths, columns and numbers of own data, and the words that notes and refusals share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,20 @@ from orca_cli.terminal import counted
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
 _SHOWN = 10  # names in a note
+Rule = tuple[bool, str, str, str]  # whether settings break it, the setting to name, what is wrong with it, what to do
+
+
+def check_rules(*rules: Rule) -> None:
+    """Raise ConfigError for the first rule, of settings that exclude or need each other, that is broken."""
+    for is_broken, setting, what, hint in rules:
+        if is_broken:
+            raise ConfigError(what, where=f"task.{setting}", hint=hint)
+
+
+def files_rule(origin: str, path: str | None) -> Rule:
+    """Return the rule that a folder of files is given only where data come from files."""
+    is_broken = path is not None and origin != "files"
+    return is_broken, "path", "is for task.origin=files", f"with task.origin={origin} leave it out"
 
 
 def file_path(file: str, data_folder: Path) -> Path:
@@ -21,7 +35,7 @@ def file_path(file: str, data_folder: Path) -> Path:
     return inside if not path.exists() and inside.exists() else path
 
 
-def file_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
+def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, Path]:
     """Return the path of each split's setting that has a file; raise ConfigError where two have the same one."""
     paths = {key: file_path(file, data_folder) for key, file in files.items() if file is not None}
     seen: dict[Path, str] = {}

@@ -76,10 +76,8 @@ def check_array(
 ) -> np.ndarray:
     """Return what a file holds; DataError if it is not an array of this type and shape.
 
-    Args:
-        shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
-        where, hint, what: file and entry; what to do; and its name in messages, empty where `where` says it.
-        dtype: "numbers" for real numbers and booleans of any type, else the name of a dtype.
+    `shape` has a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths. `what` is its
+    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
@@ -96,10 +94,7 @@ def check_array(
 
 
 def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
-    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
-
-    DataError for any other; `where` is the file and entry, `hint` what to do.
-    """
+    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on."""
     try:
         values = np.asarray(labels)
     except ValueError:  # ragged lists
@@ -107,8 +102,7 @@ def class_numbers(labels: object, n: int, num_classes: int, where: str, first: i
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise DataError(f"labels are {values.dtype} {values.shape}; expected ({n},)", where=where, hint=hint)
     values = np.array(values).reshape(-1)
-    wrong = np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))
-    if len(wrong):
+    if len(wrong := np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))):
         what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
         raise DataError(what, where=where, hint=hint)
     return values.astype(np.int64) - first

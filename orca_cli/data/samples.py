@@ -6,32 +6,25 @@ Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent,
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from orca_cli import seeding, signals
 from orca_cli.data.blocks import Ragged, blocks
 from orca_cli.data.gaps import Gaps
 from orca_cli.data.own_data import listed
 from orca_cli.data.untrusted.memory import release_pages
-from orca_cli.interfaces import Batch, Samples, Scale
+from orca_cli.interfaces import Batch, Scale
 
 
 @dataclass(frozen=True)
 class ChannelScale:
-    """Subtracts each channel's mean over the training set and divides by its deviation.
-
-    Args:
-        mean: [C] float64.
-        std: [C] float64, positive; 1 for constant channels.
-    """
+    """Subtracts each channel's mean over the training set and divides by its deviation, both [C] float64."""
 
     mean: np.ndarray
-    std: np.ndarray
+    std: np.ndarray  # 1 for constant channels
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [n, C, *E] scaled, in float64: float32 would lose a small signal on a large offset."""
@@ -42,13 +35,9 @@ class ChannelScale:
 class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
 
-    Args:
-        x: [N, C, *E], any real dtype; may be a memory map, or sequences that know their lengths.
-        y: [N, ...] as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
-        rows: [n] indices of this split's rows; None takes all.
-        groups: [N] int64, the record that each row is cut from; None where rows stand alone.
-        scale, gaps: of the inputs' channels, and how NaN becomes numbers; None leaves them as they are.
+    Inputs x [N, C, *E] of any real dtype may be a memory map, or sequences that know their lengths; y is [N, ...] as Batch.y;
+    `valid` [N, *E] is False where the input is padding; `groups` [N] int64 is the record that each row is cut from. This split
+    has the `rows` [n], or all. Without scale and gaps inputs stay as they are.
     """
 
     def __init__(
@@ -209,62 +198,3 @@ def target_scale(y: np.ndarray) -> Scale:
     std = np.where(std <= 1e-7 * np.abs(mean), 1.0, std)
     shape = (-1, *(1,) * (y.ndim - 2))
     return Scale(torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float())
-
-
-_MOST_SAMPLES = 20_000
-_MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
-_BATCH_VALUES = 2**23
-
-
-@dataclass(frozen=True)
-class Shared:
-    """How many of the `samples` read from a second split have inputs that also occur in a first one.
-
-    Unless `complete`, only part of a split was read, and there may be more.
-    """
-
-    shared: int
-    samples: int
-    complete: bool
-
-    def __str__(self) -> str:
-        """Return text such as "3 of 50 samples"."""
-        return f"{self.shared} of {self.samples} samples{'' if self.complete else ' that were compared'}"
-
-
-def input_hashes(batch: Batch) -> list[bytes]:
-    """Return a hash of each input [C, *E]; padding belongs to it."""
-    x, valid = batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
-    padding = [b""] * len(x) if valid is None else [mask.tobytes() for mask in valid]
-    return [hashlib.blake2b(one.tobytes() + end, digest_size=16).digest() for one, end in zip(x, padding, strict=True)]
-
-
-def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
-    """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
-    first_hashes, second_hashes = _read(first, input_shape, seed), _read(second, input_shape, seed)
-    seen = set(first_hashes)
-    complete = len(second_hashes) == len(second) and len(first_hashes) == len(first)
-    return Shared(sum(digest in seen for digest in second_hashes), len(second_hashes), complete)
-
-
-def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
-    if len(samples) > _most(input_shape):
-        return None
-    return np.array([int.from_bytes(digest[:8]) for digest in _read(samples, input_shape, 0)], dtype=np.uint64)
-
-
-def _most(input_shape: tuple[int, ...]) -> int:
-    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-
-
-def _read(samples: Samples, input_shape: tuple[int, ...], seed: int) -> list[bytes]:
-    rows = np.arange(len(samples))
-    if len(rows) > (most := _most(input_shape)):
-        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
-    size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
-    hashes: list[bytes] = []
-    for start in range(0, len(rows), size):
-        signals.check()
-        hashes += input_hashes(samples.batch(rows[start : start + size]))
-    return hashes

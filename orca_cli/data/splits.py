@@ -7,8 +7,8 @@ DataError where the sizes add up to more than the samples, nothing is left for t
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
-from typing import Literal
+from itertools import permutations
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ PART_NAMES = {
 _NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Three disjoint sets of indices, each sorted int64."""
 
     train: np.ndarray
@@ -39,17 +38,15 @@ class Split:
 def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
     """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any.
 
-    Raises:
-        DataError: a text names no split, or none names train, `for_training`; `hint` says what else to do.
+    DataError for other texts, and where no row is `for_training`; `hint` says what else to do.
     """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
-    rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
-    wrong = ~np.isin(np.arange(len(words)), np.concatenate(list(rows.values())))
-    allowed = f"allowed: train, validation, test, or 0, 1, 2{hint}"
+    is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}
+    wrong, allowed = ~np.any([*is_part.values()], axis=0), f"allowed: train, validation, test, or 0, 1, 2{hint}"
     refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
-    if for_training and not len(rows["train"]):
+    if for_training and not is_part["train"].any():
         raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
-    return {part: chosen for part, chosen in rows.items() if len(chosen)}
+    return {part: np.flatnonzero(chosen) for part, chosen in is_part.items() if chosen.any()}
 
 
 def split(
@@ -64,18 +61,13 @@ def split(
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    The n samples are put into one random order in which every stretch holds each class in proportion. Test takes its start,
-    validation what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a
-    training sample where there are as many training samples as classes.
-
-    Args:
-        validation, test: a number of samples (int), or a fraction of n below 1 (float); 0 makes an empty set.
-        train: number of samples; None takes the rest.
-        classes: [n] class of each sample; None draws without stratifying.
-        keys: settings of the sizes, for messages.
+    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest; `keys` are
+    the settings that give them. The n samples are put into one random order in which every stretch holds each class [n] in
+    proportion. Test takes its start, validation what follows, and train its end. So a smaller training set is a part of a
+    larger one, and every class has a training sample where there are as many training samples as classes.
     """
     n_test, n_validation = (
-        size if isinstance(size, int) else max(1, round(size * n)) if size else 0 for size in (test, validation)
+        size if isinstance(size, int) else max(int(size > 0), round(size * n)) for size in (test, validation)
     )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
@@ -107,12 +99,9 @@ def draw(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of the n training samples that each split takes, and notes on what was drawn.
 
-    Args:
-        supplied: splits with data of their own, which are not drawn.
-        fractions: validation, test -> part of the training data (of the groups, where there are any).
-        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
-        groups: [n]; rows of a group are never in two splits. None where rows stand alone.
-        contents: returns a hash of each input [n]; identical inputs stay together, as groups do; see `contents.joined`.
+    `supplied` splits have data of their own and are not drawn; `fractions` are those of validation and test, of the groups
+    where there are any. Draws are stratified by `classes` [n], a group by its most frequent one. Rows of one of `groups` [n],
+    and identical inputs by the hashes [n] that `contents` returns, stay together; see `contents.joined`.
     """
     missing = [part for part in fractions if part not in supplied]
     if not missing:
@@ -138,13 +127,10 @@ def draw(
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the fold of each of n samples, [n] int64 in 0..count-1.
+    """Return the fold of each of n samples, [n] int64 in 0..count-1; DataError for fewer samples, or groups, than folds.
 
     The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
     as its most frequent class, and sizes count groups.
-
-    Raises:
-        DataError: there are fewer samples, or groups, than folds.
     """
     place, units, codes = _units(n, classes, groups)
     if units < count:
@@ -160,42 +146,33 @@ def folds(
 
 
 def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
-    """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each.
-
-    A group has its most frequent class, the lowest of several.
-    """
+    """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each."""
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
     if codes is None or groups is None:
         return place, units, codes
     pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)
-    order = np.lexsort((pairs[1], -counts, pairs[0]))
-    first = np.searchsorted(pairs[0][order], np.arange(units))
-    return place, units, pairs[1][order][first]
+    order = np.lexsort((pairs[1], -counts, pairs[0]))  # the lowest of several that are most frequent comes first
+    return place, units, pairs[1][order][np.searchsorted(pairs[0][order], np.arange(units))]
 
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
     if not values:
         return {}
-    texts = {part: _texts(column) for part, column in values.items()}
-    for part, names in texts.items():
-        refuse_rows(np.isin(names, ("", "nan", "None")), "group", where[part])
-        for other in texts:
-            shared = np.intersect1d(names, texts[other])
-            if other != part and len(shared):
-                what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
-                raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
+    texts: dict[str, np.ndarray] = {}
+    for part, column in values.items():
+        if column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all():  # 1.0 is the group 1
+            column = np.where(np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str))
+        texts[part] = column.astype(str)
+        refuse_rows(np.isin(texts[part], ("", "nan", "None")), "group", where[part])
+    for part, other in permutations(texts, 2):
+        if len(shared := np.intersect1d(texts[part], texts[other])):
+            what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
+            raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
     place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
     cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
     return dict(zip(texts, np.split(place, cuts), strict=True))
-
-
-def _texts(values: np.ndarray) -> np.ndarray:
-    """Return groups as texts; 1.0 is the group 1."""
-    if values.dtype.kind == "f" and (values == np.round(values))[~np.isnan(values)].all():
-        return np.where(np.isnan(values), "nan", np.nan_to_num(values).astype(np.int64).astype(str))
-    return values.astype(str)
 
 
 def hold_out(
@@ -206,13 +183,9 @@ def hold_out(
     train_on_validation: bool = False,
     split_seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the training set that are for training and those for validation, each sorted.
+    """Return the rows of the training set, of these classes [N], that are for training and those for validation, each sorted.
 
-    `classes` is [N], the class of each row; other arguments are settings, see conf/task/cifar100.yaml. A size is a number of
-    rows (int) or a fraction of N (float). The error on validation rows that are trained on is optimistic.
-
-    Raises:
-        DataError: the sizes add up to more than N.
+    Other arguments are settings, see conf/task/cifar100.yaml. A size is a number of rows (int) or a fraction of N (float).
     """
     parts = split(len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes)
     train, held_out = parts.train, parts.validation

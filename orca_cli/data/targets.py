@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import listed
+from orca_cli.data.own_data import check_rules, listed
 from orca_cli.data.samples import target_scale
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 from orca_cli.terminal import counted
 
@@ -25,27 +25,19 @@ _ONE_CLASS = "for one class per sample use kind=classes"
 
 @dataclass(frozen=True)
 class TargetForm:
-    """The form that the targets of every split have.
+    """The form that the targets of every split have."""
 
-    Args:
-        kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
-        num_outputs: K; 0 while it is not known.
-        names: K names of classes, labels or values, or empty.
-        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty for other kinds, and where
-            the data number classes by themselves.
-        extent, channels_last: *E of maps, and whether they are (n, *E, K).
-        missing: whether labels and real-valued targets may be NaN.
-        scale: of real-valued targets; None for other kinds.
-    """
-
-    kind: Literal["classes", "labels", "values", "maps", "class_maps"]
-    num_outputs: int
-    names: tuple[str, ...] = ()
+    kind: Literal[
+        "classes", "labels", "values", "maps", "class_maps"
+    ]  # maps are real-valued, class_maps a class everywhere
+    num_outputs: int  # K; 0 while it is not known
+    names: tuple[str, ...] = ()  # of classes, labels or values; K or none
+    # Class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number them.
     classes: tuple[int | str, ...] = ()
-    extent: tuple[int, ...] = ()
-    channels_last: bool = False
-    missing: bool = False
-    scale: Scale | None = None
+    extent: tuple[int, ...] = ()  # *E of maps
+    channels_last: bool = False  # whether maps are (n, *E, K)
+    missing: bool = False  # whether labels and real-valued targets may be NaN
+    scale: Scale | None = None  # of real-valued targets
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y."""
@@ -57,13 +49,13 @@ class TargetForm:
                 raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
             place = np.searchsorted(values, labels).clip(max=len(values) - 1)
             hint = "add training samples of that class, or remove these samples"
-            _refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
+            refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
         if self.kind in ("classes", "class_maps") and y.dtype.kind not in "iub":  # a missing number makes all floats
             raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
         if self.kind == "classes":
             hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
-            _refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
+            refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
             return y.astype(np.int64)
         if self.kind == "class_maps":
             return _encode_class_maps(y, self.extent, where, k)
@@ -74,44 +66,39 @@ class TargetForm:
 
     def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
-        extent, is_map = self.extent, self.kind == "maps"
-        if is_map and self.channels_last and y.ndim == len(extent) + 2:
+        extent = self.extent
+        if self.channels_last and y.ndim == len(extent) + 2:
             y = np.moveaxis(y, -1, 1)
-        if self.kind != "labels" and y.shape[1:] == extent:
+        if y.shape[1:] == extent:
             y = y[:, None]
         if y.ndim != len(extent) + 2 or y.shape[2:] != extent or not y.shape[1]:
-            name, alone = {"maps": "dense targets", "values": "values", "labels": "label sets"}[self.kind], ""
             sizes = "".join(f", {size}" for size in extent)
-            if self.kind != "labels":
-                alone = f"(n{sizes or ','}) or "
+            what = f"{self.kind} have shape {y.shape}, expected (n{sizes or ','}) or (n, K{sizes})"
             hint = "dense targets have the extent of the inputs, values and labels one column per output"
-            raise DataError(f"{name} have shape {y.shape}, expected {alone}(n, K{sizes})", where=where, hint=hint)
+            raise DataError(what, where=where, hint=hint)
         if y.dtype.kind not in "fiub":
             raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
-            _refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
+            refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
         return y.astype(np.float32)
 
     def note(self) -> str:
         """Return a description of the targets."""
-        k, extent = self.num_outputs, " x ".join(map(str, self.extent))
-        if self.kind == "maps":
-            return f"real-valued targets of {k} x {extent}"
-        if self.kind == "class_maps":
-            return f"{k} classes at every position"
-        if self.scale is not None:
-            return f"{counted(k, 'number')} a sample" + (f" ({listed(self.names)})" if self.names else "")
-        named = self.names and self.classes != tuple(range(k))
-        return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
+        k, named = self.num_outputs, self.names and self.classes != tuple(range(self.num_outputs))
+        notes = {
+            "maps": f"real-valued targets of {k} x {' x '.join(map(str, self.extent))}",
+            "class_maps": f"{k} classes at every position",
+            "values": f"{counted(k, 'number')} a sample",
+        }
+        return notes.get(self.kind, f"{k} {self.kind}") + (f" ({listed(self.names)})" if named else "")
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that are never or always set in training."""
         warnings = []
         for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
-            empty = np.flatnonzero(~(train_targets == value).any(axis=0))
-            if len(empty):
+            if len(empty := np.flatnonzero(~(train_targets == value).any(axis=0))):
                 shown = listed([self.names[i] if self.names else i for i in empty])
                 warnings.append(f"warning: label {shown} has no {word} training sample")
         return warnings
@@ -129,35 +116,27 @@ def fit_targets(
     channels_last: bool = False,
     missing: bool = False,
 ) -> TargetForm:
-    """Return the form of targets, from the training rows.
+    """Return the form of targets [N, ...] of a kind, from the training rows.
 
-    Args:
-        kind, y, where: classes, labels, values or dense; [N, ...] as in the data; and their origin, for messages.
-        names: of labels, of values, or of classes that the data number by themselves.
-        num_classes: K, or None to infer it; for classes. ConfigError for other kinds.
+    `names` are those of labels, of values, or of classes that the data number by themselves; `num_classes` is K, of classes.
     """
-    if kind == "classes" and missing:
-        hint = "remove it, and samples without a class from the data"
-        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
+    is_dense, are_numbers = kind == "dense", kind != "classes" and (kind != "dense" or y.dtype.kind not in "iub")
+    hint = f"{where} says how many outputs there are"
+    check_rules(
+        (kind == "classes" and missing, "missing_targets", "does not apply to task.kind=classes", "remove it"),
+        (are_numbers and num_classes is not None, "num_classes", "applies only to classes", f"remove it: {hint}"),
+    )
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)
     if kind == "classes":
         classes = _classes_of(plain_labels(y, where)[rows], where, num_classes)
         return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
-    if kind == "dense" and y.dtype.kind in "iub":
+    if not are_numbers:
         return _class_map_form(y, rows, extent, where, num_classes)
-    if num_classes is not None:
-        hint = f"remove it: {where} says how many outputs there are"
-        raise ConfigError("applies only to classes", where="task.num_classes", hint=hint)
-    is_dense = kind == "dense"
-    form = TargetForm(
-        "labels" if kind == "labels" else "maps" if is_dense else "values",
-        num_outputs=0,
-        names=() if is_dense else names,
-        extent=extent if is_dense else (),
-        channels_last=channels_last and is_dense,
-        missing=missing,
-    )
+    if is_dense:
+        form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
+    else:
+        form = TargetForm("labels" if kind == "labels" else "values", 0, names, missing=missing)
     encoded = form.encode(y, where)
     form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
     if kind == "labels":
@@ -215,16 +194,14 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
         raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
-    if labels.dtype.kind == "f":
-        check_finite(labels, where)
-        fractional = labels != np.round(labels)
-        hint = "class labels are integers or strings; to predict numbers use kind=values"
-        _refuse(fractional, labels, "labels are not whole numbers", where, hint)
-    elif labels.dtype.kind not in "iub":
+    if labels.dtype.kind not in "fiub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
+    check_finite(labels, where)
+    hint = "class labels are integers or strings; to predict numbers use kind=values"
+    refuse(labels % 1 != 0, labels, "labels are not whole numbers", where, hint)
     integers = _as_int64(labels, where)
     what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
-    _refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
+    refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
     return integers
 
 
@@ -239,7 +216,7 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
 def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
     # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
     wrong = np.abs(labels.astype(np.float64)) > 2**53
-    _refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
+    refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
     return labels.astype(np.int64)
 
 
@@ -252,7 +229,7 @@ def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, 
     integers, most = _as_int64(labels, where), 2**53 if num_classes is None else num_classes - 1
     wrong = ((integers < 0) | (integers > most)) & (integers != IGNORED_CLASS)
     hint = f"{IGNORED_CLASS} marks positions to ignore; check task.num_classes"
-    _refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
+    refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
     return integers
 
 
@@ -264,10 +241,10 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
         narrow = values.astype(np.float32)
     wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
     what = "values are infinite" if allow_nan else "values are NaN or infinite"
-    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
+    refuse(wrong, values, what, where, "replace them or remove these samples", offset)
 
 
-def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
+def refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
     """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
     if wrong.any():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.config import parts
-from orca_cli.data.samples import count_shared
+from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
@@ -243,8 +243,11 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
-    if overlap.shared:
-        what = f"test: the inputs of {overlap} are in the training set as well"
+    if overlap["shared"]:
+        some = "" if overlap["complete"] else " that were compared"
+        what = (
+            f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
+        )
         log.warning(f"{what}; the test error is likely optimistic")
     constant = best_constant(built)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
@@ -252,8 +255,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", "predictions.npz", **arrays)
-    shared = {"shared": overlap.shared, "of": overlap.samples, "complete": overlap.complete}
-    return Tested(measured, trivial, split_record(samples) | {"also_in_train": shared}, reads, samples)
+    return Tested(measured, trivial, split_record(samples) | {"also_in_train": overlap}, reads, samples)
 
 
 def best_constant(built: Built) -> Tensor:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.config.ranges import LARGEST_SEED
-from orca_cli.data.contents import joined
+from orca_cli.data.contents import contents, joined
 from orca_cli.data.fraction import Part
-from orca_cli.data.samples import contents
 from orca_cli.data.splits import folds
 from orca_cli.exceptions import InterruptionError
 from orca_cli.interfaces import Samples

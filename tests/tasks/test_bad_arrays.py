@@ -52,7 +52,7 @@ BAD = {
     "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are not text"),
     "dense gap": ({"y": MAPS % 2 * 2}, {"kind": "dense"}, "1 of the classes 0..2 have no .* without gaps; task"),
     "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' in row 1 is not a split"),
-    "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: has shape \(3,\)"),
+    "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: shape \(3,\) does not match"),
     "class of one split": ({"split": np.where(Y == 3, "val", "train")}, {}, r"10 labels have no training sample, .*3"),
     "train twice": ({"x_train": X, "y_train": Y}, {}, "holds the train split twice"),
     "only test": ({"split": np.full(N, "test")}, {}, "no rows are for training"),
@@ -88,8 +88,6 @@ APART = {"train": "x.npy", "labels": "y.npy"}
 CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
     ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
-    (APART | {"group": "g"}, "group: applies to .npz files"),
-    (APART | {"lengths": "n"}, "lengths: applies to .npz files"),
     ({"labels": "y.npy"}, "labels: applies to .npy files; mine.npz holds its own targets"),
     ({"validation_labels": "y.npy"}, "validation_labels: given without its inputs; give task.validation=FILE.npy"),
     ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),

@@ -57,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     reporter, problems = terminal.LogReporter(), list[str]()
     task = read_task(config, reporter)
     splits: dict[str, Any] = {}
-    hashes: dict[str, list[bytes]] = {}
+    hashes: dict[str, list[int]] = {}
     for part, split in {"train": task.train, "validation": task.validation, "test": task.open_test()}.items():
         if len(split):
             rows = np.arange(len(split))
@@ -82,12 +82,12 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def examine_split(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, problems: list[str]
-) -> tuple[dict[str, Any], list[bytes]]:
+) -> tuple[dict[str, Any], list[int]]:
     """Return what the given rows of one split contain, and a hash of each; targets are ranged or counted in full."""
     from orca_cli.data.blocks import blocks
-    from orca_cli.data.samples import input_hashes
+    from orca_cli.data.contents import input_hashes
 
-    hashes: list[bytes] = []
+    hashes: list[int] = []
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
 
     def inputs() -> Iterator[np.ndarray]:

@@ -1,13 +1,13 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-Inputs of another shape or dtype than the training inputs', and infinity raise DataError.
-
-Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
+Shapes: n samples, N those of the training file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,25 +15,22 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.arrays.layout import Names, Pair, locate, read_groups
+from orca_cli.data.arrays.layout import Arrays, locate, read_groups
 from orca_cli.data.arrays.preprocessing import (
     LENGTHS,
     NOT_PADDED,
     ArrayPreprocessing,
     Padding,
-    check_dtype,
     oriented_shape,
-    sequence_ends,
-    time_axis,
+    with_steps,
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.gaps import Gaps, How, fit_gaps, has_missing, remarks
-from orca_cli.data.own_data import described
+from orca_cli.data.gaps import Gaps, How, count_missing, fit_gaps, remarks
+from orca_cli.data.own_data import check_rules, described
 from orca_cli.data.samples import ArraySamples, channel_scale
-from orca_cli.data.settings import check_rules
-from orca_cli.data.targets import fit_targets, plain_labels
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
@@ -68,24 +65,29 @@ def load(
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
     x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own,
-    test in particular, only headers and groups are read before it is opened.
-
-    Raises:
-        MemoryExhaustedError: an array does not fit into memory.
+    test in particular, only headers and groups are read before it is opened. MemoryExhaustedError: an array does not fit.
     """
-    array = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
+    role = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
     check_rules(
         (None not in (lengths, padding), "lengths", f"does not go with task.padding={padding}", "remove one of them"),
-        (group in (x, y), "group", array, "name the array that says which samples belong together"),
+        (group in (x, y), "group", role, "name the array that says which samples belong together"),
     )
-    files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
-    names = Names(x, y, None if padding else lengths or LENGTHS, lengths is not None, group)
-    base, rows, others = locate(files, names, data_folder)
-    check_enough(len(rows["train"]), "samples", base.x.where)
-    arrays = _Arrays(
-        base, rows, others, reporter, kind, names, num_classes, channels_last, missing_targets, padding, length,
-        gaps, gap_indicator, normalize,
+    files = {"train": train, "labels": labels, "validation": validation, "validation_labels": validation_labels}
+    files |= {"test": test, "test_labels": test_labels}
+    named = {"x": x, "y": y, "lengths": None if padding else lengths or LENGTHS, "group": group}
+    names = {role: name for role, name in named.items() if name is not None}
+    base, rows, others = locate(files, names, ("lengths",) if lengths is None else (), data_folder)
+    ends = Padding("nan" if padding == "nan" else "lengths", length or 0, missing_targets, lengths or LENGTHS)
+    has_ends, hint = padding == "nan" or "lengths" in base, "give an array of lengths, or task.padding=nan"
+    check_rules((not has_ends and length is not None, "length", "applies to sequences of different lengths", hint))
+    check_enough(len(rows["train"]), "samples", base["x"].where)
+    form = ArrayPreprocessing(
+        base["x"].shape[1:], channels_last, TargetForm("values", 0), None, (x, y), ends if has_ends else None,
+        Gaps(gaps, np.zeros(0)),
     )  # fmt: skip
+    targets = partial(fit_targets, kind, num_classes=num_classes, channels_last=channels_last, missing=missing_targets)
+    fill = partial(fit_gaps, how=gaps, indicator=gap_indicator)
+    arrays = _Arrays(base, rows, others, reporter, kind, form, targets, fill, normalize)
     return assemble("arrays", reporter, kind, arrays.pool, (validation_fraction, test_fraction), split_seed, arrays.fit)
 
 
@@ -93,116 +95,83 @@ def load(
 class _Arrays:
     """What `locate` returns, of which the training file is read at once and others when they are opened, as samples.
 
-    Beside it are the arguments of `load` that say how arrays become inputs and targets; `names` are those of `locate`.
+    Of `form`, targets, scale, means of gaps and length are open; `targets` and `fill` are `fit_targets` and `fit_gaps` with
+    some of their arguments.
     """
 
-    base: Pair
+    base: Arrays
     rows: dict[str, np.ndarray]
-    others: dict[str, Pair]
+    others: dict[str, Arrays]
     reporter: Reporter
     kind: Kind
-    names: Names
-    num_classes: int | None
-    channels_last: bool
-    missing_targets: bool
-    padding: Literal["nan", "none"] | None
-    length: int | None
-    gaps: How
-    gap_indicator: bool
+    form: ArrayPreprocessing
+    targets: Callable[..., TargetForm]
+    fill: Callable[..., tuple[Gaps, list[str]]]
     normalize: bool
 
     def __post_init__(self) -> None:
-        base, learn = self.base, self.rows["train"]
-        check_dtype(base.x.dtype, base.x.where)
-        if not 2 <= len(base.x.shape) <= 5 or 0 in base.x.shape:
+        x, y, learn = self.base["x"], self.base["y"], self.rows["train"]
+        self.form.check(x, x.where)
+        if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
             hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
-            raise DataError(f"inputs have shape {base.x.shape}", where=base.x.where, hint=hint)
-        self._sample = oriented_shape(base.x.shape[1:], self.channels_last)
-        (values, ends), self._y = self._read(base), base.y.read()
-        self._values, self._ends = values, ends
-        classes = plain_labels(self._y, base.y.where)[learn] if self.kind == "classes" else None
-        self._groups, self._records = read_groups(base, self.rows, self.others)
-        axis = time_axis(base.x.shape[1:], self.channels_last)
-        self.pool = Pool(
-            "samples", self.rows, self.others, classes, self._records.get("train"),
-            lambda: hashes_of_rows(values, learn, ends, axis),
-        )  # fmt: skip
+            raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
+        (self._x, self._ends), self._y = self._read(self.base), y.read()
+        classes = plain_labels(self._y, y.where)[learn] if self.kind == "classes" else None
+        self._groups, self._records = read_groups(self.base, self.rows, self.others)
+        contents = partial(hashes_of_rows, self._x, learn, self._ends, self.form.channels_last)
+        self.pool = Pool("samples", self.rows, self.others, classes, self._records.get("train"), contents)
+
+    def _read(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return inputs as in the file, and the lengths [n] of sequences that have some."""
+        x, lengths = arrays["x"], arrays.get("lengths")
+        extent = oriented_shape(x.shape[1:], self.form.channels_last)
+        if self.form.padding is not None and len(extent) != 2:
+            what = f"inputs of {' x '.join(map(str, extent))} are not sequences, so they cannot have lengths"
+            raise DataError(what, where=x.where, hint=NOT_PADDED)
+        values, (steps, where) = x.read(), (None, x.where) if lengths is None else (lengths.read(), lengths.where)
+        return values, self.form.ends((values, steps), where)
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how arrays become samples; see `assemble`."""
-        base, learn = self.base, rows["train"]
-        form, labels = self._form(learn)
-        x, y = form.oriented((self._values, self._ends), base.x.where), form.targets.encode(labels, base.y.where)
-        has_gaps = has_missing(x)
+        form, y, learn, ends, is_missing = self.form, self._y, rows["train"], self._ends, {}
+        shape, where, y_where = self.base["x"].shape, self.base["x"].where, self.base["y"].where
+        sample = described(oriented_shape(form.stored_shape, form.channels_last))
+        if form.padding is not None and ends is not None:
+            padding = replace(form.padding, length=form.padding.length or int(ends[learn].max()))
+            form = replace(
+                form, padding=padding, stored_shape=with_steps(shape[1:], padding.length, form.channels_last)
+            )
+            sample = f"{counted(form.file_shape[0], 'channel')} of {ends[learn].min()} to {ends[learn].max()} steps"
+            if self.kind == "dense":
+                y, is_missing = padding.targets(y, ends, form.channels_last, y_where), {"missing": True}
+        form = replace(form, targets=self.targets(y, learn, y_where, form.file_shape[1:], **is_missing))
+        x, encoded = form.oriented((self._x, ends), where), form.targets.encode(y, y_where)
+        has_gaps = count_missing(x) > 0
         scale, unknown, constants = channel_scale(x, learn, has_gaps)
-        extent = form.file_shape[1:]
-        filling, gap_notes = fit_gaps(unknown, extent, self.gaps, self.gap_indicator, scale.mean, base.x.where)
-        preprocessing = replace(form, gaps=filling, scale=scale if self.normalize else None)
-        for pair in self.others.values():
-            preprocessing.check(pair.x, pair.x.where)
+        filling, gap_notes = self.fill(unknown, x.shape[2:], means=scale.mean, where=where)
+        form = replace(form, gaps=filling, scale=scale if self.normalize else None)
+        for arrays in self.others.values():
+            form.check(arrays["x"], arrays["x"].where)
 
         def samples(part: str) -> ArraySamples:
-            if part not in rows:
-                return self._open(part, preprocessing, filling)
-            used = filling if has_gaps else None  # what has no gaps keeps its digest
-            return ArraySamples(x, y, None, rows[part], preprocessing.scale, self._groups, used)
+            if part in rows:
+                used = filling if has_gaps else None  # what has no gaps keeps its digest
+                return ArraySamples(x, encoded, None, rows[part], form.scale, self._groups, used)
+            return self._open(part, form, filling)
 
-        notes = [self._shape_note(learn), *_cuts(form, self._ends), *gap_notes, form.targets.note(), *constants]
-        return Fitted(preprocessing, preprocessing.input_shape, form.targets, samples, notes)
+        notes = [f"inputs {shape} read as {sample}", *_cuts(form, ends), *gap_notes, form.targets.note(), *constants]
+        return Fitted(form, form.input_shape, form.targets, samples, notes)
 
-    def _form(self, learn: np.ndarray) -> tuple[ArrayPreprocessing, np.ndarray]:
-        """Return the preprocessing but for scale and means of gaps, and all targets, of the inputs' steps where dense."""
-        where, ends, y = self.base.y.where, self._ends, self._y
-        stored, padding, missing = self.base.x.shape[1:], None, self.missing_targets
-        if ends is not None:
-            length = self.length or int(ends[learn].max())
-            padding = Padding("nan" if self.padding else "lengths", length, missing, self.names.lengths or LENGTHS)
-            axis = time_axis(stored, self.channels_last)
-            stored = (*stored[:axis], length, *stored[axis + 1 :])
-            if self.kind == "dense":
-                y, missing = padding.targets(y, ends, self.channels_last, where), True
-        elif self.length is not None:
-            hint = "give an array of lengths, or task.padding=nan"
-            raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
-        channels, *extent = oriented_shape(stored, self.channels_last)
-        targets = fit_targets(
-            self.kind, y, learn, where, tuple(extent),
-            num_classes=self.num_classes, channels_last=self.channels_last, missing=missing,
-        )  # fmt: skip
-        names, no_means = (self.names.x, self.names.y), Gaps(self.gaps, np.zeros(channels))
-        return ArrayPreprocessing(stored, self.channels_last, targets, None, names, padding, no_means), y
-
-    def _open(self, part: str, preprocessing: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
+    def _open(self, part: str, form: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
         """Read a split that has a file of its own, and report which of its sequences are cut."""
-        pair = self.others[part]
-        stored, ends = self._read(pair)
-        x = preprocessing.oriented((stored, ends), pair.x.where)
-        for note in _cuts(preprocessing, ends):
+        arrays = self.others[part]
+        stored, ends = self._read(arrays)
+        x = form.oriented((stored, ends), arrays["x"].where)
+        for note in _cuts(form, ends):
             self.reporter.say(f"{part} split: {note}")
-        y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, ends)
-        used = filling if filling.flagged or has_missing(x) else None
-        return ArraySamples(x, y, None, None, preprocessing.scale, self._records.get(part), used)
-
-    def _read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return inputs as in the file, and the lengths [n] of sequences that have some."""
-        x, channels_last = pair.x.read(), self.channels_last
-        if pair.lengths is None and self.padding != "nan":
-            return x, None
-        sample = oriented_shape(x.shape[1:], channels_last)
-        if len(sample) != 2:
-            what = f"inputs of {' x '.join(map(str, sample))} are not sequences, so they cannot have lengths"
-            raise DataError(what, where=pair.x.where, hint=NOT_PADDED)
-        lengths, where = (None, pair.x.where) if pair.lengths is None else (pair.lengths.read(), pair.lengths.where)
-        return x, sequence_ends(x, lengths, channels_last, where)
-
-    def _shape_note(self, learn: np.ndarray) -> str:
-        """Return a note on the form of training inputs."""
-        note = f"inputs {self.base.x.shape} read as "
-        if self._ends is None:
-            return note + described(self._sample)
-        shortest, longest = int(self._ends[learn].min()), int(self._ends[learn].max())
-        length = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
-        return f"{note}{counted(self._sample[0], 'channel')} of {length}"
+        y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
+        used = filling if filling.flagged or count_missing(x) else None
+        return ArraySamples(x, y, None, None, form.scale, self._records.get(part), used)
 
 
 def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:

@@ -28,9 +28,8 @@ from orca_cli.data.hub.preprocessing import (
     raw_targets,
     row_blocks,
 )
-from orca_cli.data.own_data import check_column, described
+from orca_cli.data.own_data import check_column, check_rules, described
 from orca_cli.data.samples import ChannelScale, streamed_channel_scale
-from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets
 from orca_cli.exceptions import ConfigError, DataError, suggest

@@ -56,16 +56,12 @@ class View:
 
 @dataclass(frozen=True)
 class FileSamples:
-    """Samples (see interfaces) over n image files, which become inputs as the view says.
-
-    `names` do not depend on where the files lie, for the digest, and neither do `hashes`, the SHA-256 of their contents; y is
-    [n, ...] as Batch.y.
-    """
+    """Samples (see interfaces) over n image files, which become inputs as the view says."""
 
     paths: Sequence[Path]
-    names: Sequence[str]
-    y: np.ndarray
-    hashes: Sequence[str]
+    names: Sequence[str]  # which do not depend on where the files lie, for the digest
+    y: np.ndarray  # [n, ...] as Batch.y
+    hashes: Sequence[str]  # the SHA-256 of their contents
     view: View
 
     def __len__(self) -> int:
@@ -139,12 +135,7 @@ def decode(
 
 @contextmanager
 def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
-    """Open an image of which only the header is read, and refuse what goes wrong with it inside the block.
-
-    Raises:
-        DataError: it is damaged, or of no format that is listed here.
-        UnsafeError: it has too many pixels.
-    """
+    """Open an image of which only the header is read, and refuse what goes wrong with it inside the block."""
     image_module = pillow()[0]
     try:
         with image_module.open(source, formats=_FORMATS) as image:

@@ -62,18 +62,30 @@ class ImagePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the images of a folder, or one image.
 
-        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part
-        FOLDER/test/CLASS/*.png. Loose images, those in folders of which none is a class, and all where a table had the
-        targets in training, have none.
+        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part FOLDER/test/CLASS/*.png.
+        Loose images, those in folders of which none is a class, and all where a table had the targets in training, have none.
         """
-        paths, names, labels = _new_images(path, where, part)
+        if not path.is_dir() and (part or not path.is_file()):
+            raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+        base = folder = path if path.is_dir() else path.parent
+        if part:
+            inside = {entry.name.lower(): entry for entry in _folders(path)}
+            folder = next((inside[name] for name in PART_NAMES[part] if name in inside), base)
+            if folder == base:
+                hint = f"it holds {listed(inside) or 'no folders'}"
+                raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
+        found = _images_below(folder) if path.is_dir() else [path]
+        parts = {image: image.relative_to(folder).parts for image in found}
+        paths = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))  # loose ones first
+        labels = [parts[image][0] for image in paths if len(parts[image]) > 1]
         # A record without `from_folders` may be of the numbers of a table.
-        folders_name_classes = self.from_folders and self.targets.kind == "classes"
+        folders_name_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
         has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
 
         def targets() -> np.ndarray | None:
             return self.targets.encode(np.array(labels), str(path)) if has_targets else None
 
+        names = [image.relative_to(base).as_posix() for image in paths]
         return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
@@ -88,6 +100,7 @@ class ImagePreprocessing:
 class _Held:
     """The images of a data set, by row: paths below its folder, and targets, which `outputs` name; the rows of each split."""
 
+    folder: Path
     names: list[str]
     kind: Kind
     y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
@@ -95,6 +108,46 @@ class _Held:
     parts: dict[str, np.ndarray]
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    from_folders: bool = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the images."""
+        return [self.folder / name for name in self.names]
+
+    def pool(self, hashes: list[str]) -> Pool:
+        """Return the training images; DataError where an image of these contents is in two splits."""
+        seen: dict[str, tuple[str, int]] = {}
+        for part, row in ((part, row) for part, rows in self.parts.items() for row in rows):
+            other, first = seen.setdefault(hashes[row], (part, row))
+            if other != part:
+                what = f"the same image as '{self.names[first]}', which is in another split"
+                raise DataError(what, where=str(self.paths[row]), hint="delete one of the two")
+        rows = self.parts["train"]
+        check_enough(len(rows), "images", str(self.folder))
+        classes = plain_labels(self.y, self.where)[rows] if self.kind == "classes" else None
+        contents = np.array(hashes)[rows]
+        return Pool("images", {"train": np.arange(len(rows))}, self.parts, classes, None, lambda: contents)
+
+    def fit(
+        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, drawn: dict[str, np.ndarray]
+    ) -> Fitted:
+        """Learn from the training images how all become samples; see `assemble`. A side of 0 becomes that of these."""
+        parts = self.parts | {part: self.parts["train"][rows] for part, rows in drawn.items()}
+        train, columns = parts["train"], (self.paths, self.names, hashes)
+        augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
+        plain = replace(augmented, padding=0, flip=False)
+        targets = fit_targets(self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets)
+        encoded = {part: targets.encode(self.y[rows], self.where) for part, rows in parts.items()}
+        preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
+
+        def samples(part: str) -> FileSamples:
+            paths, names, contents = ([column[row] for row in parts[part]] for column in columns)
+            # Only optimizer steps augment, and those of a refit take validation as well.
+            return FileSamples(paths, names, encoded[part], contents, plain if part == "test" else augmented)
+
+        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
 
 
 def load(
@@ -121,12 +174,7 @@ def load(
 
     conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train,
     FOLDER/val and FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is decoded once before
-    the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`.
-
-    Raises:
-        DataError: also for identical files in two given splits, and for files that cannot be decoded.
-        UnsafeError: an image has too many pixels.
-        UnavailableError: Pillow is not installed.
+    the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`; errors also as `decode`.
     """
     folder = find(data_folder, "images", ["."], path)[0].resolve()
     if table is not None:
@@ -136,58 +184,15 @@ def load(
     else:
         what = "task.kind, task.file and task.target are of a table"
         raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
-    paths = [folder / name for name in held.names]
-    hashes = content_hashes(paths, reporter)
-    sides = _sides(hashes, paths, cache_folder, reporter)
-    view = View(size or 0, channels, fit == "crop", padding=padding, flip=flip)
-    if normalize == "imagenet":
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-        view = replace(view, mean=mean, std=std)
-    fitted = partial(_fitted, held, paths, hashes, sides, view, table is None, missing_targets)
-    fractions = validation_fraction, test_fraction
-    return assemble("images", reporter, held.kind, _pool(held, folder, hashes), fractions, split_seed, fitted)
-
-
-def _pool(held: _Held, folder: Path, hashes: list[str]) -> Pool:
-    seen: dict[str, tuple[str, int]] = {}
-    for part, row in ((part, row) for part, rows in held.parts.items() for row in rows):
-        other, first = seen.setdefault(hashes[row], (part, row))
-        if other != part:
-            what = f"the same image as '{held.names[first]}', which is in another split"
-            raise DataError(what, where=str(folder / held.names[row]), hint="delete one of the two")
-    rows = held.parts["train"]
-    check_enough(len(rows), "images", str(folder))
-    classes = plain_labels(held.y, held.where)[rows] if held.kind == "classes" else None
-    contents = np.array(hashes)[rows]
-    return Pool("images", {"train": np.arange(len(rows))}, held.parts, classes, None, lambda: contents)
-
-
-def _fitted(
-    held: _Held,
-    paths: list[Path],
-    hashes: list[str],
-    sides: np.ndarray,
-    view: View,
-    from_folders: bool,
-    missing_targets: bool,
-    drawn: dict[str, np.ndarray],
-) -> Fitted:
-    """Learn from the training images how all become samples; see `assemble`. A view's side of 0 becomes that of these."""
-    parts = held.parts | {part: held.parts["train"][rows] for part, rows in drawn.items()}
-    train = parts["train"]
-    augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
-    plain = replace(augmented, padding=0, flip=False)
-    targets = fit_targets(held.kind, held.y, train, held.where, names=held.outputs, missing=missing_targets)
-    encoded = {part: targets.encode(held.y[rows], held.where) for part, rows in parts.items()}
-    preprocessing = ImagePreprocessing(plain, targets, from_folders)
-
-    def samples(part: str) -> FileSamples:
-        chosen, names, contents = ([column[row] for row in parts[part]] for column in (paths, held.names, hashes))
-        # Only optimizer steps augment, and those of a refit take validation as well.
-        return FileSamples(chosen, names, encoded[part], contents, plain if part == "test" else augmented)
-
-    form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-    return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *held.notes])
+    hashes = content_hashes(held.paths, reporter)
+    sides = _sides(hashes, held.paths, cache_folder, reporter)
+    colour_or_grey = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+    mean, std = colour_or_grey if normalize == "imagenet" else (None, None)
+    view = View(size or 0, channels, fit == "crop", mean, std, padding=padding, flip=flip)
+    fitted = partial(held.fit, hashes, sides, view, missing_targets)
+    return assemble(
+        "images", reporter, held.kind, held.pool(hashes), (validation_fraction, test_fraction), split_seed, fitted
+    )
 
 
 def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:
@@ -221,25 +226,22 @@ def _in_folders(folder: Path) -> _Held:
     if "train" in splits and len(splits) < len(inside):
         what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
         raise DataError(what, where=str(folder), hint=_HINT)
-    names: list[str] = []
-    labels: list[str] = []
+    held: list[tuple[str, str, Path]] = []  # split, class, file
     left_out: list[Path] = []
-    parts: dict[str, np.ndarray] = {}
     for part, class_folders in (splits if "train" in splits else {"train": inside}).items():
-        start = len(names)
         for class_folder in class_folders:
             entries = [entry for entry in sorted(class_folder.iterdir()) if not entry.name.startswith(".")]
-            images = [entry for entry in entries if _is_image(entry)]
+            held += [(part, class_folder.name, entry) for entry in entries if _is_image(entry)]
             left_out += [entry for entry in entries if not _is_image(entry)]
-            if not images:
+            if not any(map(_is_image, entries)):
                 hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
                 raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
-            names += [image.relative_to(folder).as_posix() for image in images]
-            labels += [class_folder.name] * len(images)
-        parts[part] = np.arange(start, len(names))
-    what = f"warning: {len(left_out)} other files or folders are left out"
-    notes = (f"{what}, such as {left_out[0].relative_to(folder)}",) if left_out else ()
-    return _Held(names, "classes", np.array(labels), str(folder), parts, notes=notes)
+    parts, labels, images = zip(*held, strict=True)
+    rows = {part: np.flatnonzero(np.array(parts) == part) for part in dict.fromkeys(parts)}
+    what = f"warning: {len(left_out)} other files or folders are left out, such as "
+    notes = (what + str(left_out[0].relative_to(folder)),) if left_out else ()
+    names = [image.relative_to(folder).as_posix() for image in images]
+    return _Held(folder, names, "classes", np.array(labels), str(folder), rows, notes=notes, from_folders=True)
 
 
 def _in_table(
@@ -277,39 +279,13 @@ def _in_table(
     rows = {"train": np.arange(len(names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
-    return _Held(names, chosen, y, origin, rows, () if chosen == "classes" else tuple(outputs), tuple(notes))
-
-
-def _new_images(path: Path, where: str, part: str) -> tuple[list[Path], list[str], list[str]]:
-    """Return new image files, loose ones first, their paths below the folder, and the class of each.
-
-    That is its top folder, or empty if any image is loose. DataError where there are no images.
-    """
-    if path.is_file() and not part:
-        return [path], [path.name], [""]
-    if not path.is_dir():
-        raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
-    folder = path
-    if part:
-        inside = {entry.name.lower(): entry for entry in _folders(path)}
-        folder = next((inside[name] for name in PART_NAMES[part] if name in inside), path)
-        if folder == path:
-            hint = f"it holds {listed(inside) or 'no folders'}"
-            raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-    parts = {image: image.relative_to(folder).parts for image in _images_below(folder)}
-    images = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))
-    has_loose = any(len(pieces) == 1 for pieces in parts.values())
-    names = [image.relative_to(path).as_posix() for image in images]
-    return images, names, ["" if has_loose else parts[image][0] for image in images]
+    return _Held(folder, names, chosen, y, origin, rows, () if chosen == "classes" else tuple(outputs), tuple(notes))
 
 
 def _images_below(folder: Path) -> list[Path]:
     """Return all images in a folder and below it, in the order of their paths; hidden ones are left out; DataError if none."""
-    images = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if _is_image(path) and not any(map(_is_hidden, path.relative_to(folder).parts))
-    ]
+    found = (path for path in sorted(folder.rglob("*")) if _is_image(path))
+    images = [path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts))]
     if not images:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)

@@ -13,9 +13,8 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.own_data import check_column, file_paths, listed, refuse_entry
+from orca_cli.data.own_data import check_column, check_rules, file_paths, listed, refuse_entry
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import Column, fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table

@@ -7,7 +7,7 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.gaps import remarks
-from orca_cli.data.own_data import listed
+from orca_cli.data.own_data import check_column, listed
 from orca_cli.data.samples import read_inputs
-from orca_cli.data.table.columns import Column, as_numbers, raw_targets
-from orca_cli.data.table.files import open_table, plain_columns
-from orca_cli.data.table.series import Grouped, Series, Symbols, group_by
+from orca_cli.data.table.columns import Column, is_missing, raw_targets
+from orca_cli.data.table.files import open_table, plain_column
+from orca_cli.data.table.series import Grouped, Series, Symbols, group_by, per_sample
 from orca_cli.data.targets import TargetForm
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
 from orca_cli.terminal import counted
 
@@ -72,9 +72,8 @@ class TablePreprocessing:
         """Return samples as [n, C, L], from columns [m] by name as `files.Table.read` gives them."""
         if self.symbols is not None:
             return self.symbols.encode(raw[self.symbols.name], where)
-        encoded = np.concatenate(
-            [column.encode(raw[column.name], self.decimal, where) for column in self.columns], axis=1
-        )
+        columns = [column.encode(raw[column.name], self.decimal, where) for column in self.columns]
+        encoded = np.concatenate(columns, axis=1)
         grouped = self.grouped(raw, where)
         return encoded[:, None] if self.series is None or grouped is None else self.series.assembled(encoded, grouped)
 
@@ -92,13 +91,11 @@ class TablePreprocessing:
         grouped, counts = self.grouped(raw, where), {}
         for column in () if training else self.columns:
             odd, what = column.odd(raw[column.name], self.decimal, where)
-            if grouped is not None:
-                odd = np.logical_or.reduceat(odd[grouped.order], grouped.starts)
             if odd.any():
-                counts[what] = int(odd.sum())
+                counts[what] = int(odd.sum()) if grouped is None else len(np.unique(grouped.series[odd]))
         if self.series is None or grouped is None:
             return counts
-        return counts | remarks(grouped.ends - grouped.starts, self.series.length)
+        return counts | remarks(grouped.sizes, self.series.length)
 
     def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
         """Return which rows make up the samples; None where each row is one."""
@@ -117,22 +114,42 @@ class TablePreprocessing:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
-        names = self.feature_names
-        table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(names)))
-        origin, targets = str(table.path), self.target_columns if set(self.target_columns) <= set(table.columns) else ()
-        _check_features(names, table.columns, origin)
+        table, names = open_table(path, where, self.delimiter, self.encoding), self.feature_names
+        for name in names:
+            check_column(name, table.columns, where, path.name)
+        origin, targets = str(path), self.target_columns if set(self.target_columns) <= set(table.columns) else ()
         columns = table.read([*names, *targets])
-        numbers = [as_numbers(columns[name], ".") for name in targets]
-        has_targets = any(wrong.any() or not np.isnan(values).all() for values, wrong in numbers)
+        has_targets = not all(is_missing(entry) for name in targets for entry in columns[name].astype(str))
         inputs = {name: columns[name] for name in names}
         return self._new_data(inputs, lambda: self.encoded_targets(columns, origin) if has_targets else None, origin)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns]; or one row.
+        """Return the samples of a pandas table or one row of it, of a mapping of columns by name, or of an array [n, columns].
 
-        A model for a column of symbols also takes a list of texts.
+        An array, or a list of texts for a column of symbols, has the columns in the order of `feature_names`.
         """
-        return self._new_data(_given_columns(x, self.feature_names, where), lambda: None, where)
+        import pandas as pd
+
+        names = self.feature_names
+        if isinstance(x, pd.Series) and names[0] in map(str, x.index):
+            x = [x.to_dict()]
+        try:
+            frame = pd.DataFrame(x)
+        except (TypeError, ValueError) as error:  # columns of different lengths, or more than two axes
+            hint = f"give rows with the columns {listed(names, _SHOWN)}"
+            raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+        if isinstance(frame.columns, pd.RangeIndex):
+            if frame.shape[1] != len(names):
+                what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
+                raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
+            frame.columns = list(names)
+        frame.columns = [str(name) for name in frame.columns]
+        for name in names:
+            check_column(name, frame.columns, where, "the table")
+            if list(frame.columns).count(name) > 1:
+                raise DataError(f"two columns are named '{name}'", where=where, hint="give them distinct names")
+        columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
+        return self._new_data(columns, lambda: None, where)
 
     def _new_data(
         self, columns: Mapping[str, np.ndarray], targets: Callable[[], np.ndarray | None], where: str
@@ -140,58 +157,9 @@ class TablePreprocessing:
         grouped = self.grouped(columns, where)
 
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
-            rows = slice(start, stop) if grouped is None else grouped.rows_between(start, stop)
+            rows = slice(start, stop) if grouped is None else np.concatenate(grouped.rows[start:stop])
             return {name: column[rows] for name, column in columns.items()}
 
-        count = len(next(iter(columns.values()))) if grouped is None else len(grouped.names)
-        return NewData(
-            count, inputs, targets, where, None if grouped is None else [str(name) for name in grouped.names]
-        )
-
-
-def per_sample(
-    raw: Mapping[str, np.ndarray], names: Sequence[str], grouped: Grouped | None, where: str
-) -> dict[str, np.ndarray]:
-    """Return columns that have one value for each sample as [n], by name."""
-    if grouped is None:
-        return {name: raw[name] for name in names}
-    return {name: grouped.values_per_series(raw[name], f"{where}[{name}]") for name in names}
-
-
-def _given_columns(x: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
-    """Return the columns of a pandas table, a mapping name -> column, or an array [n, columns] in the order of `names`.
-
-    One row may be a mapping name -> entry or a pandas series, several a list of such mappings.
-    """
-    import pandas as pd
-
-    if isinstance(x, pd.Series) and set(names) & {str(name) for name in x.index}:
-        x = x.to_dict()
-    if isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()):
-        x = [x]
-    try:
-        frame = pd.DataFrame(np.asarray(x) if hasattr(x, "__array__") and not hasattr(x, "columns") else x)
-    except ValueError as error:  # columns of different lengths, or more than two axes
-        hint = f"give rows with the columns {listed(names, _SHOWN)}"
-        raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
-    if isinstance(frame.columns, pd.RangeIndex):
-        if frame.shape[1] != len(names):
-            what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
-            raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
-        frame.columns = list(names)
-    frame.columns = [str(name) for name in frame.columns]
-    _check_features(names, list(frame.columns), where)
-    if twice := [name for name in names if list(frame.columns).count(name) > 1]:
-        raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
-    if not len(frame):
-        raise DataError("has no rows", where=where, hint="give one row or more")
-    return plain_columns(frame, names, where)
-
-
-def _check_features(names: Sequence[str], columns: Sequence[str], where: str) -> None:
-    missing = [name for name in names if name not in columns]
-    if missing:
-        what = f"has no column {listed(map(repr, missing))}"
-        close = suggest(missing[0], columns)
-        hint = f"{close} " if close.startswith("did you mean") else ""
-        raise DataError(what, where=where, hint=f"{hint}the model was trained on {listed(names, _SHOWN)}")
+        if grouped is None:
+            return NewData(len(next(iter(columns.values()))), inputs, targets, where)
+        return NewData(len(grouped.names), inputs, targets, where, list(map(str, grouped.names)))

@@ -12,9 +12,8 @@ import numpy as np
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
-from orca_cli.data.one_hot import one_hot
 from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.data.table.columns import as_numbers, codes
+from orca_cli.data.table.columns import as_numbers
 from orca_cli.exceptions import DataError
 from orca_cli.terminal import counted
 
@@ -24,48 +23,31 @@ _MOST_SHOWN = 40
 
 @dataclass(frozen=True)
 class Grouped:
-    """The n series of a table of m rows, in the order in which their first rows stand there.
+    """The n series of a table, in the order in which their first rows stand there.
 
-    `order` has the rows, series after series, each by time, and `ends` [n] where each series ends in it.
+    `series` [m] is the series of each row, and `rows` are the rows of each series, by time.
     """
 
     names: np.ndarray
-    order: np.ndarray
-    ends: np.ndarray
+    series: np.ndarray
+    rows: list[np.ndarray]
 
     @property
-    def starts(self) -> np.ndarray:
-        """Where each series starts in `order`, [n]."""
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+    def sizes(self) -> np.ndarray:
+        """Number of steps of each series, [n]."""
+        return np.bincount(self.series)
 
-    def rows(self, series: np.ndarray) -> np.ndarray:
-        """Return the table's rows of some series, sorted."""
-        starts = self.starts
-        return np.sort(np.concatenate([self.order[starts[one] : self.ends[one]] for one in series]))
+    def per_series(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Return a column [m] that has one value in each series as [n]; DataError where a series has several."""
+        import pandas as pd
 
-    def rows_between(self, start: int, stop: int) -> np.ndarray:
-        """Return the table's rows of series start..stop-1, in their order."""
-        return self.order[self.starts[start] : self.ends[stop - 1]]
-
-    def values_per_series(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Return a column [m] that has one value in each series as [n].
-
-        Raises:
-            DataError: a series has several values.
-        """
-        first = values[self.order[self.starts]]
-        sizes = np.diff(self.ends, prepend=0)
-        ordered, repeated = values[self.order], np.repeat(first, sizes)
-        same = ordered == repeated
-        if values.dtype.kind == "f":
-            same |= np.isnan(ordered) & np.isnan(repeated)
-        if not same.all():
-            row = int((~same).argmax())
-            series = self.names[int(np.searchsorted(self.ends, row, side="right"))]
-            what = f"series '{series}' has '{repeated[row]}' and '{ordered[row]}'"
+        several = pd.Series(values).groupby(self.series).nunique(dropna=False).to_numpy() > 1
+        if several.any():
+            one = int(several.argmax())
+            first, second = pd.unique(values[self.series == one])[:2]
             hint = "a target or group is of a whole series: every row of one has to say the same"
-            raise DataError(what, where=where, hint=hint)
-        return first
+            raise DataError(f"series '{self.names[one]}' has '{first}' and '{second}'", where=where, hint=hint)
+        return values[[rows[0] for rows in self.rows]]
 
 
 @dataclass(frozen=True)
@@ -81,9 +63,8 @@ class Series:
 
     def assembled(self, features: np.ndarray, grouped: Grouped) -> Ragged:
         """Return the features [m, F] of the rows as series [n, F, L]."""
-        starts, ends, order = grouped.starts, grouped.ends, grouped.order
-        sizes, row = ends - starts, lambda one: features[order[starts[one] : ends[one]]].T
-        return Ragged(row, sizes, features.shape[1], self.length, features.dtype)
+        rows = grouped.rows
+        return Ragged(lambda one: features[rows[one]].T, grouped.sizes, features.shape[1], self.length, features.dtype)
 
 
 def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: str, decimal: str) -> Grouped:
@@ -96,7 +77,7 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
 
     ids = raw[id].astype(str)
     refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{id}]", "fill them in, or remove these rows")
-    rank, names = pd.factorize(ids)  # of each row's series, by its first row
+    series, names = pd.factorize(ids)  # of each row, numbered by their first rows
     times = np.arange(len(ids))
     if time is not None:
         times, wrong = as_numbers(raw[time], decimal)
@@ -105,25 +86,35 @@ def group_by(raw: Mapping[str, np.ndarray], id: str, time: str | None, where: st
             times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
         wrong, hint = np.isnan(times), "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
         refuse_entry(wrong, raw[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
-    order = np.lexsort((times, rank))  # stable: rows of one time keep their order
-    return Grouped(names, order, np.cumsum(np.bincount(rank)))
+    order = np.lexsort((times, series))  # stable: rows of one time keep their order
+    return Grouped(names, series, np.split(order, np.cumsum(np.bincount(series))[:-1]))
+
+
+def per_sample(
+    raw: Mapping[str, np.ndarray], names: Sequence[str], grouped: Grouped | None, where: str
+) -> dict[str, np.ndarray]:
+    """Return columns that have one value for each sample as [n], by name; without series a sample is a row."""
+    if grouped is None:
+        return {name: raw[name] for name in names}
+    return {name: grouped.per_series(raw[name], f"{where}[{name}]") for name in names}
 
 
 def contents(
-    columns: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    grouped: Grouped | None,
-    samples: np.ndarray,
-    decimal: str,
-    are_texts: bool,
+    columns: Sequence[np.ndarray], grouped: Grouped | None, samples: np.ndarray, decimal: str, are_texts: bool
 ) -> np.ndarray:
-    """Return a hash of the entries of each sample [n], which is a row or a series of rows.
+    """Return a hash of the entries of each of some samples [n], which are rows or series of rows.
 
-    `names` are the columns that are inputs, `samples` [n] the numbers of rows or series, and `are_texts` says whether entries
-    are texts even where they spell numbers.
+    Entries of a column are equal as numbers where all are numbers, unless they `are_texts`.
     """
-    entries = np.stack([codes(columns[n], decimal, are_texts) for n in names], axis=1)
-    rows = samples[:, None] if grouped is None else (grouped.rows_between(one, one + 1) for one in samples)
+    import pandas as pd
+
+    codes = []
+    for column in columns:
+        numbers, wrong = as_numbers(column, decimal)
+        numbers = np.where(np.isnan(numbers), np.nan, numbers + 0.0)  # one NaN, and one zero
+        codes.append(pd.factorize(column)[0] if are_texts or wrong.any() else numbers.view(np.int64))
+    entries = np.stack(codes, axis=1)
+    rows = samples[:, None] if grouped is None else (grouped.rows[one] for one in samples)
     return hashes(entries[one].tobytes() for one in rows)
 
 
@@ -139,17 +130,11 @@ class Symbols:
     length: int
 
     def encode(self, values: np.ndarray, where: str) -> Ragged:
-        """Return texts [n] as [n, V, L] of 0 and 1.
-
-        Raises:
-            DataError: a text is empty, or the column holds numbers.
-        """
-        texts = _checked(values, f"{where}[{self.name}]")
-        points, alphabet = _code_points("".join(texts)), _code_points(self.alphabet)
-        place = np.searchsorted(alphabet, points).clip(max=len(alphabet) - 1)
-        codes = np.where(alphabet[place] == points, place, len(alphabet)).astype(np.uint8)  # V where unknown
-        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        return one_hot(codes, ends, len(alphabet), self.length)
+        """Return texts [n] as [n, V, L] of 0 and 1; DataError where one is empty, or the column holds numbers."""
+        _check_texts(values, f"{where}[{self.name}]")
+        symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
+        kind = np.dtype(np.uint8)
+        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, len(symbols), self.length, kind)
 
     def remarks(self, values: np.ndarray) -> dict[str, int]:
         """Return what `encode` does to make new texts fit, each with the number of rows."""
@@ -170,22 +155,21 @@ def fit_symbols(
     Raises:
         DataError: the column holds numbers, an empty text, or too many different characters.
     """
-    texts = list(np.array(_checked(values, f"{where}[{name}]"), dtype=object)[rows])
-    alphabet = "".join(sorted(set().union(*map(set, texts))))
+    _check_texts(values, f"{where}[{name}]")
+    alphabet = "".join(sorted(set().union(*values[rows])))
     if len(alphabet) > _MOST_SYMBOLS:
         what = f"holds {len(alphabet)} different characters, at most {_MOST_SYMBOLS} are read as symbols"
         raise DataError(what, where=f"{where}[{name}]", hint="a sequence has one symbol a character, such as ACGT")
-    sizes = [len(text) for text in texts]
+    sizes = [len(text) for text in values[rows]]
     shown = alphabet[:_MOST_SHOWN]
     note = f"{counted(len(alphabet), 'symbol')} in '{name}' ({shown}), {min(sizes)} to {max(sizes)} a row"
     return Symbols(name, alphabet, length or max(sizes)), [note]
 
 
-def _checked(values: np.ndarray, where: str) -> list[str]:
+def _check_texts(values: np.ndarray, where: str) -> None:
     if values.dtype.kind != "O":
         raise DataError("holds numbers, not text", where=where, hint="a sequence has one symbol a character")
     refuse_rows(values == "", "sequence", where, "remove these rows")
-    return list(values)
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -182,9 +182,8 @@ def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[
         refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
         texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    unread = np.flatnonzero(np.isnan(numbers))
-    wrong = np.zeros(len(values), dtype=bool)
-    wrong[unread] = [not is_missing(text) for text in values[unread]]
+    wrong = np.isnan(numbers)
+    wrong[wrong] = [not is_missing(text) for text in values[wrong]]
     return _bits(values) if truths and wrong.any() else (numbers, wrong)
 
 
@@ -225,24 +224,20 @@ def raw_targets(
     missing: bool,
     where: str,
     decimal: str,
-    text: bool | None = None,
+    are_texts: bool = False,
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 
-    `text` says whether classes are text in the training rows; None infers it from the values.
+    Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
     """
     if kind == "classes":
         labels, place = values[names[0]], f"{where}[{names[0]}]"
         empty = labels == "" if labels.dtype.kind == "O" else np.isnan(labels.astype(np.float64))
         refuse_rows(empty, "target", place, "remove these rows")
-        if labels.dtype.kind != "O":
-            return labels, place
-        if text is None:  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
-            text = not all(_INTEGER.fullmatch(label) for label in labels)
-        try:
-            return labels.astype(str if text else np.float64), place
-        except ValueError:
-            return labels.astype(str), place  # refused beside training labels that are numbers
+        if labels.dtype.kind == "O":  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
+            are_texts = are_texts or not all(map(_INTEGER.fullmatch, labels))
+            labels = labels.astype(str if are_texts else np.float64)
+        return labels, place
     columns = []
     for name in names:
         numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
@@ -256,9 +251,6 @@ def raw_targets(
 
 def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
-    if values.dtype.kind in "fiub":
-        bits = values.astype(np.float64)
-        unread = (bits != 0) & (bits != 1) & ~np.isnan(bits)
-        return np.where(unread, np.nan, bits), unread
-    bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
-    return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)
+    texts = [str(value).lower() for value in values.tolist()]
+    bits = np.array([_BITS.get(text, np.nan) for text in texts])
+    return bits, np.isnan(bits) & ~np.isin(texts, MISSING_WORDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -109,12 +110,9 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
 
 
 def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
-    """Return the table in a file; only its header is read.
+    """Return the table in a file that the setting `key` names; only its header is read.
 
-    Args:
-        key: setting that names the file, for messages.
-        delimiter: one character, or `tab`; None takes the one that parts the header most often.
-        encoding: of the text; None reads UTF-8.
+    The delimiter is one character, or `tab`; None takes the one that parts the header most often, and UTF-8.
 
     Raises:
         ConfigError: an invalid delimiter or encoding.
@@ -128,7 +126,11 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         encoding = encoding or "utf-8-sig"  # a byte order mark is no text
         mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
         if delimiter is None:
-            mark = max(_DELIMITERS, key=lambda mark: _header_width(path, mark, encoding))
+            widths: dict[str, int] = {}
+            for mark in _DELIMITERS:
+                with suppress(DataError):  # quotes that make sense only with another delimiter
+                    widths[mark] = len(next(_records(path, mark, encoding), (0, []))[1])
+            mark = max(widths, key=lambda mark: widths[mark], default=",")
         elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
             hint = "allowed: one character such as ';', or tab"
             raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
@@ -141,13 +143,6 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     if twice := [name for name, count in Counter(table.columns).items() if count > 1]:
         raise DataError(f"two columns are named '{twice[0]}'", where=str(path), hint="give them distinct names")
     return table
-
-
-def _header_width(path: Path, mark: str, encoding: str) -> int:
-    try:
-        return len(next(_records(path, mark, encoding), (0, []))[1])
-    except DataError:  # quotes that make sense only with another delimiter
-        return 0
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:

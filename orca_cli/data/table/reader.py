@@ -19,8 +19,7 @@ from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
-from orca_cli.data.table.preprocessing import TablePreprocessing
-from orca_cli.data.table.series import Series, Symbols, contents, fit_symbols, group_by, per_sample
+from orca_cli.data.table.preprocessing import Series, Symbols, TablePreprocessing, fit_symbols
 from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
@@ -107,7 +106,7 @@ class _Rows:
 
     def __post_init__(self) -> None:
         tables, targets, roles, base = self.tables, list(self.draft.target_columns), self.roles, self.tables["train"]
-        self._inputs, self._notes = self._choose()
+        self._inputs, left_out = self._choose()
         group, marks = roles.get("group", []), roles.get(_SPLIT, [])
         self._read = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
         for part, table in tables.items():
@@ -115,11 +114,10 @@ class _Rows:
                 check_column(name, table.columns, f"task.{part}", table.path.name)
         self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
         self._steps = self.draft.grouped(self._columns, self._where)
-        self._values = per_sample(self._columns, [*targets, *group, *marks], self._steps, self._where)
-        self.kind = self.given_kind or "values"
+        self._values = self.draft.per_sample(self._columns, [*targets, *group, *marks], self._where)
+        self.kind, inferred = self.given_kind or "values", list[str]()
         if self.given_kind is None:
             self.kind, inferred = infer_kind(self._values, targets, self.draft.decimal, self._where)
-            self._notes = [*inferred, *self._notes]
         target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
         rows = {"train": np.arange(len(target))}
         if marks:
@@ -130,12 +128,12 @@ class _Rows:
                 raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
         check_enough(len(rows["train"]), unit, self._where)
         self._records = self._groups(group[0], rows) if group else {}
-        learn = rows["train"]
+        self._notes, learn = [*inferred, *left_out], rows["train"]
         entries = [self._columns[name] for name in self._inputs]
         self.pool = Pool(
             unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
             self._records["train"][learn] if group else None,
-            lambda: contents(entries, self._steps, learn, self.draft.decimal, "sequence" in roles),
+            lambda: self.draft.contents(entries, self._steps, learn),
         )  # fmt: skip
 
     def _choose(self) -> tuple[list[str], list[str]]:
@@ -162,12 +160,11 @@ class _Rows:
         """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
         values, places = {"train": self._values[group]}, {part: f"{self._where}[{group}] ({part})" for part in rows}
         group_rows({part: values["train"][members] for part, members in rows.items()}, places)
+        series = None if self.draft.series is None else replace(self.draft.series, time=None)
         for part, table in self.tables.items():
             if part != "train":
-                columns, where = table.read([group, *self.roles.get("id", [])]), str(table.path)
-                series = self.draft.series
-                steps = None if series is None else group_by(columns, series.id, None, where, ".")
-                values[part] = per_sample(columns, [group], steps, where)[group]
+                columns = table.read([group, *self.roles.get("id", [])])
+                values[part] = replace(self.draft, series=series).per_sample(columns, [group], str(table.path))[group]
         return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self.tables.items()})
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:

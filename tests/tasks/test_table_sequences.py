@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.data.table.series import fit_symbols
+from orca_cli.data.table.preprocessing import fit_symbols
 from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded, splits

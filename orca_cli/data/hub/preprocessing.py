@@ -25,10 +25,11 @@ from orca_cli.data.gaps import Gaps, remarks, with_indicators
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
 from orca_cli.data.own_data import check_column
-from orca_cli.data.samples import ChannelScale, as_inputs
+from orca_cli.data.samples import ArraySamples, ChannelScale, as_inputs
+from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, NewData
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ColumnLayout:
     channels_last: bool = False
 
     def decode(
-        self, values: Sequence[Any] | np.ndarray, where: str, rows: Sequence[int] | None = None
+        self, values: Values, where: str, rows: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
         False at padding.
@@ -61,48 +62,30 @@ class ColumnLayout:
         Values are lists or arrays of numbers, or images as {"bytes": ..., "path": ...}; `where` and the numbers of their rows
         (None counts from 0) are for messages.
         """
-        rows = range(len(values)) if rows is None else rows
-        valid = None
-        if self.image_mode:
-            side, channels = None if self.image_size is None else self.image_size[0], self.shape[0]
-            places = [f"{where}, row {i}" for i in rows]
-            sources = [image_source(value, place) for value, place in zip(values, places, strict=True)]
-            pixels = [decode(one, side, channels, where=place) for one, place in zip(sources, places, strict=True)]
-            if odd := [i for i, one in enumerate(pixels) if one.shape != self.shape]:
-                what = f"has shape {pixels[odd[0]].shape}, the first training image {self.shape}"
-                raise DataError(what, where=places[odd[0]], hint="give task.image_size=SIDE to resize all")
-            x = np.stack(pixels) / 255
-        elif self.padded:
-            x, valid = self._padded(values, rows, where)
+        places = [f"{where}, row {i}" for i in (range(len(values)) if rows is None else rows)]
+        side = None if self.image_size is None else self.image_size[0]
+        stored, inputs = [], []
+        for value, place in zip(values, places, strict=True):
+            if self.image_mode:
+                stored.append(decode(image_content(value, place), side, self.shape[0], where=place))
+            else:
+                stored.append(_numbers(value, place))
+            inputs.append(channels_first(stored[-1][None], self.channels_last)[0])
+            shape, steps = inputs[-1].shape, inputs[-1].shape[-1:]
+            if shape[:-1] != self.shape[:-1] or not (steps == self.shape[-1:] or (self.padded and any(steps))):
+                hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
+                raise DataError(f"has shape {shape}, the first training row {self.shape}", where=place, hint=hint)
+        if self.padded:
+            x = np.zeros((len(inputs), *self.shape))
+            for row, one in zip(x, inputs, strict=True):
+                row[:, : one.shape[1]] = one[:, : self.shape[1]]
+            valid = np.arange(self.shape[1]) < np.array([one.shape[1] for one in inputs])[:, None]
         else:
-            x = self._stacked(values, rows, where)
-        for i, row in zip(rows, x, strict=True):
-            check_finite(row, f"{where}, row {i}", allow_nan=True)
-        return x, valid
-
-    def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
-        """Return how many steps each of B rows of numbers has in the data, [B] int64."""
-        rows = (channels_first(_numbers(value, "")[None], self.channels_last) for value in values)
-        return np.array([row.shape[-1] for row in rows], dtype=np.int64)
-
-    def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
-        arrays = [_numbers(value, f"{where}, row {i}") for i, value in zip(rows, values, strict=True)]
-        for i, array in zip(rows, arrays, strict=True):
-            if (shape := channels_first(array[None], self.channels_last).shape[1:]) != self.shape:
-                what = f"row {i} has shape {shape}, the first training row {self.shape}"
-                raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
-        return channels_first(np.stack(arrays), self.channels_last)
-
-    def _padded(self, values: Values, rows: Sequence[int], where: str) -> tuple[np.ndarray, np.ndarray]:
-        x = np.zeros((len(values), *self.shape))
-        valid = np.zeros((len(values), *self.shape[1:]), dtype=bool)
-        for row, row_valid, i, value in zip(x, valid, rows, values, strict=True):
-            one = channels_first(_numbers(value, f"{where}, row {i}")[None], self.channels_last)[0]
-            if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                what = f"row {i} has shape {one.shape}, expected {self.shape[:-1]} and any length"
-                raise DataError(what, where=where, hint="correct this row, or remove it")
-            length = min(one.shape[-1], self.shape[-1])
-            row[..., :length], row_valid[..., :length] = one[..., :length], True
+            x, valid = channels_first(np.stack(stored), self.channels_last), None
+        if self.image_mode:
+            return x / 255, valid
+        for row, place in zip(x, places, strict=True):
+            check_finite(row, place, allow_nan=True)
         return x, valid
 
 
@@ -128,50 +111,53 @@ def infer_layout(
     Images are grey where all those of training are; the shape is that of the first one.
 
     Raises:
-        ConfigError: a length for images, or an image size for numbers.
+        ConfigError: a length for anything but sequences, or an image size for numbers.
     """
     import datasets
 
-    first_row, view = int(chosen[0]), rows.select_columns([column])
-    if isinstance(rows.features[column], datasets.Image):
-        if length is not None:
-            raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
-        stored = view.cast_column(column, datasets.Image(decode=False))
-        mode = "L"
-        for row in chosen:
-            signals.check()
-            place = f"{where}, row {row}"
-            with opened(image_source(stored[int(row)][column], place), place) as image:
-                is_grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-            if not is_grey:
+    is_image = isinstance(rows.features[column], datasets.Image)
+    values, place = open_column(rows, column, is_image), f"{where}, row {chosen[0]}"
+    first = values(chosen[:1])[0]
+    if is_image:
+        shape = decode(image_content(first, place), image_size, 1, where=place).shape
+    else:
+        array = np.asarray(first)
+        if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
+            what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
+            hint = (
+                "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
+            )
+            raise DataError(what, where=where, hint=hint)
+        shape = channels_first(array[None], channels_last).shape[1:]
+    kind = "images" if is_image else f"inputs of shape {shape}"
+    check_rules(
+        (length is not None and (is_image or len(shape) != 2), "length", f"applies to sequences, not to {kind}", ""),
+        (image_size is not None and not is_image, "image_size", f"applies to images, not to {kind}", ""),
+    )
+    if not is_image:
+        shape = shape if length is None else (shape[0], length)
+        return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
+    mode = "L"
+    for row in chosen:
+        signals.check()
+        place = f"{where}, row {row}"
+        with opened(image_content(values(np.array([row]))[0], place), place) as image:
+            if image.mode not in ("1", "L", "LA") and not image.mode.startswith("I;16"):
                 mode = "RGB"
                 break
-        size, place = (image_size, image_size) if image_size else None, f"{where}, row {first_row}"
-        extent = size or decode(image_source(stored[first_row][column], place), None, 1, where=place).shape[1:]
-        return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
-    if image_size is not None:
-        hint = f"column '{column}' holds {rows.features[column]}"
-        raise ConfigError("applies to images", where="task.image_size", hint=hint)
-    array = np.asarray(view.with_format("numpy", dtype=np.float64)[first_row][column])
-    if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
-        what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
-        hint = "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
-        raise DataError(what, where=where, hint=hint)
-    shape = channels_first(array[None], channels_last).shape[1:]
-    if length is not None:
-        if len(shape) != 2:
-            raise ConfigError("applies to sequences", where="task.length", hint=f"rows have shape {array.shape}")
-        shape = (shape[0], length)
-    return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
+    size = None if image_size is None else (image_size, image_size)
+    return ColumnLayout((1 if mode == "L" else 3, *shape[1:]), mode, size)
 
 
-def image_source(value: Any, where: str) -> BytesIO | Path:
-    """Return the content or the local file of an image that a row holds, as {"bytes": ..., "path": ...}."""
+def image_content(value: Any, where: str) -> BytesIO:
+    """Return the content of an image that a row holds, as {"bytes": ..., "path": ...}."""
+    hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
     if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise DataError(
-            "holds no image", where=where, hint="remove this row; an image is {'path': FILE}, or its 'bytes'"
-        )
-    return BytesIO(value["bytes"]) if value.get("bytes") else Path(value["path"])
+        raise DataError("holds no image", where=where, hint=hint)
+    try:
+        return BytesIO(value.get("bytes") or Path(value["path"]).read_bytes())
+    except OSError as error:
+        raise DataError(f"'{value['path']}' cannot be read ({error.strerror})", where=where, hint=hint) from error
 
 
 def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
@@ -187,15 +173,23 @@ def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndar
     return lambda indices: view[[int(i) for i in indices]][column]
 
 
-def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_names: Sequence[str] = ()) -> np.ndarray:
-    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1.
+def raw_targets(
+    kind: str, rows: Dataset, column: str, where: str, training_names: Sequence[str] = ()
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a column as an array [n, ...] of numbers or text, and the names of classes that it numbers by itself, if any.
 
-    `training_names` are class names in the order of the training split's numbers, if it has some.
+    For labels, lists of classes become [n, K] of 0 and 1. `training_names` are those of the training split.
 
     Raises:
         DataError: targets are missing, or numbered otherwise than in training.
     """
-    names, feature = class_names(kind, rows, column), rows.features[column]
+    import datasets
+
+    feature = rows.features[column]
+    numbered = getattr(feature, "feature", None) if kind == "labels" else feature
+    names: tuple[str, ...] = ()
+    if isinstance(numbered, datasets.ClassLabel) and kind in ("classes", "labels"):
+        names = tuple(numbered.names)
     if names and training_names and names != tuple(training_names):
         what, hint = "numbers its classes otherwise than training", f"cast it to {', '.join(training_names)}"
         raise DataError(what, where=where, hint=hint)
@@ -205,23 +199,14 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, training_name
             if present is None or any(label is None or not 0 <= label <= most for label in present):
                 raise DataError(f"row {i} has labels {present}, expected a list within 0..{most}", where=where)
             bits[i, list(present)] = 1
-        return bits
+        return bits, names
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
     if array.dtype.kind != "O":
-        return array
+        return array, names
     if kind != "labels" and all(isinstance(value, str) for value in array):
-        return array.astype(str)
+        return array.astype(str), names
     hint = "remove rows without targets; labels are lists of List(ClassLabel(names=[...])), or 0 and 1 for each class"
     raise DataError(f"holds {feature}, with missing targets or lists of several lengths", where=where, hint=hint)
-
-
-def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
-    """Return the names of the classes that a column numbers by itself, or lists as labels; none for other columns."""
-    import datasets
-
-    feature = rows.features[column]
-    feature = getattr(feature, "feature", None) if kind == "labels" else feature
-    return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
 
 
 @dataclass(frozen=True)
@@ -246,7 +231,7 @@ class HubPreprocessing:
         return self.layout.padded
 
     def inputs(
-        self, raw: Sequence[Any] | np.ndarray, where: str = "inputs", rows: Sequence[int] | None = None
+        self, raw: Values, where: str = "inputs", rows: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return values of a column as Batch.x and Batch.valid; arguments as those of `ColumnLayout.decode`."""
         x, valid = self.layout.decode(raw, where, rows)
@@ -254,12 +239,13 @@ class HubPreprocessing:
             check_finite(x, where)
         return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
 
-    def remarks(self, raw: Sequence[Any] | np.ndarray, where: str = "inputs") -> dict[str, int]:
+    def remarks(self, raw: Values, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new rows fit, each with the number of rows."""
-        if self.layout.image_mode:
-            return {}
-        steps = self.layout.steps(raw) if self.layout.padded else None
-        return remarks(steps, self.layout.shape[-1], self.gaps, lambda: self.layout.decode(raw, where)[0])
+        layout, steps = self.layout, None
+        if layout.padded:
+            rows = (np.asarray(value, np.float64)[None] for value in raw)
+            steps = np.array([channels_first(row, layout.channels_last).shape[-1] for row in rows])
+        return remarks(steps, layout.shape[-1], self.gaps, lambda: layout.decode(raw, where)[0])
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of one split of a folder or hub id, with targets where it has that column.
@@ -277,13 +263,13 @@ class HubPreprocessing:
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
         check_column(x, rows.column_names, where, place)
         values = open_column(rows, x, bool(self.layout.image_mode))
-        kind = self.targets.kind if self.targets.kind in ("classes", "labels") else "dense"
 
         def encoded() -> np.ndarray | None:
             if y not in rows.column_names:
                 return None
-            training_names = () if self.targets.classes else self.targets.names
-            return self.targets.encode(raw_targets(kind, rows, y, f"{place}[{y}]", training_names), f"{place}[{y}]")
+            form, y_place = self.targets, f"{place}[{y}]"
+            raw, _ = raw_targets(form.kind, rows, y, y_place, () if form.classes else form.names)
+            return form.encode(raw, y_place)
 
         return NewData(len(rows), lambda start, stop: values(np.arange(start, stop)), encoded, f"{place}[{x}]")
 
@@ -291,42 +277,33 @@ class HubPreprocessing:
         """Return rows from the values of the input column: a list of lists, arrays or images, or one array."""
         if not hasattr(x, "__len__") or isinstance(x, (str, dict)):
             raise DataError("is not a list of rows", where=where, hint="give the values of the input column")
-        if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
-            x = x.astype(np.float64)
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 
-@dataclass(frozen=True)
-class HubSamples:
-    """One split (see interfaces): targets in memory, inputs read from the mapped file on demand.
+class HubSamples(ArraySamples):
+    """Samples (see interfaces) whose targets are in memory, and whose inputs are read from the mapped file on demand.
 
-    `values` gives those of the input column (see `open_column`) of N rows, of which the n of `chosen` are this split's; y
-    [N, ...] and the records [N] int64, or None, are of all.
+    Of the N rows, with targets y [N, ...] and groups [N] int64 or None, the n of `chosen` are this split's.
     """
 
-    values: Callable[[np.ndarray], np.ndarray | list]
-    preprocessing: HubPreprocessing
-    y: np.ndarray
-    chosen: np.ndarray
-    where: str
-    records: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.chosen)
+    def __init__(
+        self,
+        rows: Dataset,
+        preprocessing: HubPreprocessing,
+        y: np.ndarray,
+        chosen: np.ndarray,
+        where: str,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(rows, y, rows=chosen, groups=groups)
+        self._values = open_column(rows, preprocessing.columns[0], bool(preprocessing.layout.image_mode))
+        self._preprocessing, self._where = preprocessing, where
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
-        rows = self.chosen[np.asarray(indices, dtype=np.int64)]
-        x, valid = self.preprocessing.inputs(self.values(rows), self.where, list(rows))
-        return Batch(x, torch.from_numpy(self.y[rows].copy()), valid)
-
-    def targets(self) -> np.ndarray:
-        """Return all targets [n, ...], shaped as Batch.y."""
-        return self.y[self.chosen]
-
-    def groups(self) -> np.ndarray | None:
-        """Return the record of each sample, [n] int64, or None."""
-        return None if self.records is None else self.records[self.chosen]
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        x, valid = self._preprocessing.inputs(self._values(rows), self._where, list(rows))
+        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
 
     def digest(self) -> str:
         """Return a SHA-256 over inputs as the model takes them, masks, targets and records."""

@@ -5,10 +5,10 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,18 +21,17 @@ from orca_cli.data.hub.preprocessing import (
     ColumnLayout,
     HubPreprocessing,
     HubSamples,
-    class_names,
-    image_source,
+    image_content,
     infer_layout,
     open_column,
     raw_targets,
     row_blocks,
 )
 from orca_cli.data.own_data import check_column, check_rules, described
-from orca_cli.data.samples import ChannelScale, streamed_channel_scale
+from orca_cli.data.samples import streamed_channel_scale
 from orca_cli.data.splits import PART_NAMES, group_rows
-from orca_cli.data.targets import fit_targets
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.exceptions import DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
 if TYPE_CHECKING:
@@ -73,106 +72,101 @@ def load(
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
-    role = f"'{group}' is the column of {'inputs' if group == x else 'targets'}"
-    check_rules((group in (x, y), "group", role, "name the column that says which rows belong together"))
+    typed = [name for name in (train_split, validation_split, test_split) if name is not None]
+    check_rules(
+        (group in (x, y), "group", "is the column of inputs or targets", "name another column"),
+        (len({*typed}) < len(typed), "train_split", "this, validation_split and test_split have to differ", ""),
+    )
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
+    named = {"train": train_split, "validation": validation_split, "test": test_split}
+    parts = _parts(splits, origin, named, {"x": x, "y": y, "group": group})
+    groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
+    records = group_rows(groups, {part: f"{origin}[{part}][{group}]" for part in parts})
+    base, place = parts["train"], f"{origin}[train][{y}]"
+    classes = plain_labels(raw_targets(kind, base, y, place)[0], place).astype(str) if kind == "classes" else None
+    everything, contents = {"train": np.arange(len(base))}, partial(_contents, base, x, f"{origin}[train][{x}]")
+    pool = Pool("rows", everything, parts, classes, records.get("train"), contents)
+    layout = partial(infer_layout, length=length, image_size=image_size, channels_last=channels_last)
+    form = partial(fit_targets, kind, channels_last=channels_last, missing=missing_targets)
+    fill = partial(fit_gaps, how=gaps, indicator=gap_indicator)
+    fit = partial(_fit, parts, origin, records, (x, y), kind, config, layout, form, fill, normalize, reporter)
+    return assemble("hub", reporter, kind, pool, (validation_fraction, test_fraction), split_seed, fit)
+
+
+def _parts(
+    splits: dict[str, Dataset], origin: str, names: dict[str, str | None], columns: dict[str, str | None]
+) -> dict[str, Dataset]:
+    """Return the rows of each split by the names that settings give, or that splits usually have; all have the columns."""
     import datasets
 
-    parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
-    where = {part: f"{origin}[{part}]" for part in parts}
-    for part, rows in parts.items():
-        for key, column in (("x", x), ("y", y), ("group", group)):
+    parts: dict[str, Dataset] = {}
+    for part, name in names.items():
+        if name is None:
+            name = next((word for word in PART_NAMES[part] if word in splits and word not in names.values()), None)
+        elif name not in splits:
+            raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
+        if name is None or (part != "train" and not len(splits[name])):
+            continue
+        rows = parts[part] = splits[name]
+        for key, column in columns.items():
             if column is not None:
-                check_column(column, rows.column_names, f"task.{key}", where[part])
-                is_list = not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel))
-                if is_list and (key == "group" or (key == "y" and kind == "classes")):
-                    place, hint = f"{where[part]}[{column}]", "allowed: a number, text or class in each row"
-                    raise DataError(f"holds {rows.features[column]}", where=place, hint=hint)
+                check_column(column, rows.column_names, f"task.{key}", f"{origin}[{part}]")
+                if key == "group" and not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel)):
+                    hint = "allowed: a number, text or class in each row"
+                    raise DataError(f"holds {rows.features[column]}", where=f"{origin}[{part}][{column}]", hint=hint)
     check_enough(len(parts["train"]), "rows", origin)
-    groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
-    records = group_rows(groups, {part: f"{place}[{group}]" for part, place in where.items()})
-    columns = _Columns(
-        parts, where, records, reporter, (x, y), kind, config, length, image_size,
-        channels_last, normalize, missing_targets, gaps, gap_indicator,
-    )  # fmt: skip
-    fractions = validation_fraction, test_fraction
-    return assemble("hub", reporter, kind, columns.pool(), fractions, split_seed, columns.fit)
+    return parts
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of inputs and targets by name, and the arguments of `load` that say how they become samples.
+def _fit(
+    parts: dict[str, Dataset],
+    origin: str,
+    records: dict[str, np.ndarray],
+    columns: tuple[str, str],
+    kind: Kind,
+    config: str | None,
+    fit_layout: Callable[..., ColumnLayout],
+    fit_form: Callable[..., TargetForm],
+    fit_filling: Callable[..., tuple[Gaps, list[str]]],
+    normalize: bool,
+    reporter: Reporter,
+    rows: dict[str, np.ndarray],
+) -> Fitted:
+    """Learn from the training rows how values become samples; see `assemble`."""
+    (x, y), base, learn, place = columns, parts["train"], rows["train"], f"{origin}[train]"
+    layout = fit_layout(base, x, learn, f"{place}[{x}]")
+    raw, names = raw_targets(kind, base, y, f"{place}[{y}]")
+    form = fit_form(raw, learn, f"{place}[{y}]", layout.shape[1:], names)
+    encoded = form.encode(raw, f"{place}[{y}]")
+    notes = [place, described(layout.shape), form.note()]
+    scale, filling = None, None
+    if normalize or not layout.image_mode:
+        parts_read = _decoded(layout, open_column(base, x, bool(layout.image_mode)), learn, f"{place}[{x}]", reporter)
+        scale, missing, constants = streamed_channel_scale(parts_read)
+        filling, filled = fit_filling(missing, layout.shape[1:], means=scale.mean, where=f"{place}[{x}]")
+        notes += [*filled, *(constants if normalize else [])]
+    preprocessing = HubPreprocessing(layout, form, scale if normalize else None, columns, config, filling)
 
-    By split: `parts` are the rows, `where` is their place for messages, `records` the group of each, where there are groups.
-    """
+    def samples(part: str) -> HubSamples:
+        if part in rows:
+            return HubSamples(base, preprocessing, encoded, rows[part], f"{place}[{x}]", records.get("train"))
+        source, where = parts[part], f"{origin}[{part}]"
+        targets = form.encode(raw_targets(kind, source, y, f"{where}[{y}]", names)[0], f"{where}[{y}]")
+        chosen = np.arange(len(source))
+        return HubSamples(source, preprocessing, targets, chosen, f"{where}[{x}]", records.get(part))
 
-    parts: dict[str, Dataset]
-    where: dict[str, str]
-    records: dict[str, np.ndarray]
-    reporter: Reporter
-    names: tuple[str, str]
-    kind: Kind
-    config: str | None
-    length: int | None
-    image_size: int | None
-    channels_last: bool
-    normalize: bool
-    missing_targets: bool
-    gaps: How
-    gap_indicator: bool
+    return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
-    def pool(self) -> Pool:
-        """Return the training rows, from which missing splits are drawn."""
-        (x, y), base, place = self.names, self.parts["train"], f"{self.where['train']}[{self.names[0]}]"
-        classes = np.array(base[y]).astype(str) if self.kind == "classes" else None
-        everything, groups = {"train": np.arange(len(base))}, self.records.get("train")
-        return Pool("rows", everything, self.parts, classes, groups, lambda: _contents(base, x, place))
 
-    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
-        """Learn from the training rows how values become samples; see `assemble`."""
-        (x, y), base, learn, where = self.names, self.parts["train"], rows["train"], self.where
-        x_place, y_place = f"{where['train']}[{x}]", f"{where['train']}[{y}]"
-        layout = infer_layout(base, x, learn, x_place, self.length, self.image_size, self.channels_last)
-        names, raw = class_names(self.kind, base, y), raw_targets(self.kind, base, y, y_place)
-        form = fit_targets(
-            self.kind, raw, learn, y_place, layout.shape[1:], names,
-            channels_last=self.channels_last, missing=self.missing_targets,
-        )  # fmt: skip
-        encoded = form.encode(raw, y_place)
-        scale, filling, gap_notes, constants = self._fit_scale(layout, learn, x_place)
-        preprocessing = HubPreprocessing(layout, form, scale, self.names, self.config, filling)
-
-        def samples(part: str) -> HubSamples:
-            owner = "train" if part in rows else part
-            targets = encoded
-            if owner != "train":
-                place = f"{where[part]}[{y}]"
-                targets = form.encode(raw_targets(self.kind, self.parts[part], y, place, names), place)
-            chosen = rows.get(part, np.arange(len(self.parts[owner])))
-            values = open_column(self.parts[owner], x, bool(layout.image_mode))
-            return HubSamples(values, preprocessing, targets, chosen, f"{where[owner]}[{x}]", self.records.get(owner))
-
-        notes = [where["train"], described(layout.shape), *gap_notes, form.note(), *constants]
-        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
-
-    def _fit_scale(
-        self, layout: ColumnLayout, learn: np.ndarray, where: str
-    ) -> tuple[ChannelScale | None, Gaps | None, list[str], list[str]]:
-        """Return the scale of inputs, what fills their gaps, and notes on gaps and on constant channels."""
-        if layout.image_mode and not self.normalize:
-            return None, None, [], []
-        values = open_column(self.parts["train"], self.names[0], bool(layout.image_mode))
-
-        def decoded() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            with self.reporter.track("reading training inputs", len(learn)) as advance:
-                for some in row_blocks(learn):
-                    inputs, valid = layout.decode(values(some), where, list(some))
-                    yield inputs, ~np.isnan(inputs) if valid is None else ~np.isnan(inputs) & valid[:, None]
-                    advance(len(some))
-
-        scale, missing, constants = streamed_channel_scale(decoded())
-        filling, notes = fit_gaps(missing, layout.shape[1:], self.gaps, self.gap_indicator, scale.mean, where)
-        return (scale, filling, notes, constants) if self.normalize else (None, filling, notes, [])
+def _decoded(
+    layout: ColumnLayout, values: Callable, rows: np.ndarray, where: str, reporter: Reporter
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield inputs of rows, block by block, and where they are neither missing nor padding."""
+    with reporter.track("reading training inputs", len(rows)) as advance:
+        for some in row_blocks(rows):
+            x, valid = layout.decode(values(some), where, list(some))
+            yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
+            advance(len(some))
 
 
 def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
@@ -184,34 +178,11 @@ def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
     is_image = isinstance(rows.features[column], datasets.Image)
     values = open_column(rows, column, is_image)
 
-    def contents() -> Iterator[bytes]:
-        for some in row_blocks(np.arange(len(rows))):
-            for row, value in zip(some, values(some), strict=True):
-                if is_image:
-                    source = image_source(value, f"{where}, row {row}")
-                    yield source.read_bytes() if isinstance(source, Path) else source.getvalue()
-                else:
-                    array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
-                    yield b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
+    def content(row: int, value: Any) -> bytes:
+        if is_image:
+            return image_content(value, f"{where}, row {row}").getvalue()
+        array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
+        return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
 
-    return hashes(contents())
-
-
-def _parts(splits: dict[str, Dataset], origin: str, names: dict[str, str | None]) -> dict[str, Dataset]:
-    parts: dict[str, Dataset] = {}
-    taken: dict[str, str] = {}
-    for part, name in names.items():
-        if name is None:
-            words = () if part == "train" else PART_NAMES[part]
-            name = next((word for word in words if word in splits and word not in names.values()), None)
-        elif name not in splits:
-            raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
-        if name is None or not len(splits[name]):
-            continue
-        if name in taken:
-            what = f"'{name}' is also task.{taken[name]}_split; its rows would be in both"
-            raise ConfigError(what, where=f"task.{part}_split", hint="remove it")
-        taken[name], parts[part] = part, splits[name]
-    if "train" not in parts:
-        raise DataError("no training rows", where=origin, hint="provide a data set with training rows")
-    return parts
+    blocks = row_blocks(np.arange(len(rows)))
+    return hashes(content(row, value) for some in blocks for row, value in zip(some, values(some), strict=True))

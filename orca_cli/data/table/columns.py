@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_rows
+from orca_cli.data.targets import check_finite
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
@@ -20,12 +21,9 @@ from orca_cli.terminal import counted
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
-_ALMOST_ALL = 0.9  # share of numbers from which on a column of text was probably meant as numbers
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 # Beside a decimal comma 1.667 may be a fraction, or 1667.
-_POINTED = re.compile(
-    r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?)", re.IGNORECASE
-)
+_POINTED = re.compile(r"[+-]?([0-9]*|[0-9]{1,3}(\.[0-9]{3})+)\.[0-9]+(e[+-]?[0-9]+)?(,[0-9]*)?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _TRUTHS = {"false": 0.0, "true": 1.0}
@@ -59,15 +57,12 @@ class Numeric:
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
         numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
-        hint = "correct it, or leave the column out with task.ignore="
-        what = "is not a number, but all training rows are"
-        refuse_entry(wrong, values, what, f"{where}[{self.name}]", hint)
+        place, what = f"{where}[{self.name}]", "is not a number, but all training rows are"
+        refuse_entry(wrong, values, what, place, "correct it, or leave the column out with task.ignore=")
         missing = np.isnan(numbers)
-        with np.errstate(over="ignore"):
-            filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
-        what, hint = f"is too large beside the training rows (mean {self.fill:g})", "correct it, or leave it empty"
-        refuse_entry(np.isinf(filled), values, what, f"{where}[{self.name}]", hint)
-        return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
+        filled = (np.where(missing, self.fill, numbers) - self.mean) / self.std
+        check_finite(filled, place)
+        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32)
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
@@ -91,19 +86,14 @@ class Categorical:
         return len(self.categories)
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, number of categories] float32 of 0 and 1."""
-        if values.dtype.kind != "O":
+        """Return [n, number of categories] float32 of 0 and 1; numbers count as the texts that they are written as."""
+        if values.dtype.kind != "O":  # of a typed file, where training was text
             spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
-            known = ~np.isnan(values.astype(np.float64))
-            if np.isin(values[known], list(spelt)).all():  # of a typed file, where training was text
-                values = np.array([spelt.get(value, "") for value in values], dtype=object)
-        if values.dtype.kind != "O":
-            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
-            raise DataError(what, where=f"{where}[{self.name}]", hint="give them as the texts of training")
+            texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
+            values = np.array(texts, dtype=object)
         place = {category: i for i, category in enumerate(self.categories)}
         missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
-        texts = (missing if is_missing(text) else place.get(text, other) for text in values)
-        chosen = np.fromiter(texts, np.int64, len(values))
+        chosen = np.array([missing if is_missing(text) else place.get(text, other) for text in values], np.int64)
         return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
@@ -118,13 +108,14 @@ Column = Numeric | Categorical
 
 def fit_columns(
     values: Mapping[str, np.ndarray],
-    names: Sequence[str],
     rows: np.ndarray,
+    where: str,
+    *,
+    names: Sequence[str],
+    decimal: str,
     normalize: bool,
     max_categories: int,
-    decimal: str,
-    where: str,
-    indicator: bool = False,
+    indicator: bool,
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
@@ -141,14 +132,11 @@ def fit_columns(
         if unknown.all():
             remarks["left out because empty in the training set"].append(name)
         elif wrong.any():
-            missing = np.array([is_missing(text) for text in train])
-            texts, counts = np.unique(train[~missing].astype(str), return_counts=True)
+            texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
             kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
-            marks = ([MISSING] if missing.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
+            marks = ([MISSING] if unknown.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
             columns.append(Categorical(name, (*map(str, kept), *marks)))
-            # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
-            is_few = wrong.sum() <= (1 - _ALMOST_ALL) * len(train[~missing]) or len(set(train[wrong])) == 1 < len(texts)
-            if is_few or all(map(_LIKE_NUMBERS.fullmatch, train[wrong])):
+            if wrong.sum() < len(train[~unknown]) or all(map(_LIKE_NUMBERS.fullmatch, train[wrong])):
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
@@ -165,23 +153,10 @@ def fit_columns(
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
 
 
-def codes(values: np.ndarray, decimal: str, are_texts: bool) -> np.ndarray:
-    """Return codes [n] int64, equal for equal entries: as numbers if all entries are numbers and may be, else as text."""
-    import pandas as pd
-
-    numbers, wrong = as_numbers(values, decimal)
-    if are_texts or wrong.any():
-        return pd.factorize(values)[0].astype(np.int64)
-    return np.where(np.isnan(numbers), np.nan, numbers + 0.0).view(np.int64)  # one NaN, and one zero
-
-
 def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where: str) -> Numeric:
     """Return the column of known training values."""
-    wrong = np.abs(known) > 1e300  # their squares have to stay finite in the deviation
-    if wrong.any():
-        what = f"{int(wrong.sum())} values are infinite or too large, the first is {known[wrong][0]}"
-        raise DataError(what, where=f"{where}[{name}]", hint="correct them, or leave them empty")
-    # Scaled first, so that neither the sum nor the squares of large numbers overflow.
+    check_finite(known, f"{where}[{name}]")
+    # Scaled first, so that the squares of small numbers do not vanish.
     scale = float(np.abs(known).max()) or 1.0
     mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
     if std <= _MAX_ROUNDING * abs(mean) or not normalize:
@@ -207,9 +182,8 @@ def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[
         refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
         texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    unread = np.flatnonzero(np.isnan(numbers))
-    wrong = np.zeros(len(values), dtype=bool)
-    wrong[unread] = [not is_missing(text) for text in values[unread]]
+    wrong = np.isnan(numbers)
+    wrong[wrong] = [not is_missing(text) for text in values[wrong]]
     return _bits(values) if truths and wrong.any() else (numbers, wrong)
 
 
@@ -225,17 +199,10 @@ def infer_kind(
 
     Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
     hold nothing but 0 and 1 (or false and true), or else numbers.
-
-    Raises:
-        DataError: one of several columns is text.
     """
     if len(names) > 1:
         if all(not _bits(values[name])[1].any() for name in names):
             return "labels", [f"{listed(names)} read as labels (task.kind=values predicts numbers)"]
-        text = [name for name in names if as_numbers(values[name], decimal)[1].any()]
-        if text:
-            hint = "several columns are labels of 0 and 1, or numbers; give one with task.target="
-            raise DataError(f"'{text[0]}' holds text", where=f"{where}[{text[0]}]", hint=hint)
         return "values", [f"{listed(names)} read as numbers to predict (task.kind=values)"]
     column = values[names[0]]
     numbers, wrong = as_numbers(column, decimal)
@@ -257,24 +224,20 @@ def raw_targets(
     missing: bool,
     where: str,
     decimal: str,
-    text: bool | None = None,
+    are_texts: bool = False,
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 
-    `text` says whether classes are text in the training rows; None infers it from the values.
+    Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
     """
     if kind == "classes":
         labels, place = values[names[0]], f"{where}[{names[0]}]"
         empty = labels == "" if labels.dtype.kind == "O" else np.isnan(labels.astype(np.float64))
         refuse_rows(empty, "target", place, "remove these rows")
-        if labels.dtype.kind != "O":
-            return labels, place
-        if text is None:  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
-            text = not all(_INTEGER.fullmatch(label) for label in labels)
-        try:
-            return labels.astype(str if text else np.float64), place
-        except ValueError:
-            return labels.astype(str), place  # refused beside training labels that are numbers
+        if labels.dtype.kind == "O":  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
+            are_texts = are_texts or not all(map(_INTEGER.fullmatch, labels))
+            labels = labels.astype(str if are_texts else np.float64)
+        return labels, place
     columns = []
     for name in names:
         numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
@@ -288,9 +251,6 @@ def raw_targets(
 
 def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
-    if values.dtype.kind in "fiub":
-        bits = values.astype(np.float64)
-        unread = (bits != 0) & (bits != 1) & ~np.isnan(bits)
-        return np.where(unread, np.nan, bits), unread
-    bits = np.array([_BITS.get(text.lower(), np.nan) for text in values])
-    return bits, np.isnan(bits) & ~np.array([is_missing(text) for text in values], dtype=bool)
+    texts = [str(value).lower() for value in values.tolist()]
+    bits = np.array([_BITS.get(text, np.nan) for text in texts])
+    return bits, np.isnan(bits) & ~np.isin(texts, MISSING_WORDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.data.untrusted.first_bytes import first_bytes
+from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 
@@ -30,7 +30,6 @@ _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
 _DAY = 86_400e9  # nanoseconds
-_MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
 _LONGEST_FIELD = 2**24  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
 _POLLED = 100_000  # records between checks for signals
@@ -61,15 +60,14 @@ class Table:
         Raises:
             MemoryExhaustedError: the file does not fit into memory.
         """
+        where = str(self.path)
         if self.delimiter:
-            needed = _TIMES_LARGER * self.path.stat().st_size
-            check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
+            check_memory(_TIMES_LARGER * self.path.stat().st_size, where, "store it as .parquet, or use task=arrays")
             places, rows = [self.header.index(name) for name in names], list[list[str]]()
             for number, (line, record) in enumerate(_records(self.path, self.delimiter, self.encoding)):
                 if len(record) != len(self.header):
                     what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
-                    hint = "correct the line; quote fields that contain the delimiter"
-                    raise DataError(what, where=str(self.path), hint=hint)
+                    raise DataError(what, where=where, hint="quote fields that contain the delimiter")
                 if number:
                     rows.append([record[place].strip() for place in places])
                 if number % _POLLED == 0:
@@ -77,23 +75,18 @@ class Table:
             values = np.array(rows, dtype=object).reshape(len(rows), len(names))
             columns = {name: values[:, i] for i, name in enumerate(names)}
         else:
-            with _parquet(self.path) as parquet, parquet.ParquetFile(self.path) as file:
+            with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
-                check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
+                check_memory(16 * file.metadata.num_rows * len(names), where, "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
-            columns = plain_columns(frame, names, str(self.path))
+            columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
         if not len(columns[names[0]]):
-            raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
+            raise DataError("has no rows", where=where, hint="give a file with rows below its header")
         return columns
 
 
-def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
-    """Return columns of a pandas table as those of a .parquet file: numbers, or objects of type str."""
-    return {name: _plain_column(frame[name], f"{where}[{name}]") for name in names}
-
-
-def _plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a typed column as numbers, or as objects of type str, empty where missing."""
+def plain_column(column: pd.Series, where: str) -> np.ndarray:
+    """Return a typed column of pandas as those of a .parquet file: as numbers, or as objects of type str."""
     import pandas as pd
     from pandas.api import types
 
@@ -107,39 +100,37 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         whole = whole and not column.hasnans and not (column > np.iinfo(np.int64).max).any()
         return column.to_numpy(np.int64) if whole else column.to_numpy(float, na_value=np.nan)
     values = column.astype(object).where(column.notna(), "").to_numpy(object)
-    numbers = [np.nan if isinstance(value, str) and not value else value for value in values]
-    if all(isinstance(value, (bool, int, float, Decimal)) for value in numbers):
-        return np.array([float(value) for value in numbers])
-    odd = next((value for value in values if not isinstance(value, str)), None)
-    if odd is not None:
-        hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
-        raise DataError(f"holds values of type {type(odd).__name__}", where=where, hint=hint)
-    return np.array([value.strip() for value in values], dtype=object)
+    odd = [value for value in values if not isinstance(value, str)]
+    if not odd:
+        return np.array([value.strip() for value in values], dtype=object)
+    if all(isinstance(value, (bool, int, float, Decimal)) or value == "" for value in values):
+        return np.array([np.nan if value == "" else float(value) for value in values])
+    hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
+    raise DataError(f"holds values of type {type(odd[0]).__name__}", where=where, hint=hint)
 
 
-def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None, least: int = 2) -> Table:
-    """Return the table in a file; only its header is read.
+def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
+    """Return the table in a file that the setting `key` names; only its header is read.
 
-    Args:
-        key: setting that names the file, for messages.
-        delimiter: one character, or `tab`; None takes the one that parts the header most often.
-        encoding: of the text; None reads UTF-8.
-        least: columns that the table has to have: one alone mostly means another delimiter.
+    The delimiter is one character, or `tab`; None takes the one that parts the header most often, and UTF-8.
 
     Raises:
         ConfigError: an invalid delimiter or encoding.
         UnavailableError: .parquet without pyarrow.
     """
-    ending = path.suffix.lower()
     first_bytes(path, key, _ALLOWED)
-    if ending in _PARQUET:
-        with _parquet(path, "is not a readable .parquet file") as parquet:
-            table = Table(path, tuple(parquet.read_schema(path, memory_map=True).names))
-    elif ending in _TEXT:
+    if path.suffix.lower() in _PARQUET:
+        with damage(str(path), ".parquet file"):
+            table = Table(path, tuple(_parquet().read_schema(path, memory_map=True).names))
+    elif path.suffix.lower() in _TEXT:
         encoding = encoding or "utf-8-sig"  # a byte order mark is no text
         mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
         if delimiter is None:
-            mark = max(_DELIMITERS, key=lambda mark: _header_width(path, mark, encoding))
+            widths: dict[str, int] = {}
+            for mark in _DELIMITERS:
+                with suppress(DataError):  # quotes that make sense only with another delimiter
+                    widths[mark] = len(next(_records(path, mark, encoding), (0, []))[1])
+            mark = max(widths, key=lambda mark: widths[mark], default=",")
         elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
             hint = "allowed: one character such as ';', or tab"
             raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
@@ -147,29 +138,16 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         table = Table(path, tuple(name.strip() for name in header), mark, encoding)
     else:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
-    names = table.columns
-    if table.delimiter and len(table.header) < least:
-        # Of the readers of tables only task=table has such settings.
-        hint = "its first line names the columns; put commas between fields, or with task=table give task.delimiter="
-        raise DataError(f"has one column only, '{''.join(names)[:60]}'", where=str(path), hint=hint)
-    if len(table.header) > _MAX_COLUMNS:
-        raise DataError(f"has {len(table.header):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(path))
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    if not table.columns:
+        raise DataError("names no columns", where=str(path), hint="the first line holds their names")
+    if twice := [name for name, count in Counter(table.columns).items() if count > 1]:
         raise DataError(f"two columns are named '{twice[0]}'", where=str(path), hint="give them distinct names")
     return table
-
-
-def _header_width(path: Path, mark: str, encoding: str) -> int:
-    try:
-        return len(next(_records(path, mark, encoding), (0, []))[1])
-    except DataError:  # quotes that make sense only with another delimiter
-        return 0
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record ends, and its fields; empty lines are skipped."""
     csv.field_size_limit(_LONGEST_FIELD)
-    hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
     try:
         with open(path, encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
@@ -178,21 +156,17 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
         what = f"is not a table: {error} at line {reader.line_num}"
         raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
+        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
         raise DataError(f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint=hint) from error
     except (LookupError, ValueError) as error:
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
 
 
-@contextmanager
-def _parquet(path: Path, what: str = "cannot be read") -> Iterator[ModuleType]:
-    """Give what reads .parquet; what it raises for damaged files becomes a DataError."""
+def _parquet() -> ModuleType:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError as error:
         hint = "pip install 'orca-transfer[tables]', or give a .csv file"
         raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
-    try:
-        yield parquet
-    except (ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{what}: {error}", where=str(path), hint="write it again") from error
+    return parquet

@@ -16,7 +16,7 @@ from orca_cli import __version__, storage, terminal
 from orca_cli.commands.body import named as named_bodies
 from orca_cli.commands.options import add_run
 from orca_cli.config import configuration
-from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
+from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     code, verdict = _judge(machine)
     record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
-    rows = ((key, as_typed(value)) for key, value in flat(machine))
+    rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
@@ -74,23 +74,23 @@ def _judge(machine: dict[str, Any]) -> tuple[int, str]:
 
 def versions() -> dict[str, str | None]:
     """Return what is installed, read from the packages' metadata without importing them; None for a missing package."""
-    names = sorted({one.name for one in requirements()}) or [name for name in PACKAGES if name != _DISTRIBUTION]
+    names = sorted({one.name for one in requirements()} or {*PACKAGES} - {_DISTRIBUTION})
     about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
-    return {**about, **{name: version_of(name) for name in names}}
+    return about | {name: version_of(name) for name in names}
 
 
 def devices() -> dict[str, Any]:
     """Return what torch can compute on: cpu, cuda, mps; or with an error, why torch does not work."""
-    record: dict[str, Any] = {"cpu": None, "cuda": [], "mps": False, "error": ""}
     try:
         import torch
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
         cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
         cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads()}
-        return record | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+        return {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available(), "error": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
-        return record | {"error": f"torch does not work: {type(error).__name__}: {error}"}
+        reason = f"torch does not work: {type(error).__name__}: {error}"
+        return {"cpu": None, "cuda": [], "mps": False, "error": reason}
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -121,9 +121,7 @@ def weights() -> dict[str, Any]:
     record: dict[str, Any] = {"body": None, "checkpoint": None, "from": "", "folder": None, "problem": ""}
     try:
         body = record["body"] = configuration.default_choices()["body"]
-        checkpoint = record["checkpoint"] = named_bodies().get(body, {}).get("checkpoint")
-        if checkpoint is None:
-            raise ConfigError("names no checkpoint", where=f"conf/body/{body}.yaml", hint="install the program again")
+        checkpoint = record["checkpoint"] = named_bodies()[body]["checkpoint"]
         place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
         if place.state == "package" and packaged is not None:
             origin = f"package {packaged.package}, checksum verified"

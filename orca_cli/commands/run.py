@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
-from orca_cli.commands import plan, sweep
+from orca_cli.commands import sweep
 from orca_cli.commands.engine import job_report
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
 from orca_cli.commands.summary import build_table, run_result
@@ -139,7 +139,7 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
             expansion = compose.Sweep([session.compose(arguments.overrides)])
         signals.check()
         if arguments.dry_run:
-            return plan.dry_run(expansion, force=arguments.force)
+            return sweep.dry_run(expansion, force=arguments.force)
         if arguments.multirun:
             for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)

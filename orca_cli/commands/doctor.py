@@ -16,7 +16,7 @@ from orca_cli import __version__, storage, terminal
 from orca_cli.commands.body import named as named_bodies
 from orca_cli.commands.options import add_run
 from orca_cli.config import configuration
-from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
+from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
@@ -121,7 +121,9 @@ def weights() -> dict[str, Any]:
     record: dict[str, Any] = {"body": None, "checkpoint": None, "from": "", "folder": None, "problem": ""}
     try:
         body = record["body"] = configuration.default_choices()["body"]
-        checkpoint = record["checkpoint"] = named_bodies()[body]["checkpoint"]
+        checkpoint = record["checkpoint"] = named_bodies().get(body, {}).get("checkpoint")
+        if checkpoint is None:
+            raise ConfigError("names no checkpoint", where=f"conf/body/{body}.yaml", hint="install the program again")
         place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
         if place.state == "package" and packaged is not None:
             origin = f"package {packaged.package}, checksum verified"

@@ -8,15 +8,13 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import process
-from orca_cli.launching.driver import Driver, Executor, Job, Work
+from orca_cli.launching.driver import Driver, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
@@ -98,11 +96,6 @@ class Engine:
 
     def run(self, work: Work, total: int) -> None:
         """Run all jobs, of which there are `total`; raises the OrcaError of the executor or of the work."""
-        with self._executor() as executor:
-            Driver(work, executor, total).run()
-
-    @contextmanager
-    def _executor(self) -> Iterator[Executor]:
         at_once, share = self._arguments.at_once, self._arguments.gpus
         if self.is_local:
             main: process.Main | None = self._arguments.program
@@ -112,7 +105,7 @@ class Engine:
             for name in _HEAVY if main is not None else ():
                 signals.check()
                 importlib.import_module(name)
-            yield process.Local(at_once or 1, main)
+            Driver(work, process.Local(at_once or 1, main), total).run()
             return
         storage.make_folder(self._folder)
         threads, most = self._threads() or 1, at_once or math.inf
@@ -121,7 +114,7 @@ class Engine:
             executor = Slurm(self._folder, f"orca-{self._name}", threads, share or 0.0, most, self._time_limit_s)
         try:
             with executor.opened() as opened:
-                yield opened
+                Driver(work, opened, total).run()
         finally:
             if signals.pending() is None:
                 storage.remove(self._folder)

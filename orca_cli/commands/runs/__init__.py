@@ -55,18 +55,16 @@ def named_error(run: Run) -> str:
     return "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
 
 
-def since(path: Path) -> datetime | None:
-    """Return when a run began, by its folder's name, else when the folder last changed; None where neither is known."""
+def since(path: Path) -> datetime:
+    """Return when a run began, by its folder's name, else when the folder last changed; now for one that has just gone."""
     try:
         return begun(path) or datetime.fromtimestamp(os.lstat(path).st_mtime).astimezone()
     except OSError:
-        return None
+        return storage.now()
 
 
-def age(moment: datetime | None) -> str:
+def age(moment: datetime) -> str:
     """Return how long ago a moment was, such as 5 min or 3 days."""
-    if moment is None:
-        return ""
     seconds = max(0.0, (storage.now() - moment).total_seconds())
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

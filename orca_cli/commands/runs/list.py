@@ -44,9 +44,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     replaced = {run.path for run in collection.superseded}
     entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
     entries += [] if arguments.where else collection.broken
-    entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
+    entries = sorted(entries, key=lambda one: since(one.path), reverse=True)
     records = [_record(one, one.path in replaced) for one in entries]
-    total = sum(record["bytes"] for record in records)
     rows, below = [], []
     for record in records:
         is_good = record["state"] in ("completed", "running")
@@ -59,8 +58,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         if note := set_there if is_good else record["reason"]:
             below.append(f"{short}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
-    text = f"{counted(len(entries), 'run')}, {size_text(total)}"
-    return Result({"schema": 1, "runs": records}, [table, *below, text])
+    total = size_text(sum(record["bytes"] for record in records))
+    return Result({"schema": 1, "runs": records}, [table, *below, f"{counted(len(entries), 'run')}, {total}"])
 
 
 def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
         "state": "unreadable",
         "reason": one.reason,
         "replaced": replaced,
-        "since": None if moment is None else moment.isoformat(),
+        "since": moment.isoformat(),
         "age": age(moment),
         "bytes": storage.size(one.path),
         "error": None,

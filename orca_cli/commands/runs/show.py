@@ -40,11 +40,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     answer = read_answer(run.path) if result else None
     inside = (file for file in sorted(run.path.rglob("*")) if file.is_symlink() or not file.is_dir())
     files = {str(file.relative_to(run.path)): storage.size(file) for file in inside}
-    moment, made = since(run.path), decided(run.path)
+    made = decided(run.path)
     record = run_record(run) | {
         "path": str(run.path),
         "reason": run.reason,
-        "since": None if moment is None else moment.isoformat(),
+        "since": since(run.path).isoformat(),
         "decided": made,
         "result": result,
         "answer": None if answer is None else answer.record(),
@@ -74,6 +74,5 @@ def _rows(run: Run, result: dict[str, Any], made: dict[str, dict[str, Any]]) -> 
     if score.baselines:
         each = (f"{name} {percent_or_number(value, score.percent)}" for name, value in score.baselines)
         yield "baselines", ", ".join(each)
-    comparison = result.get("comparison")
-    if isinstance(comparison, dict) and comparison.get("text"):
+    if isinstance(comparison := result.get("comparison"), dict) and comparison.get("text"):
         yield "compared", str(comparison["text"])

@@ -97,15 +97,14 @@ def _folder(path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; its parent must be writable.
     existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
-    problem = ""
+    is_there = existing == path.absolute()
+    problem = f"{path}: is a file, and a folder is needed" if not is_there and os.path.lexists(path) else ""
     try:
         storage.check_writable(existing)
-        if existing != path.absolute() and os.path.lexists(path):
-            problem = f"{path}: is a file, and a folder is needed"
     except OrcaError as error:
         problem = str(error)
     free = round(shutil.disk_usage(existing).free / _GIB, 1)
-    return {"path": str(path), "exists": existing == path.absolute(), "free_gib": free, "problem": problem}
+    return {"path": str(path), "exists": is_there, "free_gib": free, "problem": problem}
 
 
 def weights() -> dict[str, Any]:

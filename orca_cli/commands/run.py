@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. A study: list its runs",
@@ -175,11 +176,7 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
 def _seconds(text: str) -> float:
     """Return what argparse reads a time with."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
-    try:
-        seconds = float(number) * _SECONDS[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None or not 0 < (seconds := float(match[1]) * _SECONDS[match[2]]) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
     return seconds

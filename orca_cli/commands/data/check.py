@@ -39,7 +39,7 @@ that is also in another one. orca data get NAME compares the files with their ch
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("name", metavar="TASK", help="a task (orca data list)")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of a run")
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run")
     text = "read at most N samples of a split, drawn with the run's seed; default: 20000"
     parser.add_argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=text)
     add_config_dir(parser)

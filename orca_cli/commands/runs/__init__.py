@@ -10,7 +10,7 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import CheckpointError, DataError
-from orca_cli.report.records.collect import Run, collect
+from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import newer_schema
@@ -43,10 +43,13 @@ def one_run(word: str) -> Run:
     raise DataError(collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
 
 
-def run_record(run: Run) -> dict[str, Any]:
-    """Return what identifies a run, for other programs."""
+def run_record(run: Run | Broken) -> dict[str, Any]:
+    """Return which run a folder holds and how far it is, for other programs."""
+    record = {"run": run.path.name, "path": str(run.path), "since": since(run.path).isoformat(), "reason": run.reason}
+    if isinstance(run, Broken):
+        return record | {"state": "unreadable"}
     keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
-    return {key: getattr(run, key) for key in keys}
+    return record | {key: getattr(run, key) for key in keys}
 
 
 def named_error(run: Run) -> str:

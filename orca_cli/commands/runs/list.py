@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
     entries += [] if arguments.where else collection.broken
     entries = sorted(entries, key=lambda one: since(one.path), reverse=True)
-    records = [_record(one, one.path in replaced) for one in entries]
+    records = [_record(one) | {"replaced": one.path in replaced} for one in entries]
     rows, below = [], []
     for record in records:
         is_good = record["state"] in ("completed", "running")
@@ -62,21 +62,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, "runs": records}, [table, *below, f"{counted(len(entries), 'run')}, {total}"])
 
 
-def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
-    moment = since(one.path)
-    record: dict[str, Any] = {
-        "run": one.path.name,
-        "path": str(one.path),
-        "state": "unreadable",
-        "reason": one.reason,
-        "replaced": replaced,
-        "since": moment.isoformat(),
-        "age": age(moment),
-        "bytes": storage.size(one.path),
-        "error": None,
-    }
-    if isinstance(one, Broken):
-        return record
-    if one.score is not None:
-        record["error"] = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
-    return record | run_record(one)
+def _record(one: Run | Broken) -> dict[str, Any]:
+    error = None
+    if isinstance(one, Run) and one.score is not None:
+        error = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
+    return run_record(one) | {"age": age(since(one.path)), "bytes": storage.size(one.path), "error": error}

@@ -42,9 +42,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     files = {str(file.relative_to(run.path)): storage.size(file) for file in inside}
     made = decided(run.path)
     record = run_record(run) | {
-        "path": str(run.path),
-        "reason": run.reason,
-        "since": since(run.path).isoformat(),
         "decided": made,
         "result": result,
         "answer": None if answer is None else answer.record(),

@@ -159,7 +159,7 @@ def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Ite
         elif rows:
             short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
     if group == "task":
-        yield "\nFiles of a task: orca data list NAME. Its parameters: orca list tasks NAME."
+        yield "\nFiles of a task: orca data list NAME." + " Its parameters: orca list tasks NAME." * (not in_full)
     elif not in_full:
         yield ""
         yield table((group, "parameters and their defaults"), short)

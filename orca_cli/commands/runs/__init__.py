@@ -14,6 +14,7 @@ from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import newer_schema
+from orca_cli.runs.settings import in_words
 
 VERBS = {
     "list": "all runs, the newest first: state, error, age, size",
@@ -66,10 +67,6 @@ def since(path: Path) -> datetime:
         return storage.now()
 
 
-def age(moment: datetime) -> str:
-    """Return how long ago a moment was, such as 5 min or 3 days."""
-    seconds = max(0.0, (storage.now() - moment).total_seconds())
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def age(path: Path) -> str:
+    """Return how long ago a run began, such as 5 min or 3 days."""
+    return in_words(max(0.0, (storage.now() - since(path)).total_seconds()))

@@ -66,4 +66,4 @@ def _record(one: Run | Broken) -> dict[str, Any]:
     error = None
     if isinstance(one, Run) and one.score is not None:
         error = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
-    return run_record(one) | {"age": age(since(one.path)), "bytes": storage.size(one.path), "error": error}
+    return run_record(one) | {"age": age(one.path), "bytes": storage.size(one.path), "error": error}

@@ -149,7 +149,12 @@ def _entry(name: str, subject: Subject, cache: Path, splits: list[str], versions
             x, y, rows = x[known], y[known], rows[known]
         fold = _folds(subject, rows) if judge is None else None
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
-        fit_result = fit(limit_s, **settings, x=x, y=y, groups=_groups(subject.learned, rows), fold=fold, new=new)
+        request = settings | {"x": x, "y": y, "groups": _groups(subject.learned, rows), "fold": fold, "new": new}
+        limits, parent = (math.ceil(limit_s), _WAIT * limit_s), os.getpid()
+        try:
+            fit_result = isolation.isolated(models.fit_here, "baselines", *limits, parent=parent, request=request)
+        except isolation.StoppedError as error:
+            raise FitError(f"it {error}") from error
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
@@ -162,21 +167,6 @@ def _entry(name: str, subject: Subject, cache: Path, splits: list[str], versions
         return compute_entry()
     name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return cached(cache / "baselines" / name_of_entry, compute_entry)
-
-
-def fit(limit_s: float, **request: Any) -> dict[str, Any]:
-    """Return what `models.fitted` returns for the same arguments, called in a process of its own.
-
-    Raises:
-        FitError: it failed, crashed, or needs more than `limit_s` seconds of computing.
-    """
-    try:
-        result = isolation.isolated(
-            models.fit_here, "baselines", math.ceil(limit_s), _WAIT * limit_s, parent=os.getpid(), request=request
-        )
-    except isolation.StoppedError as error:
-        raise FitError(f"it {error}") from error
-    return dict(result)
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:

@@ -75,20 +75,23 @@ class Subject:
         """Return features of the training samples in use, [n, F] float32, and of those that judge and the test split."""
         rows = len(self.rows(self.learned, raw=False))
         most = min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, MOST_CELLS // max(rows, len(self.test))))
-        return self._read(lambda batch: table(*_arrays(batch), most), raw=False)
+
+        def take(batch: Batch) -> np.ndarray:
+            return table(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy(), most)
+
+        return self._read(take, raw=False)
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding."""
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
             raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
-        return self._read(lambda batch: _arrays(batch)[0], raw=True)
+        return self._read(lambda batch: np.asarray(batch.x.numpy()), raw=True)
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the embedder makes of the same samples: its own features, or mean and maximum of their tokens."""
         embedder = self.embedder.eval()
 
-        @torch.no_grad()
         def take(batch: Batch) -> np.ndarray:
             own = getattr(embedder, "sample_features", lambda *_: None)(batch.x, batch.valid)
             if own is not None:
@@ -106,13 +109,13 @@ class Subject:
         model.eval()
         device, pool = next(model.parameters()).device, cast(PooledPredictor, model.predictor).pool
 
-        @torch.no_grad()
         def take(batch: Batch) -> np.ndarray:
             valid = None if batch.valid is None else batch.valid.to(device)
             return np.asarray(pool(model.features(batch.x.to(device), valid)).float().cpu().numpy())
 
         return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
 
+    @torch.no_grad()
     def _read(
         self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -131,10 +134,6 @@ class Subject:
         learned = read(self.learned, self.rows(self.learned, raw))
         judged = read(self.judge, self.rows(self.judge, raw)) if self.judge else []
         return np.concatenate(learned), np.concatenate([*judged, *read(self.test, np.arange(len(self.test)))])
-
-
-def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
-    return batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:

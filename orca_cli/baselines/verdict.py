@@ -51,10 +51,8 @@ def verdict(
         one: Any = candidates[name]
         difference, deviation = one.error - value, standard_error(error, outputs, one.outputs, targets, groups)
         word = "better" if difference > 0 else "worse"
-        if deviation is None:
-            word = "unknown"
-        elif abs(difference) <= BEYOND * deviation:
-            word = "about as good"
+        if deviation is None or abs(difference) <= BEYOND * deviation:
+            word = "unknown" if deviation is None else "about as good"
         return {"difference": difference, "standard_error": deviation, "is": word}
 
     name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
@@ -62,8 +60,8 @@ def verdict(
     features = beside(FEATURES) if FEATURES in candidates else None
     text = _text(error, name, baselines[name], comparison)
     if features is not None and features["is"] in ("about as good", "worse"):
-        figure = "" if name == FEATURES else f" ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
-        text += f"; the body adds nothing to {NAMES[FEATURES]}{figure}"
+        named = f"{NAMES[FEATURES]} ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
+        text += f"; the body adds nothing to {'it' if name == FEATURES else named}"
     return comparison | {"features": features, "text": text}
 
 

@@ -20,7 +20,6 @@ A is the source, B the target. The value of a data set against itself shows what
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "The distance between two labelled data sets in .npz files."
     parser.add_argument("a", metavar="A", type=Path, help=".npz file with x and y: the source")
     parser.add_argument("b", metavar="B", type=Path, help="likewise: the target")
     parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="metric (otdd), seed (0)")

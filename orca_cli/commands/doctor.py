@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     code, verdict = _judge(machine)
     record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
-    rows = ((key, as_typed(value)) for key, value in flat(machine))
+    rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
@@ -74,38 +74,37 @@ def _judge(machine: dict[str, Any]) -> tuple[int, str]:
 
 def versions() -> dict[str, str | None]:
     """Return what is installed, read from the packages' metadata without importing them; None for a missing package."""
-    names = sorted({one.name for one in requirements()}) or [name for name in PACKAGES if name != _DISTRIBUTION]
+    names = sorted({one.name for one in requirements()} or {*PACKAGES} - {_DISTRIBUTION})
     about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
-    return {**about, **{name: version_of(name) for name in names}}
+    return about | {name: version_of(name) for name in names}
 
 
 def devices() -> dict[str, Any]:
     """Return what torch can compute on: cpu, cuda, mps; or with an error, why torch does not work."""
-    record: dict[str, Any] = {"cpu": None, "cuda": [], "mps": False, "error": ""}
     try:
         import torch
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
         cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
         cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads()}
-        return record | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+        return {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available(), "error": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
-        return record | {"error": f"torch does not work: {type(error).__name__}: {error}"}
+        reason = f"torch does not work: {type(error).__name__}: {error}"
+        return {"cpu": None, "cuda": [], "mps": False, "error": reason}
 
 
 def _folder(path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; its parent must be writable.
     existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
-    problem = ""
+    is_there = existing == path.absolute()
+    problem = f"{path}: is a file, and a folder is needed" if not is_there and os.path.lexists(path) else ""
     try:
         storage.check_writable(existing)
-        if existing != path.absolute() and os.path.lexists(path):
-            problem = f"{path}: is a file, and a folder is needed"
     except OrcaError as error:
         problem = str(error)
     free = round(shutil.disk_usage(existing).free / _GIB, 1)
-    return {"path": str(path), "exists": existing == path.absolute(), "free_gib": free, "problem": problem}
+    return {"path": str(path), "exists": is_there, "free_gib": free, "problem": problem}
 
 
 def weights() -> dict[str, Any]:

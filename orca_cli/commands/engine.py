@@ -8,15 +8,13 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import exceptions, experiment, signals, storage
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import process
-from orca_cli.launching.driver import Driver, Executor, Job, Work
+from orca_cli.launching.driver import Driver, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
@@ -91,19 +89,13 @@ class Engine:
         at_once, typed = self._arguments.at_once or 1, self._arguments.threads
         if typed is not None or (self.is_local and at_once == 1):
             return typed
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if not self.is_local:
-            return int(threads) if threads.isdigit() else 1
         processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return max(1, (int(threads) if threads.isdigit() else processors) // at_once)
+        variable = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(variable) if variable.isdigit() else processors if self.is_local else 1
+        return max(1, threads // at_once) if self.is_local else threads
 
     def run(self, work: Work, total: int) -> None:
         """Run all jobs, of which there are `total`; raises the OrcaError of the executor or of the work."""
-        with self._executor() as executor:
-            Driver(work, executor, total).run()
-
-    @contextmanager
-    def _executor(self) -> Iterator[Executor]:
         at_once, share = self._arguments.at_once, self._arguments.gpus
         if self.is_local:
             main: process.Main | None = self._arguments.program
@@ -113,7 +105,7 @@ class Engine:
             for name in _HEAVY if main is not None else ():
                 signals.check()
                 importlib.import_module(name)
-            yield process.Local(at_once or 1, main)
+            Driver(work, process.Local(at_once or 1, main), total).run()
             return
         storage.make_folder(self._folder)
         threads, most = self._threads() or 1, at_once or math.inf
@@ -122,7 +114,7 @@ class Engine:
             executor = Slurm(self._folder, f"orca-{self._name}", threads, share or 0.0, most, self._time_limit_s)
         try:
             with executor.opened() as opened:
-                yield opened
+                Driver(work, opened, total).run()
         finally:
             if signals.pending() is None:
                 storage.remove(self._folder)
@@ -158,22 +150,19 @@ def job_outcome(end: Ended) -> Outcome:
 
 def _unreported(end: Ended) -> OrcaError:
     """Return why a job ended that could not report."""
-    code, status = 1, end.status or 0
-    name = signal.Signals(-status).name if status < 0 else ""
-    if end.lost:
-        text = end.lost
-    elif end.over_limit:
-        text = "exceeded --time-limit and had to be killed"
-    elif status >= 0:
-        code = status or 1
-        text = f"the process exited with code {status}: {(end.last_words.splitlines() or ['no output'])[-1]}"
-    elif -status == signals.pending():
-        error: OrcaError = exceptions.InterruptionError(f"stopped by {name} before it began")
-        error.code = signals.exit_code()
+    status = end.status or 0
+    if end.lost or end.over_limit:
+        return OrcaError(end.lost or "exceeded --time-limit and had to be killed")
+    if status >= 0:
+        error = OrcaError(
+            f"the process exited with code {status}: {(end.last_words.splitlines() or ['no output'])[-1]}"
+        )
+        error.code = status or 1
         return error
-    else:
-        hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
-        text = f"the process was killed by {name}{hint}"
-    error = OrcaError(text)
-    error.code = code
-    return error
+    name = signal.Signals(-status).name
+    if -status != signals.pending():
+        why = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+        return OrcaError(f"the process was killed by {name}{why}")
+    stop = exceptions.InterruptionError(f"stopped by {name} before it began")
+    stop.code = signals.exit_code()
+    return stop

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from orca_cli import storage, terminal
+from orca_cli.commands.data import size_text
 from orca_cli.commands.predict import add_model, opened
 from orca_cli.terminal import Result
 
@@ -35,4 +36,4 @@ def execute(arguments: argparse.Namespace) -> Result:
     export(loaded, target, onnx=arguments.onnx)
     size = storage.size(target)
     record |= {"folder": str(target), "bytes": size, "onnx": arguments.onnx}
-    return Result(record, [f"exported {record['run']}: {target} ({size / 2**20:.1f} MiB)"])
+    return Result(record, [f"exported {record['run']}: {target} ({size_text(size)})"])

@@ -60,8 +60,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     word, extra = folders.get(arguments.group, arguments.group), arguments.config_dir
     if word is None:
         listed = {name: entries(group, extra) for name, group in GROUPS.items()}
-        names = [(name, ", ".join(entry["name"] for entry in listing)) for name, listing in listed.items()]
-        note = f"Details: orca list GROUP; keys: orca list {SETTINGS}"
+        # The settings that a task's file has for a protocol and a body apply by themselves: PROTOCOL/TASK-BODY.
+        short = {name: [one["name"] for one in listing if "/" not in one["name"]] for name, listing in listed.items()}
+        names = [(name, ", ".join(some)) for name, some in short.items()]
+        note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
         return Result({"schema": 1, **listed}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
@@ -93,10 +95,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    departing: dict[str, dict[str, str]] = {}  # task -> protocol -> where the task departs from the protocol clean
-    for name, variant in variants.variants("departures", extra).items() if group == "task" else ():
-        protocol, _, task = name.partition("/")
-        departing.setdefault(task, {})[protocol] = variant.description
+    departures = variants.variants("departures", extra) if group == "task" else {}  # by PROTOCOL/TASK
     listing = []
     for name, variant in variants.variants(group, extra).items():
         content, path = dict(variant.settings), variant.path
@@ -124,7 +123,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             node = node.get("_target_") if isinstance(node, dict) else node
             usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
             entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
-            entry["protocols"] = departing.get(name, {})
+            split = {key.partition("/")[::2]: departure.description for key, departure in departures.items()}
+            entry["protocols"] = {protocol: text for (protocol, task), text in split.items() if task == name}
         listing.append(entry)
     return listing
 
@@ -159,7 +159,7 @@ def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Ite
         elif rows:
             short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
     if group == "task":
-        yield "\nFiles of a task: orca data list NAME. Its parameters: orca list tasks NAME."
+        yield "\nFiles of a task: orca data list NAME." + " Its parameters: orca list tasks NAME." * (not in_full)
     elif not in_full:
         yield ""
         yield table((group, "parameters and their defaults"), short)

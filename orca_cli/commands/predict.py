@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, number
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.exceptions import DataError, UsageError
+from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
 
-    from orca_cli.interfaces import NewData
     from orca_cli.prediction.loading import Loaded
 
 EXAMPLES = """\
@@ -38,12 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    parser.add_argument(
-        "--part",
-        choices=("train", "validation", "test"),
-        default="",
-        help="of a file that holds several splits, take one",
-    )
+    text = "of a file that holds several splits, take one"
+    parser.add_argument("--part", choices=("train", "validation", "test"), default="", help=text)
     parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
     text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
     parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)
@@ -84,7 +79,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     output.check_output(arguments.out, predictor.decoder, arguments.input)
     new = predictor.opened(arguments.input, arguments.part)
     outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
-    targets = None if arguments.no_targets else _targets(new)
+    targets = None if arguments.no_targets else new.targets()
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
@@ -93,8 +88,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             terminal.print_text(text)
     else:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
-    record |= {"samples": len(new), "out": None if arguments.out is None else str(arguments.out)}
-    record |= {"remarks": dict(predictor.remarks), "error": None}
+    record |= {"samples": len(new), "out": arguments.out, "remarks": dict(predictor.remarks), "error": None}
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
@@ -107,12 +101,3 @@ def execute(arguments: argparse.Namespace) -> Result:
             terminal.log.info(line)
         return Result(record)
     return Result(record, lines)
-
-
-def _targets(new: NewData) -> np.ndarray | None:
-    """Return the targets of new data; None where they have none."""
-    try:
-        return new.targets()
-    except DataError as error:
-        hint = "--no-targets predicts without them; or correct them"
-        raise DataError(error.what, where=error.where, hint=hint) from error

@@ -47,13 +47,10 @@ counted in their cell and listed with the reason."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "A table of the results: methods as rows, tasks as columns, mean and deviation over seeds."
-    parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs"
-    )
-    parser.add_argument(
-        "--format", choices=(*FORMATS, "html"), default="table", help="default: table; --json is short for json"
-    )
+    text = "folders of runs; default: $ORCA_RUNS, else ./runs"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
+    text = "default: table; --json is short for json"
+    parser.add_argument("--format", choices=(*FORMATS, "html"), default="table", help=text)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
     text = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
-import time
 import traceback
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import RenderableType
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
@@ -24,19 +21,15 @@ from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
 from orca_cli.runs.outcome import Outcome, ended_by
-from orca_cli.runs.settings import in_words
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed, Sweep
+    from orca_cli.config.compose import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 
-_WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
-_MOST_ROWS = 40
-_NAMES = ("task", "body", "metric", "finetune", "seed")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. A study: list its runs",
@@ -147,7 +140,7 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
             expansion = compose.Sweep([session.compose(arguments.overrides)])
         signals.check()
         if arguments.dry_run:
-            return _dry_run(expansion, force=arguments.force)
+            return sweep.dry_run(expansion, force=arguments.force)
         if arguments.multirun:
             for line in study.absent_lines(expansion.absent):
                 terminal.log.warning(line)
@@ -183,56 +176,7 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
 
 def _seconds(text: str) -> float:
     """Return what argparse reads a time with."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
-    try:
-        seconds = float(number) * _SECONDS[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None or not 0 < (seconds := float(match[1]) * _SECONDS[match[2]]) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
     return seconds
-
-
-def _dry_run(expansion: Sweep, *, force: bool) -> Result:
-    """Return what a command, with or without --force, would do; of a study nothing is built."""
-    jobs, records = expansion.experiments, []
-    summary = {} if expansion.study else _built(jobs)
-    for job in jobs:
-        signals.check()
-        name = experiment.run_name(job)
-        peeked = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
-        records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
-    counts = Counter(one["would"] for one in records)
-    expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
-    record = {
-        "schema": 1,
-        "study": expansion.study,
-        "would": {would: counts[would] for would in _WOULD.values()},
-        "left_out": [{"runs": count, "reason": reason} for reason, count in expansion.absent.items()],
-        "jobs": records,
-        "build": summary,
-        "expected_s": expected_s,
-    }
-    rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
-    rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
-    would = ", ".join(f"{word} {count}" for word, count in counts.items())
-    total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
-    total += f"; about {in_words(expected_s)}" if expected_s else ""
-    shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
-    shown += [terminal.table(("would", *_NAMES), rows), total, *study.absent_lines(expansion.absent)]
-    return Result(record, shown)
-
-
-def _built(jobs: list[Composed]) -> dict[str, Any]:
-    """Build the first job and do one forward pass; returns the summary of stage 1 with `output_shape` and `expected_s`."""
-    from orca_cli.stages.build import build, forward_once
-    from orca_cli.stages.expected_time import planned
-    from orca_cli.training.engine import Engine, choose_device, choose_precision
-
-    devices = [choose_device(job.config.device) for job in jobs]  # one that is absent is refused
-    config, device, start, reporter = jobs[0].config, devices[0], time.monotonic(), terminal.LogReporter()
-    built = build(config, reporter, is_trained=False)
-    shape = forward_once(built)
-    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
-    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
-    return built.summary | {"output_shape": list(shape)}

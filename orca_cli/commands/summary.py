@@ -58,11 +58,11 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
     data += ", synthetic" if summary["synthetic"] else ""
     data += f"; {summary['note']}" if summary["note"] else ""
-    tokens = f"kernel {summary['kernel']}, {summary['tokens']} tokens ({_shape(summary['grid'])})"
+    tokens = f"kernel {summary['kernel']}, {summary['tokens']} tokens ({shape_text(summary['grid'])})"
     trained = f"finetune {steps['finetune']:,}" + (f", of {members} models" if members > 1 else "")
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     rows = {
-        "task": f"{names['task']} ({kind}), input {_shape(summary['input_shape'])}",
+        "task": f"{names['task']} ({kind}), input {shape_text(summary['input_shape'])}",
         "data": data,
         "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
         "embedder": f"{tokens} of at most {summary['max_tokens']}",
@@ -89,8 +89,6 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
         yield "distance", f"{values} ({result['metric']})"
-    if change := result.get("training", {}).get("rate_change"):
-        yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     if split := result["splits"].get("test"):
         skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
         trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
@@ -148,5 +146,6 @@ def percent_or_number(value: float | None, percent: bool) -> str:
     return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
 
 
-def _shape(shape: Iterable[int]) -> str:
+def shape_text(shape: Iterable[int]) -> str:
+    """Return a shape as it is shown, such as 3 x 32 x 32."""
     return " x ".join(map(str, shape))

@@ -1,32 +1,82 @@
-"""`orca run -m`: run all jobs of a sweep, on this machine or on others, and say how each of them ended."""
+"""The runs of a command, one or a sweep of many: what it would do with each (`--dry-run`); running them all (`-m`)."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.engine import NOT_STARTED, Engine, job_outcome
-from orca_cli.commands.summary import error_text, outcome_record
+from orca_cli.commands.summary import build_table, error_text, outcome_record
+from orca_cli.config.study import absent_lines
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
-from orca_cli.runs import studies
+from orca_cli.runs import claim, studies
 from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
+from orca_cli.runs.settings import in_words
 from orca_cli.terminal import Result, counted
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Sweep
+    from orca_cli.config.compose import Composed, Sweep
 
-_NAMED = {"skipped": "already completed"}  # states
+_WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
+_MOST_ROWS = 40
+_NAMES = ("task", "body", "metric", "finetune", "seed")
+
+
+def dry_run(sweep: Sweep, *, force: bool) -> Result:
+    """Return what a command, with or without --force, would do; of a study nothing is built."""
+    jobs, records = sweep.experiments, []
+    summary = {} if sweep.study else _built(jobs)
+    for job in jobs:
+        signals.check()
+        name = experiment.run_name(job)
+        peeked = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
+        records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
+    counts = Counter(one["would"] for one in records)
+    expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
+    record = {
+        "schema": 1,
+        "study": sweep.study,
+        "would": {would: counts[would] for would in _WOULD.values()},
+        "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
+        "jobs": records,
+        "build": summary,
+        "expected_s": expected_s,
+    }
+    rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
+    rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
+    would = ", ".join(f"{word} {count}" for word, count in counts.items())
+    total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
+    total += f"; about {in_words(expected_s)}" if expected_s else ""
+    shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
+    return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])
+
+
+def _built(jobs: list[Composed]) -> dict[str, Any]:
+    """Build the first job and do one forward pass; returns the summary of stage 1 with `output_shape` and `expected_s`."""
+    from orca_cli.stages.build import build, forward_once
+    from orca_cli.stages.expected_time import planned
+    from orca_cli.training import engine as training
+
+    devices = [training.choose_device(job.config.device) for job in jobs]  # one that is absent is refused
+    config, device, start, reporter = jobs[0].config, devices[0], time.monotonic(), terminal.LogReporter()
+    built = build(config, reporter, is_trained=False)
+    shape = forward_once(built)
+    engine = training.Engine(device, training.choose_precision(config.precision, device, built.model.body.width))
+    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
+    return built.summary | {"output_shape": list(shape)}
 
 
 @dataclass
@@ -34,12 +84,18 @@ class _Jobs:
     """The jobs of a sweep, in their order; see `driver.Work`."""
 
     engine: Engine
-    left: Iterator[Job]
-    outcomes: dict[str, Outcome]  # by label, such as [2/6]
+    left: Iterator[tuple[str, Composed, str]]  # label, such as [2/6], run, and what distinguishes it
+    is_forced: bool  # runs that are completed are run again
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # by label
 
     def next(self) -> Job | None:
         """Return the next job that is not done yet."""
-        return next(self.left, None)
+        for label, job, setting in self.left:
+            if self.is_forced or (done := experiment.done_before(job)) is None:
+                return self.engine.job(label, job, setting)
+            terminal.log.info(f"{label} already completed, not run again (--force does): {done.path}")
+            self.outcomes[label] = done
+        return None
 
     def watch(self, job: Job, seen: Activity) -> bool:
         """Stop nothing."""
@@ -69,25 +125,16 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
     settings = [" ".join(text for text in texts if text not in common) for texts in named]
-    outcomes: dict[str, Outcome] = {}
-
-    def left() -> Iterator[Job]:
-        for label, job, setting in zip(labels, jobs, settings, strict=True):
-            if arguments.force or (done := experiment.done_before(job)) is None:
-                yield engine.job(label, job, setting)
-            else:
-                terminal.log.info(f"{label} already completed, not run again (--force does): {done.path}")
-                outcomes[label] = done
-
+    work = _Jobs(engine, zip(labels, jobs, settings, strict=True), arguments.force)
     failures: list[OrcaError] = []
     try:
-        engine.run(_Jobs(engine, left(), outcomes), len(jobs))
+        engine.run(work, len(jobs))
         signals.check()
     except OrcaError as error:
         failures.append(error)
     records, rows = [], []
     for label, setting in zip(labels, settings, strict=True):
-        outcome = outcomes.get(label, NOT_STARTED)
+        outcome = work.outcomes.get(label, NOT_STARTED)
         records.append({"settings": setting, **outcome_record(outcome)})
         note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
         ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
@@ -97,8 +144,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     if lost and not failures:
         text = f"{lost} of {counted(len(jobs), 'run')} {'is' if lost == 1 else 'are'} not completed"
         failures.append(SweepError(text, where="sweep", hint="fix the cause and rerun the command"))
-    named_counts = (f"{counts[state]} {_NAMED.get(state, state)}" for state in get_args(State) if counts[state])
-    total = f"sweep of {counted(len(jobs), 'run')}: {', '.join(named_counts)}"
-    return Result(
-        {"schema": 1, "jobs": records}, [terminal.table(("job", "settings", "ended", ""), rows), total], failures
-    )
+    words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
+    total = f"sweep of {counted(len(jobs), 'run')}: {words.replace('skipped', 'already completed')}"
+    table = terminal.table(("job", "settings", "ended", ""), rows)
+    return Result({"schema": 1, "jobs": records}, [table, total], failures)

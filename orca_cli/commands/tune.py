@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import shlex
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
@@ -128,10 +129,7 @@ def _keep(plan: plans.Plan, search: Search, path: Path) -> bool:
     content = copy.deepcopy(plan.before)
     for key, value in (plan.fixed | best.settings).items():
         *parents, last = key.split(".")
-        node = content
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
+        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = value
     storage.make_folder(path.parent)
     about = f"search {plan.folder.name}, trial {best.number} of {len(search.trials)}, on validation data only"
     storage.write_text(path, f"# @package _global_\n# {_OURS}: {about}\n{yaml.safe_dump(content, sort_keys=False)}")
@@ -192,13 +190,12 @@ class _Trials:
 
     def next(self) -> Job | None:
         """Return the next run: of a trial that has begun, else of a new one."""
-        if self._begun:
-            trial = self._begun.pop(0)
-        elif (drawn := self.search.ask()) is not None:
-            trial = drawn
-            terminal.log.info(f"trial {trial.number}: {_settings_of(trial)}")
-        else:
-            return None
+        if not self._begun:
+            if (drawn := self.search.ask()) is None:
+                return None
+            terminal.log.info(f"trial {drawn.number}: {_settings_of(drawn)}")
+            self._begun.append(drawn)
+        trial = self._begun.pop(0)
         seed = self.plan.tune.seed + len(self._results[trial.number])
         composed = self.session.compose(self.plan.overrides(trial.settings, seed))
         job = self.engine.job(f"[trial {trial.number}]", composed)
@@ -246,11 +243,11 @@ class _Trials:
         if len(results) < self.plan.tune.seeds:
             self._begun.append(trial)
             return
-        value = sum(float(result["validation_error"]) for result in results) / len(results)
         facts = _trial_facts(results)
+        value = sum(facts["errors"]) / len(results)
         self.search.tell(trial, value, facts)
-        text = f"validation {facts['error']} {percent_or_number(value, facts['percent'])} in {facts['seconds']:.0f} s"
-        terminal.log.info(f"{name}: {text}")
+        shown = percent_or_number(value, facts["percent"])
+        terminal.log.info(f"{name}: validation {facts['error']} {shown} in {facts['seconds']:.0f} s")
 
 
 def _trial_facts(results: list[Any]) -> dict[str, Any]:

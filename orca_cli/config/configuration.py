@@ -6,6 +6,7 @@ A file name in `conf/GROUP/` is a name that the user types; the first comment of
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -97,7 +98,8 @@ def comments(path: Path) -> dict[str, str]:
     """Return key -> what a file's comments say of it, behind it or above; without the groups above it and a task's variants."""
     meanings: dict[str, str] = {}
     above: list[str] = []
-    for line in _text(path).splitlines():
+    # The lines at the top say what the whole file is.
+    for line in itertools.dropwhile(lambda line: line.startswith("#"), _text(path).splitlines()):
         text = line.strip()
         if text in ("departures:", "hparams:"):
             break

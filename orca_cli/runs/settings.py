@@ -51,7 +51,9 @@ def as_typed(value: Any) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """Return a time such as 40 s, 12 min or 3.5 h."""
+    """Return a time such as 40 s, 12 min, 3.5 h or 4 days."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"

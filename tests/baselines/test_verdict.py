@@ -47,7 +47,7 @@ VERDICTS = [
     (60, 70, 0, "forest", "better", ""),  # a difference in few samples counts when the two models disagree on few
     (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
     (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it"),
-    (60, 20, 0, "features", "worse", "; the body adds nothing to a ridge on the embedder's features"),
+    (60, 20, 0, "features", "worse", "; the body adds nothing to it"),
 ]
 
 

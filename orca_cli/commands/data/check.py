@@ -16,6 +16,7 @@ import numpy as np
 
 from orca_cli import seeding, signals, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir, number
+from orca_cli.commands.summary import shape_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
@@ -38,7 +39,7 @@ that is also in another one. orca data get NAME compares the files with their ch
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("name", metavar="TASK", help="a task (orca data list)")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of a run")
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run")
     text = "read at most N samples of a split, drawn with the run's seed; default: 20000"
     parser.add_argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=text)
     add_config_dir(parser)
@@ -59,14 +60,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     splits: dict[str, Any] = {}
     hashes: dict[str, list[int]] = {}
     for part, split in {"train": task.train, "validation": task.validation, "test": task.open_test()}.items():
-        if len(split):
-            rows = np.arange(len(split))
-            if len(rows) > arguments.samples:
-                generator = seeding.numpy_generator(config.seed, "data-check", part)
-                rows = np.sort(generator.choice(len(rows), arguments.samples, replace=False))
-            splits[part], hashes[part] = examine_split(task, part, split, rows, reporter, problems)
-        else:
+        if not len(split):
             problems.append(f"{part}: the split is empty")
+            continue
+        generator = seeding.numpy_generator(config.seed, "data-check", part)
+        rows = np.sort(generator.choice(len(split), min(len(split), arguments.samples), replace=False))
+        splits[part], hashes[part] = examine_split(task, part, split, rows, reporter, problems)
     overlaps = []
     for first, second in combinations(hashes, 2):
         known, read = set(hashes[first]), len(hashes[second])
@@ -134,16 +133,15 @@ def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
     ends: list[float] = []
     nan = infinite = 0
     for x in arrays:
+        nan, infinite = nan + int(np.isnan(x).sum()), infinite + int(np.isinf(x).sum())
         finite = x[np.isfinite(x)]
-        missing = int(np.isnan(x).sum())
-        nan, infinite = nan + missing, infinite + x.size - finite.size - missing
         ends += [float(finite.min()), float(finite.max())] if finite.size else []
     return {"min": min(ends, default=None), "max": max(ends, default=None), "nan": nan, "infinite": infinite}
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    shape, synthetic = " x ".join(map(str, record["input_shape"])), ", synthetic" * record["synthetic"]
-    yield record["name"], f"{record['kind']}, {shape} to {record['num_outputs']}{synthetic}"
+    synthetic = ", synthetic" * record["synthetic"]
+    yield record["name"], f"{record['kind']}, {shape_text(record['input_shape'])} to {record['num_outputs']}{synthetic}"
     if record["note"]:
         yield "note", record["note"]
     for name, split in record["splits"].items():
@@ -153,14 +151,10 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 words.append(f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN")
         if "classes" in split:
             counts = split["classes"]["counts"]
-            few = len(counts) <= _FEW
-            words.append(f"per class {' '.join(map(str, counts)) if few else f'{min(counts)} to {max(counts)}'}")
+            some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"
+            words.append(f"per class {some}")
         yield name, "; ".join(words)
-    yield from (
-        ("overlap", "{shared} of {of} in {second} also in {first}".format(**one))
-        for one in record["overlaps"]
-        if one["shared"]
-    )
-    yield from (("WRONG", text) for text in record["problems"])
-    if not record["problems"]:
-        yield "", "no problems found"
+    for one in record["overlaps"]:
+        if one["shared"]:
+            yield "overlap", f"{one['shared']} of {one['of']} in {one['second']} also in {one['first']}"
+    yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from orca_cli import storage, terminal
+from orca_cli import terminal
 from orca_cli.commands.data import how_by_hand, select, size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.config.catalogue import DataFile, DataSet
@@ -59,12 +59,6 @@ def _get(entry: DataSet, data: Path) -> tuple[list[dict[str, Any]], list[OrcaErr
     """Get the files that are missing; a failure does not keep the others back, and each file is reported at once."""
     reporter, done, failures = terminal.LogReporter(), [], []
     with data_folder.locked(entry, data, reporter) as folder:
-        needed = 0
-        for file in entry.files:
-            place, part = folder / file.path, folder / f"{file.path}.part"
-            if file.urls and not place.is_file() and not data_folder.is_there(file, folder):
-                needed += (file.bytes or 0) - (part.stat().st_size if part.exists() else 0)
-        storage.require_space(folder, needed, entry.name)
         for file in entry.files:
             where = f"{entry.name}/{file.path}"
             try:

@@ -46,7 +46,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         sets.append({**asdict(entry), **about, "files": files})
     shown: list[RenderableType] = []
     if arguments.names:
-        shown += [_details(entry, one) for entry, one in zip(chosen, sets, strict=True)]
+        shown.append("\n\n".join(_details(entry, one) for entry, one in zip(chosen, sets, strict=True)))
     else:
         for group in GROUPS:
             rows = []
@@ -77,4 +77,4 @@ def _details(entry: DataSet, known: dict[str, Any]) -> str:
         lines += [f"         {address}" for address in file["urls"] or ("no address",)]
     if by_hand := how_by_hand(entry, Path(known["folder"])):
         lines += [f"by hand  {by_hand}", *(f"         {page}" for page in entry.pages)]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)

@@ -10,10 +10,11 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import CheckpointError, DataError
-from orca_cli.report.records.collect import Run, collect
+from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import newer_schema
+from orca_cli.runs.settings import in_words
 
 VERBS = {
     "list": "all runs, the newest first: state, error, age, size",
@@ -43,10 +44,13 @@ def one_run(word: str) -> Run:
     raise DataError(collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged")
 
 
-def run_record(run: Run) -> dict[str, Any]:
-    """Return what identifies a run, for other programs."""
+def run_record(run: Run | Broken) -> dict[str, Any]:
+    """Return which run a folder holds and how far it is, for other programs."""
+    record = {"run": run.path.name, "path": str(run.path), "since": since(run.path).isoformat(), "reason": run.reason}
+    if isinstance(run, Broken):
+        return record | {"state": "unreadable"}
     keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
-    return {key: getattr(run, key) for key in keys}
+    return record | {key: getattr(run, key) for key in keys}
 
 
 def named_error(run: Run) -> str:
@@ -55,20 +59,14 @@ def named_error(run: Run) -> str:
     return "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
 
 
-def since(path: Path) -> datetime | None:
-    """Return when a run began, by its folder's name, else when the folder last changed; None where neither is known."""
+def since(path: Path) -> datetime:
+    """Return when a run began, by its folder's name, else when the folder last changed; now for one that has just gone."""
     try:
         return begun(path) or datetime.fromtimestamp(os.lstat(path).st_mtime).astimezone()
     except OSError:
-        return None
+        return storage.now()
 
 
-def age(moment: datetime | None) -> str:
-    """Return how long ago a moment was, such as 5 min or 3 days."""
-    if moment is None:
-        return ""
-    seconds = max(0.0, (storage.now() - moment).total_seconds())
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def age(path: Path) -> str:
+    """Return how long ago a run began, such as 5 min or 3 days."""
+    return in_words(max(0.0, (storage.now() - since(path)).total_seconds()))

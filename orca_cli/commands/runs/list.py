@@ -44,9 +44,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     replaced = {run.path for run in collection.superseded}
     entries: list[Run | Broken] = [*collection.runs, *collection.superseded]
     entries += [] if arguments.where else collection.broken
-    entries = sorted(entries, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
-    records = [_record(one, one.path in replaced) for one in entries]
-    total = sum(record["bytes"] for record in records)
+    entries = sorted(entries, key=lambda one: since(one.path), reverse=True)
+    records = [_record(one) | {"replaced": one.path in replaced} for one in entries]
     rows, below = [], []
     for record in records:
         is_good = record["state"] in ("completed", "running")
@@ -59,25 +58,12 @@ def execute(arguments: argparse.Namespace) -> Result:
         if note := set_there if is_good else record["reason"]:
             below.append(f"{short}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
-    text = f"{counted(len(entries), 'run')}, {size_text(total)}"
-    return Result({"schema": 1, "runs": records}, [table, *below, text])
+    total = size_text(sum(record["bytes"] for record in records))
+    return Result({"schema": 1, "runs": records}, [table, *below, f"{counted(len(entries), 'run')}, {total}"])
 
 
-def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
-    moment = since(one.path)
-    record: dict[str, Any] = {
-        "run": one.path.name,
-        "path": str(one.path),
-        "state": "unreadable",
-        "reason": one.reason,
-        "replaced": replaced,
-        "since": None if moment is None else moment.isoformat(),
-        "age": age(moment),
-        "bytes": storage.size(one.path),
-        "error": None,
-    }
-    if isinstance(one, Broken):
-        return record
-    if one.score is not None:
-        record["error"] = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
-    return record | run_record(one)
+def _record(one: Run | Broken) -> dict[str, Any]:
+    error = None
+    if isinstance(one, Run) and one.score is not None:
+        error = {"name": one.score.error_name, "value": one.score.value, "text": named_error(one)}
+    return run_record(one) | {"age": age(one.path), "bytes": storage.size(one.path), "error": error}

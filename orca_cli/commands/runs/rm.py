@@ -45,8 +45,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             removed.append(entry)
         except OrcaError as error:
             failures.append(error)
-    shown = [
-        f"{'removed' if arguments.yes else 'would remove'} {one['path']}, {size_text(one['bytes'])}" for one in removed
-    ]
+    verb = "removed" if arguments.yes else "would remove"
+    shown = [f"{verb} {one['path']}, {size_text(one['bytes'])}" for one in removed]
     shown += [] if arguments.yes else ["--yes removes what is listed, for good"]
     return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, shown, failures)

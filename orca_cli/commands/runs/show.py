@@ -12,7 +12,7 @@ from rich.text import Text
 from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
-from orca_cli.commands.runs import age, named_error, one_run, run_record, since
+from orca_cli.commands.runs import age, named_error, one_run, run_record
 from orca_cli.commands.summary import decisions, percent_or_number, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
@@ -40,11 +40,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     answer = read_answer(run.path) if result else None
     inside = (file for file in sorted(run.path.rglob("*")) if file.is_symlink() or not file.is_dir())
     files = {str(file.relative_to(run.path)): storage.size(file) for file in inside}
-    moment, made = since(run.path), decided(run.path)
+    made = decided(run.path)
     record = run_record(run) | {
-        "path": str(run.path),
-        "reason": run.reason,
-        "since": None if moment is None else moment.isoformat(),
         "decided": made,
         "result": result,
         "answer": None if answer is None else answer.record(),
@@ -59,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _rows(run: Run, result: dict[str, Any], made: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str | Text]]:
     yield "folder", str(run.path)
-    yield "state", f"{run.state}{run.reason and f': {run.reason}'}, begun {age(since(run.path))} ago"
+    yield "state", f"{run.state}{run.reason and f': {run.reason}'}, begun {age(run.path)} ago"
     yield "task", f"{run.task}, protocol {run.protocol}"
     yield "model", f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}"
     if run.variant:
@@ -74,6 +71,5 @@ def _rows(run: Run, result: dict[str, Any], made: dict[str, dict[str, Any]]) -> 
     if score.baselines:
         each = (f"{name} {percent_or_number(value, score.percent)}" for name, value in score.baselines)
         yield "baselines", ", ".join(each)
-    comparison = result.get("comparison")
-    if isinstance(comparison, dict) and comparison.get("text"):
+    if isinstance(comparison := result.get("comparison"), dict) and comparison.get("text"):
         yield "compared", str(comparison["text"])

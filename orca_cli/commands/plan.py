@@ -13,8 +13,7 @@ from orca_cli import experiment, signals, terminal
 from orca_cli.commands.summary import build_table
 from orca_cli.config.study import absent_lines
 from orca_cli.runs import claim
-from orca_cli.runs.settings import in_words
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, duration
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
@@ -48,7 +47,7 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
     would = ", ".join(f"{word} {count}" for word, count in counts.items())
     total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
-    total += f"; about {in_words(expected_s)}" if expected_s else ""
+    total += f"; about {duration(expected_s)}" if expected_s else ""
     shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
     return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])
 

@@ -45,11 +45,12 @@ Outputs: {kind}, {outputs}{names}.
 
 ## Result
 
-| | on the test split |
+| on the test split | |
 |---|---|
 {errors}
 
-Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.{comparison}
+Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{validated}
+One run of one seed.{comparison}
 
 ## Model and training
 
@@ -89,8 +90,7 @@ def model_card(loaded: Loaded) -> str:
     chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
     errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
     errors |= {f"baseline: {name}": value for name, value in baselines(result)}
-    errors["validation error"] = result.get("validation_error")
-    percent = error.get("percent") is True
+    percent, validation = error.get("percent") is True, result.get("validation_error")
     checkpoint = str(record.body.get("checkpoint"))
     parts = ("task", "body", "source", "metric", "finetune")
     versions = [f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value]
@@ -107,6 +107,7 @@ def model_card(loaded: Loaded) -> str:
         errors="\n".join(f"| {_md(name)} | {_number(value, percent)} |" for name, value in errors.items()),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
+        validated=f" On validation: {_number(validation, percent)}." if validation is not None else "",
         comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}." if comparison else "",
         run=_code(record.name),
         protocol=_md(result.get("protocol")),

@@ -23,7 +23,7 @@ from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.output import Decoder
 from orca_cli.progress import Silent
-from orca_cli.scoring.chunks import named_error
+from orca_cli.scoring.reported import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
 from orca_cli.training.memory import governed_by

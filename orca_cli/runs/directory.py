@@ -36,6 +36,7 @@ FINGERPRINT = "fingerprint.json"
 CURVE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
+PREDICTIONS = "predictions.npz"  # of stage 3: outputs and targets of the test split, and the groups of its samples
 TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 _MOST_POINTS = 100  # of a curve in short

@@ -48,10 +48,3 @@ def as_typed(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(as_typed, value))}]"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time such as 40 s, 12 min or 3.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

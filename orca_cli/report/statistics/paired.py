@@ -35,7 +35,7 @@ class Block:
         baseline, errors: by seed, as stored.
         unpaired: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
-        chosen: what was chosen for the baseline and for the arm; see `Run.choice`.
+        chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where nothing was.
     """
 
     column: Column
@@ -156,10 +156,7 @@ def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
     partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     arms = []
     for (method, place), arm in value_of.items():
-        cell, facts = (
-            cells[method, place],
-            {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings),
-        )
+        cell, facts = cells[method, place], {name: getattr(method, name) for name in GROUPS} | dict(method.settings)
         others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
         if cell.by_seed and arm == canonical(baseline):
             partners[place, others].append(cell)
@@ -213,7 +210,7 @@ def _paired(
         tuple(errors[seed] for seed in seeds),
         unpaired=len(errors) - len(both),
         same=len(equal),
-        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.runs),
+        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.choice),
     )
 
 

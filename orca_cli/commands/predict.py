@@ -98,7 +98,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
-        error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
+        error = predictor.measured_error
+        score = error(kept.whole(), targets)
         numbers = {"value": score.value, "n": score.n, "skipped": score.skipped}
         record["error"] = {"name": error.name, "percent": error.percent, **numbers}
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")

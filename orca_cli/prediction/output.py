@@ -96,38 +96,31 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
 
 
-def columns_of(outputs: np.ndarray, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
-    """Return the columns of a part of the predictions, by name.
+def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+    """Yield the columns of predictions by name, part by part.
 
     Args:
-        outputs: [B, K] of samples start..start+B-1.
+        outputs: [B, K] of the next samples each.
         decoder: what they mean.
         ids: of all samples; None numbers them.
-        start: number of the first sample.
     """
-    stop, predictions = start + len(outputs), decoder.predictions(outputs)
-    pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
-    if predictions.ndim == 1:
-        pairs.append(("prediction", predictions))
-    else:
-        pairs += zip(decoder.columns, predictions.T, strict=True)
-    if decoder.has_probabilities:
-        names = [f"p_{name}" for name in decoder.columns]
-        pairs += zip(names, decoder.probabilities(outputs).T, strict=True)
-    columns: Columns = {}
-    for name, values in pairs:
-        while name in columns:  # a label may be called `index`
-            name += "_"
-        columns[name] = values
-    return columns
-
-
-def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
-    """Yield the columns of predictions, part by part."""
-    start = 0
+    stop = 0
     for part in outputs:
-        yield columns_of(part, decoder, ids, start)
-        start += len(part)
+        start, stop, predictions = stop, stop + len(part), decoder.predictions(part)
+        pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
+        if predictions.ndim == 1:
+            pairs.append(("prediction", predictions))
+        else:
+            pairs += zip(decoder.columns, predictions.T, strict=True)
+        if decoder.has_probabilities:
+            names = [f"p_{name}" for name in decoder.columns]
+            pairs += zip(names, decoder.probabilities(part).T, strict=True)
+        columns: Columns = {}
+        for name, values in pairs:
+            while name in columns:  # a label may be called `index`
+                name += "_"
+            columns[name] = values
+        yield columns
 
 
 def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:

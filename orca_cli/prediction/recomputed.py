@@ -15,8 +15,8 @@ from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
-from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
-from orca_cli.runs.directory import PREDICTIONS, RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.prediction.record import check_node, own_file, setting
+from orca_cli.runs.directory import PREDICTIONS, RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
 
 # The number of threads changes the order of sums; nobody reads an error to more digits.

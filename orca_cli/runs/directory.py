@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # it imports torch, which reading records does not need
     from orca_cli.interfaces import Recorder
 
 LOCK = "lock"
+SETTINGS = "config.yaml"
 STATUS = "status.json"
 RESULT = "result.json"
 STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}

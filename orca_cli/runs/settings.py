@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config import configuration
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-
-FILE = "config.yaml"
+from orca_cli.runs.directory import RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -18,7 +16,7 @@ def settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
     """
-    return dict(flat(configuration.content(path / FILE)))
+    return dict(flat(configuration.content(path / SETTINGS)))
 
 
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -152,7 +152,10 @@ def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
     if canonical(baseline) not in value_of.values():
         hint = suggest(baseline, set(value_of.values())) if value_of else KEY_HINT
         raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
-    besides = _besides(axis, [row.method for row in table.rows])
+    # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
+    bodies = {(row.method.body, row.method.source) for row in table.rows}
+    implied = ("source",) if axis == "body" and len({body for body, _ in bodies}) == len(bodies) else ()
+    besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
     partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     arms = []
     for (method, place), arm in value_of.items():
@@ -228,13 +231,6 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     if axis in typed or run is None:
         return typed.get(axis)
     return _DECIDED if axis in run.decided and axis not in run.variant else values.lookup(run, axis)
-
-
-def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
-    """Return the keys in which pairs may differ: the axis, what an arm of a study sets, a source that the body implies."""
-    pairs = {(method.body, method.source) for method in methods}
-    is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
-    return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:

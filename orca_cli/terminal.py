@@ -101,6 +101,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def percent_or_number(value: float | None, percent: bool) -> str:
+    """Return an error in per cent with two decimals, or with four significant digits; None is undefined."""
+    if value is None:
+        return "undefined"
+    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+
+
 def duration(seconds: float) -> str:
     """Return a time such as 40 s, 12 min or 3.5 h."""
     if seconds < 100:

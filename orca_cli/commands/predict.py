@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, number
-from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.runs.claim import named
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, percent_or_number
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np

@@ -69,6 +69,16 @@ def visible(text: str, kept: str = "") -> str:
     return "".join(char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text)
 
 
+def for_spreadsheet(text: str) -> str:
+    """Return a text of unknown origin for a csv file: visible, with an apostrophe before what a spreadsheet would compute."""
+    text = visible(text)
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if len(text) > 1 and text[0] in "=+-@" else text
+    return text
+
+
 def _make_visible(record: logging.LogRecord) -> bool:
     record.msg, record.args = visible(record.getMessage(), kept="\t"), ()
     return True

@@ -19,10 +19,9 @@ import numpy as np
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError
 from orca_cli.interfaces import IGNORED_CLASS, Targets
-from orca_cli.terminal import visible
+from orca_cli.terminal import for_spreadsheet
 
 SUFFIXES = (".csv", ".npz")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Columns = dict[str, np.ndarray]
 
@@ -129,19 +128,11 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if number == 0:
-            writer.writerow(map(_inert, columns))
-        texts = [map(_inert if column.dtype.kind in "UO" else str, column.astype(str)) for column in columns.values()]
+            writer.writerow(map(for_spreadsheet, columns))
+        shown = {name: for_spreadsheet if column.dtype.kind in "UO" else str for name, column in columns.items()}
+        texts = [map(shown[name], column.astype(str)) for name, column in columns.items()]
         writer.writerows(zip(*texts, strict=True))
         yield text.getvalue()
-
-
-def _inert(text: str) -> str:
-    text = visible(text)
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else text
-    return text
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:

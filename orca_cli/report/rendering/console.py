@@ -99,7 +99,6 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
 
 
 FORMATS = ("table", "md", "csv", "json", "latex")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
@@ -232,13 +231,11 @@ def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _field(value: object) -> str:
-    """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
     if isinstance(value, list | tuple):
         value = " ".join(map(str, value))
     if not isinstance(value, str):
         return "" if value is None else json.dumps(value)
-    text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return terminal.for_spreadsheet(clean(value))
 
 
 def _markdown(layout: Layout) -> str:

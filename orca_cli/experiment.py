@@ -20,7 +20,7 @@ from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import CURVE, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import CURVE, SETTINGS, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
@@ -107,7 +107,7 @@ def train(
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
-    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.content))
+    storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     seconds: dict[str, float] = {}

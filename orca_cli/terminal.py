@@ -69,6 +69,16 @@ def visible(text: str, kept: str = "") -> str:
     return "".join(char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text)
 
 
+def for_spreadsheet(text: str) -> str:
+    """Return a text of unknown origin for a csv file: visible, with an apostrophe before what a spreadsheet would compute."""
+    text = visible(text)
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if len(text) > 1 and text[0] in "=+-@" else text
+    return text
+
+
 def _make_visible(record: logging.LogRecord) -> bool:
     record.msg, record.args = visible(record.getMessage(), kept="\t"), ()
     return True
@@ -99,6 +109,22 @@ facts = functools.partial(table, ("", ""))  # names and texts, as rows of two co
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as 1 run or 2 runs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def percent_or_number(value: float | None, percent: bool) -> str:
+    """Return an error in per cent with two decimals, or with four significant digits; None is undefined."""
+    if value is None:
+        return "undefined"
+    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as 40 s, 12 min, 3.5 h or 4 days."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
 def print_result(*things: RenderableType) -> None:

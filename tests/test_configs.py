@@ -24,7 +24,7 @@ SMALL = {
     "digits": ["task.train_size=40"],
     "arrays": ["task.kind=classes"],
     "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
-    "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4", "task.nodes=11"],
+    "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4"],
 }
 OWN = ("arrays", "images", "table", "hub")
 

@@ -13,13 +13,12 @@ from orca_cli import terminal
 from orca_cli.config.retired import current_target
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, interruption_in
-from orca_cli.runs.directory import SUMMARY, RunDirectory, read_or_empty
+from orca_cli.runs.directory import PREDICTIONS, SUMMARY, RunDirectory, read_or_empty
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing does not need it
     from orca_cli.baselines.compute import Baseline
     from orca_cli.baselines.inputs import Subject
 
-PREDICTIONS = "predictions.npz"
 CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
 # In the order in which they are computed and shown; among those that validate alike, the first one counts as the best.
 NAMES = {

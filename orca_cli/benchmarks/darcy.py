@@ -56,7 +56,6 @@ def load(
     origin: Literal["generated", "files"] = "generated",
     path: str | None = None,
     size: Literal["small", "paper"] = "small",
-    nodes: Annotated[int, Ge(5)] | None = None,
     num_train: Annotated[int, Ge(2)] | None = None,
     num_validation: Count | None = None,
     num_test: Count | None = None,
@@ -69,14 +68,14 @@ def load(
     units, and `target_scale` holds its mean and deviation + 1e-5 per pixel. Training and validation are the first samples of
     ..._smooth1.mat in this order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
-    default_nodes, stride, counts = SIZES[size]
+    nodes, stride, counts = SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
         read: Callable[[str], tuple[np.ndarray, np.ndarray]] = partial(_read, counts, files, cache_folder, reporter)
     else:
-        read = _generator(nodes or default_nodes, stride, counts, data_seed, cache_folder, reporter)
+        read = _generator(nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
         permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
@@ -218,9 +217,6 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def check_settings(origin: str, path: str | None, size: str, nodes: int | None) -> None:
+def check_settings(origin: str, path: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    default, stride, _ = SIZES[size]
-    allowed = f"with task.origin=generated give a multiple of {stride} plus 1, such as {default}"
-    is_wrong = nodes is not None and (origin == "files" or (nodes - 1) % stride > 0)
-    check_rules(files_rule(origin, path), (is_wrong, "nodes", f"{nodes} is not allowed", allowed))
+    check_rules(files_rule(origin, path))

@@ -34,7 +34,7 @@ GROUPS = {
 SETTINGS = "settings"
 _NOT_SETTINGS = ("_target_", "data", *variants.BLOCKS)
 _WHOLE_FILES = ("hparams", "protocol", "study", "space")  # groups whose files set keys of other groups
-# Default errors; see scoring/chunks.py.
+# Default errors; see scoring/reported.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
 EXAMPLES = """\
 examples:

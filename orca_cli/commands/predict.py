@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, number
-from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, percent_or_number
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
@@ -92,7 +91,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
-        error, score = predictor.measured_error, predictor.measure(kept.whole(), targets)
+        error = predictor.measured_error
+        score = error(kept.whole(), targets)
         numbers = {"value": score.value, "n": score.n, "skipped": score.skipped}
         record["error"] = {"name": error.name, "percent": error.percent, **numbers}
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")

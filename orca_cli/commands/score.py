@@ -6,9 +6,8 @@ import argparse
 
 from orca_cli.commands.options import add_allow_module, add_run
 from orca_cli.commands.runs import one_run
-from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import ChecksumError, DataError
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, percent_or_number
 
 EXAMPLES = """\
 examples:

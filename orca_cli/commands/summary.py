@@ -17,7 +17,7 @@ from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, percent_or_number
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -137,13 +137,6 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "result": dict(outcome.result),
         "failure": None if failure is None else failure.record(),
     }
-
-
-def percent_or_number(value: float | None, percent: bool) -> str:
-    """Return an error in per cent with two decimals, or with four significant digits."""
-    if value is None:
-        return "undefined"
-    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -24,8 +24,7 @@ from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
 from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
-from orca_cli.runs.settings import in_words
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, duration
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
@@ -59,7 +58,7 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
     would = ", ".join(f"{word} {count}" for word, count in counts.items())
     total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
-    total += f"; about {in_words(expected_s)}" if expected_s else ""
+    total += f"; about {duration(expected_s)}" if expected_s else ""
     shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
     return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])
 

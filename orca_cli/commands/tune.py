@@ -18,7 +18,6 @@ from rich.text import Text
 from orca_cli import exceptions, signals, storage, terminal
 from orca_cli.commands.engine import Engine, job_outcome
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
-from orca_cli.commands.summary import percent_or_number
 from orca_cli.config import configuration, ranges
 from orca_cli.config.configuration import key_of
 from orca_cli.config.schema import Tune
@@ -30,7 +29,7 @@ from orca_cli.launching.search import FILE, Search, Trial, check_installed
 from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, percent_or_number
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session

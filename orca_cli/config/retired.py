@@ -41,6 +41,7 @@ _NOW = {
 }
 for _error in ("masks.MaskError", "sequences.NatsPerFrame", "distances.LongRangeMAE"):
     _NOW[f"orca_cli.scoring.{_error}"] = f"orca_cli.scoring.dense.{_error.partition('.')[2]}"
+_NOW["orca_cli.scoring.chunks.ChunkMean"] = "orca_cli.scoring.reported.ChunkMean"
 _BEFORE = {now: before for before, now in _NOW.items()}
 
 _LIMITS = {"tolerance": 0.01, "max_iterations": 500, "newton_points": 512, "newton_steps": 15}
@@ -51,7 +52,7 @@ _PACKAGES = ["asyncio", "email", "http", "importlib", "logging", "multiprocessin
 _SETTINGS: dict[str, dict[str, Any]] = {
     "benchmarks.cifar100.load": {"permute": False},
     "benchmarks.cosmic.load": {"keys": None, "field": None, "sky_low": -0.9, "sky_high": 3.0, "ignored": "missing"},
-    "benchmarks.darcy.load": {"stride": None},
+    "benchmarks.darcy.load": {"stride": None, "nodes": None},
     "benchmarks.ecg.load": {"window": 1000, "stride": 500},
     "benchmarks.fsd50k.load": {"masking": 0.5, "mixing": 0.75, "most_noise": 0.5, "frozen_seed": 0},
     "benchmarks.listops.load": _LISTOPS,

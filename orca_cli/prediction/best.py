@@ -10,6 +10,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
+from orca_cli.terminal import percent_or_number
 
 _COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
 
@@ -22,7 +23,9 @@ def best_run(folder: Path) -> tuple[Path, str]:
     Raises:
         DataError: there is no such run, or they were validated on different data or by different errors.
     """
-    validated: dict[tuple[str, str], list[tuple[float, Path]]] = {}  # by validation data and error
+    validated: dict[
+        tuple[str, str, bool], list[tuple[float, Path]]
+    ] = {}  # by validation data, error, whether in per cent
     unvalidated: list[Path] = []
     for run in collect([folder]).runs:
         result = read_or_empty(run.path / RESULT)
@@ -34,7 +37,8 @@ def best_run(folder: Path) -> tuple[Path, str]:
             unvalidated.append(run.path)
         elif type(error) in (int, float) and math.isfinite(error):
             samples = selected.get("sha256") or result["splits"]["val"]["sha256"]
-            validated.setdefault((str(samples), str(result["error"]["name"])), []).append((float(error), run.path))
+            measure = str(result["error"]["name"]), result["error"].get("percent") is True
+            validated.setdefault((str(samples), *measure), []).append((float(error), run.path))
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
     best = {key: min(runs, key=lambda run: run[0]) for key, runs in validated.items()}
@@ -48,8 +52,8 @@ def best_run(folder: Path) -> tuple[Path, str]:
             what = f"the runs were validated on {len(best)} different sets of data or errors, which cannot be compared"
             hint = f"give one of the best of each: {', '.join(path.name for _, path in best.values())}"
         raise DataError(what, where=str(folder), hint=hint)
-    (((_, name), (lowest, path)),) = best.items()
+    (((_, name, percent), (lowest, path)),) = best.items()
     count = sum(map(len, validated.values()))
-    text = f"{path}: {name} {lowest:.4g} on validation, the lowest of {count} runs"
+    text = f"{path}: {name} {percent_or_number(lowest, percent)} on validation, the lowest of {count} runs"
     left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
     return path, f"{text}; {left_out}: {_COMPARABLE}" if unvalidated else text

@@ -7,8 +7,8 @@ from typing import Any
 
 from orca_cli.prediction.loading import Loaded
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
-from orca_cli.report.records.collect import baselines
-from orca_cli.terminal import visible
+from orca_cli.report.records.collect import baselines, number
+from orca_cli.terminal import percent_or_number, visible
 
 _SHOWN = 50  # classes named in a card
 _CARD = """\
@@ -45,11 +45,12 @@ Outputs: {kind}, {outputs}{names}.
 
 ## Result
 
-| | on the test split |
+| on the test split | |
 |---|---|
 {errors}
 
-Lower is better; on {n} samples (skipped: {skipped}). One run of one seed.{comparison}
+Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{validated}
+One run of one seed.{comparison}
 
 ## Model and training
 
@@ -89,8 +90,7 @@ def model_card(loaded: Loaded) -> str:
     chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
     errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
     errors |= {f"baseline: {name}": value for name, value in baselines(result)}
-    errors["validation error"] = result.get("validation_error")
-    percent = error.get("percent") is True
+    percent, validation = error.get("percent") is True, number(result.get("validation_error"))
     checkpoint = str(record.body.get("checkpoint"))
     parts = ("task", "body", "source", "metric", "finetune")
     versions = [f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value]
@@ -104,9 +104,12 @@ def model_card(loaded: Loaded) -> str:
         splits="\n".join(_split(name, splits) for name in ("train", "val", "test") if splits.get(name)),
         chosen=chosen + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
         reads=_md(result.get("test_reads")),
-        errors="\n".join(f"| {_md(name)} | {_number(value, percent)} |" for name, value in errors.items()),
+        errors="\n".join(
+            f"| {_md(name)} | {percent_or_number(number(value), percent)} |" for name, value in errors.items()
+        ),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
+        validated=f" On validation: {percent_or_number(validation, percent)}." if validation is not None else "",
         comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}." if comparison else "",
         run=_code(record.name),
         protocol=_md(result.get("protocol")),
@@ -124,12 +127,6 @@ def model_card(loaded: Loaded) -> str:
 
 def _split(name: str, splits: Mapping[str, Any]) -> str:
     return f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
-
-
-def _number(value: Any, percent: bool) -> str:
-    if not isinstance(value, (int, float)):
-        return "undefined"
-    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
 
 
 def _listed(names: Sequence[str]) -> str:

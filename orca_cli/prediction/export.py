@@ -37,7 +37,8 @@ from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import EXPORT, SCHEMA, SETTINGS
+from orca_cli.prediction.record import EXPORT, SCHEMA
+from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 
 _ROOM = 2**22  # bytes that an export takes besides its weights

@@ -19,10 +19,9 @@ import numpy as np
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError
 from orca_cli.interfaces import IGNORED_CLASS, Targets
-from orca_cli.terminal import visible
+from orca_cli.terminal import for_spreadsheet
 
 SUFFIXES = (".csv", ".npz")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Columns = dict[str, np.ndarray]
 
@@ -96,38 +95,31 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
 
 
-def columns_of(outputs: np.ndarray, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
-    """Return the columns of a part of the predictions, by name.
+def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+    """Yield the columns of predictions by name, part by part.
 
     Args:
-        outputs: [B, K] of samples start..start+B-1.
+        outputs: [B, K] of the next samples each.
         decoder: what they mean.
         ids: of all samples; None numbers them.
-        start: number of the first sample.
     """
-    stop, predictions = start + len(outputs), decoder.predictions(outputs)
-    pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
-    if predictions.ndim == 1:
-        pairs.append(("prediction", predictions))
-    else:
-        pairs += zip(decoder.columns, predictions.T, strict=True)
-    if decoder.has_probabilities:
-        names = [f"p_{name}" for name in decoder.columns]
-        pairs += zip(names, decoder.probabilities(outputs).T, strict=True)
-    columns: Columns = {}
-    for name, values in pairs:
-        while name in columns:  # a label may be called `index`
-            name += "_"
-        columns[name] = values
-    return columns
-
-
-def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
-    """Yield the columns of predictions, part by part."""
-    start = 0
+    stop = 0
     for part in outputs:
-        yield columns_of(part, decoder, ids, start)
-        start += len(part)
+        start, stop, predictions = stop, stop + len(part), decoder.predictions(part)
+        pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
+        if predictions.ndim == 1:
+            pairs.append(("prediction", predictions))
+        else:
+            pairs += zip(decoder.columns, predictions.T, strict=True)
+        if decoder.has_probabilities:
+            names = [f"p_{name}" for name in decoder.columns]
+            pairs += zip(names, decoder.probabilities(part).T, strict=True)
+        columns: Columns = {}
+        for name, values in pairs:
+            while name in columns:  # a label may be called `index`
+                name += "_"
+            columns[name] = values
+        yield columns
 
 
 def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
@@ -136,19 +128,11 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if number == 0:
-            writer.writerow(map(_inert, columns))
-        texts = [map(_inert if column.dtype.kind in "UO" else str, column.astype(str)) for column in columns.values()]
+            writer.writerow(map(for_spreadsheet, columns))
+        shown = {name: for_spreadsheet if column.dtype.kind in "UO" else str for name, column in columns.items()}
+        texts = [map(shown[name], column.astype(str)) for name, column in columns.items()]
         writer.writerows(zip(*texts, strict=True))
         yield text.getvalue()
-
-
-def _inert(text: str) -> str:
-    text = visible(text)
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else text
-    return text
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:

@@ -23,7 +23,7 @@ from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.output import Decoder
 from orca_cli.progress import Silent
-from orca_cli.scoring.chunks import named_error
+from orca_cli.scoring.reported import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
 from orca_cli.training.memory import governed_by
@@ -102,7 +102,7 @@ class Predictor:
     def error(self, x: Any, y: Any = None) -> Score:
         """Return the error that the run reports, lower is better; arguments as those of `score`."""
         new = self.opened(x)
-        return self.measure(self.outputs(new), self._targets(new, y))
+        return self.measured_error(self.outputs(new), self._targets(new, y))
 
     def fit(self, x: Any, y: Any = None) -> Self:
         """Raise an error: the model is trained already; `orca run` trains another."""
@@ -177,10 +177,6 @@ class Predictor:
         if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
             self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
-
-    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> Score:
-        """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
-        return self.measured_error(outputs, np.asarray(targets), None)
 
     @functools.cached_property
     def measured_error(self) -> Error:

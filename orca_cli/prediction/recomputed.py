@@ -15,11 +15,10 @@ from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
-from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.scoring.chunks import named_error
+from orca_cli.prediction.record import check_node, own_file, setting
+from orca_cli.runs.directory import PREDICTIONS, RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.scoring.reported import named_error
 
-PREDICTIONS = f"{STAGE_FOLDERS['finetune']}/predictions.npz"
 # The number of threads changes the order of sums; nobody reads an error to more digits.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 _AGAIN = "orca doctor RUN says what is damaged; run it again with --force"
@@ -57,8 +56,8 @@ def recompute(run: Path) -> Recomputed:
         DataError: no completed run, or what it saved does not suffice, such as records of a run that is older than these.
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name what is no error.
     """
-    summary_file = f"{STAGE_FOLDERS['build']}/{SUMMARY}"
-    for name in (RESULT, SETTINGS, summary_file, PREDICTIONS):
+    summary_file, predictions = f"{STAGE_FOLDERS['build']}/{SUMMARY}", f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
+    for name in (RESULT, SETTINGS, summary_file, predictions):
         own_file(run, name)
     summary, settings = read_or_empty(run / summary_file), configuration.content(run / SETTINGS)
     recorded, kind, task = read_or_empty(run / RESULT).get("error"), summary.get("kind"), settings.get("task")
@@ -66,7 +65,7 @@ def recompute(run: Path) -> Recomputed:
     check_node(node, "error")
     if not isinstance(recorded, dict) or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
         raise DataError("its records do not say which error it has", where=str(run), hint=_AGAIN)
-    stored = open_arrays(run / PREDICTIONS, str(run / PREDICTIONS), _AGAIN)
+    stored = open_arrays(run / predictions, str(run / predictions), _AGAIN)
     saved = {name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"}
     try:
         batch, chunk = setting(settings, "train.batch_size", summary), recorded_chunks(settings)

@@ -16,12 +16,11 @@ from orca_cli.config.ranges import Count, check_value, fits, shown
 from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
-from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
+from orca_cli.runs.directory import ENVIRONMENT, RESULT, SETTINGS, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 EXPORT = "export.json"
-SETTINGS = "config.yaml"
 WEIGHTS = "model.safetensors"
 SCHEMA = 1  # of export.json
 _LARGEST_RECORD = 2**26
@@ -207,9 +206,5 @@ def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -
     decided = summary.get("decided")
     if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):
         return decided[key].get("value")
-    value: Any = settings
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-        if value is None:
-            return schema.lookup(schema.Config(), key)
-    return value
+    value = schema.lookup(settings, key)
+    return schema.lookup(schema.Config(), key) if value is None else value

@@ -11,7 +11,7 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
-from orca_cli.runs import directory, settings
+from orca_cli.runs import directory
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
@@ -98,7 +98,7 @@ def _verify(report: Checked) -> None:
         fingerprints = sorted(path.glob(f"*/{directory.FINGERPRINT}"))
         report.files += len(fingerprints)
         readers += [(file, storage.read_checked_json) for file in fingerprints]
-        readers += [(file, configuration.content) for file in path.glob(settings.FILE)]
+        readers += [(file, configuration.content) for file in path.glob(directory.SETTINGS)]
     for file, read in readers:
         try:
             read(file)

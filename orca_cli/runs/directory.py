@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # it imports torch, which reading records does not need
     from orca_cli.interfaces import Recorder
 
 LOCK = "lock"
+SETTINGS = "config.yaml"
 STATUS = "status.json"
 RESULT = "result.json"
 STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
@@ -36,6 +37,7 @@ FINGERPRINT = "fingerprint.json"
 CURVE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
+PREDICTIONS = "predictions.npz"  # of stage 3: outputs and targets of the test split, and the groups of its samples
 TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 _MOST_POINTS = 100  # of a curve in short

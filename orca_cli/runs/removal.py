@@ -41,13 +41,9 @@ def check_removable(path: Path, root: Path) -> Path:
     if is_part or not is_run(real) or any(part.startswith(".") for part in inside.parts):
         what = "is not a run: it has no records, or is a part of one"
         raise DataError(what, where=str(path), hint="orca runs list shows the runs")
-    _check_idle(real)
+    if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
+        raise LockedError("a process works on this run", where=str(real), hint="stop it first, or wait for it to end")
     return real
-
-
-def _check_idle(run: Path) -> None:
-    if is_worked_on(run, read_or_empty(run / STATUS), recent_counts=True):
-        raise LockedError("a process works on this run", where=str(run), hint="stop it first, or wait for it to end")
 
 
 def remove(path: Path, root: Path) -> None:

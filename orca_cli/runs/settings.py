@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config import configuration
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-
-FILE = "config.yaml"
+from orca_cli.runs.directory import RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -18,7 +16,7 @@ def settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
     """
-    return dict(flat(configuration.content(path / FILE)))
+    return dict(flat(configuration.content(path / SETTINGS)))
 
 
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -48,12 +46,3 @@ def as_typed(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(as_typed, value))}]"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time such as 40 s, 12 min, 3.5 h or 4 days."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"

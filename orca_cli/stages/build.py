@@ -27,8 +27,8 @@ from orca_cli.models.augmentation.transforms import Augmented, measure
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
-from orca_cli.scoring.chunks import named_error
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
+from orca_cli.scoring.reported import named_error
 from orca_cli.stages import ridge_start
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads

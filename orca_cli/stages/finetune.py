@@ -20,7 +20,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, output_kind, twin
-from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
+from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
@@ -254,7 +254,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
     if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
-    run.write_arrays("finetune", "predictions.npz", **arrays)
+    run.write_arrays("finetune", PREDICTIONS, **arrays)
     return Tested(measured, trivial, split_record(samples) | {"also_in_train": overlap}, reads, samples)
 
 

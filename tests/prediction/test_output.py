@@ -63,7 +63,7 @@ def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, 
 
 def test_labels_called_like_other_columns_keep_their_own():
     names = ("index", "p_index", "prediction")
-    columns = output.columns_of(LOGITS, decoder("labels", names=names), None, 5)
+    _, columns = output.parts_of([LOGITS[:5], LOGITS], decoder("labels", names=names), None)
     assert list(columns) == ["index", "index_", "p_index", "prediction", "p_index_", "p_p_index", "p_prediction"]
     assert columns["index"].tolist() == list(range(5, 35))
     assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).astype(int).tolist()

@@ -107,7 +107,7 @@ CONTRADICTIONS = [
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
     (["align.method=mona", "metric=none"], ["align.method=mona", "metric=none"]),
     (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),
-    (["task=darcy", "task.nodes=85", "task.origin=files"], ["task.nodes", "task.origin"]),
+    (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),
 ]
 

@@ -14,12 +14,12 @@ from orca_cli import scoring
 from orca_cli.config import parts, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import KINDS
-from orca_cli.scoring.chunks import ChunkMean, named_error
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.dense import LongRangeMAE
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import RMSE, MeanSquared
+from orca_cli.scoring.reported import ChunkMean, named_error
 from tests.properties import examples
 from tests.scoring.cases import CASES, FORMS
 from tests.scoring.formulas import FORMULAS
@@ -36,7 +36,7 @@ def test_every_error_of_the_program_has_a_formula_and_cases():
         for kind, part in inspect.getmembers(importlib.import_module(name), inspect.isclass)
         if part.__module__ == name and kind[0] != "_" and hasattr(part, "constant")
     }
-    assert errors == {*FORMULAS, "chunks.ChunkMean"} == {case.name for case in CASES}
+    assert errors == {*FORMULAS, "reported.ChunkMean"} == {case.name for case in CASES}
     assert {FORMS[case.form] for case in CASES} == set(KINDS)
 
 

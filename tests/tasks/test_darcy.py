@@ -9,8 +9,8 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 from tests.tasks.builders import every, refused
 
-FEW = {"nodes": 21, "num_train": 8, "num_validation": 3, "num_test": 4}
-FILES = FEW | {"origin": "files", "nodes": None}
+FEW = {"num_train": 8, "num_validation": 3, "num_test": 4}
+FILES = FEW | {"origin": "files"}
 
 
 def load(folder, reporter, **settings):
@@ -61,7 +61,8 @@ def test_the_fields_covariance_is_that_of_its_spectrum():
     np.testing.assert_allclose(means.var(axis=0), expected, rtol=0.15)
 
 
-def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter):
+def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter, monkeypatch):
+    monkeypatch.setitem(darcy.SIZES, "small", (21, 2, FEW))
     task = load(tmp_path, reporter, **FEW)
     batch = every(task.train)
     assert task.input_shape == (3, 11, 11)

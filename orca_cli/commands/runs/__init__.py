@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
-from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.records.collect import Broken, Run, collect
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import newer_schema
-from orca_cli.runs.settings import in_words
+from orca_cli.terminal import duration, percent_or_number
 
 VERBS = {
     "list": "all runs, the newest first: state, error, age, size",
@@ -69,4 +68,4 @@ def since(path: Path) -> datetime:
 
 def age(path: Path) -> str:
     """Return how long ago a run began, such as 5 min or 3 days."""
-    return in_words(max(0.0, (storage.now() - since(path)).total_seconds()))
+    return duration(max(0.0, (storage.now() - since(path)).total_seconds()))

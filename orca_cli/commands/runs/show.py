@@ -13,12 +13,12 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
 from orca_cli.commands.runs import age, named_error, one_run, run_record
-from orca_cli.commands.summary import decisions, percent_or_number, read_answer
+from orca_cli.commands.summary import decisions, read_answer
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.settings import decided
-from orca_cli.terminal import Result
+from orca_cli.terminal import Result, percent_or_number
 
 EXAMPLES = """\
 examples:

@@ -24,9 +24,8 @@ from orca_cli.data.blocks import channels_first
 from orca_cli.data.gaps import Gaps, remarks, with_indicators
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
-from orca_cli.data.own_data import check_column
+from orca_cli.data.own_data import check_column, check_rules
 from orca_cli.data.samples import ArraySamples, ChannelScale, as_inputs
-from orca_cli.data.settings import check_rules
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
 from orca_cli.exceptions import DataError

@@ -15,10 +15,9 @@ import numpy as np
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.runs.directory import STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.terminal import visible
 
-PREDICTIONS = "predictions.npz"
 MOST_CLASSES = 60  # whose confusion matrix is shown or listed as a whole
 _BLOCK_BYTES = 2**24  # what is read at once
 

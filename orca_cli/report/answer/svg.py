@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Values, percent
+from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, percent
 from orca_cli.report.figures.charts import Chart, Dot, Dots, Matrix, Scatter
 from orca_cli.report.figures.svg import draw_all
 from orca_cli.terminal import counted
@@ -15,6 +15,7 @@ _MOST_PANELS = 12
 
 def draw(answer: Answer, title: str) -> str:
     """Return an answer as the text of an SVG file; the title, such as the name of the task, stands above the picture."""
+    charts: list[Chart]
     if isinstance(answer, Confusion):
         what, (note, charts) = answer.right, _confusion(answer)
     elif isinstance(answer, Labels):
@@ -27,7 +28,11 @@ def draw(answer: Answer, title: str) -> str:
         some = f"; the first {len(shown)} of {len(answer.numbers)} numbers" if len(shown) < len(answer.numbers) else ""
         most = max(len(number.true) for number in answer.numbers)
         what = f"predicted against true on {counted(most, 'test sample')}{some}"
-        note, charts = "dashed: predicted = true", _scatters(Values(shown))
+        note, charts = "dashed: predicted = true", []
+        for number in shown:
+            texts = [f"{name.upper()} {value:.3g}" for name, value in number.measures.items() if not np.isnan(value)]
+            points = tuple(zip(number.true.tolist(), number.predicted.tolist(), strict=True))
+            charts.append(Scatter(points, "  ".join([number.name, *texts]).strip()))
     return draw_all(f"{title}: {what}", note, charts)
 
 
@@ -53,12 +58,3 @@ def _labels(labels: Labels) -> Dots:
             text = f"{percent(f1 / 100)} ({labels.present[k]} present)"
             rows.append(Dot(labels.names[k], f1, 0, min(ends), max(ends), text))
     return Dots("labels", "", "F1, %", tuple(rows))
-
-
-def _scatters(values: Values) -> list[Chart]:
-    charts: list[Chart] = []
-    for number in values.numbers:
-        texts = [f"{name.upper()} {value:.3g}" for name, value in number.measures.items() if not np.isnan(value)]
-        points = tuple(zip(number.true.tolist(), number.predicted.tolist(), strict=True))
-        charts.append(Scatter(points, "  ".join([number.name, *texts]).strip()))
-    return charts

@@ -60,18 +60,15 @@ def mean_curve(curves: Iterable[Points], scale: float = 1.0) -> tuple[tuple[floa
 
 def all_charts(table: Table, comparison: Comparison | None) -> list[Lines | Dots]:
     """Return every figure of a report."""
-    return [*([_gains(comparison)] if comparison else ()), *_curves(table)]
-
-
-def _gains(comparison: Comparison) -> Dots:
-    """Return the gain of every arm over all sets."""
-    rows = []
+    if comparison is None:
+        return [*_curves(table)]
+    rows = []  # the gain of every arm over all sets
     for one in comparison.overall:
         low, high = one.gain.interval or (one.gain.mean, one.gain.mean)
         rows.append(Dot(clean(one.arm), one.gain.mean, 0, low, high, gain_text(one.gain, 1)))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
-    return Dots("gains", f"Gain over {base}, all sets", comparison.unit, tuple(rows), note)
+    return [Dots("gains", f"Gain over {base}, all sets", comparison.unit, tuple(rows), note), *_curves(table)]
 
 
 def _curves(table: Table) -> Iterator[Lines]:

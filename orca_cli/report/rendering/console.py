@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -25,7 +26,8 @@ from orca_cli.report.tables.notes import clean, notes_of, seeds_text
 from orca_cli.report.tables.table import Cell, Table
 from orca_cli.runs.settings import flat
 
-_PADDING = 2  # between two columns
+_PADDING = 2  # right of a column
+_GAP = _PADDING + 1  # between two columns: a place for a line, which this box leaves blank
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 
@@ -60,7 +62,7 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
     if not layout.rows:
         return []
     names = zip(layout.names, *(names for names, _ in layout.rows), strict=True)
-    room = free = width - sum(map(_width, names))
+    room = free = width + _GAP - sum(map(_width, names))  # there is none after the last column
     blocks: list[list[int]] = [[]]
     for place, header in enumerate(layout.columns):
         entries = [entries[place] for _, entries in layout.rows]
@@ -74,7 +76,7 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _width(texts: Iterable[str]) -> int:
-    return min(max(map(len, texts)), _LONGEST_NAME) + _PADDING
+    return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
 
 
 def _table(layout: Layout, places: list[int]) -> RichTable:
@@ -97,7 +99,6 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
 
 
 FORMATS = ("table", "md", "csv", "json", "latex")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
@@ -230,13 +231,11 @@ def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _field(value: object) -> str:
-    """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
     if isinstance(value, list | tuple):
         value = " ".join(map(str, value))
     if not isinstance(value, str):
         return "" if value is None else json.dumps(value)
-    text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return terminal.for_spreadsheet(clean(value))
 
 
 def _markdown(layout: Layout) -> str:

@@ -35,7 +35,7 @@ class Block:
         baseline, errors: by seed, as stored.
         unpaired: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
-        chosen: what was chosen for the baseline and for the arm; see `Run.choice`.
+        chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where nothing was.
     """
 
     column: Column
@@ -152,14 +152,14 @@ def _blocks(table: Table, axis: str, baseline: str) -> list[Block]:
     if canonical(baseline) not in value_of.values():
         hint = suggest(baseline, set(value_of.values())) if value_of else KEY_HINT
         raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
-    besides = _besides(axis, [row.method for row in table.rows])
+    # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
+    bodies = {(row.method.body, row.method.source) for row in table.rows}
+    implied = ("source",) if axis == "body" and len({body for body, _ in bodies}) == len(bodies) else ()
+    besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
     partners: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     arms = []
     for (method, place), arm in value_of.items():
-        cell, facts = (
-            cells[method, place],
-            {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings),
-        )
+        cell, facts = cells[method, place], {name: getattr(method, name) for name in GROUPS} | dict(method.settings)
         others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
         if cell.by_seed and arm == canonical(baseline):
             partners[place, others].append(cell)
@@ -213,7 +213,7 @@ def _paired(
         tuple(errors[seed] for seed in seeds),
         unpaired=len(errors) - len(both),
         same=len(equal),
-        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.runs),
+        chosen=tuple(one.runs[0].choice for one in (baseline, cell) if one.choice),
     )
 
 
@@ -231,13 +231,6 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     if axis in typed or run is None:
         return typed.get(axis)
     return _DECIDED if axis in run.decided and axis not in run.variant else values.lookup(run, axis)
-
-
-def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
-    """Return the keys in which pairs may differ: the axis, what an arm of a study sets, a source that the body implies."""
-    pairs = {(method.body, method.source) for method in methods}
-    is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
-    return frozenset((axis, *(_ARM_GROUPS if axis == _ARM else ()), *(("source",) if is_implied else ())))
 
 
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:

@@ -103,6 +103,7 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared))
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    names = [axis, "with"] if any(others for _, others in rows) else [axis]
     if same := comparison.same:
         pairs = counted(same + sum(len(block.seeds) for block in blocks), "pair")
         notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
@@ -110,9 +111,9 @@ def _by_set(comparison: Comparison, table: Table) -> Layout:
         lost = counted(comparison.unpaired, "completed run")
         notes.append(f"{lost} without a partner of {axis}={baseline}: left out")
     return Layout(
-        names=[axis, "with"],
+        names=names,
         columns=[header(column, len({column.protocol for column in columns}) > 1) for column in columns],
-        rows=[(list(key), entries) for key, entries in rows.items()],
+        rows=[([*key][: len(names)], entries) for key, entries in rows.items()],
         caption=(
             "Gain on each set, in points where the error is a per cent: mean [95 % t interval] over seeds (number "
             f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
@@ -135,7 +136,7 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     base, error = (block.column.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = _decimals(effect, 1 if block.column.percent else decimals_of([base, error]))
     lost = f", {block.unpaired} without partner" if block.unpaired else ""
-    lost += f", at {clean(' > '.join(block.chosen))}" if any(block.chosen) else ""
+    lost += f", at {clean(' > '.join(block.chosen))}" if block.chosen else ""
     rest = f"{number(base, places)} > {number(error, places)}{lost}"
     is_marked = effect.n >= LEAST and corrected <= LARGEST_P
     return Entry(f"{gain_text(effect, places)} ({effect.n})", rest, is_marked)

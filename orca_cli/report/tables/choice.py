@@ -55,7 +55,10 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
         errors = _validation_errors(group, seed)
         value, is_edge = _lowest(errors)
-        judging = _judging(group, value, seed)
+        # Not those validated on folds, unless all runs of the arm are.
+        is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
+        others = [run for run in group.get(value, ()) if run.seed != seed]
+        judging = [run for run in others if not (is_plain and _is_validated_on_folds(run))]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
         seeds.add(seed)
         limits[_EDGE] += [f"{name} {value}"] if is_edge else []
@@ -94,13 +97,6 @@ def _lowest(errors: Mapping[str, Score]) -> tuple[str, bool]:
     best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
     value = best[(len(best) - 1) // 2] if best else ""
     return value, len(order) > 1 and value in (order[0], order[-1]) and _order(order[-1])[0] < math.inf
-
-
-def _judging(group: Mapping[str, list[Run]], value: str, seed: int) -> list[Run]:
-    """Return the runs of other seeds with a value; not those validated on folds, unless all runs of the arm are."""
-    is_plain = any(not _is_validated_on_folds(run) for runs in group.values() for run in runs)
-    others = [run for run in group.get(value, ()) if run.seed != seed]
-    return [run for run in others if not (is_plain and _is_validated_on_folds(run))]
 
 
 def _is_validated_on_folds(run: Run) -> bool:

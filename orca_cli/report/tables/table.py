@@ -167,7 +167,11 @@ def build_table(collection: Collection) -> Table:
     references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
     for place in range(len(columns)):
         cells = [row.cells[place] for row in rows]
-        _mark_best(cells)
+        shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
+        lowest = min((mean for _, mean in shown), default=math.inf)
+        for cell, mean in shown:
+            cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
+            cell.earned = cell.best and earns(cell, [other for other, _ in shown if other is not cell])
         scores = [score for cell in cells for score in cell.scores]
         best = [score.baselines[0] for score in scores if score.baselines]
         references["best baseline"].append(_range(best))
@@ -289,15 +293,6 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[group] else {})
         for run, variant, group in zip(runs, variants, groups, strict=True)
     ]
-
-
-def _mark_best(cells: list[Cell]) -> None:
-    """Mark the best cells of a column."""
-    shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
-    lowest = min((mean for _, mean in shown), default=math.inf)
-    for cell, mean in shown:
-        cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
-        cell.earned = cell.best and earns(cell, [other for other, _ in shown if other is not cell])
 
 
 def earns(cell: Cell, others: list[Cell]) -> bool:

@@ -1,4 +1,4 @@
-"""The error that a task names, and how the code released with the paper averages one over a split."""
+"""The error that a run reports: the one that its task names, and how the code released with the paper averages it."""
 
 from __future__ import annotations
 

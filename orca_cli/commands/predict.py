@@ -33,7 +33,7 @@ Nothing is fetched, and no training data are read."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     add_model(parser)
-    parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
+    parser.add_argument("input", metavar="INPUT", help="new data: a file or folder")
     text = "write to FILE.csv or FILE.npz; default: csv on standard output"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     text = "of a file that holds several splits, take one"
@@ -75,7 +75,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     loaded, record = opened(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
-    output.check_output(arguments.out, predictor.decoder, arguments.input)
+    output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
     new = predictor.opened(arguments.input, arguments.part)
     outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
     targets = None if arguments.no_targets else new.targets()

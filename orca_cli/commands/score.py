@@ -7,6 +7,7 @@ import argparse
 from orca_cli.commands.options import add_allow_module, add_run
 from orca_cli.commands.runs import one_run
 from orca_cli.exceptions import ChecksumError, DataError
+from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, percent_or_number
 
 EXAMPLES = """\
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the recorded and the computed error of a run."""
     from orca_cli.prediction.recomputed import recompute
+    from orca_cli.prediction.record import is_export
 
+    if is_export(path := named(arguments.run)):
+        raise DataError("an export has no saved predictions", where=str(path), hint="give the run that it was made of")
     run = one_run(arguments.run)
     if run.state != "completed":
         raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")

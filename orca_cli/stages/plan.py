@@ -101,9 +101,9 @@ class TrainPlan(Train):
         return count - count // self.folds if self.folds else count
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return what validates the run's weights (validation, test, folds or nothing) and its samples.
+        """Return what validates the run's weights (validation, test, folds or nothing) and its samples; None for nothing.
 
-        `learned` as trained on.
+        Folds together validate on all of `learned`, the samples that stage 3 trains on.
         """
         if self.folds:
             return "folds", learned

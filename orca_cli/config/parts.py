@@ -1,7 +1,8 @@
 """Turn `_target_` nodes of the configuration into objects, and nothing but the program's own parts and torch's.
 
 A configuration names code. So a node may name only a class or function that is defined in one of the allowed modules:
-`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours.
+`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours. Errors and losses have short names as well:
+`task.error=balanced`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
-# Short names of errors and losses by the kind of a task: `task.error=balanced` stands for a `_target_` node.
+# Short names of errors and losses, by the kind of a task.
 _HOME = "orca_cli.scoring."
 _CLASSES = {
     "zero_one": "classification.ZeroOne",

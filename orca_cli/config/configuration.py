@@ -34,6 +34,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
+_AGAIN = "install the program again"
 _PLAIN = "settings are plain values"
 _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
@@ -48,7 +49,7 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or beside it", where="conf", hint="install the program again")
+    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or beside it", where="conf", hint=_AGAIN)
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -87,7 +88,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def default_choices() -> dict[str, str]:
     """Return group -> file that a run takes unless another is typed or picked, as conf/config.yaml lists them."""
-    lines = content(config_dir() / "config.yaml")["defaults"]
+    path = config_dir() / "config.yaml"
+    lines = content(path).get("defaults")
+    if not isinstance(lines, list):
+        raise ConfigError("has no list 'defaults'", where=str(path), hint=_AGAIN)
     return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
 
 

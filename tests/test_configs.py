@@ -12,7 +12,7 @@ from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import lookup
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.stages.build import build, forward_once, read_source
+from orca_cli.stages.build import build, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny, save_tiny_bert
 
@@ -103,12 +103,13 @@ def test_composes_checks_and_builds(path, jobs):
             build(job.config, LogReporter())
         return
     built = build(job.config, LogReporter())
-    forward_once(built)
+    batch = built.task.train.batch(np.arange(2))
+    built.loss(built.model.eval()(batch.x, batch.valid), batch.y)
     if path.parts[0] == "source" and job.config.source["data"].get("origin") == "own":
         with pytest.raises(DataError, match=r"give source\.path"):
-            read_source(job.config, 0, LogReporter())
+            read_source(job.config, LogReporter())
     elif path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
-        assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
+        assert read_source(job.config, LogReporter()).modality == built.model.body.modality
 
 
 TYPED = [

@@ -25,9 +25,9 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
 # Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
 LIMITS = {
-    "baselines": 1005, "benchmarks": 2810, "commands": 2645, "config": 2225, "data": 6385, "interfaces": 510,
-    "launching": 1020, "metrics": 1920, "models": 2995, "prediction": 1375, "report": 3075, "runs": 1415,
-    "scoring": 1135, "stages": 2950, "storage": 690, "training": 1400,
+    "baselines": 1005, "benchmarks": 2810, "commands": 2645, "config": 2205, "data": 6385, "interfaces": 510,
+    "launching": 1020, "metrics": 1895, "models": 2995, "prediction": 1375, "report": 3075, "runs": 1415,
+    "scoring": 1135, "stages": 2910, "storage": 690, "training": 1400,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli.commands.options import add_config_dir
-from orca_cli.config import catalogue, configuration, ranges, schema, variants
+from orca_cli.config import catalogue, configuration, ranges, schema
 from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.runs.settings import as_typed, flat
@@ -32,7 +32,7 @@ GROUPS = {
     "spaces": "space",
 }
 SETTINGS = "settings"
-_NOT_SETTINGS = ("_target_", "data", *variants.BLOCKS)
+_NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
 _WHOLE_FILES = ("hparams", "protocol", "study", "space")  # groups whose files set keys of other groups
 # Default errors; see scoring/reported.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
@@ -95,9 +95,9 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    departures = variants.variants("departures", extra) if group == "task" else {}  # by PROTOCOL/TASK
+    departures = configuration.variants("departures", extra) if group == "task" else {}  # by PROTOCOL/TASK
     listing = []
-    for name, variant in variants.variants(group, extra).items():
+    for name, variant in configuration.variants(group, extra).items():
         content, path = dict(variant.settings), variant.path
         picks = configuration.picks(content.pop("defaults", None))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.

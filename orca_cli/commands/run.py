@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # imports Hydra
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. A study: list its runs",
+    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",

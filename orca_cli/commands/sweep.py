@@ -64,18 +64,16 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
 
 
 def _built(jobs: list[Composed]) -> dict[str, Any]:
-    """Build the first job and do one forward pass; returns the summary of stage 1 with `output_shape` and `expected_s`."""
-    from orca_cli.stages.build import build, forward_once
+    """Build the first job and time some of its steps; returns the summary of stage 1 with `expected_s`."""
+    from orca_cli.stages.build import build
     from orca_cli.stages.expected_time import planned
     from orca_cli.training import engine as training
 
     devices = [training.choose_device(job.config.device) for job in jobs]  # one that is absent is refused
     config, device, start, reporter = jobs[0].config, devices[0], time.monotonic(), terminal.LogReporter()
     built = build(config, reporter, is_trained=False)
-    shape = forward_once(built)
     engine = training.Engine(device, training.choose_precision(config.precision, device, built.model.body.width))
-    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
-    return built.summary | {"output_shape": list(shape)}
+    return planned(config, built, engine, {}, time.monotonic() - start, reporter).summary
 
 
 @dataclass

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from orca_cli.config import parts, short_names
+from orca_cli.config import parts
+from orca_cli.config.configuration import BLOCKS
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
-from orca_cli.config.variants import BLOCKS
 from orca_cli.exceptions import ConfigError, suggest
 
 _SECRET_NAMES = re.compile(
@@ -106,7 +106,7 @@ def check_parts(config: Config) -> None:
     check_method(config, kind)
     for word in ("loss", "error"):
         if config.task.get(word) is not None:
-            parts.check(short_names.node(word, config.task[word], kind), f"task.{word}")
+            parts.check(parts.named(word, config.task[word], kind), f"task.{word}")
     checked = {}
     for name in PARTS:
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from orca_cli import signals
-from orca_cli.config import checks, configuration, schema, study, variants
-from orca_cli.config.configuration import calls_resolver, choices, config_dir, default_folders, key_of
+from orca_cli.config import checks, configuration, schema, study
+from orca_cli.config.configuration import BLOCKS, calls_resolver, choices, config_dir, default_folders, in_task, key_of
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
-from orca_cli.config.variants import BLOCKS, in_task
 from orca_cli.exceptions import ConfigError, UsageError, suggest
 
 _ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
@@ -172,7 +172,7 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
         for block in BLOCKS:
             if any("/" in name for name in choices(block, extra)):
-                variants.variants(block, extra)  # raises where a file would replace what a task's file says
+                configuration.variants(block, extra)  # raises where a file would replace what a task's file says
     ConfigStore.instance().store(name="schema", node=Config)
     for block in BLOCKS:  # those of another session
         ConfigStore.instance().repo.pop(block, None)
@@ -260,7 +260,7 @@ class Session:
             else:
                 job = made[rest] = self._compose(arm.overrides)
             jobs.append(replace(job, labels=arm.labels))
-        return Sweep(jobs, name, study.absent(arms))
+        return Sweep(jobs, name, dict(Counter(arm.lacks for arm in arms if arm.lacks)))
 
     def _compose(self, overrides: list[str]) -> Composed:
         # Hydra reads the word nan as a number, which no setting takes.
@@ -332,6 +332,6 @@ class Session:
                 if name in files:
                     configuration.content(files[name])  # raises where the file is not YAML
                     continue
-                allowed = variants.variants(group, self._extra) if group in BLOCKS else files
+                allowed = configuration.variants(group, self._extra) if group in BLOCKS else files
                 if name not in allowed:
                     raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

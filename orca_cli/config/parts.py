@@ -1,7 +1,8 @@
 """Turn `_target_` nodes of the configuration into objects, and nothing but the program's own parts and torch's.
 
 A configuration names code. So a node may name only a class or function that is defined in one of the allowed modules:
-`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours.
+`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours. Errors and losses have short names as well:
+`task.error=balanced`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,45 @@ _CLOSED = ("orca_cli.data.untrusted", "orca_cli.data.data_folder")  # they open,
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+# Short names of errors and losses, by the kind of a task.
+_HOME = "orca_cli.scoring."
+_CLASSES = {
+    "zero_one": "classification.ZeroOne",
+    "balanced": "classification.Balanced",
+    "macro_f1": "classification.MacroF1",
+}
+_NUMBERS = {
+    "rmse": "regression.RMSE",
+    "mae": "regression.MAE",
+    "r2": "regression.OneMinusR2",
+    "nrmse": "regression.NormalisedRMSE",
+}
+_ENTROPY = {"cross_entropy": "losses.MaskedCrossEntropy"}
+_NUMBER_LOSSES = {"mse": "losses.MaskedMSE", "huber": "losses.MaskedHuber", "mae": "losses.MaskedMAE"}
+
+# Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
+_DENSE_CLASSES = "dense classes"
+_NAMES: dict[str, dict[str, dict[str, str]]] = {
+    "error": {
+        "classes": _CLASSES | {"auroc": "classification.ClassAUROC"},
+        "labels": {
+            "map": "multilabel.MeanAveragePrecision",
+            "auroc": "multilabel.MeanAUROC",
+            "macro_f1": "multilabel.LabelMacroF1",
+        },
+        "values": _NUMBERS,
+        "dense": _NUMBERS | {"mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
+        _DENSE_CLASSES: _CLASSES,
+    },
+    "loss": {
+        "classes": _ENTROPY,
+        "labels": {"bce": "losses.MaskedBCE"},
+        "values": _NUMBER_LOSSES,
+        "dense": _NUMBER_LOSSES | {"relative_l2": "losses.RelativeL2Loss"},
+        _DENSE_CLASSES: _ENTROPY,
+    },
+}
 
 
 def allow_module(name: str) -> None:
@@ -106,6 +146,25 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         hint = "name a class or function by its own module"
         raise UnsafeError(f"'{name}' is not defined there", where=where, hint=hint)
     return target
+
+
+def named(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
+    """Return the `_target_` node that a short name of an error or loss stands for; any other value as it is.
+
+    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no such error or loss.
+    """
+    if not isinstance(value, str):
+        return value
+    tables = _NAMES[setting]
+    kinds = [kind] if kind in tables else list(tables)
+    if kind == "dense":
+        kinds = [_DENSE_CLASSES] * (integer_targets is not False) + [kind] * (not integer_targets)
+    names = {name: path for table in kinds for name, path in tables[table].items()}
+    if value not in names:
+        scope = "" if kind is None else f" for task.kind={kind}"
+        scope += " with integer targets" if integer_targets and kind == "dense" else ""
+        raise ConfigError(f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names))
+    return {TARGET: _HOME + names[value]}
 
 
 def hints(target: Callable[..., Any]) -> dict[str, Any]:

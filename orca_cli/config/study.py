@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,11 +133,6 @@ class Study:
             if key in self.files and not (path.exists() or (data_folder / path).exists()):
                 lacks.append(f"no {value} in the data folder {data_folder}: {self.files[key]}")
         return "; ".join(lacks)
-
-
-def absent(arms: Iterable[Arm]) -> dict[str, int]:
-    """Return why arms cannot run -> number of runs."""
-    return dict(Counter(arm.lacks for arm in arms if arm.lacks))
 
 
 def absent_lines(absent: Mapping[str, int]) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli.config import configuration, variants
+from orca_cli.config import configuration
 from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import check_value
@@ -83,7 +83,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Plan
     run = f"{job.choices['task']}-{job.choices['body']}"
     # The settings that the job has: those typed by name, else those of its task and body.
     name = typed.get("hparams", "").partition("=")[2].strip("'\"") or f"{job.config.protocol}/{run}"
-    known = variants.variants("hparams", extra)
+    known = configuration.variants("hparams", extra)
     before = known[name].settings if name in known else {}
     plan = Plan(space, tune, kept, fixed, Path(), before, run)
     plain = session.compose(plan.overrides(None, tune.seed))

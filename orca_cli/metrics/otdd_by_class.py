@@ -58,7 +58,7 @@ class OTDDByClass:
         above = _table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
         constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"], self.reg)
-        return {name: clouds.double(value) for name, value in constants.items()}
+        return {name: value.double() for name, value in constants.items()}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:

@@ -46,11 +46,11 @@ class OTDDGaussian:
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: clouds.double(x[classes.points(label)]) for label in classes.present}
+        points = {label: x[classes.points(label)].double() for label in classes.present}
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": clouds.double(self.transport.source_term(x, source.labels, labels, self.reg))}
+        return {"self_term": self.transport.source_term(x, source.labels, labels, self.reg).double()}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
@@ -73,13 +73,16 @@ class OTDDGaussian:
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
-        gradient = slope([plan], cross, x, z)
-        _add_slopes(gradient, slopes, class_mass(plan, cross, (k, l)))
+        gradient, mass = slope([plan], cross, x, z), class_mass(plan, cross, (k, l))
+        for a, b, points, change in slopes:
+            gradient[points] += mass[a, b] * change
         # Both ends of the target's own plan move, which cancels its factor of a half.
         plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        mass = class_mass(plan, intra, (l, l))
         gradient -= slope([plan], intra, z, z)
-        _add_slopes(gradient, intra_slopes, (mass + mass.T) / -2)
+        mass = class_mass(plan, intra, (l, l))
+        mass = (mass + mass.T) / 2
+        for a, b, points, change in intra_slopes:
+            gradient[points] -= mass[a, b] * change
         return value, gradient, transport.diagnostics([outer, outer_self])
 
 
@@ -92,7 +95,7 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
     labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
     for a, b in pairs(left, right):
         left_points, right_points = x[left.points(a)], z[right.points(b)]
-        plan = coupling(clouds.double(left_points), clouds.double(right_points)).to(x)
+        plan = coupling(left_points.double(), right_points.double()).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
         moved = plan.T @ left_points
@@ -101,12 +104,6 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
         if x is z:
             slopes.append((a, b, left.points(a), left_points / p - plan @ right_points))
     return labels, slopes
-
-
-def _add_slopes(gradient: Tensor, slopes: _Slopes, mass: Tensor) -> None:
-    """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to a gradient [m, d], in place."""
-    for a, b, points, change in slopes:
-        gradient[points] += mass[a, b] * change
 
 
 def coupling(x: Tensor, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.config import parts, short_names
+from orca_cli.config import parts
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
@@ -83,7 +83,7 @@ def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, 
     """
     if node is None:
         node = "mse" if kind == "dense" and not integer_targets else _USUAL.get(kind, "zero_one")
-    error: Error = parts.build(short_names.node("error", node, kind, integer_targets), "task.error")
+    error: Error = parts.build(parts.named("error", node, kind, integer_targets), "task.error")
     if not (hasattr(error, "name") and hasattr(error, "percent")):  # such as a loss
         hint = "give a short name, or a class of orca_cli.scoring that measures a whole split"
         raise ConfigError(f"{type(error).__name__} is not an error", where="task.error", hint=hint)

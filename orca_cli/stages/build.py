@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding
-from orca_cli.config import parts, short_names
+from orca_cli.config import parts
 from orca_cli.config.checks import check_augmentation, check_method, part_node
 from orca_cli.config.schema import AS_PUBLISHED, ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
-from orca_cli.models import assembly
-from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.assembly import build_model, describe, load_body
 from orca_cli.models.augmentation.transforms import Augmented, measure
-from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
@@ -78,12 +76,16 @@ def build(
     """
     uses_source = has_alignment(config) or config.align.method == "pare"
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
-    source = read_source(config, source_seed(config), reporter) if uses_source else None
+    source = read_source(config, reporter) if uses_source else None
     task = read_task(config, reporter)
     check_method(config, task.kind)
     if note := uneven_note(task):
         reporter.say(f"build: {note}")
     model, mode = make_model(config, task, is_trained=is_trained)
+    if source is not None and source.modality != model.body.modality:
+        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
+        what = f"the source holds {source.modality} data, but the body takes {model.body.modality}"
+        raise ConfigError(what, where="source", hint=hint)
     limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
@@ -104,8 +106,10 @@ def build(
 def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
     mode: Finetune = parts.build(settings.finetune, "finetune")
+    body = load_body(settings.body, settings.seed, pretrained=getattr(mode, "pretrained", True))
+    body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     model = build_model(
-        body=load_body(settings, pretrained=getattr(mode, "pretrained", True)),
+        body=body,
         kind=task.kind,
         input_shape=task.input_shape,
         num_outputs=task.num_outputs,
@@ -131,7 +135,7 @@ def make_loss(config: Config, task: TaskData) -> Loss:
     """Return what stage 3 minimises; ConfigError where it does not take the task's targets or the weights that are set."""
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
-    node = short_names.node("loss", config.task.get("loss"), task.kind, integer)
+    node = parts.named("loss", config.task.get("loss"), task.kind, integer)
     loss: Loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
     counts_all = not (integer or counts_targets(loss))  # such as torch's, NaN at the first sample without a target
     if counts_all and any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
@@ -254,10 +258,10 @@ def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float 
     embedder.fit((batch.x, batch.valid) for batch in read)
 
 
-def read_source(settings: Config, seed: int, reporter: Reporter) -> SourceData:
-    """Find the labelled examples of the body's own modality; `seed` is that of their draw."""
-    reader = part_node(settings, "source")
-    source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(settings))
+def read_source(settings: Config, reporter: Reporter) -> SourceData:
+    """Find the labelled examples of the body's own modality."""
+    given = {"seed": source_seed(settings), "reporter": reporter, **_folders(settings)}
+    source: SourceData = parts.build(part_node(settings, "source"), "source", **given)
     return source
 
 
@@ -270,13 +274,6 @@ def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
     has_metric = settings.metric.get(parts.TARGET) is not None
     return has_metric and settings.align.epochs > 0 and settings.align.method != "pare"
-
-
-def load_body(settings: Config, *, pretrained: bool = True) -> Body:
-    """Load the body; unless it is to keep its pretrained weights, they are drawn at random."""
-    body = assembly.load_body(settings.body, settings.seed, pretrained=pretrained)
-    body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
-    return body
 
 
 def split_record(samples: Samples) -> dict[str, Any]:
@@ -320,14 +317,3 @@ def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
         "warmup_epochs": train.warmup_length,
         "decided": {key: decision._asdict() for key, decision in plan.decided.items()},
     }
-
-
-def forward_once(built: Built) -> list[int]:
-    """Send one random batch of the task's shape through model and loss; returns the shape of the outputs."""
-    size, task = min(built.plan.train.batch_size, len(built.task.train), 2), built.task
-    x = torch.randn((size, *task.input_shape), generator=seeding.torch_generator(built.plan.seed, "dry-run"))
-    built.model.eval()
-    with torch.no_grad():
-        outputs = built.model(x, None)
-    built.loss(outputs, torch.from_numpy(np.asarray(task.train.targets()[:size])))
-    return list(outputs.shape)

@@ -168,7 +168,7 @@ class _Stage:
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
         record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
-        if member.rows is not None and member.held_out is not None:
+        if member.held_out is not None and member.rows is not None:  # its fold
             load_trained_state(self.built.model, fitted.chosen)
             tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
         return Entry(tensors, record)

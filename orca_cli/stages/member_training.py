@@ -63,7 +63,7 @@ def members_of(built: Built) -> list[Member]:
     """
     plan, train, learned = built.plan, built.plan.train, built.learned
     if not train.folds:
-        held_out = None if train.refit else built.task.validation
+        _, held_out = train.judged_on(built.task, learned)
         if train.members == 1:
             return [Member(0, "", plan.seed, learned, held_out)]
         seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(train.members)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from orca_cli.config.schema import Config, Train
@@ -40,16 +40,9 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     return {key: Decision(one["value"], one["why"]) for key, one in record.get("decided", {}).items()}
 
 
-def _set_once(plan: Any, name: str, value: Any) -> None:
-    # A frozen dataclass cannot have the fields of settings, which Hydra needs to be open.
-    if name in vars(plan):
-        raise FrozenInstanceError(f"cannot assign to field '{name}'")
-    object.__setattr__(plan, name, value)
-
-
 @dataclass(kw_only=True)
 class TrainPlan(Train):
-    """The settings of stage 3, decided and frozen; `select_by` is "auto" where `select` is "last", which reads none."""
+    """The settings of stage 3, decided; `select_by` is "auto" where `select` is "last", which reads none."""
 
     epochs: int
     batch_size: int
@@ -60,7 +53,6 @@ class TrainPlan(Train):
     clip: float
     members: int
     refit: bool
-    __setattr__ = _set_once
 
     @property
     def models(self) -> int:
@@ -101,9 +93,9 @@ class TrainPlan(Train):
         return count - count // self.folds if self.folds else count
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return what validates the run's weights (validation, test, folds or nothing) and its samples.
+        """Return what validates the run's weights (validation, test, folds or nothing) and its samples; None for nothing.
 
-        `learned` as trained on.
+        Folds together validate on all of `learned`, the samples that stage 3 trains on.
         """
         if self.folds:
             return "folds", learned
@@ -112,11 +104,10 @@ class TrainPlan(Train):
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided; frozen. `decided`: what was open, and why it is as it is."""
+    """The settings of a run, with those of stage 3 decided. `decided`: what was open, and why it is as it is."""
 
     train: TrainPlan
     decided: Decided
-    __setattr__ = _set_once
 
 
 # Length of stage 3 and batch size at budget=normal, by the number of samples that they apply up to; the first that fits is

@@ -107,10 +107,9 @@ def source_features(
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
     The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ. Unless
-    `whole`, no more examples are embedded than that many points need. ConfigError where the source is of another modality than
-    the body, or too few examples have the length of a sequence.
+    `whole`, no more examples are embedded than that many points need. ConfigError where too few
+    examples have the length of a sequence.
     """
-    check_modality(body, source)
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
     of_body = body.checkpoint_digest, body.preparation_digest, body.source_resolution
@@ -120,14 +119,6 @@ def source_features(
     stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
     x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
     return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
-
-
-def check_modality(body: Body, source: SourceData) -> None:
-    """Raise ConfigError where a source is of another modality than the body."""
-    if source.modality != body.modality:
-        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
-        what = f"the source holds {source.modality} data, but the body takes {body.modality}"
-        raise ConfigError(what, where="source", hint=hint)
 
 
 def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
@@ -159,37 +150,24 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
 
 
-class UniformDraw:
-    """A uniform draw of `most` points that come in batches: each gets a random rank, and the smallest ranks are kept."""
-
-    def __init__(self, most: int, generator: torch.Generator) -> None:
-        self._most, self._generator = most, generator
-        self._kept: list[tuple[Tensor, ...]] = []
-        self._held = 0
-
-    def add(self, x: Tensor, labels: Tensor) -> None:
-        """Take a batch of points, [p, d], with a number for each, [p]."""
-        rank = torch.rand(len(x), generator=self._generator, dtype=torch.float64)
-        self._kept.append((x.cpu(), labels, rank))
-        self._held += len(x)
-        if self._held > 4 * self._most:
-            self._kept, self._held = [self.drawn()], self._most
-
-    def drawn(self) -> tuple[Tensor, ...]:
-        """Return the points that are kept, in the order in which they came, their numbers and their ranks, on the CPU."""
-        x, labels, rank = (torch.cat(pieces) for pieces in zip(*self._kept, strict=True))
-        order = torch.argsort(rank)[: self._most].sort().values
-        return x[order], labels[order], rank[order]
-
-
 @torch.no_grad()
 def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter) -> Entry:
-    """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones."""
+    """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones.
+
+    Every point gets a random rank, and those with the smallest ranks are kept, in the order in which they came.
+    """
     generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
     most = wanted.points + (_FRESH if whole else 0)
-    draw, held, sums = UniformDraw(most, generator), 0, torch.zeros(())
+    kept: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p] of some batches, on the CPU
+    held, sums = 0, torch.zeros(())
+
+    def drawn() -> tuple[Tensor, ...]:
+        x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
+        order = torch.argsort(rank)[:most].sort().values
+        return x[order], labels[order], rank[order]
+
     order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
         for some in order.split(_BATCH):
@@ -197,7 +175,11 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
             tokens = embed_examples(body, examples, some.numpy())
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
-            draw.add(x, labels[some][rows.cpu()])
+            kept.append(
+                (x.cpu(), labels[some][rows.cpu()], torch.rand(len(x), generator=generator, dtype=torch.float64))
+            )
+            if sum(len(points) for points, *_ in kept) > 4 * most:
+                kept = [drawn()]
             held += len(x)
             advance(len(some))
             if held >= most and not whole:
@@ -206,7 +188,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
         what = f"only {held} source examples have the {wanted.length} tokens that a target sample has"
         hint = "use align.features=tokens, or a lower embedder.max_tokens"
         raise ConfigError(what, where="align.features", hint=hint)
-    x, labels, rank = draw.drawn()
+    x, labels, rank = drawn()
     order = torch.argsort(rank.argsort().argsort() >= wanted.points, stable=True)
     record = {"classes": len(examples.class_names), "spread": variances(sums)}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)

@@ -32,7 +32,7 @@ from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
 from orca_cli.models.bodies.base import Body
 from orca_cli.models.predictors import pooled
 from orca_cli.stages.build import Built, loss_unit
-from orca_cli.stages.source_features import check_modality, embed_examples
+from orca_cli.stages.source_features import embed_examples
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import Mixed, Mixer, loss_values
@@ -225,7 +225,6 @@ class Mixing(nn.Module):
 
     def __init__(self, body: Body, source: SourceData, settings: Align, *, steps: int, seed: int) -> None:
         super().__init__()
-        check_modality(body, source)
         self._source, self._settings, self._steps, self._seed = source, settings, steps, seed
         with torch.random.fork_rng(devices=[]):
             seeding.seed_torch(seed, "finetune", "pare")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli import scoring
-from orca_cli.config import parts, short_names
+from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import KINDS
 from orca_cli.scoring.classification import MacroF1, ZeroOne
@@ -112,7 +112,7 @@ def test_settings_out_of_range_and_names_that_a_kind_does_not_have_are_refused()
     with pytest.raises(ConfigError, match=r"task\.error\.by: 'record'.*records"):
         parts.build({"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error")
     with pytest.raises(ConfigError, match=r"'rmse' is not .* with integer targets"):
-        short_names.node("error", "rmse", "dense", True)
+        parts.named("error", "rmse", "dense", True)
 
 
 # Kind, and whether its targets are classes -> short names of its errors, of its losses, and what both are by default.
@@ -138,7 +138,7 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
     assert [type(named_error(None, kind, integer, None, 1)), type(default_loss(kind, integer))] == defaults
     for setting, names in (("error", errors), ("loss", losses)):
         for name in names:
-            part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")
+            part = parts.build(parts.named(setting, name, kind, integer), f"task.{setting}")
             pair = [part(z.numpy(), y.numpy()).value if setting == "error" else part(z, y) for z in (good, bad)]
             assert pair[0] < 0.01 < 0.1 < pair[1], name
 

@@ -27,16 +27,21 @@ from orca_cli.interfaces import Distance, Features
 Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
 Cost = Callable[[Tensor, Tensor], Tensor]
 
-_NO_DOUBLE = ("mps",)  # kinds of devices without float64
 _HINT = "lower the learning rate"
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
 def check_features(features: Features, name: str) -> None:
-    """Raise DataError for a cloud of another form than Features asks for, NonFiniteError for NaN or infinite features."""
+    """Raise an error for a cloud that no metric can take.
+
+    DataError: of another form than Features asks for; NonFiniteError: NaN or infinite features; UnavailableError: on a device
+    without float64, in which every metric computes some of its sums.
+    """
     x, labels = features.x, features.labels
     where = f"metric, {name} features"
+    if x.device.type == "mps":
+        raise UnavailableError("mps has no float64", where=where, hint="compare them on the CPU")
     if x.dim() != 2 or not len(x) or labels.shape != x.shape[:1] or x.dtype not in (torch.float32, torch.float64):
         what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
         raise DataError(what, where=where)
@@ -89,18 +94,7 @@ def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     # The plan is exp((f + g - c) / reg).
     if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
         return clouds
-    if x.device.type in _NO_DOUBLE:
-        raise UnavailableError(
-            f"features of this size need float64 at reg={reg:g}, which '{x.device.type}' does not have",
-            where="metric.reg",
-            hint="raise it, or use device=cpu",
-        )
     return tuple(cloud.double() for cloud in clouds)
-
-
-def double(x: Tensor) -> Tensor:
-    """Return a float64 copy, on the CPU where the device has no float64."""
-    return (x.cpu() if x.device.type in _NO_DOUBLE else x).double()
 
 
 def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The command line: the first word chooses a command, which is imported only then."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

@@ -1,7 +1,5 @@
 """How long work reports to the person who waits for it; `terminal.LogReporter` prints it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol

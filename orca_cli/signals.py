@@ -4,8 +4,6 @@ SIGTERM, SIGHUP (unless it is ignored, as under nohup), SIGINT and the signal of
 come. A second SIGINT does not wait for a loop: it ends the process at once, and the last commit is intact.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

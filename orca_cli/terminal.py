@@ -3,8 +3,6 @@
 On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

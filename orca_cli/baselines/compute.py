@@ -1,7 +1,5 @@
 """The baselines of a run: fitted or taken from the cache, measured by the task's own error on validation and test samples."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """What baselines learn from and are measured on: a run, and the samples of its splits as arrays of bounded size."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time

@@ -6,8 +6,6 @@ For linear models, features are standardised by the training set. Where there ar
 rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import time

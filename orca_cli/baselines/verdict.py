@@ -1,7 +1,5 @@
 """One sentence on what a run's error is worth beside simple models, and the standard errors that it rests on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Read from the archive of the Python version: the files `train`, `test` and `meta
 without running anything.
 """
 
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 from typing import Any, Literal

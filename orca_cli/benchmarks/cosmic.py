@@ -6,8 +6,6 @@ npy_train/ and npy_test/, below each <filter>/<proposal>/<visit>/ with stamps <e
 Shapes: n stamps, S pixels per side.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

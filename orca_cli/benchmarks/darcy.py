@@ -12,8 +12,6 @@ permeability and pressure. They take 3 GB unpacked, so one variable is read at a
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -6,8 +6,6 @@ unknown (N), and y_{train,val,test} (N, 36) of 0 and 1. The file's own validatio
 Shapes: N sequences of a split, L bases, K labels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """scikit-learn's 1,797 handwritten digits (8 x 8 pixels, UCI), as sequences or as images."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN
 with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of images.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 from typing import Literal
 

@@ -7,8 +7,6 @@ no record lies in two of them.
 Shapes: N records of the file, S steps of all of them, n windows of a split, W steps of a window.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace

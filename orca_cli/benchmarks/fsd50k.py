@@ -15,8 +15,6 @@ sampling rate, without normalisation. Then decibels as librosa's power_to_db has
 80 dB below the maximum), plus 75, minus the sound's own mean.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -5,8 +5,6 @@ TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled
 of a fold (fold_holdout), whole families of a superfamily, and proteins of a family.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal

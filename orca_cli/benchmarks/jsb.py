@@ -6,8 +6,6 @@ keys of a piano that sound. Dense, with 88 labels at every frame: input frames 0
 Shapes: n pieces, T frames of a piece, L length of the input.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

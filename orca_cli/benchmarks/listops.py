@@ -10,8 +10,6 @@ and 2,000 rows of 501..1,999 tokens. They have parentheses around every argument
 information and are dropped. The closing bracket is kept: without it the arguments of an operator have no end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import statistics

@@ -6,8 +6,6 @@ and the 17 movements of exercise B. The files' own validation split is kept apar
 Shapes: N windows of a file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

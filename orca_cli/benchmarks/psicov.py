@@ -6,8 +6,6 @@ The folder has lists of proteins, and for each protein 57 feature maps and a dis
 Shapes: L residues of a protein, W positions per side of the window that all proteins are placed in, n proteins.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -5,8 +5,6 @@ Two files, satellite_train.npy and satellite_test.npy: each np.save of a dict wi
 Shapes: N series of a file, L dates.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

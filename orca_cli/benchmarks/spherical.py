@@ -11,8 +11,6 @@ blurs, and it stretches each channel to 0..255. It names no seed, so that the pu
 Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import partial
 from pathlib import Path

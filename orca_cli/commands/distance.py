@@ -1,7 +1,5 @@
 """`orca distance`: how far two labelled data sets are from each other, by any of the metrics; writes nothing."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

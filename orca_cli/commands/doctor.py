@@ -1,7 +1,5 @@
 """`orca doctor`: whether `orca run` works on this machine, or whether the files of runs are as they were written."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """`orca export`: one folder with all that a finished run needs to predict."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

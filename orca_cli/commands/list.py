@@ -1,7 +1,5 @@
 """`orca list`: what there is to choose from, read off the YAML files and the schema; nothing is composed or built."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path

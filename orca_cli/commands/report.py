@@ -1,7 +1,5 @@
 """`orca report`: a table of the results, methods as rows and tasks as columns; reads records, writes nothing in runs."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import shlex

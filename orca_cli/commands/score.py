@@ -1,7 +1,5 @@
 """`orca score`: compute the errors of a finished run again from its saved predictions."""
 
-from __future__ import annotations
-
 import argparse
 
 from orca_cli.commands.options import add_allow_module, add_run

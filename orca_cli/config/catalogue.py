@@ -16,8 +16,6 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
     without_files      of a source: the source that tasks other than the paper's have in place of this one, where none is typed
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each range is declared where the setting is: in the schema, or in the signature of the part that takes it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any, Literal

@@ -18,8 +18,6 @@ The two blocks come last. Each variant has a name that can be typed, such as `hp
 conf/hparams and a user's own folders hparams and departures are variants as well.
 """
 
-from __future__ import annotations
-
 import codecs
 import itertools
 import os

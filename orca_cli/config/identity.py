@@ -1,7 +1,5 @@
 """What makes two runs the same experiment: the resolved configuration without what cannot change a result."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

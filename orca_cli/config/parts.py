@@ -5,8 +5,6 @@ A configuration names code. So a node may name only a class or function that is 
 `task.error=balanced`.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

@@ -4,8 +4,6 @@
 is the setting's meaning. Choices are `typing.Literal`, or `OneOf` in the schema, because OmegaConf does not support Literal.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 import re

@@ -1,7 +1,5 @@
 """Where parts have moved to, and which settings they had, for finished runs and exported models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

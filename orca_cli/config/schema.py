@@ -4,8 +4,6 @@ A setting is declared once: type, bounds or choices (`ranges`), meaning and defa
 declarations before any data are read, and `orca list settings` shows them.
 """
 
-from __future__ import annotations
-
 import functools
 import typing
 from dataclasses import asdict, dataclass, field, is_dataclass

@@ -9,8 +9,6 @@ params:                               # setting -> its values, or a range
 fixed: {train.epochs: 60}             # settings of all trials, and of the run that follows
 """
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

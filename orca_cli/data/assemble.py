@@ -10,8 +10,6 @@ inputs' extent. Relative names are looked for in the working folder, then in dat
 training samples, infinity in inputs, one class only, or targets in another split that the training split does not have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 

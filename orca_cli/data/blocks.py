@@ -3,8 +3,6 @@
 Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are read together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

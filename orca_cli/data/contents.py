@@ -1,7 +1,5 @@
 """Samples with identical inputs: found by a hash of what the files hold, before anything is learned, or of samples as read."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator

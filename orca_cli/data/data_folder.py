@@ -4,8 +4,6 @@
 known, otherwise the one when it was first seen; the file is compared with it ever after.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

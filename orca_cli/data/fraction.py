@@ -1,7 +1,5 @@
 """Splits made of others: a part of one, for learning curves (paper, Figure 5), and several in a row."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

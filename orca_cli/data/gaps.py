@@ -3,8 +3,6 @@
 Shapes: B samples of a batch, C channels, I channels with an indicator, *E the extent (L, or H x W).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -4,8 +4,6 @@ verified whenever they are read.
 Shapes: n samples, H x W positions of a map.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence

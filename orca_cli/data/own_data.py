@@ -1,7 +1,5 @@
 """Settings, paths, columns and numbers of own data, and the words that notes and refusals share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

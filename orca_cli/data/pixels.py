@@ -3,8 +3,6 @@
 Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

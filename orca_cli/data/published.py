@@ -1,7 +1,5 @@
 """What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path

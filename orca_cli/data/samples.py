@@ -3,8 +3,6 @@
 Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent, K outputs.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

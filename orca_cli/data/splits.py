@@ -4,8 +4,6 @@ Of data sets that come as a training and a test set only, validation is a part o
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container
 from itertools import permutations
 from typing import Literal, NamedTuple

@@ -5,8 +5,6 @@ Targets of another form raise DataError with their number, and the first of them
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

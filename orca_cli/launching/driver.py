@@ -5,8 +5,6 @@ A job is a command line; which runs are done, and who works on one, is decided b
 another process works on is passed over, and looked at again until it has ended.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections import Counter, defaultdict

@@ -11,8 +11,6 @@ value 0 and gradient 0 in expectation. Elsewhere the value may be negative. Neit
 source. Without labels it is the minibatch energy distance (Salimans et al. 2018, eq. 6).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Annotated

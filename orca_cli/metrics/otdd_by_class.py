@@ -7,8 +7,6 @@ with uniform weights on points. The gradient in the target's features is that of
 are held, costs are differentiated, through |x_i - z_j|^2 and through every W that the plans put mass on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

@@ -6,8 +6,6 @@ with uniform weights. Nothing is regularised, so nothing is debiased: the distan
 solved by the network simplex of POT in float64 on the CPU, wherever the features live.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Annotated

@@ -14,8 +14,6 @@ where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but 
 dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -12,8 +12,6 @@ of the last, extrapolating update: plans at the potentials before it, only the f
 With one target class W is constant along every source row: the source's labels move the value and hardly the gradient.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated

@@ -8,8 +8,6 @@ TransRate is a score of transferability: higher is better. Stage 2 minimises, so
 classes that lie apart. It uses the target's features and labels and nothing of the source.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

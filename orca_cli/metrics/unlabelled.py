@@ -3,8 +3,6 @@
 Mean Euclidean distance and MMD are ablations of the paper (A.4); that of moments is the control that others have to beat.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

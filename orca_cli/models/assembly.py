@@ -1,7 +1,5 @@
 """Make a transfer model for a task's shapes, and describe it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, cast
 

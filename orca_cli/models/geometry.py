@@ -6,8 +6,6 @@ folded row by row; a volume is resampled likewise along its first axis, and its 
 map is then resized; nothing is padded. The way back undoes the steps in reverse order.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

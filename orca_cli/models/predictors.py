@@ -1,7 +1,5 @@
 """The predictors (paper 3.1, h): pooled for one output per sample, dense for one at every position."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from orca_cli.interfaces import TokenLayout, Tokens

@@ -1,7 +1,5 @@
 """The transfer model, predictor(body(embedder(x))) (paper 3.1), and several trained ones as one, whose outputs are averaged."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Sequence

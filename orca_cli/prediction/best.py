@@ -1,7 +1,5 @@
 """Which run of a folder of runs is best: by the validation error, never by the test error."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

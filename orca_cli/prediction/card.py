@@ -1,7 +1,5 @@
 """The model card of an export: what it was trained on, how well it did, and what it is not for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The distance between two labelled data sets outside a run: what `orca distance` computes, as a function."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ The ONNX takes `x` [batch, C, *E] float32 as the preprocessing gives it, and ret
 It is checked against onnxruntime.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import io

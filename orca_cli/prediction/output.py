@@ -5,8 +5,6 @@ Shapes: n samples, K outputs, *E the extent of dense outputs. Columns of a file:
 each. Maps go into .npz only: `prediction`, and `outputs` as the model gives them.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import tempfile

@@ -3,8 +3,6 @@
 Shapes: n samples, K outputs, *E the extent of dense outputs.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

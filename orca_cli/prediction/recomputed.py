@@ -1,7 +1,5 @@
 """A finished run's error once more, from the predictions that it saved: neither model nor data are read."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a run or an export says about its model; read from records of bounded size that may be a stranger's."""
 
-from __future__ import annotations
-
 import os
 import stat
 import typing

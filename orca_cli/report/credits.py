@@ -1,7 +1,5 @@
 """How to cite the method, and the licences of the bodies' checkpoints."""
 
-from __future__ import annotations
-
 # As the pages of these checkpoints, on the model hub or of the package, state them.
 CHECKPOINT_LICENCES = {
     "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",

@@ -1,7 +1,5 @@
 """Whether a run's files are as they were written; rebuilds a lost status. Reads records, never tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

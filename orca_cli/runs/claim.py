@@ -3,8 +3,6 @@
 One process works on a run at a time, on whatever machine.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

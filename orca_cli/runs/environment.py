@@ -1,7 +1,5 @@
 """What a run was made with: versions, machine, command; read without importing the packages."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform

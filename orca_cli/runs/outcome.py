@@ -1,7 +1,5 @@
 """How one run ended, as a call returns it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fitted preprocessing beside the weights: plain values as checked JSON, arrays as safetensors by dotted names; no pickle."""
 
-from __future__ import annotations
-
 import hashlib
 import types
 import typing

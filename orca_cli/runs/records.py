@@ -1,7 +1,5 @@
 """Reading a run's JSON records: no content, however hostile, can crash the reader or exhaust memory."""
 
-from __future__ import annotations
-
 import json
 import stat
 from pathlib import Path

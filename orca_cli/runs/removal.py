@@ -1,7 +1,5 @@
 """Removing a run: never through a link, never outside the folder of all runs, never one that a process works on."""
 
-from __future__ import annotations
-
 import os
 from contextlib import ExitStack
 from pathlib import Path

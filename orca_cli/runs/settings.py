@@ -1,7 +1,5 @@
 """The settings of a run as its folder has them: as composed, and what was decided where they left something open."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

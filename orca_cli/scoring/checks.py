@@ -3,8 +3,6 @@
 Ranked scores are [n] or, by columns, [n, P], higher for "present", which is bool of the same shape; a score of NaN ranks last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Errors of classification, over a whole split. Targets of -100 are left out; an output that is NaN counts as an error."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -3,8 +3,6 @@
 Targets of masks and frames are 0 and 1, outputs their logits. Targets of NaN are ignored, padding or unknown.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Literal

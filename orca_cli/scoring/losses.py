@@ -4,8 +4,6 @@ A batch without any known target has loss zero and gradient zero, so that one em
 returns what the mean over a batch divides by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

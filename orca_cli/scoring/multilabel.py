@@ -4,8 +4,6 @@ Outputs are scores [n, K], higher for "present"; only their order within a label
 NaN where unknown; an unknown entry is left out of its label.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

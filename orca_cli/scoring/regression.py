@@ -4,8 +4,6 @@ RMSE, MAE, OneMinusR2 and NormalisedRMSE are scikit-learn's, with `multioutput="
 its own, and the error is their mean. Positions count like samples. An output without a known target is skipped.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

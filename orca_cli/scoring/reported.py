@@ -1,7 +1,5 @@
 """The error that a run reports: the one that its task names, and how the code released with the paper averages it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

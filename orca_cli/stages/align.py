@@ -4,8 +4,6 @@ One optimizer step is taken per epoch. A trajectory depends on data, body, sourc
 not on stage 3. So runs that agree in these share one (`fingerprint`, `training.cache`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

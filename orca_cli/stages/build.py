@@ -1,7 +1,5 @@
 """Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1)."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ that is not a function of settings and data. The numbers that came out are recor
 and typing them repeats the run anywhere.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -3,8 +3,6 @@
 Training and testing are two functions, so that a search can train and validate while the test split stays closed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Models that differ in their random features err on different samples, so that th
 model does, and on fewer than models that differ in the order of training alone (docs/evidence/defaults.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import InitVar, dataclass, replace

@@ -3,8 +3,6 @@
 Also what the other processes of a run do (`training/team.py`): their part of each step, as ordered.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """What stage 2 compares, embedded target data and the fixed source, and minimises: the class-wise distance between them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

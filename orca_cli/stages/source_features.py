@@ -3,8 +3,6 @@
 Also how far apart tokens are within and between samples, of the source and of the target.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, replace

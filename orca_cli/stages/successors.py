@@ -10,8 +10,6 @@ highest scores of one source example. The body's features of the mixture answer 
 tokens. The source's part falls to none over the steps.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Neither safetensors nor npy notices a flipped bit; the manifest does, and carries its own checksum.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import os

@@ -1,7 +1,5 @@
 """Locks that end with their process, and a heartbeat for machines that do not see them, by the file system's clock alone."""
 
-from __future__ import annotations
-
 import fcntl
 import math
 import os

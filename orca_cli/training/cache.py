@@ -1,7 +1,5 @@
 """What several runs share is computed once, by the first of them; and what decides the bits of a computation."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

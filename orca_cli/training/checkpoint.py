@@ -4,8 +4,6 @@ A checkpoint holds weights, optimizer state, fp16's gradient scale and the recor
 every draw is a function of (seed, name, step), see `seeding`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """The device and the precision of a run, through accelerate; the only place that moves tensors."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager

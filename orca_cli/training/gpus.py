@@ -4,8 +4,6 @@ A process takes a GPU by locking one of its places, and holds the lock until it 
 that GPU. Jobs beyond the number of places wait.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -4,8 +4,6 @@ Processes of one run cut each batch of a step into pieces. It is read and augmen
 of a step, and what is drawn for them, do not depend on how many processes share it. Dropout is drawn for each piece.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Memory: gradient checkpointing, and the message where memory runs out."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import re

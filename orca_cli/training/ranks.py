@@ -1,7 +1,5 @@
 """Which process of one run this is, where torchrun or accelerate launch has started several; by the environment alone."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

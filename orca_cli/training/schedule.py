@@ -1,7 +1,5 @@
 """Learning rates and optimizers. A rate is a function of the step, so schedules have no state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -7,8 +7,6 @@ its part. So the others need no record and take no decision, and whatever ends t
 Orders, states and numbers go over gloo between CPUs; gradients and weights by the backend of their device.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import datetime

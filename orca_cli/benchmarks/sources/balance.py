@@ -1,7 +1,5 @@
 """What all source readers share: finding a file, a balanced draw of examples, and a digest of what determines them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Read from the files that torchvision keeps (folder cifar-10-batches-py), or from
 training images are used.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -10,8 +10,6 @@ cuts into tokens: all of them, or their mean, carry the class of the span (align
 follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks and 500 stretches outside any.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path

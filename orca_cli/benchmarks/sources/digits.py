@@ -1,7 +1,5 @@
 """scikit-learn's 1,797 handwritten digits as images: a source for image bodies that needs no download."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

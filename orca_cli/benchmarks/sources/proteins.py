@@ -1,7 +1,5 @@
 """Sequences of amino acids as texts, for bodies over letters of amino acids: the user's own table, or TAPE's proteins."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Annotated

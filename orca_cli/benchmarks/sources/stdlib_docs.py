@@ -4,8 +4,6 @@ The files are parsed and never imported. The packages are a fixed list of ones t
 texts are the same on every machine with the same Python, whatever optional modules it was built with.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

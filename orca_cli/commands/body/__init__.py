@@ -1,7 +1,5 @@
 """`orca body`: the pretrained bodies themselves; each verb is a module of its own, and reads conf/body by `named`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

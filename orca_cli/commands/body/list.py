@@ -1,7 +1,5 @@
 """`orca body list`: which bodies there are, and which of them are on this machine."""
 
-from __future__ import annotations
-
 import argparse
 
 from orca_cli import terminal

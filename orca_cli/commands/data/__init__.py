@@ -1,7 +1,5 @@
 """`orca data`: the data sets of tasks and sources; each verb is a module of its own, and takes its names by `select`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A problem would end a run, or make its error meaningless. The test split is open
 nothing is chosen by it.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """`orca data get`: download the files of data sets, verify and unpack them."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

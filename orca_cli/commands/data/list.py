@@ -1,7 +1,5 @@
 """`orca data list`: the data sets, whether they are here, and where they come from; opens no file and no connection."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`orca runs`: the run folders themselves; each verb is a module of its own, and reads a run by `one_run`."""
 
-from __future__ import annotations
-
 import os
 from datetime import datetime
 from pathlib import Path

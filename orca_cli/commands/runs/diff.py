@@ -1,7 +1,5 @@
 """`orca runs diff`: where the settings of two runs differ, and their results side by side."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -3,8 +3,6 @@
 The content of runs, whatever lies behind a link, and folders that the program did not make are left alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`orca runs list`: all runs, the newest first, the unreadable ones among them."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

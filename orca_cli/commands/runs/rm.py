@@ -1,7 +1,5 @@
 """`orca runs rm`: remove runs; without --yes it only says which."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`orca runs show`: one run: what it is, its result, what it decided, its baselines, its picture, its files."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from typing import Any

@@ -6,8 +6,6 @@ those of roles in .npz files; the one array of an .npy file takes the name of it
 Shapes: n samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

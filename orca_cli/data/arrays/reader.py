@@ -3,8 +3,6 @@
 Shapes: n samples, N those of the training file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

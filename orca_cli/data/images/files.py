@@ -7,8 +7,6 @@ DataError, images with too many pixels UnsafeError.
 Shapes: n files, B images of a batch, C channels, S pixels per side.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

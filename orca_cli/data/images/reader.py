@@ -5,8 +5,6 @@ Folders are FOLDER/CLASS/*.png, possibly below folders train, val and test.
 Shapes: n images, S pixels per side, C channels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

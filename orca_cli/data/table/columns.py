@@ -3,8 +3,6 @@
 Shapes: n rows, F features, K outputs.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ DataError where columns differ from those of training.
 Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

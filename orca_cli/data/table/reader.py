@@ -3,8 +3,6 @@
 Shapes: n rows, F features, K outputs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 Zip archives, .npz files among them, are checked by their directory before a member is opened.
 """
 
-from __future__ import annotations
-
 import gzip
 import os
 import stat

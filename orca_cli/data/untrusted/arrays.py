@@ -1,7 +1,5 @@
 """Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Labelled sets of 32 x 32 colour images, and the files of CIFAR-10, which a source and a task read."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

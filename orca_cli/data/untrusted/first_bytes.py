@@ -1,7 +1,5 @@
 """What a file is by its first bytes, so that failed downloads and wrong suffixes are recognised; and small text files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -7,8 +7,6 @@ more memory than the old one may use. Requests and answers are pickles; both sid
 unknown origin, since a parser that was taken over can answer anything. See docs/decisions/0010-untrusted-files-in-a-worker.md.
 """
 
-from __future__ import annotations
-
 import atexit
 import importlib
 import io

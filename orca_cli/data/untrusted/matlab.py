@@ -1,7 +1,5 @@
 """Variables of MATLAB 5 files (`-v6`, `-v7`), read by SciPy in the worker."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Arrays in memory: whether there is enough of it, pages of files that were read released again, texts checked."""
 
-from __future__ import annotations
-
 import mmap
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Read pickles of unknown origin, in files and in memory, without running anything; the machine does so in the worker."""
 
-from __future__ import annotations
-
 import gzip
 import io
 from collections.abc import Iterable, Iterator

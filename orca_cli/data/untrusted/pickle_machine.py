@@ -7,8 +7,6 @@ instructions, containers, copies, integers, keys. No function trusts what the pi
 is allocated, a dtype's flags are NumPy's own and never the file's, and only the byte order is taken over.
 """
 
-from __future__ import annotations
-
 import codecs
 import math
 import pickletools

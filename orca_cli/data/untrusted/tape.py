@@ -3,8 +3,6 @@
 The library `lmdb` runs in the worker: a damaged file can crash the process that maps it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator

@@ -16,8 +16,6 @@ Shapes are those of `sinkhorn`. Costs are half squared distances and what is add
 cost is [points, points] or a function (start, stop) -> rows start..stop of it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

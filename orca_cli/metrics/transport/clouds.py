@@ -12,8 +12,6 @@ q points, whose weights are 0 at padding. `left` has the k classes of the row po
 a pair is (class of `left`, class of `right`); a cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

@@ -10,8 +10,6 @@ Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Ste
 from the solution the Laplacian is nearly singular. Shapes and settings are those of `sinkhorn`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

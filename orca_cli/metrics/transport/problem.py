@@ -4,8 +4,6 @@ Shapes: n and m points of k and l classes; labels are int64, and costs are [n, m
 which are as in `sinkhorn`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

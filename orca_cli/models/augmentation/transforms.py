@@ -3,8 +3,6 @@
 Only the optimizer steps of stage 3 see these, and nothing else does.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A body of the family that a checkpoint's config.json names, whatever it is."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import pkgutil

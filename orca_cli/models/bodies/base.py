@@ -1,7 +1,5 @@
 """What all bodies have in common: the weights' source and digest, the embedding layer kept aside, and source embedding."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """What a checkpoint's config.json may say, and the transformers model of a checkpoint's folder, whole or its architecture."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -1,7 +1,5 @@
 """Where the checkpoints of bodies are on this machine, found without opening a connection or reading weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Only safetensors and JSON are read, and the pickled weights of a package whose S
 repository is never run.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

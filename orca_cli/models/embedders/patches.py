@@ -3,8 +3,6 @@
 Behind all is a layer of convolution, the body's norm and positions (paper 3.1, f).
 """
 
-from __future__ import annotations
-
 import collections
 import copy
 import math

@@ -1,7 +1,5 @@
 """Which parameters stage 3 trains, and what a checkpoint has to hold: all but what the pretrained body's own files hold."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A run's answer on a terminal: a confusion matrix where it fits, tables for everything else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A run's answer as an SVG file: a confusion matrix, F1 of labels, or predicted against true numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, percent

@@ -3,8 +3,6 @@
 A look is a number: each has a colour, and neighbours differ in their dash, so that lines are readable without colours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which figures a report has, made from its table and the curves of its runs."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

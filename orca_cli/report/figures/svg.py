@@ -3,8 +3,6 @@
 Self-contained, without scripts, for light and dark ground.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from xml.sax import saxutils

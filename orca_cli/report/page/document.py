@@ -4,8 +4,6 @@ The policy in its head forbids everything but these two, which it knows by their
 browser runs nothing else and fetches nothing. The template escapes every text, and control characters are written out.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

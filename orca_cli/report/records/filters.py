@@ -1,7 +1,5 @@
 """Which runs of a collection are shown: by the value of any setting or by their state; members of a study, by its names."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace

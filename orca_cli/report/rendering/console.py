@@ -1,7 +1,5 @@
 """The report in each of its formats but the page: for a terminal, Markdown, LaTeX, CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -3,8 +3,6 @@
 numpy and scipy are imported where they are used, to keep `orca report` fast.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ A gain is the baseline's error less the arm's: above 0, the arm is better. Sets 
 judged by: a set counts once, with the mean over its seeds and over what else it was run with.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A method is a row of the table, a task a column; an error is the mean over the s
 method has an error.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A comparison in words and tables: a sentence for each arm, all sets together, and every set by itself."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 from typing import Any

@@ -4,8 +4,6 @@ An arm is all settings but the seed and the one that is chosen. Runs that differ
 its value, if they cover every value, but never judge it: folds validate on all training samples, a split on few.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The table as texts: what every format for people shows, before it is marked up."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a reader has to know before trusting a table: one sentence for each thing that limits a comparison."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ fractions where tables show per cent, so 0.1939 for 19.39 %. A column `protocol`
 measured, such as paper; without, it is by another one.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from dataclasses import dataclass, replace

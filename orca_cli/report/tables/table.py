@@ -4,8 +4,6 @@ Runs that differ in a setting are never averaged: they get rows of their own. Wh
 comparison (different seeds or test sets, runs that do not count) is in `notes.py`.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter, defaultdict

@@ -94,7 +94,8 @@ def _step(built: Built, engine: Engine) -> float:
     count, some = len(built.learned), _FIRST_SAMPLES
     fitted = built.plan.train.fitted(count)
     while some < fitted.batch_size:
-        seconds = mean(with_train(built, batch_size=some, accumulation=1), 1)
+        takes = 2 if some == _FIRST_SAMPLES else 1  # the first step of all warms up
+        seconds = mean(with_train(built, batch_size=some, accumulation=1), takes)
         if seconds > _SLOW_S:
             return seconds * fitted.batch_size / some * fitted.accumulation
         some *= 2

@@ -1,6 +1,7 @@
 """`orca list`: names, descriptions, defaults and settings as they are written."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_what_is_named_is_listed_and_what_is_not_there_refused_with_what_was_mea
 
 def test_settings_are_all_of_the_schema_with_their_meaning():
     entries = {entry["key"]: entry for entry in read_json("list", "settings")["settings"]}
-    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"} | {"task"}
+    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type is not Any} | {"task"}
     assert {key.partition(".")[0] for key in entries} == parts
     rate = {"default": None, "allowed": "float above 0 and at most 1e+30 or null"}
     assert rate.items() <= entries["train.lr"].items()

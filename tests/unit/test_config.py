@@ -1,6 +1,7 @@
 """When two runs are the same experiment, what a `_target_` and a search space may name, and which runs a study stands for."""
 
 import math
+from collections import Counter
 
 import pytest
 
@@ -8,7 +9,7 @@ from orca_cli.config import compose, parts
 from orca_cli.config import search_space as spaces
 from orca_cli.config.identity import identify
 from orca_cli.config.schema import GROUPS
-from orca_cli.config.study import Study, absent
+from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
 from orca_cli.runs import studies
 
@@ -224,7 +225,7 @@ def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_
 
 def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(read, tmp_path):
     study = read("small", FILE)
-    reasons = absent(study.arms({}, tmp_path))
+    reasons = Counter(arm.lacks for arm in study.arms({}, tmp_path) if arm.lacks)
     assert reasons == {
         "needs body.checkpoint=...: give it on the command line": 2,
         f"no study/own.npz in the data folder {tmp_path}: python scripts/study_data.py": 2,

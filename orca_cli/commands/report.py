@@ -24,6 +24,7 @@ from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
 from orca_cli.terminal import Result, counted
 
+_FORM_OF = {".html": "html", ".md": "md", ".tex": "latex", ".csv": "csv", ".json": "json"}  # ending of a file -> format
 EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
@@ -34,8 +35,8 @@ examples:
   orca report --study alignment --compare      methods over all tasks: mean ranks, each against the first
   orca report --study table3 --choose train.lr --against arm=naive             each arm at its own rate, chosen on validation
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
-  orca report --format latex --out table.tex   for a paper; md, csv and json as well
-  orca report --format html --out page.html    the same and more as one page
+  orca report --out table.tex                  for a paper; md, csv and json as well
+  orca report --out page.html                  the same and more as one page
   orca report --figures figures                every figure as SVG
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     text = "folders of runs; default: $ORCA_RUNS, else ./runs"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
-    text = "default: table; --json is short for json"
-    parser.add_argument("--format", choices=(*FORMATS, "html"), default="table", help=text)
+    text = "default: that of --out by its ending, else table; --json is short for json"
+    parser.add_argument("--format", choices=(*FORMATS, "html"), help=text)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
     text = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
@@ -91,7 +92,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         for chart in charts:
             storage.write_text(arguments.figures / f"{chart.name}.svg", draw(chart))
         terminal.print_error(f"written: {counted(len(charts), 'figure')} in {arguments.figures}")
-    form = "json" if arguments.json else arguments.format
+    ending = "" if arguments.out is None else arguments.out.suffix.lower()
+    form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
     if form == "html":
         from orca_cli.report.page import document
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import collect
+from orca_cli.report.records.collect import collect, mapping
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import percent_or_number
@@ -34,8 +34,9 @@ def best_run(folder: Path) -> tuple[Path, str]:
         if selected.get("on") == "nothing":
             unvalidated.append(run.path)
         elif type(error) in (int, float) and math.isfinite(error):
-            samples = selected.get("sha256") or result["splits"]["val"]["sha256"]
-            measure = str(result["error"]["name"]), result["error"].get("percent") is True
+            samples = selected.get("sha256") or mapping(mapping(result.get("splits")).get("val")).get("sha256")
+            measured = mapping(result.get("error"))
+            measure = str(measured.get("name")), measured.get("percent") is True
             validated.setdefault((str(samples), *measure), []).append((float(error), run.path))
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"

@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator) -> np.ndarray:
     """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size]; uniform over all that fit."""
     images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))  # type: ignore[call-overload]
+    windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))
     tops, lefts = (generator.integers(0, extent, size=len(images)) for extent in windows.shape[2:4])
     return windows[np.arange(len(images)), :, tops, lefts]
 

@@ -16,7 +16,7 @@ POINTS = PHASES | {
     "transport": PHASES["align"],  # not the timing before it
     "step": PHASES["finetune"],
     "validation": ("orca_cli.stages.member_training", "predict"),
-    "baseline": ("orca_cli.baselines.compute", "fit"),
+    "baseline": ("orca_cli.data.untrusted.isolation", "isolated"),
     "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal is sent

@@ -40,8 +40,6 @@ _NOW = {
 for _error in ("masks.MaskError", "sequences.NatsPerFrame", "distances.LongRangeMAE"):
     _NOW[f"orca_cli.scoring.{_error}"] = f"orca_cli.scoring.dense.{_error.partition('.')[2]}"
 _NOW["orca_cli.scoring.chunks.ChunkMean"] = "orca_cli.scoring.reported.ChunkMean"
-for _part in ("euclidean.Euclidean", "mmd.MMD", "moments.Moments"):
-    _NOW[f"orca_cli.metrics.{_part}"] = f"orca_cli.metrics.unlabelled.{_part.partition('.')[2]}"
 _BEFORE = {now: before for before, now in _NOW.items()}
 
 _LIMITS = {"tolerance": 0.01, "max_iterations": 500, "newton_points": 512, "newton_steps": 15}
@@ -61,9 +59,9 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "benchmarks.sources.stdlib_docs.load": {"packages": _PACKAGES, "min_words": 5, "max_words": 60},
     "benchmarks.spherical.load": {"rotate": True, "rescale": "channel", "normalize": "none"},
     "data.images.load": {"on_bad": "error"},
-    "metrics.unlabelled.Euclidean": {"chunk": 4096},
-    "metrics.unlabelled.MMD": {"bandwidth": "union", "unbiased": False, "chunk": 1024},
-    "metrics.unlabelled.Moments": {"eps": 1e-12},
+    "metrics.euclidean.Euclidean": {"chunk": 4096},
+    "metrics.mmd.MMD": {"bandwidth": "union", "unbiased": False, "chunk": 1024},
+    "metrics.moments.Moments": {"eps": 1e-12},
     "metrics.otdd_by_class.OTDDByClass": {**_ANNEALED, "labels": True},
     "metrics.otdd_gaussian.OTDDGaussian": _ANNEALED,
     "metrics.otdd_reference.OTDDReference": {"label_reg": 0.1, "scaling": 0.5},
@@ -80,11 +78,6 @@ def current_target(name: str) -> str:
     return _NOW.get(name, name)
 
 
-def first_target(name: str) -> str:
-    """Return the dotted name that a `_target_` had first, with which it counts in what identifies a run."""
-    return _BEFORE.get(current_target(name), name)
-
-
 def current_settings(node: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a part without those that it no longer has, where they are what it always does now."""
     lost = _SETTINGS.get(current_target(str(node.get("_target_"))).removeprefix("orca_cli."), {})
@@ -99,7 +92,7 @@ def as_before(settings: Any) -> Any:
         return settings
     target = settings.get("_target_")
     lost = _SETTINGS.get(current_target(str(target)).removeprefix("orca_cli."), {})
-    before = {"_target_": first_target(target)} if isinstance(target, str) else {}
+    before = {"_target_": _BEFORE.get(current_target(target), target)} if isinstance(target, str) else {}
     return lost | {key: as_before(value) for key, value in settings.items()} | before
 
 

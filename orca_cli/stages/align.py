@@ -19,8 +19,6 @@ import torch
 from torch import nn
 
 from orca_cli import signals
-from orca_cli.config.parts import TARGET
-from orca_cli.config.retired import first_target
 from orca_cli.config.schema import AS_PUBLISHED, METHOD_SETTINGS, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
@@ -150,7 +148,7 @@ def fingerprint(built: Built, compared: Compared, objective: Objective, device: 
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
         "source": compared.source.key,
-        "metric": plan.metric | {TARGET: first_target(plan.metric[TARGET])},
+        "metric": plan.metric,
         "align": settings,
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(built.model.embedder.layout)],

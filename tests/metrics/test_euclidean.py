@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from orca_cli.metrics.euclidean import Euclidean
+from orca_cli.metrics.mmd import MMD
+from orca_cli.metrics.moments import Moments
 from orca_cli.metrics.transrate import TransRate
-from orca_cli.metrics.unlabelled import MMD, Euclidean, Moments
 from tests.metrics.generators import cloud, difference_quotients, gradient, labelled, value
 from tests.properties import examples
 

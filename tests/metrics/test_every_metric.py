@@ -8,13 +8,15 @@ import torch
 from orca_cli.config import configuration, parts
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
+from orca_cli.metrics.euclidean import Euclidean
+from orca_cli.metrics.mmd import MMD
+from orca_cli.metrics.moments import Moments
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_by_class import OTDDByClass
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.metrics.transrate import TransRate
-from orca_cli.metrics.unlabelled import MMD, Euclidean, Moments
 from tests.metrics.generators import changed, cloud, converged, difference_quotients, gradient, labelled, value
 
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}

@@ -93,7 +93,7 @@ def test_settings_of_a_method_count_where_it_is_chosen(name):
     bodies = ({"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto"))
     for body, was in zip(bodies, ("none", None), strict=True):
         assert name({}, body=body) == name({}, body=body | {"causal_fix": was})
-    mmd = {"_target_": "orca_cli.metrics.unlabelled.MMD"}
+    mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
     assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
 
 

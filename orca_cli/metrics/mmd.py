@@ -1,7 +1,4 @@
-"""Distances between clouds of points without their labels: a target class is compared with the whole source.
-
-Mean Euclidean distance and MMD are ablations of the paper (A.4); that of moments is the control that others have to beat.
-"""
+"""Squared maximum mean discrepancy with a sum of five Gaussian kernels (the paper's ablation, A.4)."""
 
 import math
 
@@ -9,13 +6,10 @@ import torch
 from torch import Tensor
 
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import Solved, centred, check_features, closed_form, half_squared_distances
 
-_EUCLIDEAN_CHUNK = 4096  # source points that are compared with all target points at once
-_EPS = 1e-12  # of `Moments`: added to variances under the root, in squared units of the features
-# Of `MMD`:
 _KERNELS = 5  # K of a point with itself
 _CHUNK = 1024  # points that are compared with all others at once
 _LARGEST_SCALE = 4.0
@@ -23,81 +17,6 @@ _LOWEST, _HIGHEST = 1 / 4, 16.0  # tabulated bandwidths, in units of the source'
 _MIDDLE, _RADIUS = math.log(_LOWEST * _HIGHEST) / 2, math.log(_HIGHEST / _LOWEST) / 2  # in log b
 _NODES = 48  # Chebyshev nodes of the first kind
 _ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
-
-
-class Euclidean:
-    """Mean Euclidean distance between the points of source and target.
-
-        value = 1/(n m) sum_ij |x_i - z_j|
-
-    over all pairs; the released code pairs random rows, which has the same mean and more noise. It is not a distance of
-    distributions: it is lowest where the target is in the source's spatial median, and a cloud against itself has the mean
-    distance of its own points, not 0.
-
-    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do pairs closer than
-    rounding can tell: a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64.
-    """
-
-    convention = "not squared, not halved; not 0 for a cloud against itself"
-
-    prepare = clouds.prepare_nothing
-
-    @closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; memory grows with m. No diagnostics."""
-        x, z = centred(source.x.to(target.x.dtype), target.x)
-        # In units of the largest entry no square overflows, and none of what matters vanishes.
-        unit = torch.maximum(x.abs().max(), z.abs().max())
-        unit = torch.where(unit > 0, unit, 1)
-        x, z, pairs = x / unit, z / unit, len(x) * len(z)
-        total = torch.zeros((), dtype=torch.float64, device=z.device)
-        gradient = torch.zeros_like(z)
-        for rows in x.split(_EUCLIDEAN_CHUNK):
-            squares = half_squared_distances(rows, z).mul_(2)
-            size = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
-            apart = squares > 8 * torch.finfo(z.dtype).eps * size  # beyond rounding
-            distances = torch.where(apart, squares, 0).sqrt()
-            total += distances.sum(dtype=torch.float64)
-            weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
-            gradient += clouds.gradient(weights, rows, z)
-        return total / pairs * unit, gradient / pairs, {}
-
-
-class Moments:
-    """Distance of the first two moments per dimension.
-
-        value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
-
-    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and diagonal covariances.
-
-    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one.
-
-    The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
-    """
-
-    convention = "squared, mean over dimensions, not halved"
-
-    @torch.no_grad()
-    def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's mean [d] and std [d], float64."""
-        check_features(source, "source")
-        mean, std = _moments(source.x)
-        return {"mean": mean, "std": std}
-
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance. No diagnostics."""
-        check_features(target, "target")
-        mean, std = _moments(target.x)
-        mean_part = (mean - prepared["mean"]).square().mean()
-        std_part = (std - prepared["std"]).square().mean()
-        value = (mean_part + std_part).to(target.x.dtype)
-        clouds.check_finite(value)
-        return Distance(value)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.double()
-    return x.mean(0), (x.var(0, correction=0) + _EPS).sqrt()
 
 
 class MMD:

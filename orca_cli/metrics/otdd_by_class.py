@@ -8,7 +8,8 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, class_plans, outer_plan, slope
-from orca_cli.metrics.transport.sinkhorn import Solution, Solver
+from orca_cli.metrics.transport.entropic import Solution, Transport
+from orca_cli.metrics.transport.problem import Reg, class_plans, slope, solve_outer, source_term
 
 _Solved = list[tuple[clouds.PairGroup, Solution]]
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
@@ -47,15 +48,18 @@ class OTDDByClass:
         between classes; self_term, OT_reg(source, source).
         """
         clouds.check_features(source, "source")
-        transport = self.transport
         (x,) = clouds.resolved(self.reg, source.x)
         classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
         cost = clouds.from_points(x)
-        _, class_self = _solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = _solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
+        _, class_self = self._solve_selves(classes, cost)
+        once = replace(self.transport, tolerance=_ONCE * self.transport.tolerance)
+        between = _solve_all(
+            clouds.pairs(classes, classes), classes, classes, cost, partial(once.by_sinkhorn, reg=self.reg / 2)
+        )
         above = _table(between, class_self, class_self)
-        constants = {"class_self": class_self, "labels_source": above + above.T}
-        constants["self_term"] = transport.source_term(x, source.labels, constants["labels_source"], self.reg)
+        labels = above + above.T
+        self_term = source_term(self.transport, x, source.labels, labels, self.reg)
+        constants = {"class_self": class_self, "labels_source": labels, "self_term": self_term}
         return {name: value.double() for name, value in constants.items()}
 
     @clouds.closed_form
@@ -64,76 +68,74 @@ class OTDDByClass:
 
         Diagnostics: as of `Transport`.
         """
-        transport = self.transport
+        transport, half = self.transport, self.reg / 2
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        sources = clouds.index_classes(source.labels, k, x.dtype)
-        targets = clouds.index_classes(target.labels, l, x.dtype)
+        sources, targets = (clouds.index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
         cross_cost, intra_cost = clouds.from_matrix(cross), clouds.from_matrix(intra)
 
-        selves, target_self = _solve_selves(targets, intra_cost, transport.solve_symmetric(self.reg / 2))
+        selves, target_self = self._solve_selves(targets, intra_cost)
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = transport.outer(cross, self.reg) if len(targets.present) == 1 else None
-        inside = transport.solve(self.reg / 2, outer.g if outer else None)
-        between = _solve_pairs(sources, targets, cross_cost, inside)
+        outer = solve_outer(transport, cross, None, self.reg, source, target) if len(targets.present) == 1 else None
+        inside = partial(transport.solve, reg=half, start=outer.solution.g if outer else None)
+        between = _solve_all(clouds.pairs(sources, targets), sources, targets, cross_cost, inside)
         label_cross = _table(between, prepared["class_self"].to(x), target_self)
-        within = _solve_pairs(targets, targets, intra_cost, transport.solve(self.reg / 2))
+        inside = partial(transport.solve, reg=half)
+        within = _solve_all(clouds.pairs(targets, targets), targets, targets, intra_cost, inside)
         label_intra = _table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
-        beside_cross, beside_intra = torch.zeros_like(label_cross), label_intra / 2
+        left, right = _potentials(between, sources, targets)
         shift = cross.new_zeros(())
         if outer:
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
-            beside_cross = label_cross / 2
-            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross), self.reg)
-        add_labels(intra, target.labels, target.labels, label_intra)
-        outer_self = transport.outer_to_itself(intra, self.reg)
-        value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
+            right += (label_cross / 2)[:, target.labels]
+            outer = solve_outer(transport, cross, label_cross, self.reg, source, target)
+        itself = solve_outer(transport, intra, label_intra, self.reg, target)
+        value = outer.solution.value[0] + shift - itself.solution.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
         # as often as the outer plan carries mass between the two.
-        plan = outer_plan(outer, source.labels, target.labels, self.reg)
-        mass = class_mass(plan, cross, (k, l))
-        left, right = _potentials(between, sources, targets)
-        right += beside_cross[:, target.labels]
-        pairs_plan = class_plans(left, right, source.labels, target.labels, self.reg / 2, mass)
-        gradient = slope([plan, pairs_plan], cross, x, z)
+        pairs_plan = class_plans(cross, left, right, source.labels, target.labels, half, outer.mass)
+        gradient = slope([outer.plan, pairs_plan], cross, x, z)
         # Within the target likewise, with minus a half, and the self terms of every W. Plans are symmetric, so that both
         # ends of a distance double it.
-        plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        intra_mass = class_mass(plan, intra, (l, l)).fill_diagonal_(0)
-        intra_mass = (intra_mass + intra_mass.T) / 2
-        intra_mass += torch.diag((mass.sum(0) - intra_mass.sum(0)).clamp(min=0))
+        mass = itself.mass.fill_diagonal_(0)
+        mass = (mass + mass.T) / 2
+        mass += torch.diag((outer.mass.sum(0) - mass.sum(0)).clamp(min=0))
         left, _ = _potentials(selves, targets, targets)
         upper, lower = _potentials(within, targets, targets)
         left += upper + lower.T
-        right = left.T + beside_intra[:, target.labels]
-        pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, intra_mass)
-        gradient -= slope([plan, pairs_plan], intra, z, z)
-        solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
-        return value, gradient, transport.diagnostics(solutions)
+        right = left.T + (label_intra / 2)[:, target.labels]
+        pairs_plan = class_plans(intra, left, right, target.labels, target.labels, half, mass)
+        gradient -= slope([itself.plan, pairs_plan], intra, z, z)
+        solved = (solution for _, solution in (*selves, *between, *within))
+        return value, gradient, transport.diagnostics([outer.solution, itself.solution, *solved])
+
+    def _solve_selves(self, classes: clouds.ClassIndex, cost: clouds.Cost) -> tuple[_Solved, Tensor]:
+        """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
+        pairs = [(label, label) for label in classes.present]
+        solved = _solve_all(
+            pairs, classes, classes, cost, lambda cost, a, b: self.transport.symmetric(cost, a, self.reg / 2)
+        )
+        values = classes.weights.new_zeros(len(classes.counts))
+        for group, solution in solved:
+            values[group.left] = solution.value
+        return solved, values
 
 
-def _solve_pairs(left: clouds.ClassIndex, right: clouds.ClassIndex, cost: clouds.Cost, solve: Solver) -> _Solved:
-    """Solve the transport between all `pairs` of classes; `solve` takes cost, a and b."""
-    groups = clouds.padded(clouds.pairs(left, right), left, right)
+def _solve_all(
+    pairs: list[tuple[int, int]],
+    left: clouds.ClassIndex,
+    right: clouds.ClassIndex,
+    cost: clouds.Cost,
+    solve: Callable[[Tensor, Tensor, Tensor], Solution],
+) -> _Solved:
+    """Solve the transport between pairs of classes; `solve` takes cost, a and b."""
+    groups = clouds.padded(pairs, left, right)
     return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
-
-
-def _solve_selves(
-    classes: clouds.ClassIndex, cost: clouds.Cost, solve_symmetric: Callable[[Tensor, Tensor], Solution]
-) -> tuple[_Solved, Tensor]:
-    """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
-    groups = clouds.padded([(label, label) for label in classes.present], classes, classes)
-    solved = [(group, solve_symmetric(cost(group.rows, group.columns), group.a)) for group in groups]
-    values = solved[0][1].value.new_zeros(len(classes.counts))
-    for group, solution in solved:
-        values[group.left] = solution.value
-    return solved, values
 
 
 def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import ClassIndex, index_classes, pairs
-from orca_cli.metrics.transport.problem import Reg, Transport, add_labels, class_mass, outer_plan, slope
+from orca_cli.metrics.transport.entropic import Transport
+from orca_cli.metrics.transport.problem import Reg, slope, solve_outer, source_term
 
 _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
 
@@ -48,7 +49,7 @@ class OTDDGaussian:
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": self.transport.source_term(x, source.labels, labels, self.reg).double()}
+        return {"self_term": source_term(self.transport, x, source.labels, labels, self.reg).double()}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
@@ -56,32 +57,24 @@ class OTDDGaussian:
 
         Diagnostics: as of `Transport`, over the two outer problems.
         """
-        transport = self.transport
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
-        sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
+        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
         label_cross, slopes = _couplings(x, z, sources, targets)
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
-        label_intra = label_intra + label_intra.T
 
-        outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross), self.reg)
-        add_labels(intra, target.labels, target.labels, label_intra)
-        outer_self = transport.outer_to_itself(intra, self.reg)
-        value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
-
-        plan = outer_plan(outer, source.labels, target.labels, self.reg)
-        gradient, mass = slope([plan], cross, x, z), class_mass(plan, cross, (k, l))
+        outer = solve_outer(self.transport, cross, label_cross, self.reg, source, target)
+        itself = solve_outer(self.transport, intra, label_intra + label_intra.T, self.reg, target)
+        value = outer.solution.value[0] - itself.solution.value[0] / 2 - prepared["self_term"].to(x) / 2
+        gradient = slope([outer.plan], cross, x, z)
         for a, b, points, change in slopes:
-            gradient[points] += mass[a, b] * change
+            gradient[points] += outer.mass[a, b] * change
         # Both ends of the target's own plan move, which cancels its factor of a half.
-        plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
-        gradient -= slope([plan], intra, z, z)
-        mass = class_mass(plan, intra, (l, l))
-        mass = (mass + mass.T) / 2
+        gradient -= slope([itself.plan], intra, z, z)
+        mass = (itself.mass + itself.mass.T) / 2
         for a, b, points, change in intra_slopes:
             gradient[points] -= mass[a, b] * change
-        return value, gradient, transport.diagnostics([outer, outer_self])
+        return value, gradient, self.transport.diagnostics([outer.solution, itself.solution])
 
 
 def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:

@@ -13,7 +13,6 @@ With one target class W is constant along every source row: the source's labels 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -22,21 +21,11 @@ from torch import Tensor
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, clouds
-from orca_cli.metrics.transport.clouds import (
-    ClassIndex,
-    Cost,
-    Solved,
-    check_features,
-    closed_form,
-    half_squared_distances,
-    resolved,
-)
+from orca_cli.metrics.transport.clouds import ClassIndex, Cost, Solved, half_squared_distances, index_classes, resolved
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
-_OUTER, _INNER = 1, 2  # units of the costs, in half squared distances
-_Both = tuple[Tensor, Tensor]
-_Selves = dict[tuple[int, int], float]
+_Ranges = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,33 +51,28 @@ class OTDDReference:
         They are low and high, the `_ranges` of the classes; class_self [k, 29] and source_self [1, 29], the transport of each
         class and of the whole source to itself, as tables over diameters (`annealed.tabulate`).
         """
-        check_features(source, "source")
+        clouds.check_features(source, "source")
         (x,) = resolved(self.reg / 2, source.x)
-        low, high = _ranges(source)
-        classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
-        squares = _square_diameters(low, high, low, high).tolist()
-        tables = [[0.0] * annealed.TABLE_SIZE for _ in range(source.num_classes)]
+        ranges = _ranges(source)
+        classes = index_classes(source.labels, source.num_classes, x.dtype)
+        squares = _square_diameters(ranges, ranges)
+        tables = torch.zeros(len(classes.counts), annealed.TABLE_SIZE, dtype=torch.float64, device=x.device)
         for label in classes.present:
             points = x[classes.points(label)]
-            rows = partial(_rows, points)
-            tables[label] = annealed.tabulate(rows, len(points), squares[label][label], self.reg, _INNER, x).tolist()
-        cost = clouds.from_points(x)
-        selves = {
-            (a, b): sum(annealed.read(tables[label], squares[a][b], self.reg) for label in (a, b))
-            for a, b in clouds.pairs(classes, classes)
-        }
-        between = self._label_distances(classes, classes, cost, squares, selves)
+            rows = _rows(points)
+            tables[label] = annealed.tabulate(rows, points, squares[label][label], self.reg / 2)
+        selves = _read(tables, squares, self.reg / 2)
+        between = self._label_distances(classes, classes, clouds.from_points(x), squares, selves + selves.T)
         between = between + between.T
 
-        def outer_cost(start: int, stop: int) -> Tensor:
-            return _rows(x, start, stop).add_(between[source.labels[start:stop]][:, source.labels], alpha=0.5)
+        def outer_cost(some: slice) -> Tensor:
+            return _rows(x)(some).add_(between[source.labels[some]][:, source.labels], alpha=0.5)
 
-        square = _outer_square(low, high, len(classes.present) + 1)
-        table = annealed.tabulate(outer_cost, len(x), square, self.reg, _OUTER, x)
-        class_self = torch.tensor(tables, dtype=torch.float64, device=x.device)
-        return {"low": low, "high": high, "class_self": class_self, "source_self": table[None]}
+        square = _outer_square(ranges, len(classes.present) + 1)
+        source_self = annealed.tabulate(outer_cost, x, square, self.reg)
+        return {"low": ranges[0], "high": ranges[1], "class_self": tables, "source_self": source_self[None]}
 
-    @closed_form
+    @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m.
 
@@ -98,19 +82,29 @@ class OTDDReference:
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources = clouds.index_classes(source.labels, source.num_classes, x.dtype)
-        targets = clouds.index_classes(target.labels, target.num_classes, x.dtype)
-        low, high = _ranges(target)
-        label_cross, label_intra = self._target_labels(prepared, (low, high), sources, targets, (cost, target_cost))
+        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
+        ranges, target_ranges = (prepared["low"], prepared["high"]), _ranges(target)
+        squares, own_squares = (_square_diameters(one, target_ranges) for one in (ranges, target_ranges))
+        # What each target class's transport to itself costs, at its diameters with the source's classes and with its own.
+        selves = torch.zeros(target.num_classes, source.num_classes + target.num_classes, dtype=torch.float64)
+        for label in targets.present:
+            members = targets.points(label)
+            block = target_cost[members][:, members]
+            levels = annealed.levels_from([row[label] for row in (*squares, *own_squares)], self.reg / 2, block)
+            selves[label] = annealed.selves(block.__getitem__, len(block), levels)[0]
+        cross, own = selves.to(z.device).split([source.num_classes, target.num_classes], 1)
+        cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
+        labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
+        own = self._label_distances(targets, targets, clouds.from_matrix(target_cost), own_squares, own + own.T)
 
-        cost.add_((label_cross / 2)[source.labels][:, target.labels])
-        target_cost.add_((label_intra / 2)[target.labels][:, target.labels])
-        low, high = torch.cat([prepared["low"], low]), torch.cat([prepared["high"], high])
-        square = _outer_square(low, high, len(sources.present) + len(targets.present))
-        levels = annealed.levels_from([square], self.reg, _OUTER, cost)
+        cost.add_((labels / 2)[source.labels][:, target.labels])
+        target_cost.add_(((own + own.T) / 2)[target.labels][:, target.labels])
+        low, high = (torch.cat(pair) for pair in zip(ranges, target_ranges, strict=True))
+        square = _outer_square((low, high), len(sources.present) + len(targets.present))
+        levels = annealed.levels_from([square], self.reg, cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
-        target_self, target_f = annealed.selves(target_cost, m, levels)
+        target_self, target_f = annealed.selves(target_cost.__getitem__, m, levels)
         source_self = annealed.read(prepared["source_self"][0].tolist(), square, self.reg)
 
         # The plan's columns are right: g is the extrapolation of f.
@@ -121,52 +115,24 @@ class OTDDReference:
         diagnostics = {"iterations": float(len(levels[1])), "marginal_error": error}
         return value[0] - target_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
-    def _target_labels(
-        self, prepared: dict[str, Tensor], ranges: _Both, sources: ClassIndex, targets: ClassIndex, costs: _Both
-    ) -> _Both:
-        """Return W between source and target classes, [k, l], and between target classes, [l, l]."""
-        cost, target_cost = costs
-        cross_squares = _square_diameters(prepared["low"], prepared["high"], *ranges).tolist()
-        own_squares = _square_diameters(*ranges, *ranges).tolist()
-        tables = prepared["class_self"].tolist()
-        cross_selves = {
-            (a, b): annealed.read(tables[a], cross_squares[a][b], self.reg) for a, b in clouds.pairs(sources, targets)
-        }
-        own_selves = dict.fromkeys(clouds.pairs(targets, targets), 0.0)
-        for b in targets.present:
-            members = targets.points(b)
-            others = [pair for pair in own_selves if b in pair]
-            squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
-            block = target_cost[members][:, members]
-            levels = annealed.levels_from(squares, self.reg, _INNER, target_cost)
-            means = iter(annealed.selves(block, len(block), levels)[0].tolist())
-            for a in sources.present:
-                cross_selves[a, b] += next(means)
-            for pair in others:
-                own_selves[pair] += next(means)
-        gather = clouds.from_matrix
-        cross = self._label_distances(sources, targets, gather(cost), cross_squares, cross_selves)
-        within = self._label_distances(targets, targets, gather(target_cost), own_squares, own_selves)
-        return cross, within + within.T
-
     def _label_distances(
-        self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: _Selves
+        self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: Tensor
     ) -> Tensor:
-        """Return W [k, l] for the pairs in `selves`, which has half of what their transports to themselves cost.
+        """Return W [k, l] of all `pairs` of classes, 0 for others.
 
-        `squares` has the squared diameters of two classes together.
+        `squares` has the squared diameters of two classes together, `selves` half of what both their transports to
+        themselves cost, both [k, l].
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
-        for group in clouds.padded(list(selves), left, right):
-            chosen = list(zip(group.left.tolist(), group.right.tolist(), strict=True))
-            levels = annealed.levels_from([squares[a][b] for a, b in chosen], self.reg, _INNER, table)
+        for group in clouds.padded(clouds.pairs(left, right), left, right):
+            chosen = zip(group.left.tolist(), group.right.tolist(), strict=True)
+            levels = annealed.levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
             values, _, _ = annealed.cross(cost(group.rows, group.columns), group.a, group.b, levels)
-            values = values - values.new_tensor([selves[pair] for pair in chosen])
-            table[group.left, group.right] = 2 * values
+            table[group.left, group.right] = 2 * (values - selves[group.left, group.right].to(values))
         return table
 
 
-def _ranges(features: Features) -> tuple[Tensor, Tensor]:
+def _ranges(features: Features) -> _Ranges:
     """Return the smallest and the largest feature of every class, [k, d] float64; infinite for a class without points."""
     shape = (features.num_classes, features.x.shape[1])
     index = features.labels[:, None].expand_as(features.x)
@@ -175,18 +141,26 @@ def _ranges(features: Features) -> tuple[Tensor, Tensor]:
     return low.double(), high.double()
 
 
-def _square_diameters(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -> Tensor:
-    """Return the squared diagonals [k, l] of the boxes around two classes, from ranges [k, d] and [l, d]."""
-    both = zip(low, high, strict=True)
-    sides = [torch.maximum(top, other_high) - torch.minimum(bottom, other_low) for bottom, top in both]
-    return torch.stack([side.square().sum(-1) for side in sides])
+def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
+    """Return half the squared diagonals [k, l] of the boxes around two classes; 0 where neither has points."""
+    both = zip(*left, strict=True)
+    sides = [torch.maximum(high, right[1]) - torch.minimum(low, right[0]) for low, high in both]
+    squares = torch.stack([side.square().sum(-1) for side in sides]) / 2
+    return torch.where(squares.isfinite(), squares, 0.0).tolist()
 
 
-def _outer_square(low: Tensor, high: Tensor, classes: int) -> float:
+def _outer_square(ranges: _Ranges, classes: int) -> float:
     """Return the squared diagonal of the box around all classes, with their numbers as one more coordinate."""
+    low, high = ranges
     return float((high.amax(0) - low.amin(0)).square().sum(-1)) + (classes - 1) ** 2
 
 
-def _rows(points: Tensor, start: int, stop: int) -> Tensor:
-    """Return rows of the half squared distances of points [p, d], for `annealed.selves`."""
-    return half_squared_distances(points[start:stop], points)
+def _rows(points: Tensor) -> annealed.Rows:
+    """Return the half squared distances of points [p, d] to all of them, by rows."""
+    return lambda some: half_squared_distances(points[some], points)
+
+
+def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
+    """Return every class's transport to itself [k, l], from tables [k, TABLE_SIZE], at its diameters with other classes."""
+    rows = zip(tables.tolist(), squares, strict=True)
+    return tables.new_tensor([[annealed.read(table, square, reg) for square in row] for table, row in rows])

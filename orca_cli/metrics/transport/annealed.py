@@ -12,8 +12,8 @@ u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the nu
 since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
 later ones are read from the last of them: right to a few 1e-6 of its value.
 
-Shapes are those of `sinkhorn`. Costs are half squared distances and what is added to them; where a cloud meets itself, its
-cost is [points, points] or a function (start, stop) -> rows start..stop of it.
+Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and squared diameters come in their
+units; where a cloud meets itself, its cost is a function of some rows that returns these, [r, points].
 """
 
 import math
@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from orca_cli.metrics.transport.sinkhorn import log_sum_exp
+from orca_cli.metrics.transport.entropic import log_sum_exp
 
 _SCALING = 0.5  # root of the ratio between two levels
 _PERIODS = 4  # of a table
@@ -37,32 +37,22 @@ _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is ta
 # Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
 # each: 1/2, and 0 at padding.
 Levels = tuple[Tensor, Tensor]
-Rows = Callable[[int, int], Tensor]
+Rows = Callable[[slice], Tensor]
 
 
-def levels_from(squares: list[float], reg: float, unit: float, like: Tensor) -> Levels:
-    """Return levels in units of half squared distances for problems of these squared diameters.
-
-    `unit` is what half squared distances are multiplied with in the cost: 1 or 2. Diameters are in units of the features, so
-    that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
-    """
+def levels_from(squares: list[float], reg: float, like: Tensor) -> Levels:
+    """Return the levels of problems of these squared diameters."""
     counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
     length = max(counts) + 2
     regs, steps = [], []
     for square, count in zip(squares, counts, strict=True):
         # Of points this close any level makes one; 0 cannot be divided by.
         first = max(square, reg * 1e-6)
-        falling = [first * _SCALING ** (2 * place) for place in range(count)]
         padding = length - count - 2
-        regs.append([first] * (padding + 1) + falling + [reg])
+        regs.append([first] * (padding + 1) + [first * _SCALING ** (2 * place) for place in range(count)] + [reg])
         steps.append([0.0] * padding + [0.5] * (count + 2))
-    levels, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
-    return (levels / unit).to(like, non_blocking=True), step.to(like, non_blocking=True)
-
-
-def _position(square: float, reg: float) -> float:
-    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
+    levels, step = (torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True) for table in (regs, steps))
+    return levels, step
 
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +71,7 @@ def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, T
     return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
 
 
-def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Tensor]:
+def selves(cost: Rows, points: int, levels: Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
     Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
@@ -96,13 +86,13 @@ def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Te
     def softmin(f: Tensor, reg: Tensor) -> Tensor:
         result = torch.empty_like(f)
         for start in range(0, points, height):
-            stop = min(start + height, points)
-            block = cost[start:stop] if isinstance(cost, Tensor) else cost(start, stop)
+            rows = slice(start, min(start + height, points))
+            block = cost(rows)
             for first in range(0, diameters, together):
                 some = slice(first, first + together)
                 shape = (len(f[some]), *block.shape)
                 held = memory[: math.prod(shape)].view(shape)
-                result[some, start:stop] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
+                result[some, rows] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
         return result
 
     f = softmin(torch.zeros_like(weights), regs[0])
@@ -111,18 +101,18 @@ def selves(cost: Rows | Tensor, points: int, levels: Levels) -> tuple[Tensor, Te
     return softmin(f, regs[-1]).mean(1), f
 
 
-def tabulate(cost: Rows, points: int, square: float, reg: float, unit: float, like: Tensor) -> Tensor:
-    """Return a cloud's transport to itself at all squared diameters from `square` on, for `read`.
+def tabulate(cost: Rows, x: Tensor, square: float, reg: float) -> Tensor:
+    """Return the transport to itself of a cloud of points x at all squared diameters from `square` on, for `read`.
 
-    `like` has the dtype and device to work in. The table, [TABLE_SIZE] float64, has the first period, and the means of the
-    potential at the nodes of four periods.
+    The table, [TABLE_SIZE] float64, has the first period, and the means of the potential at the nodes of four periods.
     """
     first = _period(_position(square, reg))
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, unit, like)
-    means, _ = selves(cost(0, points) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
-    table = means.double().view(periods, len(_NODES))
+    levels = levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, x)
+    if len(x) ** 2 <= _HELD_ELEMENTS:
+        cost = cost(slice(len(x))).__getitem__
+    table = selves(cost, len(x), levels)[0].double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
 
@@ -137,6 +127,11 @@ def read(table: list[float], square: float, reg: float) -> float:
     for knot, value in zip(_NODES, table[start:], strict=False):
         total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
     return total
+
+
+def _position(square: float, reg: float) -> float:
+    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
 
 
 def _period(position: float) -> int:

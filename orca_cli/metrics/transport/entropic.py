@@ -1,0 +1,346 @@
+"""Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method for transport onto few points.
+
+Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg), so that
+
+    OT_reg(a, b) = max <a, f> + <b, g> - reg (sum_ij P_ij - 1)
+
+is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
+
+Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before the
+next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there. Updates go beyond
+Sinkhorn's own (over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both updates: with
+the row potentials eliminated the column sums of the plan are a product with the same exponentials. A cloud against itself
+needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or better.
+
+With f eliminated, the dual is a smooth concave function of the q potentials g alone:
+
+    F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+
+Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
+For q of a few hundred a step of Newton's method costs about as much as ten Sinkhorn iterations, and far fewer are needed at
+small reg (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg
+and Marquardt do: far from the solution the Laplacian is nearly singular.
+
+Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a [B, p] and b [B, q] that sum
+to 1, 0 for padding; potentials f and g likewise, in units of the cost, as is reg.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SCALING = 0.25  # factor between two levels of reg
+# L1 marginal error beyond which solving a level does not help the next one, and the most iterations at a level but the last.
+_SINKHORN_LEVEL = 1e-3, 200
+_NEWTON_LEVEL = 0.05, 3
+_RELAXATION = 1.8
+_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 0.1, 1e-4, 10.0  # eigenvalues of the scaled Laplacian are in 0..1
+_DAMPING_DOWN, _DAMPING_UP = 0.2, 10.0
+_STRIDE = 4  # Newton's coarse problem takes every fourth row,
+_MANY_ROWS = 8  # where there are more rows per column than this
+_MAX_EXPONENT = 30.0
+# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times slower.
+_MIN_EXPONENT = -80.0
+_CPU_ELEMENTS = 2**18  # exponents that are computed at once: what a cache holds;
+_GPU_ELEMENTS = 2**26  # as much as keeps a GPU busy
+_GPU_LOOK_EVERY = 8  # iterations between looks at the error, which make the host wait for the device
+
+
+class Solution(NamedTuple):
+    """Solutions of B problems, by their potentials."""
+
+    f: Tensor
+    g: Tensor
+    value: Tensor  # [B], a dual value: never above the true one, and off it by the square of the error only
+    error: Tensor  # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their weights
+    iterations: int  # annealing included
+
+
+@dataclass(frozen=True)
+class Transport:
+    """The solvers of a metric, with their settings."""
+
+    tolerance: float = 1e-2  # L1 error of a plan's column sums at which a problem counts as solved
+    max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
+    newton_points: int = 512  # onto more points than these transport is solved by Sinkhorn's algorithm
+    newton_steps: int = 15  # at the final reg
+
+    def solve(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None) -> Solution:
+        """Solve B problems by whichever method suits them; `start` has potentials g, [1, q], of a similar problem."""
+        if cost.shape[2] > self.newton_points:
+            return self.by_sinkhorn(cost, a, b, reg)
+        solution = self.by_newton(cost, a, b, reg, None if start is None else start.expand_as(b))
+        unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
+        if not len(unsolved):
+            return solution
+        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
+        problem = cost[unsolved], a[unsolved], b[unsolved]
+        more = self.by_sinkhorn(*problem, reg)
+        if bool((more.error > self.tolerance).any()):
+            end = self.by_newton(*problem, reg, more.g, first=reg)
+            more = end._replace(iterations=more.iterations + end.iterations)
+        pairs = zip(solution[:4], more[:4], strict=True)
+        f, g, value, error = (mine.index_copy(0, unsolved, theirs) for mine, theirs in pairs)
+        return Solution(f, g, value, error, solution.iterations + more.iterations)
+
+    def by_sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float) -> Solution:
+        """Solve B problems; memory beyond the cost is only that of pieces of it."""
+        log_b = torch.where(b > 0, b.log(), 0.0)
+        g = torch.zeros_like(b)
+        sums, columns = torch.empty_like(a), torch.empty_like(b)
+        iterations, every = 0, _look_every(cost)
+        level_error, level_iterations = max(self.tolerance, _SINKHORN_LEVEL[0]), _SINKHORN_LEVEL[1]
+        for level in _annealing(float(cost.amax()), reg):
+            goal, limit = (self.tolerance, self.max_iterations) if level == reg else (level_error, level_iterations)
+            before = torch.full_like(b[:, 0], torch.inf)
+            unsolved = [True] * len(b)
+            for step in range(limit + 1):
+                _sweep(cost, torch.where(b > 0, log_b + g / level, -torch.inf), a, level, unsolved, (sums, columns))
+                error = (columns - b).abs().sum(1)
+                if step % every == 0 or step == limit:
+                    unsolved = (error > goal).tolist()
+                    if step == limit or not any(unsolved):
+                        break
+                # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
+                reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(error <= goal, 0.0)
+                g = g + (level * reach)[:, None] * torch.where(b > 0, log_b - columns.log(), 0.0)
+                before = error
+            iterations += step
+        f = sums.mul_(-reg)
+        return Solution(f, g, (a * f).sum(1) + (b * g).sum(1), error, iterations)
+
+    def by_newton(
+        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None, first: float | None = None
+    ) -> Solution:
+        """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
+
+        With `start`, the potentials g of a similar problem, annealing starts at `first`, by default the level before reg.
+        """
+        largest = float(cost.max())
+        if start is not None:
+            first = min(largest, first or reg / _SCALING)
+        else:
+            start, first = torch.zeros_like(b), largest
+            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / _SCALING**2:
+                some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
+                first = reg / _SCALING
+                levels = _annealing(largest, first / _SCALING)
+                start = _descend(cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL).g
+        return _descend(cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps)
+
+    def symmetric(self, cost: Tensor, a: Tensor, reg: float) -> Solution:
+        """Solve B problems of clouds against themselves, with one potential f = g for both sides."""
+        f, update, iterations = self.symmetric_potential(lambda f: softmin(cost, f, a, reg), a, reg)
+        return Solution(f, f, (a * (f + update)).sum(1), _marginal_error(f, update, a, reg), iterations)
+
+    def symmetric_potential(
+        self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return the potential f with f = softmin(f), found by going half the way at a time, softmin(f) and the iterations.
+
+        The dual value is <a, f + softmin(f)>.
+        """
+        f = torch.zeros_like(a)
+        update = softmin(f)
+        iterations, every = 0, _look_every(a)
+        while iterations < self.max_iterations:
+            f = (f + update) / 2
+            update = softmin(f)
+            iterations += 1
+            if iterations % every == 0 and bool((_marginal_error(f, update, a, reg) <= self.tolerance).all()):
+                break
+        return f, update, iterations
+
+    def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
+        """Return the most iterations and the largest error of all problems that a metric solved, and whether all converged."""
+        error = float(torch.stack([solution.error.max() for solution in solutions]).max())
+        iterations = float(max(solution.iterations for solution in solutions))
+        return {"iterations": iterations, "marginal_error": error, "converged": float(error <= self.tolerance)}
+
+
+def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
+    """Return -reg log sum_j b_j exp((g_j - c_ij) / reg), [B, p]."""
+    h = b.log() + g / reg
+    result = cost.new_empty(cost.shape[:2])
+    for problems, rows in pieces(cost):
+        exponent = torch.sub(h[problems, None], cost[problems, rows], alpha=1 / reg)
+        result[problems, rows] = log_sum_exp(exponent)
+    return result.mul_(-reg)
+
+
+def log_sum_exp(exponent: Tensor) -> Tensor:
+    """Return log sum exp over the last axis; the argument's memory is overwritten."""
+    top = exponent.amax(-1)
+    return exp_(exponent.sub_(top[..., None])).sum(-1).log_().add_(top)
+
+
+def exp_(exponent: Tensor) -> Tensor:
+    """Return the exponential, in place, without denormal numbers: tiny entries are 1e-35 or so."""
+    return exponent.clamp_(min=_MIN_EXPONENT).exp_()
+
+
+def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more; as suits the device by default."""
+    problems, rows, columns = cost.shape
+    room = elements or (_CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS)
+    height = min(rows, max(1, room // columns))
+    together = max(1, room // (rows * columns))
+    for first in range(0, problems, together):
+        for start in range(0, rows, height):
+            yield slice(first, first + together), slice(start, start + height)
+
+
+def _annealing(largest: float, reg: float) -> list[float]:
+    """Return the levels of reg: from the largest cost down by a constant factor, ending with reg itself."""
+    levels = []
+    while largest > reg:
+        levels.append(largest)
+        largest *= _SCALING
+    return [*levels, reg]
+
+
+def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exponentials with largest entry 1 in every row, in place, their sums [B, p], and the largest exponents [B, p]."""
+    top = exponent.amax(2)
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    floor = -32.0 if exponent.dtype == torch.float32 else -72.0
+    e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
+    return e, e.sum(2), top
+
+
+def _sweep(
+    cost: Tensor, h: Tensor, a: Tensor, reg: float, unsolved: list[bool], results: tuple[Tensor, Tensor]
+) -> None:
+    """Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact row sums, to `results`.
+
+    Solved problems may keep their old entries.
+    """
+    sums, columns = results
+    memory = cost.new_empty(0)
+    for problems, rows in pieces(cost):
+        if not any(unsolved[problems]):
+            continue
+        block = cost[problems, rows]
+        memory = memory if len(memory) else cost.new_empty(block.numel())
+        e = torch.sub(h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape))
+        e, row, top = _row_exp(e)
+        part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
+        columns[problems] = part if rows.start == 0 else columns[problems] + part
+        sums[problems, rows] = row.log_().add_(top)
+
+
+def _look_every(like: Tensor) -> int:
+    return 1 if like.device.type == "cpu" else _GPU_LOOK_EVERY
+
+
+def _marginal_error(f: Tensor, update: Tensor, a: Tensor, reg: float) -> Tensor:
+    """Return the L1 error [B] of the marginal at f: the plan's sums are a exp((f - update) / reg)."""
+    return (a * torch.expm1(((f - update) / reg).clamp(max=_MAX_EXPONENT)).abs()).sum(1)
+
+
+class _Problem(NamedTuple):
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+    reg: float
+
+
+class _State(NamedTuple):
+    """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i."""
+
+    h: Tensor  # [B, q]
+    e: Tensor  # [B, p, q], row-wise exponentials with largest entry 1
+    row: Tensor  # [B, p], sums of e
+    top: Tensor  # [B, p], the largest exponents
+    col: Tensor  # [B, q], column sums of the plan
+    dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
+    error: Tensor  # [B], L1 distance of col from b
+
+    def put(self, problems: Tensor, theirs: Iterable[Tensor]) -> None:
+        """Overwrite the states of some problems, by index."""
+        for mine, new in zip(self, theirs, strict=True):
+            mine[problems] = new
+
+
+def _descend(
+    cost: Tensor, a: Tensor, b: Tensor, g: Tensor, levels: list[float], tolerance: float, max_steps: int
+) -> Solution:
+    """Solve at every level in turn by Newton's method, each from the potentials of the one before."""
+    log_b = torch.where(b > 0, b.log(), 0.0)
+    if bool((b == 0).any()):
+        cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
+    memory = [torch.empty_like(cost) for _ in range(3)]  # new memory at every step would cost as much as the arithmetic
+    iterations = 0
+    for level in levels:
+        goal, limit = max(_NEWTON_LEVEL[0], tolerance), _NEWTON_LEVEL[1]
+        if level == levels[-1]:
+            goal, limit = tolerance, max_steps
+        state, taken = _climb(_Problem(cost, a, b, level), log_b + g / level, memory, goal, limit)
+        g = level * (state.h - log_b)
+        iterations += taken
+    f, value = -level * (state.top + state.row.log()), level * (state.dual - (b * log_b).sum(1))
+    return Solution(f, g, value, state.error, iterations)
+
+
+def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int) -> tuple[_State, int]:
+    """Take damped Newton steps at one reg; a step that neither raises the dual nor lowers the error is not taken."""
+    current, spare, scratch = memory
+    state = _evaluate(problem, h, current)
+    damping = torch.full_like(h[:, 0], _DAMPING_START)
+    noise = 8 * torch.finfo(h.dtype).eps
+    unsolved = (state.error > tolerance).tolist()
+    step = 0
+    while any(unsolved) and step < limit:
+        if 2 * sum(unsolved) <= len(unsolved):
+            # Only a few are left: the others need no more arithmetic.
+            few = _places(unsolved, h.device)
+            part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
+            fresh = [torch.empty_like(part.cost) for _ in range(3)]
+            rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
+            state.put(few, rest)
+            step += more
+            break
+        candidate = _evaluate(problem, state.h + _direction(problem, state, damping, scratch), spare)
+        better = (candidate.dual > state.dual + noise * state.dual.abs()) | (candidate.error < state.error)
+        damping = torch.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
+        damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
+        # One transfer per step tells the host what to do next: on a GPU that costs little compared with the step.
+        error = torch.where(better, candidate.error, state.error)
+        unsolved, worse = torch.stack([error > tolerance, ~better]).tolist()
+        if any(worse):
+            places = _places(worse, h.device)
+            candidate.put(places, (part[places] for part in state))
+        state, spare = candidate, state.e
+        step += 1
+    memory[:] = [state.e, spare, scratch]
+    return state, step
+
+
+def _places(flags: list[bool], device: torch.device) -> Tensor:
+    """Return where the flags are True, [p] int64; the host knows them and does not wait for a GPU."""
+    return torch.tensor([place for place, flag in enumerate(flags) if flag]).to(device, non_blocking=True)
+
+
+def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
+    a, b = problem.a, problem.b
+    e, row, top = _row_exp(torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory))
+    col = torch.bmm((a / row)[:, None, :], e)[:, 0]
+    dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
+    return _State(h, e, row, top, col, dual, (col - b).abs().sum(1))
+
+
+def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor) -> Tensor:
+    """Return the damped Newton step [B, q] in h, from the Laplacian scaled to b^-1/2 H b^-1/2."""
+    a, b = problem.a, problem.b
+    root = b.sqrt()
+    inverse = torch.where(b > 0, b.rsqrt(), 0.0)
+    scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)
+    matrix = torch.bmm(scaled.mT, scaled)
+    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and no step changes.
+    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_().add_(root[:, :, None] * root[:, None, :])
+    matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
+    # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.
+    return inverse * torch.linalg.solve_ex(matrix, (problem.b - state.col) * inverse)[0]

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.clouds import Solved, centred, check_features, closed_form, half_squared_distances
+from orca_cli.metrics.transport.clouds import Solved, centred, check_finite, closed_form, half_squared_distances
 
 _KERNELS = 5  # K of a point with itself
 _CHUNK = 1024  # points that are compared with all others at once
@@ -44,7 +43,7 @@ class MMD:
         They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
         of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48].
         """
-        check_features(source, "source")
+        check_finite("source features", source.x)
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
@@ -63,8 +62,7 @@ class MMD:
         centre = points.mean(0)
         between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
         bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
-        if not math.isfinite(bandwidth):
-            raise NonFiniteError("the bandwidth is not finite", where="metric", hint="lower the learning rate")
+        check_finite("bandwidth", z.new_tensor(bandwidth, dtype=torch.float64))
         ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
         if _LOWEST <= ratio <= _HIGHEST:
             self_kernel = _interpolate(prepared["self_kernel"], ratio)

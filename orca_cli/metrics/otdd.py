@@ -105,10 +105,11 @@ def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[
         columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching, as often as the outer one
         joins the two.
     """
-    by_class = rows.argsort(kind="stable"), columns.argsort(kind="stable")  # a pair of classes is then a block
-    within = cost[np.ix_(*by_class)]
+    (row_order, row_runs, row_classes), (column_order, column_runs, column_classes) = map(_by_class, (rows, columns))
+    in_order = np.ix_(row_order, column_order)
+    within = cost[in_order]
     whole, inner = within.copy(), np.zeros_like(within)
-    for block in product(_runs(rows[by_class[0]]), _runs(columns[by_class[1]])):
+    for block in product(row_runs, column_runs):
         fewest = min(part.stop - part.start for part in block)
         between = within[block][:fewest, :fewest]
         match = _matched(between)
@@ -116,23 +117,19 @@ def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[
         whole[block] += between[match].sum() / fewest  # 1/2 W
     match = _matched(whole)
     # How often the outer matching joins two classes, for every pair of their points.
-    classes = [
-        np.unique(labels[order], return_inverse=True)[1]
-        for labels, order in zip((rows, columns), by_class, strict=True)
-    ]
-    joined = np.zeros([labels.max() + 1 for labels in classes], cost.dtype)
-    np.add.at(joined, (classes[0][match[0]], classes[1][match[1]]), 1)
-    inner *= joined[np.ix_(*classes)]
+    joined = np.zeros((len(row_runs), len(column_runs)), cost.dtype)
+    np.add.at(joined, (row_classes[match[0]], column_classes[match[1]]), 1)
     outer, coupling = np.empty_like(match[1]), np.empty_like(inner)
-    outer[by_class[0]] = by_class[1][match[1]]
-    coupling[np.ix_(*by_class)] = inner
+    outer[row_order] = column_order[match[1]]
+    coupling[in_order] = inner * joined[np.ix_(row_classes, column_classes)]
     return outer, coupling
 
 
-def _runs(labels: np.ndarray) -> list[slice]:
-    """Return the places of each class in sorted labels [s]."""
-    starts = np.unique(labels, return_index=True)[1]
-    return [slice(start, end) for start, end in pairwise([*starts, len(labels)])]
+def _by_class(labels: np.ndarray) -> tuple[np.ndarray, list[slice], np.ndarray]:
+    """Return the order [s] that sorts points by class, the places of each class in it, and the classes by number in it."""
+    order = labels.argsort(kind="stable")
+    _, starts, classes = np.unique(labels[order], return_index=True, return_inverse=True)
+    return order, [slice(*ends) for ends in pairwise([*starts, len(labels)])], classes
 
 
 def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

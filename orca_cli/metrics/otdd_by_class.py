@@ -17,10 +17,12 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
+from orca_cli.metrics.transport.clouds import ClassIndex, Cost, PairGroup, half_squared_distances, index_classes
 from orca_cli.metrics.transport.entropic import Solution, Transport
 from orca_cli.metrics.transport.problem import Reg, class_plans, slope, solve_outer, source_term
 
-_Solved = list[tuple[clouds.PairGroup, Solution]]
+_Solve = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
+_Solved = list[tuple[PairGroup, Solution]]
 _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
@@ -47,15 +49,13 @@ class OTDDByClass:
         They are class_self [k], the transport of each class to itself at reg / 2 with halved costs; labels_source [k, k], W
         between classes; self_term, OT_reg(source, source).
         """
-        clouds.check_features(source, "source")
+        clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
-        classes = clouds.index_classes(source.labels, source.num_classes, x.dtype)
+        classes = index_classes(source.labels, source.num_classes, x.dtype)
         cost = clouds.from_points(x)
         _, class_self = self._solve_selves(classes, cost)
         once = replace(self.transport, tolerance=_ONCE * self.transport.tolerance)
-        between = _solve_all(
-            clouds.pairs(classes, classes), classes, classes, cost, partial(once.by_sinkhorn, reg=self.reg / 2)
-        )
+        between = _solve_pairs(classes, classes, cost, partial(once.by_sinkhorn, reg=self.reg / 2))
         above = _table(between, class_self, class_self)
         labels = above + above.T
         self_term = source_term(self.transport, x, source.labels, labels, self.reg)
@@ -70,8 +70,8 @@ class OTDDByClass:
         """
         transport, half = self.transport, self.reg / 2
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        sources, targets = (clouds.index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
-        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
+        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
+        cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
         cross_cost, intra_cost = clouds.from_matrix(cross), clouds.from_matrix(intra)
 
         selves, target_self = self._solve_selves(targets, intra_cost)
@@ -79,10 +79,10 @@ class OTDDByClass:
         # plan's potentials are a good start for the pairs of classes.
         outer = solve_outer(transport, cross, None, self.reg, source, target) if len(targets.present) == 1 else None
         inside = partial(transport.solve, reg=half, start=outer.solution.g if outer else None)
-        between = _solve_all(clouds.pairs(sources, targets), sources, targets, cross_cost, inside)
+        between = _solve_pairs(sources, targets, cross_cost, inside)
         label_cross = _table(between, prepared["class_self"].to(x), target_self)
         inside = partial(transport.solve, reg=half)
-        within = _solve_all(clouds.pairs(targets, targets), targets, targets, intra_cost, inside)
+        within = _solve_pairs(targets, targets, intra_cost, inside)
         label_intra = _table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
@@ -114,27 +114,20 @@ class OTDDByClass:
         solved = (solution for _, solution in (*selves, *between, *within))
         return value, gradient, transport.diagnostics([outer.solution, itself.solution, *solved])
 
-    def _solve_selves(self, classes: clouds.ClassIndex, cost: clouds.Cost) -> tuple[_Solved, Tensor]:
+    def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_Solved, Tensor]:
         """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
-        pairs = [(label, label) for label in classes.present]
-        solved = _solve_all(
-            pairs, classes, classes, cost, lambda cost, a, b: self.transport.symmetric(cost, a, self.reg / 2)
-        )
+        groups = clouds.padded([(label, label) for label in classes.present], classes, classes)
+        costs = ((group, cost(group.rows, group.columns)) for group in groups)
+        solved = [(group, self.transport.symmetric(block, group.a, self.reg / 2)) for group, block in costs]
         values = classes.weights.new_zeros(len(classes.counts))
         for group, solution in solved:
             values[group.left] = solution.value
         return solved, values
 
 
-def _solve_all(
-    pairs: list[tuple[int, int]],
-    left: clouds.ClassIndex,
-    right: clouds.ClassIndex,
-    cost: clouds.Cost,
-    solve: Callable[[Tensor, Tensor, Tensor], Solution],
-) -> _Solved:
-    """Solve the transport between pairs of classes; `solve` takes cost, a and b."""
-    groups = clouds.padded(pairs, left, right)
+def _solve_pairs(left: ClassIndex, right: ClassIndex, cost: Cost, solve: _Solve) -> _Solved:
+    """Solve the transport between all `pairs` of classes."""
+    groups = clouds.padded(clouds.pairs(left, right), left, right)
     return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
 
 
@@ -147,7 +140,7 @@ def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
     return result
 
 
-def _potentials(solved: _Solved, left: clouds.ClassIndex, right: clouds.ClassIndex) -> tuple[Tensor, Tensor]:
+def _potentials(solved: _Solved, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
     """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
     n, m = sum(left.counts), sum(right.counts)
     # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a GPU.

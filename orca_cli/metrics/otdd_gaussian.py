@@ -41,7 +41,7 @@ class OTDDGaussian:
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
-        clouds.check_features(source, "source")
+        clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)

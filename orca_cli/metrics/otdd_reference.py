@@ -3,15 +3,32 @@
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W = debiased entropic transport with the cost |x - z|^2
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-Both levels are annealed and stopped (see `annealed`); the outer diameter includes the class number as one more coordinate, with
+Both levels are entropic and stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
+Reg falls from the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then
+reg), with one symmetrised update at each level, and one without averaging at the end, the extrapolation:
+
+    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+
+Nothing makes sure that the marginals are right by then: only the same levels give the same numbers. The outer diameter
+includes the class number as one more coordinate, with
 the target's classes numbered after the source's. W is a constant for the gradient, which is that of automatic differentiation
 of the last, extrapolating update: plans at the potentials before it, only the first argument of each cost differentiated,
 
     d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i),    p_j, q_j: softmax over source and target points.
 
 With one target class W is constant along every source row: the source's labels move the value and hardly the gradient.
+
+The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
+u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic,
+since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
+later ones are read from the last of them: right to a few 1e-6 of its value.
+
+Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and squared diameters come in their
+units; where a cloud meets itself, its cost is a function of some rows that returns these, [r, points].
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,11 +37,23 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import annealed, clouds
+from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import ClassIndex, Cost, Solved, half_squared_distances, index_classes, resolved
+from orca_cli.metrics.transport.entropic import log_sum_exp
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
+_SCALING = 0.5  # root of the ratio r between two levels
+_PERIODS = 4  # of a table
+_NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)]  # in 0..1
+_TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
+_REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
+_CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
+_HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
+# Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
+# each: 1/2, and 0 at padding.
+_Levels = tuple[Tensor, Tensor]
+_Rows = Callable[[slice], Tensor]
 _Ranges = tuple[Tensor, Tensor]
 
 
@@ -49,18 +78,18 @@ class OTDDReference:
         """Return the source's constants; memory grows with n and with the square of the largest class.
 
         They are low and high, the `_ranges` of the classes; class_self [k, 29] and source_self [1, 29], the transport of each
-        class and of the whole source to itself, as tables over diameters (`annealed.tabulate`).
+        class and of the whole source to itself, as tables over diameters (`_tabulate`).
         """
-        clouds.check_features(source, "source")
+        clouds.check_finite("source features", source.x)
         (x,) = resolved(self.reg / 2, source.x)
         ranges = _ranges(source)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         squares = _square_diameters(ranges, ranges)
-        tables = torch.zeros(len(classes.counts), annealed.TABLE_SIZE, dtype=torch.float64, device=x.device)
+        tables = torch.zeros(len(classes.counts), _TABLE, dtype=torch.float64, device=x.device)
         for label in classes.present:
             points = x[classes.points(label)]
             rows = _rows(points)
-            tables[label] = annealed.tabulate(rows, points, squares[label][label], self.reg / 2)
+            tables[label] = _tabulate(rows, points, squares[label][label], self.reg / 2)
         selves = _read(tables, squares, self.reg / 2)
         between = self._label_distances(classes, classes, clouds.from_points(x), squares, selves + selves.T)
         between = between + between.T
@@ -69,7 +98,7 @@ class OTDDReference:
             return _rows(x)(some).add_(between[source.labels[some]][:, source.labels], alpha=0.5)
 
         square = _outer_square(ranges, len(classes.present) + 1)
-        source_self = annealed.tabulate(outer_cost, x, square, self.reg)
+        source_self = _tabulate(outer_cost, x, square, self.reg)
         return {"low": ranges[0], "high": ranges[1], "class_self": tables, "source_self": source_self[None]}
 
     @clouds.closed_form
@@ -86,13 +115,14 @@ class OTDDReference:
         ranges, target_ranges = (prepared["low"], prepared["high"]), _ranges(target)
         squares, own_squares = (_square_diameters(one, target_ranges) for one in (ranges, target_ranges))
         # What each target class's transport to itself costs, at its diameters with the source's classes and with its own.
-        selves = torch.zeros(target.num_classes, source.num_classes + target.num_classes, dtype=torch.float64)
+        counts = source.num_classes, target.num_classes
+        selves = torch.zeros(counts[1], sum(counts), dtype=torch.float64, device=z.device)
         for label in targets.present:
             members = targets.points(label)
             block = target_cost[members][:, members]
-            levels = annealed.levels_from([row[label] for row in (*squares, *own_squares)], self.reg / 2, block)
-            selves[label] = annealed.selves(block.__getitem__, len(block), levels)[0]
-        cross, own = selves.to(z.device).split([source.num_classes, target.num_classes], 1)
+            levels = _levels_from([row[label] for row in (*squares, *own_squares)], self.reg / 2, block)
+            selves[label] = _selves(block.__getitem__, len(block), levels)[0]
+        cross, own = selves.split(counts, 1)
         cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
         labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
         own = self._label_distances(targets, targets, clouds.from_matrix(target_cost), own_squares, own + own.T)
@@ -101,11 +131,11 @@ class OTDDReference:
         target_cost.add_(((own + own.T) / 2)[target.labels][:, target.labels])
         low, high = (torch.cat(pair) for pair in zip(ranges, target_ranges, strict=True))
         square = _outer_square((low, high), len(sources.present) + len(targets.present))
-        levels = annealed.levels_from([square], self.reg, cost)
+        levels = _levels_from([square], self.reg, cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
-        value, f, g = annealed.cross(cost[None], a, b, levels)
-        target_self, target_f = annealed.selves(target_cost.__getitem__, m, levels)
-        source_self = annealed.read(prepared["source_self"][0].tolist(), square, self.reg)
+        value, f, g = _cross(cost[None], a, b, levels)
+        target_self, target_f = _selves(target_cost.__getitem__, m, levels)
+        source_self = float(_read(prepared["source_self"], [[square]], self.reg))
 
         # The plan's columns are right: g is the extrapolation of f.
         plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
@@ -126,8 +156,8 @@ class OTDDReference:
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
             chosen = zip(group.left.tolist(), group.right.tolist(), strict=True)
-            levels = annealed.levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
-            values, _, _ = annealed.cross(cost(group.rows, group.columns), group.a, group.b, levels)
+            levels = _levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
+            values, _, _ = _cross(cost(group.rows, group.columns), group.a, group.b, levels)
             table[group.left, group.right] = 2 * (values - selves[group.left, group.right].to(values))
         return table
 
@@ -155,12 +185,116 @@ def _outer_square(ranges: _Ranges, classes: int) -> float:
     return float((high.amax(0) - low.amin(0)).square().sum(-1)) + (classes - 1) ** 2
 
 
-def _rows(points: Tensor) -> annealed.Rows:
+def _rows(points: Tensor) -> _Rows:
     """Return the half squared distances of points [p, d] to all of them, by rows."""
     return lambda some: half_squared_distances(points[some], points)
 
 
+def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
+    """Return the levels of problems of these squared diameters."""
+    counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
+    length = max(counts) + 2
+    regs, steps = [], []
+    for square, count in zip(squares, counts, strict=True):
+        # Of points this close any level makes one; 0 cannot be divided by.
+        first = max(square, reg * 1e-6)
+        padding = length - count - 2
+        regs.append([first] * (padding + 1) + [first * _SCALING ** (2 * place) for place in range(count)] + [reg])
+        steps.append([0.0] * padding + [0.5] * (count + 2))
+    levels, step = (torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True) for table in (regs, steps))
+    return levels, step
+
+
+def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor, Tensor, Tensor]:
+    """Anneal B problems; return the values [B] at the extrapolated potentials, f before the extrapolation and g after it."""
+    log_a, log_b = a.log(), b.log()
+    memory = torch.empty_like(cost)
+
+    def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
+        return _softmin(cost, g, log_b, reg, memory), _softmin(cost.mT, f, log_a, reg, memory.mT)
+
+    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels[0][0])
+    for reg, step in zip(*levels, strict=True):
+        new_f, new_g = updates(f, g, reg)
+        f, g = torch.lerp(f, new_f, step[:, None]), torch.lerp(g, new_g, step[:, None])
+    final_f, final_g = updates(f, g, levels[0][-1])
+    return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
+
+
+def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
+    """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
+
+    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
+    """
+    regs, steps = levels
+    diameters = regs.shape[1]
+    height = min(points, max(1, _CHUNK_ELEMENTS // points))
+    together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
+    weights = regs.new_full((diameters, points), -math.log(points))
+    memory = regs.new_empty(together * height * points)
+
+    def softmin(f: Tensor, reg: Tensor) -> Tensor:
+        result = torch.empty_like(f)
+        for start in range(0, points, height):
+            rows = slice(start, min(start + height, points))
+            block = cost(rows)
+            for first in range(0, diameters, together):
+                some = slice(first, first + together)
+                shape = (len(f[some]), *block.shape)
+                held = memory[: math.prod(shape)].view(shape)
+                result[some, rows] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
+        return result
+
+    f = softmin(torch.zeros_like(weights), regs[0])
+    for reg, step in zip(regs, steps, strict=True):
+        f = torch.lerp(f, softmin(f, reg), step[:, None])
+    return softmin(f, regs[-1]).mean(1), f
+
+
+def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
+    """Return the transport to itself of a cloud of points x at all squared diameters from `square` on, for `read`.
+
+    The table, [_TABLE] float64, has the first period, and the means of the potential at the nodes of four periods.
+    """
+    first = _period(_position(square, reg))
+    periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
+    places = [first - 1 + period + node for period in range(periods) for node in _NODES]
+    levels = _levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, x)
+    if len(x) ** 2 <= _HELD_ELEMENTS:
+        cost = cost(slice(len(x))).__getitem__
+    table = _selves(cost, len(x), levels)[0].double().view(periods, len(_NODES))
+    later = table[-1:].expand(_PERIODS - periods, -1)
+    return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
+
+
 def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
-    """Return every class's transport to itself [k, l], from tables [k, TABLE_SIZE], at its diameters with other classes."""
+    """Return the means of the extrapolated potentials [k, l] of k clouds, from their tables, each at l squared diameters."""
+
+    def mean(table: list[float], square: float) -> float:
+        position = _position(square, reg)
+        period = _period(position)
+        node = position - (period - 1)
+        start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
+        total = 0.0
+        for knot, value in zip(_NODES, table[start:], strict=False):
+            total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
+        return total
+
     rows = zip(tables.tolist(), squares, strict=True)
-    return tables.new_tensor([[annealed.read(table, square, reg) for square in row] for table, row in rows])
+    return tables.new_tensor([[mean(table, square) for square in row] for table, row in rows])
+
+
+def _position(square: float, reg: float) -> float:
+    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
+
+
+def _period(position: float) -> int:
+    return max(math.ceil(position), 1)
+
+
+def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
+    """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
+    inverse = reg.reciprocal()[:, None]
+    exponent = torch.addcmul((log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory)
+    return log_sum_exp(exponent).mul_(-reg[:, None])

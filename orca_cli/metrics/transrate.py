@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.clouds import check_features, check_finite, prepare_nothing
+from orca_cli.metrics.transport.clouds import check_finite, prepare_nothing
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TransRate:
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
         """Return minus TransRate of the target; memory grows with min(m, d) squared. No diagnostics."""
-        check_features(target, "target")
+        check_finite("target features", target.x)
         z = target.x.double()
         z = z - z.mean(0)
         norm = torch.linalg.vector_norm(z)
@@ -49,7 +49,7 @@ class TransRate:
         else:
             class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
         value = (class_rate - rate).to(target.x.dtype)
-        check_finite(value)
+        check_finite("distance", value)
         return Distance(value)
 
     def _coding_rate(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from geomloss import SamplesLoss
 from safetensors.torch import load, save
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.problem import Transport
+from orca_cli.metrics.transport.entropic import Transport
 from orca_cli.seeding import torch_generator
 
 

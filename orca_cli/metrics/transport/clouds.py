@@ -1,4 +1,4 @@
-"""Clouds of points [n, d] and [m, d]: what every metric checks of them, ground costs, and gradients.
+"""Clouds of points [n, d] and [m, d]: ground costs, gradients, and what every metric checks.
 
 Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
 distances with weights that the solver found,
@@ -18,45 +18,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from orca_cli.exceptions import DataError, NonFiniteError, UnavailableError
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Distance, Features
 
 Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
 Cost = Callable[[Tensor, Tensor], Tensor]
 
-_HINT = "lower the learning rate"
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
-def check_features(features: Features, name: str) -> None:
-    """Raise an error for a cloud that no metric can take.
-
-    DataError: of another form than Features asks for; NonFiniteError: NaN or infinite features; UnavailableError: on a device
-    without float64, in which every metric computes some of its sums.
-    """
-    x, labels = features.x, features.labels
-    where = f"metric, {name} features"
-    if x.device.type == "mps":
-        raise UnavailableError("mps has no float64", where=where, hint="compare them on the CPU")
-    if x.dim() != 2 or not len(x) or labels.shape != x.shape[:1] or x.dtype not in (torch.float32, torch.float64):
-        what = f"[n, d] float32 or float64 with n labels is needed, got {list(x.shape)} {x.dtype}, {list(labels.shape)}"
-        raise DataError(what, where=where)
-    allowed = ((labels >= 0) & (labels < features.num_classes)).all()
+def check_finite(what: str, *tensors: Tensor) -> None:
+    """Raise NonFiniteError if an entry of the tensors, which are `what`, is NaN or infinite."""
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
-    finite = torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()
-    are_allowed, are_finite = torch.stack([allowed, finite]).tolist()  # at once: the host waits for a GPU once
-    if not are_allowed:
-        raise DataError(f"labels must be in 0..{features.num_classes - 1}", where=where)
-    if not are_finite:
-        raise NonFiniteError("a feature is NaN or infinite", where=where, hint=_HINT)
-
-
-def check_finite(*results: Tensor) -> None:
-    """Raise NonFiniteError if a value or a gradient has an entry that is NaN or infinite."""
-    if not bool(torch.stack([torch.isfinite(result).all() for result in results]).all()):
-        raise NonFiniteError("the distance is not finite", where="metric", hint=_HINT)
+    extremes = [extreme for tensor in tensors for extreme in torch.aminmax(tensor.detach())]
+    if not bool(torch.isfinite(torch.stack(extremes)).all()):
+        raise NonFiniteError(f"{what}: NaN or infinite", where="metric", hint="lower the learning rate")
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
@@ -66,7 +45,7 @@ def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
     """Check the source and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
-    check_features(source, "source")
+    check_finite("source features", source.x)
     return {}
 
 
@@ -109,20 +88,17 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, in
 def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
     """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
-    Clouds and results are checked; results are cast to the dtype and device of the target's features.
+    NonFiniteError where clouds or results are not finite; results are cast to the dtype and device of the target's features.
     """
 
     @functools.wraps(solve)
     def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        check_features(source, "source")
-        check_features(target, "target")
-        if source.x.shape[1] != target.x.shape[1]:
-            what = f"features of {source.x.shape[1]} and {target.x.shape[1]} dimensions cannot be compared"
-            raise DataError(what, where="metric", hint="both have to come from the same space")
+        check_finite("source features", source.x)
+        check_finite("target features", target.x)
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
         value, slope = value.to(target.x), slope.to(target.x)
-        check_finite(value, slope)
+        check_finite("distance or gradient", value, slope)
         carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
         return Distance(value + (carrier - carrier.detach()), diagnostics)
 
@@ -154,10 +130,7 @@ def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Class
     """Return the points of every class; labels [n] int64 in 0..num_classes-1."""
     counts = class_sizes(labels, num_classes)
     sizes = counts.tolist()
-    order = torch.argsort(labels, stable=True)
-    rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
-    rows = labels.new_zeros(num_classes, max(sizes))
-    rows[labels[order], rank] = order
+    rows = pad_sequence(torch.argsort(labels, stable=True).split(sizes), batch_first=True)
     slots = torch.arange(rows.shape[1], device=labels.device)
     weights = (slots < counts[:, None]) / counts.clamp(min=1)[:, None].to(dtype)
     return ClassIndex(rows, sizes, weights.to(dtype))

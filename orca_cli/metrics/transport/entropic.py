@@ -46,7 +46,6 @@ _MAX_EXPONENT = 30.0
 _MIN_EXPONENT = -80.0
 _CPU_ELEMENTS = 2**18  # exponents that are computed at once: what a cache holds;
 _GPU_ELEMENTS = 2**26  # as much as keeps a GPU busy
-_GPU_LOOK_EVERY = 8  # iterations between looks at the error, which make the host wait for the device
 
 
 class Solution(NamedTuple):
@@ -91,7 +90,7 @@ class Transport:
         log_b = torch.where(b > 0, b.log(), 0.0)
         g = torch.zeros_like(b)
         sums, columns = torch.empty_like(a), torch.empty_like(b)
-        iterations, every = 0, _look_every(cost)
+        iterations = 0
         level_error, level_iterations = max(self.tolerance, _SINKHORN_LEVEL[0]), _SINKHORN_LEVEL[1]
         for level in _annealing(float(cost.amax()), reg):
             goal, limit = (self.tolerance, self.max_iterations) if level == reg else (level_error, level_iterations)
@@ -100,10 +99,9 @@ class Transport:
             for step in range(limit + 1):
                 _sweep(cost, torch.where(b > 0, log_b + g / level, -torch.inf), a, level, unsolved, (sums, columns))
                 error = (columns - b).abs().sum(1)
-                if step % every == 0 or step == limit:
-                    unsolved = (error > goal).tolist()
-                    if step == limit or not any(unsolved):
-                        break
+                unsolved = (error > goal).tolist()
+                if step == limit or not any(unsolved):
+                    break
                 # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
                 reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(error <= goal, 0.0)
                 g = g + (level * reach)[:, None] * torch.where(b > 0, log_b - columns.log(), 0.0)
@@ -145,12 +143,12 @@ class Transport:
         """
         f = torch.zeros_like(a)
         update = softmin(f)
-        iterations, every = 0, _look_every(a)
+        iterations = 0
         while iterations < self.max_iterations:
             f = (f + update) / 2
             update = softmin(f)
             iterations += 1
-            if iterations % every == 0 and bool((_marginal_error(f, update, a, reg) <= self.tolerance).all()):
+            if bool((_marginal_error(f, update, a, reg) <= self.tolerance).all()):
                 break
         return f, update, iterations
 
@@ -230,10 +228,6 @@ def _sweep(
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
         columns[problems] = part if rows.start == 0 else columns[problems] + part
         sums[problems, rows] = row.log_().add_(top)
-
-
-def _look_every(like: Tensor) -> int:
-    return 1 if like.device.type == "cpu" else _GPU_LOOK_EVERY
 
 
 def _marginal_error(f: Tensor, update: Tensor, a: Tensor, reg: float) -> Tensor:

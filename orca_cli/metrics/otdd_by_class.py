@@ -46,8 +46,8 @@ class OTDDByClass:
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and the square of the largest class.
 
-        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs; labels_source [k, k], W
-        between classes; self_term, OT_reg(source, source).
+        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs, and self_term,
+        OT_reg(source, source), float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
@@ -57,10 +57,8 @@ class OTDDByClass:
         once = replace(self.transport, tolerance=_ONCE * self.transport.tolerance)
         between = _solve_pairs(classes, classes, cost, partial(once.by_sinkhorn, reg=self.reg / 2))
         above = _table(between, class_self, class_self)
-        labels = above + above.T
-        self_term = source_term(self.transport, x, source.labels, labels, self.reg)
-        constants = {"class_self": class_self, "labels_source": labels, "self_term": self_term}
-        return {name: value.double() for name, value in constants.items()}
+        self_term = source_term(self.transport, x, source.labels, above + above.T, self.reg)
+        return {"class_self": class_self.double(), "self_term": self_term.double()}
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:

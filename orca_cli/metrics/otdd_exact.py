@@ -39,7 +39,7 @@ class OTDDExact:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
-        Diagnostics: marginal_error (the outer plan's L1 error on the target's side).
+        No diagnostics.
         """
         x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
         cost = clouds.half_squared_distances(x, z)
@@ -53,12 +53,11 @@ class OTDDExact:
             labels[a, b] = 2 * (plans[a, b] * block).sum()
         # What each half squared distance weighs in the value.
         weights = self._plan(cost + labels[rows][:, columns] / 2)
-        error = float((weights.sum(0) - 1 / len(columns)).abs().sum())
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
         mass = clouds.class_mass(weights, rows, columns, (k, l))
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
-        return (weights * cost).sum(), clouds.gradient(weights, x, z), {"marginal_error": error}
+        return (weights * cost).sum(), clouds.gradient(weights, x, z), {}
 
     def _plan(self, cost: Tensor) -> Tensor:
         """Return the optimal plan [p, q] between uniform weights, float64."""

@@ -131,6 +131,5 @@ def test_float32_far_from_the_origin_classes_without_points_and_an_unsolved_prog
     result = distance(OTDDExact(), *moved)
     assert result.value.dtype == torch.float32
     assert result.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
-    assert result.diagnostics["marginal_error"] < 1e-12
     with pytest.raises(NonFiniteError, match=r"metric\.max_iterations"):
         distance(OTDDExact(max_iterations=3), labelled(60, 3, 2, "source"), labelled(40, 3, 2, "target"))

@@ -88,12 +88,11 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, in
 def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
     """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
-    NonFiniteError where clouds or results are not finite; results are cast to the dtype and device of the target's features.
+    NonFiniteError where target or results are not finite; results are cast to the dtype and device of the target's features.
     """
 
     @functools.wraps(solve)
     def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        check_finite("source features", source.x)
         check_finite("target features", target.x)
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
@@ -152,15 +151,15 @@ def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) ->
     groups: list[list[tuple[int, int]]] = []
     p = q = true = 0
     for i, j in sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)):
-        rows, columns = max(p, left.counts[i]), max(q, right.counts[j])
-        entries = true + left.counts[i] * right.counts[j]
-        padded = (len(groups[-1]) + 1) * rows * columns if groups else 0
-        if groups and padded <= min(_GROUP_PADDING * entries, _GROUP_ELEMENTS):
+        height, width = left.counts[i], right.counts[j]
+        rows, columns, entries = max(p, height), max(q, width), true + height * width
+        limit = min(_GROUP_PADDING * entries, _GROUP_ELEMENTS)
+        if groups and (len(groups[-1]) + 1) * rows * columns <= limit:
             groups[-1].append((i, j))
             p, q, true = rows, columns, entries
         else:
             groups.append([(i, j)])
-            p, q, true = left.counts[i], right.counts[j], left.counts[i] * right.counts[j]
+            p, q, true = height, width, height * width
     for group in groups:
         a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
         p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)

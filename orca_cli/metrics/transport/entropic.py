@@ -79,7 +79,7 @@ class Transport:
         problem = cost[unsolved], a[unsolved], b[unsolved]
         more = self.by_sinkhorn(*problem, reg)
         if bool((more.error > self.tolerance).any()):
-            end = self.by_newton(*problem, reg, more.g, first=reg)
+            end = _descend(*problem, more.g, [reg], self.tolerance, self.newton_steps)
             more = end._replace(iterations=more.iterations + end.iterations)
         pairs = zip(solution[:4], more[:4], strict=True)
         f, g, value, error = (mine.index_copy(0, unsolved, theirs) for mine, theirs in pairs)
@@ -110,22 +110,19 @@ class Transport:
         f = sums.mul_(-reg)
         return Solution(f, g, (a * f).sum(1) + (b * g).sum(1), error, iterations)
 
-    def by_newton(
-        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None, first: float | None = None
-    ) -> Solution:
+    def by_newton(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None) -> Solution:
         """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
 
-        With `start`, the potentials g of a similar problem, annealing starts at `first`, by default the level before reg.
+        With `start`, the potentials g of a similar problem, annealing starts at the level before reg.
         """
-        largest = float(cost.max())
+        first, before = float(cost.max()), reg / _SCALING
         if start is not None:
-            first = min(largest, first or reg / _SCALING)
+            first = min(first, before)
         else:
-            start, first = torch.zeros_like(b), largest
-            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / _SCALING**2:
+            start = torch.zeros_like(b)
+            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and first > before / _SCALING:
                 some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
-                first = reg / _SCALING
-                levels = _annealing(largest, first / _SCALING)
+                levels, first = _annealing(first, before / _SCALING), before
                 start = _descend(cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL).g
         return _descend(cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps)
 

@@ -1,25 +1,25 @@
-"""What several errors share: checks of outputs, targets and records, which samples are cut from; areas under ranking curves.
+"""What several errors share: checks of outputs, targets and records, which samples are cut from; means; areas under curves.
 
-Ranked scores are [n] or, by columns, [n, P], higher for "present", which is bool of the same shape; a score of NaN ranks last.
+A value that is undefined, such as that of a class without samples, is NaN in arrays and None in a Score.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
 
+Array = Any  # of NumPy or torch
 Unit = Literal["samples", "records"]
 _BLOCK = 2**22  # entries that are ranked at once
 
 
-def check_fit(fits: bool, outputs: np.ndarray, targets: np.ndarray, takes: str) -> None:
+def check_fit(fits: bool, outputs: Array, targets: Array, takes: str, where: str = "task.error") -> None:
     """Raise DataError unless outputs and targets fit together; `takes` says in words which shapes are expected."""
     if not fits:
-        what = f"outputs {outputs.shape} do not fit {targets.dtype} targets {targets.shape}"
-        raise DataError(what, where="task.error", hint=f"this error takes {takes}")
+        what = f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
+        raise DataError(what, where=where, hint=f"it takes {takes}")
 
 
 def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
@@ -45,35 +45,36 @@ def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     return difference, known
 
 
-def missing(groups: np.ndarray | None) -> DataError:
-    """Return the error of an average over records where samples have none, or those of one record differ in target."""
-    what = "are not cut from records" if groups is None else "of one record have different targets"
-    return DataError(f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples")
-
-
 def records(
-    groups: np.ndarray | None, targets: np.ndarray, counted: np.ndarray | slice = slice(None)
+    groups: np.ndarray | None, targets: np.ndarray, counted: np.ndarray | slice = slice(None), *, required: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the record of each counted sample, [m] in 0..R-1, and the target [R, ...] that all samples of each record share.
 
-    NaN counts as a value. None without records, or where samples of one differ in target.
+    NaN counts as a value. Without records, or where samples of one differ in target, None, or DataError where `required`.
     """
-    if groups is None:
-        return None
-    if groups.shape != targets.shape[:1]:
-        raise DataError(f"records {groups.shape} do not fit {len(targets)} samples", where="task.error")
-    values = targets[counted]
-    _, first, record = np.unique(groups[counted], return_index=True, return_inverse=True)
-    shared, record = values[first], record.reshape(len(values))
-    same = (shared[record] == values) | (np.isnan(shared[record]) & np.isnan(values))
-    return (record, shared) if same.all() else None
+    what = "are not cut from records"
+    if groups is not None:
+        values = targets[counted]
+        _, first, record = np.unique(groups[counted], return_index=True, return_inverse=True)
+        shared, record = values[first], record.reshape(len(values))
+        if ((shared[record] == values) | (np.isnan(shared[record]) & np.isnan(values))).all():
+            return record, shared
+        what = "of one record have different targets"
+    if required:
+        raise DataError(f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples")
+    return None
 
 
-def one_minus_mean(values: Sequence[float | None]) -> Score:
-    """Return one minus the mean of the values that are defined; `n` counts these, `skipped` the others."""
-    defined = [value for value in values if value is not None]
-    error = 1.0 - sum(defined) / len(defined) if defined else None
-    return Score(error, len(defined), len(values) - len(defined))
+def mean(values: np.ndarray) -> Score:
+    """Return the mean of the values that are not NaN; `n` counts these, `skipped` the others."""
+    defined = values[~np.isnan(values)]
+    return Score(float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined))
+
+
+def one_minus_mean(values: np.ndarray) -> Score:
+    """Return one minus the `mean`."""
+    score = mean(values)
+    return Score(None if score.value is None else 1.0 - score.value, score.n, score.skipped)
 
 
 def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
@@ -94,10 +95,13 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(np.float32)
 
 
-def average_precision(scores: np.ndarray, present: np.ndarray) -> float | None:
-    """Return the sum over distinct thresholds of (recall step) x precision; None without a positive entry."""
+def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
+    """Return the sum over distinct thresholds of (recall step) x precision, of [n] scores; NaN without a positive entry.
+
+    Scores are higher for "present"; one of NaN ranks last.
+    """
     if not present.any():
-        return None
+        return np.nan
     scores = _comparable(scores)
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
@@ -107,19 +111,15 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float | None:
     return float((np.diff(positives, prepend=0) / positives[-1] * positives / total).sum())
 
 
-def auroc(scores: np.ndarray, present: np.ndarray) -> float | None:
-    """Return the fraction of pairs of a positive and a negative entry that are ordered rightly, ties counting a half.
+def aurocs(scores: np.ndarray, present: np.ndarray, known: np.ndarray | bool = True) -> np.ndarray:
+    """Return the area under the ROC curve of the known entries of every column of scores [n, P], [P] float64.
 
-    None without such a pair. Takes time n log n and about 50 bytes of memory per entry.
+    It is the fraction of pairs of a positive and a negative entry that are ordered rightly, ties counting a half; NaN without
+    such a pair. A score of NaN ranks last. Takes time n log n, and memory of some 50 bytes an entry for 4 million at once.
     """
-    area = float(column_aurocs(scores[:, None], present[:, None], np.ones((len(scores), 1), bool))[0])
-    return None if np.isnan(area) else area
-
-
-def column_aurocs(scores: np.ndarray, present: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve of the known entries of every column, [P] float64; NaN where it lacks a class."""
     from scipy import stats
 
+    known = np.broadcast_to(known, scores.shape)
     step, areas = max(1, _BLOCK // max(1, len(scores))), [np.zeros(0)]
     for start in range(0, scores.shape[1], step):
         values, is_present, is_known = (table[:, start : start + step] for table in (scores, present, known))

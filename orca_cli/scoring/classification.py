@@ -55,7 +55,7 @@ class Balanced(ZeroOne):
         k, counted = outputs.shape[1], targets != IGNORED_CLASS
         truth, predicted = targets[counted], _predictions(outputs)[counted]
         with np.errstate(invalid="ignore"):  # of classes that do not occur
-            return _macro(_counts(truth[predicted == truth], k) / _counts(truth, k))
+            return checks.one_minus_mean(_counts(truth[predicted == truth], k) / _counts(truth, k))
 
 
 class ClassAUROC(ZeroOne):
@@ -77,7 +77,7 @@ class ClassAUROC(ZeroOne):
         # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
         logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
         scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        return checks.one_minus_mean([checks.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])])
+        return checks.one_minus_mean(checks.aurocs(scores, truth[:, None] == np.arange(outputs.shape[1])))
 
 
 class MacroF1:
@@ -114,18 +114,17 @@ class MacroF1:
         counted = targets != IGNORED_CLASS
         scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        if targets.ndim == 1 and (found := checks.records(groups, targets, counted)) is not None:
+        found = checks.records(groups if targets.ndim == 1 else None, targets, counted, required=self.by == "records")
+        if found is not None:
             record, shared = found
             f1_by_unit["records"] = _class_f1(_majority(scores, record, len(shared)), shared, outputs.shape[1])
-        if self.by not in f1_by_unit:
-            raise checks.missing(groups)
         others = {}
         for unit, values in f1_by_unit.items():
             for count in (k, self._also_first):
                 if count is not None and (unit, count) != (self.by, k):
                     name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
-                    others[name] = _macro(values[:count]).value
-        return replace(_macro(f1_by_unit[self.by][:k]), others=others)
+                    others[name] = checks.one_minus_mean(values[:count]).value
+        return replace(checks.one_minus_mean(f1_by_unit[self.by][:k]), others=others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
@@ -169,9 +168,3 @@ def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     """Return F1 of every class, [K] float64; NaN for a class that is neither predicted nor a target."""
     with np.errstate(invalid="ignore"):
         return 2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
-
-
-def _macro(values: np.ndarray) -> Score:
-    """Return one minus the mean of the classes' values; those of NaN are skipped."""
-    defined = values[~np.isnan(values)]
-    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined))

@@ -5,6 +5,7 @@ Targets of masks and frames are 0 and 1, outputs their logits. Targets of NaN ar
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -60,22 +61,20 @@ class MaskError:
             scores, known = np.where(known, scores, 0.0), np.ones_like(known)
         pooled, truth = scores[known], present[known]
         checks.check_numbers(np.isnan(pooled), "NaN")
-        areas = checks.column_aurocs(scores, present, known)
-        defined = areas[~np.isnan(areas)]
-        area, positive = checks.auroc(pooled, truth), pooled > 0
+        by_position, positive = checks.one_minus_mean(checks.aurocs(scores, present, known)), pooled > 0
         misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
         values = {
-            "auroc": None if area is None else 1 - area,
+            "auroc": checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
             "balanced": None if misses is None or alarms is None else (misses + alarms) / 2,
             "fnr": _rate(~(pooled > self._logit), truth),
-            "pixel_auroc": 1 - float(defined.mean()) if len(defined) else None,
+            "pixel_auroc": by_position.value,
         }
         value = values.pop(self._report)
         others = {self._names[report]: one for report, one in values.items()}
-        by_position = self._report == "pixel_auroc"
-        counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.size)
-        n = 0 if value is None else counted
-        return Score(value, n, total - n, others)
+        if self._report == "pixel_auroc":
+            return replace(by_position, others=others)
+        n = 0 if value is None else len(pooled)
+        return Score(value, n, known.size - n, others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [1, H, W]: how much more often than overall each pixel is positive in the training set.
@@ -170,14 +169,14 @@ class LongRangeMAE:
         """
         fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
         checks.check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
-        errors = []
+        errors = np.full(len(outputs), np.nan)
         for index, rows, columns in self._pairs(targets):
             predictions = outputs[index, 0].astype(np.float64)
             above, below = predictions[rows, columns], predictions[columns, rows]
             checks.check_numbers(~(np.isfinite(above) & np.isfinite(below)), f"NaN or infinite in protein {index}")
             predicted = np.maximum(self._below * below + (1 - self._below) * above, _LEAST)
-            errors.append(float(np.abs(predicted - targets[index, 0, rows, columns]).mean()))
-        return Score(sum(errors) / len(errors) if errors else None, len(errors), len(outputs) - len(errors))
+            errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
+        return checks.mean(errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [1, W, W], the one distance whose error over the training proteins is least.

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.config.ranges import NotNegative, Positive
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS, Loss
+from orca_cli.scoring.checks import check_fit
 
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
+_ONE_SHAPE = "outputs and targets of one shape (B, K, *E)"
 
 
 class _Masked(nn.Module):
@@ -196,13 +198,9 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
     return MaskedMSE() if real else MaskedCrossEntropy()
 
 
-def _check_shapes(
-    outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = "outputs and targets of one shape (B, K, *E)"
-) -> None:
+def _check_shapes(outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = _ONE_SHAPE) -> None:
     # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
-    if targets.shape != expected:
-        what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
-        raise DataError(what, where="task.loss", hint=f"this loss takes {takes}")
+    check_fit(targets.shape == expected, outputs, targets, takes, "task.loss")
 
 
 def _check_count(weights: int, outputs: int, where: str) -> None:

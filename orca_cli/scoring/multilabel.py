@@ -4,23 +4,12 @@ Outputs are scores [n, K], higher for "present"; only their order within a label
 NaN where unknown; an unknown entry is left out of its label.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from orca_cli.interfaces import Score
 from orca_cli.scoring import checks
-
-
-def _label_mean(
-    outputs: np.ndarray, targets: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float | None]
-) -> Score:
-    """Return one minus the mean over labels of a value of each label's known entries; labels without one are skipped."""
-    checks.check_same(outputs, targets, "(n, K)")
-    known = ~np.isnan(targets)
-    rows = [(k, known[:, k]) for k in range(outputs.shape[1])]
-    return checks.one_minus_mean([value(outputs[row, k], targets[row, k] > 0.5) for k, row in rows])
 
 
 class MeanAveragePrecision:
@@ -43,13 +32,12 @@ class MeanAveragePrecision:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        scores = {"samples": _label_mean(outputs, targets, checks.average_precision)}
-        if (by_record := checks.records(groups, targets)) is not None:
+        checks.check_same(outputs, targets, "(n, K)")
+        scores = {"samples": _precisions(outputs, targets)}
+        if (by_record := checks.records(groups, targets, required=self.by == "records")) is not None:
             record, shared = by_record
             means = checks.sums_by_record(outputs, record, len(shared)) / np.bincount(record)[:, None]
-            scores["records"] = _label_mean(means, shared, checks.average_precision)
-        if self.by not in scores:
-            raise checks.missing(groups)
+            scores["records"] = _precisions(means, shared)
         score = scores.pop(self.by)
         return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()})
 
@@ -65,7 +53,8 @@ class MeanAUROC:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        return _label_mean(outputs, targets, checks.auroc)
+        checks.check_same(outputs, targets, "(n, K)")
+        return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, ~np.isnan(targets)))
 
 
 class LabelMacroF1:
@@ -78,14 +67,17 @@ class LabelMacroF1:
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        return _label_mean(outputs, targets, _f1)
+        checks.check_same(outputs, targets, "(n, K)")
+        predicted, present = (outputs > 0) & ~np.isnan(targets), targets > 0.5
+        with np.errstate(invalid="ignore"):  # of labels without either
+            return checks.one_minus_mean(2 * (predicted & present).sum(0) / (predicted.sum(0) + present.sum(0)))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
         return np.ones(num_outputs, np.float32)
 
 
-def _f1(scores: np.ndarray, present: np.ndarray) -> float | None:
-    predicted = scores > 0
-    total = int(predicted.sum() + present.sum())
-    return 2 * int((predicted & present).sum()) / total if total else None
+def _precisions(outputs: np.ndarray, targets: np.ndarray) -> Score:
+    rows = enumerate(~np.isnan(targets.T))
+    precisions = [checks.average_precision(outputs[row, k], targets[row, k] > 0.5) for k, row in rows]
+    return checks.one_minus_mean(np.array(precisions))

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring.checks import differences, mean_constant
+from orca_cli.scoring.checks import differences, mean, mean_constant
 
 
 class RelativeL2:
@@ -25,10 +25,7 @@ class RelativeL2:
         """Return the error; `n` and `skipped` count samples."""
         difference, known = differences(outputs, targets)
         norm = np.linalg.norm(_flat(np.where(known, targets, 0.0)), axis=1)
-        counted = norm > 0
-        n = int(counted.sum())
-        value = float((np.linalg.norm(_flat(difference), axis=1)[counted] / norm[counted]).mean()) if n else None
-        return Score(value, n, len(norm) - n)
+        return mean(np.linalg.norm(_flat(difference), axis=1) / np.where(norm > 0, norm, np.nan))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the map whose mean relative error over the training targets is least, nearly.
@@ -77,10 +74,10 @@ class _Values:
         difference, known = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in differences(outputs, targets))
         target = np.moveaxis(targets, 1, 0).reshape(known.shape).astype(np.float64)
         count = known.sum(1)
-        mean = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
-        around = np.where(known, target - mean[:, None], 0.0)
+        centre = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
+        around = np.where(known, target - centre[:, None], 0.0)
         # Equal targets differ from their computed mean by rounding.
-        around[np.abs(around) <= 1e-12 * np.abs(mean)[:, None]] = 0.0
+        around[np.abs(around) <= 1e-12 * np.abs(centre)[:, None]] = 0.0
         squares, spread = np.square(difference).sum(1), np.square(around).sum(1)
         with np.errstate(invalid="ignore"):  # of outputs without a known target
             # Undefined where all targets are equal: nothing is to be explained.
@@ -92,8 +89,7 @@ class _Values:
                 "RMSE / deviation": np.sqrt(unexplained),
             }
         n = int(count[~np.isnan(values[self.name])].sum())
-        defined = {name: each[~np.isnan(each)] for name, each in values.items()}
-        others = {name: float(each.mean()) if len(each) else None for name, each in defined.items()}
+        others = {name: mean(each).value for name, each in values.items()}
         return Score(others.pop(self.name), n, targets.size - n, others)
 
 

@@ -59,17 +59,22 @@ def main(argv: list[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names with characters that the output lacks
-    _wait_briefly()
-    rank = None
+    # Waiting threads of torch's OpenMP sleep after some microseconds; the environment takes precedence. Where they spin for
+    # long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone takes twice the
+    # time (docs/decisions/0022-waiting-threads.md). It is set before torch is imported, and changes no result.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
+    follows = False  # whether rank 0 of the run speaks for this process
     try:
-        rank = ranks.from_environment()
-        if rank is not None:
-            if not rank.leads:
+        if (rank := ranks.from_environment()) is not None:
+            follows = not rank.leads
+            if follows:
                 ranks.silence()
             ranks.check_command(words, rank)
         with signals.raised():
             code = _dispatch(words, wants_traceback, main if argv is None else None)
-        if rank is not None and not rank.leads:
+        if follows:
             # Threads of gloo can make the interpreter abort at its end, and a launcher would call the whole run failed.
             os._exit(code)
         return code
@@ -84,64 +89,46 @@ def main(argv: list[str] | None = None) -> int:
         bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
         failure = error if isinstance(error, OrcaError) else process_error(error) or bug
     terminal.print_error(f"orca: error: {failure}")
-    if rank is not None and not rank.leads:
+    if follows:
         time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
     return failure.code
 
 
-def _wait_briefly() -> None:
-    """Let waiting threads of torch's OpenMP sleep after some microseconds; the environment takes precedence.
-
-    Where they spin for long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone
-    takes twice the time (docs/decisions/0022-waiting-threads.md). Set it before torch is imported; it changes no result.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
-
-
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        return _print_commands("orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES)
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         terminal.print_result(f"orca {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
-    name, words = words[0], words[1:]
-    about = COMMANDS[name]
-    command = importlib.import_module(f"orca_cli.commands.{name}")
-    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
+    name, about, path = "orca", "Cross-modal transfer of pretrained transformers (ORCA).", "orca_cli.commands"
+    commands, examples = COMMANDS, _EXAMPLES
+    while commands:  # twice for a command of several, such as `orca data get`: a module each
         if not words or words[0] in ("-h", "--help", "help"):
-            return _print_commands(f"orca {name}", about, command.VERBS, f"examples: orca {name} COMMAND --help")
-        if words[0] not in command.VERBS:
-            raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
-        name, verb, words = f"{name} {words[0]}", words[0], words[1:]
-        about, command = command.VERBS[verb], importlib.import_module(f"{command.__name__}.{verb}")
+            lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
+            terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
+            return 0
+        word, *words = words
+        name, path = f"{name} {word}", f"{path}.{word}"
+        if word not in commands:
+            raise UsageError(f"no such command: '{name.removeprefix('orca ')}'", hint=suggest(word, commands))
+        about, command = commands[word], importlib.import_module(path)
+        commands, examples = getattr(command, "VERBS", {}), f"examples: {name} COMMAND --help"
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"orca {name}", description=about, epilog=command.EXAMPLES, formatter_class=raw)
+    parser = _Parser(prog=name, description=about, epilog=command.EXAMPLES, formatter_class=raw)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
-    arguments.typed = ["orca", *name.split(), *words]
+    arguments.typed = [*name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
     for module in getattr(arguments, "allow_module", ()):
         parts.allow_module(module)
-    if name in _COMPUTING:
+    if name.removeprefix("orca ") in _COMPUTING:
         from orca_cli.runs.environment import check_requirements
 
         check_requirements()
         storage.check_temporary()
     result = command.execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name == "run" else nullcontext():
+    with terminal.lost_output_allowed() if name == "orca run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
-
-
-def _print_commands(name: str, about: str, commands: dict[str, str], examples: str) -> int:
-    lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
-    terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
-    return 0

@@ -27,14 +27,13 @@ from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
+    from orca_cli.baselines.inputs import Subject
     from orca_cli.config.compose import Composed
-    from orca_cli.interfaces import Samples
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.team import Team
 
-Summary = dict[str, Any]
-OnBuild = Callable[[Summary], None]  # what is called with the summary of stage 1
+OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
 
 
 def run(
@@ -58,7 +57,7 @@ def run(
         # Before a folder is made or an earlier one touched; a completed run needs no device, and torch takes seconds to import.
         device, precision = job.config.device, job.config.precision
         is_open = device not in ("auto", "cpu") or precision == "fp16"
-        if is_open and not ((earlier := None if force else claim.look(root, name)) and earlier.result()):
+        if is_open and claim.peek(root, name, force=force) != "completed":
             from orca_cli.training.engine import check_precision, choose_device
 
             check_precision(choose_device(device), precision)
@@ -69,7 +68,7 @@ def run(
             _logged(folder.path / "run.log"),
         ):
             if folder.result():
-                return completed_before(job, folder)
+                return _with_baselines(job, folder)
             terminal.log.info(f"{folder.path}")
             return _attempt(job, folder, on_build, team)
     except OrcaError as error:
@@ -173,49 +172,39 @@ def done_before(job: Composed) -> Outcome | None:
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
-    if run is None or not (result := run.result()) or completion.lacking(job.config, run, result):
+    if run is None or not (run.path / storage.MANIFEST).exists() or run.status().get("state") != "completed":
         return None
-    is_whole = (run.path / storage.MANIFEST).exists() and run.status().get("state") == "completed"
-    return Outcome("skipped", path=run.path, result=result) if is_whole else None
-
-
-def completed_before(job: Composed, folder: RunDirectory) -> Outcome:
-    """Return the outcome of a run that is completed; baselines that it lacks are computed first (docs/baselines.md)."""
-    from orca_cli.baselines import completion
-
-    if not (names := completion.lacking(job.config, folder, folder.result())):
-        terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
-        return Outcome("skipped", path=folder.path, result=folder.result())
-    terminal.log.info(f"already completed; computing the baselines that it lacks, {', '.join(names)}: {folder.path}")
-
-    def rebuilt() -> Built:
-        from orca_cli.stages.build import build
-        from orca_cli.training.engine import same_threads_after
-
-        if job.config.train.validate_on == "test":
-            completion.count_read(folder)
-        train = replace(job.config.train, gradient_checkpointing=False)
-        with signals.immediate(), same_threads_after():
-            return build(replace(job.config, train=train, device="cpu"), Silent(), folder.result())
-
-    return _with_baselines(job, folder, names, rebuilt, None)
+    result = run.result()
+    is_done = result and not completion.lacking(job.config, run, result)
+    return Outcome("skipped", path=run.path, result=result) if is_done else None
 
 
 def _with_baselines(
-    job: Composed, folder: RunDirectory, names: list[str], make: Callable[[], Built], samples: Samples | None
+    job: Composed, folder: RunDirectory, validated: Validated | None = None, tested: Tested | None = None
 ) -> Outcome:
-    """Compute baselines of a completed run, on what `make` builds, and the test split where this process has opened it."""
+    """Return the outcome of a completed run, after computing the baselines that it lacks (docs/baselines.md).
+
+    Without `validated` another process has completed it; `tested` has the test split where this one has opened it.
+    """
     from orca_cli.baselines import completion
-    from orca_cli.baselines.inputs import Subject
-    from orca_cli.stages.build import make_model
-    from orca_cli.stages.finetune import best_constant
-    from orca_cli.training.engine import choose_device
 
     before = folder.result()
-    digests = {name: split["sha256"] for name, split in before["splits"].items()}
+    state: State = "skipped" if validated is None else "completed"
+    names = completion.lacking(job.config, folder, before)
+    if validated is None:
+        what = f"computing the baselines that it lacks, {', '.join(names)}" if names else "not run again (--force does)"
+        terminal.log.info(f"already completed, {what}: {folder.path}")
+    if not names:
+        return Outcome(state, path=folder.path, result=before)
 
     def subject() -> Subject:
-        built = make()
+        from orca_cli.baselines.inputs import Subject
+        from orca_cli.stages.build import make_model
+        from orca_cli.stages.finetune import best_constant
+        from orca_cli.training.engine import choose_device
+
+        built = _rebuilt(job, folder) if validated is None else validated.built
+        digests = {name: split["sha256"] for name, split in before["splits"].items()}
         if any(split["sha256"] != digests[name] for name, split in built.summary["splits"].items()):
             raise DataError("the data are not those of the run any more", where=folder.path.name)
         task, outputs = built.task, completion.saved(folder)
@@ -226,49 +215,75 @@ def _with_baselines(
             len(built.learned) == len(task.train) and built.plan.train.validate_on != "test",
             built.embedder,
             lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
-            lambda: completion.opened(folder, task.open_test, digests["test"]) if samples is None else samples,
+            lambda: completion.opened(folder, task.open_test, digests["test"]) if tested is None else tested.samples,
             *outputs[1:],
             digests,
             best_constant(built),
         )
 
     stop, result = completion.complete(job.config, folder, names, subject), folder.result()
-    state: State = "skipped" if samples is None and result["baselines"] == before["baselines"] else "completed"
+    if result["baselines"] != before["baselines"]:
+        state = "completed"
     return Outcome(state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None)
 
 
-def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
-    """Complete a run, or record in its folder why it failed; the traceback of a bug goes into error.log."""
+def _rebuilt(job: Composed, folder: RunDirectory) -> Built:
+    """Return what stage 1 of a completed run built, on the CPU."""
+    from orca_cli.baselines import completion
+    from orca_cli.stages.build import build
     from orca_cli.training.engine import same_threads_after
-    from orca_cli.training.memory import is_exhausted
+
+    if job.config.train.validate_on == "test":
+        completion.count_read(folder)
+    train = replace(job.config.train, gradient_checkpointing=False)
+    with signals.immediate(), same_threads_after():
+        return build(replace(job.config, train=train, device="cpu"), Silent(), folder.result())
+
+
+def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
+    """Complete a run, or record in its folder why it failed, tell its trackers, and return how it ended."""
+    from orca_cli.training.engine import same_threads_after
 
     try:
         with same_threads_after():
             return _complete(job, folder, on_build, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
-        if stop := interruption_in(error):
-            return _recorded(folder, ended_by(stop, error, folder.path))
+        failure: OrcaError | None = interruption_in(error)
         try:
-            storage.check_held(folder.path)
+            if failure is None:
+                storage.check_held(folder.path)
         except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
             return ended_by(gone, error, folder.path)
-        failure: OrcaError | None = error if isinstance(error, OrcaError) else None
-        if failure is None and is_exhausted(error):
-            where, hint = folder.status().get("stage") or "build", "free some, or use a smaller body or less data"
-            failure = MemoryExhaustedError("not enough memory", where=where, hint=hint)
-        failure = failure or process_error(error) or storage.disk_error(error)
-        if failure is None:
-            path, hint = folder.path / "error.log", "--traceback shows where"
-            with suppress(OrcaError):
-                storage.write_text(path, "".join(traceback.format_exception(error)))
-                hint = f"the traceback is in {path}"
-            failure = OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
-        return _recorded(folder, ended_by(failure, error, folder.path))
+        failure = failure or _explained(error, folder)
+        outcome = ended_by(failure, error, folder.path)
+        try:
+            folder.set_state(outcome.state, code=outcome.code, error=Failure(failure, error).record())
+        except OrcaError as full:  # a full disk can hold neither the result nor the record that it failed
+            terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
+        folder.ended(outcome.state, {})
+        return outcome
+
+
+def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
+    """Return the expected failure that an error means; one of a bug, whose traceback goes into error.log, for any other."""
+    from orca_cli.training.memory import is_exhausted
+
+    if isinstance(error, OrcaError):
+        return error
+    if is_exhausted(error):
+        where, hint = folder.status().get("stage") or "build", "free some, or use a smaller body or less data"
+        return MemoryExhaustedError("not enough memory", where=where, hint=hint)
+    if known := process_error(error) or storage.disk_error(error):
+        return known
+    path, hint = folder.path / "error.log", "--traceback shows where"
+    with suppress(OrcaError):
+        storage.write_text(path, "".join(traceback.format_exception(error)))
+        hint = f"the traceback is in {path}"
+    return OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
-    from orca_cli.baselines import completion
     from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.finetune import result_of
 
@@ -279,22 +294,9 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
             storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
     further: dict[str, Any] = {"baselines": {}, "comparison": None, "inexact": folder.inexact()}
     folder.write_result(result_of(validated, tested) | further)
-    outcome = Outcome("completed", path=folder.path, result=folder.result())
     # The run is completed before its baselines are: whatever ends them, it keeps its result.
-    if tested is not None and (names := completion.lacking(job.config, folder, outcome.result)):
-        outcome = _with_baselines(job, folder, names, lambda: validated.built, tested.samples)
+    outcome = _with_baselines(job, folder, validated, tested)
     folder.ended("completed", outcome.result)
-    return outcome
-
-
-def _recorded(folder: RunDirectory, outcome: Outcome) -> Outcome:
-    """Write how a run ended into its folder, tell its trackers, and return it."""
-    assert outcome.failure is not None
-    try:
-        folder.set_state(outcome.state, code=outcome.code, error=outcome.failure.record())
-    except OrcaError as error:  # a full disk can hold neither the result nor the record that it failed
-        terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {error}")
-    folder.ended(outcome.state, {})
     return outcome
 
 

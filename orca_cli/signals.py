@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 
 from orca_cli.exceptions import InterruptionError, PreemptionError
@@ -129,17 +129,11 @@ def _leave() -> None:
 @contextmanager
 def raised() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does, in commands that have no state to save."""
-    if threading.current_thread() is not threading.main_thread():
+    with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ():
+            if signal.getsignal(number) is signal.SIG_DFL:
+                stack.callback(signal.signal, number, signal.signal(number, _raise))
         yield
-        return
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, _raise)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import ClassIndex, Cost, PairGroup, half_squared_distances, index_classes
-from orca_cli.metrics.transport.entropic import Solution, Transport
+from orca_cli.metrics.transport.entropic import Solution, Transport, softmin
 from orca_cli.metrics.transport.problem import Reg, class_plans, slope, solve_outer, source_term
 
 _Solve = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
@@ -76,7 +76,7 @@ class OTDDByClass:
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         outer = solve_outer(transport, cross, None, self.reg, source, target) if len(targets.present) == 1 else None
-        inside = partial(transport.solve, reg=half, start=outer.solution.g if outer else None)
+        inside = partial(transport.solve, reg=half, start=outer[0].g if outer else None)
         between = _solve_pairs(sources, targets, cross_cost, inside)
         label_cross = _table(between, prepared["class_self"].to(x), target_self)
         inside = partial(transport.solve, reg=half)
@@ -91,32 +91,35 @@ class OTDDByClass:
         else:
             right += (label_cross / 2)[:, target.labels]
             outer = solve_outer(transport, cross, label_cross, self.reg, source, target)
-        itself = solve_outer(transport, intra, label_intra, self.reg, target)
-        value = outer.solution.value[0] + shift - itself.solution.value[0] / 2 - prepared["self_term"].to(x) / 2
+        across, plan, mass = outer
+        itself, own_plan, own_mass = solve_outer(transport, intra, label_intra, self.reg, target)
+        value = across.value[0] + shift - itself.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
         # as often as the outer plan carries mass between the two.
-        pairs_plan = class_plans(cross, left, right, source.labels, target.labels, half, outer.mass)
-        gradient = slope([outer.plan, pairs_plan], cross, x, z)
+        pairs_plan = class_plans(cross, left, right, source.labels, target.labels, half, mass)
+        gradient = slope([plan, pairs_plan], cross, x, z)
         # Within the target likewise, with minus a half, and the self terms of every W. Plans are symmetric, so that both
         # ends of a distance double it.
-        mass = itself.mass.fill_diagonal_(0)
-        mass = (mass + mass.T) / 2
-        mass += torch.diag((outer.mass.sum(0) - mass.sum(0)).clamp(min=0))
+        own_mass.fill_diagonal_(0)
+        own_mass = (own_mass + own_mass.T) / 2
+        own_mass += torch.diag((mass.sum(0) - own_mass.sum(0)).clamp(min=0))
         left, _ = _potentials(selves, targets, targets)
         upper, lower = _potentials(within, targets, targets)
         left += upper + lower.T
         right = left.T + (label_intra / 2)[:, target.labels]
-        pairs_plan = class_plans(intra, left, right, target.labels, target.labels, half, mass)
-        gradient -= slope([itself.plan, pairs_plan], intra, z, z)
+        pairs_plan = class_plans(intra, left, right, target.labels, target.labels, half, own_mass)
+        gradient -= slope([own_plan, pairs_plan], intra, z, z)
         solved = (solution for _, solution in (*selves, *between, *within))
-        return value, gradient, transport.diagnostics([outer.solution, itself.solution, *solved])
+        return value, gradient, transport.diagnostics([across, itself, *solved])
 
     def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_Solved, Tensor]:
         """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
         groups = clouds.padded([(label, label) for label in classes.present], classes, classes)
-        costs = ((group, cost(group.rows, group.columns)) for group in groups)
-        solved = [(group, self.transport.symmetric(block, group.a, self.reg / 2)) for group, block in costs]
+        solved = []
+        for group in groups:
+            update = partial(softmin, cost(group.rows, group.columns), b=group.a, reg=self.reg / 2)
+            solved.append((group, self.transport.symmetric(update, group.a, self.reg / 2)))
         values = classes.weights.new_zeros(len(classes.counts))
         for group, solution in solved:
             values[group.left] = solution.value

@@ -44,9 +44,9 @@ class OTDDExact:
         x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
         cost = clouds.half_squared_distances(x, z)
         rows, columns = source.labels.cpu(), target.labels.cpu()
-        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
-        sources, targets = index_classes(rows, k, cost.dtype), index_classes(columns, l, cost.dtype)
-        labels, plans = cost.new_zeros(k, l), {}
+        shape = source.num_classes, target.num_classes
+        sources, targets = index_classes(rows, shape[0], cost.dtype), index_classes(columns, shape[1], cost.dtype)
+        labels, plans = cost.new_zeros(shape), {}
         for a, b in pairs(sources, targets):
             block = cost[sources.points(a)][:, targets.points(b)]
             plans[a, b] = self._plan(block)
@@ -54,7 +54,7 @@ class OTDDExact:
         # What each half squared distance weighs in the value.
         weights = self._plan(cost + labels[rows][:, columns] / 2)
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
-        mass = clouds.class_mass(weights, rows, columns, (k, l))
+        mass = clouds.class_mass(weights, rows, columns, shape)
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
         return (weights * cost).sum(), clouds.gradient(weights, x, z), {}

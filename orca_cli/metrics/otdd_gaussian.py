@@ -63,18 +63,18 @@ class OTDDGaussian:
         label_cross, slopes = _couplings(x, z, sources, targets)
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
 
-        outer = solve_outer(self.transport, cross, label_cross, self.reg, source, target)
-        itself = solve_outer(self.transport, intra, label_intra + label_intra.T, self.reg, target)
-        value = outer.solution.value[0] - itself.solution.value[0] / 2 - prepared["self_term"].to(x) / 2
-        gradient = slope([outer.plan], cross, x, z)
+        outer, plan, mass = solve_outer(self.transport, cross, label_cross, self.reg, source, target)
+        itself, own_plan, own_mass = solve_outer(self.transport, intra, label_intra + label_intra.T, self.reg, target)
+        value = outer.value[0] - itself.value[0] / 2 - prepared["self_term"].to(x) / 2
+        gradient = slope([plan], cross, x, z)
         for a, b, points, change in slopes:
-            gradient[points] += outer.mass[a, b] * change
+            gradient[points] += mass[a, b] * change
         # Both ends of the target's own plan move, which cancels its factor of a half.
-        gradient -= slope([itself.plan], intra, z, z)
-        mass = (itself.mass + itself.mass.T) / 2
+        gradient -= slope([own_plan], intra, z, z)
+        own_mass = (own_mass + own_mass.T) / 2
         for a, b, points, change in intra_slopes:
-            gradient[points] -= mass[a, b] * change
-        return value, gradient, self.transport.diagnostics([outer.solution, itself.solution])
+            gradient[points] -= own_mass[a, b] * change
+        return value, gradient, self.transport.diagnostics([outer, itself])
 
 
 def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:

@@ -88,17 +88,15 @@ class OTDDReference:
         tables = torch.zeros(len(classes.counts), _TABLE, dtype=torch.float64, device=x.device)
         for label in classes.present:
             points = x[classes.points(label)]
-            rows = _rows(points)
-            tables[label] = _tabulate(rows, points, squares[label][label], self.reg / 2)
+            tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
         selves = _read(tables, squares, self.reg / 2)
         between = self._label_distances(classes, classes, clouds.from_points(x), squares, selves + selves.T)
-        between = between + between.T
+        labels = between + between.T
 
         def outer_cost(some: slice) -> Tensor:
-            return _rows(x)(some).add_(between[source.labels[some]][:, source.labels], alpha=0.5)
+            return _rows(x)(some).add_(labels[source.labels[some]][:, source.labels], alpha=0.5)
 
-        square = _outer_square(ranges, len(classes.present) + 1)
-        source_self = _tabulate(outer_cost, x, square, self.reg)
+        source_self = _tabulate(outer_cost, x, _outer_square(ranges, len(classes.present) + 1), self.reg)
         return {"low": ranges[0], "high": ranges[1], "class_self": tables, "source_self": source_self[None]}
 
     @clouds.closed_form
@@ -142,8 +140,8 @@ class OTDDReference:
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
         within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
-        diagnostics = {"iterations": float(len(levels[1])), "marginal_error": error}
-        return value[0] - target_self[0] - source_self, within @ z - plan.T @ x, diagnostics
+        value = value[0] - target_self[0] - source_self
+        return value, within @ z - plan.T @ x, {"iterations": float(len(levels[1])), "marginal_error": error}
 
     def _label_distances(
         self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: Tensor

@@ -13,7 +13,7 @@ a pair is (class of `left`, class of `right`); a cost function takes rows [B, p]
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +79,7 @@ def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
     return cross.sum(0)[:, None] * z - cross.T @ x
 
 
-def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
     """Return what a plan [n, m] carries between classes, [k, l]; rows [n] and columns [m] are the points' classes."""
     by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)
     return plan.new_zeros(shape).index_add_(1, columns, by_row)

@@ -126,28 +126,20 @@ class Transport:
                 start = _descend(cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL).g
         return _descend(cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps)
 
-    def symmetric(self, cost: Tensor, a: Tensor, reg: float) -> Solution:
-        """Solve B problems of clouds against themselves, with one potential f = g for both sides."""
-        f, update, iterations = self.symmetric_potential(lambda f: softmin(cost, f, a, reg), a, reg)
-        return Solution(f, f, (a * (f + update)).sum(1), _marginal_error(f, update, a, reg), iterations)
+    def symmetric(self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float) -> Solution:
+        """Solve B problems of clouds against themselves, with one potential f = g for both sides.
 
-    def symmetric_potential(
-        self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float
-    ) -> tuple[Tensor, Tensor, int]:
-        """Return the potential f with f = softmin(f), found by going half the way at a time, softmin(f) and the iterations.
-
-        The dual value is <a, f + softmin(f)>.
+        It has f = softmin(f) (see the function), and is found by going half the way at a time.
         """
         f = torch.zeros_like(a)
         update = softmin(f)
-        iterations = 0
-        while iterations < self.max_iterations:
+        for iterations in range(1, self.max_iterations + 1):
             f = (f + update) / 2
             update = softmin(f)
-            iterations += 1
-            if bool((_marginal_error(f, update, a, reg) <= self.tolerance).all()):
+            error = _marginal_error(f, update, a, reg)
+            if iterations == self.max_iterations or bool((error <= self.tolerance).all()):
                 break
-        return f, update, iterations
+        return Solution(f, f, (a * (f + update)).sum(1), error, iterations)
 
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
         """Return the most iterations and the largest error of all problems that a metric solved, and whether all converged."""

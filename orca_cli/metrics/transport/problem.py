@@ -6,8 +6,9 @@ which gives them, [r, m]: of plans no memory of the size of the cost is needed.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -24,14 +25,7 @@ _CHUNK = 1024  # rows of the source's own cost matrix that are computed at once
 
 Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
 Plan = Callable[[slice], Tensor]
-
-
-class Outer(NamedTuple):
-    """The solution of an outer problem."""
-
-    solution: Solution
-    plan: Plan
-    mass: Tensor  # [k, l], what the plan carries between classes
+Outer = tuple[Solution, Plan, Tensor]  # of a problem, and what its plan carries between classes, [k, l]
 
 
 def solve_outer(
@@ -51,7 +45,10 @@ def solve_outer(
         add_labels(cost, source.labels, target.labels, labels)
     n, m = cost.shape
     a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
-    solution = transport.symmetric(cost[None], a, reg) if itself else transport.solve(cost[None], a, b, reg)
+    if itself:
+        solution = transport.symmetric(partial(entropic.softmin, cost[None], b=a, reg=reg), a, reg)
+    else:
+        solution = transport.solve(cost[None], a, b, reg)
     left, right = solution.f[0][:, None] / reg - math.log(n), solution.g / reg - math.log(m)
 
     def plan(some: slice) -> Tensor:
@@ -59,8 +56,8 @@ def solve_outer(
 
     mass = cost.new_zeros(source.num_classes, target.num_classes)
     for _, some in pieces(cost[None]):
-        mass += clouds.class_mass(plan(some), source.labels[some], target.labels, (len(mass), mass.shape[1]))
-    return Outer(solution, plan, mass)
+        mass += clouds.class_mass(plan(some), source.labels[some], target.labels, mass.shape)
+    return solution, plan, mass
 
 
 def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: Tensor, reg: float) -> Tensor:
@@ -78,8 +75,7 @@ def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: T
         costs = chain(held, map(compute, chunks[len(held) :]))
         return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in costs], 1)
 
-    f, update, _ = transport.symmetric_potential(softmin, a, reg)
-    return (a * (f + update)).sum()
+    return transport.symmetric(softmin, a, reg).value[0]
 
 
 def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:

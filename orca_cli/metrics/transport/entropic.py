@@ -136,7 +136,8 @@ class Transport:
         for iterations in range(1, self.max_iterations + 1):
             f = (f + update) / 2
             update = softmin(f)
-            error = _marginal_error(f, update, a, reg)
+            # The plan's sums are a exp((f - update) / reg).
+            error = (a * torch.expm1(((f - update) / reg).clamp(max=_MAX_EXPONENT)).abs()).sum(1)
             if iterations == self.max_iterations or bool((error <= self.tolerance).all()):
                 break
         return Solution(f, f, (a * (f + update)).sum(1), error, iterations)
@@ -217,11 +218,6 @@ def _sweep(
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
         columns[problems] = part if rows.start == 0 else columns[problems] + part
         sums[problems, rows] = row.log_().add_(top)
-
-
-def _marginal_error(f: Tensor, update: Tensor, a: Tensor, reg: float) -> Tensor:
-    """Return the L1 error [B] of the marginal at f: the plan's sums are a exp((f - update) / reg)."""
-    return (a * torch.expm1(((f - update) / reg).clamp(max=_MAX_EXPONENT)).abs()).sum(1)
 
 
 class _Problem(NamedTuple):

@@ -42,7 +42,7 @@ def solve_outer(
     """
     itself, target = target is None, target or source
     if labels is not None:
-        add_labels(cost, source.labels, target.labels, labels)
+        cost.add_(labels[source.labels][:, target.labels], alpha=0.5)
     n, m = cost.shape
     a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
     if itself:
@@ -67,7 +67,7 @@ def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: T
     chunks = list(torch.arange(n, device=x.device).split(_CHUNK))
 
     def compute(rows: Tensor) -> Tensor:
-        return add_labels(half_squared_distances(x[rows], x), labels[rows], labels, label_source)
+        return half_squared_distances(x[rows], x).add_(label_source[labels[rows]][:, labels], alpha=0.5)
 
     held = [compute(rows) for rows in chunks[: _HELD_ELEMENTS // (n * _CHUNK)]]
 
@@ -76,13 +76,6 @@ def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: T
         return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in costs], 1)
 
     return transport.symmetric(softmin, a, reg).value[0]
-
-
-def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
-    """Add half of W [k, l], `labels`, to costs, in place; rows [n] and columns [m] are the points' classes."""
-    for _, some in pieces(cost[None]):
-        cost[some] += labels[rows[some]][:, columns] / 2
-    return cost
 
 
 def class_plans(

@@ -18,9 +18,15 @@ class OrcaError(Exception):
         what: what is wrong, with what is allowed.
         where: configuration key, file or run that it is about.
         hint: what to do next.
+
+    Each kind has an exit code of its own, which its subclasses inherit unless they give another.
     """
 
     code = 1
+
+    def __init_subclass__(cls, code: int | None = None) -> None:
+        super().__init_subclass__()
+        cls.code = code or cls.code
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
@@ -32,100 +38,69 @@ class OrcaError(Exception):
         return " ".join(f"{where}{self.what}{hint}".split())
 
 
-class UsageError(OrcaError):
+class UsageError(OrcaError, code=2):
     """Unknown command or option."""
 
-    code = 2
 
-
-class SweepError(OrcaError):
+class SweepError(OrcaError, code=3):
     """A sweep ended, and some of its runs failed."""
 
-    code = 3
 
-
-class ConfigError(OrcaError):
+class ConfigError(OrcaError, code=10):
     """The configuration names something unknown, of a wrong type, or out of range."""
 
-    code = 10
 
-
-class DataError(OrcaError):
+class DataError(OrcaError, code=11):
     """Input data are missing or do not have the form that was asked for."""
 
-    code = 11
 
-
-class UnsafeError(OrcaError):
+class UnsafeError(OrcaError, code=12):
     """A file or a configuration would execute code or leave its folder; refused."""
 
-    code = 12
 
-
-class ChecksumError(OrcaError):
+class ChecksumError(OrcaError, code=13):
     """A file's content is not what its checksum says."""
 
-    code = 13
 
-
-class UnavailableError(OrcaError):
+class UnavailableError(OrcaError, code=14):
     """An optional package or a device is missing on this machine."""
 
-    code = 14
 
-
-class NetworkError(OrcaError):
+class NetworkError(OrcaError, code=15):
     """Something has to be fetched and the network or the host cannot be reached."""
 
-    code = 15
 
-
-class LockedError(OrcaError):
+class LockedError(OrcaError, code=20):
     """Another process works on the same run."""
 
-    code = 20
 
-
-class CheckpointError(OrcaError):
+class CheckpointError(OrcaError, code=21):
     """A run has checkpoints, but none can be used."""
 
-    code = 21
 
-
-class FingerprintError(OrcaError):
+class FingerprintError(OrcaError, code=22):
     """A run cannot resume exactly: code, data or machine have changed since it started."""
 
-    code = 22
 
-
-class StorageError(OrcaError):
+class StorageError(OrcaError, code=30):
     """Writing failed: disk full, read-only, or an input/output error."""
 
-    code = 30
 
-
-class MemoryExhaustedError(OrcaError):
+class MemoryExhaustedError(OrcaError, code=31):
     """The run needs more memory, threads or processes than there are."""
 
-    code = 31
 
-
-class NonFiniteError(OrcaError):
+class NonFiniteError(OrcaError, code=32):
     """A loss, a gradient or a distance became NaN or infinite; no step was taken with it."""
 
-    code = 32
 
-
-class WorkerError(OrcaError):
+class WorkerError(OrcaError, code=33):
     """The process that reads other people's files crashed on a file, or reached its limit of memory or time."""
 
-    code = 33
 
-
-class InterruptionError(OrcaError):
+class InterruptionError(OrcaError, code=128 + signal.SIGINT):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 
-    code = 128 + signal.SIGINT
     verb = "stopped"
 
     @classmethod
@@ -137,10 +112,9 @@ class InterruptionError(OrcaError):
         return error
 
 
-class PreemptionError(InterruptionError):
+class PreemptionError(InterruptionError, code=os.EX_TEMPFAIL):
     """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
 
-    code = os.EX_TEMPFAIL
     verb = "preempted"
 
 

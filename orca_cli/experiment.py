@@ -44,9 +44,10 @@ def run(
     on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Outcome:
-    """Run one composed job, resume it, or find it completed.
+    """Run one composed job, resume it, or find it completed; returns how it ended, also where it failed.
 
     Args:
+        job: what `config.compose` returns for one set of settings.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called once the model is built.
@@ -90,7 +91,16 @@ def run_name(job: Composed) -> RunName:
 def train(
     job: Composed, folder: RunDirectory, on_build: OnBuild = lambda summary: None, team: Team | None = None
 ) -> Validated:
-    """Run the three stages up to the choice of the weights; the test split stays closed."""
+    """Run the three stages up to the choice of the weights; the test split stays closed.
+
+    Args:
+        job, folder: the settings, and the claimed folder; stages that are in it are continued or read back.
+        on_build, team: as of `run`.
+
+    Raises:
+        OrcaError: an expected failure of a stage.
+        InterruptionError: a signal asked to stop; the state was saved.
+    """
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
     from orca_cli.runs.environment import environment
@@ -160,7 +170,11 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
-    """Open the test split, once, and measure the chosen weights on it."""
+    """Open the test split, once, and measure the chosen weights and the best constant on it.
+
+    Raises:
+        OrcaError: an expected failure, such as a test split that is missing.
+    """
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):

@@ -28,7 +28,8 @@ class MMD:
     smooth function of log b (analytic where |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the
     interpolant is right to about 1e-13.
 
-    The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal.
+    The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal. Labels
+    are not used: a target class is compared with the whole source.
 
     A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
     against itself. In float32 it is off by about 1e-6.

@@ -14,7 +14,8 @@ class Moments:
 
         value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
 
-    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and diagonal covariances.
+    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and diagonal covariances, in
+    squared units of the features. Labels are not used: a target class is compared with the whole source.
 
     Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one.
 

@@ -64,7 +64,7 @@ class OTDDByClass:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
-        Diagnostics: as of `Transport`.
+        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`).
         """
         transport, half = self.transport, self.reg / 2
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)

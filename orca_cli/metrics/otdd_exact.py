@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,12 +62,10 @@ class OTDDExact:
         """Return the optimal plan [p, q] between uniform weights, float64."""
         import ot  # seconds to import
 
-        p, q = cost.shape
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solver's state is read from its log
-            weights = np.full(p, 1 / p), np.full(q, 1 / q)
-            plan, log = ot.emd(*weights, cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False)
+            plan, log = ot.emd([], [], cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False)
         if log["warning"] is not None:
-            what = f"exact transport between {p} and {q} points was not solved: {log['warning']}"
+            what = f"exact transport between {len(cost)} and {cost.shape[1]} points was not solved: {log['warning']}"
             raise NonFiniteError(what, where="metric", hint="raise metric.max_iterations or take fewer points")
         return torch.from_numpy(plan)

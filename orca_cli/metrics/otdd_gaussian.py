@@ -40,7 +40,7 @@ class OTDDGaussian:
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return self_term as in `OTDDByClass`; memory grows with n and the square of the largest class."""
+        """Return self_term, OT_reg(source, source), float64; memory grows with n and the square of the largest class."""
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
@@ -55,7 +55,7 @@ class OTDDGaussian:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
-        Diagnostics: as of `Transport`, over the two outer problems.
+        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two outer problems.
         """
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)

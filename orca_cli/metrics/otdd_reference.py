@@ -77,8 +77,9 @@ class OTDDReference:
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and with the square of the largest class.
 
-        They are low and high, the `_ranges` of the classes; class_self [k, 29] and source_self [1, 29], the transport of each
-        class and of the whole source to itself, as tables over diameters (`_tabulate`).
+        They are low and high [k, d], the ranges of the classes' features, infinite for a class without points; class_self
+        [k, 29] and source_self [1, 29], the transport of each class and of the whole source to itself, as tables over
+        diameters (`_tabulate`); all float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = resolved(self.reg / 2, source.x)

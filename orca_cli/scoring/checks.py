@@ -72,7 +72,7 @@ def mean(values: np.ndarray) -> Score:
 
 
 def one_minus_mean(values: np.ndarray) -> Score:
-    """Return one minus the `mean`."""
+    """Return one minus the mean of the values that are not NaN, as `mean` does."""
     score = mean(values)
     return Score(None if score.value is None else 1.0 - score.value, score.n, score.skipped)
 

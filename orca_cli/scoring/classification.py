@@ -22,10 +22,8 @@ class ZeroOne:
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
         _check_shapes(outputs, targets)
-        counted = targets != IGNORED_CLASS
-        n = int(counted.sum())
-        wrong = counted & (_predictions(outputs) != targets)
-        return Score(int(wrong.sum()) / n if n else None, n, targets.size - n)
+        wrong = np.where(targets != IGNORED_CLASS, _predictions(outputs) != targets, np.nan)
+        return checks.mean(wrong.reshape(-1))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] or [K, *E]: one for the majority class (the lowest of several) at each position, else zero.

@@ -62,15 +62,15 @@ class MaskError:
         pooled, truth = scores[known], present[known]
         checks.check_numbers(np.isnan(pooled), "NaN")
         by_position, positive = checks.one_minus_mean(checks.aurocs(scores, present, known)), pooled > 0
-        misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
-        values = {
-            "auroc": checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
-            "balanced": None if misses is None or alarms is None else (misses + alarms) / 2,
-            "fnr": _rate(~(pooled > self._logit), truth),
-            "pixel_auroc": by_position.value,
-        }
-        value = values.pop(self._report)
-        others = {self._names[report]: one for report, one in values.items()}
+        misses, alarms = checks.mean(1.0 - positive[truth]).value, checks.mean(1.0 * positive[~truth]).value
+        errors = (
+            checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
+            None if misses is None or alarms is None else (misses + alarms) / 2,
+            checks.mean(1.0 - (pooled > self._logit)[truth]).value,
+            by_position.value,
+        )
+        others = dict(zip(self._names.values(), errors, strict=True))
+        value = others.pop(self.name)
         if self._report == "pixel_auroc":
             return replace(by_position, others=others)
         n = 0 if value is None else len(pooled)
@@ -198,8 +198,3 @@ class LongRangeMAE:
             rows, columns = np.triu(target[0] <= self._threshold, self._separation).nonzero()  # NaN compares as False
             if len(rows):
                 yield index, rows, columns
-
-
-def _rate(wrong: np.ndarray, among: np.ndarray) -> float | None:
-    count = int(among.sum())
-    return int((wrong & among).sum()) / count if count else None

@@ -149,7 +149,7 @@ class RelativeL2Loss(nn.Module):
         self.eps, self.reduction = eps, reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of outputs [B, K, *E] against targets of the same shape."""
+        """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
         unknown, truth = targets.isnan(), targets.nan_to_num(nan=0.0)
         difference = torch.where(unknown, 0.0, outputs - truth)
@@ -191,7 +191,10 @@ class NatsPerFrameLoss(nn.Module):
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers."""
+    """Return the loss of a task that names none, by its kind (`interfaces.KINDS`) and whether its targets are classes.
+
+    Dense takes cross-entropy at every position where they are, else squared differences.
+    """
     if kind == "labels":
         return MaskedBCE()
     real = kind == "values" or (kind == "dense" and not integer_targets)
@@ -236,7 +239,11 @@ def is_undefined(loss: Loss, targets: Tensor) -> bool:
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:
-    """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own; else its samples."""
+    """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
+
+    The losses above count their known targets, and torch's cross-entropy the known classes, each with its class's weight.
+    Other losses average over samples.
+    """
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
     if isinstance(loss, _OF_TORCH) and not targets.is_floating_point():
@@ -245,7 +252,12 @@ def weight_of(loss: Loss, targets: Tensor) -> float:
 
 
 def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
-    """Return the factor of each batch's loss in the loss over all of them; `targets` of the batches, each as Batch.y."""
+    """Return the factor of each batch's loss in the loss over all of them; by samples where no target is known.
+
+    Args:
+        loss: a mean over what is known, or a sum.
+        targets: of the batches, each as Batch.y.
+    """
     if is_sum(loss):
         return [1.0] * len(targets)
     return normalized([weight_of(loss, one) for one in targets], [len(one) for one in targets])

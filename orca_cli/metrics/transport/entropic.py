@@ -143,7 +143,10 @@ class Transport:
         return Solution(f, f, (a * (f + update)).sum(1), error, iterations)
 
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
-        """Return the most iterations and the largest error of all problems that a metric solved, and whether all converged."""
+        """Return the diagnostics of a metric, from all problems that it solved.
+
+        They are iterations and marginal_error, the largest, and converged: 1 where every problem reached the tolerance, else 0.
+        """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         iterations = float(max(solution.iterations for solution in solutions))
         return {"iterations": iterations, "marginal_error": error, "converged": float(error <= self.tolerance)}

@@ -7,7 +7,6 @@ which gives them, [r, m]: of plans no memory of the size of the cost is needed.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Annotated
 
 import torch
@@ -69,11 +68,10 @@ def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: T
     def compute(rows: Tensor) -> Tensor:
         return half_squared_distances(x[rows], x).add_(label_source[labels[rows]][:, labels], alpha=0.5)
 
-    held = [compute(rows) for rows in chunks[: _HELD_ELEMENTS // (n * _CHUNK)]]
+    held = list(map(compute, chunks)) if n**2 <= _HELD_ELEMENTS else []
 
     def softmin(f: Tensor) -> Tensor:
-        costs = chain(held, map(compute, chunks[len(held) :]))
-        return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in costs], 1)
+        return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in held or map(compute, chunks)], 1)
 
     return transport.symmetric(softmin, a, reg).value[0]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.config.compose import Composed
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Validated
+    from orca_cli.training.engine import Engine
     from orca_cli.training.team import Team
 
 OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
@@ -93,62 +94,65 @@ def train(
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
-    Args:
-        job, folder: the settings, and the claimed folder; stages that are in it are continued or read back.
-        on_build, team: as of `run`.
+    Stages that the claimed `folder` has already are continued or read back; the other arguments are those of `run`.
 
     Raises:
-        OrcaError: an expected failure of a stage.
-        InterruptionError: a signal asked to stop; the state was saved.
+        OrcaError: an expected failure of a stage, or a signal asked to stop (InterruptionError) and the state was saved.
     """
+    from orca_cli.stages.align import align
+    from orca_cli.stages.finetune import Validated, finetune
+
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "build"):
+        built, engine = _build(job, folder, team)
+    on_build(built.summary)
+    _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
+    with _timed(seconds, "align"):
+        aligned = align(built, engine, folder, terminal.LogReporter())
+    with _timed(seconds, "finetune"):
+        trained = finetune(built, engine, folder, terminal.LogReporter())
+    return Validated(built, aligned, trained, engine, seconds)
+
+
+def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Built, Engine]:
+    """Record what runs and on what, and build; FingerprintError where that differs from an earlier start of the run."""
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
     from orca_cli.runs.environment import environment
-    from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.expected_time import planned
-    from orca_cli.stages.finetune import Validated, finetune
     from orca_cli.stages.optimizer_steps import lead
     from orca_cli.stages.plan import is_minutes
     from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
-    config, reporter = job.config, terminal.LogReporter()
+    start, config, reporter = time.monotonic(), job.config, terminal.LogReporter()
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
-    seconds: dict[str, float] = {}
-    start = time.monotonic()
-    with _timed(seconds, "build"):
-        folder.set_state("build")
-        earlier = read_or_empty(folder.stage("build") / SUMMARY)
-        with signals.immediate():  # it writes whole files only
-            built = build(config, reporter, earlier)
-        engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
-        if team is not None:
-            lead(team, built, engine)
-        if is_minutes(config):
-            built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
-        facts = numerics(device) | {f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()}
-        facts |= {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
-        facts |= {key: decision.value for key, decision in built.plan.decided.items()}
-        if team is not None:
-            facts["processes"] = team.rank.size
-        folder.check_fingerprint("build", facts)
-        folder.write_summary("build", built.summary | {"precision": engine.precision})
-        if built.task.preprocessing is not None:
-            write_preprocessing(folder.stage("build"), built.task.preprocessing)
-            if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
-                storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
-    on_build(built.summary)
-    _track(job, folder)  # not timed: a budget in minutes counts the time of the stages
-    with _timed(seconds, "align"):
-        aligned = align(built, engine, folder, reporter)
-    with _timed(seconds, "finetune"):
-        trained = finetune(built, engine, folder, reporter)
-    return Validated(built, aligned, trained, engine, seconds)
+    folder.set_state("build")
+    earlier = read_or_empty(folder.stage("build") / SUMMARY)
+    with signals.immediate():  # it writes whole files only
+        built = build(config, reporter, earlier)
+    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
+    if team is not None:
+        lead(team, built, engine)
+    if is_minutes(config):
+        built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
+    facts = numerics(device) | {f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()}
+    facts |= {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
+    facts |= {key: decision.value for key, decision in built.plan.decided.items()}
+    if team is not None:
+        facts["processes"] = team.rank.size
+    folder.check_fingerprint("build", facts)
+    folder.write_summary("build", built.summary | {"precision": engine.precision})
+    if built.task.preprocessing is not None:
+        write_preprocessing(folder.stage("build"), built.task.preprocessing)
+        if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
+            storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
+    return built, engine
 
 
 def _track(job: Composed, folder: RunDirectory) -> None:
@@ -156,11 +160,11 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     node = job.config.tracker
     if node.get(parts.TARGET) is None:
         return
-    arguments = {"name": folder.path.name, "folder": folder.path / TRACKER, "store": folder.path.parent.parent}
 
     def make() -> Any:
-        storage.make_folder(folder.path / TRACKER)
-        return parts.build(node, "tracker", settings=dict(flat(job.content)), **arguments)
+        path = storage.make_folder(folder.path / TRACKER)
+        names = {"name": folder.path.name, "folder": path, "store": folder.path.parent.parent}
+        return parts.build(node, "tracker", settings=dict(flat(job.content)), **names)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
@@ -324,12 +328,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Write the program's log into the run's own file as well."""
-    try:
+    with storage.guarded(path):
         handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        terminal.log.warning(f"the log goes to standard error only: {error}")
-        yield
-        return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal.warn_once(handler, f"the log {path}")
     terminal.log.addHandler(handler)

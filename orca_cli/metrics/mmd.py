@@ -63,7 +63,7 @@ class MMD:
         centre = points.mean(0)
         between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
         bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
-        check_finite("bandwidth", z.new_tensor(bandwidth, dtype=torch.float64))
+        check_finite("bandwidth", torch.tensor(bandwidth, dtype=torch.float64))
         ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
         if _LOWEST <= ratio <= _HIGHEST:
             self_kernel = _interpolate(prepared["self_kernel"], ratio)
@@ -81,11 +81,10 @@ class MMD:
             gradient -= clouds.gradient(slope, rows, z).mul_(4 / (n * m))
         (z,) = centred(z - z[0])  # far from the source, small distances within the target keep their digits
         within = torch.zeros_like(cross)
-        for start in range(0, m, _CHUNK):
-            rows = z[start : start + _CHUNK]
+        for rows, part in zip(z.split(_CHUNK), gradient.split(_CHUNK), strict=True):
             kernel, slope = _kernel(rows, z)
             within += kernel.sum(dtype=torch.float64)
-            gradient[start : start + _CHUNK] += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / (m * m))
+            part += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / (m * m))
         return self_kernel + within / m**2 - 2 * cross / (n * m), gradient / unit, {}
 
 

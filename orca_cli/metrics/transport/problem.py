@@ -6,7 +6,7 @@ which gives them, [r, m]: of plans no memory of the size of the cost is needed.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Annotated
 
 import torch
@@ -95,8 +95,6 @@ def slope(plans: Sequence[Plan], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans."""
     result = torch.zeros_like(z)
     for _, some in pieces(cost[None], _PIECE_ELEMENTS):
-        weights = plans[0](some)
-        for plan in plans[1:]:
-            weights += plan(some)
+        weights = reduce(Tensor.add_, (plan(some) for plan in plans))
         result += clouds.gradient(weights, x[some], z)
     return result

@@ -101,21 +101,18 @@ class WorkerError(OrcaError, code=33):
 class InterruptionError(OrcaError, code=128 + signal.SIGINT):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 
-    verb = "stopped"
-
-    @classmethod
-    def by(cls, signum: int) -> InterruptionError:
-        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129; preemption 75."""
-        error = cls(f"{cls.verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume")
-        if cls is InterruptionError:
+    @staticmethod
+    def by(signum: int) -> InterruptionError:
+        """Return the error for one signal: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129; SIGUSR1, preemption, 75."""
+        kind, verb = (PreemptionError, "preempted") if signum == signal.SIGUSR1 else (InterruptionError, "stopped")
+        error = kind(f"{verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume")
+        if kind is InterruptionError:
             error.code = 128 + signum
         return error
 
 
 class PreemptionError(InterruptionError, code=os.EX_TEMPFAIL):
     """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
-
-    verb = "preempted"
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:

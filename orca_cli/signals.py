@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 
-from orca_cli.exceptions import InterruptionError, PreemptionError
+from orca_cli.exceptions import InterruptionError
 
 PREEMPTION = signal.SIGUSR1  # by which a scheduler announces that it takes the machine away
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PREEMPTION)
@@ -55,7 +55,7 @@ def _set(signum: int, frame: FrameType | None) -> None:
     if _pending is None:
         _pending = signum
         if _immediate:
-            raise _error(signum)
+            raise InterruptionError.by(signum)
 
 
 @contextmanager
@@ -164,17 +164,13 @@ def pending() -> int | None:
 
 def exit_code() -> int:
     """Return the exit code of the signal that asked this process to stop, also where the work ended meanwhile; 0 for none."""
-    return 0 if _pending is None else _error(_pending).code
+    return 0 if _pending is None else InterruptionError.by(_pending).code
 
 
 def check() -> None:
     """Raise InterruptionError where a signal has asked this process to stop."""
     if _pending is not None:
-        raise _error(_pending)
-
-
-def _error(signum: int) -> InterruptionError:
-    return (PreemptionError if signum == PREEMPTION else InterruptionError).by(signum)
+        raise InterruptionError.by(_pending)
 
 
 def end_with_parent(parent: int) -> None:

@@ -44,7 +44,7 @@ def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
+    """Check the source (NonFiniteError) and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
     check_finite("source features", source.x)
     return {}
 
@@ -59,7 +59,7 @@ def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return all clouds minus the mean of the first; distances between them stay as they are."""
+    """Return all clouds [n, d] minus the mean of the first; distances between them stay as they are."""
     centre = x.mean(0)
     return tuple(cloud - centre for cloud in (x, *others))
 
@@ -121,7 +121,7 @@ class ClassIndex(NamedTuple):
         return [label for label, count in enumerate(self.counts) if count]
 
     def points(self, label: int) -> Tensor:
-        """Return the points of a class."""
+        """Return the indices [c] of a class's points."""
         return self.rows[label, : self.counts[label]]
 
 

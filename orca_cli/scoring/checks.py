@@ -79,8 +79,7 @@ def one_minus_mean(values: np.ndarray) -> Score:
 
 def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     """Return the sums [R, K] float64 of values [n, K] over the samples of each record."""
-    columns = [np.bincount(record, column, count) for column in values.T]
-    return np.stack(columns, 1) if columns else np.zeros((count, 0))
+    return np.stack([np.bincount(record, column, count) for column in values.T], 1)
 
 
 def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:

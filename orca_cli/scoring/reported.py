@@ -37,20 +37,21 @@ class ChunkMean:
     def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
         """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
-        chunks, dropped = self._chunks(len(outputs))
+        chunks = self._chunks(len(outputs))
         parts = [(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]) for chunk in chunks]
         defined = [value for part in parts if (value := self._error(*part).value) is not None]
         whole_split = {self._error.name: whole.value, **whole.others}
         others = {f"{name}, whole split": value for name, value in whole_split.items()}
-        skipped = len(chunks) - len(defined) + dropped
+        is_cut = bool(chunks) and chunks[-1].stop < len(outputs)
+        skipped = len(chunks) - len(defined) + is_cut
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return the best constant of the other error."""
         return self._error.constant(train_targets, num_outputs)
 
-    def _chunks(self, n: int) -> tuple[list[slice], int]:
-        """Return the chunks that count, and how many are dropped."""
+    def _chunks(self, n: int) -> list[slice]:
+        """Return the chunks that count."""
         full, start, batches = [], 0, 0
         for first in range(0, n, self._batch):
             end = min(first + self._batch, n)
@@ -59,11 +60,9 @@ class ChunkMean:
             if samples >= self._size:
                 full.append(slice(start, end))
                 start, batches = end, 0
-        if start == n:
-            return full, 0
-        if full and self._drop_tail:
-            return full, 1
-        return [*full, slice(start, n)], 0
+        if start < n and not (full and self._drop_tail):
+            full.append(slice(start, n))
+        return full
 
 
 def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, batch: int) -> Error:

@@ -44,7 +44,7 @@ def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source (NonFiniteError) and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
+    """Check the source, and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
     check_finite("source features", source.x)
     return {}
 

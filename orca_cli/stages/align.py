@@ -5,7 +5,6 @@ not on stage 3. So runs that agree in these share one (`fingerprint`, `training.
 """
 
 import hashlib
-import itertools
 import json
 import math
 import time
@@ -19,15 +18,14 @@ import torch
 from torch import nn
 
 from orca_cli import signals
-from orca_cli.config.schema import AS_PUBLISHED, METHOD_SETTINGS, Align
+from orca_cli.config.schema import AS_PUBLISHED, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import Compared, Problem, compare, embed
+from orca_cli.stages.problem import Compared, compare, embed
 from orca_cli.stages.source_features import collapse
-from orca_cli.stages.successors import Mona
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics
@@ -43,9 +41,6 @@ _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
-Objective = Problem | Mona  # what the steps descend
-# Settings of align that only some methods read: these say so themselves.
-_METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
 def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> dict[str, Any]:
@@ -109,21 +104,15 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
             compared = compare(built, engine, reporter)
-        objective = objective_for(built, compared, engine)
-        key = fingerprint(built, compared, objective, engine.device)
+        key = fingerprint(built, compared, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
         trajectory = cached(
             cache_folder(built.plan) / _CACHE / key,
-            lambda: Trainer(built, compared, objective, engine, run, reporter).train(),
+            lambda: Trainer(built, compared, engine, run, reporter).train(),
             keep=lambda: not run.inexact(),
         )
     run.rewind("align", trajectory.record["lines"])
     return compared, trajectory
-
-
-def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
-    """Return what `align.method` descends; ConfigError where it does not suit the finetune mode."""
-    return Mona(built, engine) if built.plan.align.method == "mona" else compared.problem
 
 
 @contextmanager
@@ -139,23 +128,22 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
             parameter.grad = None
 
 
-def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
+def fingerprint(built: Built, compared: Compared, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
     plan = built.plan
-    settings = {name: value for name, value in asdict(plan.align).items() if name not in _METHOD_KEYS}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
         "source": compared.source.key,
         "metric": plan.metric,
-        "align": settings,
+        "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(built.model.embedder.layout)],
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
         "numerics": numerics(device),
-    } | (objective.facts() if isinstance(objective, Mona) else {})
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -186,7 +174,6 @@ class Trainer:
 
     built: Built
     compared: Compared
-    objective: Objective
     engine: Engine
     run: RunDirectory
     reporter: Reporter
@@ -226,7 +213,7 @@ class Trainer:
                     self._lines.append(self._epoch())
                     self._step += 1
                     self.run.record("align", self._lines[-1])
-                    advance(1, f"{self.objective.name} {self._lines[-1]['loss']:.4g}")
+                    advance(1, f"distance {self._lines[-1]['loss']:.4g}")
                     if signals.pending() or self._saver.is_due(self._step):
                         self._save()
                     signals.check()
@@ -264,11 +251,11 @@ class Trainer:
                     line["heldout_exact"] = problem.exact_value(heldout)
             model.train()
             self._optimizer.zero_grad()
-            loss, diagnostics = self.objective.backward(self._step)
+            loss, diagnostics = self.compared.problem.backward(self._step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
-                raise NonFiniteError(f"the gradient of the {self.objective.name} is {norm}")
+                raise NonFiniteError(f"the gradient of the distance is {norm}")
             first = self._lines[0]["gradient_norm"] if self._lines else norm
             if settings.unit_gradient and first > 0:
                 torch._foreach_mul_(gradients, 1 / first)

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.config.checks import check_augmentation, check_method, part_node
+from orca_cli.config.checks import part_node
 from orca_cli.config.schema import AS_PUBLISHED, ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import KINDS, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models.assembly import build_model, describe, load_body
-from orca_cli.models.augmentation.transforms import Augmented, measure
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
@@ -43,11 +42,11 @@ class Built:
     """What stage 1 hands to the next stages.
 
     Args:
-        learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
+        learned: what stage 3 trains on (`TrainPlan.learned`).
         model: on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
-        source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
+        source: what stage 2 compares with; None where nothing is aligned.
     """
 
     task: TaskData
@@ -72,11 +71,9 @@ def build(
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
     """
-    uses_source = has_alignment(config) or config.align.method == "pare"
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
-    source = read_source(config, reporter) if uses_source else None
+    source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
-    check_method(config, task.kind)
     if note := uneven_note(task):
         reporter.say(f"build: {note}")
     model, mode = make_model(config, task, is_trained=is_trained)
@@ -90,10 +87,6 @@ def build(
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
     learned = plan.train.learned(task)
-    if config.augment.get(parts.TARGET) is not None:
-        augmentation: Augmentation = parts.build(config.augment, "augment")
-        check_augmentation(augmentation, task.kind, task.input_shape[1:])
-        learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
     integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), ERROR_CHUNKS.get(config.protocol)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
@@ -270,8 +263,7 @@ def source_seed(settings: Config) -> int:
 
 def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
-    has_metric = settings.metric.get(parts.TARGET) is not None
-    return has_metric and settings.align.epochs > 0 and settings.align.method != "pare"
+    return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 
 def split_record(samples: Samples) -> dict[str, Any]:

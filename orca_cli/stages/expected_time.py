@@ -19,7 +19,7 @@ from orca_cli import signals
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
-from orca_cli.stages.align import objective_for, trainable
+from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
@@ -109,13 +109,12 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
     settings = built.plan.align
     try:
         with governed_by("align"), trainable(built.model.embedder):
-            compared = compare(built, engine, reporter, whole=False)
-            objective = objective_for(built, compared, engine)
+            problem = compare(built, engine, reporter, whole=False).problem
             built.model.train()
             start = time.perf_counter()
-            objective.backward(0)
+            problem.backward(0)
             middle = time.perf_counter()
-            compared.problem.value(compared.problem.train)
+            problem.value(problem.train)
             values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
             return settings.epochs * (middle - start) + values
     except InterruptionError:

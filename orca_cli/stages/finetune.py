@@ -3,7 +3,7 @@
 Training and testing are two functions, so that a search can train and validate while the test split stays closed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.config import parts
 from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
@@ -89,8 +88,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    stage = _Stage(built, engine, run, reporter)
-    return stage.one() if len(stage.members) == 1 else stage.several()
+    return _Stage(built, engine, run, reporter).trained()
 
 
 @dataclass
@@ -107,69 +105,74 @@ class _Stage:
         self.members = members_of(self.built)
         self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(self._folder / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s)
-        self._saved = self._saver.load()
 
-    def one(self) -> Trained:
-        """Train the only member; writes last/ and, where there is validation, best/."""
-        self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
-        with self.reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._train(0, advance)
-        for name, weights in {"last": trained_state(self.built.model), "best": fitted.best}.items():
-            if weights is not None:
-                checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
-        load_trained_state(self.built.model, fitted.chosen)
-        return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
-
-    def several(self) -> Trained:
-        """Train each member that is not finished; writes its folder."""
-        built, saved = self.built, self._saved
-        folders = [self._folder / member.folder for member in self.members]
-        finished = [checkpoint.read_finished(folder, owner=self._owner) for folder in folders]
+    def trained(self) -> Trained:
+        """Train each member that is not finished; writes its folder, or last/ and best/ of the only one."""
+        built, saved = self.built, self._saver.load()
+        finished = [self._finished(member) for member in self.members]
         if saved is not None and finished[saved.records["member"]] is not None:
-            saved = self._saved = None  # of its last step
+            saved = None  # of its last step
         lines = [line for done in finished if done is not None for line in done.record["lines"]]
         self.run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
-        first = trained_state(built.model)
+        first = trained_state(built.model) if built.plan.train.folds else {}
         with self.reporter.track("finetune", sum(self._steps)) as advance:
-            for number, folder in enumerate(folders):
+            for number, member in enumerate(self.members):
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                start = first
-                if number > 0 and not built.plan.train.folds:  # with an embedder of its own
+                if number > 0 and not first:  # with an embedder of its own
                     part = self.run.part(self._folder / CHECKPOINTS / f"start-{number}")
-                    start = drawn_again(built, self.engine, part, seed=self.members[number].seed)
-                load_trained_state(built.model, start)
-                fitted = self._train(number, advance)
-                finished[number] = done = self._judged(self.members[number], fitted)
-                checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
-        whole = [done for done in finished if done is not None]
-        weights = [checkpoint.read_weights(folder / WEIGHTS) for folder in folders]
-        models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
+                    load_trained_state(built.model, drawn_again(built, self.engine, part, seed=member.seed))
+                elif number > 0:
+                    load_trained_state(built.model, first)
+                is_begun = saved is not None and saved.records["member"] == number
+                fitted = self._train(number, saved if is_begun else None, advance)
+                if not member.folder:
+                    return self._alone(fitted)
+                finished[number] = done = self._judged(member, fitted)
+                self._commit(member.folder, fitted.chosen, done)
+        return self._together([done for done in finished if done is not None])
+
+    def _finished(self, member: Member) -> Entry | None:
+        folder = self._folder / member.folder
+        return checkpoint.read_finished(folder, owner=self._owner) if member.folder else None
+
+    def _train(self, number: int, saved: checkpoint.Checkpoint | None, advance: Callable[[int, str], None]) -> Fitted:
+        """Train a member, from its checkpoint if there is one."""
+        if saved is not None:
+            self.reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
+        member, first_step = self.members[number], sum(self._steps[:number])
+        return MemberTraining(self.built, self.engine, self.run, member, self._saver, first_step, saved).train(advance)
+
+    def _commit(self, name: str, weights: Mapping[str, Tensor], finished: Entry | None = None) -> None:
+        checkpoint.commit_weights(self._folder / name, weights, owner=self._owner, finished=finished)
+
+    def _alone(self, fitted: Fitted) -> Trained:
+        self._commit("last", fitted.last)
+        if fitted.best is not None:
+            self._commit("best", fitted.best)
+        load_trained_state(self.built.model, fitted.chosen)
+        return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
+
+    def _together(self, finished: list[Entry]) -> Trained:
+        task, model = self.built.task, self.built.model
+        weights = [checkpoint.read_weights(self._folder / member.folder / WEIGHTS) for member in self.members]
+        models = [model, *(twin(model, weights[0]) for _ in weights[1:])]
         for one, state in zip(models, weights, strict=True):
             load_trained_state(one, state)
-        integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
-        model = Ensemble(models, output_kind(built.task.kind, integer))
-        curve = _mean_curve([done.record["lines"] for done in whole])
-        return self._trained(model, self._validated(model, whole), [done.record["epoch"] for done in whole], curve)
-
-    def _train(self, number: int, advance: Callable[[int, str], None]) -> Fitted:
-        """Train a member; resumes from the checkpoint if it is of this one."""
-        saved, first_step = self._saved, sum(self._steps[:number])
-        if saved is not None and saved.records["member"] == number:
-            self.reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        else:
-            saved = None
-        member = self.members[number]
-        return MemberTraining(self.built, self.engine, self.run, member, self._saver, first_step, saved).train(advance)
+        integer = not np.issubdtype(task.train.targets().dtype, np.floating)
+        ensemble = Ensemble(models, output_kind(task.kind, integer))
+        curve = _mean_curve([done.record["lines"] for done in finished])
+        epochs = [done.record["epoch"] for done in finished]
+        return self._trained(ensemble, self._validated(ensemble, finished), epochs, curve)
 
     def _judged(self, member: Member, fitted: Fitted) -> Entry:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
+        tensors = {}
         if member.held_out is not None and member.rows is not None:  # its fold
             load_trained_state(self.built.model, fitted.chosen)
             tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
-        return Entry(tensors, record)
+        return Entry(tensors, {"epoch": fitted.epoch, "lines": fitted.lines})
 
     def _predict(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
         with signals.immediate():
@@ -177,20 +180,20 @@ class _Stage:
 
     def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
         """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
-        error, samples, learned = self.built.error, self.members[0].held_out, self.built.learned
+        samples = self.members[0].held_out
         if samples is None:
             return None
-        if self.members[0].rows is None:
+        folds = [member.rows for member in self.members if member.rows is not None]
+        if not folds:
             outputs, targets = self._predict(model, samples)
-            return score(error, outputs, samples, targets).value
-        rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
-        order = np.argsort(rows)
-        outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
-        targets = torch.from_numpy(np.array(learned.targets()))
-        fold = np.repeat(np.arange(len(finished)), [len(done.tensors["outputs"]) for done in finished])[order]
-        arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
-        self.run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
-        return score(error, outputs, learned, targets).value
+        else:
+            samples, order = self.built.learned, np.argsort(np.concatenate(folds))
+            outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
+            targets = torch.from_numpy(np.array(samples.targets()))
+            fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+            arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
+            self.run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
+        return score(self.built.error, outputs, samples, targets).value
 
     def _trained(
         self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
@@ -243,10 +246,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         measured = score(built.error, outputs, samples, targets)
     if overlap["shared"]:
         some = "" if overlap["complete"] else " that were compared"
-        what = (
-            f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
-        )
-        log.warning(f"{what}; the test error is likely optimistic")
+        what = f"the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
+        log.warning(f"test: {what}; the test error is likely optimistic")
     constant = best_constant(built)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
@@ -270,10 +271,9 @@ def best_constant(built: Built) -> Tensor:
 def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     """Return the result record of a completed run; `tested` is None where the test split stays closed."""
     built, aligned, trained = validated.built, validated.aligned, validated.trained
-    plan, measured = built.plan, None if tested is None else tested.score
-    reason = "the test split stayed closed (test=false)"
-    if measured is not None:
-        reason = "" if measured.value is not None else f"undefined on all {measured.skipped} that it averages over"
+    measured, reason = Score(None, 0), "the test split stayed closed (test=false)"
+    if tested is not None:
+        measured, reason = tested.score, f"undefined on all {tested.score.skipped} that it averages over"
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {
@@ -281,37 +281,32 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "size": built.task.size,
         "error": {
             "name": built.error.name,
-            "value": None if measured is None else measured.value,
-            "reason": reason or None,
-            "n": 0 if measured is None else measured.n,
-            "skipped": 0 if measured is None else measured.skipped,
+            "value": measured.value,
+            "reason": reason if measured.value is None else None,
+            "n": measured.n,
+            "skipped": measured.skipped,
             "percent": built.error.percent,
-            "others": {} if measured is None else dict(measured.others),
+            "others": dict(measured.others),
         },
         "validation_error": trained.validation_error,
         "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
-        "augment": plan.augment if plan.augment.get(parts.TARGET) is not None else None,
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,
             "processes": validated.engine.processes,
-            "gradient_checkpointing": plan.train.gradient_checkpointing,
+            "gradient_checkpointing": built.plan.train.gradient_checkpointing,
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
         "metric_value": {"before": aligned.get("before"), "after": aligned.get("after")},
-        "alignment": {
-            "method": plan.align.method,
-            "steps": aligned.get("steps", 0),
-            "collapse": aligned.get("collapse", {}),
-        },
+        "alignment": {"steps": aligned.get("steps", 0), "collapse": aligned.get("collapse", {})},
         "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
         "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "trajectory_s": aligned.get("seconds", 0.0),
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
-        "keep_weights": plan.keep_weights,
+        "keep_weights": built.plan.keep_weights,
     }

@@ -17,12 +17,11 @@ from torch import nn
 from orca_cli import seeding, signals
 from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
+from orca_cli.exceptions import DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages import ridge_start
 from orca_cli.stages.build import Built, build, loss_unit, with_train
-from orca_cli.stages.successors import Mixing
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -39,42 +38,35 @@ class OptimizerSteps:
     """The optimizer steps of one run's stage 3 on some samples; `seed`: of all draws. Batches are read ahead, so close it.
 
     Attributes:
-        mixing: what `align.method=pare` trains beside the model, else None.
+        per_epoch, total: steps of one pass over the samples, and of all.
+        optimizer: whose state belongs into a checkpoint.
         unit: of outputs and targets in the loss, see `loss_unit`.
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
-        plan, model = built.plan, built.model
-        self._settings = plan.train.fitted(len(samples))
+        plan, model, train = built.plan, built.model, built.plan.train
+        self._settings = train.fitted(len(samples))
         self._samples, self._seed, self._built, self._engine = samples, seed, built, engine
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        self.per_epoch = plan.train.steps_per_epoch(len(samples))
-        self._total = plan.train.epochs * self.per_epoch
+        self.per_epoch = train.steps_per_epoch(len(samples))
+        self.total = train.epochs * self.per_epoch
         # Parts of the model that do not start at random, and so learn at the rate of the body.
-        known = {
-            "body.": True,
-            "embedder.": getattr(model.embedder, "is_body_layer", False),
-            "predictor.": ridge_start.is_wanted(plan, model),
-        }
-        prefixes = tuple(prefix for prefix, is_known in known.items() if is_known)
-        named = list(model.named_parameters())
-        body = [parameter for name, parameter in named if name.startswith(prefixes)]
-        outer = [parameter for name, parameter in named if not name.startswith(prefixes)]
-        self.mixing: Mixing | None = None
-        if plan.align.method == "pare" and built.source is not None:
-            mixing = Mixing(model.body, built.source, plan.align, steps=self._total, seed=seed)
-            self.mixing = mixing.to(engine.device)
-            outer += self.mixing.parameters()
+        known = ["body."]
+        known += ["embedder."] if getattr(model.embedder, "is_body_layer", False) else []
+        known += ["predictor."] if ridge_start.is_wanted(plan, model) else []
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            groups[name.startswith(tuple(known))].append(parameter)
         optimizer = make_optimizer(
-            plan.train.optimizer,
-            body,
-            lr=plan.train.lr,
-            weight_decay=plan.train.weight_decay,
-            momentum=plan.train.momentum,
+            train.optimizer,
+            groups[True],
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
             betas=BETAS,
-            outer=outer,
-            outer_rate=plan.train.outer_rate,
+            outer=groups[False],
+            outer_rate=train.outer_rate,
             fused=engine.device.type == "cpu",
         )
         self.optimizer = engine.prepare(optimizer)
@@ -93,8 +85,7 @@ class OptimizerSteps:
         NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
         set_lr(self.optimizer, self.rate(step))
-        settings, team = self._settings, self._engine.team
-        rows = self._rows(step)
+        settings, team, rows = self._settings, self._engine.team, self._rows(step)
         with (
             signals.postponed() if team is not None else nullcontext(),
             governed_by("train.batch_size", _SMALLER),
@@ -120,7 +111,6 @@ class OptimizerSteps:
                 step=step,
                 reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
-                mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.islice(self._feed, -(-len(rows) // settings.batch_size)),
             )
         self._next = step + 1
@@ -134,7 +124,7 @@ class OptimizerSteps:
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
         """Yield what reads the batches of a step and all that follow it, one after the other."""
         size, pin = self._settings.batch_size, self._engine.pin
-        for step in range(first_step, self._total):
+        for step in range(first_step, self.total):
             for read in read_step(self._samples, self._rows(step), size, seed=self._seed, step=step):
                 yield functools.partial(lambda call: pin(call()), read)
 
@@ -199,9 +189,6 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
 
 def lead(team: Team, built: Built, engine: Engine) -> None:
     """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
-    if built.plan.align.method == "pare":
-        what = "trains more than the model, which several processes do not support"
-        raise ConfigError(what, where="align.method=pare", hint="start one process")
     team.order("build", precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
     team.gathered(lambda: {}, 0)
 

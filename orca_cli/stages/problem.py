@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +49,6 @@ class Problem:
         settings: points per problem, what a point is, classes per problem.
         seed: of the draws.
     """
-
-    name: ClassVar[str] = "distance"  # of its values, for people
 
     model: TransferModel
     engine: Engine

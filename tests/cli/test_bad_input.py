@@ -14,7 +14,7 @@ SETTINGS = {
     "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "runs a resolver"],
     "task=arrays task.kind=classes": ["task.train", "a value is needed"],
     "body._target_=os.system": ["body._target_", "--allow-module os"],
-    "task=arrays task.kind=dense task.train=absent.npz augment=series": ["augment", "task.kind=dense"],
+    "augment=series": ["no such setting: 'augment'"],
     "study=alignment": ["add -m"],
     "--config-dir nowhere": ["nowhere"],
     "-m hydra/launcher=joblib seed=0,1": ["hydra/launcher", "is not for the command line", "--on"],

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli import signals
+from orca_cli import signals, storage
 from orca_cli.config.schema import AS_PUBLISHED, Align
 from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Reporter
@@ -28,7 +28,7 @@ from orca_cli.stages.problem import Compared, compare, embed
 from orca_cli.stages.source_features import collapse
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
-from orca_cli.training.cache import Entry, cached, numerics
+from orca_cli.training.cache import Entry, cached, numerics, save_tensors
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
@@ -58,7 +58,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         return {}
     summary = run.sealed_summary("align")
     if summary is not None:
-        built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
+        built.model.embedder.load_state_dict(storage.read_tensors(run.stage("align") / _EMBEDDER))
         return dict(summary["aligned"])
     run.set_state("align", step=0)
     compared, trajectory = trained(built, engine, run, reporter)
@@ -70,20 +70,17 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
     is_alike = share["after"] < _COLLAPSED * share["before"]
     if is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"]):
-        log.warning(
-            "align: the tokens have drawn together, so a lower distance does not mean a better match; "
-            "compare with metric=none, or lower align.epochs"
-        )
+        what = "the tokens have drawn together, so a lower distance does not mean a better match"
+        log.warning(f"align: {what}; compare with metric=none, or lower align.epochs")
     aligned = {
-        "before": record["before"],
-        "after": record["after"],
+        **{name: record[name] for name in ("before", "after")},
         "steps": len(lines),
         "collapse": spread,
         "curve": short_curve(lines, _COLUMNS),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
     built.model.embedder.load_state_dict(trajectory.tensors)
-    checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.tensors)
+    storage.write_with(run.stage("align") / _EMBEDDER, lambda path: save_tensors(path, trajectory.tensors))
     run.write_summary("align", {"aligned": aligned})
     run.seal("align")
     return aligned
@@ -179,92 +176,81 @@ class Trainer:
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        plan, self._model = self.built.plan, self.built.model
+        plan, embedder, problem = self.built.plan, self.built.model.embedder, self.compared.problem
         self._optimizer = make_optimizer(
-            parameters=self._model.embedder.parameters(),
+            parameters=embedder.parameters(),
             lr=plan.align.lr,
             weight_decay=plan.align.weight_decay,
             **_optimizer_settings(plan),
         )
-        self._shares = limited_rates(self._optimizer, self._model.embedder, plan.align)
+        self._shares = limited_rates(self._optimizer, embedder, plan.align)
         folder, owner = self.run.stage("align") / CHECKPOINTS, self.run.name.identity
         self._saver = checkpoint.Saver(folder, owner=owner, every_s=plan.train.checkpoint_s)
-        self._step, self._before = 0, 0.0
-        self._lines: list[dict[str, Any]] = []
-        saved = self._saver.load()
-        if saved is None:
-            self._before = self.compared.problem.value(self.compared.problem.train)
+        self._lines: list[dict[str, Any]] = []  # one for each step taken
+        if (saved := self._saver.load()) is None:
+            self._before = problem.value(problem.train)
         else:
-            self._model.embedder.load_state_dict(saved.weights)
+            embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
-            self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            self.reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
+            self._before, self._lines = saved.records["before"], saved.records["lines"]
+            self.reporter.say(f"align: resumed at step {saved.step} of {plan.align.epochs}")
         self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
         """Take the remaining steps; returns the embedder's weights, "before", "after" and "collapse" (its values after the last
         step) as in `align`, and "lines", the curve, a line per step.
         """
-        epochs = self.built.plan.align.epochs
+        epochs, lines, problem = self.built.plan.align.epochs, self._lines, self.compared.problem
         try:
             with self.reporter.track("align", epochs) as advance:
-                advance(self._step)
-                while self._step < epochs:
-                    self._lines.append(self._epoch())
-                    self._step += 1
-                    self.run.record("align", self._lines[-1])
-                    advance(1, f"distance {self._lines[-1]['loss']:.4g}")
-                    if signals.pending() or self._saver.is_due(self._step):
+                advance(len(lines))
+                while len(lines) < epochs:
+                    lines.append(self._epoch(len(lines)))
+                    self.run.record("align", lines[-1])
+                    advance(1, f"distance {lines[-1]['loss']:.4g}")
+                    if signals.pending() or self._saver.is_due(len(lines)):
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
-            after = self.compared.problem.value(self.compared.problem.train)
-            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": self._lines}
-            return Entry(checkpoint.snapshot(self._model.embedder), record)
+            after = problem.value(problem.train)
+            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": lines}
+            return Entry(checkpoint.snapshot(self.built.model.embedder), record)
         except InterruptionError:  # between two groups of classes: the weights are those of the last step
             self._save()
             raise
 
     def _save(self) -> None:
-        saved = checkpoint.Checkpoint(
-            self._step,
-            checkpoint.snapshot(self._model.embedder),
-            checkpoint.optimizer_tensors(self._optimizer),
-            records={"before": self._before, "lines": self._lines},
-        )
-        if self._saver.save(saved):
-            self.run.set_state("align", step=self._step)
+        step, records = len(self._lines), {"before": self._before, "lines": self._lines}
+        weights, state = checkpoint.snapshot(self.built.model.embedder), checkpoint.optimizer_tensors(self._optimizer)
+        if self._saver.save(checkpoint.Checkpoint(step, weights, state, records=records)):
+            self.run.set_state("align", step=step)
 
-    def _epoch(self) -> dict[str, Any]:
+    def _epoch(self, step: int) -> dict[str, Any]:
         """Take one optimizer step; returns its line. NonFiniteError leaves the weights as they were."""
         start = time.monotonic()
-        settings, model = self.built.plan.align, self._model
-        lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        settings, model, problem = self.built.plan.align, self.built.model, self.compared.problem
+        lr = step_decay(step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
-            line: dict[str, Any] = {"epoch": self._step}
-            if self._step % settings.check_every == 0:
-                problem, heldout = self.compared.problem, self.compared.heldout
-                line |= self._diagnose() | {"heldout": problem.value(heldout)}
+            line: dict[str, Any] = {"epoch": step}
+            if step % settings.check_every == 0:
+                line |= self._diagnose() | {"heldout": problem.value(self.compared.heldout)}
                 if settings.exact:
-                    line["heldout_exact"] = problem.exact_value(heldout)
+                    line["heldout_exact"] = problem.exact_value(self.compared.heldout)
             model.train()
             self._optimizer.zero_grad()
-            loss, diagnostics = self.compared.problem.backward(self._step)
+            loss, diagnostics = problem.backward(step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
                 raise NonFiniteError(f"the gradient of the distance is {norm}")
-            first = self._lines[0]["gradient_norm"] if self._lines else norm
-            if settings.unit_gradient and first > 0:
-                torch._foreach_mul_(gradients, 1 / first)
         except NonFiniteError as error:
-            raise NonFiniteError(
-                f"{error.what}, with a rate of {lr:g}; the step was not taken",
-                where=f"align, epoch {self._step}",
-                hint="try a smaller align.lr",
-            ) from error
+            what = f"{error.what}, with a rate of {lr:g}; the step was not taken"
+            raise NonFiniteError(what, where=f"align, epoch {step}", hint="try a smaller align.lr") from error
+        first = self._lines[0]["gradient_norm"] if self._lines else norm
+        if settings.unit_gradient and first > 0:
+            torch._foreach_mul_(gradients, 1 / first)
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
@@ -273,5 +259,5 @@ class Trainer:
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
         samples = self.compared.heldout.samples
-        self._model.eval()
-        return collapse(embed(self._model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+        model = self.built.model.eval()
+        return collapse(embed(model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))

@@ -1,7 +1,6 @@
 """Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1)."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.config.checks import part_node
-from orca_cli.config.schema import AS_PUBLISHED, ERROR_CHUNKS, Config, Train
+from orca_cli.config.schema import ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
@@ -74,8 +73,11 @@ def build(
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
-    if note := uneven_note(task):
-        reporter.say(f"build: {note}")
+    sizes = counts(task) if task.kind == "classes" else np.ones(1)
+    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
+    if most > _UNEVEN * least:
+        advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
+        reporter.say(f"build: classes have {least} to {most} training samples; {advice}")
     model, mode = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
         hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
@@ -86,12 +88,12 @@ def build(
         checkpoint_layers(model.body)
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
-    learned = plan.train.learned(task)
     integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), ERROR_CHUNKS.get(config.protocol)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
-    return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
+    first = copy.deepcopy(model.embedder)
+    return Built(task, plan.train.learned(task), plan, loss, error, model, first, mode, summary, source)
 
 
 def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
@@ -110,7 +112,14 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
         causal=task.causal,
         seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _DRY_TOKENS)
+    if hasattr(model.embedder, "fit"):
+        rows, most = np.arange(len(task.train)), _FITTED
+        if not is_trained:
+            most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+        if len(rows) > most:
+            rows = np.sort(seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most])
+        read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
+        model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
     is_kept = ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False)
@@ -149,16 +158,6 @@ def counts(task: TaskData) -> np.ndarray:
     return totals
 
 
-def uneven_note(task: TaskData) -> str:
-    """Return a note with the settings to use where some classes have many more training samples than others; else empty."""
-    if task.kind != "classes":
-        return ""
-    sizes = counts(task)
-    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
-    advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
-    return f"classes have {least} to {most} training samples; {advice}" if most > _UNEVEN * least else ""
-
-
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none.
 
@@ -189,12 +188,6 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
         return MaskedBCE(weights, loss.count_missing)
     what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
     raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
-
-
-def loss_unit(built: Built, device: torch.device) -> float | Tensor:
-    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
-    return unit.to(device) if isinstance(unit, Tensor) else unit
 
 
 def with_train(built: Built, **changes: Any) -> Built:
@@ -235,18 +228,6 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
     return task
-
-
-def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float = math.inf) -> None:
-    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of about `most_tokens`."""
-    if not hasattr(embedder, "fit"):
-        return
-    rows = np.arange(len(samples))
-    most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
-    if len(rows) > most:
-        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
-    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
-    embedder.fit((batch.x, batch.valid) for batch in read)
 
 
 def read_source(settings: Config, reporter: Reporter) -> SourceData:

@@ -3,7 +3,6 @@
 Training and testing are two functions, so that a search can train and validate while the test split stays closed.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding, signals
+from orca_cli import seeding, signals, storage
 from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
@@ -88,147 +87,107 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    return _Stage(built, engine, run, reporter).trained()
+    train, folder, owner, members = built.plan.train, run.stage("finetune"), run.name.identity, members_of(built)
+    steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
+    saver = checkpoint.Saver(folder / CHECKPOINTS, owner=owner, every_s=train.checkpoint_s)
+    saved, finished = saver.load(), dict[int, Entry]()
+    for number, member in enumerate(members):
+        if member.folder and (done := checkpoint.read_finished(folder / member.folder, owner=owner)) is not None:
+            finished[number] = done
+    if saved is not None and saved.records["member"] in finished:
+        saved = None  # of its last step
+    lines = [line for done in finished.values() for line in done.record["lines"]]
+    run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
+    first = trained_state(built.model) if train.folds else {}
+    with reporter.track("finetune", sum(steps)) as advance:
+        for number, member in enumerate(members):
+            if number in finished:
+                advance(steps[number], "")
+                continue
+            if number > 0:  # each fold from the same start, other members with an embedder of their own
+                part = run.part(folder / CHECKPOINTS / f"start-{number}")
+                load_trained_state(built.model, first or drawn_again(built, engine, part, seed=member.seed))
+            begun = saved if saved is not None and saved.records["member"] == number else None
+            if begun is not None:
+                reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
+            fitted = MemberTraining(built, engine, run, member, saver, sum(steps[:number]), begun).train(advance)
+            if not member.folder:
+                return _alone(built, run, fitted)
+            tensors = {}
+            if member.rows is not None and member.held_out is not None:  # its fold, which it has not seen
+                load_trained_state(built.model, fitted.chosen)
+                tensors["outputs"] = _predict(built, engine, built.model, member.held_out)[0]
+            finished[number] = done = Entry(tensors, {"epoch": fitted.epoch, "lines": fitted.lines})
+            checkpoint.commit_weights(folder / member.folder, fitted.chosen, owner=owner, finished=done)
+    return _together(built, engine, run, members, [finished[number] for number in range(len(members))])
 
 
-@dataclass
-class _Stage:
-    """The members of a run, fine-tuned one after the other."""
-
-    built: Built
-    engine: Engine
-    run: RunDirectory
-    reporter: Reporter
-
-    def __post_init__(self) -> None:
-        train, self._folder, self._owner = self.built.plan.train, self.run.stage("finetune"), self.run.name.identity
-        self.members = members_of(self.built)
-        self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
-        self._saver = checkpoint.Saver(self._folder / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s)
-
-    def trained(self) -> Trained:
-        """Train each member that is not finished; writes its folder, or last/ and best/ of the only one."""
-        built, saved = self.built, self._saver.load()
-        finished = [self._finished(member) for member in self.members]
-        if saved is not None and finished[saved.records["member"]] is not None:
-            saved = None  # of its last step
-        lines = [line for done in finished if done is not None for line in done.record["lines"]]
-        self.run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
-        first = trained_state(built.model) if built.plan.train.folds else {}
-        with self.reporter.track("finetune", sum(self._steps)) as advance:
-            for number, member in enumerate(self.members):
-                if finished[number] is not None:
-                    advance(self._steps[number], "")
-                    continue
-                if number > 0 and not first:  # with an embedder of its own
-                    part = self.run.part(self._folder / CHECKPOINTS / f"start-{number}")
-                    load_trained_state(built.model, drawn_again(built, self.engine, part, seed=member.seed))
-                elif number > 0:
-                    load_trained_state(built.model, first)
-                is_begun = saved is not None and saved.records["member"] == number
-                fitted = self._train(number, saved if is_begun else None, advance)
-                if not member.folder:
-                    return self._alone(fitted)
-                finished[number] = done = self._judged(member, fitted)
-                self._commit(member.folder, fitted.chosen, done)
-        return self._together([done for done in finished if done is not None])
-
-    def _finished(self, member: Member) -> Entry | None:
-        folder = self._folder / member.folder
-        return checkpoint.read_finished(folder, owner=self._owner) if member.folder else None
-
-    def _train(self, number: int, saved: checkpoint.Checkpoint | None, advance: Callable[[int, str], None]) -> Fitted:
-        """Train a member, from its checkpoint if there is one."""
-        if saved is not None:
-            self.reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        member, first_step = self.members[number], sum(self._steps[:number])
-        return MemberTraining(self.built, self.engine, self.run, member, self._saver, first_step, saved).train(advance)
-
-    def _commit(self, name: str, weights: Mapping[str, Tensor], finished: Entry | None = None) -> None:
-        checkpoint.commit_weights(self._folder / name, weights, owner=self._owner, finished=finished)
-
-    def _alone(self, fitted: Fitted) -> Trained:
-        self._commit("last", fitted.last)
-        if fitted.best is not None:
-            self._commit("best", fitted.best)
-        load_trained_state(self.built.model, fitted.chosen)
-        return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
-
-    def _together(self, finished: list[Entry]) -> Trained:
-        task, model = self.built.task, self.built.model
-        weights = [checkpoint.read_weights(self._folder / member.folder / WEIGHTS) for member in self.members]
-        models = [model, *(twin(model, weights[0]) for _ in weights[1:])]
-        for one, state in zip(models, weights, strict=True):
-            load_trained_state(one, state)
-        integer = not np.issubdtype(task.train.targets().dtype, np.floating)
-        ensemble = Ensemble(models, output_kind(task.kind, integer))
-        curve = _mean_curve([done.record["lines"] for done in finished])
-        epochs = [done.record["epoch"] for done in finished]
-        return self._trained(ensemble, self._validated(ensemble, finished), epochs, curve)
-
-    def _judged(self, member: Member, fitted: Fitted) -> Entry:
-        """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        tensors = {}
-        if member.held_out is not None and member.rows is not None:  # its fold
-            load_trained_state(self.built.model, fitted.chosen)
-            tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
-        return Entry(tensors, {"epoch": fitted.epoch, "lines": fitted.lines})
-
-    def _predict(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
-        with signals.immediate():
-            return predict(self.engine, model, samples, self.built.plan.train.eval_batch_size)
-
-    def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
-        """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
-        samples = self.members[0].held_out
-        if samples is None:
-            return None
-        folds = [member.rows for member in self.members if member.rows is not None]
-        if not folds:
-            outputs, targets = self._predict(model, samples)
-        else:
-            samples, order = self.built.learned, np.argsort(np.concatenate(folds))
-            outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
-            targets = torch.from_numpy(np.array(samples.targets()))
-            fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
-            arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
-            self.run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
-        return score(self.built.error, outputs, samples, targets).value
-
-    def _trained(
-        self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
-    ) -> Trained:
-        """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
-        train, learned = self.built.plan.train, self.built.learned
-        on, judging = train.judged_on(self.built.task, learned)
-        digest = None
-        if judging is not None:
-            digest = learned.digest() if on == "folds" else self.built.summary["splits"]["val"]["sha256"]
-        selected = {
-            "by": train.select,
-            "rule": train.select_by if train.select == "best" else None,
-            "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
-            "on": on,
-            "n": 0 if judging is None else len(judging),
-            "sha256": digest,
-            "learned": len(learned),
-            "refit": train.refit,
-            "folds": train.folds,
-            "members": train.models,
-            "reason": UNCHOSEN if judging is None else None,
-        }
-        weights_sha256 = checkpoint.weights_sha256(model.state_dict())
-        return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
+def _predict(built: Built, engine: Engine, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    with signals.immediate():
+        return predict(engine, model, samples, built.plan.train.eval_batch_size)
 
 
-def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean of several members' curves, epoch by epoch; None where one has no value."""
-    mean_lines = []
-    for lines in zip(*curves, strict=True):
+def _alone(built: Built, run: RunDirectory, fitted: Fitted) -> Trained:
+    """Return the only member; writes last/ and best/."""
+    for name, weights in {"last": fitted.last, "best": fitted.best}.items():
+        if weights is not None:
+            checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
+    load_trained_state(built.model, fitted.chosen)
+    return _trained(built, built.model, fitted.error, [fitted.epoch], fitted.lines)
+
+
+def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]) -> Trained:
+    """Return several members as one, with the error of each sample's outputs by the fold that has not seen it, or of all."""
+    weights = [storage.read_tensors(run.stage("finetune") / member.folder / WEIGHTS) for member in members]
+    models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
+    for one, state in zip(models, weights, strict=True):
+        load_trained_state(one, state)
+    integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
+    model = Ensemble(models, output_kind(built.task.kind, integer))
+    samples, error = members[0].held_out, None
+    folds = [member.rows for member in members if member.rows is not None]
+    if folds:
+        samples, order = built.learned, np.argsort(np.concatenate(folds))
+        outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
+        targets = torch.from_numpy(np.array(samples.targets()))
+        fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+        run.write_arrays("finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold)
+    elif samples is not None:
+        outputs, targets = _predict(built, engine, model, samples)
+    if samples is not None:
+        error = score(built.error, outputs, samples, targets).value
+    curve = []
+    for lines in zip(*(done.record["lines"] for done in finished), strict=True):
         values = {name: [line[name] for line in lines] for name in _MEANS}
         means = {name: None if None in numbers else sum(numbers) / len(numbers) for name, numbers in values.items()}
-        mean_lines.append(lines[0] | means)
-    return mean_lines
+        curve.append(lines[0] | means)
+    return _trained(built, model, error, [done.record["epoch"] for done in finished], curve)
+
+
+def _trained(
+    built: Built, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
+) -> Trained:
+    """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
+    train, learned = built.plan.train, built.learned
+    on, judging = train.judged_on(built.task, learned)
+    digest = None
+    if judging is not None:
+        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
+    selected = {
+        "by": train.select,
+        "rule": train.select_by if train.select == "best" else None,
+        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+        "on": on,
+        "n": 0 if judging is None else len(judging),
+        "sha256": digest,
+        "learned": len(learned),
+        "refit": train.refit,
+        "folds": train.folds,
+        "members": train.models,
+        "reason": UNCHOSEN if judging is None else None,
+    }
+    weights_sha256 = checkpoint.weights_sha256(model.state_dict())
+    return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
 
 
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:

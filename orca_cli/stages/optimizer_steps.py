@@ -6,22 +6,22 @@ Also what the other processes of a run do (`training/team.py`): their part of ea
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
-from orca_cli.exceptions import DataError, NonFiniteError, OrcaError
+from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, build, loss_unit, with_train
+from orca_cli.stages.build import Built, build, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -29,7 +29,7 @@ from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, set_lr, warmup_then_linear
 from orca_cli.training.team import END, Team
 
-_PLAN, _STEP = "plan", "step"  # orders; see `Team`
+_BUILD, _PLAN, _STEP = "build", "plan", "step"  # orders; see `Team`
 _CPU = torch.device("cpu")
 _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
 
@@ -40,7 +40,7 @@ class OptimizerSteps:
     Attributes:
         per_epoch, total: steps of one pass over the samples, and of all.
         optimizer: whose state belongs into a checkpoint.
-        unit: of outputs and targets in the loss, see `loss_unit`.
+        unit: of outputs and targets in the loss, in the task's: one for all, or one for each, [K].
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
@@ -51,13 +51,12 @@ class OptimizerSteps:
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
-        # Parts of the model that do not start at random, and so learn at the rate of the body.
-        known = ["body."]
-        known += ["embedder."] if getattr(model.embedder, "is_body_layer", False) else []
-        known += ["predictor."] if ridge_start.is_wanted(plan, model) else []
+        # Parts of the model that do not start at random learn at the rate of the body.
+        is_own, is_ridge = getattr(model.embedder, "is_body_layer", False), ridge_start.is_wanted(plan, model)
+        known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():
-            groups[name.startswith(tuple(known))].append(parameter)
+            groups[name.startswith(known)].append(parameter)
         optimizer = make_optimizer(
             train.optimizer,
             groups[True],
@@ -70,7 +69,8 @@ class OptimizerSteps:
             fused=engine.device.type == "cpu",
         )
         self.optimizer = engine.prepare(optimizer)
-        self.unit = loss_unit(built, engine.device)
+        unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation
+        self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
         # Drawn once an epoch; what is read ahead may be of the next one.
         self._order = functools.lru_cache(2)(
             lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
@@ -158,51 +158,24 @@ class OptimizerSteps:
         )
 
 
-def share(team: Team, settings: Callable[[], Config]) -> int:
-    """Share the work of a run that another process leads; returns the exit code once it is over.
-
-    `settings` composes those of the same run once the first process has read the data, and so has made what others share.
-    """
-    order = team.listen()
-    made: list[tuple[Built, Engine]] = []
-
-    def make() -> dict[int, float]:
-        config = settings()
-        device = team.device(choose_device(config.device))
-        built = build(config, Silent(), order)
-        for name, split in built.summary["splits"].items():
-            first = order["splits"][name]
-            if split != first:
-                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
-                raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
-        made.append((built, Engine(device, order["precision"], team)))
-        return {}
-
-    if order["name"] != END:
-        with suppress(OrcaError):  # already reported to the first process
-            team.gathered(make, 0)
-        order = _follow(team, *made[0]) if made else order
-    while order["name"] != END:
-        order = team.listen()
-    return int(order["code"])
-
-
 def lead(team: Team, built: Built, engine: Engine) -> None:
     """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
-    team.order("build", precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
+    team.order(_BUILD, precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
     team.gathered(lambda: {}, 0)
 
 
-def _follow(team: Team, built: Built, engine: Engine) -> dict[str, Any]:
-    """Do what the first process orders, up to the last order, which is returned.
+def share(team: Team, settings: Callable[[], Config]) -> int:
+    """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    What fails in a step fails in all processes, and the first one decides what is next.
+    What fails in a step fails in all processes, and the first one decides what is next. `settings` composes those of the same
+    run once the first process has read the data, and so has made what others share.
     """
-    built.model.to(engine.device)
     with ExitStack() as plans:
         while (order := team.listen())["name"] != END:
             try:
-                if order["name"] == _PLAN:
+                if order["name"] == _BUILD:
+                    built, engine = _build(team, settings, order)
+                elif order["name"] == _PLAN:
                     plans.close()
                     rows = team.share({}, _CPU)["rows"].numpy()
                     samples = built.learned if len(rows) == len(built.learned) else Part(built.learned, rows)
@@ -221,4 +194,24 @@ def _follow(team: Team, built: Built, engine: Engine) -> dict[str, Any]:
             except Exception as error:
                 if error is not team.failure and error.__cause__ is not team.failure:
                     raise
-    return order
+    return int(order["code"])
+
+
+def _build(team: Team, settings: Callable[[], Config], order: Mapping[str, Any]) -> tuple[Built, Engine]:
+    """Build what the first process has built, on the device of this one."""
+    made: list[tuple[Built, Engine]] = []
+
+    def make() -> dict[int, float]:
+        config = settings()
+        device = team.device(choose_device(config.device))
+        built = build(config, Silent(), order)
+        for name, split in built.summary["splits"].items():
+            if split != (first := order["splits"][name]):
+                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
+                raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
+        built.model.to(device)
+        made.append((built, Engine(device, order["precision"], team)))
+        return {}
+
+    team.gathered(make, 0)
+    return made[0]

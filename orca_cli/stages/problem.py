@@ -80,11 +80,11 @@ class Problem:
 
         A metric that balances its classes has one group, of as many as it takes.
         """
-        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members))
+        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members)).tolist()
         if self.balanced:
-            return [tuple(map(int, order[: self.balanced]))]
+            return [tuple(order[: self.balanced])]
         size = self.classes or len(order)
-        return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
+        return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics."""
@@ -110,9 +110,8 @@ class Problem:
         inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
         together = max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
         for start in range(0, len(groups), together):
-            some = groups[start : start + together]
+            some, distances = groups[start : start + together], []
             signals.check()
-            distances = []
             for group, points in zip(some, self.points(split, some, *names), strict=True):
                 weight = 1.0 if self.balanced else sum(len(split.members[one]) / len(split.samples) for one in group)
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
@@ -207,19 +206,12 @@ def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True
     With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured.
     """
     plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
-    wanted = Wanted(
-        settings.features,
-        built.model.embedder.layout.tokens,
-        settings.source_points,
-        source_seed(plan),
-        settings.source_cloud,
-        settings.source_labels,
-    )
+    tokens, points, draw = built.model.embedder.layout.tokens, settings.source_points, source_seed(plan)
+    wanted = Wanted(settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels)
     assert built.source is not None
     source = source_features(built.model.body, built.source, wanted, engine.device, cache, reporter, whole)
     metric: Metric = parts.build(plan.metric, "metric")
-    x, labels = source.cloud.x.to(engine.device, torch.float32), source.cloud.labels.to(engine.device)
-    cloud = Features(x, labels, source.cloud.num_classes)
+    cloud = replace(source.cloud, x=source.cloud.x.to(engine.device), labels=source.cloud.labels.to(engine.device))
     prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
     count, targets = settings.pseudo_labels or cloud.num_classes, (task.train.targets(), task.validation.targets())

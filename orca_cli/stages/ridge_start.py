@@ -65,7 +65,15 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
         places.append((block.mean(0), factor))
         blocks.append((block - places[-1][0]) * factor)
-    weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
+    # The outputs [n, K] that it is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units.
+    y = targets.double().numpy()
+    if built.task.kind == "classes":
+        y = np.eye(built.task.num_outputs)[targets.numpy()]
+    elif built.task.kind == "labels":
+        y = 2 * y - 1
+    elif built.model.has_scale:
+        y = ((targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()).double().numpy()
+    weight, bias, held_out = _ridge(blocks, y)
     if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
         measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
         outputs = torch.from_numpy(held_out).float()
@@ -97,17 +105,6 @@ def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarr
         others = () if predictor.skip is None else (features.samples,)
         pieces.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
     return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
-
-
-def _ridge_targets(built: Built, targets: Tensor) -> np.ndarray:
-    """Return the outputs [n, K] that a ridge is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units."""
-    if built.task.kind == "classes":
-        return np.eye(built.task.num_outputs)[targets.numpy()]
-    if built.task.kind == "labels":
-        return 2.0 * targets.numpy() - 1
-    if built.model.has_scale:
-        targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
-    return targets.double().numpy()
 
 
 def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

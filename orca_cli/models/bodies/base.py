@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orca_cli.config.ranges import Positive, fits
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
@@ -123,9 +124,8 @@ class Body(nn.Module, ABC):
 
         Each takes hidden states [B, P + T, D] as its first positional argument.
         """
-        if not self.layer_list:
-            return []
-        return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]
+        layers = self.get_submodule(self.layer_list).named_children() if self.layer_list else ()
+        return [f"{self.layer_list}.{number}" for number, _ in layers]
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
@@ -257,8 +257,7 @@ class ImageBody(Body):
         mean, std = (torch.tensor(one, device=self.device).view(3, 1, 1) for one in (start.pixel_mean, start.pixel_std))
         pixels = (resize(images, canvas) - mean) / std
         maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
-        grid = (maps.shape[2], maps.shape[3])
-        x = maps.flatten(2).transpose(1, 2)
+        x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
         x = x if start.norm is None else start.norm(x)
         if start.positions is not None:
             x = x + resize_positions(start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid)
@@ -280,19 +279,16 @@ class ImageBody(Body):
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation that the checkpoint's images were normalised with; ImageNet's where it does not say."""
-        file = self.folder / "preprocessor_config.json"
-        try:
-            settings = dict(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            settings = {}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise DataError("is unreadable", where=str(file)) from error
-        given = [settings.get("image_mean"), settings.get("image_std")]
-        if None in given:
+        file, settings = self.folder / "preprocessor_config.json", {}
+        if file.exists():
+            try:
+                settings = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise DataError("is unreadable", where=str(file)) from error
+        mean, deviation = settings.get("image_mean"), settings.get("image_std")
+        if mean is None or deviation is None:
             return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        mean, deviation = (tuple(one) if isinstance(one, list) else () for one in given)
-        numbers = [value for value in mean + deviation if isinstance(value, int | float)]
-        if not len(mean) == len(deviation) == 3 or len(numbers) != 6 or min(numbers[3:]) <= 0:
+        if not (fits(mean, tuple[float, float, float]) and fits(deviation, tuple[Positive, Positive, Positive])):
             what = "image_mean and image_std are not three numbers each, the latter positive"
             raise DataError(what, where=str(file))
-        return mean, deviation
+        return tuple(mean), tuple(deviation)

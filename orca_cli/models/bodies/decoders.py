@@ -29,8 +29,8 @@ def load(
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
 ) -> DecoderBody:
     """Load a decoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
-    return DecoderBody(model, folder, max_source_tokens, max_tokens)
+    loaded = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    return DecoderBody(*loaded, max_source_tokens, max_tokens)
 
 
 class DecoderBody(EncoderBody):

@@ -27,10 +27,10 @@ def load(
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
 ) -> EncoderBody:
     """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    kinds = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
-    fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
-    return kinds[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+    family = checkpoints.family(checkpoint, tuple(CLASSES))
+    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[family]
+    attention = {} if body is DebertaBody else {"attn_implementation": "sdpa"}
+    return body(*checkpoints.load_model(CLASSES, checkpoint, **attention), max_source_tokens, max_tokens)
 
 
 class EncoderBody(TextBody):

@@ -80,9 +80,8 @@ def build(
         reporter.say(f"build: classes have {least} to {most} training samples; {advice}")
     model, mode = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
-        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
         what = f"the source holds {source.modality} data, but the body takes {model.body.modality}"
-        raise ConfigError(what, where="source", hint=hint)
+        raise ConfigError(what, where="source", hint="use stdlib_docs for text, cifar10 or digits for images")
     limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)

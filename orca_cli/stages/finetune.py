@@ -129,7 +129,7 @@ def _predict(built: Built, engine: Engine, model: nn.Module, samples: Samples) -
 
 def _alone(built: Built, run: RunDirectory, fitted: Fitted) -> Trained:
     """Return the only member; writes last/ and best/."""
-    for name, weights in {"last": fitted.last, "best": fitted.best}.items():
+    for name, weights in {"last": trained_state(built.model), "best": fitted.best}.items():
         if weights is not None:
             checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
     load_trained_state(built.model, fitted.chosen)

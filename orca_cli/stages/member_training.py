@@ -98,14 +98,13 @@ class Fitted:
     """What training one member gave.
 
     Args:
-        last, chosen: its weights after the last step, which the model has, and as `train.select` says.
+        chosen: its weights as `train.select` says; the model has the last.
         best: those that validated best; None where nothing validates.
         epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
         error: of `chosen` on what validates; None where that is undefined, or nothing validates.
         lines: of its curve, one an epoch.
     """
 
-    last: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
     best: Mapping[str, Tensor] | None
     epoch: int
@@ -173,13 +172,12 @@ class MemberTraining:
                 self._step += 1
 
     def _fitted(self) -> Fitted:
-        last, lines = trained_state(self.built.model), self._records["lines"]
-        if self.member.held_out is None:
-            return Fitted(last, last, None, self._train.epochs, None, lines)
-        is_best = self._train.select == "best"
+        lines, is_best = self._records["lines"], self._train.select == "best"
+        chosen = self._best if is_best else trained_state(self.built.model)
         epoch = self._records["best_epoch"] if is_best else self._train.epochs
         line = lines[epoch - 1] if epoch else self._records["start"]
-        return Fitted(last, self._best if is_best else last, self._best, epoch, line["validation_error"], lines)
+        best = None if self.member.held_out is None else self._best
+        return Fitted(chosen, best, epoch, line["validation_error"], lines)
 
     def _save(self) -> None:
         weights, scaler = trained_state(self.built.model), self.engine.scaler_state()

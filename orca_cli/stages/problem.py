@@ -181,8 +181,6 @@ class Problem:
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = self.model.embedder.layout.tokens if self.settings.features == "tokens" else 1
         total = min(self.size, int(sizes.sum()) * each)
-        if len(group) == 1:
-            return [total]
         if self.balanced:
             return [min(max(1, total // len(group)), int(size) * each) for size in sizes]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
@@ -319,8 +317,6 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
     """
     pieces = [model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)]
-    if len(pieces) == 1:
-        return pieces[0]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
     return replace(pieces[0], x=x, mask=mask)
 

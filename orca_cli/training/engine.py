@@ -131,8 +131,8 @@ class Engine:
         if scaler is None:
             return
         if not state:
-            what = "the checkpoint has no gradient scale, so fp16 cannot resume exactly"
-            raise CheckpointError(what, where="precision", hint="use --force to restart the run")
+            what = "the checkpoint has no gradient scale"
+            raise CheckpointError(what, where="precision=fp16", hint="use --force to restart the run")
         scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:

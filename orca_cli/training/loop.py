@@ -226,25 +226,14 @@ def _summed(
 ) -> tuple[list[float], float]:
     """Compute the gradient of a step, of all processes; returns the losses of its pieces and the norm before clipping."""
     if engine.team is None:
-        *losses, norm = _on_the_cpu([*gradient().values(), engine.clip(trained, clip)])
+        numbers = [*gradient().values(), engine.clip(trained, clip)]
+        is_narrow = numbers[0].device.type == "mps" or {number.dtype for number in numbers} == {torch.float32}
+        wide = torch.float32 if is_narrow else torch.float64
+        *losses, norm = torch.stack([number.to(wide) for number in numbers]).tolist()  # in one transfer
         return losses, norm
-
-    def piece_losses() -> dict[int, float]:
-        values = gradient()
-        return dict(zip(values, _on_the_cpu(list(values.values())), strict=True))
-
-    losses = engine.gathered(piece_losses, count)
+    losses = engine.gathered(lambda: {place: float(value) for place, value in gradient().items()}, count)
     engine.sum_gradients(trained)
     return losses, float(engine.clip(trained, clip))
-
-
-def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
-    """Return scalars in one transfer."""
-    if not numbers:
-        return []
-    kinds = {number.dtype for number in numbers}
-    wide = torch.float32 if numbers[0].device.type == "mps" or kinds == {torch.float32} else torch.float64
-    return torch.stack([number.to(wide) for number in numbers]).tolist()
 
 
 def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -204,13 +204,13 @@ class TextBody(Body):
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
             # Without these files transformers makes a tokenizer that knows no word.
-            names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-            if not any((self.folder / name).is_file() for name in names):
-                raise FileNotFoundError(f"none of {', '.join(sorted(names))}")
+            if not any(
+                (self.folder / name).is_file() for name in ("tokenizer.json", *tokenizer.vocab_files_names.values())
+            ):
+                raise FileNotFoundError("tokenizer.json")
         except Exception as error:
-            what = "the checkpoint has no usable tokenizer, which is needed to embed source texts"
-            hint = "save the tokenizer into the same folder"
-            raise DataError(what, where=f"{checkpoints.KEY}={self.folder}", hint=hint) from error
+            what, where = "the checkpoint has no usable tokenizer", f"{checkpoints.KEY}={self.folder}"
+            raise DataError(what, where=where, hint="save the tokenizer into the same folder") from error
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
         return tokenizer
 

@@ -127,8 +127,8 @@ def resolve(checkpoint: str) -> Path:
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
     if has_config and pickled:
-        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
-        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
+        what = f"'{pickled[0]}' is a pickle, which can run code"
+        raise UnsafeError(what, where=where, hint="save_pretrained(FOLDER) writes safetensors")
     what = "no *.safetensors" if has_config else "no config.json"
     raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
 
@@ -155,8 +155,8 @@ def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
         except ChecksumError as error:
             raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
     elif _sha256(folder / packaged.weights) != packaged.sha256:
-        where, hint = str(folder / packaged.weights), f"reinstall the package {packaged.package.replace('_', '-')}"
-        raise ChecksumError("the weights differ from the published ones", where=where, hint=hint)
+        what, hint = "the weights differ from the published ones", f"reinstall the package {packaged.package}"
+        raise ChecksumError(what, where=str(folder / packaged.weights), hint=hint)
     return folder
 
 

@@ -76,8 +76,7 @@ class BitFit:
         """Make embedder, predictor and the body's biases trainable, and nothing else; ConfigError where it has none."""
         biases = [value for name, value in model.body.named_parameters() if name.rpartition(".")[2] == "bias"]
         if not biases:
-            hint = "use finetune=lora or finetune=layernorm"
-            raise ConfigError("this body has no biases to train", where="finetune", hint=hint)
+            raise ConfigError("this body has no biases to train", where="finetune", hint="use finetune=layernorm")
         train_parts(model, biases)
 
 
@@ -121,7 +120,7 @@ class LoRA:
             raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}")
         if importlib.util.find_spec("peft") is None:
             hint = "pip install 'orca-transfer[lora]'"
-            raise UnavailableError("finetune=lora needs the package peft", where="finetune", hint=hint)
+            raise UnavailableError("the package peft is not installed", where="finetune=lora", hint=hint)
         from peft import LoraConfig, inject_adapter_in_model
 
         # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches
@@ -159,16 +158,14 @@ class Prompt:
 
     def _add(self, body: Any, embedder: Any) -> None:
         if not body.takes_prefix:
-            what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
-            hint = "use another body such as body=vit or body=minilm"
-            raise ConfigError(what, where="finetune", hint=hint)
+            what = "this body takes no tokens before those of the input"
+            raise ConfigError(what, where="finetune", hint="use another body such as body=vit or body=minilm")
         start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
         room = body.max_tokens - self.tokens - start
         # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
         if body.embedder_init().positions is None and embedder.layout.tokens > room:
             what = f"a prompt of {self.tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
-            hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
-            raise ConfigError(what, where="finetune.tokens", hint=hint)
+            raise ConfigError(what, where="finetune.tokens", hint="use fewer, or a lower embedder.max_tokens")
         names = body.layer_names() if self.depth == "deep" else ["all"]
         if not names:
             what = "this body does not tell its layers"

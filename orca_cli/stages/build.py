@@ -17,13 +17,13 @@ from orca_cli.config.schema import ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import KINDS, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models.assembly import build_model, describe, load_body
 from orca_cli.models.checkpoints import revision
+from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.scoring.reported import named_error
-from orca_cli.stages import ridge_start
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads
 from orca_cli.training.loop import batches
@@ -121,13 +121,23 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
         model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    is_kept = ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False)
-    if is_kept and not all(parameter.requires_grad for parameter in model.body.parameters()):
+    if is_started(settings, model) and not all(parameter.requires_grad for parameter in model.body.parameters()):
         # An embedder that is the body's own layer is frozen as the body is; its norm is trained where the body's are.
         model.embedder.requires_grad_(False)
         if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
             model.embedder.norm.requires_grad_(True)
     return model, mode
+
+
+def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
+
+
+def is_started(settings: Config, model: TransferModel) -> bool:
+    """Return whether a model starts with its body's own features and a ridge on them."""
+    return getattr(model.embedder, "is_body_layer", False) and is_ridge_wanted(settings, model)
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
@@ -202,21 +212,16 @@ def replanned(built: Built, config: Config, recorded: Decided) -> Built:
 
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    is_started = getattr(model.embedder, "is_body_layer", False) and ridge_start.is_wanted(config, model)
-    tokens = model.embedder.layout.tokens
-    return decide(config, task, tokens, parameters=parameters, is_started=is_started, recorded=recorded)
+    tokens, is_known = model.embedder.layout.tokens, is_started(config, model)
+    return decide(config, task, tokens, parameters=parameters, is_started=is_known, recorded=recorded)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
     """Read and split the task's data; the test split stays closed, unless the protocol validates on it."""
-    reader = part_node(config, "task")
-    task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
-    if not isinstance(task, TaskData):
-        what = f"gives a {type(task).__name__}, not a task's data"
-        raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
-    kinds = KINDS if config.task.get("kind") is None else (config.task["kind"],)
-    if task.kind not in kinds:
-        raise ConfigError(f"the data are of kind '{task.kind}', not {' or '.join(kinds)}", where="task.kind")
+    reader, kind = part_node(config, "task"), config.task.get("kind")
+    task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
+    if task.kind != (kind or task.kind):
+        raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
     fraction = config.task.get("train_fraction")
     task = with_fraction(task, fraction, config.task.get("split_seed", 0))
     if fraction is not None:

@@ -20,8 +20,7 @@ from orca_cli.data.fraction import Part
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
-from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, build, with_train
+from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -52,7 +51,7 @@ class OptimizerSteps:
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
         # Parts of the model that do not start at random learn at the rate of the body.
-        is_own, is_ridge = getattr(model.embedder, "is_body_layer", False), ridge_start.is_wanted(plan, model)
+        is_own, is_ridge = getattr(model.embedder, "is_body_layer", False), is_ridge_wanted(plan, model)
         known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():

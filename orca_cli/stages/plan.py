@@ -5,12 +5,10 @@ What settings leave open (null or auto) is decided by rules: what chooses the we
 run takes the decisions that it recorded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
@@ -65,7 +63,7 @@ class TrainPlan(Train):
         longest = math.inf if self.warmup_limit is None else self.warmup_limit
         return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
 
-    def fitted(self, samples: int) -> TrainPlan:
+    def fitted(self, samples: int) -> Self:
         """Return the plan with optimizer steps that ask for no more samples than there are, in as many batches if possible."""
         batch_size, accumulation = self.batch_size, self.accumulation
         if batch_size * accumulation <= samples:

@@ -1,11 +1,9 @@
 """Labels for targets that are not classes: cluster numbers of the targets (paper A.3.4)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -94,7 +92,7 @@ class _Columns:
     scale: np.ndarray
 
     @classmethod
-    def from_targets(cls, kind: Kind, train: np.ndarray) -> _Columns:
+    def from_targets(cls, kind: Kind, train: np.ndarray) -> Self:
         """Measure the training targets, a batch at a time."""
         classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
         width = train[0].size * max(classes, 1)

@@ -4,26 +4,21 @@ Fine-tuning from a random predictor first changes the features to fit that predi
 that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.build import Built, is_ridge_wanted
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
-
-if TYPE_CHECKING:
-    from orca_cli.stages.build import Built
 
 _MOST = 2000  # samples
 _LEAST = 4
@@ -34,12 +29,6 @@ _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 
-def is_wanted(settings: Config, model: TransferModel) -> bool:
-    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
-    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
-    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
-
-
 @torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
@@ -48,7 +37,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     and for classes and labels how large the outputs are. Every feature counts as standardised. Of many of the samples that
     stage 3 trains on, a seeded part is used.
     """
-    if not is_wanted(built.plan, built.model):
+    if not is_ridge_wanted(built.plan, built.model):
         return False
     rows = np.arange(len(samples))
     if len(rows) > _MOST:

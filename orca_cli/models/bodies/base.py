@@ -21,6 +21,7 @@ from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
+_UNBOUNDED = 2**31
 # The names that families of transformers give their linear layers; c_attn and Wqkv are query, key and value in one.
 _LINEARS: dict[Role, str] = {
     "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
@@ -142,14 +143,22 @@ class Body(nn.Module, ABC):
 
 
 class TextBody(Body):
-    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
+    """A body that takes sequences, with a tokenizer; a family also gives `encode`.
+
+    Args:
+        model, folder: as of `Body`.
+        max_source_tokens: that source texts are cut to.
+        max_tokens: longest sequence, where the model takes it.
+    """
 
     modality = "text"
 
-    def __init__(
-        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
-    ) -> None:
-        super().__init__(model, folder, embeddings, **sizes)
+    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED) -> None:
+        config = model.config
+        # T5's positions have no bound: what counts is the length in pretraining.
+        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
+        super().__init__(model, folder, words, max_tokens=min(max_tokens, longest), width=config.hidden_size)
         self.max_source_tokens = max_source_tokens
 
     @abstractmethod

@@ -1,7 +1,5 @@
 """Text encoders without learned absolute positions as bodies: ModernBERT, DeBERTa-v3, T5's encoder, ESM-2 (proteins)."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +23,7 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3)] = 32,
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
-) -> EncoderBody:
+) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     family = checkpoints.family(checkpoint, tuple(CLASSES))
     body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[family]
@@ -38,14 +36,6 @@ class EncoderBody(TextBody):
 
     part = "model"
     can_be_causal = True
-
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        config = model.config
-        # T5's positions have no bound: what counts is the length in pretraining.
-        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
-        sizes = {"max_tokens": min(max_tokens, longest), "width": config.hidden_size}
-        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
-        super().__init__(model, folder, words, max_source_tokens=max_source_tokens, **sizes)
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""

@@ -1,7 +1,5 @@
 """Vision transformers as bodies: ViT, DeiT, BEiT, DINOv2, SigLIP's vision tower."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ _NORMS = {"siglip_vision_model": "post_layernorm"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str) -> ViTBody:
+def load(checkpoint: str) -> ImageBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     kinds: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}

@@ -42,14 +42,12 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     content = read_config(folder)
-    if "model_type" not in content:
-        raise DataError(f"{CONFIG} names no model_type", where=str(folder))
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
         what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
         raise UnsafeError(what, where=f"{KEY}={folder}", hint="choose one of transformers' own families")
-    if (family := content["model_type"]) not in families:
+    if (family := content.get("model_type")) not in families:
         what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
         raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
     return str(family)

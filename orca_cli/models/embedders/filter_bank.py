@@ -1,12 +1,10 @@
 """A bank of dilated filters; features are its responses around the positions of a patch, and over the whole sample."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -175,8 +173,8 @@ class FilterBank(nn.Module):
 class _Kept(dict[bytes, tuple[Tensor, ...]]):
     """Features that a copy of the bank does without."""
 
-    def __deepcopy__(self, _: Any) -> _Kept:
-        return _Kept()
+    def __deepcopy__(self, _: Any) -> Self:
+        return type(self)()
 
 
 def _layer(features: int, width: int) -> nn.Linear:

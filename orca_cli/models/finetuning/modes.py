@@ -165,7 +165,8 @@ class Prompt:
         # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
         if body.embedder_init().positions is None and embedder.layout.tokens > room:
             what = f"a prompt of {self.tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
-            raise ConfigError(what, where="finetune.tokens", hint="use fewer, or a lower embedder.max_tokens")
+            hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
+            raise ConfigError(what, where="finetune.tokens", hint=hint)
         names = body.layer_names() if self.depth == "deep" else ["all"]
         if not names:
             what = "this body does not tell its layers"

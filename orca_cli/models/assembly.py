@@ -59,8 +59,7 @@ def build_model(
     pools_prefix = pooling == "class_token" and kind != "dense"
     prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
     if pools_prefix and prefix is None:
-        hint = "use predictor.pooling=mean"
-        raise ConfigError("this body has no classification token", where="predictor.pooling", hint=hint)
+        raise ConfigError("this body has no classification token", where="predictor.pooling", hint="use mean")
     largest = body.max_tokens - (0 if prefix is None else len(prefix))
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
         what = f"{embedder.max_tokens} is more than the body takes"

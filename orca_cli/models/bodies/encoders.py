@@ -1,7 +1,6 @@
 """Text encoders without learned absolute positions as bodies: ModernBERT, DeBERTa-v3, T5's encoder, ESM-2 (proteins)."""
 
 import copy
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -28,7 +27,11 @@ def load(
     family = checkpoints.family(checkpoint, tuple(CLASSES))
     body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[family]
     attention = {} if body is DebertaBody else {"attn_implementation": "sdpa"}
-    return body(*checkpoints.load_model(CLASSES, checkpoint, **attention), max_source_tokens, max_tokens)
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
+    if body is EsmBody and (model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before):
+        what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
+        raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
+    return body(model, folder, max_source_tokens, max_tokens)
 
 
 class EncoderBody(TextBody):
@@ -103,12 +106,6 @@ class T5Body(EncoderBody):
 
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
-
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        if model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before:
-            what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
-            raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
-        super().__init__(model, folder, max_source_tokens, max_tokens)
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:

@@ -47,7 +47,7 @@ def test_what_does_not_go_together(refused, small, tiny, tmp_path):
     swin = ["body=swin_tiny", "task.layout=image", f"body.checkpoint={tiny['swin']}"]
     for overrides, texts in (
         ([*swin, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
-        ([*swin, "source=digits", "finetune=prompt"], ["attends by windows", "body=vit"]),
+        ([*swin, "source=digits", "finetune=prompt"], ["takes no tokens before", "body=vit"]),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
     ):
         refused(10, ["run", *small, *overrides], *texts)

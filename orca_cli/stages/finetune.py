@@ -18,7 +18,7 @@ from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, output_kind, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, split_record
-from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of
+from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -110,15 +110,16 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             begun = saved if saved is not None and saved.records["member"] == number else None
             if begun is not None:
                 reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
-            fitted = MemberTraining(built, engine, run, member, saver, sum(steps[:number]), begun).train(advance)
+            training = MemberTraining(built, engine, run, member, saver, sum(steps[:number]), begun)
+            training.train(advance)
             if not member.folder:
-                return _alone(built, run, fitted)
-            tensors = {}
+                return _alone(built, run, training)
+            chosen, tensors = training.chosen(), {}
             if member.rows is not None and member.held_out is not None:  # its fold, which it has not seen
-                load_trained_state(built.model, fitted.chosen)
+                load_trained_state(built.model, chosen)
                 tensors["outputs"] = _predict(built, engine, built.model, member.held_out)[0]
-            finished[number] = done = Entry(tensors, {"epoch": fitted.epoch, "lines": fitted.lines})
-            checkpoint.commit_weights(folder / member.folder, fitted.chosen, owner=owner, finished=done)
+            finished[number] = done = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
+            checkpoint.commit_weights(folder / member.folder, chosen, owner=owner, finished=done)
     return _together(built, engine, run, members, [finished[number] for number in range(len(members))])
 
 
@@ -127,13 +128,13 @@ def _predict(built: Built, engine: Engine, model: nn.Module, samples: Samples) -
         return predict(engine, model, samples, built.plan.train.eval_batch_size)
 
 
-def _alone(built: Built, run: RunDirectory, fitted: Fitted) -> Trained:
+def _alone(built: Built, run: RunDirectory, training: MemberTraining) -> Trained:
     """Return the only member; writes last/ and best/."""
-    for name, weights in {"last": trained_state(built.model), "best": fitted.best}.items():
-        if weights is not None:
+    for name, weights in {"last": trained_state(built.model), "best": training.best}.items():
+        if weights:
             checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
-    load_trained_state(built.model, fitted.chosen)
-    return _trained(built, built.model, fitted.error, [fitted.epoch], fitted.lines)
+    load_trained_state(built.model, training.chosen())
+    return _trained(built, built.model, training.error, [training.epoch], training.lines)
 
 
 def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]) -> Trained:

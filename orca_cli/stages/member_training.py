@@ -93,25 +93,6 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     return trained_state(model)
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training one member gave.
-
-    Args:
-        chosen: its weights as `train.select` says; the model has the last.
-        best: those that validated best; None where nothing validates.
-        epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
-        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
-        lines: of its curve, one an epoch.
-    """
-
-    chosen: Mapping[str, Tensor]
-    best: Mapping[str, Tensor] | None
-    epoch: int
-    error: float | None
-    lines: list[dict[str, Any]]
-
-
 @dataclass
 class MemberTraining:
     """The training of one member; the model holds its current weights.
@@ -121,6 +102,10 @@ class MemberTraining:
         saver: the checkpoints of the stage.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.
+
+    Attributes:
+        best: the weights that validated best; empty where nothing validates.
+        lines: of its curve, one an epoch.
     """
 
     built: Built
@@ -137,24 +122,25 @@ class MemberTraining:
         self._is_start_fitted = saved is None and ridge_start.start(built, self.engine, samples, seed)
         self._steps = OptimizerSteps(built, self.engine, samples, seed)
         self._step = 0
-        self._best: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
         # What a checkpoint holds beside tensors; "start": validation of the weights before any step, if they may be chosen.
         self._records: dict[str, Any] = {"start": None, "lines": [], "loss_sum": 0.0, "best_epoch": 0}
         self._records["member"] = self.member.number
         if saved is not None:
-            self._step, self._best = saved.step - self.first_step, saved.kept
+            self._step, self.best = saved.step - self.first_step, saved.kept
             self._records |= saved.records
             load_trained_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             self.engine.restore_scaler(saved.scaler)
+        self.lines: list[dict[str, Any]] = self._records["lines"]
 
-    def train(self, advance: Callable[[int, str], None]) -> Fitted:
+    def train(self, advance: Callable[[int, str], None]) -> None:
         """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note."""
-        shown, lines = 0, self._records["lines"]
+        shown, lines = 0, self.lines
         with closing(self._steps):
             if self._is_start_fitted and self.member.held_out is not None:
                 self._records["start"] = self._validated()
-                self._best = trained_state(self.built.model)
+                self.best = trained_state(self.built.model)
             while True:
                 if self._step == self._steps.per_epoch * (len(lines) + 1):
                     self._end_epoch()
@@ -166,18 +152,24 @@ class MemberTraining:
                     self._save()
                 signals.check()
                 if is_last:
-                    return self._fitted()
+                    return
                 loss, rows = self._steps.take(self._step)
                 self._records["loss_sum"] += loss * len(rows)
                 self._step += 1
 
-    def _fitted(self) -> Fitted:
-        lines, is_best = self._records["lines"], self._train.select == "best"
-        chosen = self._best if is_best else trained_state(self.built.model)
-        epoch = self._records["best_epoch"] if is_best else self._train.epochs
-        line = lines[epoch - 1] if epoch else self._records["start"]
-        best = None if self.member.held_out is None else self._best
-        return Fitted(chosen, best, epoch, line["validation_error"], lines)
+    @property
+    def epoch(self) -> int:
+        """Return after which epoch the chosen weights were taken, 1 for the first; 0 for those before any step."""
+        return self._records["best_epoch"] if self._train.select == "best" else self._train.epochs
+
+    @property
+    def error(self) -> float | None:
+        """Return that of the chosen weights on what validates; None where it is undefined, or nothing validates."""
+        return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])["validation_error"]
+
+    def chosen(self) -> dict[str, Tensor]:
+        """Return the weights as `train.select` says, once all steps are taken; the model has the last."""
+        return self.best if self._train.select == "best" else trained_state(self.built.model)
 
     def _save(self) -> None:
         weights, scaler = trained_state(self.built.model), self.engine.scaler_state()
@@ -185,7 +177,7 @@ class MemberTraining:
         is_last = self._step == self._steps.total
         optimizer = {} if is_last else checkpoint.optimizer_tensors(self._steps.optimizer)
         step = self.first_step + self._step
-        saved = checkpoint.Checkpoint(step, weights, optimizer, self._best, self._records, scaler)
+        saved = checkpoint.Checkpoint(step, weights, optimizer, self.best, self._records, scaler)
         if self._step and self.saver.save(saved):
             self.run.set_state("finetune", step=step)
 
@@ -194,18 +186,18 @@ class MemberTraining:
         records = self._records
         line: dict[str, Any] = {"member": self.member.number} if self.member.folder else {}
         line |= {
-            "epoch": len(records["lines"]) + 1,
+            "epoch": len(self.lines) + 1,
             "step": self._step,
             "lr": self._steps.rate(self._step - 1),
             "train_loss": records["loss_sum"] / len(self.member.samples),
             **self._validated(),
         }
-        earlier = [one for one in (records["start"], *records["lines"]) if one is not None]
+        earlier = [one for one in (records["start"], *self.lines) if one is not None]
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
         if self.member.held_out is not None and is_better(line, earlier, rule):
             records["best_epoch"] = line["epoch"]
-            self._best = trained_state(self.built.model)
-        records["lines"].append(line)
+            self.best = trained_state(self.built.model)
+        self.lines.append(line)
         records["loss_sum"] = 0.0
         self.run.record("finetune", line)
 

@@ -85,10 +85,7 @@ class OptimizerSteps:
         """
         set_lr(self.optimizer, self.rate(step))
         settings, team, rows = self._settings, self._engine.team, self._rows(step)
-        with (
-            signals.postponed() if team is not None else nullcontext(),
-            governed_by("train.batch_size", _SMALLER),
-        ):
+        with signals.postponed() if team is not None else nullcontext(), governed_by("train.batch_size", _SMALLER):
             if team is not None and team.leads:
                 if not self._is_shared:
                     self._share(team)

@@ -86,10 +86,8 @@ class DebertaBody(EncoderBody):
         """Return the norm of the words and, in models that have them, absolute positions."""
         positions = self.embeddings.position_embeddings
         fits = positions is not None and positions.weight.shape[1] == self.width
-        return EmbedderInit(
-            norm=copy.deepcopy(self.embeddings.LayerNorm),
-            positions=positions.weight.detach().clone() if fits else None,
-        )
+        first = positions.weight.detach().clone() if fits else None
+        return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=first)
 
 
 class T5Body(EncoderBody):

@@ -117,11 +117,6 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     return joined.mean(0)
 
 
-def output_kind(kind: str, integer_targets: bool) -> str:
-    """Return the form of a task's outputs: its kind, and for dense ones maps or class_maps."""
-    return kind if kind != "dense" else "class_maps" if integer_targets else "maps"
-
-
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
     """Return a copy of a model that has separate tensors for the names in `unshared` and shares all other large ones."""
     names, kept = set(unshared), vars(model.body)  # among these are large objects that are no parameters

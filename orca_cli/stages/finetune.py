@@ -15,7 +15,7 @@ from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
-from orca_cli.models.transfer import Ensemble, output_kind, twin
+from orca_cli.models.transfer import Ensemble, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
@@ -143,8 +143,8 @@ def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Mem
     models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
     for one, state in zip(models, weights, strict=True):
         load_trained_state(one, state)
-    integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
-    model = Ensemble(models, output_kind(built.task.kind, integer))
+    dense = "maps" if np.issubdtype(built.task.train.targets().dtype, np.floating) else "class_maps"
+    model = Ensemble(models, dense if built.task.kind == "dense" else built.task.kind)
     samples, error = members[0].held_out, None
     folds = [member.rows for member in members if member.rows is not None]
     if folds:

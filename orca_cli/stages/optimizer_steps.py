@@ -25,7 +25,7 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
 from orca_cli.training.memory import governed_by
-from orca_cli.training.schedule import BETAS, make_optimizer, set_lr, warmup_then_linear
+from orca_cli.training.schedule import BETAS, make_optimizer, warmup_then_linear
 from orca_cli.training.team import END, Team
 
 _BUILD, _PLAN, _STEP = "build", "plan", "step"  # orders; see `Team`
@@ -83,7 +83,8 @@ class OptimizerSteps:
 
         NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
-        set_lr(self.optimizer, self.rate(step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step) * group["rate"]
         settings, team, rows = self._settings, self._engine.team, self._rows(step)
         with signals.postponed() if team is not None else nullcontext(), governed_by("train.batch_size", _SMALLER):
             if team is not None and team.leads:

@@ -232,7 +232,14 @@ def _summed(
         *losses, norm = torch.stack([number.to(wide) for number in numbers]).tolist()  # in one transfer
         return losses, norm
     losses = engine.gathered(lambda: {place: float(value) for place, value in gradient().items()}, count)
-    engine.sum_gradients(trained)
+    held = {place: 1.0 for place, parameter in enumerate(trained) if parameter.grad is not None}
+    counts = engine.gathered(lambda: held, len(trained))
+    # A parameter that has no gradient anywhere is left without.
+    used = [parameter for parameter, count in zip(trained, counts, strict=True) if count]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    engine.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
     return losses, float(engine.clip(trained, clip))
 
 

@@ -38,8 +38,8 @@ class Body(nn.Module, ABC):
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
     A family gives `forward`, `embedder_init` and, where they differ from the defaults below, `trained`, `linears` (role ->
-    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
-    attributes.
+    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers,
+    which take hidden states [B, P + T, D] as their first positional argument) and attributes.
 
     Args:
         model: a transformers model, without pooler.
@@ -119,14 +119,6 @@ class Body(nn.Module, ABC):
             return []
         ending = re.compile(f"({self.linears[role]})$")
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
-
-    def layer_names(self) -> list[str]:
-        """Return the names of its transformer layers in order; empty where the family does not tell.
-
-        Each takes hidden states [B, P + T, D] as its first positional argument.
-        """
-        layers = self.get_submodule(self.layer_list).named_children() if self.layer_list else ()
-        return [f"{self.layer_list}.{number}" for number, _ in layers]
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""

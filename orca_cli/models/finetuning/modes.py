@@ -167,11 +167,11 @@ class Prompt:
             what = f"a prompt of {self.tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
             hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
             raise ConfigError(what, where="finetune.tokens", hint=hint)
-        names = body.layer_names() if self.depth == "deep" else ["all"]
-        if not names:
+        if self.depth == "deep" and not body.layer_list:
             what = "this body does not tell its layers"
             raise ConfigError(what, where="finetune.depth", hint="use finetune.depth=shallow")
-        for place, hook in ((body, _insert), *((body.get_submodule(name), _replace) for name in names[1:])):
+        layers = [*body.get_submodule(body.layer_list).children()] if self.depth == "deep" else []
+        for place, hook in ((body, _insert), *((layer, _replace) for layer in layers[1:])):
             place.add_module("prompt", PromptTokens(self.tokens, body.width, start))
             place.register_forward_pre_hook(hook)
 

@@ -4,6 +4,7 @@ One optimizer step is taken per epoch. A trajectory depends on data, body, sourc
 not on stage 3. So runs that agree in these share one (`fingerprint`, `training.cache`).
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -103,11 +104,9 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
             compared = compare(built, engine, reporter)
         key = fingerprint(built, compared, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
-        trajectory = cached(
-            cache_folder(built.plan) / _CACHE / key,
-            lambda: Trainer(built, compared, engine, run, reporter).train(),
-            keep=lambda: not run.inexact(),
-        )
+        path = cache_folder(built.plan) / _CACHE / key
+        trainer = functools.partial(Trainer, built, compared, engine, run, reporter)
+        trajectory = cached(path, lambda: trainer().train(), keep=lambda: not run.inexact())
     run.rewind("align", trajectory.record["lines"])
     return compared, trajectory
 
@@ -177,12 +176,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         plan, embedder, problem = self.built.plan, self.built.model.embedder, self.compared.problem
-        self._optimizer = make_optimizer(
-            parameters=embedder.parameters(),
-            lr=plan.align.lr,
-            weight_decay=plan.align.weight_decay,
-            **_optimizer_settings(plan),
-        )
+        rates: dict[str, Any] = {"lr": plan.align.lr, "weight_decay": plan.align.weight_decay}
+        self._optimizer = make_optimizer(parameters=embedder.parameters(), **rates, **_optimizer_settings(plan))
         self._shares = limited_rates(self._optimizer, embedder, plan.align)
         folder, owner = self.run.stage("align") / CHECKPOINTS, self.run.name.identity
         self._saver = checkpoint.Saver(folder, owner=owner, every_s=plan.train.checkpoint_s)

@@ -56,16 +56,10 @@ class OptimizerSteps:
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():
             groups[name.startswith(known)].append(parameter)
+        rates = {name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")}
+        is_fused = engine.device.type == "cpu"
         optimizer = make_optimizer(
-            train.optimizer,
-            groups[True],
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            momentum=train.momentum,
-            betas=BETAS,
-            outer=groups[False],
-            outer_rate=train.outer_rate,
-            fused=engine.device.type == "cpu",
+            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=is_fused, **rates
         )
         self.optimizer = engine.prepare(optimizer)
         unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation
@@ -127,9 +121,8 @@ class OptimizerSteps:
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
-        samples = self._samples
-        is_part = isinstance(samples, Part) and samples.whole is self._built.learned
-        rows = cast(Part, samples).rows if is_part else np.arange(len(samples))
+        learned = self._built.learned
+        rows = np.arange(len(learned)) if self._samples is learned else cast(Part, self._samples).rows
         scaler = self._engine.scaler_state()
         team.order(_PLAN, train=dataclasses.asdict(self._built.plan.train), seed=self._seed, scaler=scaler)
         team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
@@ -147,12 +140,9 @@ class OptimizerSteps:
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         settings = self._settings
-        return warmup_then_linear(
-            step,
-            peak=settings.lr,
-            warmup_steps=settings.warmup_length * self.per_epoch,
-            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
-        )
+        warmup = settings.warmup_length * self.per_epoch
+        decay = (settings.decay_epochs or settings.epochs) * self.per_epoch
+        return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
 
 
 def lead(team: Team, built: Built, engine: Engine) -> None:

@@ -24,7 +24,7 @@ from orca_cli.training.cache import Entry, save_tensors
 _KEEP = 2
 _SCHEMA = 1
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-_RECORD, _TENSORS = "member.json", "outputs.safetensors"
+_KEPT, _RECORD, _TENSORS = "kept.safetensors", "member.json", "outputs.safetensors"
 _ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
@@ -69,7 +69,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         save_tensors(temporary / "model.safetensors", checkpoint.weights)
         save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
         if checkpoint.kept:
-            save_tensors(temporary / "kept.safetensors", checkpoint.kept)
+            save_tensors(temporary / _KEPT, checkpoint.kept)
         state = {"step": checkpoint.step, "records": checkpoint.records, "scaler": checkpoint.scaler}
         storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
     for old in list(checkpoints(folder).values())[:-_KEEP]:
@@ -107,15 +107,9 @@ def _load(path: Path, owner: str) -> Checkpoint:
         raise CheckpointError(what, where=str(path), hint="use a newer program")
     if path.name != f"step-{trainer['step']:08d}":
         raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
-    kept = path / "kept.safetensors"
-    return Checkpoint(
-        step=trainer["step"],
-        weights=storage.read_tensors(path / "model.safetensors"),
-        optimizer=storage.read_tensors(path / "optimizer.safetensors"),
-        kept=storage.read_tensors(kept) if kept.exists() else {},
-        records=trainer["records"],
-        scaler=trainer.get("scaler", {}),
-    )
+    weights, optimizer = (storage.read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    kept = storage.read_tensors(path / _KEPT) if (path / _KEPT).exists() else {}
+    return Checkpoint(trainer["step"], weights, optimizer, kept, trainer["records"], trainer.get("scaler", {}))
 
 
 class Saver:

@@ -100,9 +100,7 @@ class Multiscale:
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
         cut, size = (coarse(layout), None) if is_own else (layout, width)
         bank = FilterBank(cut, size, self.filters, self.token_filters, self.scales, self.values)
-        return ConvolutionEmbedder(
-            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
-        )
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
 
 
 class ConvolutionEmbedder(nn.Module):
@@ -115,8 +113,8 @@ class ConvolutionEmbedder(nn.Module):
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
             convolution as below, norm 1 and 0, positions N(0, 0.02).
         reach: patches that a token sees on either side of its own.
-        beside: features that are added to the convolution's answers; without a width they are not.
-        skip: whether those of whole samples go past the body to the predictor.
+        beside: features that are added to the convolution's answers; without a width they are not, and those of whole samples
+            go past the body to the predictor.
     """
 
     def __init__(
@@ -129,12 +127,11 @@ class ConvolutionEmbedder(nn.Module):
         prefix: Tensor | None,
         reach: int = 0,
         beside: FilterBank | None = None,
-        skip: bool = False,
     ) -> None:
         super().__init__()
         self.layout, self.reach, self.beside = layout, reach, beside
         self.is_body_layer = False
-        self.sample_width = beside.sample_width if beside is not None and skip else 0
+        self.sample_width = 0 if beside is None or beside.adds else beside.sample_width
         self.kernel = (2 * reach + 1) * layout.kernel
         kind, channels = getattr(nn, f"Conv{len(layout.extent)}d"), layout.input_shape[0]
         padding = reach * layout.kernel

@@ -20,7 +20,7 @@ from torch import nn
 
 from orca_cli import signals, storage
 from orca_cli.config.schema import AS_PUBLISHED, Align
-from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
+from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
@@ -95,8 +95,6 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
         NonFiniteError: the distance or its gradient is NaN or infinite.
         MemoryExhaustedError: the distance does not fit into memory.
     """
-    if engine.device.type == "mps":
-        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
     hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):

@@ -12,7 +12,7 @@ from torch import Tensor
 from orca_cli import seeding, signals
 from orca_cli.config import parts
 from orca_cli.config.schema import Align
-from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.exceptions import ConfigError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Batch, Distance, Features, Metric, Reporter, Samples, Tokens
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -201,8 +201,11 @@ class Compared:
 def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
-    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured.
+    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. UnavailableError
+    where the device has no float64.
     """
+    if engine.device.type == "mps":
+        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
     tokens, points, draw = built.model.embedder.layout.tokens, settings.source_points, source_seed(plan)
     wanted = Wanted(settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels)

@@ -100,16 +100,15 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Return weights [F, K] and bias [K], and for every sample the outputs [n, K] of a ridge that has not seen it."""
     from sklearn.linear_model import RidgeCV
 
-    best, factors = None, np.ones(1)
+    candidates = []
     for share in _SHARES if len(blocks) > 1 else (0.0,):
         factor = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
             model.fit(np.concatenate(blocks, 1) * factor, y)
-        if best is None or model.best_score_ > best.best_score_:
-            best, factors = model, factor
-    assert best is not None
+        candidates.append((model, factor))
+    best, factors = max(candidates, key=lambda one: one[0].best_score_)
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
     return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -205,9 +204,8 @@ class TextBody(Body):
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
             # Without these files transformers makes a tokenizer that knows no word.
-            if not any(
-                (self.folder / name).is_file() for name in ("tokenizer.json", *tokenizer.vocab_files_names.values())
-            ):
+            names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
+            if not any((self.folder / name).is_file() for name in names):
                 raise FileNotFoundError("tokenizer.json")
         except Exception as error:
             what, where = "the checkpoint has no usable tokenizer", f"{checkpoints.KEY}={self.folder}"
@@ -280,12 +278,8 @@ class ImageBody(Body):
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation that the checkpoint's images were normalised with; ImageNet's where it does not say."""
-        file, settings = self.folder / "preprocessor_config.json", {}
-        if file.exists():
-            try:
-                settings = dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError, RecursionError) as error:
-                raise DataError("is unreadable", where=str(file)) from error
+        file = self.folder / "preprocessor_config.json"
+        settings = checkpoints.read_config(self.folder, file.name) if file.exists() else {}
         mean, deviation = settings.get("image_mean"), settings.get("image_std")
         if mean is None or deviation is None:
             return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,14 +19,14 @@ _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's config.json; DataError where it is unreadable, too large, or no object."""
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Return the content of one of a checkpoint's JSON files; DataError where it is unreadable, too large, or no object."""
     try:
-        if (folder / CONFIG).stat().st_size > _LARGEST_FILE:
+        if (folder / name).stat().st_size > _LARGEST_FILE:
             raise ValueError("too large")
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
+        raise DataError(f"{name} is unreadable", where=str(folder)) from error
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:

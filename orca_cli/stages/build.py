@@ -222,10 +222,7 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
     if task.kind != (kind or task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
-    fraction = config.task.get("train_fraction")
-    task = with_fraction(task, fraction, config.task.get("split_seed", 0))
-    if fraction is not None:
-        reporter.say(f"task: {task.note.rpartition('; ')[2]}")
+    task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test(), validation_drawn=False)
     for name, split in (("training", task.train), ("validation", task.validation)):

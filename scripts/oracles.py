@@ -61,8 +61,6 @@ VARIANTS = {
     "adam, clipped": "train.optimizer=adam train.clip=0.5",
     "accumulation": "train.batch_size=4 train.accumulation=3",
     "decay": "train.weight_decay=0.1 train.outer_rate=5",
-    "mixup": "augment=mixup",
-    "jitter": "augment=jitter",
     "embedder patch": "embedder=patch",
     "embedder overlap": "embedder=overlap",
     "embedder multiscale": "embedder=multiscale",

@@ -25,7 +25,7 @@ FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, f
 QUICK = ["source.size=100", "align.epochs=1", "align.source_points=50", "align.max_samples=8", "train.batch_size=8"]
 QUICK += ["baselines=none"]
 LISTED = {"tasks": {"gestures", "ramps"}, "bodies": {"bert_small", "distilbert"}, "embedders": {"wide"}}
-LISTED |= {"metrics": {"mean_shift"}, "finetune": {"values"}, "augmentations": {"invert"}}
+LISTED |= {"metrics": {"mean_shift"}, "finetune": {"values"}}
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +60,17 @@ def orca(checkout, tmp_path_factory):
         yield call
 
 
-def test_a_task_body_embedder_metric_mode_augmentation_and_tracker_are_listed_and_in_one_run(orca, checkout):
-    assert len(FILES) == 17  # each is used by a test of this file
+def test_a_task_body_embedder_metric_mode_and_tracker_are_listed_and_in_one_run(orca, checkout):
+    assert len(FILES) == 15  # each is used by a test of this file
     for group, names in LISTED.items():
         entries = json.loads(orca("list", group, "--config-dir", "my_conf", "--json"))[group]
         assert names <= {entry["name"] for entry in entries}
     words = ["--config-dir", "my_conf", "task=gestures", "body=bert_small", "embedder=wide", "embedder.max_tokens=4"]
-    words += ["metric=mean_shift", "finetune=values", "augment=invert", "train.epochs=2", *QUICK]
+    words += ["metric=mean_shift", "finetune=values", "train.epochs=2", *QUICK]
     out = orca("run", *words, "tracker=losses")
     for text in ("width 32", "4 tokens", "before alignment", "finetune=values"):
         assert text in out
     (run,) = (path for path in checkout.glob("runs/*/*/result.json") if "gestures" in str(path))
-    assert json.loads(run.read_text())["augment"]["probability"] == 0.5
     (weights,) = run.parent.glob("3_finetune/*/model.safetensors")
     with safe_open(weights, "pt") as file:
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
@@ -123,6 +122,6 @@ def test_a_study_is_one_yaml(orca):
 
 def test_the_page_names_the_commands():
     lines = ["run --config-dir my_conf task=gestures", "run body=distilbert", "run embedder=wide embedder.max_tokens=4"]
-    lines += ["run metric=mean_shift", "run augment=invert", "run tracker=losses", "run -m study=gestures seed=0"]
+    lines += ["run metric=mean_shift", "run tracker=losses", "run -m study=gestures seed=0"]
     lines += ["run -m finetune=full,values", "report --study gestures --against metric=none"]
     assert [line for line in lines if f"orca {line}" not in PAGE] == []

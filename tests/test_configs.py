@@ -60,8 +60,6 @@ def overrides_for(path, own_data):
         words += ["body=swin_tiny"] if name in ("cifar10", "digits") else []
     if (group, name) == ("body", "auto"):
         words += ["body.checkpoint=."]  # any folder: it has none by default
-    if group == "augment" and name in ("flip", "crop", "images"):
-        words += ["task.layout=image"]
     if group == "task":
         words += SMALL.get(name, []) + own_data.get(name, [])
     else:

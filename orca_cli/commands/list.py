@@ -23,7 +23,6 @@ GROUPS = {
     "embedders": "embedder",
     "finetune": "finetune",
     "trackers": "tracker",
-    "augmentations": "augment",
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",

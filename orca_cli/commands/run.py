@@ -60,7 +60,7 @@ between them (docs/cluster.md)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    groups = "task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
+    groups = "task, body, source, metric, embedder, finetune, tracker, hparams, protocol, study"
     text = f"settings; groups are {groups}"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")

@@ -23,8 +23,8 @@ _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
 
 
-PARTS = (*NEEDED_GROUPS, "augment", "tracker")  # groups of parts, which are also the names of their settings
-_OPTIONAL = ("metric", "augment", "tracker")  # may name no part, as metric=none does
+PARTS = (*NEEDED_GROUPS, "tracker")  # groups of parts, which are also the names of their settings
+_OPTIONAL = ("metric", "tracker")  # may name no part, as metric=none does
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 # Arguments of parts that the program passes once a run starts (stages/build.py).
 _RESERVED = {
@@ -101,7 +101,6 @@ def check_parts(config: Config) -> None:
     check_value(config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights")
     check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
-    check_method(config, kind)
     for word in ("loss", "error"):
         if config.task.get(word) is not None:
             parts.check(parts.named(word, config.task[word], kind), f"task.{word}")
@@ -116,31 +115,6 @@ def check_parts(config: Config) -> None:
         what = f"metric={metric} compares at least {least} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(what, where="align.classes_per_problem", hint=hint)
-    check_augmentation(checked.get("augment"), kind)
-
-
-def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
-    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for inputs of extent *E.
-
-    Kind and extent are None and empty before they are known.
-    """
-    hint = "orca list augmentations shows the others; augment=none leaves it out"
-    if reason := getattr(part, "refused", {}).get(kind):
-        raise ConfigError(f"does not apply to task.kind={kind}: {reason}", where="augment", hint=hint)
-    if extent and len(extent) not in getattr(part, "dimensions", (1, 2, 3)):
-        inputs = {1: "series", 2: "images", 3: "volumes"}[len(extent)]
-        raise ConfigError(f"does not apply to {inputs}", where="augment", hint=hint)
-
-
-def check_method(config: Config, kind: str | None) -> None:
-    """Raise ConfigError where `align.method` does not suit the metric or the kind of the task; None before it is known."""
-    where = f"align.method={config.align.method}"
-    if config.align.method == "mona" and config.metric.get(parts.TARGET) is None:
-        what = "trains the embedder in stage 2, which metric=none leaves out"
-        raise ConfigError(what, where=where, hint="give a metric: it measures what the method does")
-    if config.align.method == "pare" and kind == "dense":
-        what = "does not apply to task.kind=dense: the targets at replaced tokens would be wrong"
-        raise ConfigError(what, where=where, hint="use align.method=orca or mona")
 
 
 def check_secrets(value: Any, key: str) -> None:

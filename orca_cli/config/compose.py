@@ -35,7 +35,7 @@ from orca_cli.config.ranges import check_value, shown
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError, UsageError, suggest
 
-_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
 # Exceptions that Hydra raises where a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)

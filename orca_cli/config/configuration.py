@@ -39,7 +39,7 @@ _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set; what is trained on and where results go are not among them.
-_SECTIONS = ("align", "augment", "body", "embedder", "finetune", "metric", "predictor", "source", "train")
+_SECTIONS = ("align", "body", "embedder", "finetune", "metric", "predictor", "source", "train")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

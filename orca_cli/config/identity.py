@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config.retired import as_before
-from orca_cli.config.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
+from orca_cli.config.schema import GROUPS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
 _HASH_BELOW = 2**30  # bytes; larger files, and all files of a larger folder, count by size and modification time
@@ -36,15 +36,10 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
     kept = as_before(kept)
-    kept["train"]["average"] = None  # runs from when it was a setting keep their identity
+    kept["train"]["average"] = None  # runs from when these were settings keep their identity
+    kept["augment"] = {"_target_": None}
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting
-    if "align" in kept:
-        # Without what only other methods read, and without `method=orca`, which all early runs had.
-        method = kept["align"].get("method", "orca")
-        unread = {name for other, names in METHOD_SETTINGS.items() if other != method for name in names}
-        unread |= {"method"} if method == "orca" else set()
-        kept["align"] = {key: value for key, value in kept["align"].items() if key not in unread}
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):

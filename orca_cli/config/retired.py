@@ -18,7 +18,6 @@ _MOVED = {
     "orca_cli.models.finetuning.adapters.": "orca_cli.models.finetuning.modes.",
     "orca_cli.models.finetuning.prompts.": "orca_cli.models.finetuning.modes.",
     "orca_cli.models.finetuning.subsets.": "orca_cli.models.finetuning.modes.",
-    "orca_cli.augmentation.": "orca_cli.models.augmentation.",
     "orca_cli.losses.masked.": "orca_cli.scoring.losses.",
     "orca_cli.scoring.values.": "orca_cli.scoring.regression.",
     "orca_cli.tracking.": "orca_cli.runs.tracking.",
@@ -26,8 +25,6 @@ _MOVED = {
 
 # File of orca_cli/models -> the parts in it, by the files that they were in.
 _MERGED = {
-    "augmentation.transforms": "channel_dropout.ChannelDropout crop.Crop flip.Flip jitter.Jitter mixup.Mixup "
-    "several.Several scale.Scale time_mask.TimeMask window_slice.WindowSlice",
     "embedders.patches": "patch.Patch overlap.Overlap multiscale.Multiscale",
     "finetuning.modes": "full.Full scratch.Scratch layernorm.LayerNorm bitfit.BitFit frozen.Frozen head.Head lora.LoRA "
     "prompt.Prompt",

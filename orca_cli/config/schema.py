@@ -14,13 +14,6 @@ from annotated_types import Ge, Interval
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
-# What `align.method` may be, with the settings of `align` that it reads and no other does.
-METHOD_SETTINGS = {
-    "orca": (),
-    "mona": ("inner_lr", "source_weight", "inner_samples"),
-    "pare": ("source_share", "mixed_until"),
-}
-
 # Protocols that train as the released code does (docs/protocols.md): the gradient of a step is the sum of its batches' mean
 # gradients, targets enter it in the task's own units, and stage 2 has the optimizer of stage 3.
 AS_PUBLISHED = ("paper", "release")
@@ -75,12 +68,6 @@ class Predictor:
 class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
-    method: Annotated[
-        str,
-        OneOf(tuple(METHOD_SETTINGS)),
-        "orca: stage 2 minimises the metric; mona: an embedder with which training the body leaves source classes apart; pare:"
-        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/evidence/successors.md).",
-    ] = "orca"
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
     largest_step: Annotated[
@@ -139,18 +126,6 @@ class Align:
     exact: Annotated[
         bool, "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); takes seconds."
     ] = False
-    inner_lr: Annotated[
-        NotNegative,
-        "method=mona: rate of the gradient step that the body takes on the target before the source is looked at.",
-    ] = 0.1
-    source_weight: Annotated[NotNegative, "method=mona: weight of the source's loss beside the target's."] = 0.5
-    inner_samples: Annotated[
-        AtLeastTwo, "method=mona: target samples, and pairs of source examples, that a step sees."
-    ] = 16
-    source_share: Annotated[
-        Fraction, "method=pare: part of a sample's tokens that are the source's at the first step ..."
-    ] = 0.75
-    mixed_until: Annotated[Fraction, "... falling linearly to none after this part of the steps of stage 3."] = 0.75
 
 
 @dataclass
@@ -278,7 +253,6 @@ class Config:
     embedder: Any = MISSING
     finetune: Any = MISSING
     tracker: Any = MISSING
-    augment: Any = MISSING
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)

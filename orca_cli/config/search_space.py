@@ -24,7 +24,7 @@ GROUP = "space"
 _PARTS = ("algorithm", "baseline", "params", "fixed")
 # Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared, or
 # act on alignment, which trials leave out.
-SEARCHED = ("train", "embedder", "finetune", "augment", "predictor", "body")
+SEARCHED = ("train", "embedder", "finetune", "predictor", "body")
 _DIGITS = 3  # of a number drawn from a continuous range
 
 Plain = str | int | float | bool | None

@@ -10,10 +10,8 @@ Missing targets: NaN in real-valued targets and -100 in integer ones mark positi
 from orca_cli.interfaces.data import (
     IGNORED_CLASS,
     KINDS,
-    Augmentation,
     Batch,
     Examples,
-    InputFacts,
     Kind,
     Modality,
     NewData,

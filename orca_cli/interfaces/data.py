@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,22 +28,15 @@ class Batch:
         y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K] float32, in the task's own units.
             dense: [B, K, *E] float32, in the task's own units, or [B, *E] int64 in 0..K-1 for a class at every position.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
-        partner: targets of the samples that x is mixed with, shaped as y; None where x is not mixed. The loss is then the mean
-            of both targets' losses, weighted by `share` and the rest.
-        share: of y in that loss, in 0..1.
     """
 
     x: Tensor
     y: Tensor
     valid: Tensor | None = None
-    partner: Tensor | None = None
-    share: float = 1.0
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with all of its tensors changed."""
-        tensors = {key: value for key, value in vars(self).items() if key != "share" and value is not None}
-        changed: dict[str, Any] = {key: change(value) for key, value in tensors.items()}
-        return replace(self, **changed)
+        return Batch(change(self.x), change(self.y), None if self.valid is None else change(self.valid))
 
 
 class Samples(Protocol):
@@ -66,31 +59,6 @@ class Samples(Protocol):
 
     def digest(self) -> str:
         """Return a SHA-256 over the inputs and targets, or over what determines them."""
-
-
-@dataclass(frozen=True)
-class InputFacts:
-    """Facts about a task's data that an augmentation receives."""
-
-    kind: Kind
-    mean: np.ndarray  # [C] float64, of each channel over training samples, padding left out
-    deviation: np.ndarray  # [C] float64, likewise; 0 for constant channels
-
-
-class Augmentation(Protocol):
-    """Changes the samples of an optimizer step of stage 3 at random; it sees no others, and keeps no state between calls.
-
-    Optional attributes:
-        refused: kind -> why its targets would become wrong, for each kind that it does not support.
-        dimensions: the numbers of axes of *E that it supports, such as (1,) for series; default: all.
-        whole_batch: True where samples of a batch depend on each other; default: each is changed by itself.
-    """
-
-    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
-        """Return a batch of the training split (on the CPU) changed, in new tensors of the same shapes and types.
-
-        Padding stays as it is. All draws are from the generator: equal ones give equal batches.
-        """
 
 
 @dataclass(frozen=True)

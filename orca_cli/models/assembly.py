@@ -59,8 +59,7 @@ def build_model(
     pools_prefix = pooling == "class_token" and kind != "dense"
     prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
     if pools_prefix and prefix is None:
-        hint = "use predictor.pooling=mean"
-        raise ConfigError("this body has no classification token", where="predictor.pooling", hint=hint)
+        raise ConfigError("this body has no classification token", where="predictor.pooling", hint="use mean")
     largest = body.max_tokens - (0 if prefix is None else len(prefix))
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
         what = f"{embedder.max_tokens} is more than the body takes"
@@ -85,18 +84,19 @@ def build_model(
 
 def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
     """Refuse what would let an output see inputs after its own position."""
-    if kind != "dense" or len(cut.input_shape) != 2:
-        raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
-    if not body.can_be_causal:
-        what = "this task forecasts, but this body sees the whole input at once"
-        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder")
-    if not getattr(embedder, "can_be_causal", False):
-        what = "this task forecasts, but a token of this embedder sees beyond its own step"
-        raise ConfigError(what, where="embedder", hint="use embedder=patch")
-    if cut.kernel > 1:
-        steps = cut.input_shape[1]
-        what = f"this task forecasts, and {steps} steps in {cut.tokens} tokens would show a step those that follow it"
-        raise ConfigError(what, where="embedder.max_tokens", hint=f"use a body that takes at least {steps} tokens")
+    steps = cut.input_shape[1]
+    # Whether it does, what is wrong, where, and what to do.
+    leaks = (
+        (kind != "dense" or len(cut.input_shape) != 2, "a causal task needs dense outputs along a sequence", "task", ""),
+        (not body.can_be_causal, "this body sees the whole input at once", "body", "use body=minilm, or a decoder"),
+        (not getattr(embedder, "can_be_causal", False), "a token of this embedder sees beyond its own step", "embedder",
+         "use embedder=patch"),
+        (cut.kernel > 1, f"{steps} steps in {cut.tokens} tokens would show a step those that follow it",
+         "embedder.max_tokens", f"use a body that takes at least {steps} tokens"),
+    )  # fmt: skip
+    for is_leak, what, where, hint in leaks:
+        if is_leak:
+            raise ConfigError(f"this task forecasts: {what}", where=where, hint=hint)
 
 
 def describe(model: TransferModel) -> dict[str, Any]:

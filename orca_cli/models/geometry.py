@@ -33,9 +33,7 @@ def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, 
 
 def coarse(layout: TokenLayout) -> TokenLayout:
     """Return the layout that cuts the same canvas into at most 64 tokens; itself where it does."""
-    if layout.tokens <= _FEW:
-        return layout
-    kernel = smallest_kernel(layout.extent, _FEW)
+    kernel = max(layout.kernel, smallest_kernel(layout.extent, _FEW))
     return replace(layout, kernel=kernel, grid=token_grid(layout.extent, kernel))
 
 

@@ -117,17 +117,11 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     return joined.mean(0)
 
 
-def output_kind(kind: str, integer_targets: bool) -> str:
-    """Return the form of a task's outputs: its kind, and for dense ones maps or class_maps."""
-    return kind if kind != "dense" else "class_maps" if integer_targets else "maps"
-
-
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
     """Return a copy of a model that has separate tensors for the names in `unshared` and shares all other large ones."""
-    names = set(unshared)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shared = [tensor for name, tensor in tensors.items() if name not in names]
-    kept = vars(model.body)  # among them large objects that are no parameters
+    names, kept = set(unshared), vars(model.body)  # among these are large objects that are no parameters
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    shared: list[Any] = [tensor for name, tensor in tensors if name not in names]
     shared += [kept[name] for name in ("embeddings", "_tokenizer", "config") if name in kept]
     return copy.deepcopy(model, {id(value): value for value in shared})
 

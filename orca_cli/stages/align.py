@@ -4,8 +4,8 @@ One optimizer step is taken per epoch. A trajectory depends on data, body, sourc
 not on stage 3. So runs that agree in these share one (`fingerprint`, `training.cache`).
 """
 
+import functools
 import hashlib
-import itertools
 import json
 import math
 import time
@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from orca_cli import signals
-from orca_cli.config.schema import AS_PUBLISHED, METHOD_SETTINGS, Align
-from orca_cli.exceptions import InterruptionError, NonFiniteError, UnavailableError
+from orca_cli import signals, storage
+from orca_cli.config.schema import AS_PUBLISHED, Align
+from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import Compared, Problem, compare, embed
+from orca_cli.stages.problem import Compared, compare, embed
 from orca_cli.stages.source_features import collapse
-from orca_cli.stages.successors import Mona
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
-from orca_cli.training.cache import Entry, cached, numerics
+from orca_cli.training.cache import Entry, cached, numerics, save_tensors
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
@@ -43,9 +42,6 @@ _VERSION = 8  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
-Objective = Problem | Mona  # what the steps descend
-# Settings of align that only some methods read: these say so themselves.
-_METHOD_KEYS = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
 def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         return {}
     summary = run.sealed_summary("align")
     if summary is not None:
-        built.model.embedder.load_state_dict(checkpoint.read_weights(run.stage("align") / _EMBEDDER))
+        built.model.embedder.load_state_dict(storage.read_tensors(run.stage("align") / _EMBEDDER))
         return dict(summary["aligned"])
     run.set_state("align", step=0)
     compared, trajectory = trained(built, engine, run, reporter)
@@ -75,20 +71,17 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
     is_alike = share["after"] < _COLLAPSED * share["before"]
     if is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"]):
-        log.warning(
-            "align: the tokens have drawn together, so a lower distance does not mean a better match; "
-            "compare with metric=none, or lower align.epochs"
-        )
+        what = "the tokens have drawn together, so a lower distance does not mean a better match"
+        log.warning(f"align: {what}; compare with metric=none, or lower align.epochs")
     aligned = {
-        "before": record["before"],
-        "after": record["after"],
+        **{name: record[name] for name in ("before", "after")},
         "steps": len(lines),
         "collapse": spread,
         "curve": short_curve(lines, _COLUMNS),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
     built.model.embedder.load_state_dict(trajectory.tensors)
-    checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.tensors)
+    storage.write_with(run.stage("align") / _EMBEDDER, lambda path: save_tensors(path, trajectory.tensors))
     run.write_summary("align", {"aligned": aligned})
     run.seal("align")
     return aligned
@@ -102,28 +95,18 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
         NonFiniteError: the distance or its gradient is NaN or infinite.
         MemoryExhaustedError: the distance does not fit into memory.
     """
-    if engine.device.type == "mps":
-        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
     hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
             compared = compare(built, engine, reporter)
-        objective = objective_for(built, compared, engine)
-        key = fingerprint(built, compared, objective, engine.device)
+        key = fingerprint(built, compared, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
-        trajectory = cached(
-            cache_folder(built.plan) / _CACHE / key,
-            lambda: Trainer(built, compared, objective, engine, run, reporter).train(),
-            keep=lambda: not run.inexact(),
-        )
+        path = cache_folder(built.plan) / _CACHE / key
+        trainer = functools.partial(Trainer, built, compared, engine, run, reporter)
+        trajectory = cached(path, lambda: trainer().train(), keep=lambda: not run.inexact())
     run.rewind("align", trajectory.record["lines"])
     return compared, trajectory
-
-
-def objective_for(built: Built, compared: Compared, engine: Engine) -> Objective:
-    """Return what `align.method` descends; ConfigError where it does not suit the finetune mode."""
-    return Mona(built, engine) if built.plan.align.method == "mona" else compared.problem
 
 
 @contextmanager
@@ -139,23 +122,22 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
             parameter.grad = None
 
 
-def fingerprint(built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
+def fingerprint(built: Built, compared: Compared, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
     plan = built.plan
-    settings = {name: value for name, value in asdict(plan.align).items() if name not in _METHOD_KEYS}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
         "source": compared.source.key,
         "metric": plan.metric,
-        "align": settings,
+        "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(built.model.embedder.layout)],
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
         "numerics": numerics(device),
-    } | (objective.facts() if isinstance(objective, Mona) else {})
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -186,98 +168,82 @@ class Trainer:
 
     built: Built
     compared: Compared
-    objective: Objective
     engine: Engine
     run: RunDirectory
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        plan, self._model = self.built.plan, self.built.model
-        self._optimizer = make_optimizer(
-            parameters=self._model.embedder.parameters(),
-            lr=plan.align.lr,
-            weight_decay=plan.align.weight_decay,
-            **_optimizer_settings(plan),
-        )
-        self._shares = limited_rates(self._optimizer, self._model.embedder, plan.align)
+        plan, embedder, problem = self.built.plan, self.built.model.embedder, self.compared.problem
+        rates: dict[str, Any] = {"lr": plan.align.lr, "weight_decay": plan.align.weight_decay}
+        self._optimizer = make_optimizer(parameters=embedder.parameters(), **rates, **_optimizer_settings(plan))
+        self._shares = limited_rates(self._optimizer, embedder, plan.align)
         folder, owner = self.run.stage("align") / CHECKPOINTS, self.run.name.identity
         self._saver = checkpoint.Saver(folder, owner=owner, every_s=plan.train.checkpoint_s)
-        self._step, self._before = 0, 0.0
-        self._lines: list[dict[str, Any]] = []
-        saved = self._saver.load()
-        if saved is None:
-            self._before = self.compared.problem.value(self.compared.problem.train)
+        self._lines: list[dict[str, Any]] = []  # one for each step taken
+        if (saved := self._saver.load()) is None:
+            self._before = problem.value(problem.train)
         else:
-            self._model.embedder.load_state_dict(saved.weights)
+            embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
-            self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            self.reporter.say(f"align: resumed at step {self._step} of {plan.align.epochs}")
+            self._before, self._lines = saved.records["before"], saved.records["lines"]
+            self.reporter.say(f"align: resumed at step {saved.step} of {plan.align.epochs}")
         self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
         """Take the remaining steps; returns the embedder's weights, "before", "after" and "collapse" (its values after the last
         step) as in `align`, and "lines", the curve, a line per step.
         """
-        epochs = self.built.plan.align.epochs
+        epochs, lines, problem = self.built.plan.align.epochs, self._lines, self.compared.problem
         try:
             with self.reporter.track("align", epochs) as advance:
-                advance(self._step)
-                while self._step < epochs:
-                    self._lines.append(self._epoch())
-                    self._step += 1
-                    self.run.record("align", self._lines[-1])
-                    advance(1, f"{self.objective.name} {self._lines[-1]['loss']:.4g}")
-                    if signals.pending() or self._saver.is_due(self._step):
+                advance(len(lines))
+                while len(lines) < epochs:
+                    lines.append(self._epoch(len(lines)))
+                    self.run.record("align", lines[-1])
+                    advance(1, f"distance {lines[-1]['loss']:.4g}")
+                    if signals.pending() or self._saver.is_due(len(lines)):
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
-            after = self.compared.problem.value(self.compared.problem.train)
-            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": self._lines}
-            return Entry(checkpoint.snapshot(self._model.embedder), record)
+            after = problem.value(problem.train)
+            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": lines}
+            return Entry(checkpoint.snapshot(self.built.model.embedder), record)
         except InterruptionError:  # between two groups of classes: the weights are those of the last step
             self._save()
             raise
 
     def _save(self) -> None:
-        saved = checkpoint.Checkpoint(
-            self._step,
-            checkpoint.snapshot(self._model.embedder),
-            checkpoint.optimizer_tensors(self._optimizer),
-            records={"before": self._before, "lines": self._lines},
-        )
-        if self._saver.save(saved):
-            self.run.set_state("align", step=self._step)
+        step, records = len(self._lines), {"before": self._before, "lines": self._lines}
+        weights, state = checkpoint.snapshot(self.built.model.embedder), checkpoint.optimizer_tensors(self._optimizer)
+        if self._saver.save(checkpoint.Checkpoint(step, weights, state, records=records)):
+            self.run.set_state("align", step=step)
 
-    def _epoch(self) -> dict[str, Any]:
+    def _epoch(self, step: int) -> dict[str, Any]:
         """Take one optimizer step; returns its line. NonFiniteError leaves the weights as they were."""
         start = time.monotonic()
-        settings, model = self.built.plan.align, self._model
-        lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        settings, model, problem = self.built.plan.align, self.built.model, self.compared.problem
+        lr = step_decay(step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
-            line: dict[str, Any] = {"epoch": self._step}
-            if self._step % settings.check_every == 0:
-                problem, heldout = self.compared.problem, self.compared.heldout
-                line |= self._diagnose() | {"heldout": problem.value(heldout)}
+            line: dict[str, Any] = {"epoch": step}
+            if step % settings.check_every == 0:
+                line |= self._diagnose() | {"heldout": problem.value(self.compared.heldout)}
                 if settings.exact:
-                    line["heldout_exact"] = problem.exact_value(heldout)
+                    line["heldout_exact"] = problem.exact_value(self.compared.heldout)
             model.train()
             self._optimizer.zero_grad()
-            loss, diagnostics = self.objective.backward(self._step)
+            loss, diagnostics = problem.backward(step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
-                raise NonFiniteError(f"the gradient of the {self.objective.name} is {norm}")
-            first = self._lines[0]["gradient_norm"] if self._lines else norm
-            if settings.unit_gradient and first > 0:
-                torch._foreach_mul_(gradients, 1 / first)
+                raise NonFiniteError(f"the gradient of the distance is {norm}")
         except NonFiniteError as error:
-            raise NonFiniteError(
-                f"{error.what}, with a rate of {lr:g}; the step was not taken",
-                where=f"align, epoch {self._step}",
-                hint="try a smaller align.lr",
-            ) from error
+            what = f"{error.what}, with a rate of {lr:g}; the step was not taken"
+            raise NonFiniteError(what, where=f"align, epoch {step}", hint="try a smaller align.lr") from error
+        first = self._lines[0]["gradient_norm"] if self._lines else norm
+        if settings.unit_gradient and first > 0:
+            torch._foreach_mul_(gradients, 1 / first)
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
@@ -286,5 +252,5 @@ class Trainer:
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
         samples = self.compared.heldout.samples
-        self._model.eval()
-        return collapse(embed(self._model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+        model = self.built.model.eval()
+        return collapse(embed(model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))

@@ -1,7 +1,6 @@
 """Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1)."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,23 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.config.checks import check_augmentation, check_method, part_node
-from orca_cli.config.schema import AS_PUBLISHED, ERROR_CHUNKS, Config, Train
+from orca_cli.config.checks import part_node
+from orca_cli.config.schema import ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import KINDS, Augmentation, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models.assembly import build_model, describe, load_body
-from orca_cli.models.augmentation.transforms import Augmented, measure
 from orca_cli.models.checkpoints import revision
+from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.scoring.reported import named_error
-from orca_cli.stages import ridge_start
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
 from orca_cli.training.engine import limit_threads
 from orca_cli.training.loop import batches
@@ -43,11 +41,11 @@ class Built:
     """What stage 1 hands to the next stages.
 
     Args:
-        learned: what stage 3 trains on (`TrainPlan.learned`), augmented in optimizer steps.
+        learned: what stage 3 trains on (`TrainPlan.learned`).
         model: on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
-        source: what stage 2 compares with, or stage 3 mixes in (align.method=pare); None where nothing is aligned.
+        source: what stage 2 compares with; None where nothing is aligned.
     """
 
     task: TaskData
@@ -72,33 +70,29 @@ def build(
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
     """
-    uses_source = has_alignment(config) or config.align.method == "pare"
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
-    source = read_source(config, reporter) if uses_source else None
+    source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
-    check_method(config, task.kind)
-    if note := uneven_note(task):
-        reporter.say(f"build: {note}")
+    sizes = counts(task) if task.kind == "classes" else np.ones(1)
+    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
+    if most > _UNEVEN * least:
+        advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
+        reporter.say(f"build: classes have {least} to {most} training samples; {advice}")
     model, mode = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
-        hint = "use source=stdlib_docs for text bodies, cifar10 or digits for image bodies"
         what = f"the source holds {source.modality} data, but the body takes {model.body.modality}"
-        raise ConfigError(what, where="source", hint=hint)
+        raise ConfigError(what, where="source", hint="use stdlib_docs for text, cifar10 or digits for images")
     limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
-    learned = plan.train.learned(task)
-    if config.augment.get(parts.TARGET) is not None:
-        augmentation: Augmentation = parts.build(config.augment, "augment")
-        check_augmentation(augmentation, task.kind, task.input_shape[1:])
-        learned = Augmented(learned, augmentation, measure(task.train, task.kind, config.seed))
     integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), ERROR_CHUNKS.get(config.protocol)
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
-    return Built(task, learned, plan, loss, error, model, copy.deepcopy(model.embedder), mode, summary, source)
+    first = copy.deepcopy(model.embedder)
+    return Built(task, plan.train.learned(task), plan, loss, error, model, first, mode, summary, source)
 
 
 def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
@@ -117,16 +111,33 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
         causal=task.causal,
         seed=settings.seed,
     )
-    fit_embedder(model.embedder, task.train, settings.seed, math.inf if is_trained else _DRY_TOKENS)
+    if hasattr(model.embedder, "fit"):
+        rows, most = np.arange(len(task.train)), _FITTED
+        if not is_trained:
+            most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+        if len(rows) > most:
+            rows = np.sort(seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most])
+        read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
+        model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    is_kept = ridge_start.is_wanted(settings, model) and getattr(model.embedder, "is_body_layer", False)
-    if is_kept and not all(parameter.requires_grad for parameter in model.body.parameters()):
+    if is_started(settings, model) and not all(parameter.requires_grad for parameter in model.body.parameters()):
         # An embedder that is the body's own layer is frozen as the body is; its norm is trained where the body's are.
         model.embedder.requires_grad_(False)
         if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
             model.embedder.norm.requires_grad_(True)
     return model, mode
+
+
+def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
+
+
+def is_started(settings: Config, model: TransferModel) -> bool:
+    """Return whether a model starts with its body's own features and a ridge on them."""
+    return getattr(model.embedder, "is_body_layer", False) and is_ridge_wanted(settings, model)
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
@@ -154,16 +165,6 @@ def counts(task: TaskData) -> np.ndarray:
         else:
             totals += np.bincount(block[block >= 0].ravel(), minlength=k)
     return totals
-
-
-def uneven_note(task: TaskData) -> str:
-    """Return a note with the settings to use where some classes have many more training samples than others; else empty."""
-    if task.kind != "classes":
-        return ""
-    sizes = counts(task)
-    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
-    advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
-    return f"classes have {least} to {most} training samples; {advice}" if most > _UNEVEN * least else ""
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
@@ -198,12 +199,6 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
 
 
-def loss_unit(built: Built, device: torch.device) -> float | Tensor:
-    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
-    return unit.to(device) if isinstance(unit, Tensor) else unit
-
-
 def with_train(built: Built, **changes: Any) -> Built:
     """Return what was built with other settings of stage 3."""
     return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
@@ -217,43 +212,23 @@ def replanned(built: Built, config: Config, recorded: Decided) -> Built:
 
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    is_started = getattr(model.embedder, "is_body_layer", False) and ridge_start.is_wanted(config, model)
-    tokens = model.embedder.layout.tokens
-    return decide(config, task, tokens, parameters=parameters, is_started=is_started, recorded=recorded)
+    tokens, is_known = model.embedder.layout.tokens, is_started(config, model)
+    return decide(config, task, tokens, parameters=parameters, is_started=is_known, recorded=recorded)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
     """Read and split the task's data; the test split stays closed, unless the protocol validates on it."""
-    reader = part_node(config, "task")
-    task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
-    if not isinstance(task, TaskData):
-        what = f"gives a {type(task).__name__}, not a task's data"
-        raise ConfigError(what, where="task._target_", hint="name a function that returns TaskData")
-    kinds = KINDS if config.task.get("kind") is None else (config.task["kind"],)
-    if task.kind not in kinds:
-        raise ConfigError(f"the data are of kind '{task.kind}', not {' or '.join(kinds)}", where="task.kind")
-    fraction = config.task.get("train_fraction")
-    task = with_fraction(task, fraction, config.task.get("split_seed", 0))
-    if fraction is not None:
-        reporter.say(f"task: {task.note.rpartition('; ')[2]}")
+    reader, kind = part_node(config, "task"), config.task.get("kind")
+    task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
+    if task.kind != (kind or task.kind):
+        raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
+    task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test(), validation_drawn=False)
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
     return task
-
-
-def fit_embedder(embedder: Any, samples: Samples, seed: int, most_tokens: float = math.inf) -> None:
-    """Call the embedder's `fit`, if it has one, with training inputs: all, or a seeded sample of about `most_tokens`."""
-    if not hasattr(embedder, "fit"):
-        return
-    rows = np.arange(len(samples))
-    most = int(max(_FITTED_AT_ONCE, min(_FITTED, most_tokens // embedder.layout.tokens)))
-    if len(rows) > most:
-        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:most])
-    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
-    embedder.fit((batch.x, batch.valid) for batch in read)
 
 
 def read_source(settings: Config, reporter: Reporter) -> SourceData:
@@ -270,8 +245,7 @@ def source_seed(settings: Config) -> int:
 
 def has_alignment(settings: Config) -> bool:
     """Return whether stage 2 takes any step."""
-    has_metric = settings.metric.get(parts.TARGET) is not None
-    return has_metric and settings.align.epochs > 0 and settings.align.method != "pare"
+    return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 
 def split_record(samples: Samples) -> dict[str, Any]:

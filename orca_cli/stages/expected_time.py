@@ -17,9 +17,9 @@ import torch
 
 from orca_cli import signals
 from orca_cli.config.schema import Config
-from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Reporter
-from orca_cli.stages.align import objective_for, trainable
+from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
@@ -103,25 +103,19 @@ def _step(built: Built, engine: Engine) -> float:
 
 
 def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
-    """Return the seconds of all steps and measurements of stage 2; 0 if it fails, since stage 2 itself will report that."""
+    """Return the seconds of all steps and measurements of stage 2; raises as `align.trained`."""
     if not has_alignment(built.plan):
         return 0.0
     settings = built.plan.align
-    try:
-        with governed_by("align"), trainable(built.model.embedder):
-            compared = compare(built, engine, reporter, whole=False)
-            objective = objective_for(built, compared, engine)
-            built.model.train()
-            start = time.perf_counter()
-            objective.backward(0)
-            middle = time.perf_counter()
-            compared.problem.value(compared.problem.train)
-            values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
-            return settings.epochs * (middle - start) + values
-    except InterruptionError:
-        raise
-    except OrcaError:
-        return 0.0
+    with governed_by("align"), trainable(built.model.embedder):
+        problem = compare(built, engine, reporter, whole=False).problem
+        built.model.train()
+        start = time.perf_counter()
+        problem.backward(0)
+        middle = time.perf_counter()
+        problem.value(problem.train)
+        values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
+        return settings.epochs * (middle - start) + values
 
 
 def planned(

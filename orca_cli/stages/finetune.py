@@ -3,7 +3,6 @@
 Training and testing are two functions, so that a search can train and validate while the test split stays closed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding, signals
-from orca_cli.config import parts
+from orca_cli import seeding, signals, storage
 from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
-from orca_cli.models.transfer import Ensemble, output_kind, twin
+from orca_cli.models.transfer import Ensemble, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, split_record
-from orca_cli.stages.member_training import Fitted, Member, MemberTraining, drawn_again, members_of
+from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -89,143 +87,108 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    stage = _Stage(built, engine, run, reporter)
-    return stage.one() if len(stage.members) == 1 else stage.several()
+    train, folder, owner, members = built.plan.train, run.stage("finetune"), run.name.identity, members_of(built)
+    steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
+    saver = checkpoint.Saver(folder / CHECKPOINTS, owner=owner, every_s=train.checkpoint_s)
+    saved, finished = saver.load(), dict[int, Entry]()
+    for number, member in enumerate(members):
+        if member.folder and (done := checkpoint.read_finished(folder / member.folder, owner=owner)) is not None:
+            finished[number] = done
+    if saved is not None and saved.records["member"] in finished:
+        saved = None  # of its last step
+    lines = [line for done in finished.values() for line in done.record["lines"]]
+    run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
+    first = trained_state(built.model) if train.folds else {}
+    with reporter.track("finetune", sum(steps)) as advance:
+        for number, member in enumerate(members):
+            if number in finished:
+                advance(steps[number], "")
+                continue
+            if number > 0:  # each fold from the same start, other members with an embedder of their own
+                part = run.part(folder / CHECKPOINTS / f"start-{number}")
+                load_trained_state(built.model, first or drawn_again(built, engine, part, seed=member.seed))
+            begun = saved if saved is not None and saved.records["member"] == number else None
+            if begun is not None:
+                reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
+            training = MemberTraining(built, engine, run, member, saver, sum(steps[:number]), begun)
+            training.train(advance)
+            if not member.folder:
+                return _alone(built, run, training)
+            chosen, tensors = training.chosen(), {}
+            if member.rows is not None and member.held_out is not None:  # its fold, which it has not seen
+                load_trained_state(built.model, chosen)
+                tensors["outputs"] = _predict(built, engine, built.model, member.held_out)[0]
+            finished[number] = done = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
+            checkpoint.commit_weights(folder / member.folder, chosen, owner=owner, finished=done)
+    return _together(built, engine, run, members, [finished[number] for number in range(len(members))])
 
 
-@dataclass
-class _Stage:
-    """The members of a run, fine-tuned one after the other."""
+def _predict(built: Built, engine: Engine, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    with signals.immediate():
+        return predict(engine, model, samples, built.plan.train.eval_batch_size)
 
-    built: Built
-    engine: Engine
-    run: RunDirectory
-    reporter: Reporter
 
-    def __post_init__(self) -> None:
-        train, self._folder, self._owner = self.built.plan.train, self.run.stage("finetune"), self.run.name.identity
-        self.members = members_of(self.built)
-        self._steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in self.members]
-        self._saver = checkpoint.Saver(self._folder / CHECKPOINTS, owner=self._owner, every_s=train.checkpoint_s)
-        self._saved = self._saver.load()
+def _alone(built: Built, run: RunDirectory, training: MemberTraining) -> Trained:
+    """Return the only member; writes last/ and best/."""
+    for name, weights in {"last": trained_state(built.model), "best": training.best}.items():
+        if weights:
+            checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
+    load_trained_state(built.model, training.chosen())
+    return _trained(built, built.model, training.error, [training.epoch], training.lines)
 
-    def one(self) -> Trained:
-        """Train the only member; writes last/ and, where there is validation, best/."""
-        self.run.rewind("finetune", [] if self._saved is None else self._saved.records["lines"])
-        with self.reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._train(0, advance)
-        for name, weights in {"last": trained_state(self.built.model), "best": fitted.best}.items():
-            if weights is not None:
-                checkpoint.commit_weights(self._folder / name, weights, owner=self._owner)
-        load_trained_state(self.built.model, fitted.chosen)
-        return self._trained(self.built.model, fitted.error, [fitted.epoch], fitted.lines)
 
-    def several(self) -> Trained:
-        """Train each member that is not finished; writes its folder."""
-        built, saved = self.built, self._saved
-        folders = [self._folder / member.folder for member in self.members]
-        finished = [checkpoint.read_finished(folder, owner=self._owner) for folder in folders]
-        if saved is not None and finished[saved.records["member"]] is not None:
-            saved = self._saved = None  # of its last step
-        lines = [line for done in finished if done is not None for line in done.record["lines"]]
-        self.run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
-        first = trained_state(built.model)
-        with self.reporter.track("finetune", sum(self._steps)) as advance:
-            for number, folder in enumerate(folders):
-                if finished[number] is not None:
-                    advance(self._steps[number], "")
-                    continue
-                start = first
-                if number > 0 and not built.plan.train.folds:  # with an embedder of its own
-                    part = self.run.part(self._folder / CHECKPOINTS / f"start-{number}")
-                    start = drawn_again(built, self.engine, part, seed=self.members[number].seed)
-                load_trained_state(built.model, start)
-                fitted = self._train(number, advance)
-                finished[number] = done = self._judged(self.members[number], fitted)
-                checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
-        whole = [done for done in finished if done is not None]
-        weights = [checkpoint.read_weights(folder / WEIGHTS) for folder in folders]
-        models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
-        for one, state in zip(models, weights, strict=True):
-            load_trained_state(one, state)
-        integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
-        model = Ensemble(models, output_kind(built.task.kind, integer))
-        curve = _mean_curve([done.record["lines"] for done in whole])
-        return self._trained(model, self._validated(model, whole), [done.record["epoch"] for done in whole], curve)
-
-    def _train(self, number: int, advance: Callable[[int, str], None]) -> Fitted:
-        """Train a member; resumes from the checkpoint if it is of this one."""
-        saved, first_step = self._saved, sum(self._steps[:number])
-        if saved is not None and saved.records["member"] == number:
-            self.reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
-        else:
-            saved = None
-        member = self.members[number]
-        return MemberTraining(self.built, self.engine, self.run, member, self._saver, first_step, saved).train(advance)
-
-    def _judged(self, member: Member, fitted: Fitted) -> Entry:
-        """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        record, tensors = {"epoch": fitted.epoch, "lines": fitted.lines}, {}
-        if member.held_out is not None and member.rows is not None:  # its fold
-            load_trained_state(self.built.model, fitted.chosen)
-            tensors["outputs"] = self._predict(self.built.model, member.held_out)[0]
-        return Entry(tensors, record)
-
-    def _predict(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
-        with signals.immediate():
-            return predict(self.engine, model, samples, self.built.plan.train.eval_batch_size)
-
-    def _validated(self, model: Ensemble, finished: list[Entry]) -> float | None:
-        """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
-        error, samples, learned = self.built.error, self.members[0].held_out, self.built.learned
-        if samples is None:
-            return None
-        if self.members[0].rows is None:
-            outputs, targets = self._predict(model, samples)
-            return score(error, outputs, samples, targets).value
-        rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
-        order = np.argsort(rows)
+def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]) -> Trained:
+    """Return several members as one, with the error of each sample's outputs by the fold that has not seen it, or of all."""
+    weights = [storage.read_tensors(run.stage("finetune") / member.folder / WEIGHTS) for member in members]
+    models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
+    for one, state in zip(models, weights, strict=True):
+        load_trained_state(one, state)
+    dense = "maps" if np.issubdtype(built.task.train.targets().dtype, np.floating) else "class_maps"
+    model = Ensemble(models, dense if built.task.kind == "dense" else built.task.kind)
+    samples, error = members[0].held_out, None
+    folds = [member.rows for member in members if member.rows is not None]
+    if folds:
+        samples, order = built.learned, np.argsort(np.concatenate(folds))
         outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
-        targets = torch.from_numpy(np.array(learned.targets()))
-        fold = np.repeat(np.arange(len(finished)), [len(done.tensors["outputs"]) for done in finished])[order]
-        arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
-        self.run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
-        return score(error, outputs, learned, targets).value
-
-    def _trained(
-        self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
-    ) -> Trained:
-        """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
-        train, learned = self.built.plan.train, self.built.learned
-        on, judging = train.judged_on(self.built.task, learned)
-        digest = None
-        if judging is not None:
-            digest = learned.digest() if on == "folds" else self.built.summary["splits"]["val"]["sha256"]
-        selected = {
-            "by": train.select,
-            "rule": train.select_by if train.select == "best" else None,
-            "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
-            "on": on,
-            "n": 0 if judging is None else len(judging),
-            "sha256": digest,
-            "learned": len(learned),
-            "refit": train.refit,
-            "folds": train.folds,
-            "members": train.models,
-            "reason": UNCHOSEN if judging is None else None,
-        }
-        weights_sha256 = checkpoint.weights_sha256(model.state_dict())
-        return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
-
-
-def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean of several members' curves, epoch by epoch; None where one has no value."""
-    mean_lines = []
-    for lines in zip(*curves, strict=True):
+        targets = torch.from_numpy(np.array(samples.targets()))
+        fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+        run.write_arrays("finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold)
+    elif samples is not None:
+        outputs, targets = _predict(built, engine, model, samples)
+    if samples is not None:
+        error = score(built.error, outputs, samples, targets).value
+    curve = []
+    for lines in zip(*(done.record["lines"] for done in finished), strict=True):
         values = {name: [line[name] for line in lines] for name in _MEANS}
         means = {name: None if None in numbers else sum(numbers) / len(numbers) for name, numbers in values.items()}
-        mean_lines.append(lines[0] | means)
-    return mean_lines
+        curve.append(lines[0] | means)
+    return _trained(built, model, error, [done.record["epoch"] for done in finished], curve)
+
+
+def _trained(
+    built: Built, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
+) -> Trained:
+    """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
+    train, learned = built.plan.train, built.learned
+    on, judging = train.judged_on(built.task, learned)
+    digest = None
+    if judging is not None:
+        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
+    selected = {
+        "by": train.select,
+        "rule": train.select_by if train.select == "best" else None,
+        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+        "on": on,
+        "n": 0 if judging is None else len(judging),
+        "sha256": digest,
+        "learned": len(learned),
+        "refit": train.refit,
+        "folds": train.folds,
+        "members": train.models,
+        "reason": UNCHOSEN if judging is None else None,
+    }
+    weights_sha256 = checkpoint.weights_sha256(model.state_dict())
+    return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
 
 
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
@@ -243,10 +206,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         measured = score(built.error, outputs, samples, targets)
     if overlap["shared"]:
         some = "" if overlap["complete"] else " that were compared"
-        what = (
-            f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
-        )
-        log.warning(f"{what}; the test error is likely optimistic")
+        what = f"the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
+        log.warning(f"test: {what}; the test error is likely optimistic")
     constant = best_constant(built)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
@@ -270,10 +231,9 @@ def best_constant(built: Built) -> Tensor:
 def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     """Return the result record of a completed run; `tested` is None where the test split stays closed."""
     built, aligned, trained = validated.built, validated.aligned, validated.trained
-    plan, measured = built.plan, None if tested is None else tested.score
-    reason = "the test split stayed closed (test=false)"
-    if measured is not None:
-        reason = "" if measured.value is not None else f"undefined on all {measured.skipped} that it averages over"
+    measured, reason = Score(None, 0), "the test split stayed closed (test=false)"
+    if tested is not None:
+        measured, reason = tested.score, f"undefined on all {tested.score.skipped} that it averages over"
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {
@@ -281,37 +241,32 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "size": built.task.size,
         "error": {
             "name": built.error.name,
-            "value": None if measured is None else measured.value,
-            "reason": reason or None,
-            "n": 0 if measured is None else measured.n,
-            "skipped": 0 if measured is None else measured.skipped,
+            "value": measured.value,
+            "reason": reason if measured.value is None else None,
+            "n": measured.n,
+            "skipped": measured.skipped,
             "percent": built.error.percent,
-            "others": {} if measured is None else dict(measured.others),
+            "others": dict(measured.others),
         },
         "validation_error": trained.validation_error,
         "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
-        "augment": plan.augment if plan.augment.get(parts.TARGET) is not None else None,
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,
             "processes": validated.engine.processes,
-            "gradient_checkpointing": plan.train.gradient_checkpointing,
+            "gradient_checkpointing": built.plan.train.gradient_checkpointing,
         },
         "test_reads": 0 if tested is None else tested.reads,
         "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
         "metric_value": {"before": aligned.get("before"), "after": aligned.get("after")},
-        "alignment": {
-            "method": plan.align.method,
-            "steps": aligned.get("steps", 0),
-            "collapse": aligned.get("collapse", {}),
-        },
+        "alignment": {"steps": aligned.get("steps", 0), "collapse": aligned.get("collapse", {})},
         "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
         "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "trajectory_s": aligned.get("seconds", 0.0),
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
-        "keep_weights": plan.keep_weights,
+        "keep_weights": built.plan.keep_weights,
     }

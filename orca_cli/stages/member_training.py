@@ -31,8 +31,6 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 
-_MIXING = "mixing:"  # prefix of the weights of `OptimizerSteps.mixing` in a checkpoint, which stand beside the best
-
 
 @dataclass(frozen=True)
 class Member:
@@ -40,7 +38,7 @@ class Member:
 
     Args:
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
-        seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
+        seed: of its order, dropout and what a task draws; of members beside the first, of embedder and predictor as well.
         samples: what it trains on.
         held_out: what it is validated on after every epoch; None where nothing is left.
         rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
@@ -95,25 +93,6 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     return trained_state(model)
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training one member gave.
-
-    Args:
-        chosen: its weights as `train.select` says; the model has the last.
-        best: those that validated best; None where nothing validates.
-        epoch: after which `chosen` were taken, 1 for the first; 0 for those before any step.
-        error: of `chosen` on what validates; None where that is undefined, or nothing validates.
-        lines: of its curve, one an epoch.
-    """
-
-    chosen: Mapping[str, Tensor]
-    best: Mapping[str, Tensor] | None
-    epoch: int
-    error: float | None
-    lines: list[dict[str, Any]]
-
-
 @dataclass
 class MemberTraining:
     """The training of one member; the model holds its current weights.
@@ -123,6 +102,10 @@ class MemberTraining:
         saver: the checkpoints of the stage.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.
+
+    Attributes:
+        best: the weights that validated best; empty where nothing validates.
+        lines: of its curve, one an epoch.
     """
 
     built: Built
@@ -134,99 +117,88 @@ class MemberTraining:
     saved: InitVar[checkpoint.Checkpoint | None]
 
     def __post_init__(self, saved: checkpoint.Checkpoint | None) -> None:
-        built, samples, seed, self._train = self.built, self.member.samples, self.member.seed, self.built.plan.train
+        built, samples, seed = self.built, self.member.samples, self.member.seed
+        self._train = built.plan.train
         self._is_start_fitted = saved is None and ridge_start.start(built, self.engine, samples, seed)
-        self._total = self._train.epochs * self._train.steps_per_epoch(len(samples))
         self._steps = OptimizerSteps(built, self.engine, samples, seed)
-        self._step, self._loss_sum, self._best_epoch = 0, 0.0, 0
-        self._start: dict[str, Any] | None = None  # of the weights before any step, if they may be chosen
-        self._lines: list[dict[str, Any]] = []
-        self._best: Mapping[str, Tensor] = {}
-        if saved is None:
-            return
-        records, mixing = saved.records, self._steps.mixing
-        self._step, self._loss_sum = saved.step - self.first_step, records["loss_sum"]
-        self._start, self._lines, self._best_epoch = records.get("start"), records["lines"], records["best_epoch"]
-        self._best = {name: value for name, value in saved.kept.items() if not name.startswith(_MIXING)}
-        load_trained_state(built.model, saved.weights)
-        checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
-        self.engine.restore_scaler(saved.scaler)
-        if mixing is not None:
-            mixing.load_state_dict({name: saved.kept[_MIXING + name] for name in mixing.state_dict()})
+        self._step = 0
+        self.best: dict[str, Tensor] = {}
+        # What a checkpoint holds beside tensors; "start": validation of the weights before any step, if they may be chosen.
+        self._records: dict[str, Any] = {"start": None, "lines": [], "loss_sum": 0.0, "best_epoch": 0}
+        self._records["member"] = self.member.number
+        if saved is not None:
+            self._step, self.best = saved.step - self.first_step, saved.kept
+            self._records |= saved.records
+            load_trained_state(built.model, saved.weights)
+            checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
+            self.engine.restore_scaler(saved.scaler)
+        self.lines: list[dict[str, Any]] = self._records["lines"]
 
-    def train(self, advance: Callable[[int, str], None]) -> Fitted:
+    def train(self, advance: Callable[[int, str], None]) -> None:
         """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note."""
-        shown = 0
+        shown, lines = 0, self.lines
         with closing(self._steps):
             if self._is_start_fitted and self.member.held_out is not None:
-                self._start = self._validated()
-                self._best = trained_state(self.built.model)
+                self._records["start"] = self._validated()
+                self.best = trained_state(self.built.model)
             while True:
-                if self._step == self._steps.per_epoch * (len(self._lines) + 1):
+                if self._step == self._steps.per_epoch * (len(lines) + 1):
                     self._end_epoch()
-                error = self._lines[-1]["validation_error"] if self._lines else None
+                error = lines[-1]["validation_error"] if lines else None
                 advance(self._step - shown, "" if error is None else f"validation {self.built.error.name} {error:.4f}")
-                shown, is_last = self._step, self._step == self._total
+                shown, is_last = self._step, self._step == self._steps.total
                 # What follows the last step may be interrupted.
-                is_due = self.saver.is_due(self.first_step + self._step)
-                if signals.pending() is not None or is_last or is_due:
+                if signals.pending() is not None or is_last or self.saver.is_due(self.first_step + self._step):
                     self._save()
                 signals.check()
                 if is_last:
-                    return self._fitted()
+                    return
                 loss, rows = self._steps.take(self._step)
-                self._loss_sum += loss * len(rows)
+                self._records["loss_sum"] += loss * len(rows)
                 self._step += 1
 
-    def _fitted(self) -> Fitted:
-        if self.member.held_out is None:
-            return Fitted(trained_state(self.built.model), None, self._train.epochs, None, self._lines)
-        is_best = self._train.select == "best"
-        epoch = self._best_epoch if is_best else self._train.epochs
-        line = self._lines[epoch - 1] if epoch else self._start
-        assert line is not None
-        chosen = self._best if is_best else trained_state(self.built.model)
-        return Fitted(chosen, self._best, epoch, line["validation_error"], self._lines)
+    @property
+    def epoch(self) -> int:
+        """Return after which epoch the chosen weights were taken, 1 for the first; 0 for those before any step."""
+        return self._records["best_epoch"] if self._train.select == "best" else self._train.epochs
+
+    @property
+    def error(self) -> float | None:
+        """Return that of the chosen weights on what validates; None where it is undefined, or nothing validates."""
+        return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])["validation_error"]
+
+    def chosen(self) -> dict[str, Tensor]:
+        """Return the weights as `train.select` says, once all steps are taken; the model has the last."""
+        return self.best if self._train.select == "best" else trained_state(self.built.model)
 
     def _save(self) -> None:
-        mixing = {} if self._steps.mixing is None else checkpoint.snapshot(self._steps.mixing)
+        weights, scaler = trained_state(self.built.model), self.engine.scaler_state()
         # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
-        optimizer = checkpoint.optimizer_tensors(self._steps.optimizer) if self._step < self._total else {}
-        records = {
-            "start": self._start,
-            "lines": self._lines,
-            "loss_sum": self._loss_sum,
-            "best_epoch": self._best_epoch,
-            "member": self.member.number,
-        }
-        saved = checkpoint.Checkpoint(
-            self.first_step + self._step,
-            trained_state(self.built.model),
-            optimizer,
-            dict(self._best) | {_MIXING + name: value for name, value in mixing.items()},
-            records,
-            self.engine.scaler_state(),
-        )
+        is_last = self._step == self._steps.total
+        optimizer = {} if is_last else checkpoint.optimizer_tensors(self._steps.optimizer)
+        step = self.first_step + self._step
+        saved = checkpoint.Checkpoint(step, weights, optimizer, self.best, self._records, scaler)
         if self._step and self.saver.save(saved):
-            self.run.set_state("finetune", step=saved.step)
+            self.run.set_state("finetune", step=step)
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
+        records = self._records
         line: dict[str, Any] = {"member": self.member.number} if self.member.folder else {}
         line |= {
-            "epoch": len(self._lines) + 1,
+            "epoch": len(self.lines) + 1,
             "step": self._step,
             "lr": self._steps.rate(self._step - 1),
-            "train_loss": self._loss_sum / len(self.member.samples),
+            "train_loss": records["loss_sum"] / len(self.member.samples),
             **self._validated(),
         }
-        earlier = self._lines if self._start is None else [self._start, *self._lines]
+        earlier = [one for one in (records["start"], *self.lines) if one is not None]
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
         if self.member.held_out is not None and is_better(line, earlier, rule):
-            self._best_epoch = line["epoch"]
-            self._best = trained_state(self.built.model)
-        self._lines.append(line)
-        self._loss_sum = 0.0
+            records["best_epoch"] = line["epoch"]
+            self.best = trained_state(self.built.model)
+        self.lines.append(line)
+        records["loss_sum"] = 0.0
         self.run.record("finetune", line)
 
     def _validated(self) -> dict[str, float | None]:

@@ -6,31 +6,29 @@ Also what the other processes of a run do (`training/team.py`): their part of ea
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
+from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
-from orca_cli.stages import ridge_start
-from orca_cli.stages.build import Built, build, loss_unit, with_train
-from orca_cli.stages.successors import Mixing
+from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
 from orca_cli.training.memory import governed_by
-from orca_cli.training.schedule import BETAS, make_optimizer, set_lr, warmup_then_linear
+from orca_cli.training.schedule import BETAS, make_optimizer, warmup_then_linear
 from orca_cli.training.team import END, Team
 
-_PLAN, _STEP = "plan", "step"  # orders; see `Team`
+_BUILD, _PLAN, _STEP = "build", "plan", "step"  # orders; see `Team`
 _CPU = torch.device("cpu")
 _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
 
@@ -39,46 +37,33 @@ class OptimizerSteps:
     """The optimizer steps of one run's stage 3 on some samples; `seed`: of all draws. Batches are read ahead, so close it.
 
     Attributes:
-        mixing: what `align.method=pare` trains beside the model, else None.
-        unit: of outputs and targets in the loss, see `loss_unit`.
+        per_epoch, total: steps of one pass over the samples, and of all.
+        optimizer: whose state belongs into a checkpoint.
+        unit: of outputs and targets in the loss, in the task's: one for all, or one for each, [K].
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
-        plan, model = built.plan, built.model
-        self._settings = plan.train.fitted(len(samples))
+        plan, model, train = built.plan, built.model, built.plan.train
+        self._settings = train.fitted(len(samples))
         self._samples, self._seed, self._built, self._engine = samples, seed, built, engine
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
-        self.per_epoch = plan.train.steps_per_epoch(len(samples))
-        self._total = plan.train.epochs * self.per_epoch
-        # Parts of the model that do not start at random, and so learn at the rate of the body.
-        known = {
-            "body.": True,
-            "embedder.": getattr(model.embedder, "is_body_layer", False),
-            "predictor.": ridge_start.is_wanted(plan, model),
-        }
-        prefixes = tuple(prefix for prefix, is_known in known.items() if is_known)
-        named = list(model.named_parameters())
-        body = [parameter for name, parameter in named if name.startswith(prefixes)]
-        outer = [parameter for name, parameter in named if not name.startswith(prefixes)]
-        self.mixing: Mixing | None = None
-        if plan.align.method == "pare" and built.source is not None:
-            mixing = Mixing(model.body, built.source, plan.align, steps=self._total, seed=seed)
-            self.mixing = mixing.to(engine.device)
-            outer += self.mixing.parameters()
+        self.per_epoch = train.steps_per_epoch(len(samples))
+        self.total = train.epochs * self.per_epoch
+        # Parts of the model that do not start at random learn at the rate of the body.
+        is_own, is_ridge = getattr(model.embedder, "is_body_layer", False), is_ridge_wanted(plan, model)
+        known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            groups[name.startswith(known)].append(parameter)
+        rates = {name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")}
+        is_fused = engine.device.type == "cpu"
         optimizer = make_optimizer(
-            plan.train.optimizer,
-            body,
-            lr=plan.train.lr,
-            weight_decay=plan.train.weight_decay,
-            momentum=plan.train.momentum,
-            betas=BETAS,
-            outer=outer,
-            outer_rate=plan.train.outer_rate,
-            fused=engine.device.type == "cpu",
+            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=is_fused, **rates
         )
         self.optimizer = engine.prepare(optimizer)
-        self.unit = loss_unit(built, engine.device)
+        unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation
+        self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
         # Drawn once an epoch; what is read ahead may be of the next one.
         self._order = functools.lru_cache(2)(
             lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
@@ -92,13 +77,10 @@ class OptimizerSteps:
 
         NonFiniteError and MemoryExhaustedError leave the weights as they were.
         """
-        set_lr(self.optimizer, self.rate(step))
-        settings, team = self._settings, self._engine.team
-        rows = self._rows(step)
-        with (
-            signals.postponed() if team is not None else nullcontext(),
-            governed_by("train.batch_size", _SMALLER),
-        ):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step) * group["rate"]
+        settings, team, rows = self._settings, self._engine.team, self._rows(step)
+        with signals.postponed() if team is not None else nullcontext(), governed_by("train.batch_size", _SMALLER):
             if team is not None and team.leads:
                 if not self._is_shared:
                     self._share(team)
@@ -120,7 +102,6 @@ class OptimizerSteps:
                 step=step,
                 reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
-                mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.islice(self._feed, -(-len(rows) // settings.batch_size)),
             )
         self._next = step + 1
@@ -134,15 +115,14 @@ class OptimizerSteps:
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
         """Yield what reads the batches of a step and all that follow it, one after the other."""
         size, pin = self._settings.batch_size, self._engine.pin
-        for step in range(first_step, self._total):
+        for step in range(first_step, self.total):
             for read in read_step(self._samples, self._rows(step), size, seed=self._seed, step=step):
                 yield functools.partial(lambda call: pin(call()), read)
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
-        samples = self._samples
-        is_part = isinstance(samples, Part) and samples.whole is self._built.learned
-        rows = cast(Part, samples).rows if is_part else np.arange(len(samples))
+        learned = self._built.learned
+        rows = np.arange(len(learned)) if self._samples is learned else cast(Part, self._samples).rows
         scaler = self._engine.scaler_state()
         team.order(_PLAN, train=dataclasses.asdict(self._built.plan.train), seed=self._seed, scaler=scaler)
         team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
@@ -160,62 +140,29 @@ class OptimizerSteps:
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         settings = self._settings
-        return warmup_then_linear(
-            step,
-            peak=settings.lr,
-            warmup_steps=settings.warmup_length * self.per_epoch,
-            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
-        )
+        warmup = settings.warmup_length * self.per_epoch
+        decay = (settings.decay_epochs or settings.epochs) * self.per_epoch
+        return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
+
+
+def lead(team: Team, built: Built, engine: Engine) -> None:
+    """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
+    team.order(_BUILD, precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
+    team.gathered(lambda: {}, 0)
 
 
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    `settings` composes those of the same run once the first process has read the data, and so has made what others share.
+    What fails in a step fails in all processes, and the first one decides what is next. `settings` composes those of the same
+    run once the first process has read the data, and so has made what others share.
     """
-    order = team.listen()
-    made: list[tuple[Built, Engine]] = []
-
-    def make() -> dict[int, float]:
-        config = settings()
-        device = team.device(choose_device(config.device))
-        built = build(config, Silent(), order)
-        for name, split in built.summary["splits"].items():
-            first = order["splits"][name]
-            if split != first:
-                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
-                raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
-        made.append((built, Engine(device, order["precision"], team)))
-        return {}
-
-    if order["name"] != END:
-        with suppress(OrcaError):  # already reported to the first process
-            team.gathered(make, 0)
-        order = _follow(team, *made[0]) if made else order
-    while order["name"] != END:
-        order = team.listen()
-    return int(order["code"])
-
-
-def lead(team: Team, built: Built, engine: Engine) -> None:
-    """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
-    if built.plan.align.method == "pare":
-        what = "trains more than the model, which several processes do not support"
-        raise ConfigError(what, where="align.method=pare", hint="start one process")
-    team.order("build", precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
-    team.gathered(lambda: {}, 0)
-
-
-def _follow(team: Team, built: Built, engine: Engine) -> dict[str, Any]:
-    """Do what the first process orders, up to the last order, which is returned.
-
-    What fails in a step fails in all processes, and the first one decides what is next.
-    """
-    built.model.to(engine.device)
     with ExitStack() as plans:
         while (order := team.listen())["name"] != END:
             try:
-                if order["name"] == _PLAN:
+                if order["name"] == _BUILD:
+                    built, engine = _build(team, settings, order)
+                elif order["name"] == _PLAN:
                     plans.close()
                     rows = team.share({}, _CPU)["rows"].numpy()
                     samples = built.learned if len(rows) == len(built.learned) else Part(built.learned, rows)
@@ -234,4 +181,24 @@ def _follow(team: Team, built: Built, engine: Engine) -> dict[str, Any]:
             except Exception as error:
                 if error is not team.failure and error.__cause__ is not team.failure:
                     raise
-    return order
+    return int(order["code"])
+
+
+def _build(team: Team, settings: Callable[[], Config], order: Mapping[str, Any]) -> tuple[Built, Engine]:
+    """Build what the first process has built, on the device of this one."""
+    made: list[tuple[Built, Engine]] = []
+
+    def make() -> dict[int, float]:
+        config = settings()
+        device = team.device(choose_device(config.device))
+        built = build(config, Silent(), order)
+        for name, split in built.summary["splits"].items():
+            if split != (first := order["splits"][name]):
+                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
+                raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
+        built.model.to(device)
+        made.append((built, Engine(device, order["precision"], team)))
+        return {}
+
+    team.gathered(make, 0)
+    return made[0]

@@ -5,12 +5,10 @@ What settings leave open (null or auto) is decided by rules: what chooses the we
 run takes the decisions that it recorded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
@@ -65,7 +63,7 @@ class TrainPlan(Train):
         longest = math.inf if self.warmup_limit is None else self.warmup_limit
         return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
 
-    def fitted(self, samples: int) -> TrainPlan:
+    def fitted(self, samples: int) -> Self:
         """Return the plan with optimizer steps that ask for no more samples than there are, in as many batches if possible."""
         batch_size, accumulation = self.batch_size, self.accumulation
         if batch_size * accumulation <= samples:
@@ -124,9 +122,9 @@ _OUTER_RATE, _WEIGHT_DECAY, _CLIP = 10.0, 0.01, 1.0
 _WARMUP = 0.1  # of the steps
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 # budget -> how many times the steps of `normal`, and how many members are averaged.
-_LEVELS = {"quick": (0.25, 1), "normal": (1.0, 2), "thorough": (1.0, MOST_MEMBERS)}
+# started: `normal` of a model that starts with its body's own features and a predictor for them.
+_LEVELS = {"quick": (0.25, 1), "normal": (1.0, 2), "thorough": (1.0, MOST_MEMBERS), "started": (0.25, 1)}
 _SEVERAL_SAMPLES, _SEVERAL_TOKENS = 5000, 128  # the most of which `normal` averages members of a small model
-_STARTED = (0.25, 1)  # `normal` of a model that starts with its body's own features and a predictor for them
 _LONGEST = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
 
 
@@ -182,12 +180,11 @@ def decide(
     samples, is_small = train.count_learned(task), parameters <= _SMALL
     length = next(length for most, length in _LENGTHS.items() if samples <= most)
     size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
-    why = f"budget={budget_name(config)}: {size}"
-    share, members = _LONGEST if is_minutes(config) else _LEVELS[config.budget]
-    if config.budget == "normal":
-        share, members = _STARTED if is_started else (share, members)
-        is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS
-        members = members if is_cheap and train.epochs is None else 1
+    why, level = f"budget={budget_name(config)}: {size}", str(config.budget)
+    share, members = _LEVELS.get("started" if is_started and level == "normal" else level, _LONGEST)
+    is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS
+    if level == "normal" and not (is_cheap and train.epochs is None):
+        members = 1
     settle("batch_size", min(length["batch_size"], samples), why)
     per_epoch = train.steps_per_epoch(samples)
     steps = share * min(length["most"], max(length["least"], length["passes"] * per_epoch))
@@ -208,6 +205,5 @@ def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
         "train.validate_on=test": config.train.validate_on == "test",
         "task.train_fraction says how much is trained on": config.task.get("train_fraction") is not None,
     }
-    if reasons := [reason for reason, holds in against.items() if holds]:
-        return False, reasons[0]
-    return True, "nothing is chosen by validation, which was drawn from the training data"
+    reason = next((reason for reason, holds in against.items() if holds), "")
+    return not reason, reason or "nothing is chosen by validation, which was drawn from the training data"

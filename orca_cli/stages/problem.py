@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from orca_cli import seeding, signals
 from orca_cli.config import parts
 from orca_cli.config.schema import Align
-from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.exceptions import ConfigError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Batch, Distance, Features, Metric, Reporter, Samples, Tokens
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -50,8 +50,6 @@ class Problem:
         seed: of the draws.
     """
 
-    name: ClassVar[str] = "distance"  # of its values, for people
-
     model: TransferModel
     engine: Engine
     metric: Metric
@@ -82,11 +80,11 @@ class Problem:
 
         A metric that balances its classes has one group, of as many as it takes.
         """
-        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members))
+        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members)).tolist()
         if self.balanced:
-            return [tuple(map(int, order[: self.balanced]))]
+            return [tuple(order[: self.balanced])]
         size = self.classes or len(order)
-        return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
+        return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics."""
@@ -112,9 +110,8 @@ class Problem:
         inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
         together = max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
         for start in range(0, len(groups), together):
-            some = groups[start : start + together]
+            some, distances = groups[start : start + together], []
             signals.check()
-            distances = []
             for group, points in zip(some, self.points(split, some, *names), strict=True):
                 weight = 1.0 if self.balanced else sum(len(split.members[one]) / len(split.samples) for one in group)
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
@@ -184,8 +181,6 @@ class Problem:
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = self.model.embedder.layout.tokens if self.settings.features == "tokens" else 1
         total = min(self.size, int(sizes.sum()) * each)
-        if len(group) == 1:
-            return [total]
         if self.balanced:
             return [min(max(1, total // len(group)), int(size) * each) for size in sizes]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
@@ -206,22 +201,18 @@ class Compared:
 def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
-    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured.
+    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. UnavailableError
+    where the device has no float64.
     """
+    if engine.device.type == "mps":
+        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
-    wanted = Wanted(
-        settings.features,
-        built.model.embedder.layout.tokens,
-        settings.source_points,
-        source_seed(plan),
-        settings.source_cloud,
-        settings.source_labels,
-    )
+    tokens, points, draw = built.model.embedder.layout.tokens, settings.source_points, source_seed(plan)
+    wanted = Wanted(settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels)
     assert built.source is not None
     source = source_features(built.model.body, built.source, wanted, engine.device, cache, reporter, whole)
     metric: Metric = parts.build(plan.metric, "metric")
-    x, labels = source.cloud.x.to(engine.device, torch.float32), source.cloud.labels.to(engine.device)
-    cloud = Features(x, labels, source.cloud.num_classes)
+    cloud = replace(source.cloud, x=source.cloud.x.to(engine.device), labels=source.cloud.labels.to(engine.device))
     prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
     count, targets = settings.pseudo_labels or cloud.num_classes, (task.train.targets(), task.validation.targets())
@@ -329,8 +320,6 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
     """
     pieces = [model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)]
-    if len(pieces) == 1:
-        return pieces[0]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
     return replace(pieces[0], x=x, mask=mask)
 

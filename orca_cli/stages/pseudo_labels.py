@@ -1,10 +1,7 @@
 """Labels for targets that are not classes: cluster numbers of the targets (paper A.3.4)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,22 +36,21 @@ def class_labels(
 
     state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
     k = min(num_clusters, len(train))
-    columns = _Columns.from_targets(kind, train)
-    width = len(columns.mean)
+    width, encode = _encoder(kind, train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
         if len(train) * width <= _WHOLE_VALUES:
-            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(columns.encode(train))
+            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encode(train))
         else:
             means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
             order = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
                 for rows in _batches(train, order.permutation(len(train)), width, least=k):
-                    means.partial_fit(columns.encode(train[np.sort(rows)]))
+                    means.partial_fit(encode(train[np.sort(rows)]))
         labels = []
         for targets in (train, validation):
             batches = _batches(targets, np.arange(len(targets)), width)
-            labels.append(np.concatenate([means.predict(columns.encode(targets[rows])) for rows in batches]))
+            labels.append(np.concatenate([means.predict(encode(targets[rows])) for rows in batches]))
     return labels[0].astype(np.int64), labels[1].astype(np.int64)
 
 
@@ -80,53 +76,37 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.nda
     return bins[0].astype(np.int64), bins[1].astype(np.int64)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """How targets become the columns that are clustered.
+def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
+    """Return how many columns are clustered, and what makes them of targets, [n, width] float32; unknown values are 0.
 
-    Args:
-        classes: number of classes at a position; 0 for real values.
-        mean, scale: [width], of the known values of every column, and what it is divided by.
+    What is subtracted and divided by is of the known values of the training targets, which are read a batch at a time.
     """
+    classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1  # 0: real values
+    width = train[0].size * max(classes, 1)
 
-    classes: int
-    mean: np.ndarray
-    scale: np.ndarray
+    def values(targets: np.ndarray) -> np.ndarray:
+        """Return [n, width] float32 with NaN where a target is unknown."""
+        flat = np.asarray(targets).reshape(len(targets), -1)
+        if not classes:
+            return flat.astype(np.float32)
+        indicators = (flat[:, :, None] == np.arange(classes)).astype(np.float32)
+        indicators[flat == IGNORED_CLASS] = np.nan
+        return indicators.reshape(len(targets), -1)
 
-    @classmethod
-    def from_targets(cls, kind: Kind, train: np.ndarray) -> _Columns:
-        """Measure the training targets, a batch at a time."""
-        classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
-        width = train[0].size * max(classes, 1)
-        columns = cls(classes, np.zeros(width, np.float32), np.ones(width, np.float32))
+    def summed(measure: Callable[[np.ndarray], np.ndarray]) -> Any:
+        batches = _batches(train, np.arange(len(train)), width)
+        return sum(measure(values(train[rows]).astype(np.float64)) for rows in batches)
 
-        def summed(measure: Callable[[np.ndarray], np.ndarray]) -> Any:
-            batches = _batches(train, np.arange(len(train)), width)
-            return sum(measure(columns._values(train[rows]).astype(np.float64)) for rows in batches)
-
-        counts, total = summed(lambda values: np.stack([(~np.isnan(values)).sum(0), np.nansum(values, axis=0)]))
-        columns = replace(columns, mean=(total / np.maximum(counts, 1)).astype(np.float32))
-        if classes or kind == "labels":
-            return columns
-        squares = summed(lambda values: np.nansum((values - columns.mean) ** 2, axis=0))
+    counts, total = summed(lambda known: np.stack([(~np.isnan(known)).sum(0), np.nansum(known, axis=0)]))
+    mean, scale = (total / np.maximum(counts, 1)).astype(np.float32), np.ones(width, np.float32)
+    if not classes and kind != "labels":
+        squares = summed(lambda known: np.nansum((known - mean) ** 2, axis=0))
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
         channels = train.shape[1] if train.ndim > 1 else 1
         variance = squares.reshape(channels, -1).sum(1) / np.maximum(counts.reshape(channels, -1).sum(1), 1)
         deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
-        return replace(columns, scale=np.repeat(deviation, width // channels).astype(np.float32))
-
-    def encode(self, targets: np.ndarray) -> np.ndarray:
-        """Return [n, width] float32; unknown values are 0, the mean of their column."""
-        return np.nan_to_num((self._values(targets) - self.mean) / self.scale)
-
-    def _values(self, targets: np.ndarray) -> np.ndarray:
-        """Return [n, width] float32 with NaN where a target is unknown."""
-        flat = np.asarray(targets).reshape(len(targets), -1)
-        if not self.classes:
-            return flat.astype(np.float32)
-        indicators = (flat[:, :, None] == np.arange(self.classes)).astype(np.float32)
-        indicators[flat == IGNORED_CLASS] = np.nan
-        return indicators.reshape(len(targets), -1)
+        scale = np.repeat(deviation, width // channels).astype(np.float32)
+    return width, lambda targets: np.nan_to_num((values(targets) - mean) / scale)
 
 
 def _batches(targets: np.ndarray, order: np.ndarray, width: int, least: int = 1) -> Iterator[np.ndarray]:

@@ -4,26 +4,21 @@ Fine-tuning from a random predictor first changes the features to fit that predi
 that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.config.schema import Config
 from orca_cli.interfaces import Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.build import Built, is_ridge_wanted
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
-
-if TYPE_CHECKING:
-    from orca_cli.stages.build import Built
 
 _MOST = 2000  # samples
 _LEAST = 4
@@ -34,12 +29,6 @@ _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 
-def is_wanted(settings: Config, model: TransferModel) -> bool:
-    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
-    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
-    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
-
-
 @torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
@@ -48,7 +37,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     and for classes and labels how large the outputs are. Every feature counts as standardised. Of many of the samples that
     stage 3 trains on, a seeded part is used.
     """
-    if not is_wanted(built.plan, built.model):
+    if not is_ridge_wanted(built.plan, built.model):
         return False
     rows = np.arange(len(samples))
     if len(rows) > _MOST:
@@ -65,7 +54,15 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
         places.append((block.mean(0), factor))
         blocks.append((block - places[-1][0]) * factor)
-    weight, bias, held_out = _ridge(blocks, _ridge_targets(built, targets))
+    # The outputs [n, K] that it is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units.
+    y = targets.double().numpy()
+    if built.task.kind == "classes":
+        y = np.eye(built.task.num_outputs)[targets.numpy()]
+    elif built.task.kind == "labels":
+        y = 2 * y - 1
+    elif built.model.has_scale:
+        y = ((targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()).double().numpy()
+    weight, bias, held_out = _ridge(blocks, y)
     if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
         measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
         outputs = torch.from_numpy(held_out).float()
@@ -99,31 +96,19 @@ def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarr
     return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
 
 
-def _ridge_targets(built: Built, targets: Tensor) -> np.ndarray:
-    """Return the outputs [n, K] that a ridge is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units."""
-    if built.task.kind == "classes":
-        return np.eye(built.task.num_outputs)[targets.numpy()]
-    if built.task.kind == "labels":
-        return 2.0 * targets.numpy() - 1
-    if built.model.has_scale:
-        targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
-    return targets.double().numpy()
-
-
 def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return weights [F, K] and bias [K], and for every sample the outputs [n, K] of a ridge that has not seen it."""
     from sklearn.linear_model import RidgeCV
 
-    best, factors = None, np.ones(1)
+    candidates = []
     for share in _SHARES if len(blocks) > 1 else (0.0,):
         factor = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
             model.fit(np.concatenate(blocks, 1) * factor, y)
-        if best is None or model.best_score_ > best.best_score_:
-            best, factors = model, factor
-    assert best is not None
+        candidates.append((model, factor))
+    best, factors = max(candidates, key=lambda one: one[0].best_score_)
     held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
     weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
     return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)

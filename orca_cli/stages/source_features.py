@@ -15,8 +15,9 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Examples, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.interfaces import Features, Metric, Reporter, SourceData, Tokens
 from orca_cli.models.bodies.base import Body
+from orca_cli.models.predictors import pooled
 from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
@@ -119,12 +120,6 @@ def source_features(
     return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
 
 
-def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
-    """Return some examples of a source as the body's own embedding layer has them, without prefix."""
-    inputs = examples.inputs
-    return body.embed_source(inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[int(row)] for row in rows])
-
-
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
 ) -> dict[str, Tensor]:
@@ -142,9 +137,7 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
         whole = tokens.mask[:, :length].sum(1) == length
         return tokens.x[whole, :length].flatten(1), torch.nonzero(whole)[:, 0]
     if features == "pooled":
-        weight = tokens.mask.to(tokens.x.dtype).unsqueeze(-1)  # [B, T, 1]
-        mean = (tokens.x * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return mean, torch.arange(len(mean), device=mean.device)
+        return pooled(tokens), torch.arange(len(tokens.x), device=tokens.x.device)
     return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
 
 
@@ -155,8 +148,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
     Every point gets a random rank, and those with the smallest ranks are kept, in the order in which they came.
     """
     generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
-    examples = source.examples
-    labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
+    inputs, labels = source.examples.inputs, torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64))
     most = wanted.points + (_FRESH if whole else 0)
     kept: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p] of some batches, on the CPU
     held, sums = 0, torch.zeros(())
@@ -170,12 +162,13 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
     with reporter.track("source features", len(labels)) as advance:
         for some in order.split(_BATCH):
             signals.check()
-            tokens = embed_examples(body, examples, some.numpy())
+            chosen = some.numpy()
+            texts_or_images = inputs[chosen] if isinstance(inputs, np.ndarray) else [inputs[int(row)] for row in chosen]
+            tokens = body.embed_source(texts_or_images)
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
-            kept.append(
-                (x.cpu(), labels[some][rows.cpu()], torch.rand(len(x), generator=generator, dtype=torch.float64))
-            )
+            rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
+            kept.append((x.cpu(), labels[some][rows.cpu()], rank))
             if sum(len(points) for points, *_ in kept) > 4 * most:
                 kept = [drawn()]
             held += len(x)
@@ -188,7 +181,7 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
         raise ConfigError(what, where="align.features", hint=hint)
     x, labels, rank = drawn()
     order = torch.argsort(rank.argsort().argsort() >= wanted.points, stable=True)
-    record = {"classes": len(examples.class_names), "spread": variances(sums)}
+    record = {"classes": len(source.examples.class_names), "spread": variances(sums)}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,14 @@ def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = 
         entry = compute()
         if keep():
             with storage.commit_folder(path) as temporary:
-                tensors = {name: value.detach().cpu().contiguous() for name, value in entry.tensors.items()}
-                save_file(tensors, temporary / _TENSORS)
+                save_tensors(temporary / _TENSORS, entry.tensors)
                 storage.write_json(temporary / _RECORD, entry.record)
         return entry
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; `storage.read_tensors` reads it."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
 
 
 # Their computations enter a run's numbers.
@@ -63,6 +67,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
 
     What `precision=auto` comes to is another such fact, which a run adds: it depends on the body as well.
     """
+    blas = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
     return {
         "orca": __version__,
         "python": platform.python_version(),  # its documentation is a source
@@ -70,10 +75,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "torch_build": torch.version.git_version,
         **{package: version_of(package) for package in _PACKAGES},
         "threads": torch.get_num_threads(),
-        # How many threads numpy's and scipy's linear algebra may use.
-        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS")
-        or os.environ.get("OMP_NUM_THREADS")
-        or str(os.cpu_count()),
+        "blas_threads": blas or str(os.cpu_count()),  # that numpy's and scipy's linear algebra may use
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError
 from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
-from orca_cli.training.cache import Entry
+from orca_cli.training.cache import Entry, save_tensors
 
 _KEEP = 2
 _SCHEMA = 1
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-_RECORD, _TENSORS = "member.json", "outputs.safetensors"
+_KEPT, _RECORD, _TENSORS = "kept.safetensors", "member.json", "outputs.safetensors"
 _ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
@@ -67,10 +66,10 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     size = sum(value.nbytes for group in tensors for value in group.values())
     storage.require_space(folder, size + _ROOM)
     with storage.commit_folder(path, owner=owner) as temporary:
-        save_file(_contiguous(checkpoint.weights), temporary / "model.safetensors")
-        save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
+        save_tensors(temporary / "model.safetensors", checkpoint.weights)
+        save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
         if checkpoint.kept:
-            save_file(_contiguous(checkpoint.kept), temporary / "kept.safetensors")
+            save_tensors(temporary / _KEPT, checkpoint.kept)
         state = {"step": checkpoint.step, "records": checkpoint.records, "scaler": checkpoint.scaler}
         storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
     for old in list(checkpoints(folder).values())[:-_KEEP]:
@@ -108,15 +107,9 @@ def _load(path: Path, owner: str) -> Checkpoint:
         raise CheckpointError(what, where=str(path), hint="use a newer program")
     if path.name != f"step-{trainer['step']:08d}":
         raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
-    kept = path / "kept.safetensors"
-    return Checkpoint(
-        step=trainer["step"],
-        weights=storage.read_tensors(path / "model.safetensors"),
-        optimizer=storage.read_tensors(path / "optimizer.safetensors"),
-        kept=storage.read_tensors(kept) if kept.exists() else {},
-        records=trainer["records"],
-        scaler=trainer.get("scaler", {}),
-    )
+    weights, optimizer = (storage.read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    kept = storage.read_tensors(path / _KEPT) if (path / _KEPT).exists() else {}
+    return Checkpoint(trainer["step"], weights, optimizer, kept, trainer["records"], trainer.get("scaler", {}))
 
 
 class Saver:
@@ -146,20 +139,12 @@ class Saver:
         return True
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write one file of weights, whole or not at all."""
-    storage.write_with(path, lambda temporary: save_file(_contiguous(weights), temporary))
-
-
-read_weights = storage.read_tensors  # of a file that `write_weights` wrote
-
-
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
     """Commit a folder with weights and a manifest; of a member, also what `read_finished` returns while others still train."""
     with storage.commit_folder(folder, owner=owner) as temporary:
-        save_file(_contiguous(weights), temporary / "model.safetensors")
+        save_tensors(temporary / "model.safetensors", weights)
         if finished is not None:
-            save_file(_contiguous(finished.tensors), temporary / _TENSORS)
+            save_tensors(temporary / _TENSORS, finished.tensors)
             storage.write_json(temporary / _RECORD, {"schema": _SCHEMA, **finished.record})
 
 
@@ -210,7 +195,3 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

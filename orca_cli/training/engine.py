@@ -131,8 +131,8 @@ class Engine:
         if scaler is None:
             return
         if not state:
-            what = "the checkpoint has no gradient scale, so fp16 cannot resume exactly"
-            raise CheckpointError(what, where="precision", hint="use --force to restart the run")
+            what = "the checkpoint has no gradient scale"
+            raise CheckpointError(what, where="precision=fp16", hint="use --force to restart the run")
         scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:
@@ -157,18 +157,6 @@ class Engine:
             return self.team.gathered(work, count)
         values = work()
         return [values[place] for place in range(count)]
-
-    def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Give every process the sum of the gradients of all; a parameter that has none anywhere is left without."""
-        if self.team is None:
-            return
-        held = {place: 1.0 for place, parameter in enumerate(parameters) if parameter.grad is not None}
-        counts = self.team.gathered(lambda: held, len(parameters))
-        used = [parameter for parameter, count in zip(parameters, counts, strict=True) if count]
-        for parameter in used:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
 
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -55,24 +55,6 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
             yield waiting.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """The outputs and losses of samples that something else was mixed into.
-
-    Args:
-        outputs: for the samples' own task.
-        share: scalar in 0..1, of `loss` in what is differentiated; the rest is that of the samples' own.
-        loss: scalar, of what was mixed in.
-    """
-
-    outputs: Tensor
-    share: Tensor
-    loss: Tensor
-
-
-Mixer = Callable[[Any, Batch, int], Mixed]  # model, batch on the device, number of the batch in its step
 
 
 @dataclass(frozen=True)
@@ -149,7 +131,6 @@ def train_step(
     reduce: str = "mean",
     unit: float | Tensor = 1.0,
     prepared: Iterable[Batch] | None = None,
-    mixer: Mixer | None = None,
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
@@ -162,7 +143,6 @@ def train_step(
         batch_size, clip, unit: the first two as in `schema.Train`, the last as in `loss_values`.
         seed, step: name the draws.
         prepared: the step's batches, where they have been read already (see `read_step`).
-        mixer: computes the outputs in the model's place; the loss that is returned is that of the samples' own task.
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -173,16 +153,15 @@ def train_step(
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
     sizes = [len(chosen) for chosen in batches(indices, batch_size)]
     pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
-    prepared, shares, partner_shares = _shares(engine, loss, pieces, prepared, reduce)
+    prepared, shares = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
         values = {}
         for number, batch in enumerate(prepared):  # each process reads all, so that augmentation draws the same
             for place, piece in enumerate(pieces):
-                share = (shares[place], partner_shares[place])
-                if piece.batch == number and piece.is_own and any(share):  # without a share it teaches nothing
+                if piece.batch == number and piece.is_own and shares[place]:  # without a share it teaches nothing
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    values[place] = _add_gradient(engine, model, loss, piece, batch, share, unit, mixer)
+                    values[place] = _add_gradient(engine, model, loss, piece.cut(batch), shares[place], unit)
         return values
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -198,70 +177,44 @@ def train_step(
 
 def _shares(
     engine: Engine, loss: Loss, pieces: Sequence[Piece], prepared: Iterable[Batch], reduce: str
-) -> tuple[Iterable[Batch], list[float], list[float]]:
-    """Return the batches of a step, and the factors of each piece's own and partners' mean losses in the loss of the step."""
+) -> tuple[Iterable[Batch], list[float]]:
+    """Return the batches of a step, and the factor of each piece's mean loss in the loss of the step."""
     if is_sum(loss):
-        return prepared, [1.0] * len(pieces), [1.0] * len(pieces)
+        return prepared, [1.0] * len(pieces)
     # The means of batches are added up where `reduce` says so; else a piece has a share of the step.
     numbers = [piece.batch if reduce == "sum" else 0 for piece in pieces]
     sizes = [len(piece) for piece in pieces]
-    weights = partner_weights = [float(size) for size in sizes]
+    weights = [float(size) for size in sizes]
     if counts_targets(loss) and len(pieces) > len(set(numbers)):
         whole: list[Batch] = []
 
         def weigh_pieces() -> dict[int, float]:
             whole.extend(prepared)
-            by_place = {}
-            for place, piece in ((place, piece) for place, piece in enumerate(pieces) if piece.is_own):
-                part = piece.cut(whole[piece.batch])
-                by_place[place] = by_place[len(pieces) + place] = weight_of(loss, part.y)
-                if part.partner is not None:
-                    by_place[len(pieces) + place] = weight_of(loss, part.partner)
-            return by_place
+            own = ((place, piece) for place, piece in enumerate(pieces) if piece.is_own)
+            return {place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in own}
 
-        all_weights = engine.gathered(weigh_pieces, 2 * len(pieces))
-        weights, partner_weights, prepared = all_weights[: len(pieces)], all_weights[len(pieces) :], whole
-
-    def normal(masses: list[float]) -> list[float]:
-        groups = [list(group) for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__)]
-        parts = [normalized([masses[i] for i in group], [sizes[i] for i in group]) for group in groups]
-        return list(itertools.chain(*parts))
-
-    return prepared, normal(weights), normal(partner_weights)
+        weights = engine.gathered(weigh_pieces, len(pieces))
+        prepared = whole
+    step_shares: list[float] = []
+    for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__):
+        places = list(group)
+        step_shares += normalized([weights[place] for place in places], [sizes[place] for place in places])
+    return prepared, step_shares
 
 
 def _add_gradient(
-    engine: Engine,
-    model: nn.Module,
-    loss: Loss,
-    piece: Piece,
-    whole: Batch,
-    shares: tuple[float, float],
-    unit: float | Tensor,
-    mixer: Mixer | None,
+    engine: Engine, model: nn.Module, loss: Loss, batch: Batch, share: float, unit: float | Tensor
 ) -> Tensor:
-    """Add the gradient of a piece's mean losses, own and partners', times their shares; returns their sum as it is reported."""
-    batch = piece.cut(whole)
+    """Add the gradient of a batch's mean loss times its share; returns that product as it is reported."""
     moved = engine.move(batch)
     with engine.autocast():
-        mixed = None if mixer is None else mixer(model, moved, piece.part)
-        outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
-    terms = [(batch.y, moved.y, shares[0])]
-    if batch.partner is not None and moved.partner is not None:
-        terms = [
-            (batch.y, moved.y, moved.share * shares[0]),
-            (batch.partner, moved.partner, (1 - moved.share) * shares[1]),
-        ]
-    weighted_losses = [
-        (loss_values(loss, outputs.float(), targets, unit), share)
-        for read, targets, share in terms  # what was read lies on the CPU: looking at it waits for no GPU
-        if share != 0 and not is_undefined(loss, read)
-    ] or [((outputs.float().sum() * 0, torch.zeros((), device=outputs.device)), 1.0)]
-    value, reported = (torch.stack([pair[place] * share for pair, share in weighted_losses]).sum() for place in (0, 1))
-    if mixed is not None:
-        value = (1 - mixed.share) * value + mixed.share * mixed.loss * shares[0]
-    engine.backward(value)
-    return reported
+        outputs = model(moved.x, moved.valid)
+    if is_undefined(loss, batch.y):  # what was read lies on the CPU: looking at it waits for no GPU
+        value, reported = outputs.float().sum() * 0, torch.zeros((), device=outputs.device)
+    else:
+        value, reported = loss_values(loss, outputs.float(), moved.y, unit)
+    engine.backward(value * share)
+    return reported * share
 
 
 def _summed(
@@ -273,25 +226,21 @@ def _summed(
 ) -> tuple[list[float], float]:
     """Compute the gradient of a step, of all processes; returns the losses of its pieces and the norm before clipping."""
     if engine.team is None:
-        *losses, norm = _on_the_cpu([*gradient().values(), engine.clip(trained, clip)])
+        numbers = [*gradient().values(), engine.clip(trained, clip)]
+        is_narrow = numbers[0].device.type == "mps" or {number.dtype for number in numbers} == {torch.float32}
+        wide = torch.float32 if is_narrow else torch.float64
+        *losses, norm = torch.stack([number.to(wide) for number in numbers]).tolist()  # in one transfer
         return losses, norm
-
-    def piece_losses() -> dict[int, float]:
-        values = gradient()
-        return dict(zip(values, _on_the_cpu(list(values.values())), strict=True))
-
-    losses = engine.gathered(piece_losses, count)
-    engine.sum_gradients(trained)
+    losses = engine.gathered(lambda: {place: float(value) for place, value in gradient().items()}, count)
+    held = {place: 1.0 for place, parameter in enumerate(trained) if parameter.grad is not None}
+    counts = engine.gathered(lambda: held, len(trained))
+    # A parameter that has no gradient anywhere is left without.
+    used = [parameter for parameter, count in zip(trained, counts, strict=True) if count]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    engine.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
     return losses, float(engine.clip(trained, clip))
-
-
-def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
-    """Return scalars in one transfer."""
-    if not numbers:
-        return []
-    kinds = {number.dtype for number in numbers}
-    wide = torch.float32 if numbers[0].device.type == "mps" or kinds == {torch.float32} else torch.float64
-    return torch.stack([number.to(wide) for number in numbers]).tolist()
 
 
 def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -52,8 +52,8 @@ def checkpoint_layers(body: nn.Module) -> None:
 
     innermost = [module for module in marked(body) if marked(module) == [module]]
     if not innermost:
-        what, where = "transformers does not mark the layers of this body", "train.gradient_checkpointing"
-        raise ConfigError(what, where=where, hint=f"leave {where} out, or use another body")
+        what = "transformers does not mark the layers of this body"
+        raise ConfigError(what, where="train.gradient_checkpointing", hint="leave it out, or use another body")
     for layer in innermost:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)

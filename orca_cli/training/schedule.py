@@ -63,9 +63,3 @@ def make_optimizer(
         return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
     adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
     return adam(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused or None)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group, times its own `rate`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["rate"]

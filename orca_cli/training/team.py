@@ -111,15 +111,9 @@ class Team:
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Return the first process's tensors, on a device; those that other processes pass are ignored."""
-        header: list[Any] = [
-            [name, str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in tensors.items()
-        ]
-        if self.leads:
-            self.order("tensors", header=header)
-        else:
-            header = self.listen()["header"]
+        mine = [(name, str(one.dtype).removeprefix("torch."), list(one.shape)) for name, one in tensors.items()]
         received = {}
-        for name, dtype, shape in header:
+        for name, dtype, shape in self._said({"header": mine}, 0)["header"]:
             value = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
                 value.copy_(tensors[name])
@@ -130,10 +124,7 @@ class Team:
 
     def share_weights(self, module: torch.nn.Module, device: torch.device) -> None:
         """Give every process's module the weights and buffers that the first one's has."""
-        state = module.state_dict()
-        shared = self.share(state if self.leads else {}, device)
-        if not self.leads:
-            module.load_state_dict(shared)
+        module.load_state_dict(self.share(module.state_dict(), device))
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes."""

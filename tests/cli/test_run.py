@@ -27,7 +27,7 @@ RUN_FILES = {
 RESULT_FIELDS = {
     "schema", "run_id", "state", "identity", "settings", "task", "body", "source", "metric", "finetune", "seed", "protocol",
     "synthetic", "size", "variant", "error", "validation_error", "trivial_error", "baselines", "comparison", "selected",
-    "augment", "keep_weights", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment",
+    "keep_weights", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment",
     "curves", "seconds", "trajectory_s", "inexact", "parameters", "weights_sha256",
 }  # fmt: skip
 

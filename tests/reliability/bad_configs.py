@@ -46,14 +46,12 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
-    "align.inner_lr", "align.source_weight",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
     "finetune.dropout", "task.error.threshold",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {
     "task.validation_fraction", "task.test_fraction",
-    "align.source_share", "align.mixed_until",
     "train.momentum", "align.decay_factor", "task.error.threshold:cosmic",
 }  # fmt: skip
 

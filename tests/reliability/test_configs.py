@@ -105,7 +105,6 @@ def test_files_that_hold_no_settings(called, environment, tmp_path, counted, nam
 CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
-    (["align.method=mona", "metric=none"], ["align.method=mona", "metric=none"]),
     (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),
     (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),

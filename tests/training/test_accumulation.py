@@ -1,7 +1,5 @@
 """A step does not depend on how its samples are cut into batches and pieces, whatever is known of their targets."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -43,22 +41,13 @@ CASES = {
     "nats over padding": (losses.NatsPerFrameLoss(count_padding=True), BINARY),
     "torch, smooth": (nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2), CLASSES),
 }
-SHARE = 0.7
 
 
-class Mixed(Pairs):
-    """Pairs whose optimizer steps see each sample's target beside that of the one before it."""
-
-    def batch(self, indices, augment=None):
-        batch = super().batch(indices)
-        return batch if augment is None else dataclasses.replace(batch, partner=batch.y.roll(1, 0), share=SHARE)
-
-
-def step(loss, y, size=8, samples=Pairs):
+def step(loss, y, size=8):
     """Return loss and gradient of one step; classes at positions and numbers have outputs at positions."""
     model = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3))
     settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0}
-    value, _ = train_step(engine(), model, optimizer(model), loss, samples(y), np.arange(8), **settings)
+    value, _ = train_step(engine(), model, optimizer(model), loss, Pairs(y), np.arange(8), **settings)
     return value, gradient(model)
 
 
@@ -80,15 +69,6 @@ def test_a_step_without_known_targets_trains_nothing():
         value, gradients = step(loss, y, 2)
         assert value == 0
         assert not gradients.any()
-
-
-def test_loss_and_gradient_of_mixed_samples_are_those_of_both_targets_by_their_shares():
-    classes = torch.tensor([0, 1, 2, 2, 1, 0, 1, 2])
-    labels = nn.functional.one_hot(classes, 3).float()
-    labels[2, 1] = torch.nan
-    for loss, y in ((MaskedCrossEntropy(WEIGHTS), classes), (MaskedBCE(positive_weight=3.0), labels)):
-        mixed, plain, other = step(loss, y, samples=Mixed), step(loss, y), step(loss, y.roll(1, 0))
-        same(mixed, [SHARE * a + (1 - SHARE) * b for a, b in zip(plain, other, strict=True)])
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4))

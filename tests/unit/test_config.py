@@ -74,18 +74,8 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path, name):
     assert name(part | {"path": str(tmp_path / "moved")}, "ecg") in seen  # the same files, elsewhere
 
 
-def test_settings_of_a_method_count_where_it_is_chosen(name):
-    align = {"method": "orca", "lr": 0.01, "inner_lr": 0.1, "source_share": 0.75}
-    for method, key, value, same in (
-        ("orca", "inner_lr", 0.5, True),
-        ("orca", "lr", 0.5, False),
-        ("mona", "source_share", 0.5, True),
-        ("pare", "source_share", 0.5, False),
-    ):
-        settings = align | {"method": method}
-        assert (name({}, align=settings) == name({}, align=settings | {key: value})) is same, (method, key)
-    # Runs from before there was a choice of method are the same experiment, as are those with settings that are retired.
-    assert name({}, align={"lr": 0.01}) == name({}, align=align)
+def test_runs_with_settings_that_are_retired_are_the_same_experiment(name):
+    assert name({}) == name({}, augment={"_target_": None})
     load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
     assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
     modes = [{"_target_": f"orca_cli.models.finetuning.{file}.LoRA"} for file in ("modes", "adapters", "lora")]
@@ -123,7 +113,6 @@ MOVED = {
     "tasks.shared.targets.TargetForm": "data.targets",
     "sources.digits.load": "benchmarks.sources.digits",
     "finetuning.lora.LoRA": "models.finetuning.modes",
-    "augmentation.flip.Flip": "models.augmentation.transforms",
     "losses.masked.MaskedMSE": "scoring.losses",
     "scoring.values.RMSE": "scoring.regression",
     "scoring.masks.MaskError": "scoring.dense",

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orca_cli.config.ranges import Positive, fits
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
+_UNBOUNDED = 2**31
 # The names that families of transformers give their linear layers; c_attn and Wqkv are query, key and value in one.
 _LINEARS: dict[Role, str] = {
     "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
@@ -36,8 +37,8 @@ class Body(nn.Module, ABC):
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
     A family gives `forward`, `embedder_init` and, where they differ from the defaults below, `trained`, `linears` (role ->
-    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
-    attributes.
+    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers,
+    which take hidden states [B, P + T, D] as their first positional argument) and attributes.
 
     Args:
         model: a transformers model, without pooler.
@@ -118,15 +119,6 @@ class Body(nn.Module, ABC):
         ending = re.compile(f"({self.linears[role]})$")
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
 
-    def layer_names(self) -> list[str]:
-        """Return the names of its transformer layers in order; empty where the family does not tell.
-
-        Each takes hidden states [B, P + T, D] as its first positional argument.
-        """
-        if not self.layer_list:
-            return []
-        return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]
-
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
         fresh = self._model_type(copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type))
@@ -142,14 +134,22 @@ class Body(nn.Module, ABC):
 
 
 class TextBody(Body):
-    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
+    """A body that takes sequences, with a tokenizer; a family also gives `encode`.
+
+    Args:
+        model, folder: as of `Body`.
+        max_source_tokens: that source texts are cut to.
+        max_tokens: longest sequence, where the model takes it.
+    """
 
     modality = "text"
 
-    def __init__(
-        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
-    ) -> None:
-        super().__init__(model, folder, embeddings, **sizes)
+    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED) -> None:
+        config = model.config
+        # T5's positions have no bound: what counts is the length in pretraining.
+        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
+        super().__init__(model, folder, words, max_tokens=min(max_tokens, longest), width=config.hidden_size)
         self.max_source_tokens = max_source_tokens
 
     @abstractmethod
@@ -204,13 +204,12 @@ class TextBody(Body):
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
             # Without these files transformers makes a tokenizer that knows no word.
-            names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+            names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
             if not any((self.folder / name).is_file() for name in names):
-                raise FileNotFoundError(f"none of {', '.join(sorted(names))}")
+                raise FileNotFoundError("tokenizer.json")
         except Exception as error:
-            what = "the checkpoint has no usable tokenizer, which is needed to embed source texts"
-            hint = "save the tokenizer into the same folder"
-            raise DataError(what, where=f"{checkpoints.KEY}={self.folder}", hint=hint) from error
+            what, where = "the checkpoint has no usable tokenizer", f"{checkpoints.KEY}={self.folder}"
+            raise DataError(what, where=where, hint="save the tokenizer into the same folder") from error
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
         return tokenizer
 
@@ -257,8 +256,7 @@ class ImageBody(Body):
         mean, std = (torch.tensor(one, device=self.device).view(3, 1, 1) for one in (start.pixel_mean, start.pixel_std))
         pixels = (resize(images, canvas) - mean) / std
         maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
-        grid = (maps.shape[2], maps.shape[3])
-        x = maps.flatten(2).transpose(1, 2)
+        x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
         x = x if start.norm is None else start.norm(x)
         if start.positions is not None:
             x = x + resize_positions(start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid)
@@ -281,18 +279,11 @@ class ImageBody(Body):
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation that the checkpoint's images were normalised with; ImageNet's where it does not say."""
         file = self.folder / "preprocessor_config.json"
-        try:
-            settings = dict(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            settings = {}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise DataError("is unreadable", where=str(file)) from error
-        given = [settings.get("image_mean"), settings.get("image_std")]
-        if None in given:
+        settings = checkpoints.read_config(self.folder, file.name) if file.exists() else {}
+        mean, deviation = settings.get("image_mean"), settings.get("image_std")
+        if mean is None or deviation is None:
             return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        mean, deviation = (tuple(one) if isinstance(one, list) else () for one in given)
-        numbers = [value for value in mean + deviation if isinstance(value, int | float)]
-        if not len(mean) == len(deviation) == 3 or len(numbers) != 6 or min(numbers[3:]) <= 0:
+        if not (fits(mean, tuple[float, float, float]) and fits(deviation, tuple[Positive, Positive, Positive])):
             what = "image_mean and image_std are not three numbers each, the latter positive"
             raise DataError(what, where=str(file))
-        return mean, deviation
+        return tuple(mean), tuple(deviation)

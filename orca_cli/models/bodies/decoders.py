@@ -1,7 +1,5 @@
 """Decoder-only language models as bodies: GPT-2, and those built like Llama (Llama, SmolLM2, Mistral, Qwen2, Qwen3)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import torch
@@ -27,10 +25,10 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(1)] = 32,
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
-) -> DecoderBody:
+) -> EncoderBody:
     """Load a decoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
-    return DecoderBody(model, folder, max_source_tokens, max_tokens)
+    loaded = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    return DecoderBody(*loaded, max_source_tokens, max_tokens)
 
 
 class DecoderBody(EncoderBody):

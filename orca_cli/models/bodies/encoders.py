@@ -1,9 +1,6 @@
 """Text encoders without learned absolute positions as bodies: ModernBERT, DeBERTa-v3, T5's encoder, ESM-2 (proteins)."""
 
-from __future__ import annotations
-
 import copy
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -25,12 +22,16 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3)] = 32,
     max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
-) -> EncoderBody:
+) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    kinds = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
-    fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
-    return kinds[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+    family = checkpoints.family(checkpoint, tuple(CLASSES))
+    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[family]
+    attention = {} if body is DebertaBody else {"attn_implementation": "sdpa"}
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
+    if body is EsmBody and (model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before):
+        what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
+        raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
+    return body(model, folder, max_source_tokens, max_tokens)
 
 
 class EncoderBody(TextBody):
@@ -38,14 +39,6 @@ class EncoderBody(TextBody):
 
     part = "model"
     can_be_causal = True
-
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        config = model.config
-        # T5's positions have no bound: what counts is the length in pretraining.
-        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
-        sizes = {"max_tokens": min(max_tokens, longest), "width": config.hidden_size}
-        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
-        super().__init__(model, folder, words, max_source_tokens=max_source_tokens, **sizes)
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
@@ -93,10 +86,8 @@ class DebertaBody(EncoderBody):
         """Return the norm of the words and, in models that have them, absolute positions."""
         positions = self.embeddings.position_embeddings
         fits = positions is not None and positions.weight.shape[1] == self.width
-        return EmbedderInit(
-            norm=copy.deepcopy(self.embeddings.LayerNorm),
-            positions=positions.weight.detach().clone() if fits else None,
-        )
+        first = positions.weight.detach().clone() if fits else None
+        return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=first)
 
 
 class T5Body(EncoderBody):
@@ -113,12 +104,6 @@ class T5Body(EncoderBody):
 
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
-
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
-        if model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before:
-            what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
-            raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
-        super().__init__(model, folder, max_source_tokens, max_tokens)
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:

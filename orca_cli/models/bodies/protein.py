@@ -1,7 +1,5 @@
 """BERT encoders over amino acids as bodies: one residue is one token."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -16,7 +14,7 @@ from orca_cli.models.bodies.text import BertBody
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 64) -> ProteinBody:
+def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 64) -> BertBody:
     """Load a protein encoder from the package `antiberty`, a hub id or a local folder; raises what `load_model` does."""
     model, folder = checkpoints.load_model({"bert": "BertModel"}, checkpoint, attn_implementation="sdpa")
     return ProteinBody(model, folder, max_source_tokens)

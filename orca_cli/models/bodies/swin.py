@@ -1,7 +1,5 @@
 """Swin transformers as bodies."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ CLASSES = {"swin": "SwinModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str) -> SwinBody:
+def load(checkpoint: str) -> ImageBody:
     """Load a Swin transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     return SwinBody(*checkpoints.load_model(CLASSES, checkpoint))
 

@@ -1,7 +1,5 @@
 """Text encoders of the BERT and RoBERTa families as bodies."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +16,7 @@ CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> BertBody:
+def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)
@@ -32,12 +30,10 @@ class BertBody(TextBody):
     layer_list = "encoder.layer"
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
-        config = model.config
         # RoBERTa counts positions from padding_idx + 1; BERT from 0.
-        first = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        sizes = {"max_tokens": config.max_position_embeddings - first, "width": config.hidden_size}
-        super().__init__(model, folder, model.embeddings, max_source_tokens=max_source_tokens, **sizes)
-        self._first_position = first
+        self._first_position = model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
+        longest = model.config.max_position_embeddings - self._first_position
+        super().__init__(model, folder, max_source_tokens, longest)
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""

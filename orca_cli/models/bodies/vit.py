@@ -1,7 +1,5 @@
 """Vision transformers as bodies: ViT, DeiT, BEiT, DINOv2, SigLIP's vision tower."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,12 @@ _NORMS = {"siglip_vision_model": "post_layernorm"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str) -> ViTBody:
+def load(checkpoint: str) -> ImageBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    if getattr(model, "shared_position_bias", None) is not None:
+        what = f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
+        raise ConfigError(what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224")
     kinds: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
     return kinds.get(model.config.model_type, ViTBody)(model, folder)
 
@@ -88,12 +89,6 @@ class BeitBody(ViTBody):
     """
 
     takes_prefix = False  # the biases are of the classification token and the patches alone
-
-    def __init__(self, model: Any, folder: Path) -> None:
-        if model.shared_position_bias is not None:
-            what = f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
-            raise ConfigError(what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224")
-        super().__init__(model, folder)
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""

@@ -7,6 +7,7 @@ from orca_cli.models.checkpoints.loading import (
     check_modest,
     family,
     load_model,
+    read_config,
     shareable_config,
     without_pooler,
 )

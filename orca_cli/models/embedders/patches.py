@@ -3,12 +3,11 @@
 Behind all is a layer of convolution, the body's norm and positions (paper 3.1, f).
 """
 
-import collections
 import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,6 @@ from orca_cli.config.ranges import Count
 from orca_cli.interfaces import EmbedderInit, Resolution, TokenLayout, Tokens
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.geometry import coarse, resize, resize_positions, to_canvas
-
-# By number of axes.
-_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_POOLS: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
 @dataclass(frozen=True)
@@ -104,11 +99,8 @@ class Multiscale:
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
         cut, size = (coarse(layout), None) if is_own else (layout, width)
-        sizes = {"filters": self.filters, "token_filters": self.token_filters, "scales": self.scales}
-        bank = FilterBank(cut, size, **sizes, values=self.values)
-        return ConvolutionEmbedder(
-            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank, skip=is_own
-        )
+        bank = FilterBank(cut, size, self.filters, self.token_filters, self.scales, self.values)
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
 
 
 class ConvolutionEmbedder(nn.Module):
@@ -121,8 +113,8 @@ class ConvolutionEmbedder(nn.Module):
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
             convolution as below, norm 1 and 0, positions N(0, 0.02).
         reach: patches that a token sees on either side of its own.
-        beside: features that are added to the convolution's answers; without a width they are not.
-        skip: whether those of whole samples go past the body to the predictor.
+        beside: features that are added to the convolution's answers; without a width they are not, and those of whole samples
+            go past the body to the predictor.
     """
 
     def __init__(
@@ -135,16 +127,15 @@ class ConvolutionEmbedder(nn.Module):
         prefix: Tensor | None,
         reach: int = 0,
         beside: FilterBank | None = None,
-        skip: bool = False,
     ) -> None:
         super().__init__()
         self.layout, self.reach, self.beside = layout, reach, beside
         self.is_body_layer = False
-        self.sample_width = beside.sample_width if beside is not None and skip else 0
+        self.sample_width = 0 if beside is None or beside.adds else beside.sample_width
         self.kernel = (2 * reach + 1) * layout.kernel
-        self.convolution = _CONVOLUTIONS[len(layout.extent)](
-            layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
-        )
+        kind, channels = getattr(nn, f"Conv{len(layout.extent)}d"), layout.input_shape[0]
+        padding = reach * layout.kernel
+        self.convolution = kind(channels, width, self.kernel, stride=layout.kernel, padding=padding)
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)
         device = self.convolution.weight.device
@@ -229,21 +220,19 @@ class ConvolutionEmbedder(nn.Module):
         then takes as the body's own layer does: less the mean, divided by the deviation of its pixels.
         """
         patch, self._patch = self._patch, None
-        if self.beside is None and patch is None:
-            return
-        are_pixels = patch is not None and patch.pixel_mean is not None
+        in_range = [patch is not None and patch.pixel_mean is not None]  # and of every batch, whether it is in 0..1
 
-        def canvases() -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal are_pixels
+        def read() -> Iterator[tuple[Tensor, Tensor | None]]:
             for x, valid in batches:
-                are_pixels = are_pixels and bool(x.min() >= 0 and x.max() <= 1)
-                yield self._canvas(x, valid), self._valid(x, valid)
+                in_range.append(bool(x.min() >= 0 and x.max() <= 1))
+                yield x, valid
 
         if self.beside is not None:
-            self.beside.fit(canvases())
-        else:
-            collections.deque(canvases(), maxlen=0)
-        if patch is not None and are_pixels:
+            self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in read())
+        elif in_range[0]:
+            for _ in read():
+                pass
+        if patch is not None and all(in_range):
             self._start_from_patch(patch, are_pixels=True)
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -263,7 +252,7 @@ class ConvolutionEmbedder(nn.Module):
         if valid is None:
             return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
         seen = self._valid(x, valid).unsqueeze(1).to(x.dtype)
-        pool = _POOLS[len(self.layout.extent)]
+        pool = getattr(functional, f"max_pool{len(self.layout.extent)}d")
         mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]
         # Without any valid position, softmax would run over nothing; such a sample keeps its first token.
         mask[:, 0] |= ~mask.any(1)

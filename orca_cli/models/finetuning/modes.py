@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -76,8 +76,7 @@ class BitFit:
         """Make embedder, predictor and the body's biases trainable, and nothing else; ConfigError where it has none."""
         biases = [value for name, value in model.body.named_parameters() if name.rpartition(".")[2] == "bias"]
         if not biases:
-            hint = "use finetune=lora or finetune=layernorm"
-            raise ConfigError("this body has no biases to train", where="finetune", hint=hint)
+            raise ConfigError("this body has no biases to train", where="finetune", hint="use finetune=layernorm")
         train_parts(model, biases)
 
 
@@ -97,17 +96,14 @@ class Head:
         train_parts(model, embedder=False)
 
 
+@dataclass(frozen=True)
 class LoRA:
     """Add (alpha / rank) B A to the weights of linear layers, B = 0 at first, and train A and B, by peft (Hu et al. 2022)."""
 
-    def __init__(
-        self,
-        rank: Annotated[Count, "Rank of every update."] = 8,
-        alpha: Annotated[Positive, "Updates are multiplied by alpha / rank."] = 16.0,
-        dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0,
-        roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value"),
-    ) -> None:
-        self._rank, self._alpha, self._dropout, self._roles = rank, alpha, dropout, roles
+    rank: Annotated[Count, "Rank of every update."] = 8
+    alpha: Annotated[Positive, "Updates are multiplied by alpha / rank."] = 16.0
+    dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0
+    roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value")
 
     def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none."""
@@ -117,24 +113,23 @@ class LoRA:
 
     def _inject(self, body: Any) -> None:
         """Put peft's layers in the place of those of the roles."""
-        names = list(dict.fromkeys(name for role in self._roles for name in body.linear_names(role)))
+        names = list(dict.fromkeys(name for role in self.roles for name in body.linear_names(role)))
         if not names:
-            what = f"this body has no linear layers of the roles {', '.join(self._roles)}"
+            what = f"this body has no linear layers of the roles {', '.join(self.roles)}"
             allowed = [role for role in get_args(Role) if body.linear_names(role)] or ["none; use finetune=layernorm"]
             raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}")
         if importlib.util.find_spec("peft") is None:
             hint = "pip install 'orca-transfer[lora]'"
-            raise UnavailableError("finetune=lora needs the package peft", where="finetune", hint=hint)
+            raise UnavailableError("the package peft is not installed", where="finetune=lora", hint=hint)
         from peft import LoraConfig, inject_adapter_in_model
 
         # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches
         # names by their ends, so no name may be the end of another.
-        layer_keys = {name: f"{number:06d}" for number, name in enumerate(names)}
-        layers = nn.ModuleDict({layer_keys[name]: body.get_submodule(name) for name in names})
-        sizes: dict[str, Any] = {"r": self._rank, "lora_alpha": self._alpha, "lora_dropout": self._dropout}
-        inject_adapter_in_model(LoraConfig(**sizes, target_modules=[*layer_keys.values()], bias="none"), layers)
-        for name in names:
-            body.set_submodule(name, layers[layer_keys[name]])
+        layers = nn.ModuleDict({f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)})
+        sizes: dict[str, Any] = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        inject_adapter_in_model(LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers)
+        for name, layer in zip(names, layers.values(), strict=True):
+            body.set_submodule(name, layer)
 
 
 def _updates(body: Any) -> list[nn.Module]:
@@ -142,6 +137,7 @@ def _updates(body: Any) -> list[nn.Module]:
     return [part for name, part in body.named_modules() if name.rpartition(".")[2].startswith("lora_")]
 
 
+@dataclass(frozen=True)
 class Prompt:
     """Put learned tokens between the prefix and the tokens of the input (VPT, Jia et al. 2022); the body stays as it is.
 
@@ -149,39 +145,34 @@ class Prompt:
     a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
     """
 
-    def __init__(
-        self,
-        tokens: Annotated[Count, "Length of the prompt."] = 10,
-        depth: Annotated[Literal["shallow", "deep"], "Before the first layer, or anew before every layer."] = "shallow",
-        train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True,
-    ) -> None:
-        self._tokens, self._depth, self._train_embedder = tokens, depth, train_embedder
+    tokens: Annotated[Count, "Length of the prompt."] = 10
+    depth: Annotated[Literal["shallow", "deep"], "Before the first layer, or anew before every layer."] = "shallow"
+    train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True
 
     def apply(self, model: TransferModel) -> None:
         """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none."""
         if not hasattr(model.body, "prompt"):
             self._add(model.body, model.embedder)
         prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
-        train_parts(model, prompts, embedder=self._train_embedder)
+        train_parts(model, prompts, embedder=self.train_embedder)
 
     def _add(self, body: Any, embedder: Any) -> None:
         if not body.takes_prefix:
-            what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
-            hint = "use another body such as body=vit or body=minilm"
-            raise ConfigError(what, where="finetune", hint=hint)
+            what = "this body takes no tokens before those of the input"
+            raise ConfigError(what, where="finetune", hint="use another body such as body=vit or body=minilm")
         start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
-        room = body.max_tokens - self._tokens - start
+        room = body.max_tokens - self.tokens - start
         # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
         if body.embedder_init().positions is None and embedder.layout.tokens > room:
-            what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
+            what = f"a prompt of {self.tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
             hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
             raise ConfigError(what, where="finetune.tokens", hint=hint)
-        names = body.layer_names() if self._depth == "deep" else ["all"]
-        if not names:
-            hint = "use finetune.depth=shallow"
-            raise ConfigError("this body does not tell its layers", where="finetune.depth", hint=hint)
-        for place, hook in ((body, _insert), *((body.get_submodule(name), _replace) for name in names[1:])):
-            place.add_module("prompt", PromptTokens(self._tokens, body.width, start))
+        if self.depth == "deep" and not body.layer_list:
+            what = "this body does not tell its layers"
+            raise ConfigError(what, where="finetune.depth", hint="use finetune.depth=shallow")
+        layers = [*body.get_submodule(body.layer_list).children()] if self.depth == "deep" else []
+        for place, hook in ((body, _insert), *((layer, _replace) for layer in layers[1:])):
+            place.add_module("prompt", PromptTokens(self.tokens, body.width, start))
             place.register_forward_pre_hook(hook)
 
 

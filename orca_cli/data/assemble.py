@@ -12,6 +12,8 @@ training samples, infinity in inputs, one class only, or targets in another spli
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -23,25 +25,36 @@ from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 _MIN_SAMPLES = 10
 
 
+class Learned(Preprocessing, Protocol):
+    """The preprocessing of own data."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return (C, *E)."""
+
+    @property
+    def targets(self) -> TargetForm:
+        """Return the form of the targets."""
+
+
 @dataclass(frozen=True)
 class Pool:
-    """The samples that a reader has, and what the draw of splits depends on."""
+    """The samples of a reader's training data, of which a part is for training, and what the draw of splits depends on."""
 
     unit: str  # what samples are called in the note
+    where: str
     rows: dict[str, np.ndarray]  # of train and of other splits that the training data mark
     supplied: Iterable[str]  # splits with data of their own
-    classes: np.ndarray | None  # [n] of the training samples, to stratify by
-    groups: np.ndarray | None  # [n] of the training samples, that stay together
-    contents: Callable[[], np.ndarray | None]  # returns a hash of each training input, [n]; None of too many
+    classes: np.ndarray | None  # [N] to stratify by
+    groups: np.ndarray | None  # [N] of samples that stay together
+    contents: Callable[[np.ndarray], np.ndarray | None]  # returns a hash of the inputs of rows, [n]; None of too many
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What a reader learned from the training samples."""
 
-    preprocessing: Preprocessing
-    input_shape: tuple[int, ...]  # (C, *E)
-    targets: TargetForm
+    preprocessing: Learned
     samples: Callable[[str], Samples]  # opens a split by its name, and reports what does not fit the training samples
     notes: Sequence[str]  # to which opening train and validation may add
 
@@ -61,28 +74,26 @@ def assemble(
     with the samples of each split that the training data hold.
     """
     rows, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
+    if len(rows) < _MIN_SAMPLES:
+        hint = f"provide {_MIN_SAMPLES} or more for training"
+        raise DataError(f"too few {pool.unit}: {len(rows)}", where=pool.where, hint=hint)
+    classes, groups = (None if one is None else one[rows] for one in (pool.classes, pool.groups))
     supplied = {*pool.rows, *pool.supplied}
-    drawn, drawn_notes = draw(len(rows), supplied, shares, split_seed, pool.classes, pool.groups, pool.contents)
+    drawn, drawn_notes = draw(len(rows), supplied, shares, split_seed, classes, groups, partial(pool.contents, rows))
     fitted = fit(pool.rows | {part: rows[chosen] for part, chosen in drawn.items()})
-    train, validation = fitted.samples("train"), fitted.samples("validation")
-    note = "; ".join([*drawn_notes, *fitted.notes, *fitted.targets.warnings(train.targets())])
+    train, validation, targets = fitted.samples("train"), fitted.samples("validation"), fitted.preprocessing.targets
+    note = "; ".join([*drawn_notes, *fitted.notes, *targets.warnings(train.targets())])
     reporter.say(f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}")
     return TaskData(
         kind=kind,
-        input_shape=fitted.input_shape,
-        num_outputs=fitted.targets.num_outputs,
+        input_shape=fitted.preprocessing.input_shape,
+        num_outputs=targets.num_outputs,
         train=train,
         validation=validation,
         open_test=lambda: fitted.samples("test"),
-        target_scale=fitted.targets.scale,
-        class_names=fitted.targets.names,
+        target_scale=targets.scale,
+        class_names=targets.names,
         note=note,
         preprocessing=fitted.preprocessing,
         validation_drawn="validation" in drawn,
     )
-
-
-def check_enough(count: int, what: str, where: str) -> None:
-    """Raise DataError where training data have fewer than 10 samples."""
-    if count < _MIN_SAMPLES:
-        raise DataError(f"too few {what}: {count}", where=where, hint=f"provide {_MIN_SAMPLES} or more for training")

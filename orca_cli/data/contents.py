@@ -19,11 +19,14 @@ _BATCH_VALUES = 2**23
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
     """Return a hash of each content, [n] uint64; two of a million contents share one by chance once in 10^7 data sets."""
-    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
-    return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
+    found = []
+    for content in contents:
+        signals.check()
+        found.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+    return np.array(found, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, channels_last: bool) -> np.ndarray | None:
+def hashes_of_rows(x: np.ndarray, ends: np.ndarray | None, channels_last: bool, rows: np.ndarray) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
 
     `ends` [N] says how many steps of a sequence count, on the last axis or, with channels last, the first; None takes all.
@@ -34,7 +37,6 @@ def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, cha
     def held() -> Iterator[bytes]:
         stored = (row for block in blocks(x, rows) for row in block)
         for number, row in zip(rows, stored, strict=True):
-            signals.check()
             end = None if ends is None else ends[number]
             one = row[:end] if channels_last else row[..., :end]
             yield f"{one.shape}".encode() + one.tobytes()

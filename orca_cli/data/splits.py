@@ -12,9 +12,8 @@ import numpy as np
 
 from orca_cli.data.contents import joined
 from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.terminal import counted
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
 PART_NAMES = {
@@ -56,13 +55,15 @@ def split(
     seed: int = 0,
     classes: np.ndarray | None = None,
     keys: tuple[str, ...] = ("task.train_size", "task.validation_size", "task.test_size"),
+    unit: str = "samples",
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest; `keys` are
-    the settings that give them. The n samples are put into one random order in which every stretch holds each class [n] in
-    proportion. Test takes its start, validation what follows, and train its end. So a smaller training set is a part of a
-    larger one, and every class has a training sample where there are as many training samples as classes.
+    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest. The n samples
+    are put into one random order in which every stretch holds each class [n] in proportion. Test takes its start, validation
+    what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a training sample
+    where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes, and `unit`
+    is what is drawn.
     """
     n_test, n_validation = (
         size if isinstance(size, int) else max(int(size > 0), round(size * n)) for size in (test, validation)
@@ -71,7 +72,7 @@ def split(
     n_train = rest if train is None else train
     if rest < 1 or n_train > rest:
         sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what = f"{sizes} are more than the {n} samples in all"
+        what = f"{sizes} are more than the {n} {unit} in all"
         raise DataError(what, where=keys[0], hint=f"lower {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
@@ -107,14 +108,10 @@ def draw(
     is_grouped, keys = groups is not None, ("task.validation_fraction", "task.test_fraction")
     groups, identical = joined(groups, contents())
     place, units, classes = _units(total, classes, groups)
-    sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
-    if sum(sizes.values()) >= 1:
-        what = " + ".join(map(str, sizes.values()))
-        raise ConfigError(f"{what} leaves nothing for training", where=keys[0], hint="allowed: a sum below 1")
-    if is_grouped and units <= len(missing):
-        what = f"{counted(units, 'group')} cannot fill {1 + len(missing)} splits: {', '.join(['train', *missing])}"
-        raise DataError(what, where="task.group", hint="name a group with more values, or give files of these splits")
-    parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
+    sizes, unit = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}, "samples"
+    if is_grouped:
+        keys, unit = ("task.group", *keys), "groups"
+    parts = split(units, **sizes, seed=seed, classes=classes, keys=keys, unit=unit)
     rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
     how = [] if classes is None else ["stratified"]
     how += [f"{units} groups kept together"] if is_grouped and units < total else []
@@ -154,23 +151,29 @@ def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
     return place, units, pairs[1][order][np.searchsorted(pairs[0][order], np.arange(units))]
 
 
-def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
-    if not values:
+def group_rows(
+    held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the group of each row, file -> [n] int64, numbered over all files; equal values [n] are one group.
+
+    `held` has the values of the files of splits, and their origin; `rows` are those of each split in the training file.
+    """
+    if not held:
         return {}
-    texts: dict[str, np.ndarray] = {}
-    for part, column in values.items():
+    texts, parts = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, str]]()
+    for name, (column, where) in held.items():
         if column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all():  # 1.0 is the group 1
             column = np.where(np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str))
-        texts[part] = column.astype(str)
-        refuse_rows(np.isin(texts[part], ("", "nan", "None")), "group", where[part])
-    for part, other in permutations(texts, 2):
-        if len(shared := np.intersect1d(texts[part], texts[other])):
-            what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
-            raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
-    place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
-    cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
-    return dict(zip(texts, np.split(place, cuts), strict=True))
+        values = texts[name] = column.astype(str)
+        refuse_rows(np.isin(values, ("", "nan", "None")), "group", where)
+        marked = rows if rows and name == "train" else {name: np.arange(len(values))}
+        parts |= {part: (np.unique(values[chosen]), f"{where} ({part})") for part, chosen in marked.items()}
+    for (values, where), (others, other) in permutations(parts.values(), 2):
+        if len(shared := np.intersect1d(values, others)):
+            what = f"group '{shared[0]}' is also in {other} ({len(shared)} are in both)"
+            raise DataError(what, where=where, hint="rows that belong together must be in one split")
+    place = np.unique(np.concatenate([*texts.values()]), return_inverse=True)[1].astype(np.int64)
+    return dict(zip(texts, np.split(place, np.cumsum([len(one) for one in texts.values()])[:-1]), strict=True))
 
 
 def hold_out(

@@ -1,4 +1,8 @@
-"""What the training arrays say about the inputs and targets of all splits, and of new data.
+"""Which arrays of which files make up the splits, or new data, and what those of training say about inputs and targets.
+
+The arrays of a split, one row per sample and not yet read, are a mapping from their roles: x, y, lengths, group. `names` are
+those of roles in .npz files; the one array of an .npy file takes the name of its role. Which of their rows a split takes, an
+array `split` may say.
 
 Sequences may have different lengths. Where each ends is given by an array of lengths, or by steps of NaN after it. Inputs are
 brought to one length, that of the longest training sequence unless another is given: longer ones lose their end, and what
@@ -7,6 +11,7 @@ comes after an end is neither read nor learned from.
 Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +19,22 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.arrays.layout import locate_new
 from orca_cli.data.blocks import Ragged, blocks, channels_first
-from orca_cli.data.gaps import Gaps, remarks, with_indicators
-from orca_cli.data.own_data import described
-from orca_cli.data.samples import ChannelScale, read_inputs
-from orca_cli.data.targets import TargetForm, check_finite, refuse
-from orca_cli.data.untrusted.arrays import StoredArray
+from orca_cli.data.own_data import check_rules, described, file_paths
+from orca_cli.data.samples import ChannelScale, Gaps, read_inputs, remarks, with_indicators
+from orca_cli.data.splits import PART_NAMES, marked_rows
+from orca_cli.data.targets import TargetForm, as_text, check_finite, refuse
+from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
+Arrays = dict[str, StoredArray]
+_OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others"
+_LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 LENGTHS = "lengths"  # the array that is looked for
 NOT_PADDED = "task.padding=none reads them as they are"
-# Inputs as in the files, [n, ...], possibly with their lengths [n]; or sequences of several lengths.
-Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None] | list[np.ndarray]
+# Inputs as in the files, [n, ...], possibly with their lengths [n].
+Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 _PART = 4096  # samples of which lengths are read at once
 
 
@@ -85,7 +92,7 @@ class ArrayPreprocessing:
     @property
     def file_shape(self) -> tuple[int, ...]:
         """(C, *E) of a sample in the files."""
-        return oriented_shape(self.stored_shape, self.channels_last)
+        return channels_first(np.empty((0, *self.stored_shape), bool), self.channels_last).shape[1:]
 
     @property
     def has_masks(self) -> bool:
@@ -135,7 +142,7 @@ class ArrayPreprocessing:
         def targets() -> np.ndarray | None:
             if y is None:
                 return None
-            starts = range(0, len(chosen), _PART) if self._is_dense else ()
+            starts = range(0, len(chosen), _PART) if self.targets.extent else ()
             parts = [one for i in starts if (one := self.ends(inputs(i, i + _PART), x.where)) is not None]
             return self.encoded_targets(y.read()[chosen], y.where, np.concatenate(parts) if parts else None)
 
@@ -152,54 +159,60 @@ class ArrayPreprocessing:
             raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
         for i, one in enumerate([values] if is_array else values):
             self.check(one if is_array else one[None], where if is_array else f"{where}, sample {i}")
-        return NewData(len(values), lambda start, stop: values[start:stop], lambda: None, where)
+        return NewData(
+            len(values), lambda i, j: values[i:j] if is_array else self._padded(values[i:j]), lambda: None, where
+        )
+
+    def _padded(self, sequences: list[np.ndarray]) -> Raw:
+        """Return sequences of several lengths as one array, NaN after their ends, with the lengths if these mark ends."""
+        lengths = np.array([one.shape[0 if self.channels_last else -1] for one in sequences])
+        x = np.full((len(sequences), *with_steps(self.stored_shape, lengths.max(), self.channels_last)), np.nan)
+        for row, one in zip(x, sequences, strict=True):
+            row[tuple(map(slice, one.shape))] = one
+        return x if self.padding is None or self.padding.marked_by == "nan" else (x, lengths)
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
         length = 0 if self.padding is None else self.padding.length
-        return remarks(self.ends(raw, where), length, self.gaps, lambda: self._assembled(raw, where))
+        return remarks(self.ends(raw, where), length, self.gaps, self._assembled(raw, where))
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
-        if self.padding is not None and ends is not None and self._is_dense:
+        if self.padding is not None and ends is not None and self.targets.extent:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
 
     def ends(self, raw: Raw, where: str) -> np.ndarray | None:
-        """Return the lengths [n] of sequences; None where all samples have one shape."""
+        """Return the lengths [n] int64 of sequences, as given or up to a tail of NaN in all channels.
+
+        None where all samples have one shape.
+        """
+        x, lengths = raw if isinstance(raw, tuple) else (raw, None)
+        first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {NOT_PADDED}"
         if self.padding is None:
             return None
-        if isinstance(raw, list):
-            axis, by_nan = 0 if self.channels_last else -1, self.padding.marked_by == "nan"
-            pairs = ((row[None], None if by_nan else np.array([row.shape[axis]])) for row in raw)
-            return np.concatenate([sequence_ends(*pair, self.channels_last, where) for pair in pairs])
-        x, lengths = raw if isinstance(raw, tuple) else (raw, None)
-        if lengths is None and self.padding.marked_by == "lengths":
+        if self.padding.marked_by == "nan":
+            present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
+            ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
+            refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
+            return ends.astype(np.int64)
+        if lengths is None:
             hint = f"give a list of sequences, or an .npz file with {self.names[0]} and {self.padding.array}"
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        return sequence_ends(x, lengths, self.channels_last, where)
-
-    @property
-    def _is_dense(self) -> bool:
-        return self.targets.kind in ("maps", "class_maps")
+        if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
+            what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
+            raise DataError(what, where=where, hint=hint)
+        wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
+        refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, hint)
+        return lengths.astype(np.int64)
 
     def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        rows: list[np.ndarray] | np.ndarray
-        if isinstance(raw, list):
-            rows, dtype = [channels_first(row[None], self.channels_last)[0] for row in raw], np.dtype(np.float64)
-        else:
-            x = raw[0] if isinstance(raw, tuple) else raw
-            self.check(x, where)
-            rows, dtype = channels_first(x, self.channels_last), x.dtype
-        ends = self.ends(raw, where)
+        x = raw[0] if isinstance(raw, tuple) else raw
+        self.check(x, where)
+        rows, ends = channels_first(x, self.channels_last), self.ends(raw, where)
         if self.padding is None or ends is None:
-            return np.asarray(rows)
-        return Ragged(lambda row: rows[row], ends, self.file_shape[0], self.padding.length, dtype, storage=rows)
-
-
-def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """Return (C, *E) for the shape of a sample in a file."""
-    return channels_first(np.empty((0, *sample), bool), channels_last).shape[1:]
+            return rows
+        return Ragged(lambda row: rows[row], ends, self.file_shape[0], self.padding.length, x.dtype, storage=rows)
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:
@@ -207,17 +220,109 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
     return (steps, *sample[1:]) if channels_last else (*sample[:-1], steps)
 
 
-def sequence_ends(x: np.ndarray, lengths: np.ndarray | None, channels_last: bool, where: str) -> np.ndarray:
-    """Return the lengths [n] int64 of sequences as in the files: as given, or up to a tail of NaN in all channels."""
-    first = channels_first(x, channels_last)
-    if lengths is None:
-        present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
-        ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
-        refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
-        return ends.astype(np.int64)
-    if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
-        what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
-        raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
-    wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
-    refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, "count the steps of each sample")
-    return lengths.astype(np.int64)
+@dataclass(frozen=True)
+class _File:
+    """The arrays of a file by name, the names of roles, and the roles that may be absent."""
+
+    path: Path
+    arrays: Arrays
+    names: Mapping[str, str]
+    optional: Container[str]
+
+    def __str__(self) -> str:
+        return f"it holds {', '.join(sorted(self.arrays)) or 'nothing'}"
+
+    @property
+    def endings(self) -> dict[str, str]:
+        """The endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
+        x, held = self.names["x"], self.arrays
+        return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in held}
+
+    def by_role(self, ending: str, advice: str) -> Arrays:
+        """Return the arrays whose names have an ending; where one is absent, `advice` is the hint."""
+        names = {role: name + ending for role, name in self.names.items()}
+        if absent := [name for role, name in names.items() if name not in self.arrays and role not in self.optional]:
+            raise DataError(f"no array '{absent[0]}'", where=str(self.path), hint=f"{self}; {advice}")
+        found = {role: self.arrays[name] for role, name in names.items() if name in self.arrays}
+        x = found["x"]
+        if not x.shape or x.shape[0] == 0:
+            raise DataError("no samples", where=x.where, hint="give a file with samples")
+        for role, array in found.items():
+            if array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1):
+                what = f"shape {array.shape} does not match inputs of shape {x.shape}"
+                hint = "arrays need one row per sample, groups and marks one axis"
+                raise DataError(what, where=array.where, hint=hint)
+        return found
+
+    def of_training(self) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
+        """Return the splits with arrays of their own, and the rows of the splits that an array `split` marks."""
+        parts = {part: self.by_role(ending, _OTHER_NAMES) for part, ending in self.endings.items()}
+        if "train" in parts and self.names["x"] not in self.arrays:
+            return parts, {}
+        whole = self.by_role("", _OTHER_NAMES)
+        rows = _marked(whole)
+        if twice := [part for part in parts if part == "train" or part in rows]:
+            raise DataError(f"holds the {twice[0]} split twice", where=str(self.path), hint=str(self))
+        return parts | {"train": whole}, rows
+
+
+def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, if there is one; see `marked_rows`."""
+    if (marks := arrays.get("split")) is None:
+        return {}
+    return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)
+
+
+def locate(
+    files: Mapping[str, str | None], names: Mapping[str, str], optional: Sequence[str], data_folder: Path
+) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
+    """Return the arrays that hold each split, and the rows that splits take of those that hold train.
+
+    Rows are given for train and for the splits that an array `split` marks. Only headers are read. `files` are the settings of
+    the splits and of their labels; roles that are `optional` may be absent from a file.
+    """
+    paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
+    for part, labels in _LABELS.items():
+        path, is_held = paths.get(part), part in parts or part in rows
+        check_rules(
+            (path is None and labels in paths, labels, "given without its inputs", f"give task.{part}=FILE.npy"),
+            (path is not None and is_held, part, "the training file already holds this split", "remove it"),
+        )
+        if path is None:
+            continue
+        arrays, alone = open_arrays(path, f"task.{part}"), f"{path.name} is one array, without targets"
+        hint, own = f"give task.{labels}=FILE.npy, or store both in an .npz file", f"{path.name} holds its own targets"
+        check_rules(
+            ("" in arrays and labels not in paths, labels, alone, hint),
+            ("" not in arrays and labels in paths, labels, "applies to .npy files", own),
+        )
+        if labels in paths:
+            held = open_arrays(paths[labels], f"task.{labels}")
+            arrays = {name or names["y"]: array for name, array in held.items()} | {names["x"]: arrays[""]}
+        file = _File(path, arrays, {**names, "split": "split"}, (*optional, "split"))
+        if part == "train":
+            parts, rows = file.of_training()
+        else:
+            parts[part] = file.by_role("", _OTHER_NAMES)
+    lacking = [one["x"].where for one in parts.values() if "lengths" not in one]
+    if 0 < len(lacking) < len(parts):  # padding would pass for data
+        hint = "add them to every split, or ignore them with task.padding=none"
+        raise DataError("has no lengths, but another split has", where=lacking[0], hint=hint)
+    return parts, rows or {"train": np.arange(parts["train"]["x"].shape[0])}
+
+
+def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> tuple[Arrays, np.ndarray | None]:
+    """Return the arrays of new samples, y only where the file has it, and the rows that are requested; None are all.
+
+    Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
+    """
+    arrays = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
+    file = _File(path, arrays, {**names, "split": "split"}, ("y", "split"))
+    endings, found, rows = file.endings, Arrays(), None
+    advice = f"take a part of it by --part {[*endings][-1]}" if endings else "the model was trained with it"
+    is_marked = bool(part) and part not in endings
+    if not is_marked or "split" in arrays:
+        found = file.by_role(endings.get(part, ""), advice)
+    if is_marked and (rows := _marked(found, for_training=False).get(part)) is None:
+        raise DataError(f"has no part '{part}'", where=str(path), hint=str(file))
+    return found, rows

@@ -8,7 +8,7 @@ Shapes: n rows of the split, N rows that it is drawn from, B rows of a batch, C 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,21 +20,19 @@ from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.config import configuration
-from orca_cli.data.blocks import channels_first
-from orca_cli.data.gaps import Gaps, remarks, with_indicators
+from orca_cli.data.blocks import Lazy, channels_first
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
 from orca_cli.data.own_data import check_column, check_rules
-from orca_cli.data.samples import ArraySamples, ChannelScale, as_inputs
+from orca_cli.data.samples import ArraySamples, ChannelScale, Gaps, as_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Batch, NewData
+from orca_cli.interfaces import NewData
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_BLOCK = 256  # rows that are decoded at once
 Values = Sequence[Any] | np.ndarray
 
 
@@ -61,39 +59,30 @@ class ColumnLayout:
         Values are lists or arrays of numbers, or images as {"bytes": ..., "path": ...}; `where` and the numbers of their rows
         (None counts from 0) are for messages.
         """
-        places = [f"{where}, row {i}" for i in (range(len(values)) if rows is None else rows)]
         side = None if self.image_size is None else self.image_size[0]
-        stored, inputs = [], []
-        for value, place in zip(values, places, strict=True):
+        inputs = []
+        for row, value in zip(range(len(values)) if rows is None else rows, values, strict=True):
+            place = f"{where}, row {row}"
             if self.image_mode:
-                stored.append(decode(image_content(value, place), side, self.shape[0], where=place))
+                one = decode(image_content(value, place), side, self.shape[0], where=place) / 255
             else:
-                stored.append(_numbers(value, place))
-            inputs.append(channels_first(stored[-1][None], self.channels_last)[0])
-            shape, steps = inputs[-1].shape, inputs[-1].shape[-1:]
-            if shape[:-1] != self.shape[:-1] or not (steps == self.shape[-1:] or (self.padded and any(steps))):
+                try:
+                    one = channels_first(np.asarray(value, np.float64)[None], self.channels_last)[0]
+                except (TypeError, ValueError) as error:
+                    hint = "allowed: lists of equal lengths"
+                    raise DataError("is not an array of numbers", where=place, hint=hint) from error
+                check_finite(one, place, allow_nan=True)
+            steps = one.shape[-1:]
+            if one.shape[:-1] != self.shape[:-1] or not (steps == self.shape[-1:] or (self.padded and any(steps))):
                 hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
-                raise DataError(f"has shape {shape}, the first training row {self.shape}", where=place, hint=hint)
-        if self.padded:
-            x = np.zeros((len(inputs), *self.shape))
-            for row, one in zip(x, inputs, strict=True):
-                row[:, : one.shape[1]] = one[:, : self.shape[1]]
-            valid = np.arange(self.shape[1]) < np.array([one.shape[1] for one in inputs])[:, None]
-        else:
-            x, valid = channels_first(np.stack(stored), self.channels_last), None
-        if self.image_mode:
-            return x / 255, valid
-        for row, place in zip(x, places, strict=True):
-            check_finite(row, place, allow_nan=True)
-        return x, valid
-
-
-def _numbers(value: Any, where: str) -> np.ndarray:
-    """Return a row of numbers as float64, NaN where one is missing."""
-    try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError("is not an array of numbers", where=where, hint="allowed: lists of equal lengths") from error
+                raise DataError(f"has shape {one.shape}, the first training row {self.shape}", where=place, hint=hint)
+            inputs.append(one)
+        if not self.padded:
+            return np.stack(inputs), None
+        x, length = np.zeros((len(inputs), *self.shape)), self.shape[-1]
+        for padded, one in zip(x, inputs, strict=True):
+            padded[:, : one.shape[1]] = one[:, :length]
+        return x, np.arange(length) < np.array([[one.shape[1]] for one in inputs])
 
 
 def infer_layout(
@@ -242,9 +231,8 @@ class HubPreprocessing:
         """Return what `inputs` does to make new rows fit, each with the number of rows."""
         layout, steps = self.layout, None
         if layout.padded:
-            rows = (np.asarray(value, np.float64)[None] for value in raw)
-            steps = np.array([channels_first(row, layout.channels_last).shape[-1] for row in rows])
-        return remarks(steps, layout.shape[-1], self.gaps, lambda: layout.decode(raw, where)[0])
+            steps = np.array([np.shape(value)[0 if layout.channels_last else -1] for value in raw])
+        return remarks(steps, layout.shape[-1], self.gaps, None if self.gaps is None else layout.decode(raw, where)[0])
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of one split of a folder or hub id, with targets where it has that column.
@@ -279,46 +267,32 @@ class HubPreprocessing:
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 
+class Column(Lazy):
+    """A column of N rows as inputs in float64, decoded when they are asked for; NaN where numbers are missing."""
+
+    rows_at_once = 256
+
+    def __init__(self, rows: Dataset, name: str, layout: ColumnLayout, where: str) -> None:
+        super().__init__((len(rows), *layout.shape), np.float64)
+        self._values, self._layout, self._where = open_column(rows, name, bool(layout.image_mode)), layout, where
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what `ColumnLayout.decode` returns of these rows."""
+        return self._layout.decode(self._values(rows), self._where, list(rows))
+
+
 class HubSamples(ArraySamples):
-    """Samples (see interfaces) whose targets are in memory, and whose inputs are read from the mapped file on demand.
-
-    Of the N rows, with targets y [N, ...] and groups [N] int64 or None, the n of `chosen` are this split's.
-    """
-
-    def __init__(
-        self,
-        rows: Dataset,
-        preprocessing: HubPreprocessing,
-        y: np.ndarray,
-        chosen: np.ndarray,
-        where: str,
-        groups: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(rows, y, rows=chosen, groups=groups)
-        self._values = open_column(rows, preprocessing.columns[0], bool(preprocessing.layout.image_mode))
-        self._preprocessing, self._where = preprocessing, where
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices; nothing is augmented."""
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._preprocessing.inputs(self._values(rows), self._where, list(rows))
-        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
+    """Samples (see interfaces) whose inputs are read from the mapped file on demand."""
 
     def digest(self) -> str:
         """Return a SHA-256 over inputs as the model takes them, masks, targets and records."""
         digest, groups = hashlib.sha256(), self.groups()
-        for indices in row_blocks(np.arange(len(self))):
-            batch = self.batch(indices)
+        for start in range(0, len(self), Column.rows_at_once):
+            signals.check()
+            batch = self.batch(np.arange(start, min(start + Column.rows_at_once, len(self))))
             for part in (batch.x, batch.valid, batch.y):
                 if part is not None:
                     digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
                     digest.update(part.numpy().tobytes())
         digest.update(b"" if groups is None else groups.tobytes())
         return digest.hexdigest()
-
-
-def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the numbers of rows that are decoded at once; signals are checked between."""
-    for start in range(0, len(rows), _BLOCK):
-        signals.check()
-        yield rows[start : start + _BLOCK]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
 from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
@@ -121,31 +121,29 @@ class _Held:
             if other != part:
                 what = f"the same image as '{self.names[first]}', which is in another split"
                 raise DataError(what, where=str(self.paths[row]), hint="delete one of the two")
-        rows = self.parts["train"]
-        check_enough(len(rows), "images", str(self.folder))
-        classes = plain_labels(self.y, self.where)[rows] if self.kind == "classes" else None
-        contents = np.array(hashes)[rows]
-        return Pool("images", {"train": np.arange(len(rows))}, self.parts, classes, None, lambda: contents)
+        classes = plain_labels(self.y, self.where) if self.kind == "classes" else None
+        rows = {"train": self.parts["train"]}
+        return Pool("images", str(self.folder), rows, self.parts, classes, None, np.array(hashes).__getitem__)
 
     def fit(
-        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, drawn: dict[str, np.ndarray]
+        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, rows: dict[str, np.ndarray]
     ) -> Fitted:
         """Learn from the training images how all become samples; see `assemble`. A side of 0 becomes that of these."""
-        parts = self.parts | {part: self.parts["train"][rows] for part, rows in drawn.items()}
-        train, columns = parts["train"], (self.paths, self.names, hashes)
+        parts, train = self.parts | rows, rows["train"]
         augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
         plain = replace(augmented, padding=0, flip=False)
         targets = fit_targets(self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets)
-        encoded = {part: targets.encode(self.y[rows], self.where) for part, rows in parts.items()}
+        encoded = {part: targets.encode(self.y[chosen], self.where) for part, chosen in parts.items()}
         preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
 
         def samples(part: str) -> FileSamples:
+            columns = self.paths, self.names, hashes
             paths, names, contents = ([column[row] for row in parts[part]] for column in columns)
             # Only optimizer steps augment, and those of a refit take validation as well.
             return FileSamples(paths, names, encoded[part], contents, plain if part == "test" else augmented)
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
+        return Fitted(preprocessing, samples, [form, *self.notes])
 
 
 def load(

@@ -20,8 +20,6 @@ OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
-# Beside a decimal comma 1.667 may be a fraction, or 1667.
-_POINTED = re.compile(r"[+-]?([0-9]*|[0-9]{1,3}(\.[0-9]{3})+)\.[0-9]+(e[+-]?[0-9]+)?(,[0-9]*)?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _TRUTHS = {"false": 0.0, "true": 1.0}
@@ -52,20 +50,20 @@ class Numeric:
         """Number of features."""
         return 2 if self.flagged else 1
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, size] float32."""
+    @property
+    def remark(self) -> str:
+        """What happens to entries that are replaced."""
+        return f"without a number in '{self.name}': the training mean stands there"
+
+    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return [n, size] float32, and which entries are replaced, [n] bool."""
         numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
         place, what = f"{where}[{self.name}]", "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, place, "correct it, or leave the column out with task.ignore=")
         missing = np.isnan(numbers)
         filled = (np.where(missing, self.fill, numbers) - self.mean) / self.std
         check_finite(filled, place)
-        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32)
-
-    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
-        """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(as_numbers(values, self.decimal or decimal, self.truths)[0])
-        return missing, f"without a number in '{self.name}': the training mean stands there"
+        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32), missing
 
 
 @dataclass(frozen=True)
@@ -83,22 +81,24 @@ class Categorical:
         """Number of features."""
         return len(self.categories)
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, number of categories] float32 of 0 and 1; numbers count as the texts that they are written as."""
+    @property
+    def remark(self) -> str:
+        """What happens to entries that training lacks."""
+        return f"with a text in '{self.name}' that training lacks"
+
+    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return [n, size] float32 of 0 and 1, and which entries training lacks; numbers count as the texts that they are
+        written as.
+        """
         if values.dtype.kind != "O":  # of a typed file, where training was text
             spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
             texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
             values = np.array(texts, dtype=object)
         place = {category: i for i, category in enumerate(self.categories)}
-        missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
-        chosen = np.array([missing if is_missing(text) else place.get(text, other) for text in values], np.int64)
-        return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
-
-    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
-        """Return which of new entries training lacks, [n] bool, and what happens to them."""
-        learned = [category != OTHER for category in self.categories]
-        known = self.encode(values, decimal, where)[:, learned].sum(axis=1)
-        return known == 0, f"with a text in '{self.name}' that training lacks"
+        other = place.get(OTHER, -1)
+        chosen = [place.get(MISSING, other) if is_missing(text) else place.get(text, other) for text in values]
+        codes = np.array(chosen, np.int64)
+        return (codes[:, None] == np.arange(self.size)).astype(np.float32), codes == other
 
 
 Column = Numeric | Categorical
@@ -166,8 +166,7 @@ def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where
 def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
 
-    Raises:
-        DataError: a number has a decimal point, or points between thousands, beside a decimal comma.
+    Beside a decimal comma, text with a point is not a number: 1.667 may be a fraction, or 1667.
     """
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
@@ -175,9 +174,6 @@ def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[
 
     texts = values
     if decimal == ",":
-        pointed = np.array([_POINTED.fullmatch(text) is not None for text in values], dtype=bool)
-        hint = "write its numbers with a comma alone, or leave the column out"
-        refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
         texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong = np.isnan(numbers)

@@ -4,13 +4,14 @@ Shapes: n rows, F features, K outputs.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.own_data import check_column, check_rules, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
@@ -82,12 +83,12 @@ def load(
     form = TargetForm(kind or "values", 0, missing=missing_targets)
     draft = TablePreprocessing((), decimal, tuple(names), form, delimiter, encoding, symbols, series)
     settings = {"normalize": normalize, "max_categories": max_categories, "indicator": gap_indicator}
-    rows = _Rows(tables, reporter, draft, kind, settings, roles)
-    return assemble("table", reporter, rows.kind, rows.pool, (validation_fraction, test_fraction), split_seed, rows.fit)
+    held = _Held(tables, reporter, draft, kind, settings, roles)
+    return assemble("table", reporter, held.kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
 
 
 @dataclass
-class _Rows:
+class _Held:
     """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
 
     `tables` are the files by split, `draft` is the preprocessing before anything is learned, `settings` are those of
@@ -102,40 +103,35 @@ class _Rows:
     roles: dict[str, list[str]]
 
     def __post_init__(self) -> None:
-        tables, targets, roles, base = self.tables, list(self.draft.target_columns), self.roles, self.tables["train"]
-        self._inputs, left_out = self._choose()
-        group, marks = roles.get("group", []), roles.get(_SPLIT, [])
-        self._read = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
-        for part, table in tables.items():
-            for name in [*self._read, *group]:
+        draft, roles, base, where = self.draft, self.roles, self.tables["train"], str(self.tables["train"].path)
+        self._inputs, self._notes = self._choose(base)
+        targets, group, marks = list(draft.target_columns), roles.get("group", []), roles.get(_SPLIT, [])
+        self._names = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
+        for part, table in self.tables.items():
+            for name in [*self._names, *group]:
                 check_column(name, table.columns, f"task.{part}", table.path.name)
-        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
-        self._steps = self.draft.grouped(self._columns, self._where)
-        self._values = self.draft.per_sample(self._columns, [*targets, *group, *marks], self._where)
-        self.kind, inferred = self.given_kind or "values", list[str]()
+        self._base = draft.rows(base.read([*self._names, *group, *marks]), where)
+        self._values = {name: self._base.per_sample(name) for name in [*targets, *group, *marks]}
+        self.kind = self.given_kind or "values"
         if self.given_kind is None:
-            self.kind, inferred = infer_kind(self._values, targets, self.draft.decimal, self._where)
-        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
-        rows = {"train": np.arange(len(target))}
+            self.kind, inferred = infer_kind(self._values, targets, draft.decimal, where)
+            self._notes = [*inferred, *self._notes]
+        rows = {"train": np.arange(len(self._base))}
         if marks:
             hint = "; task.ignore=[split] leaves the column out"
-            rows = marked_rows(self._values[_SPLIT], f"{self._where}[{_SPLIT}]", hint)
-            if doubled := [part for part in rows if part != "train" and part in tables]:
+            rows = marked_rows(self._values[_SPLIT], f"{where}[{_SPLIT}]", hint)
+            if doubled := [part for part in rows if part != "train" and part in self.tables]:
                 what = f"the column '{_SPLIT}' marks rows of this split too"
                 raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
-        check_enough(len(rows["train"]), unit, self._where)
-        self._records = self._groups(group[0], rows) if group else {}
-        self._notes, learn = [*inferred, *left_out], rows["train"]
-        entries = [self._columns[name] for name in self._inputs]
-        self.pool = Pool(
-            unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
-            self._records["train"][learn] if group else None,
-            lambda: self.draft.contents(entries, self._steps, learn),
-        )  # fmt: skip
+        self._groups = group_rows(self._held_groups(group), rows)
+        unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
+        classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
+        contents = partial(self._base.contents, self._inputs, draft.decimal, draft.symbols is not None)
+        self.pool = Pool(unit, where, rows, self.tables, classes, groups, contents)
 
-    def _choose(self) -> tuple[list[str], list[str]]:
+    def _choose(self, table: Table) -> tuple[list[str], list[str]]:
         """Return the input columns, and a note on those that are not read; an unnamed column `split` gets a role."""
-        table, taken = self.tables["train"], dict[str, str]()
+        taken = dict[str, str]()
         for key, names in self.roles.items():
             for name in names:
                 check_column(name, table.columns, f"task.{key}", table.path.name)
@@ -153,59 +149,56 @@ class _Rows:
             raise ConfigError("no column is left", where="task.features", hint=hint)
         return features or free, []
 
-    def _groups(self, group: str, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
-        values, places = {"train": self._values[group]}, {part: f"{self._where}[{group}] ({part})" for part in rows}
-        group_rows({part: values["train"][members] for part, members in rows.items()}, places)
-        series = None if self.draft.series is None else replace(self.draft.series, time=None)
-        for part, table in self.tables.items():
-            if part != "train":
-                columns = table.read([group, *self.roles.get("id", [])])
-                values[part] = replace(self.draft, series=series).per_sample(columns, [group], str(table.path))[group]
-        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self.tables.items()})
+    def _held_groups(self, group: list[str]) -> dict[str, tuple[np.ndarray, str]]:
+        """Return the group of each sample by the files' splits, and its origin; no times are read of other files."""
+        held = {}
+        for part, table in self.tables.items() if group else ():
+            names, where = [*group, *self.roles.get("id", [])], str(table.path)
+            rows = self._base if part == "train" else self.draft.rows(table.read(names), where)
+            held[part] = rows.per_sample(group[0]), f"{where}[{group[0]}]"
+        return held
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""
-        columns, where, kind, draft = self._columns, self._where, self.kind, self.draft
-        missing, names = draft.targets.missing, draft.target_columns
-        raw, place = raw_targets(self._values, kind, names, missing, where, draft.decimal)
-        form = fit_targets(kind, raw, rows["train"], place, names=() if kind == "classes" else names, missing=missing)
-        draft, fitted = self._fit_inputs(rows["train"])
+        base, draft, names = self._base, self.draft, self.draft.target_columns
+        missing, learn = draft.targets.missing, rows["train"]
+        raw, place = raw_targets(self._values, self.kind, names, missing, base.where, draft.decimal)
+        form = fit_targets(self.kind, raw, learn, place, names=() if self.kind == "classes" else names, missing=missing)
+        draft, fitted = self._fit_inputs(learn)
         preprocessing = replace(draft, targets=form)
-        x, y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
+        x, y = preprocessing.features(base), preprocessing.encoded_targets(base)
         notes = [form.note(), *self._notes, *fitted]
 
         def samples(part: str) -> ArraySamples:
             if part in rows:
-                split, origin = {name: columns[name][self._rows_of(rows[part])] for name in self._read}, where
-                made = ArraySamples(x, y, rows=rows[part], groups=self._records.get("train"))
+                taken = base.of(rows[part])
+                split = preprocessing.rows({name: base.columns[name][taken] for name in self._names}, base.where)
+                made = ArraySamples(x, y, rows=rows[part], groups=self._groups.get("train"))
             else:
-                split, origin = self.tables[part].read(self._read), str(self.tables[part].path)
-                part_x, part_y = preprocessing.features(split, origin), preprocessing.encoded_targets(split, origin)
-                made = ArraySamples(part_x, part_y, groups=self._records.get(part))
+                split = preprocessing.rows(self.tables[part].read(self._names), str(self.tables[part].path))
+                y_there = preprocessing.encoded_targets(split)
+                made = ArraySamples(preprocessing.features(split), y_there, groups=self._groups.get(part))
             say = self.reporter.say if part == "test" else notes.append
-            for what, count in preprocessing.remarks(split, origin, training=part == "train").items():
+            for what, count in preprocessing.remarks(split, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")
             return made
 
-        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+        return Fitted(preprocessing, samples, notes)
 
     def _fit_inputs(self, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
         """Return the preprocessing with what the training samples say about inputs, and notes on it."""
-        columns, where, draft, steps = self._columns, self._where, self.draft, self._steps
+        base, draft = self._base, self.draft
         if draft.symbols is not None:
             name, length = draft.symbols.name, draft.symbols.length
-            symbols, notes = fit_symbols(name, columns[name], learn, length, where)
+            symbols, notes = fit_symbols(name, base.columns[name], learn, length, base.where)
             return replace(draft, symbols=symbols), notes
-        names, step_rows = self._inputs, self._rows_of(learn)
-        encoders, notes = fit_columns(columns, step_rows, where, names=names, decimal=draft.decimal, **self.settings)
-        if draft.series is None or steps is None:
-            return replace(draft, columns=encoders), notes
-        sizes = steps.sizes[learn]
+        names, decimal = self._inputs, draft.decimal
+        columns, notes = fit_columns(
+            base.columns, base.of(learn), base.where, names=names, decimal=decimal, **self.settings
+        )
+        if draft.series is None:
+            return replace(draft, columns=columns), notes
+        sizes = np.diff(base.starts)[learn]
         series = replace(draft.series, length=draft.series.length or int(sizes.max()))
-        seen = f"{len(steps.series)} rows are {len(steps.names)} series of {sizes.min()} to {sizes.max()} steps"
-        return replace(draft, columns=encoders, series=series), [seen, *notes]
-
-    def _rows_of(self, samples: np.ndarray) -> np.ndarray:
-        """Return the table's rows of some samples, in its order."""
-        return samples if self._steps is None else np.flatnonzero(np.isin(self._steps.series, samples))
+        seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
+        return replace(draft, columns=columns, series=series), [seen, *notes]

@@ -1,7 +1,7 @@
 """How own data become a task: the one way for arrays, tables, images and the hub.
 
 A reader opens the files and says which samples there are, in which splits. Splits that the data do not give are drawn from
-the training samples (`splits.draw`). The reader's `fit` learns from the training samples alone how all become inputs and
+the training samples (`draw`). The reader's `fit` learns from the training samples alone how all become inputs and
 targets: that is the task's preprocessing, kept beside the weights, and new data pass through it as the splits do. Train and
 validation are opened at once, test at the end of a run.
 
@@ -12,29 +12,16 @@ training samples, infinity in inputs, one class only, or targets in another spli
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 
-from orca_cli.data.splits import draw
+from orca_cli.data.contents import joined
+from orca_cli.data.own_data import refuse_if
+from orca_cli.data.splits import split, units_of
 from orca_cli.data.targets import TargetForm
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 
 _MIN_SAMPLES = 10
-
-
-class Learned(Preprocessing, Protocol):
-    """The preprocessing of own data."""
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return (C, *E)."""
-
-    @property
-    def targets(self) -> TargetForm:
-        """Return the form of the targets."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,9 @@ class Pool:
 class Fitted:
     """What a reader learned from the training samples."""
 
-    preprocessing: Learned
+    preprocessing: Preprocessing
+    input_shape: tuple[int, ...]  # (C, *E)
+    targets: TargetForm
     samples: Callable[[str], Samples]  # opens a split by its name, and reports what does not fit the training samples
     notes: Sequence[str]  # to which opening train and validation may add
 
@@ -73,20 +62,16 @@ def assemble(
     `fractions` of the training samples are drawn for validation and for test, where the data do not give these; `fit` is called
     with the samples of each split that the training data hold.
     """
-    rows, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
-    if len(rows) < _MIN_SAMPLES:
-        hint = f"provide {_MIN_SAMPLES} or more for training"
-        raise DataError(f"too few {pool.unit}: {len(rows)}", where=pool.where, hint=hint)
-    classes, groups = (None if one is None else one[rows] for one in (pool.classes, pool.groups))
-    supplied = {*pool.rows, *pool.supplied}
-    drawn, drawn_notes = draw(len(rows), supplied, shares, split_seed, classes, groups, partial(pool.contents, rows))
-    fitted = fit(pool.rows | {part: rows[chosen] for part, chosen in drawn.items()})
-    train, validation, targets = fitted.samples("train"), fitted.samples("validation"), fitted.preprocessing.targets
+    count, hint = len(pool.rows["train"]), f"provide {_MIN_SAMPLES} or more for training"
+    refuse_if(count < _MIN_SAMPLES, f"too few {pool.unit}: {count}", pool.where, hint)
+    drawn, drawn_notes = draw(pool, fractions, split_seed)
+    fitted = fit(pool.rows | drawn)
+    train, validation, targets = fitted.samples("train"), fitted.samples("validation"), fitted.targets
     note = "; ".join([*drawn_notes, *fitted.notes, *targets.warnings(train.targets())])
     reporter.say(f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}")
     return TaskData(
         kind=kind,
-        input_shape=fitted.preprocessing.input_shape,
+        input_shape=fitted.input_shape,
         num_outputs=targets.num_outputs,
         train=train,
         validation=validation,
@@ -97,3 +82,28 @@ def assemble(
         preprocessing=fitted.preprocessing,
         validation_drawn="validation" in drawn,
     )
+
+
+def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the rows of the training data that train and the splits that are drawn from it take, and notes on these.
+
+    `fractions` are those of validation and test, of the groups where there are any. Draws are stratified by class, a group by
+    its most frequent one. Rows of one group, and identical inputs, stay together; see `contents.joined`.
+    """
+    train, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
+    missing = [part for part in shares if part not in {*pool.rows, *pool.supplied}]
+    if not missing:
+        return {}, []
+    classes, groups = (None if one is None else one[train] for one in (pool.classes, pool.groups))
+    keys, unit = ("task.validation_fraction", "task.test_fraction"), "samples"
+    if groups is not None:
+        keys, unit = ("task.group", *keys), "groups"
+    joint, identical = joined(groups, pool.contents(train))
+    place, units, classes = units_of(len(train), classes, joint)
+    validation, test = (float(shares[part]) if part in missing else 0.0 for part in shares)
+    parts = split(units, validation=validation, test=test, seed=seed, classes=classes, keys=keys, unit=unit)
+    how = [] if classes is None else ["stratified"]
+    how += [f"{units} groups kept together"] if groups is not None and units < len(train) else []
+    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+    rows = {part: train[np.isin(place, getattr(parts, part))] for part in ("train", *missing)}
+    return rows, [*notes, identical] if identical else notes

@@ -85,25 +85,24 @@ def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], 
 
     Of large splits samples are drawn by the seed, so that there may be more; both splits are `complete` otherwise.
     """
-    seen, found = (_hashes_of_samples(one, input_shape, seed) for one in (first, second))
+    seen, found = (_read(one, input_shape, seed) for one in (first, second))
     is_complete = len(seen) == len(first) and len(found) == len(second)
     return {"shared": int(np.isin(found, seen).sum()), "of": len(found), "complete": is_complete}
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
     """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
-    return None if len(samples) > _most(input_shape) else _hashes_of_samples(samples, input_shape, 0)
+    found = _read(samples, input_shape, None)
+    return found if len(found) == len(samples) else None
 
 
-def _most(input_shape: tuple[int, ...]) -> int:
-    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-
-
-def _hashes_of_samples(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    rows, most = np.arange(len(samples)), _most(input_shape)
-    if len(rows) > most:
-        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
-    size, read = max(1, min(256, _BATCH_VALUES // math.prod(input_shape))), [np.empty(0, np.uint64)]
+def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> np.ndarray:
+    """Return a hash of each input of a split, of large ones of as many as are read, drawn by the seed; none without one."""
+    values, rows = math.prod(input_shape), np.arange(len(samples))
+    if len(rows) > (most := min(_MOST_SAMPLES, max(1, _MOST_VALUES // values))):
+        drawn = 0 if seed is None else most
+        rows = np.sort(seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False))
+    size, read = max(1, min(256, _BATCH_VALUES // values)), [np.empty(0, np.uint64)]
     for start in range(0, len(rows), size):
         signals.check()
         read.append(input_hashes(samples.batch(rows[start : start + size])))

@@ -53,6 +53,12 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
 
 
+def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
+    """Raise DataError if something is wrong with data."""
+    if is_wrong:
+        raise DataError(what, where=where, hint=hint)
+
+
 def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
     """Raise DataError if rows of a table lack an entry (`missing`, [n] bool); it counts them and names the first."""
     if missing.any():

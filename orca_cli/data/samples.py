@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from orca_cli.data.blocks import Lazy, Ragged, blocks, parts
-from orca_cli.data.own_data import listed
+from orca_cli.data.own_data import check_rules, listed, refuse_if
 from orca_cli.data.untrusted.memory import release_pages
-from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.terminal import counted
 
@@ -196,16 +195,15 @@ def fit_inputs(
     Learned from the training rows [n]: padding does not count, and where there are gaps NaN does not. `indicator` says whether
     channels with missing values get an indicator channel; `advance` is called with the number of rows that were read.
     """
-    if how == "linear" and x.ndim != 3:
-        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
-        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")
+    what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
+    check_rules((how == "linear" and x.ndim != 3, "gaps", what, "use task.gaps=mean"))
     if isinstance(x, Lazy) or has_gaps:
         mean, variance, missing = _moments_of_known(x, rows, advance)
     else:
         mean, variance, missing = *_moments(x, rows), np.zeros(x.shape[1], dtype=np.int64)
-    if len(empty := np.flatnonzero(np.isnan(mean))):
-        what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
-        raise DataError(what, where=where, hint="remove it")
+    empty = np.flatnonzero(np.isnan(mean))
+    what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
+    refuse_if(len(empty), what, where, "remove it")
     std = np.sqrt(variance)
     # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
     constant = std <= 1e-12 * np.abs(mean)

@@ -4,14 +4,12 @@ Of data sets that come as a training and a test set only, validation is a part o
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
-from collections.abc import Callable, Container
 from itertools import permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from orca_cli.data.contents import joined
-from orca_cli.data.own_data import refuse_entry, refuse_rows
+from orca_cli.data.own_data import refuse_entry, refuse_if, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
@@ -41,8 +39,8 @@ def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: boo
     is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}
     wrong, allowed = ~np.any([*is_part.values()], axis=0), f"allowed: train, validation, test, or 0, 1, 2{hint}"
     refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
-    if for_training and not is_part["train"].any():
-        raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
+    is_empty = for_training and not is_part["train"].any()
+    refuse_if(is_empty, "no rows are for training", where, f"mark some with train{hint}")
     return {part: np.flatnonzero(chosen) for part, chosen in is_part.items() if chosen.any()}
 
 
@@ -70,10 +68,9 @@ def split(
     )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
-    if rest < 1 or n_train > rest:
-        sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what = f"{sizes} are more than the {n} {unit} in all"
-        raise DataError(what, where=keys[0], hint=f"lower {', '.join(keys)}")
+    sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
+    what = f"{sizes} are more than the {n} {unit} in all"
+    refuse_if(rest < 1 or n_train > rest, what, keys[0], f"lower {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -87,38 +84,6 @@ def split(
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
 
 
-def draw(
-    total: int,
-    supplied: Container[str],
-    fractions: dict[str, float],
-    seed: int,
-    classes: np.ndarray | None,
-    groups: np.ndarray | None,
-    contents: Callable[[], np.ndarray | None],
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the n training samples that each split takes, and notes on what was drawn.
-
-    `supplied` splits have data of their own and are not drawn; `fractions` are those of validation and test, of the groups
-    where there are any. Draws are stratified by `classes` [n], a group by its most frequent one. Rows of one of `groups` [n],
-    and identical inputs by the hashes [n] that `contents` returns, stay together; see `contents.joined`.
-    """
-    missing = [part for part in fractions if part not in supplied]
-    if not missing:
-        return {"train": np.arange(total)}, []
-    is_grouped, keys = groups is not None, ("task.validation_fraction", "task.test_fraction")
-    groups, identical = joined(groups, contents())
-    place, units, classes = _units(total, classes, groups)
-    sizes, unit = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}, "samples"
-    if is_grouped:
-        keys, unit = ("task.group", *keys), "groups"
-    parts = split(units, **sizes, seed=seed, classes=classes, keys=keys, unit=unit)
-    rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
-    how = [] if classes is None else ["stratified"]
-    how += [f"{units} groups kept together"] if is_grouped and units < total else []
-    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
-    return rows, [*notes, identical] if identical else notes
-
-
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
@@ -127,10 +92,9 @@ def folds(
     The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
     as its most frequent class, and sizes count groups.
     """
-    place, units, codes = _units(n, classes, groups)
-    if units < count:
-        what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
-        raise DataError(what, where="train.folds", hint=f"use train.folds={units} or less" if units > 1 else "")
+    place, units, codes = units_of(n, classes, groups)
+    what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
+    refuse_if(units < count, what, "train.folds", f"use train.folds={units} or less" if units > 1 else "")
     order = numpy_generator(seed, "folds").permutation(units)
     if codes is not None:
         # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
@@ -140,7 +104,9 @@ def folds(
     return dealt[place]
 
 
-def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
+def units_of(
+    n: int, classes: np.ndarray | None, groups: np.ndarray | None
+) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each."""
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import check_rules, listed
+from orca_cli.data.own_data import check_rules, listed, refuse_if
 from orca_cli.data.samples import target_scale
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
@@ -47,10 +47,9 @@ class TargetForm:
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
-        if y.shape[1:] != self.extent or y.dtype.kind not in "iub":  # a missing number makes all floats
-            sizes = ", ".join(map(str, ("n", *self.extent)))
-            what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers ({sizes})"
-            raise DataError(what, where=where, hint="store real-valued targets as float32")
+        is_wrong = y.shape[1:] != self.extent or y.dtype.kind not in "iub"  # a missing number makes all floats
+        what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers {('n', *self.extent)}"
+        refuse_if(is_wrong, what, where, "store real-valued targets as float32")
         integers, most = y.astype(np.int64), self.num_outputs - 1 if self.num_outputs else _LARGEST
         wrong = (integers < 0) | (integers > most)
         if self.kind == "class_maps":
@@ -67,11 +66,11 @@ class TargetForm:
         if y.shape[1:] == extent:
             y = y[:, None]
         k = self.num_outputs or (y.shape[1] if y.ndim > 1 else 0)
-        if y.shape[1:] != (k, *extent) or not k or y.dtype.kind not in "fiub":
-            sizes, columns = "".join(f", {size}" for size in extent), self.num_outputs or "K"
-            what = f"{self.kind} have shape {y.shape}, expected (n{sizes or ','}) or (n, {columns}{sizes})"
-            hint = "dense targets have the extent of the inputs, values and labels one column per output"
-            raise DataError(f"{what} of real numbers, not {y.dtype}", where=where, hint=hint)
+        sizes, columns = "".join(f", {size}" for size in extent), self.num_outputs or "K"
+        expected = f"expected (n{sizes or ','}) or (n, {columns}{sizes}) of real numbers"
+        is_wrong = y.shape[1:] != (k, *extent) or not k or y.dtype.kind not in "fiub"
+        hint = "dense targets have the extent of the inputs, values and labels one column per output"
+        refuse_if(is_wrong, f"{self.kind} have shape {y.shape}, {expected}, not {y.dtype}", where, hint)
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
@@ -130,9 +129,9 @@ def fit_targets(
         train = form.encode(y, where)[rows]
         present = np.unique(train[train != IGNORED_CLASS])
         _refuse_equal(len(present) < 2, train.size, present, where)
-        if len(present) < (k := num_classes or int(present[-1]) + 1):
-            what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
-            raise DataError(what, where=where, hint="number the classes without gaps; task.num_classes, if given, is K")
+        k = num_classes or int(present[-1]) + 1
+        what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
+        refuse_if(len(present) < k, what, where, "number the classes without gaps; task.num_classes, if given, is K")
         return replace(form, num_outputs=k)
     if is_dense:
         form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
@@ -142,34 +141,34 @@ def fit_targets(
     form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
     if kind == "labels":
         return form
-    if (unknown := np.isnan(values).all(axis=(0, *range(2, values.ndim)))).any():
-        raise DataError(f"output {int(unknown.argmax())} has no training target", where=where, hint="remove it")
+    unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
+    refuse_if(unknown.any(), f"output {int(unknown.argmax())} has no training target", where, "remove it")
     is_equal = not is_dense and bool((np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all())
     _refuse_equal(is_equal, len(values), values[0], where)
     return replace(form, scale=target_scale(values))
 
 
 def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -> None:
-    if are_equal:
-        what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
-        hint = "provide two classes or more, or numbers that differ in their first seven digits"
-        raise DataError(what, where=where, hint=hint)
+    what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
+    hint = "provide two classes or more, or numbers that differ in their first seven digits"
+    refuse_if(are_equal, what, where, hint)
 
 
 def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
     """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
     values, counts = np.unique(labels, return_counts=True)
     is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
-    if num_classes is not None and (len(values) != num_classes or not is_whole):
-        what = f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
-        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
-        raise DataError(what, where=where, hint=hint)
+    what = (
+        f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
+    )
+    hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
+    refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
     _refuse_equal(len(values) < 2, len(labels), values, where)
-    # Numbers that are nearly all different.
-    if 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20:
-        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-        hint = "to predict numbers use kind=values, and check that this is the array of labels"
-        raise DataError(what, where=where, hint=hint)
+    are_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+    what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
+    refuse_if(
+        are_numbers, what, where, "to predict numbers use kind=values, and check that this is the array of labels"
+    )
     return tuple(values.tolist())
 
 
@@ -177,10 +176,9 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "fiubSU":
-        what = f"class labels have shape {labels.shape} and dtype {labels.dtype}, expected integers or strings (n,)"
-        hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
-        raise DataError(what, where=where, hint=hint)
+    what = f"class labels have shape {labels.shape} and dtype {labels.dtype}, expected integers or strings (n,)"
+    hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
+    refuse_if(labels.ndim != 1 or labels.dtype.kind not in "fiubSU", what, where, hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
     # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.

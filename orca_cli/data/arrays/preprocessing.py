@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from orca_cli.data.blocks import Ragged, blocks, channels_first
-from orca_cli.data.own_data import check_rules, described, file_paths
+from orca_cli.data.own_data import check_rules, described, file_paths, refuse_if
 from orca_cli.data.samples import ChannelScale, Gaps, read_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.targets import TargetForm, as_text, check_finite, refuse
@@ -56,9 +56,8 @@ class Padding:
             return y  # of a form that is refused elsewhere
         axis = 1 if channels_last else y.ndim - 1
         steps, is_class = y.shape[axis], y.dtype.kind in "iub"
-        if (ends > steps).any():
-            what = f"targets have {steps} steps and sequences up to {ends.max()}"
-            raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
+        what = f"targets have {steps} steps and sequences up to {ends.max()}"
+        refuse_if((ends > steps).any(), what, where, "dense targets have the extent of the inputs")
         kept = np.moveaxis(y.astype(np.int64) if is_class else y, axis, -1)[..., : self.length]
         after = np.expand_dims(np.arange(kept.shape[-1]) >= ends[:, None], tuple(range(1, y.ndim - 1)))
         if not is_class and not self.missing_targets:
@@ -101,15 +100,13 @@ class ArrayPreprocessing:
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
-        if x.dtype.kind not in "fiub":
-            raise DataError(f"inputs have dtype {x.dtype}", where=where, hint="allowed: real numbers, such as float32")
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
         if self.padding is not None and shape:
             steps = ", with any number of steps"
             expected = with_steps(expected, shape[0 if self.channels_last else -1], self.channels_last)
-        if shape != expected:
-            what = f"samples have shape {shape}, those of the training set {self.stored_shape}"
-            raise DataError(what, where=where, hint=f"the model takes {described(self.file_shape)} a sample{steps}")
+        what = f"inputs have dtype {x.dtype}, samples have shape {shape}, those of the training set {self.stored_shape}"
+        hint = f"the model takes real numbers, {described(self.file_shape)} a sample{steps}"
+        refuse_if(shape != expected or x.dtype.kind not in "fiub", what, where, hint)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
@@ -199,9 +196,8 @@ class ArrayPreprocessing:
         if lengths is None:
             hint = f"give a list of sequences, or an .npz file with {self.names[0]} and {self.padding.array}"
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
-            what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
-            raise DataError(what, where=where, hint=hint)
+        what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
+        refuse_if(lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf", what, where, hint)
         wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
         refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, hint)
         return lengths.astype(np.int64)
@@ -245,13 +241,11 @@ class _File:
             raise DataError(f"no array '{absent[0]}'", where=str(self.path), hint=f"{self}; {advice}")
         found = {role: self.arrays[name] for role, name in names.items() if name in self.arrays}
         x = found["x"]
-        if not x.shape or x.shape[0] == 0:
-            raise DataError("no samples", where=x.where, hint="give a file with samples")
+        refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
         for role, array in found.items():
-            if array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1):
-                what = f"shape {array.shape} does not match inputs of shape {x.shape}"
-                hint = "arrays need one row per sample, groups and marks one axis"
-                raise DataError(what, where=array.where, hint=hint)
+            is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
+            hint = "arrays need one row per sample, groups and marks one axis"
+            refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
         return found
 
     def of_training(self) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
@@ -261,8 +255,8 @@ class _File:
             return parts, {}
         whole = self.by_role("", _OTHER_NAMES)
         rows = _marked(whole)
-        if twice := [part for part in parts if part == "train" or part in rows]:
-            raise DataError(f"holds the {twice[0]} split twice", where=str(self.path), hint=str(self))
+        for part in parts:
+            refuse_if(part == "train" or part in rows, f"holds the {part} split twice", str(self.path), str(self))
         return parts | {"train": whole}, rows
 
 
@@ -304,10 +298,10 @@ def locate(
             parts, rows = file.of_training()
         else:
             parts[part] = file.by_role("", _OTHER_NAMES)
-    lacking = [one["x"].where for one in parts.values() if "lengths" not in one]
-    if 0 < len(lacking) < len(parts):  # padding would pass for data
-        hint = "add them to every split, or ignore them with task.padding=none"
-        raise DataError("has no lengths, but another split has", where=lacking[0], hint=hint)
+    hint = "add them to every split, or ignore them with task.padding=none"
+    for one in parts.values():  # padding would pass for data
+        is_lacking = "lengths" not in one and any("lengths" in other for other in parts.values())
+        refuse_if(is_lacking, "has no lengths, but another split has", one["x"].where, hint)
     return parts, rows or {"train": np.arange(parts["train"]["x"].shape[0])}
 
 
@@ -318,11 +312,11 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
     """
     arrays = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
     file = _File(path, arrays, {**names, "split": "split"}, ("y", "split"))
-    endings, found, rows = file.endings, Arrays(), None
+    endings, found = file.endings, Arrays()
     advice = f"take a part of it by --part {[*endings][-1]}" if endings else "the model was trained with it"
     is_marked = bool(part) and part not in endings
     if not is_marked or "split" in arrays:
         found = file.by_role(endings.get(part, ""), advice)
-    if is_marked and (rows := _marked(found, for_training=False).get(part)) is None:
-        raise DataError(f"has no part '{part}'", where=str(path), hint=str(file))
+    rows = _marked(found, for_training=False).get(part) if is_marked else None
+    refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), str(file))
     return found, rows

@@ -23,11 +23,10 @@ from orca_cli.data.arrays.preprocessing import (
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.own_data import check_rules, described
+from orca_cli.data.own_data import check_rules, described, refuse_if
 from orca_cli.data.samples import ArraySamples, Gaps, How, count_missing, fit_inputs, remarks
 from orca_cli.data.splits import group_rows
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
@@ -104,12 +103,12 @@ class _Held:
 
     def __post_init__(self) -> None:
         x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
-        if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
-            hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
-            raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
-        if form.padding is not None and len(form.file_shape) != 2:
-            what = f"inputs with {described(form.file_shape)} are not sequences, so they cannot have lengths"
-            raise DataError(what, where=x.where, hint=NOT_PADDED)
+        hint = (
+            "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
+        )
+        refuse_if(not 2 <= len(x.shape) <= 5 or 0 in x.shape, f"inputs have shape {x.shape}", x.where, hint)
+        what = f"inputs with {described(form.file_shape)} are not sequences, so they cannot have lengths"
+        refuse_if(form.padding is not None and len(form.file_shape) != 2, what, x.where, NOT_PADDED)
         for arrays in self.parts.values():
             form.check(arrays["x"], arrays["x"].where)
         (self._x, self._ends), self._y = self._read("train"), y.read()
@@ -144,25 +143,20 @@ class _Held:
         form = replace(form, gaps=filling, scale=scale if self.normalize else None)
 
         def samples(part: str) -> ArraySamples:
-            if part in rows:
-                used = filling if has_gaps else None  # what has no gaps keeps its digest
+            if part in rows:  # what has no gaps keeps its digest
+                used = filling if has_gaps else None
                 return ArraySamples(x, encoded, None, rows[part], form.scale, self._groups.get("train"), used)
-            return self._open(part, form, filling)
+            arrays, (stored, ends) = self.parts[part], self._read(part)
+            for note in _cuts(form, ends):
+                self.reporter.say(f"{part} split: {note}")
+            read = form.oriented((stored, ends), arrays["x"].where)
+            y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
+            used = filling if filling.flagged or count_missing(read) else None
+            return ArraySamples(read, y, None, None, form.scale, self._groups.get(part), used)
 
-        read = f"inputs {self._x.shape} read as {sample}"
-        notes = [read, *_cuts(form, ends), *filled, form.targets.note(), *constants]
-        return Fitted(form, samples, notes)
-
-    def _open(self, part: str, form: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
-        """Read a split that has a file of its own, and report which of its sequences are cut."""
-        arrays = self.parts[part]
-        stored, ends = self._read(part)
-        x = form.oriented((stored, ends), arrays["x"].where)
-        for note in _cuts(form, ends):
-            self.reporter.say(f"{part} split: {note}")
-        y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
-        used = filling if filling.flagged or count_missing(x) else None
-        return ArraySamples(x, y, None, None, form.scale, self._groups.get(part), used)
+        seen = f"inputs {self._x.shape} read as {sample}"
+        notes = [seen, *_cuts(form, ends), *filled, form.targets.note(), *constants]
+        return Fitted(form, form.input_shape, form.targets, samples, notes)
 
 
 def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:

@@ -160,7 +160,7 @@ class _Held:
             inputs, groups = Column(source, x, layout, self._where(held, x)), self._groups.get(held)
             return HubSamples(inputs, targets, None, rows.get(part), preprocessing.scale, groups, filling)
 
-        return Fitted(preprocessing, samples, notes)
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _contents(self, rows: np.ndarray) -> np.ndarray | None:
         """Return a hash of each row's input [n], for images of the file; None where there are too many bytes to compare."""

@@ -72,16 +72,15 @@ class ImagePreprocessing:
             if folder == base:
                 hint = f"it holds {listed(inside) or 'no folders'}"
                 raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-        found = _images_below(folder) if path.is_dir() else [path]
-        parts = {image: image.relative_to(folder).parts for image in found}
-        paths = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))  # loose ones first
-        labels = [parts[image][0] for image in paths if len(parts[image]) > 1]
+        paths = _images_below(folder) if path.is_dir() else [path]
+        labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         # A record without `from_folders` may be of the numbers of a table.
-        folders_name_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
-        has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
+        are_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
 
         def targets() -> np.ndarray | None:
-            return self.targets.encode(np.array(labels), str(path)) if has_targets else None
+            if not are_classes or set(labels).isdisjoint(self.targets.names):
+                return None
+            return self.targets.encode(np.array(labels), str(path))
 
         names = [image.relative_to(base).as_posix() for image in paths]
         return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
@@ -143,7 +142,7 @@ class _Held:
             return FileSamples(paths, names, encoded[part], contents, plain if part == "test" else augmented)
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(preprocessing, samples, [form, *self.notes])
+        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
 
 
 def load(
@@ -214,28 +213,24 @@ def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: R
 def _in_folders(folder: Path) -> _Held:
     """Return the images in a folder's folders of classes, sorted by class and name."""
     inside = _folders(folder)
-    if not inside:
-        raise DataError("holds no folders of images", where=str(folder), hint=f"give each class one: {_HINT}")
     # A folder `train` that itself holds images is a class: the vehicle.
     named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
-    splits = {part: _folders(entry) for part, entry in named if _folders(entry)}
-    if "train" in splits and len(splits) < len(inside):
+    splits = {part: classes for part, entry in named if (classes := _folders(entry))}
+    if "train" not in splits:
+        splits = {"train": inside}
+    elif len(splits) < len(inside):
         what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
         raise DataError(what, where=str(folder), hint=_HINT)
-    held: list[tuple[str, str, Path]] = []  # split, class, file
-    left_out: list[Path] = []
-    for part, class_folders in (splits if "train" in splits else {"train": inside}).items():
-        for class_folder in class_folders:
-            entries = [entry for entry in sorted(class_folder.iterdir()) if not entry.name.startswith(".")]
-            held += [(part, class_folder.name, entry) for entry in entries if _is_image(entry)]
-            left_out += [entry for entry in entries if not _is_image(entry)]
-            if not any(map(_is_image, entries)):
-                hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
-                raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+    files = [(part, entry.name, file) for part in splits for entry in splits[part] for file in sorted(entry.iterdir())]
+    held = [one for one in files if _is_image(one[2])]
+    if not held:
+        hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
+        raise DataError("holds no folders of images", where=str(folder), hint=hint)
     parts, labels, images = zip(*held, strict=True)
     rows = {part: np.flatnonzero(np.array(parts) == part) for part in dict.fromkeys(parts)}
+    left_out = [str(file.relative_to(folder)) for _, _, file in files if not (_is_image(file) or _is_hidden(file.name))]
     what = f"warning: {len(left_out)} other files or folders are left out, such as "
-    notes = (what + str(left_out[0].relative_to(folder)),) if left_out else ()
+    notes = (what + left_out[0],) if left_out else ()
     names = [image.relative_to(folder).as_posix() for image in images]
     return _Held(folder, names, "classes", np.array(labels), str(folder), rows, notes=notes, from_folders=True)
 
@@ -266,8 +261,6 @@ def _in_table(
     hint = "correct the name, or remove the row"
     refuse_entry(absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint)
     names = [place[text] for text in texts]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"names '{twice[0]}' twice", where=file_where, hint="remove one of the rows")
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
     if unnamed := len(paths) - len(names):

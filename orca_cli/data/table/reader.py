@@ -183,7 +183,7 @@ class _Held:
                 say(f"{part} split: {counted(count, 'sample')} {what}")
             return made
 
-        return Fitted(preprocessing, samples, notes)
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 
     def _fit_inputs(self, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
         """Return the preprocessing with what the training samples say about inputs, and notes on it."""

@@ -95,9 +95,8 @@ def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[st
     if not missing:
         return {}, []
     classes, groups = (None if one is None else one[train] for one in (pool.classes, pool.groups))
-    keys, unit = ("task.validation_fraction", "task.test_fraction"), "samples"
-    if groups is not None:
-        keys, unit = ("task.group", *keys), "groups"
+    unit, keys = ("samples", []) if groups is None else ("groups", ["task.group"])
+    keys += ["task.validation_fraction", "task.test_fraction"]
     joint, identical = joined(groups, pool.contents(train))
     place, units, classes = units_of(len(train), classes, joint)
     validation, test = (float(shares[part]) if part in missing else 0.0 for part in shares)

@@ -29,9 +29,12 @@ class Lazy:
         """Return the inputs with these indices, [B, C, *E], and [B, *E] bool, False at padding; None where nothing is."""
         raise NotImplementedError
 
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.read(rows)[0]
+
 
 class Ragged(Lazy):
-    """Sequences that are put together when rows are asked for: `ragged[rows]` is [B, C, L], 0 after a sequence's end.
+    """Sequences that are put together as [B, C, L] when rows are asked for, 0 after a sequence's end.
 
     `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
     comes after the end is never read, so nothing can depend on it. The pages of an array `storage` are released after a read.
@@ -49,22 +52,14 @@ class Ragged(Lazy):
         super().__init__((len(lengths), channels, length), dtype)
         self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, length).astype(np.int64)
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return the sequences with these indices, [B, C, L]."""
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows):
             length = self.lengths[row]
             x[place, :, :length] = self._row(int(row))[:, :length]
         release_pages(self._storage)
-        return x
-
-    def valid(self, rows: np.ndarray) -> np.ndarray:
-        """Return [B, L] bool, False after the end of each sequence."""
-        return np.arange(self.shape[2]) < self.lengths[rows, None]
-
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the sequences with these indices, [B, C, L], and what `valid` returns."""
-        return self[rows], self.valid(rows)
+        return x, np.arange(self.shape[2]) < self.lengths[rows, None]
 
 
 def parts(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -1,5 +1,6 @@
 """Settings, paths, columns and numbers of own data, and the words that notes and refusals share."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
     """Raise DataError if something is wrong with data."""
     if is_wrong:
         raise DataError(what, where=where, hint=hint)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise DataError where two columns have the same name."""
+    for name, count in Counter(names).items():
+        refuse_if(count > 1, f"two columns are named '{name}'", where, "give them distinct names")
 
 
 def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:

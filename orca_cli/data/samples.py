@@ -84,11 +84,6 @@ class ChannelScale:
     mean: np.ndarray
     std: np.ndarray  # 1 for constant channels
 
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Return inputs [n, C, *E] scaled, in float64: float32 would lose a small signal on a large offset."""
-        shape = (-1,) + (1,) * (x.ndim - 2)
-        return (x - self.mean.reshape(shape)) / self.std.reshape(shape)
-
 
 class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
@@ -158,12 +153,14 @@ def as_inputs(
     flags = None
     if gaps is not None:
         x, flags = gaps.filled(x, valid)
-    scaled = x if scale is None else scale.apply(x)
+    if scale is not None:  # in float64: float32 would lose a small signal on a large offset
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        x = (x - scale.mean.reshape(shape)) / scale.std.reshape(shape)
     if valid is not None:
-        scaled = np.where(valid[:, None], scaled, 0)
+        x = np.where(valid[:, None], x, 0)
     if flags is not None and flags.shape[1]:
-        scaled = np.concatenate([scaled, flags], axis=1)
-    return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
+        x = np.concatenate([x, flags], axis=1)
+    return torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
 
 
 def read_inputs(

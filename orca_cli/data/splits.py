@@ -4,6 +4,7 @@ Of data sets that come as a training and a test set only, validation is a part o
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal, NamedTuple
 
@@ -52,7 +53,7 @@ def split(
     train: int | None = None,
     seed: int = 0,
     classes: np.ndarray | None = None,
-    keys: tuple[str, ...] = ("task.train_size", "task.validation_size", "task.test_size"),
+    keys: Sequence[str] = ("task.train_size", "task.validation_size", "task.test_size"),
     unit: str = "samples",
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.

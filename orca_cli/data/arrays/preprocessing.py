@@ -25,6 +25,7 @@ from orca_cli.data.samples import ChannelScale, Gaps, read_inputs, remarks, with
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.targets import TargetForm, as_text, check_finite, refuse
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
+from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
@@ -35,7 +36,6 @@ LENGTHS = "lengths"  # the array that is looked for
 NOT_PADDED = "task.padding=none reads them as they are"
 # Inputs as in the files, [n, ...], possibly with their lengths [n].
 Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
-_PART = 4096  # samples of which lengths are read at once
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,20 @@ class ArrayPreprocessing:
         arrays, rows = locate_new(path, where, names, part)
         x, y = arrays["x"], arrays.get("y")
         self.check(x, x.where)
-        read, chosen = x.rows(), np.arange(x.shape[0]) if rows is None else rows
-        ends = arrays["lengths"].read()[chosen] if "lengths" in arrays else None
+        stored, chosen = x.read(), np.arange(x.shape[0]) if rows is None else rows
+        ends = arrays["lengths"].read() if "lengths" in arrays else None
 
         def inputs(start: int, stop: int) -> Raw:
             some = chosen[start:stop]
-            values = read(int(some[0]), int(some[-1]) + 1)[some - some[0]]
-            return values if ends is None else (values, ends[start:stop])
+            values = stored[some]
+            release_pages(stored)
+            return values if ends is None else (values, ends[some])
 
         def targets() -> np.ndarray | None:
             if y is None:
                 return None
-            starts = range(0, len(chosen), _PART) if self.targets.extent else ()
-            parts = [one for i in starts if (one := self.ends(inputs(i, i + _PART), x.where)) is not None]
-            return self.encoded_targets(y.read()[chosen], y.where, np.concatenate(parts) if parts else None)
+            held = self.ends((stored, ends), x.where) if self.targets.extent else None
+            return self.encoded_targets(y.read()[chosen], y.where, None if held is None else held[chosen])
 
         return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 

@@ -23,7 +23,7 @@ from orca_cli.config import configuration
 from orca_cli.data.blocks import Lazy, channels_first
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
-from orca_cli.data.own_data import check_column, check_rules
+from orca_cli.data.own_data import check_column, check_rules, refuse_if
 from orca_cli.data.samples import ArraySamples, ChannelScale, Gaps, as_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
@@ -73,9 +73,11 @@ class ColumnLayout:
                     raise DataError("is not an array of numbers", where=place, hint=hint) from error
                 check_finite(one, place, allow_nan=True)
             steps = one.shape[-1:]
-            if one.shape[:-1] != self.shape[:-1] or not (steps == self.shape[-1:] or (self.padded and any(steps))):
-                hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
-                raise DataError(f"has shape {one.shape}, the first training row {self.shape}", where=place, hint=hint)
+            is_wrong = one.shape[:-1] != self.shape[:-1] or not (
+                steps == self.shape[-1:] or (self.padded and any(steps))
+            )
+            hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
+            refuse_if(is_wrong, f"has shape {one.shape}, the first training row {self.shape}", place, hint)
             inputs.append(one)
         if not self.padded:
             return np.stack(inputs), None
@@ -110,12 +112,10 @@ def infer_layout(
         shape = decode(image_content(first, place), image_size, 1, where=place).shape
     else:
         array = np.asarray(first)
-        if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
-            what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
-            hint = (
-                "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
-            )
-            raise DataError(what, where=where, hint=hint)
+        is_wrong = array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size
+        what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
+        hint = "allowed: lists of numbers (L), (C, L), (C, H, W), and images; for one number a column use task=table"
+        refuse_if(is_wrong, what, where, hint)
         shape = channels_first(array[None], channels_last).shape[1:]
     kind = "images" if is_image else f"inputs of shape {shape}"
     check_rules(
@@ -139,13 +139,11 @@ def infer_layout(
 
 def image_content(value: Any, where: str) -> BytesIO:
     """Return the content of an image that a row holds, as {"bytes": ..., "path": ...}."""
-    hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
-    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise DataError("holds no image", where=where, hint=hint)
     try:
         return BytesIO(value.get("bytes") or Path(value["path"]).read_bytes())
-    except OSError as error:
-        raise DataError(f"'{value['path']}' cannot be read ({error.strerror})", where=where, hint=hint) from error
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
+        raise DataError(f"holds no image ({error})", where=where, hint=hint) from error
 
 
 def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
@@ -178,14 +176,13 @@ def raw_targets(
     names: tuple[str, ...] = ()
     if isinstance(numbered, datasets.ClassLabel) and kind in ("classes", "labels"):
         names = tuple(numbered.names)
-    if names and training_names and names != tuple(training_names):
-        what, hint = "numbers its classes otherwise than training", f"cast it to {', '.join(training_names)}"
-        raise DataError(what, where=where, hint=hint)
+    is_other = names and training_names and names != tuple(training_names)
+    refuse_if(is_other, "numbers its classes otherwise than training", where, f"cast it to {', '.join(training_names)}")
     if names and kind == "labels":
         bits, most = np.zeros((len(rows), len(names)), dtype=np.float32), len(names) - 1
         for i, present in enumerate(rows[column]):
-            if present is None or any(label is None or not 0 <= label <= most for label in present):
-                raise DataError(f"row {i} has labels {present}, expected a list within 0..{most}", where=where)
+            is_wrong = present is None or any(label is None or not 0 <= label <= most for label in present)
+            refuse_if(is_wrong, f"row {i} has labels {present}, expected a list within 0..{most}", where)
             bits[i, list(present)] = 1
         return bits, names
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
@@ -218,11 +215,9 @@ class HubPreprocessing:
         """Whether samples have padding, so that inputs come with a mask."""
         return self.layout.padded
 
-    def inputs(
-        self, raw: Values, where: str = "inputs", rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return values of a column as Batch.x and Batch.valid; arguments as those of `ColumnLayout.decode`."""
-        x, valid = self.layout.decode(raw, where, rows)
+    def inputs(self, raw: Values, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return values of a column, as `ColumnLayout.decode` takes them, as Batch.x and Batch.valid."""
+        x, valid = self.layout.decode(raw, where)
         if self.gaps is None:
             check_finite(x, where)
         return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
@@ -244,9 +239,9 @@ class HubPreprocessing:
         splits, origin = open_dataset(str(path), self.config, None, folders["data"], folders["cache"])
         names = PART_NAMES[part] if part else splits if len(splits) == 1 else ()
         name = next((name for name in names if name in splits), "")
-        if not name or not len(splits[name]):
-            what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
-            raise DataError(what, where=origin, hint=f"it holds {', '.join(splits)}; name one by --part")
+        what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
+        hint = f"it holds {', '.join(splits)}; name one by --part"
+        refuse_if(not name or not len(splits[name]), what, origin, hint)
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
         check_column(x, rows.column_names, where, place)
         values = open_column(rows, x, bool(self.layout.image_mode))
@@ -262,8 +257,8 @@ class HubPreprocessing:
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return rows from the values of the input column: a list of lists, arrays or images, or one array."""
-        if not hasattr(x, "__len__") or isinstance(x, (str, dict)):
-            raise DataError("is not a list of rows", where=where, hint="give the values of the input column")
+        is_wrong = not hasattr(x, "__len__") or isinstance(x, (str, dict))
+        refuse_if(is_wrong, "is not a list of rows", where, "give the values of the input column")
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 

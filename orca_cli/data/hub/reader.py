@@ -24,7 +24,7 @@ from orca_cli.data.hub.preprocessing import (
     open_column,
     raw_targets,
 )
-from orca_cli.data.own_data import check_column, check_rules, described
+from orca_cli.data.own_data import check_column, check_rules, described, refuse_if
 from orca_cli.data.samples import How, fit_inputs
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets, plain_labels
@@ -101,9 +101,9 @@ def _parts(
         for key, column in columns.items():
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", f"{origin}[{part}]")
-                if key == "group" and not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel)):
-                    hint = "allowed: a number, text or class in each row"
-                    raise DataError(f"holds {rows.features[column]}", where=f"{origin}[{part}][{column}]", hint=hint)
+                feature, place = rows.features[column], f"{origin}[{part}][{column}]"
+                is_list = key == "group" and not isinstance(feature, (datasets.Value, datasets.ClassLabel))
+                refuse_if(is_list, f"holds {feature}", place, "allowed: a number, text or class in each row")
     return parts
 
 
@@ -148,9 +148,8 @@ class _Held:
                 column = Column(base, x, layout, where)
                 scale, filling, constants, filled = fit_inputs(column, learn, True, *self.gaps, where, advance)
             notes += [*filled, *(constants if self.normalize else [])]
-        preprocessing = HubPreprocessing(
-            layout, form, scale if self.normalize else None, self.columns, self.config, filling
-        )
+        used = scale if self.normalize else None
+        preprocessing = HubPreprocessing(layout, form, used, self.columns, self.config, filling)
 
         def samples(part: str) -> HubSamples:
             held, targets = "train" if part in rows else part, encoded
@@ -158,7 +157,7 @@ class _Held:
             if part not in rows:
                 targets = form.encode(raw_targets(self.kind, source, y, place, self._names)[0], place)
             inputs, groups = Column(source, x, layout, self._where(held, x)), self._groups.get(held)
-            return HubSamples(inputs, targets, None, rows.get(part), preprocessing.scale, groups, filling)
+            return HubSamples(inputs, targets, None, rows.get(part), used, groups, filling)
 
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
 

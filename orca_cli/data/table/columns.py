@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_rows
+from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_if, refuse_rows
 from orca_cli.data.targets import check_finite
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
@@ -50,11 +49,6 @@ class Numeric:
         """Number of features."""
         return 2 if self.flagged else 1
 
-    @property
-    def remark(self) -> str:
-        """What happens to entries that are replaced."""
-        return f"without a number in '{self.name}': the training mean stands there"
-
     def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Return [n, size] float32, and which entries are replaced, [n] bool."""
         numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
@@ -80,11 +74,6 @@ class Categorical:
     def size(self) -> int:
         """Number of features."""
         return len(self.categories)
-
-    @property
-    def remark(self) -> str:
-        """What happens to entries that training lacks."""
-        return f"with a text in '{self.name}' that training lacks"
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Return [n, size] float32 of 0 and 1, and which entries training lacks; numbers count as the texts that they are
@@ -143,8 +132,7 @@ def fit_columns(
                 remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
             if (numbers[~unknown] == numbers[~unknown][0]).all():
                 remarks["warning: constant in the training set"].append(name)
-    if not columns:
-        raise DataError("all columns are empty", where=where, hint="check task.features and task.ignore")
+    refuse_if(not columns, "all columns are empty", where, "check task.features and task.ignore")
     num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]

@@ -6,7 +6,6 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.data.own_data import check_names, refuse_if
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
@@ -65,9 +65,8 @@ class Table:
             places, rows = [self.header.index(name) for name in names], list[list[str]]()
             for line, record in _records(self.path, self.delimiter, self.encoding):
                 signals.check()
-                if len(record) != len(self.header):
-                    what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
-                    raise DataError(what, where=where, hint="quote fields that contain the delimiter")
+                what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
+                refuse_if(len(record) != len(self.header), what, where, "quote fields that contain the delimiter")
                 rows.append([record[place].strip() for place in places])
             values = np.array(rows, dtype=object)[1:]
             columns = {name: values[:, i] for i, name in enumerate(names)}
@@ -77,8 +76,7 @@ class Table:
                 check_memory(16 * file.metadata.num_rows * len(names), where, "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
             columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        if not len(columns[names[0]]):
-            raise DataError("has no rows", where=where, hint="give a file with rows below its header")
+        refuse_if(not len(columns[names[0]]), "has no rows", where, "give a file with rows below its header")
         return columns
 
 
@@ -100,9 +98,8 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     odd = [value for value in values if not isinstance(value, str)]
     if not odd:
         return np.array([value.strip() for value in values], dtype=object)
-    if all(
-        isinstance(value, (bool, int, float, Decimal)) or (isinstance(value, str) and not value) for value in values
-    ):
+    texts = [value for value in values if isinstance(value, str)]
+    if not any(texts) and all(isinstance(value, (bool, int, float, Decimal)) for value in odd):
         return np.array([np.nan if isinstance(value, str) else float(value) for value in values])
     hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
     raise DataError(f"holds values of type {type(odd[0]).__name__}", where=where, hint=hint)
@@ -134,8 +131,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         table = Table(path, tuple(name.strip() for name in header), mark, encoding)
     else:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
-    if twice := [name for name, count in Counter(table.columns).items() if count > 1]:
-        raise DataError(f"two columns are named '{twice[0]}'", where=str(path), hint="give them distinct names")
+    check_names(table.columns, str(path))
     return table
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
-from orca_cli.data.own_data import check_column, listed, refuse_entry, refuse_rows
+from orca_cli.data.own_data import check_column, check_names, listed, refuse_entry, refuse_if, refuse_rows
 from orca_cli.data.samples import read_inputs, remarks
-from orca_cli.data.table.columns import Column, as_numbers, is_missing, raw_targets
+from orca_cli.data.table.columns import Categorical, Column, as_numbers, is_missing, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
@@ -58,9 +58,8 @@ class Rows:
         codes = pd.factorize(values)[0]
         if (differs := codes != codes[first][self.sample]).any():
             row = int(differs.argmax())
-            what = (
-                f"series '{self.names[self.sample[row]]}' has '{values[first][self.sample[row]]}' and '{values[row]}'"
-            )
+            one, value = self.names[self.sample[row]], values[first][self.sample[row]]
+            what = f"series '{one}' has '{value}' and '{values[row]}'"
             hint = "a target or group is of a whole series: every row of one has to say the same"
             raise DataError(what, where=f"{self.where}[{name}]", hint=hint)
         return values[first]
@@ -105,8 +104,7 @@ class Symbols:
     def encode(self, values: np.ndarray, where: str) -> Ragged:
         """Return texts [n] as [n, V, L] of 0 and 1; DataError where one is empty, or the column holds numbers."""
         place = f"{where}[{self.name}]"
-        if values.dtype.kind != "O":
-            raise DataError("holds numbers, not text", where=place, hint="a sequence has one symbol a character")
+        refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
         refuse_rows(values == "", "sequence", place, "remove these rows")
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
         kind = np.dtype(np.uint8)
@@ -196,7 +194,7 @@ class TablePreprocessing:
         )
         sample, names = pd.factorize(ids)  # of each row, numbered by their first rows
         times = np.arange(len(ids))
-        if time in columns:
+        if time is not None and time in columns:
             times, wrong = as_numbers(columns[time], self.decimal)
             if wrong.any():
                 stamps = pd.to_datetime(pd.Series(columns[time]), utc=True, format="ISO8601", errors="coerce")
@@ -232,7 +230,10 @@ class TablePreprocessing:
         counts = dict[str, int]()
         for column in () if training else self.columns:
             _, odd = column.encode(rows.columns[column.name], self.decimal, rows.where)
-            counts[column.remark] = len(np.unique(rows.sample[odd]))
+            what = f"without a number in '{column.name}': the training mean stands there"
+            if isinstance(column, Categorical):
+                what = f"with a text in '{column.name}' that training lacks"
+            counts[what] = len(np.unique(rows.sample[odd]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
         return {what: count for what, count in counts.items() if count}
@@ -272,15 +273,13 @@ class TablePreprocessing:
         except (TypeError, ValueError) as error:  # columns of different lengths, or more than two axes
             raise DataError(f"is not a table ({error})", where=where, hint=f"give columns {shown}") from error
         if isinstance(frame.columns, pd.RangeIndex):
-            if frame.shape[1] != len(names):
-                what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
-                raise DataError(what, where=where, hint=shown)
+            what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
+            refuse_if(frame.shape[1] != len(names), what, where, shown)
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
         for name in names:
             check_column(name, frame.columns, where, "the table")
-            if list(frame.columns).count(name) > 1:
-                raise DataError(f"two columns are named '{name}'", where=where, hint="give them distinct names")
+        check_names(frame.columns, where)
         columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
         return self._new_data(self.rows(columns, where), lambda: None)
 

@@ -19,7 +19,6 @@ from orca_cli.data.table.columns import fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import Series, Symbols, TablePreprocessing, fit_symbols
 from orca_cli.data.targets import TargetForm, fit_targets
-from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
@@ -118,11 +117,9 @@ class _Held:
             self._notes = [*inferred, *self._notes]
         rows = {"train": np.arange(len(self._base))}
         if marks:
-            hint = "; task.ignore=[split] leaves the column out"
-            rows = marked_rows(self._values[_SPLIT], f"{where}[{_SPLIT}]", hint)
-            if doubled := [part for part in rows if part != "train" and part in self.tables]:
-                what = f"the column '{_SPLIT}' marks rows of this split too"
-                raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
+            what, hint = "the column 'split' marks rows of it too", "; task.ignore=[split] leaves the column out"
+            rows, others = marked_rows(self._values[_SPLIT], f"{where}[split]", hint), self.tables.keys() - {"train"}
+            check_rules(*((part in others, part, what, f"leave out the file{hint}") for part in rows))
         self._groups = group_rows(self._held_groups(group), rows)
         unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
         classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
@@ -135,18 +132,16 @@ class _Held:
         for key, names in self.roles.items():
             for name in names:
                 check_column(name, table.columns, f"task.{key}", table.path.name)
-                if name in taken:
-                    what = f"'{name}' is in task.{taken[name]} too"
-                    raise ConfigError(what, where=f"task.{key}", hint="a column has one role: remove one of them")
+                what = f"'{name}' is in task.{taken.get(name)} too"
+                check_rules((name in taken, key, what, "a column has one role: remove one of them"))
                 taken[name] = key
         if _SPLIT in table.columns and _SPLIT not in taken:
             taken[_SPLIT], self.roles[_SPLIT] = _SPLIT, [_SPLIT]
         features, free = self.roles["features"], [name for name in table.columns if name not in taken]
         if "sequence" in self.roles:
             return self.roles["sequence"], [f"not read beside the sequence: {listed(free)}"] if free else []
-        if not (features or free):
-            hint = f"{table.path.name} has {listed(table.columns, 20)}"
-            raise ConfigError("no column is left", where="task.features", hint=hint)
+        hint = f"{table.path.name} has {listed(table.columns, 20)}"
+        check_rules((not (features or free), "features", "no column is left", hint))
         return features or free, []
 
     def _held_groups(self, group: list[str]) -> dict[str, tuple[np.ndarray, str]]:
@@ -173,11 +168,12 @@ class _Held:
             if part in rows:
                 taken = base.of(rows[part])
                 split = preprocessing.rows({name: base.columns[name][taken] for name in self._names}, base.where)
-                made = ArraySamples(x, y, rows=rows[part], groups=self._groups.get("train"))
+                held = x, y
             else:
                 split = preprocessing.rows(self.tables[part].read(self._names), str(self.tables[part].path))
-                y_there = preprocessing.encoded_targets(split)
-                made = ArraySamples(preprocessing.features(split), y_there, groups=self._groups.get(part))
+                held = preprocessing.features(split), preprocessing.encoded_targets(split)
+            groups = self._groups.get("train" if part in rows else part)
+            made = ArraySamples(*held, rows=rows.get(part), groups=groups)
             say = self.reporter.say if part == "test" else notes.append
             for what, count in preprocessing.remarks(split, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")
@@ -192,10 +188,8 @@ class _Held:
             name, length = draft.symbols.name, draft.symbols.length
             symbols, notes = fit_symbols(name, base.columns[name], learn, length, base.where)
             return replace(draft, symbols=symbols), notes
-        names, decimal = self._inputs, draft.decimal
-        columns, notes = fit_columns(
-            base.columns, base.of(learn), base.where, names=names, decimal=decimal, **self.settings
-        )
+        settings = self.settings | {"names": self._inputs, "decimal": draft.decimal}
+        columns, notes = fit_columns(base.columns, base.of(learn), base.where, **settings)
         if draft.series is None:
             return replace(draft, columns=columns), notes
         sizes = np.diff(base.starts)[learn]

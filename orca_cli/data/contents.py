@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import blocks
+from orca_cli.data.blocks import Lazy, parts
 from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -26,22 +26,16 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.array(found, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray, ends: np.ndarray | None, channels_last: bool, rows: np.ndarray) -> np.ndarray | None:
-    """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
-
-    `ends` [N] says how many steps of a sequence count, on the last axis or, with channels last, the first; None takes all.
-    """
-    if len(rows) * x[:1].nbytes > MOST_BYTES:
+def hashes_of_rows(x: np.ndarray | Lazy, rows: np.ndarray) -> np.ndarray | None:
+    """Return a hash of some samples [n] of inputs in one pass, part by part; None where there are more than 2 GiB."""
+    if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
+    return hashes(one for part in parts(x, rows) for one in _bytes_of(*part))
 
-    def held() -> Iterator[bytes]:
-        stored = (row for block in blocks(x, rows) for row in block)
-        for number, row in zip(rows, stored, strict=True):
-            end = None if ends is None else ends[number]
-            one = row[:end] if channels_last else row[..., :end]
-            yield f"{one.shape}".encode() + one.tobytes()
 
-    return hashes(held())
+def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
+    masks = [None] * len(x) if valid is None else valid
+    yield from (one.tobytes() + (b"" if mask is None else mask.tobytes()) for one, mask in zip(x, masks, strict=True))
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
@@ -76,8 +70,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
 
 def input_hashes(batch: Batch) -> np.ndarray:
     """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
-    ends = [b""] * len(batch.x) if batch.valid is None else [mask.tobytes() for mask in batch.valid.numpy()]
-    return hashes(one.tobytes() + end for one, end in zip(batch.x.numpy(), ends, strict=True))
+    return hashes(_bytes_of(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()))
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> dict[str, int]:

@@ -109,8 +109,8 @@ class ArrayPreprocessing:
         refuse_if(shape != expected or x.dtype.kind not in "fiub", what, where, hint)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
-        x, done = self._assembled(raw, where), 0
+        """Return what `assembled` returns, of finite numbers; gaps are NaN still."""
+        x, done = self.assembled(raw, where), 0
         for block in blocks(x, np.arange(len(x))):
             check_finite(block, where, allow_nan=self.gaps is not None, offset=done)
             done += len(block)
@@ -171,7 +171,7 @@ class ArrayPreprocessing:
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
         length = 0 if self.padding is None else self.padding.length
-        return remarks(self.ends(raw, where), length, self.gaps, self._assembled(raw, where))
+        return remarks(self.ends(raw, where), length, self.gaps, self.assembled(raw, where))
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
@@ -188,7 +188,7 @@ class ArrayPreprocessing:
         first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {NOT_PADDED}"
         if self.padding is None:
             return None
-        if self.padding.marked_by == "nan":
+        if lengths is None and self.padding.marked_by == "nan":
             present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
             ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
             refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
@@ -202,7 +202,8 @@ class ArrayPreprocessing:
         refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, hint)
         return lengths.astype(np.int64)
 
-    def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
+    def assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
+        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`."""
         x = raw[0] if isinstance(raw, tuple) else raw
         self.check(x, where)
         rows, ends = channels_first(x, self.channels_last), self.ends(raw, where)

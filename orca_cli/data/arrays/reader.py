@@ -115,7 +115,9 @@ class _Held:
         named = {part: arrays["group"] for part, arrays in self.parts.items() if "group" in arrays}
         self._groups = group_rows({part: (array.read(), array.where) for part, array in named.items()}, self.rows)
         classes = plain_labels(self._y, y.where) if self.kind == "classes" else None
-        contents = partial(hashes_of_rows, self._x, self._ends, form.channels_last)
+        if form.padding is not None:
+            form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
+        contents = partial(hashes_of_rows, form.assembled((self._x, self._ends), x.where))
         self.pool = Pool("samples", x.where, self.rows, self.parts, classes, self._groups.get("train"), contents)
 
     def _read(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -125,16 +125,15 @@ def infer_layout(
     if not is_image:
         shape = shape if length is None else (shape[0], length)
         return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
-    mode = "L"
-    for row in chosen:
+
+    def is_grey(row: int) -> bool:
         signals.check()
         place = f"{where}, row {row}"
         with opened(image_content(values(np.array([row]))[0], place), place) as image:
-            if image.mode not in ("1", "L", "LA") and not image.mode.startswith("I;16"):
-                mode = "RGB"
-                break
-    size = None if image_size is None else (image_size, image_size)
-    return ColumnLayout((1 if mode == "L" else 3, *shape[1:]), mode, size)
+            return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+
+    channels, mode = (1, "L") if all(map(is_grey, chosen)) else (3, "RGB")
+    return ColumnLayout((channels, *shape[1:]), mode, None if image_size is None else (image_size, image_size))
 
 
 def image_content(value: Any, where: str) -> BytesIO:

@@ -104,7 +104,7 @@ class ArrayPreprocessing:
         if self.padding is not None and shape:
             steps = ", with any number of steps"
             expected = with_steps(expected, shape[0 if self.channels_last else -1], self.channels_last)
-        what = f"inputs have dtype {x.dtype}, samples have shape {shape}, those of the training set {self.stored_shape}"
+        what = f"samples have shape {shape}, those of the training set {self.stored_shape}; inputs have dtype {x.dtype}"
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample{steps}"
         refuse_if(shape != expected or x.dtype.kind not in "fiub", what, where, hint)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from orca_cli.data.own_data import optional_module
 from orca_cli.data.untrusted.downloads import hub_answers
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
 
@@ -106,13 +107,8 @@ def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
 
 
 def _library() -> ModuleType:
-    # Read when the library is first imported.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import datasets
-    except ImportError as error:
-        what = "the package datasets is not installed"
-        raise UnavailableError(what, where=KEY, hint="pip install 'orca-transfer[datasets]'") from error
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is first imported
+    datasets = optional_module("datasets", "datasets", "data sets of the hub")
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
         what = f"datasets {datasets.__version__} may execute code of a data set"
         raise UnavailableError(what, where=KEY, hint=f"pip install 'datasets>={_OLDEST}'")

@@ -103,11 +103,9 @@ def infer_layout(
     Raises:
         ConfigError: a length for anything but sequences, or an image size for numbers.
     """
-    import datasets
-
-    is_image = isinstance(rows.features[column], datasets.Image)
-    values, place = open_column(rows, column, is_image), f"{where}, row {chosen[0]}"
+    values, place = open_column(rows, column), f"{where}, row {chosen[0]}"
     first = values(chosen[:1])[0]
+    is_image = isinstance(first, dict)
     if is_image:
         shape = decode(image_content(first, place), image_size, 1, where=place).shape
     else:
@@ -145,12 +143,12 @@ def image_content(value: Any, where: str) -> BytesIO:
         raise DataError(f"holds no image ({error})", where=where, hint=hint) from error
 
 
-def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
+def open_column(rows: Dataset, column: str) -> Callable[[np.ndarray], np.ndarray | list]:
     """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
-    view = rows.select_columns([column])
-    if is_image:
-        import datasets
+    import datasets
 
+    view = rows.select_columns([column])
+    if isinstance(rows.features[column], datasets.Image):
         view = view.cast_column(column, datasets.Image(decode=False))
     else:
         # float64: float32, the default, would round away a small signal on a large offset.
@@ -168,13 +166,9 @@ def raw_targets(
     Raises:
         DataError: targets are missing, or numbered otherwise than in training.
     """
-    import datasets
-
     feature = rows.features[column]
-    numbered = getattr(feature, "feature", None) if kind == "labels" else feature
-    names: tuple[str, ...] = ()
-    if isinstance(numbered, datasets.ClassLabel) and kind in ("classes", "labels"):
-        names = tuple(numbered.names)
+    numbered = {"labels": getattr(feature, "feature", None), "classes": feature}.get(kind)
+    names = tuple(getattr(numbered, "names", ()))  # of ClassLabel alone
     is_other = names and training_names and names != tuple(training_names)
     refuse_if(is_other, "numbers its classes otherwise than training", where, f"cast it to {', '.join(training_names)}")
     if names and kind == "labels":
@@ -243,7 +237,7 @@ class HubPreprocessing:
         refuse_if(not name or not len(splits[name]), what, origin, hint)
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
         check_column(x, rows.column_names, where, place)
-        values = open_column(rows, x, bool(self.layout.image_mode))
+        values = open_column(rows, x)
 
         def encoded() -> np.ndarray | None:
             if y not in rows.column_names:
@@ -268,7 +262,7 @@ class Column(Lazy):
 
     def __init__(self, rows: Dataset, name: str, layout: ColumnLayout, where: str) -> None:
         super().__init__((len(rows), *layout.shape), np.float64)
-        self._values, self._layout, self._where = open_column(rows, name, bool(layout.image_mode)), layout, where
+        self._values, self._layout, self._where = open_column(rows, name), layout, where
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what `ColumnLayout.decode` returns of these rows."""

@@ -30,7 +30,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
 Arrays = dict[str, StoredArray]
-_OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others"
+_OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
 _LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 LENGTHS = "lengths"  # the array that is looked for
 NOT_PADDED = "task.padding=none reads them as they are"
@@ -235,11 +235,11 @@ class _File:
         x, held = self.names["x"], self.arrays
         return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in held}
 
-    def by_role(self, ending: str, advice: str) -> Arrays:
-        """Return the arrays whose names have an ending; where one is absent, `advice` is the hint."""
+    def by_role(self, ending: str = "") -> Arrays:
+        """Return the arrays whose names have an ending."""
         names = {role: name + ending for role, name in self.names.items()}
         if absent := [name for role, name in names.items() if name not in self.arrays and role not in self.optional]:
-            raise DataError(f"no array '{absent[0]}'", where=str(self.path), hint=f"{self}; {advice}")
+            raise DataError(f"no array '{absent[0]}'", where=str(self.path), hint=f"{self}; {_OTHER_NAMES}")
         found = {role: self.arrays[name] for role, name in names.items() if name in self.arrays}
         x = found["x"]
         refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
@@ -251,10 +251,10 @@ class _File:
 
     def of_training(self) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
         """Return the splits with arrays of their own, and the rows of the splits that an array `split` marks."""
-        parts = {part: self.by_role(ending, _OTHER_NAMES) for part, ending in self.endings.items()}
+        parts = {part: self.by_role(ending) for part, ending in self.endings.items()}
         if "train" in parts and self.names["x"] not in self.arrays:
             return parts, {}
-        whole = self.by_role("", _OTHER_NAMES)
+        whole = self.by_role()
         rows = _marked(whole)
         for part in parts:
             refuse_if(part == "train" or part in rows, f"holds the {part} split twice", str(self.path), str(self))
@@ -298,7 +298,7 @@ def locate(
         if part == "train":
             parts, rows = file.of_training()
         else:
-            parts[part] = file.by_role("", _OTHER_NAMES)
+            parts[part] = file.by_role()
     hint = "add them to every split, or ignore them with task.padding=none"
     for one in parts.values():  # padding would pass for data
         is_lacking = "lengths" not in one and any("lengths" in other for other in parts.values())
@@ -314,10 +314,9 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
     arrays = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
     file = _File(path, arrays, {**names, "split": "split"}, ("y", "split"))
     endings, found = file.endings, Arrays()
-    advice = f"take a part of it by --part {[*endings][-1]}" if endings else "the model was trained with it"
     is_marked = bool(part) and part not in endings
     if not is_marked or "split" in arrays:
-        found = file.by_role(endings.get(part, ""), advice)
+        found = file.by_role(endings.get(part, ""))
     rows = _marked(found, for_training=False).get(part) if is_marked else None
     refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), str(file))
     return found, rows

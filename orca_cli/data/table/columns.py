@@ -127,28 +127,22 @@ def fit_columns(
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
-            columns.append(_numeric(name, numbers[~unknown], normalize, indicator and bool(unknown.any()), where))
+            known, is_flagged = numbers[~unknown], indicator and bool(unknown.any())
+            check_finite(known, f"{where}[{name}]")
+            scale = float(np.abs(known).max()) or 1.0  # so that the squares of small numbers do not vanish
+            mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
+            std = std if normalize and std > _MAX_ROUNDING * abs(mean) else 1.0
+            truths = bool(np.isin(known, (0, 1)).all())
+            columns.append(Numeric(name, mean, mean if normalize else 0.0, std, is_flagged, truths=truths))
             if unknown.any():
                 remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
-            if (numbers[~unknown] == numbers[~unknown][0]).all():
+            if (known == known[0]).all():
                 remarks["warning: constant in the training set"].append(name)
     refuse_if(not columns, "all columns are empty", where, "check task.features and task.ignore")
     num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
-
-
-def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where: str) -> Numeric:
-    """Return the column of known training values."""
-    check_finite(known, f"{where}[{name}]")
-    # Scaled first, so that the squares of small numbers do not vanish.
-    scale = float(np.abs(known).max()) or 1.0
-    mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
-    if std <= _MAX_ROUNDING * abs(mean) or not normalize:
-        std = 1.0
-    truths = bool(np.isin(known, (0, 1)).all())
-    return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
 
 
 def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:

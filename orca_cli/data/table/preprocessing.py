@@ -56,12 +56,11 @@ class Rows:
 
         values, first = self.columns[name], self.order[self.starts[:-1]]
         codes = pd.factorize(values)[0]
-        if (differs := codes != codes[first][self.sample]).any():
-            row = int(differs.argmax())
-            one, value = self.names[self.sample[row]], values[first][self.sample[row]]
-            what = f"series '{one}' has '{value}' and '{values[row]}'"
-            hint = "a target or group is of a whole series: every row of one has to say the same"
-            raise DataError(what, where=f"{self.where}[{name}]", hint=hint)
+        differs = codes != codes[first][self.sample]
+        row = int(differs.argmax())
+        what = f"series '{self.names[self.sample[row]]}' has '{values[first][self.sample[row]]}' and '{values[row]}'"
+        hint = "a target or group is of a whole series: every row of one has to say the same"
+        refuse_if(differs.any(), what, f"{self.where}[{name}]", hint)
         return values[first]
 
     def contents(self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray) -> np.ndarray:
@@ -109,16 +108,6 @@ class Symbols:
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
         kind = np.dtype(np.uint8)
         return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, len(symbols), self.length, kind)
-
-    def remarks(self, values: np.ndarray) -> dict[str, int]:
-        """Return what `encode` does to make new texts fit, each with the number of rows."""
-        absent = [set(text).difference(self.alphabet) for text in values]
-        unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
-        counts = {
-            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values),
-            f"with a symbol that training lacks ({unknown}): read as none of its symbols": sum(map(bool, absent)),
-        }
-        return {what: count for what, count in counts.items() if count}
 
 
 def fit_symbols(
@@ -224,10 +213,14 @@ class TablePreprocessing:
 
     def remarks(self, raw: Mapping[str, np.ndarray] | Rows, *, training: bool = False) -> dict[str, int]:
         """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
-        rows = raw if isinstance(raw, Rows) else self.rows(raw, "inputs")
+        rows, counts = raw if isinstance(raw, Rows) else self.rows(raw, "inputs"), dict[str, int]()
         if self.symbols is not None:
-            return self.symbols.remarks(rows.columns[self.symbols.name])
-        counts = dict[str, int]()
+            texts, length = rows.columns[self.symbols.name], self.symbols.length
+            absent = [set(text).difference(self.symbols.alphabet) for text in texts]
+            unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
+            counts[f"longer than {length} symbols and cut at the end"] = sum(len(text) > length for text in texts)
+            what = f"with a symbol that training lacks ({unknown}): read as none of its symbols"
+            counts[what] = sum(map(bool, absent))
         for column in () if training else self.columns:
             _, odd = column.encode(rows.columns[column.name], self.decimal, rows.where)
             what = f"without a number in '{column.name}': the training mean stands there"

@@ -48,12 +48,12 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
     return paths
 
 
-def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
-    """Raise DataError, with the closest name or all of them, where a column does not exist."""
-    if name not in columns:
-        close = suggest(name, columns)
+def check_columns(names: Iterable[str | None], columns: Sequence[str], key: str, where: str) -> None:
+    """Raise DataError, with the closest name or all of them, where a column does not exist; None is no column."""
+    if absent := [name for name in names if name is not None and name not in columns]:
+        close = suggest(absent[0], columns)
         hint = close if close.startswith("did you mean") else f"columns: {listed(columns)}"
-        raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
+        raise DataError(f"{where} has no column '{absent[0]}'", where=key, hint=hint)
 
 
 def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:

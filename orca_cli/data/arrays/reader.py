@@ -103,9 +103,7 @@ class _Held:
 
     def __post_init__(self) -> None:
         x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
-        hint = (
-            "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
-        )
+        hint = "allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W); with task.channels_last=true channels last"
         refuse_if(not 2 <= len(x.shape) <= 5 or 0 in x.shape, f"inputs have shape {x.shape}", x.where, hint)
         what = f"inputs with {described(form.file_shape)} are not sequences, so they cannot have lengths"
         refuse_if(form.padding is not None and len(form.file_shape) != 2, what, x.where, NOT_PADDED)

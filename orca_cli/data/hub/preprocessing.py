@@ -23,7 +23,7 @@ from orca_cli.config import configuration
 from orca_cli.data.blocks import Lazy, channels_first
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
-from orca_cli.data.own_data import check_column, check_rules, refuse_if
+from orca_cli.data.own_data import check_columns, check_rules, refuse_if
 from orca_cli.data.samples import ArraySamples, ChannelScale, Gaps, as_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
@@ -236,7 +236,7 @@ class HubPreprocessing:
         hint = f"it holds {', '.join(splits)}; name one by --part"
         refuse_if(not name or not len(splits[name]), what, origin, hint)
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
-        check_column(x, rows.column_names, where, place)
+        check_columns([x], rows.column_names, where, place)
         values = open_column(rows, x)
 
         def encoded() -> np.ndarray | None:

@@ -24,7 +24,7 @@ from orca_cli.data.hub.preprocessing import (
     open_column,
     raw_targets,
 )
-from orca_cli.data.own_data import check_column, check_rules, described, refuse_if
+from orca_cli.data.own_data import check_columns, check_rules, described, refuse_if
 from orca_cli.data.samples import How, fit_inputs
 from orca_cli.data.splits import PART_NAMES, group_rows
 from orca_cli.data.targets import fit_targets, plain_labels
@@ -100,7 +100,7 @@ def _parts(
         rows = parts[part] = splits[name]
         for key, column in columns.items():
             if column is not None:
-                check_column(column, rows.column_names, f"task.{key}", f"{origin}[{part}]")
+                check_columns([column], rows.column_names, f"task.{key}", f"{origin}[{part}]")
                 feature, place = rows.features[column], f"{origin}[{part}][{column}]"
                 is_list = key == "group" and not isinstance(feature, (datasets.Value, datasets.ClassLabel))
                 refuse_if(is_list, f"holds {feature}", place, "allowed: a number, text or class in each row")

@@ -23,7 +23,7 @@ from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
-from orca_cli.data.own_data import check_column, check_rules, file_path, listed, refuse_entry, refuse_if
+from orca_cli.data.own_data import check_columns, check_rules, file_path, listed, refuse_entry, refuse_if
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
 from orca_cli.data.splits import PART_NAMES, marked_rows
@@ -235,8 +235,7 @@ def _in_table(
     opened = open_table(table, "task.table", None, None)
     columns, where = opened.read(opened.columns), str(opened.path)
     for key, name in (("task.file", file), ("task.target", target)):
-        if name is not None:
-            check_column(name, opened.columns, key, opened.path.name)
+        check_columns([name], opened.columns, key, opened.path.name)
     file = file or opened.columns[0]
     outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
     what = f"which column of {where} is the target? It has {listed(outputs) or 'no other column'}"

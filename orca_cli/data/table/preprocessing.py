@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
-from orca_cli.data.own_data import check_column, check_names, listed, refuse_entry, refuse_if, refuse_rows
+from orca_cli.data.own_data import check_columns, check_names, listed, refuse_entry, refuse_if, refuse_rows
 from orca_cli.data.samples import read_inputs, remarks
 from orca_cli.data.table.columns import Categorical, Column, as_numbers, is_missing, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
@@ -243,8 +243,7 @@ class TablePreprocessing:
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
         table, names = open_table(path, where, self.delimiter, self.encoding), self.feature_names
-        for name in names:
-            check_column(name, table.columns, where, path.name)
+        check_columns(names, table.columns, where, path.name)
         targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
         rows = self.rows(table.read([*names, *targets]), str(path))
         has_targets = not all(is_missing(entry) for name in targets for entry in rows.columns[name].astype(str))
@@ -270,8 +269,7 @@ class TablePreprocessing:
             refuse_if(frame.shape[1] != len(names), what, where, shown)
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
-        for name in names:
-            check_column(name, frame.columns, where, "the table")
+        check_columns(names, list(frame.columns), where, "the table")
         check_names(frame.columns, where)
         columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
         return self._new_data(self.rows(columns, where), lambda: None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
-from orca_cli.data.own_data import check_column, check_rules, file_paths, listed
+from orca_cli.data.own_data import check_columns, check_rules, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import fit_columns, infer_kind, raw_targets
@@ -107,8 +107,7 @@ class _Held:
         targets, group, marks = list(draft.target_columns), roles.get("group", []), roles.get(_SPLIT, [])
         self._names = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
         for part, table in self.tables.items():
-            for name in [*self._names, *group]:
-                check_column(name, table.columns, f"task.{part}", table.path.name)
+            check_columns([*self._names, *group], table.columns, f"task.{part}", table.path.name)
         self._base = draft.rows(base.read([*self._names, *group, *marks]), where)
         self._values = {name: self._base.per_sample(name) for name in [*targets, *group, *marks]}
         self.kind = self.given_kind or "values"
@@ -130,8 +129,8 @@ class _Held:
         """Return the input columns, and a note on those that are not read; an unnamed column `split` gets a role."""
         taken = dict[str, str]()
         for key, names in self.roles.items():
+            check_columns(names, table.columns, f"task.{key}", table.path.name)
             for name in names:
-                check_column(name, table.columns, f"task.{key}", table.path.name)
                 what = f"'{name}' is in task.{taken.get(name)} too"
                 check_rules((name in taken, key, what, "a column has one role: remove one of them"))
                 taken[name] = key

@@ -11,8 +11,9 @@ comes after an end is neither read nor learned from.
 Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,57 +218,6 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
     return (steps, *sample[1:]) if channels_last else (*sample[:-1], steps)
 
 
-@dataclass(frozen=True)
-class _File:
-    """The arrays of a file by name, the names of roles, and the roles that may be absent."""
-
-    path: Path
-    arrays: Arrays
-    names: Mapping[str, str]
-    optional: Container[str]
-
-    def __str__(self) -> str:
-        return f"it holds {', '.join(sorted(self.arrays)) or 'nothing'}"
-
-    @property
-    def endings(self) -> dict[str, str]:
-        """The endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
-        x, held = self.names["x"], self.arrays
-        return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in held}
-
-    def by_role(self, ending: str = "") -> Arrays:
-        """Return the arrays whose names have an ending."""
-        names = {role: name + ending for role, name in self.names.items()}
-        if absent := [name for role, name in names.items() if name not in self.arrays and role not in self.optional]:
-            raise DataError(f"no array '{absent[0]}'", where=str(self.path), hint=f"{self}; {_OTHER_NAMES}")
-        found = {role: self.arrays[name] for role, name in names.items() if name in self.arrays}
-        x = found["x"]
-        refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
-        for role, array in found.items():
-            is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
-            hint = "arrays need one row per sample, groups and marks one axis"
-            refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
-        return found
-
-    def of_training(self) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
-        """Return the splits with arrays of their own, and the rows of the splits that an array `split` marks."""
-        parts = {part: self.by_role(ending) for part, ending in self.endings.items()}
-        if "train" in parts and self.names["x"] not in self.arrays:
-            return parts, {}
-        whole = self.by_role()
-        rows = _marked(whole)
-        for part in parts:
-            refuse_if(part == "train" or part in rows, f"holds the {part} split twice", str(self.path), str(self))
-        return parts | {"train": whole}, rows
-
-
-def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
-    """Return the rows of each split that an array `split` marks, if there is one; see `marked_rows`."""
-    if (marks := arrays.get("split")) is None:
-        return {}
-    return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)
-
-
 def locate(
     files: Mapping[str, str | None], names: Mapping[str, str], optional: Sequence[str], data_folder: Path
 ) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
@@ -294,11 +244,18 @@ def locate(
         if labels in paths:
             held = open_arrays(paths[labels], f"task.{labels}")
             arrays = {name or names["y"]: array for name, array in held.items()} | {names["x"]: arrays[""]}
-        file = _File(path, arrays, {**names, "split": "split"}, (*optional, "split"))
-        if part == "train":
-            parts, rows = file.of_training()
-        else:
-            parts[part] = file.by_role()
+        by_role, endings = partial(_by_role, arrays, names, optional, path), _endings(arrays, names["x"])
+        if part != "train":
+            parts[part] = by_role()
+            continue
+        parts = {other: by_role(ending) for other, ending in endings.items()}
+        if part not in parts or names["x"] in arrays:
+            whole = by_role()
+            rows = _marked(whole)
+            for other in parts:
+                is_twice = other in (part, *rows)
+                refuse_if(is_twice, f"holds the {other} split twice", str(path), _content(arrays))
+            parts[part] = whole
     hint = "add them to every split, or ignore them with task.padding=none"
     for one in parts.values():  # padding would pass for data
         is_lacking = "lengths" not in one and any("lengths" in other for other in parts.values())
@@ -311,12 +268,41 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
 
     Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
     """
-    arrays = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
-    file = _File(path, arrays, {**names, "split": "split"}, ("y", "split"))
-    endings, found = file.endings, Arrays()
+    arrays, found = {name or names["x"]: array for name, array in open_arrays(path, where).items()}, Arrays()
+    endings = _endings(arrays, names["x"])
     is_marked = bool(part) and part not in endings
     if not is_marked or "split" in arrays:
-        found = file.by_role(endings.get(part, ""))
+        found = _by_role(arrays, names, ("y",), path, endings.get(part, ""))
     rows = _marked(found, for_training=False).get(part) if is_marked else None
-    refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), str(file))
+    refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), _content(arrays))
     return found, rows
+
+
+def _content(arrays: Arrays) -> str:
+    return f"it holds {', '.join(sorted(arrays)) or 'nothing'}"
+
+
+def _endings(arrays: Arrays, x: str) -> dict[str, str]:
+    """Return the endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
+    return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in arrays}
+
+
+def _by_role(arrays: Arrays, names: Mapping[str, str], optional: Sequence[str], path: Path, ending: str = "") -> Arrays:
+    """Return the arrays of a file whose names have an ending, and the marks of splits where there are any."""
+    names = {role: name + ending for role, name in names.items()} | {"split": f"split{ending}"}
+    absent = [name for role, name in names.items() if name not in arrays and role not in (*optional, "split")]
+    refuse_if(absent, f"no array '{''.join(absent[:1])}'", str(path), f"{_content(arrays)}; {_OTHER_NAMES}")
+    found = {role: arrays[name] for role, name in names.items() if name in arrays}
+    x, hint = found["x"], "arrays need one row per sample, groups and marks one axis"
+    refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
+    for role, array in found.items():
+        is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
+        refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
+    return found
+
+
+def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, if there is one; see `marked_rows`."""
+    if (marks := arrays.get("split")) is None:
+        return {}
+    return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from orca_cli import signals
 from orca_cli.data.untrusted.memory import release_pages
 
+_Row = Callable[[int], np.ndarray]
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
@@ -34,23 +35,17 @@ class Lazy:
 
 
 class Ragged(Lazy):
-    """Sequences that are put together as [B, C, L] when rows are asked for, 0 after a sequence's end.
+    """Sequences that are put together as [B, C, L], `sample` being (C, L), when rows are asked for, 0 after a sequence's end.
 
     `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
     comes after the end is never read, so nothing can depend on it. The pages of an array `storage` are released after a read.
     """
 
     def __init__(
-        self,
-        row: Callable[[int], np.ndarray],
-        lengths: np.ndarray,
-        channels: int,
-        length: int,
-        dtype: DTypeLike,
-        storage: object = None,
+        self, row: _Row, lengths: np.ndarray, sample: tuple[int, int], dtype: DTypeLike, storage: object = None
     ) -> None:
-        super().__init__((len(lengths), channels, length), dtype)
-        self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, length).astype(np.int64)
+        super().__init__((len(lengths), *sample), dtype)
+        self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, sample[1]).astype(np.int64)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""

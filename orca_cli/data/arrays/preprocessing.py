@@ -210,7 +210,7 @@ class ArrayPreprocessing:
         rows, ends = channels_first(x, self.channels_last), self.ends(raw, where)
         if self.padding is None or ends is None:
             return rows
-        return Ragged(lambda row: rows[row], ends, self.file_shape[0], self.padding.length, x.dtype, storage=rows)
+        return Ragged(lambda row: rows[row], ends, (self.file_shape[0], self.padding.length), x.dtype, rows)
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:

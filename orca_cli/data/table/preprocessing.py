@@ -106,8 +106,8 @@ class Symbols:
         refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
         refuse_rows(values == "", "sequence", place, "remove these rows")
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
-        kind = np.dtype(np.uint8)
-        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, len(symbols), self.length, kind)
+        shape = len(symbols), self.length
+        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, shape, np.uint8)
 
 
 def fit_symbols(
@@ -201,10 +201,8 @@ class TablePreprocessing:
         encoded, order, starts = np.concatenate(columns, axis=1), rows.order, rows.starts
         if self.series is None:
             return encoded[:, None]
-        size, length = encoded.shape[1], self.series.length
-        return Ragged(
-            lambda one: encoded[order[starts[one] : starts[one + 1]]].T, np.diff(starts), size, length, encoded.dtype
-        )
+        shape, sizes = (encoded.shape[1], self.series.length), np.diff(starts)
+        return Ragged(lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype)
 
     def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""

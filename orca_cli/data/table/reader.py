@@ -119,7 +119,12 @@ class _Held:
             what, hint = "the column 'split' marks rows of it too", "; task.ignore=[split] leaves the column out"
             rows, others = marked_rows(self._values[_SPLIT], f"{where}[split]", hint), self.tables.keys() - {"train"}
             check_rules(*((part in others, part, what, f"leave out the file{hint}") for part in rows))
-        self._groups = group_rows(self._held_groups(group), rows)
+        groups_held = {}
+        for part, table in self.tables.items() if group else ():
+            names = [*group, *roles.get("id", [])]  # of other files no times are read
+            held = self._base if part == "train" else draft.rows(table.read(names), str(table.path))
+            groups_held[part] = held.per_sample(group[0]), f"{table.path}[{group[0]}]"
+        self._groups = group_rows(groups_held, rows)
         unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
         classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
         contents = partial(self._base.contents, self._inputs, draft.decimal, draft.symbols is not None)
@@ -142,15 +147,6 @@ class _Held:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
         check_rules((not (features or free), "features", "no column is left", hint))
         return features or free, []
-
-    def _held_groups(self, group: list[str]) -> dict[str, tuple[np.ndarray, str]]:
-        """Return the group of each sample by the files' splits, and its origin; no times are read of other files."""
-        held = {}
-        for part, table in self.tables.items() if group else ():
-            names, where = [*group, *self.roles.get("id", [])], str(table.path)
-            rows = self._base if part == "train" else self.draft.rows(table.read(names), where)
-            held[part] = rows.per_sample(group[0]), f"{where}[{group[0]}]"
-        return held
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""

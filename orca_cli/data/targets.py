@@ -158,17 +158,13 @@ def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tupl
     """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
     values, counts = np.unique(labels, return_counts=True)
     is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
-    what = (
-        f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
-    )
+    what = f"{len(values)} training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
     hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
     refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
     _refuse_equal(len(values) < 2, len(labels), values, where)
     are_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
     what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-    refuse_if(
-        are_numbers, what, where, "to predict numbers use kind=values, and check that this is the array of labels"
-    )
+    refuse_if(are_numbers, what, where, "to predict numbers use kind=values; is this the array of labels?")
     return tuple(values.tolist())
 
 

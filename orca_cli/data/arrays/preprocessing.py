@@ -34,7 +34,7 @@ Arrays = dict[str, StoredArray]
 _OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
 _LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 LENGTHS = "lengths"  # the array that is looked for
-NOT_PADDED = "task.padding=none reads them as they are"
+_NOT_PADDED = "task.padding=none reads them as they are"
 # Inputs as in the files, [n, ...], possibly with their lengths [n].
 Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 
@@ -101,6 +101,8 @@ class ArrayPreprocessing:
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
+        what = f"inputs with {described(self.file_shape)} are not sequences, so they cannot have lengths"
+        refuse_if(self.padding is not None and len(self.file_shape) != 2, what, where, _NOT_PADDED)
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
         if self.padding is not None and shape:
             steps = ", with any number of steps"
@@ -157,9 +159,8 @@ class ArrayPreprocessing:
             raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
         for i, one in enumerate([values] if is_array else values):
             self.check(one if is_array else one[None], where if is_array else f"{where}, sample {i}")
-        return NewData(
-            len(values), lambda i, j: values[i:j] if is_array else self._padded(values[i:j]), lambda: None, where
-        )
+        raw = (lambda part: part) if is_array else self._padded
+        return NewData(len(values), lambda start, stop: raw(values[start:stop]), lambda: None, where)
 
     def _padded(self, sequences: list[np.ndarray]) -> Raw:
         """Return sequences of several lengths as one array, NaN after their ends, with the lengths if these mark ends."""
@@ -186,7 +187,7 @@ class ArrayPreprocessing:
         None where all samples have one shape.
         """
         x, lengths = raw if isinstance(raw, tuple) else (raw, None)
-        first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {NOT_PADDED}"
+        first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {_NOT_PADDED}"
         if self.padding is None:
             return None
         if lengths is None and self.padding.marked_by == "nan":

@@ -12,15 +12,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.arrays.preprocessing import (
-    LENGTHS,
-    NOT_PADDED,
-    ArrayPreprocessing,
-    Arrays,
-    Padding,
-    locate,
-    with_steps,
-)
+from orca_cli.data.arrays.preprocessing import LENGTHS, ArrayPreprocessing, Arrays, Padding, locate, with_steps
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
 from orca_cli.data.own_data import check_rules, described, refuse_if
@@ -105,8 +97,6 @@ class _Held:
         x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
         hint = "allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W); with task.channels_last=true channels last"
         refuse_if(not 2 <= len(x.shape) <= 5 or 0 in x.shape, f"inputs have shape {x.shape}", x.where, hint)
-        what = f"inputs with {described(form.file_shape)} are not sequences, so they cannot have lengths"
-        refuse_if(form.padding is not None and len(form.file_shape) != 2, what, x.where, NOT_PADDED)
         for arrays in self.parts.values():
             form.check(arrays["x"], arrays["x"].where)
         (self._x, self._ends), self._y = self._read("train"), y.read()

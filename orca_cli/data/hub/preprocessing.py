@@ -21,6 +21,7 @@ from torch import Tensor
 from orca_cli import signals
 from orca_cli.config import configuration
 from orca_cli.data.blocks import Lazy, channels_first
+from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
 from orca_cli.data.own_data import check_columns, check_rules, refuse_if
@@ -73,11 +74,10 @@ class ColumnLayout:
                     raise DataError("is not an array of numbers", where=place, hint=hint) from error
                 check_finite(one, place, allow_nan=True)
             steps = one.shape[-1:]
-            is_wrong = one.shape[:-1] != self.shape[:-1] or not (
-                steps == self.shape[-1:] or (self.padded and any(steps))
-            )
+            fits = steps == self.shape[-1:] or (self.padded and any(steps))
             hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
-            refuse_if(is_wrong, f"has shape {one.shape}, the first training row {self.shape}", place, hint)
+            what = f"has shape {one.shape}, the first training row {self.shape}"
+            refuse_if(one.shape[:-1] != self.shape[:-1] or not fits, what, place, hint)
             inputs.append(one)
         if not self.padded:
             return np.stack(inputs), None
@@ -154,6 +154,22 @@ def open_column(rows: Dataset, column: str) -> Callable[[np.ndarray], np.ndarray
         # float64: float32, the default, would round away a small signal on a large offset.
         view = view.with_format("numpy", dtype=np.float64)
     return lambda indices: view[[int(i) for i in indices]][column]
+
+
+def contents(rows: Dataset, column: str, where: str, chosen: np.ndarray) -> np.ndarray | None:
+    """Return a hash of each chosen row's input [n], for images of the file; None where there are too many bytes to compare."""
+    values, size = open_column(rows, column), Column.rows_at_once
+    if rows.data.column(column).nbytes > MOST_BYTES:
+        return None
+
+    def content(row: int, value: Any) -> bytes:
+        if isinstance(value, dict):
+            return image_content(value, f"{where}, row {row}").getvalue()
+        array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
+        return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
+
+    parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    return hashes(content(row, value) for part in parts for row, value in zip(part, values(part), strict=True))
 
 
 def raw_targets(

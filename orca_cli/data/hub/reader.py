@@ -6,6 +6,7 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,8 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
-from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.hub.opening import open_dataset
-from orca_cli.data.hub.preprocessing import (
-    Column,
-    HubPreprocessing,
-    HubSamples,
-    image_content,
-    infer_layout,
-    open_column,
-    raw_targets,
-)
+from orca_cli.data.hub.preprocessing import Column, HubPreprocessing, HubSamples, contents, infer_layout, raw_targets
 from orca_cli.data.own_data import check_columns, check_rules, described, refuse_if
 from orca_cli.data.samples import How, fit_inputs
 from orca_cli.data.splits import PART_NAMES, group_rows
@@ -130,7 +122,8 @@ class _Held:
         self._groups = group_rows({part: (values, self._where(part, group)) for part, values in held.items()})
         rows, groups = {"train": np.arange(len(base))}, self._groups.get("train")
         classes = plain_labels(self._raw, y_where).astype(str) if self.kind == "classes" else None
-        self.pool = Pool("rows", self.origin, rows, self.parts, classes, groups, self._contents)
+        hashed = partial(contents, base, self.columns[0], self._where("train", self.columns[0]))
+        self.pool = Pool("rows", self.origin, rows, self.parts, classes, groups, hashed)
 
     def _where(self, part: str, column: str | None) -> str:
         return f"{self.origin}[{part}][{column}]"
@@ -160,19 +153,3 @@ class _Held:
             return HubSamples(inputs, targets, None, rows.get(part), used, groups, filling)
 
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
-
-    def _contents(self, rows: np.ndarray) -> np.ndarray | None:
-        """Return a hash of each row's input [n], for images of the file; None where there are too many bytes to compare."""
-        base, column = self.parts["train"], self.columns[0]
-        values = open_column(base, column)
-        if base.data.column(column).nbytes > MOST_BYTES:
-            return None
-
-        def content(row: int, value: Any) -> bytes:
-            if isinstance(value, dict):
-                return image_content(value, f"{self._where('train', column)}, row {row}").getvalue()
-            array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
-            return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
-
-        some = (rows[start : start + Column.rows_at_once] for start in range(0, len(rows), Column.rows_at_once))
-        return hashes(content(row, value) for part in some for row, value in zip(part, values(part), strict=True))

@@ -177,10 +177,8 @@ def load(
     colour_or_grey = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
     mean, std = colour_or_grey if normalize == "imagenet" else (None, None)
     view = View(size or 0, channels, fit == "crop", mean, std, padding=padding, flip=flip)
-    fitted = partial(held.fit, hashes, sides, view, missing_targets)
-    return assemble(
-        "images", reporter, held.kind, held.pool(hashes), (validation_fraction, test_fraction), split_seed, fitted
-    )
+    fit_view, fractions = partial(held.fit, hashes, sides, view, missing_targets), (validation_fraction, test_fraction)
+    return assemble("images", reporter, held.kind, held.pool(hashes), fractions, split_seed, fit_view)
 
 
 def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:

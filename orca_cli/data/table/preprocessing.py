@@ -178,9 +178,8 @@ class TablePreprocessing:
             every = np.arange(len(next(iter(columns.values()))))
             return Rows(columns, where, every, every, np.arange(len(every) + 1), every)
         ids, time = columns[self.series.id].astype(str), self.series.time
-        refuse_rows(
-            np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", "fill them in, or remove these rows"
-        )
+        hint = "fill them in, or remove these rows"
+        refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
         sample, names = pd.factorize(ids)  # of each row, numbered by their first rows
         times = np.arange(len(ids))
         if time is not None and time in columns:

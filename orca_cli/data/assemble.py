@@ -17,7 +17,7 @@ import numpy as np
 
 from orca_cli.data.contents import joined
 from orca_cli.data.own_data import refuse_if
-from orca_cli.data.splits import split, units_of
+from orca_cli.data.splits import merged, split
 from orca_cli.data.targets import TargetForm
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 
@@ -48,14 +48,11 @@ class Fitted:
     notes: Sequence[str]  # to which opening train and validation may add
 
 
+Fit = Callable[[dict[str, np.ndarray]], Fitted]
+
+
 def assemble(
-    name: str,
-    reporter: Reporter,
-    kind: Kind,
-    pool: Pool,
-    fractions: tuple[float, float],
-    split_seed: int,
-    fit: Callable[[dict[str, np.ndarray]], Fitted],
+    name: str, reporter: Reporter, kind: Kind, pool: Pool, fractions: tuple[float, float], split_seed: int, fit: Fit
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
@@ -95,12 +92,11 @@ def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[st
     if not missing:
         return {}, []
     classes, groups = (None if one is None else one[train] for one in (pool.classes, pool.groups))
-    unit, keys = ("samples", []) if groups is None else ("groups", ["task.group"])
-    keys += ["task.validation_fraction", "task.test_fraction"]
+    keys = ([] if groups is None else ["task.group"]) + ["task.validation_fraction", "task.test_fraction"]
     joint, identical = joined(groups, pool.contents(train))
-    place, units, classes = units_of(len(train), classes, joint)
+    place, units, classes = merged(len(train), classes, joint)
     validation, test = (float(shares[part]) if part in missing else 0.0 for part in shares)
-    parts = split(units, validation=validation, test=test, seed=seed, classes=classes, keys=keys, unit=unit)
+    parts = split(units, validation=validation, test=test, seed=seed, classes=classes, keys=keys)
     how = [] if classes is None else ["stratified"]
     how += [f"{units} groups kept together"] if groups is not None and units < len(train) else []
     notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]

@@ -59,10 +59,8 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     from scipy.sparse.csgraph import connected_components
 
     group_values, group = np.unique(groups, return_inverse=True)
-    pairs = coo_array(
-        (np.ones(len(group), dtype=bool), (group, len(group_values) + place)),
-        shape=(len(group_values) + len(first),) * 2,
-    )
+    links, size = np.ones(len(group), dtype=bool), len(group_values) + len(first)
+    pairs = coo_array((links, (group, len(group_values) + place)), shape=(size, size))
     component = connected_components(pairs, directed=False)[1][: len(group_values)]
     _, least, place = np.unique(component, return_index=True, return_inverse=True)
     return group_values[least[place]][group], note

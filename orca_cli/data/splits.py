@@ -54,24 +54,21 @@ def split(
     seed: int = 0,
     classes: np.ndarray | None = None,
     keys: Sequence[str] = ("task.train_size", "task.validation_size", "task.test_size"),
-    unit: str = "samples",
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
     Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest. The n samples
     are put into one random order in which every stretch holds each class [n] in proportion. Test takes its start, validation
     what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a training sample
-    where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes, and `unit`
-    is what is drawn.
+    where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes.
     """
-    n_test, n_validation = (
-        size if isinstance(size, int) else max(int(size > 0), round(size * n)) for size in (test, validation)
-    )
+    counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
+    n_test, n_validation = counts
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-    what = f"{sizes} are more than the {n} {unit} in all"
-    refuse_if(rest < 1 or n_train > rest, what, keys[0], f"lower {', '.join(keys)}")
+    what = f"{sizes} are more than the {n} in all"
+    refuse_if(rest < 1 or n_train > rest, what, keys[0], f"change {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -93,7 +90,7 @@ def folds(
     The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
     as its most frequent class, and sizes count groups.
     """
-    place, units, codes = units_of(n, classes, groups)
+    place, units, codes = merged(n, classes, groups)
     what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
     refuse_if(units < count, what, "train.folds", f"use train.folds={units} or less" if units > 1 else "")
     order = numpy_generator(seed, "folds").permutation(units)
@@ -105,9 +102,7 @@ def folds(
     return dealt[place]
 
 
-def units_of(
-    n: int, classes: np.ndarray | None, groups: np.ndarray | None
-) -> tuple[np.ndarray, int, np.ndarray | None]:
+def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each."""
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]

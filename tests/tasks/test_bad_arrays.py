@@ -102,9 +102,9 @@ CONTRADICTIONS = [
     ({"group": "x"}, "group: 'x' is the array of inputs; name the array that says"),
     (
         {"validation_fraction": 0.6, "test_fraction": 0.4},
-        "validation_fraction: 16 for test, 24 .* are more than the 40 samples",
+        "validation_fraction: 16 for test, 24 .* are more than the 40 in all",
     ),
-    ({"group": "two"}, "group: 1 for test, 1 .* are more than the 2 groups in all"),
+    ({"group": "two"}, "group: 1 for test, 1 .* are more than the 2 in all"),
 ]
 
 

@@ -51,18 +51,16 @@ class ColumnLayout:
     padded: bool = False
     channels_last: bool = False
 
-    def decode(
-        self, values: Values, where: str, rows: Sequence[int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def decode(self, values: Values, where: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
         False at padding.
 
         Values are lists or arrays of numbers, or images as {"bytes": ..., "path": ...}; `where` and the numbers of their rows
-        (None counts from 0) are for messages.
+        are for messages.
         """
         side = None if self.image_size is None else self.image_size[0]
         inputs = []
-        for row, value in zip(range(len(values)) if rows is None else rows, values, strict=True):
+        for row, value in zip(rows, values, strict=True):
             place = f"{where}, row {row}"
             if self.image_mode:
                 one = decode(image_content(value, place), side, self.shape[0], where=place) / 255
@@ -226,7 +224,7 @@ class HubPreprocessing:
 
     def inputs(self, raw: Values, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return values of a column, as `ColumnLayout.decode` takes them, as Batch.x and Batch.valid."""
-        x, valid = self.layout.decode(raw, where)
+        x, valid = self.layout.decode(raw, where, range(len(raw)))
         if self.gaps is None:
             check_finite(x, where)
         return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
@@ -236,7 +234,8 @@ class HubPreprocessing:
         layout, steps = self.layout, None
         if layout.padded:
             steps = np.array([np.shape(value)[0 if layout.channels_last else -1] for value in raw])
-        return remarks(steps, layout.shape[-1], self.gaps, None if self.gaps is None else layout.decode(raw, where)[0])
+        x = None if self.gaps is None else layout.decode(raw, where, range(len(raw)))[0]
+        return remarks(steps, layout.shape[-1], self.gaps, x)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of one split of a folder or hub id, with targets where it has that column.

@@ -15,6 +15,7 @@ from orca_cli.data.targets import check_finite
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
+Columns = Mapping[str, np.ndarray]  # of a table [n], by name
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
@@ -94,11 +95,10 @@ Column = Numeric | Categorical
 
 
 def fit_columns(
-    values: Mapping[str, np.ndarray],
+    values: Columns,
     rows: np.ndarray,
     where: str,
     *,
-    names: Sequence[str],
     decimal: str,
     normalize: bool,
     max_categories: int,
@@ -106,14 +106,13 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    `names` are the features among the columns [n], and `indicator` says whether columns with missing numbers in training get a
-    second feature that says where.
+    `indicator` says whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
     filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
     remarks: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        train = values[name][rows]
+    for name, column in values.items():
+        train = column[rows]
         numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
@@ -168,9 +167,7 @@ def is_missing(text: str) -> bool:
     return text.lower() in MISSING_WORDS
 
 
-def infer_kind(
-    values: Mapping[str, np.ndarray], names: Sequence[str], decimal: str, where: str
-) -> tuple[Kind, list[str]]:
+def infer_kind(values: Columns, names: Sequence[str], decimal: str, where: str) -> tuple[Kind, list[str]]:
     """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
 
     Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
@@ -194,13 +191,7 @@ def infer_kind(
 
 
 def raw_targets(
-    values: Mapping[str, np.ndarray],
-    kind: str,
-    names: Sequence[str],
-    missing: bool,
-    where: str,
-    decimal: str,
-    are_texts: bool = False,
+    values: Columns, kind: str, names: Sequence[str], missing: bool, where: str, decimal: str, are_texts: bool = False
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 

@@ -6,7 +6,7 @@ DataError where columns differ from those of training.
 Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.contents import hashes
 from orca_cli.data.own_data import check_columns, check_names, listed, refuse_entry, refuse_if, refuse_rows
 from orca_cli.data.samples import read_inputs, remarks
-from orca_cli.data.table.columns import Categorical, Column, as_numbers, is_missing, raw_targets
+from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, is_missing, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
@@ -36,7 +36,7 @@ class Rows:
     `sample` [m] is the sample of each row. The rows of sample i are `order[starts[i] : starts[i + 1]]`, of series by time.
     """
 
-    columns: Mapping[str, np.ndarray]
+    columns: Columns
     where: str
     sample: np.ndarray
     order: np.ndarray
@@ -166,7 +166,7 @@ class TablePreprocessing:
         ids = () if self.series is None else (self.series.id, self.series.time)
         return (*(column.name for column in self.columns), *(name for name in ids if name is not None))
 
-    def rows(self, columns: Mapping[str, np.ndarray], where: str) -> Rows:
+    def rows(self, columns: Columns, where: str) -> Rows:
         """Return which rows make up the samples; without a column of times, those of a series are in the table's order.
 
         Raises:
@@ -203,12 +203,12 @@ class TablePreprocessing:
         shape, sizes = (encoded.shape[1], self.series.length), np.diff(starts)
         return Ragged(lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype)
 
-    def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+    def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""
         x = self.features(self.rows(raw, where))
         return read_inputs(x, np.arange(len(x)))
 
-    def remarks(self, raw: Mapping[str, np.ndarray] | Rows, *, training: bool = False) -> dict[str, int]:
+    def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
         """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
         rows, counts = raw if isinstance(raw, Rows) else self.rows(raw, "inputs"), dict[str, int]()
         if self.symbols is not None:

@@ -183,8 +183,8 @@ class _Held:
             name, length = draft.symbols.name, draft.symbols.length
             symbols, notes = fit_symbols(name, base.columns[name], learn, length, base.where)
             return replace(draft, symbols=symbols), notes
-        settings = self.settings | {"names": self._inputs, "decimal": draft.decimal}
-        columns, notes = fit_columns(base.columns, base.of(learn), base.where, **settings)
+        inputs = {name: base.columns[name] for name in self._inputs}
+        columns, notes = fit_columns(inputs, base.of(learn), base.where, decimal=draft.decimal, **self.settings)
         if draft.series is None:
             return replace(draft, columns=columns), notes
         sizes = np.diff(base.starts)[learn]

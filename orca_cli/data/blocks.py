@@ -57,15 +57,25 @@ class Ragged(Lazy):
         return x, np.arange(self.shape[2]) < self.lengths[rows, None]
 
 
+def read(x: np.ndarray | Lazy, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return what `Lazy.read` returns of x[rows], in C order; pages of a mapped file are released."""
+    found = x.read(rows) if isinstance(x, Lazy) else (np.ascontiguousarray(x[rows]), None)
+    release_pages(x)
+    return found
+
+
+def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of rows that are read at once; signals are checked between."""
+    for start in range(0, len(rows), size):
+        signals.check()
+        yield rows[start : start + size]
+
+
 def parts(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield what `Lazy.read` returns of x[rows], part by part, in C order: mapped files are never held whole."""
+    """Return what `read` returns, part by part: mapped files are never held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = x.rows_at_once if isinstance(x, Lazy) and x.rows_at_once else max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, len(rows), step):
-        signals.check()
-        some = rows[start : start + step]
-        yield x.read(some) if isinstance(x, Lazy) else (np.ascontiguousarray(x[some]), None)
-        release_pages(x)
+    return (read(x, some) for some in in_turn(rows, step))
 
 
 def blocks(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import Lazy, parts
+from orca_cli.data.blocks import Lazy, in_turn, parts
 from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -93,8 +93,6 @@ def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> n
     if len(rows) > (most := min(_MOST_SAMPLES, max(1, _MOST_VALUES // values))):
         drawn = 0 if seed is None else most
         rows = np.sort(seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False))
-    size, read = max(1, min(256, _BATCH_VALUES // values)), [np.empty(0, np.uint64)]
-    for start in range(0, len(rows), size):
-        signals.check()
-        read.append(input_hashes(samples.batch(rows[start : start + size])))
-    return np.concatenate(read)
+    size = max(1, min(256, _BATCH_VALUES // values))
+    found = [input_hashes(samples.batch(some)) for some in in_turn(rows, size)]
+    return np.concatenate([np.empty(0, np.uint64), *found])

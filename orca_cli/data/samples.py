@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from orca_cli.data.blocks import Lazy, Ragged, blocks, parts
+from orca_cli.data.blocks import Lazy, Ragged, blocks, parts, read
 from orca_cli.data.own_data import check_rules, listed, refuse_if
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.terminal import counted
 
@@ -115,8 +114,11 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = read_inputs(self._x, rows, self._scale, self._gaps, self._valid)
-        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
+        x, valid = read(self._x, rows)
+        if self._valid is not None:
+            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
+        inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
+        return Batch(inputs, torch.from_numpy(self._y[rows].copy()), mask)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -144,11 +146,11 @@ class ArraySamples:
 
 
 def as_inputs(
-    x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None, gaps: Gaps | None = None
-) -> torch.Tensor:
-    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order.
+    x: np.ndarray, valid: np.ndarray | None, scale: ChannelScale | None = None, gaps: Gaps | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding.
 
-    Gaps are filled before, and their indicator channels follow the others.
+    They are scaled, 0 at padding, float32, in C order. Gaps are filled before, and their indicator channels follow the others.
     """
     flags = None
     if gaps is not None:
@@ -160,22 +162,8 @@ def as_inputs(
         x = np.where(valid[:, None], x, 0)
     if flags is not None and flags.shape[1]:
         x = np.concatenate([x, flags], axis=1)
-    return torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
-
-
-def read_inputs(
-    x: np.ndarray | Lazy,
-    rows: np.ndarray,
-    scale: ChannelScale | None = None,
-    gaps: Gaps | None = None,
-    valid: np.ndarray | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return rows of inputs [N, C, *E], with gaps, as Batch.x and Batch.valid; `valid` as that of `ArraySamples`."""
-    read, mask = x.read(rows) if isinstance(x, Lazy) else (x[rows], None)
-    if valid is not None:
-        mask = np.ascontiguousarray(valid[rows], dtype=bool)
-    release_pages(x)
-    return as_inputs(read, scale, mask, gaps), None if mask is None else torch.from_numpy(mask)
+    inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
+    return inputs, None if valid is None else torch.from_numpy(valid)
 
 
 def fit_inputs(

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.blocks import Ragged, blocks, channels_first
+from orca_cli.data.blocks import Ragged, blocks, channels_first, read
 from orca_cli.data.own_data import check_rules, described, file_paths, refuse_if
-from orca_cli.data.samples import ChannelScale, Gaps, read_inputs, remarks, with_indicators
+from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.targets import TargetForm, as_text, check_finite, refuse
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
@@ -122,7 +122,7 @@ class ArrayPreprocessing:
     def inputs(self, raw: Raw, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return inputs as Batch.x and Batch.valid; with padding, and unless NaN marks the ends, `raw` has the lengths [B]."""
         x = self.oriented(raw, where)
-        return read_inputs(x, np.arange(len(x)), self.scale, self.gaps)
+        return as_inputs(*read(x, np.arange(len(x))), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.config import configuration
-from orca_cli.data.blocks import Lazy, channels_first
+from orca_cli.data.blocks import Lazy, channels_first, in_turn
 from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
@@ -156,7 +155,7 @@ def open_column(rows: Dataset, column: str) -> Callable[[np.ndarray], np.ndarray
 
 def contents(rows: Dataset, column: str, where: str, chosen: np.ndarray) -> np.ndarray | None:
     """Return a hash of each chosen row's input [n], for images of the file; None where there are too many bytes to compare."""
-    values, size = open_column(rows, column), Column.rows_at_once
+    values = open_column(rows, column)
     if rows.data.column(column).nbytes > MOST_BYTES:
         return None
 
@@ -166,7 +165,7 @@ def contents(rows: Dataset, column: str, where: str, chosen: np.ndarray) -> np.n
         array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
         return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
 
-    parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    parts = in_turn(chosen, Column.rows_at_once)
     return hashes(content(row, value) for part in parts for row, value in zip(part, values(part), strict=True))
 
 
@@ -227,7 +226,7 @@ class HubPreprocessing:
         x, valid = self.layout.decode(raw, where, range(len(raw)))
         if self.gaps is None:
             check_finite(x, where)
-        return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
+        return as_inputs(x, valid, self.scale, self.gaps)
 
     def remarks(self, raw: Values, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new rows fit, each with the number of rows."""
@@ -290,9 +289,8 @@ class HubSamples(ArraySamples):
     def digest(self) -> str:
         """Return a SHA-256 over inputs as the model takes them, masks, targets and records."""
         digest, groups = hashlib.sha256(), self.groups()
-        for start in range(0, len(self), Column.rows_at_once):
-            signals.check()
-            batch = self.batch(np.arange(start, min(start + Column.rows_at_once, len(self))))
+        for some in in_turn(np.arange(len(self)), Column.rows_at_once):
+            batch = self.batch(some)
             for part in (batch.x, batch.valid, batch.y):
                 if part is not None:
                     digest.update(f"{part.dtype} {tuple(part.shape)}".encode())

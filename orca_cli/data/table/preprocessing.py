@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.blocks import Ragged
+from orca_cli.data.blocks import Ragged, read
 from orca_cli.data.contents import hashes
 from orca_cli.data.own_data import check_columns, check_names, listed, refuse_entry, refuse_if, refuse_rows
-from orca_cli.data.samples import read_inputs, remarks
+from orca_cli.data.samples import as_inputs, remarks
 from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, is_missing, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
@@ -206,7 +206,7 @@ class TablePreprocessing:
     def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""
         x = self.features(self.rows(raw, where))
-        return read_inputs(x, np.arange(len(x)))
+        return as_inputs(*read(x, np.arange(len(x))))
 
     def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
         """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""

@@ -143,8 +143,8 @@ class ArrayPreprocessing:
         def targets() -> np.ndarray | None:
             if y is None:
                 return None
-            held = self.ends((stored, ends), x.where) if self.targets.extent else None
-            return self.encoded_targets(y.read()[chosen], y.where, None if held is None else held[chosen])
+            held = self.ends(inputs(0, len(chosen)), x.where) if self.targets.extent else None
+            return self.encoded_targets(y.read()[chosen], y.where, held)
 
         return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 

@@ -41,10 +41,10 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
     paths = {key: file_path(file, data_folder) for key, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
     for key, path in paths.items():
-        if (first := seen.setdefault(path.resolve(), key)) != key:
-            what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
-            hint = "name another file, or omit this one and the split is drawn from the training file"
-            raise ConfigError(what, where=f"task.{key}", hint=hint)
+        first = seen.setdefault(path.resolve(), key)
+        what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
+        hint = "name another file, or omit this one and the split is drawn from the training file"
+        check_rules((first != key, key, what, hint))
     return paths
 
 

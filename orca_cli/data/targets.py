@@ -48,7 +48,8 @@ class TargetForm:
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
         is_wrong = y.shape[1:] != self.extent or y.dtype.kind not in "iub"  # a missing number makes all floats
-        what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers {('n', *self.extent)}"
+        sizes = ", ".join(map(str, ("n", *self.extent)))
+        what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers ({sizes})"
         refuse_if(is_wrong, what, where, "store real-valued targets as float32")
         integers, most = y.astype(np.int64), self.num_outputs - 1 if self.num_outputs else _LARGEST
         wrong = (integers < 0) | (integers > most)

@@ -137,7 +137,8 @@ def image_content(value: Any, where: str) -> BytesIO:
         return BytesIO(value.get("bytes") or Path(value["path"]).read_bytes())
     except (AttributeError, KeyError, TypeError, OSError) as error:
         hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
-        raise DataError(f"holds no image ({error})", where=where, hint=hint) from error
+        why = getattr(error, "strerror", "no bytes and no path")
+        raise DataError(f"holds no image ({why})", where=where, hint=hint) from error
 
 
 def open_column(rows: Dataset, column: str) -> Callable[[np.ndarray], np.ndarray | list]:

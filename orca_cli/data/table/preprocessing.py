@@ -267,7 +267,7 @@ class TablePreprocessing:
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
         check_columns(names, list(frame.columns), where, "the table")
-        check_names(frame.columns, where)
+        check_names([name for name in frame.columns if name in names], where)
         columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
         return self._new_data(self.rows(columns, where), lambda: None)
 

@@ -121,10 +121,20 @@ def fit_targets(
         (kind == "classes" and missing, "missing_targets", "does not apply to task.kind=classes", "remove it"),
         (are_numbers and num_classes is not None, "num_classes", "applies only to classes", hint),
     )
+    if kind == "classes" and names:
+        return TargetForm("classes", len(names), names)
     if kind == "classes":
-        classes = () if names else _classes_of(plain_labels(y, where)[rows], where, num_classes)
-        names = names or tuple(map(str, classes))
-        return TargetForm("classes", len(names), names, classes)
+        labels = plain_labels(y, where)[rows]
+        values, counts = np.unique(labels, return_counts=True)
+        is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
+        what = f"{len(values)} training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
+        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
+        refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
+        _refuse_equal(len(values) < 2, len(labels), values, where)
+        look_like_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
+        refuse_if(look_like_numbers, what, where, "to predict numbers use kind=values; is this the array of labels?")
+        return TargetForm("classes", len(values), tuple(map(str, values.tolist())), tuple(values.tolist()))
     if not are_numbers:
         form = TargetForm("class_maps", num_classes or 0, extent=extent)
         train = form.encode(y, where)[rows]
@@ -153,20 +163,6 @@ def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -
     what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
     hint = "provide two classes or more, or numbers that differ in their first seven digits"
     refuse_if(are_equal, what, where, hint)
-
-
-def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
-    """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
-    values, counts = np.unique(labels, return_counts=True)
-    is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
-    what = f"{len(values)} training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
-    hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
-    refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
-    _refuse_equal(len(values) < 2, len(labels), values, where)
-    are_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
-    what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-    refuse_if(are_numbers, what, where, "to predict numbers use kind=values; is this the array of labels?")
-    return tuple(values.tolist())
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:

@@ -154,9 +154,21 @@ class _Held:
         missing, learn = draft.targets.missing, rows["train"]
         raw, place = raw_targets(self._values, self.kind, names, missing, base.where, draft.decimal)
         form = fit_targets(self.kind, raw, learn, place, names=() if self.kind == "classes" else names, missing=missing)
-        draft, fitted = self._fit_inputs(learn)
+        if draft.symbols is not None:
+            name, length = draft.symbols.name, draft.symbols.length
+            symbols, fitted = fit_symbols(name, base.columns[name], learn, length, base.where)
+            draft = replace(draft, symbols=symbols)
+        else:
+            inputs = {name: base.columns[name] for name in self._inputs}
+            columns, fitted = fit_columns(inputs, base.of(learn), base.where, decimal=draft.decimal, **self.settings)
+            draft = replace(draft, columns=columns)
+        if draft.series is not None:
+            sizes = np.diff(base.starts)[learn]
+            draft = replace(draft, series=replace(draft.series, length=draft.series.length or int(sizes.max())))
+            seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
+            fitted = [seen, *fitted]
         preprocessing = replace(draft, targets=form)
-        x, y = preprocessing.features(base), preprocessing.encoded_targets(base)
+        x, y = preprocessing.features(base), form.encode(raw, place)
         notes = [form.note(), *self._notes, *fitted]
 
         def samples(part: str) -> ArraySamples:
@@ -175,19 +187,3 @@ class _Held:
             return made
 
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
-
-    def _fit_inputs(self, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
-        """Return the preprocessing with what the training samples say about inputs, and notes on it."""
-        base, draft = self._base, self.draft
-        if draft.symbols is not None:
-            name, length = draft.symbols.name, draft.symbols.length
-            symbols, notes = fit_symbols(name, base.columns[name], learn, length, base.where)
-            return replace(draft, symbols=symbols), notes
-        inputs = {name: base.columns[name] for name in self._inputs}
-        columns, notes = fit_columns(inputs, base.of(learn), base.where, decimal=draft.decimal, **self.settings)
-        if draft.series is None:
-            return replace(draft, columns=columns), notes
-        sizes = np.diff(base.starts)[learn]
-        series = replace(draft.series, length=draft.series.length or int(sizes.max()))
-        seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
-        return replace(draft, columns=columns, series=series), [seen, *notes]

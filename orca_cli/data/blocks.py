@@ -6,59 +6,81 @@ Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are rea
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from orca_cli import signals
 from orca_cli.data.untrusted.memory import release_pages
 
+_Row = Callable[[int], np.ndarray]
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
-class Ragged:
-    """Sequences that are put together when rows are asked for: `ragged[rows]` is [B, C, L], 0 after a sequence's end.
+class Lazy:
+    """Inputs [N, C, *E] of one type, of which rows are read when they are asked for."""
+
+    rows_at_once = 0  # 0 decides by their size
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.shape, self.ndim, self.dtype = shape, len(shape), np.dtype(dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the inputs with these indices, [B, C, *E], and [B, *E] bool, False at padding; None where nothing is."""
+        raise NotImplementedError
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.read(rows)[0]
+
+
+class Ragged(Lazy):
+    """Sequences that are put together as [B, C, L], `sample` being (C, L), when rows are asked for, 0 after a sequence's end.
 
     `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
     comes after the end is never read, so nothing can depend on it. The pages of an array `storage` are released after a read.
     """
 
-    ndim = 3
-
     def __init__(
-        self,
-        row: Callable[[int], np.ndarray],
-        lengths: np.ndarray,
-        channels: int,
-        length: int,
-        dtype: np.dtype,
-        storage: object = None,
+        self, row: _Row, lengths: np.ndarray, sample: tuple[int, int], dtype: DTypeLike, storage: object = None
     ) -> None:
-        self._row, self._storage, self.dtype = row, storage, np.dtype(dtype)
-        self.lengths = np.minimum(lengths, length).astype(np.int64)
-        self.shape = (len(lengths), channels, length)
+        super().__init__((len(lengths), *sample), dtype)
+        self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, sample[1]).astype(np.int64)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return the sequences with these indices, [B, C, L]."""
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows):
             length = self.lengths[row]
             x[place, :, :length] = self._row(int(row))[:, :length]
         release_pages(self._storage)
-        return x
-
-    def valid(self, rows: np.ndarray) -> np.ndarray:
-        """Return [B, L] bool, False after the end of each sequence."""
-        return np.arange(self.shape[2]) < self.lengths[rows, None]
+        return x, np.arange(self.shape[2]) < self.lengths[rows, None]
 
 
-def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
+def read(x: np.ndarray | Lazy, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return what `Lazy.read` returns of x[rows], in C order; pages of a mapped file are released."""
+    found = x.read(rows) if isinstance(x, Lazy) else (np.ascontiguousarray(x[rows]), None)
+    release_pages(x)
+    return found
+
+
+def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of rows that are read at once; signals are checked between."""
+    for start in range(0, len(rows), size):
+        signals.check()
+        yield rows[start : start + size]
+
+
+def parts(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Return what `read` returns, part by part: mapped files are never held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-    step = max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, len(rows), step):
-        block = np.ascontiguousarray(x[rows[start : start + step]])
-        release_pages(x)
-        yield block
+    step = x.rows_at_once if isinstance(x, Lazy) and x.rows_at_once else max(1, _BLOCK_BYTES // row_bytes)
+    return (read(x, some) for some in in_turn(rows, step))
+
+
+def blocks(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield x[rows] in C-ordered blocks of about 16 MiB, so that sums do not depend on the order of bytes."""
+    return (block for block, _ in parts(x, rows))
 
 
 def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:

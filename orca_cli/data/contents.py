@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import blocks
+from orca_cli.data.blocks import Lazy, in_turn, parts
 from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -19,27 +19,23 @@ _BATCH_VALUES = 2**23
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
     """Return a hash of each content, [n] uint64; two of a million contents share one by chance once in 10^7 data sets."""
-    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
-    return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
+    found = []
+    for content in contents:
+        signals.check()
+        found.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+    return np.array(found, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray, rows: np.ndarray, ends: np.ndarray | None, channels_last: bool) -> np.ndarray | None:
-    """Return a hash of some samples [n] of inputs in one pass, block by block; None where there are more than 2 GiB.
-
-    `ends` [N] says how many steps of a sequence count, on the last axis or, with channels last, the first; None takes all.
-    """
-    if len(rows) * x[:1].nbytes > MOST_BYTES:
+def hashes_of_rows(x: np.ndarray | Lazy, rows: np.ndarray) -> np.ndarray | None:
+    """Return a hash of some samples [n] of inputs in one pass, part by part; None where there are more than 2 GiB."""
+    if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
+    return hashes(one for part in parts(x, rows) for one in _bytes_of(*part))
 
-    def held() -> Iterator[bytes]:
-        stored = (row for block in blocks(x, rows) for row in block)
-        for number, row in zip(rows, stored, strict=True):
-            signals.check()
-            end = None if ends is None else ends[number]
-            one = row[:end] if channels_last else row[..., :end]
-            yield f"{one.shape}".encode() + one.tobytes()
 
-    return hashes(held())
+def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
+    masks = [None] * len(x) if valid is None else valid
+    yield from (one.tobytes() + (b"" if mask is None else mask.tobytes()) for one, mask in zip(x, masks, strict=True))
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
@@ -63,10 +59,8 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     from scipy.sparse.csgraph import connected_components
 
     group_values, group = np.unique(groups, return_inverse=True)
-    pairs = coo_array(
-        (np.ones(len(group), dtype=bool), (group, len(group_values) + place)),
-        shape=(len(group_values) + len(first),) * 2,
-    )
+    links, size = np.ones(len(group), dtype=bool), len(group_values) + len(first)
+    pairs = coo_array((links, (group, len(group_values) + place)), shape=(size, size))
     component = connected_components(pairs, directed=False)[1][: len(group_values)]
     _, least, place = np.unique(component, return_index=True, return_inverse=True)
     return group_values[least[place]][group], note
@@ -74,8 +68,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
 
 def input_hashes(batch: Batch) -> np.ndarray:
     """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
-    ends = [b""] * len(batch.x) if batch.valid is None else [mask.tobytes() for mask in batch.valid.numpy()]
-    return hashes(one.tobytes() + end for one, end in zip(batch.x.numpy(), ends, strict=True))
+    return hashes(_bytes_of(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()))
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> dict[str, int]:
@@ -83,26 +76,23 @@ def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], 
 
     Of large splits samples are drawn by the seed, so that there may be more; both splits are `complete` otherwise.
     """
-    seen, found = (_hashes_of_samples(one, input_shape, seed) for one in (first, second))
+    seen, found = (_read(one, input_shape, seed) for one in (first, second))
     is_complete = len(seen) == len(first) and len(found) == len(second)
     return {"shared": int(np.isin(found, seen).sum()), "of": len(found), "complete": is_complete}
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
     """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
-    return None if len(samples) > _most(input_shape) else _hashes_of_samples(samples, input_shape, 0)
+    found = _read(samples, input_shape, None)
+    return found if len(found) == len(samples) else None
 
 
-def _most(input_shape: tuple[int, ...]) -> int:
-    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-
-
-def _hashes_of_samples(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    rows, most = np.arange(len(samples)), _most(input_shape)
-    if len(rows) > most:
-        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
-    size, read = max(1, min(256, _BATCH_VALUES // math.prod(input_shape))), [np.empty(0, np.uint64)]
-    for start in range(0, len(rows), size):
-        signals.check()
-        read.append(input_hashes(samples.batch(rows[start : start + size])))
-    return np.concatenate(read)
+def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> np.ndarray:
+    """Return a hash of each input of a split, of large ones of as many as are read, drawn by the seed; none without one."""
+    values, rows = math.prod(input_shape), np.arange(len(samples))
+    if len(rows) > (most := min(_MOST_SAMPLES, max(1, _MOST_VALUES // values))):
+        drawn = 0 if seed is None else most
+        rows = np.sort(seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False))
+    size = max(1, min(256, _BATCH_VALUES // values))
+    found = [input_hashes(samples.batch(some)) for some in in_turn(rows, size)]
+    return np.concatenate([np.empty(0, np.uint64), *found])

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from orca_cli import seeding
+from orca_cli.data.own_data import refuse_if
 from orca_cli.data.splits import split
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Samples, TaskData
 
 
@@ -51,9 +51,9 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
         return task
     total = len(task.train)
     classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
-    if (count := max(1, round(fraction * total))) < 2:
-        what = f"{fraction:g} leaves {count} of {total} training samples"
-        raise DataError(what, where="task.train_fraction", hint="at least 2 are needed")
+    count = max(1, round(fraction * total))
+    what = f"{fraction:g} leaves {count} of {total} training samples"
+    refuse_if(count < 2, what, "task.train_fraction", "at least 2 are needed")
     seed = seeding.derive(seed, "train_fraction")
     drawn = split(total, validation=0, test=0, train=count, seed=seed, classes=classes)
     how = "" if classes is None else ", every class in proportion"

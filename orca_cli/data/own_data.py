@@ -1,11 +1,14 @@
 """Settings, paths, columns and numbers of own data, and the words that notes and refusals share."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError, UnavailableError, suggest
 from orca_cli.terminal import counted
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
@@ -38,19 +41,31 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
     paths = {key: file_path(file, data_folder) for key, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
     for key, path in paths.items():
-        if (first := seen.setdefault(path.resolve(), key)) != key:
-            what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
-            hint = "name another file, or omit this one and the split is drawn from the training file"
-            raise ConfigError(what, where=f"task.{key}", hint=hint)
+        first = seen.setdefault(path.resolve(), key)
+        what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
+        hint = "name another file, or omit this one and the split is drawn from the training file"
+        check_rules((first != key, key, what, hint))
     return paths
 
 
-def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
-    """Raise DataError, with the closest name or all of them, where a column does not exist."""
-    if name not in columns:
-        close = suggest(name, columns)
+def check_columns(names: Iterable[str | None], columns: Sequence[str], key: str, where: str) -> None:
+    """Raise DataError, with the closest name or all of them, where a column does not exist; None is no column."""
+    if absent := [name for name in names if name is not None and name not in columns]:
+        close = suggest(absent[0], columns)
         hint = close if close.startswith("did you mean") else f"columns: {listed(columns)}"
-        raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
+        raise DataError(f"{where} has no column '{absent[0]}'", where=key, hint=hint)
+
+
+def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
+    """Raise DataError if something is wrong with data."""
+    if is_wrong:
+        raise DataError(what, where=where, hint=hint)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise DataError where two columns have the same name."""
+    for name, count in Counter(names).items():
+        refuse_if(count > 1, f"two columns are named '{name}'", where, "give them distinct names")
 
 
 def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
@@ -65,6 +80,15 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
     if wrong.any():
         first = int(wrong.argmax())
         raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
+
+
+def optional_module(name: str, extra: str, what: str) -> Any:
+    """Return a module of an optional package; UnavailableError where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        hint = f"pip install 'orca-transfer[{extra}]'"
+        raise UnavailableError(f"{what} need the package {name.split('.')[0]}", where="task", hint=hint) from error
 
 
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:

@@ -1,20 +1,79 @@
-"""One split of a task that lies in arrays, in memory or mapped from a file; means and deviations of its training rows.
+"""One split of a task that lies in arrays, in memory or mapped from a file: its scale, its missing values (NaN), its batches.
 
-Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent, K outputs.
+Shapes: N rows of the arrays, n samples of the split, B of a batch, C channels, I channels with an indicator, *E the extent (L,
+or H x W), K outputs.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
-from orca_cli.data.blocks import Ragged, blocks
-from orca_cli.data.gaps import Gaps
-from orca_cli.data.own_data import listed
-from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.data.blocks import Lazy, Ragged, blocks, parts, read
+from orca_cli.data.own_data import check_rules, listed, refuse_if
 from orca_cli.interfaces import Batch, Scale
+from orca_cli.terminal import counted
+
+How = Literal["mean", "linear"]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """How NaN becomes numbers; padding is no gap.
+
+    Linear is, along a sequence, between the known values beside the gap, and the nearest one at either end; a sample without a
+    value of the channel gets the mean.
+    """
+
+    how: How
+    fill: np.ndarray  # [C] float64, each channel's mean over the training set
+    flagged: tuple[int, ...] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
+
+    def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E]; `valid` [B, *E] is False at padding."""
+        missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
+        if valid is not None:
+            missing &= valid[:, None]
+        flags = missing[:, list(self.flagged)]
+        if not missing.any():
+            return x, flags
+        # In float64: a mean in float32 would not be the one that the scale subtracts.
+        means = self.fill.reshape(-1, *(1,) * (x.ndim - 2))
+        result = np.where(missing, means, x.astype(np.float64))
+        if self.how == "linear":
+            for sample, channel in np.argwhere(missing.any(axis=-1)):
+                gap, series = missing[sample, channel], result[sample, channel]
+                known = np.flatnonzero(~gap if valid is None else ~gap & valid[sample])
+                if len(known):
+                    series[gap] = np.interp(np.flatnonzero(gap), known, series[known])
+        return result, flags
+
+
+def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...]:
+    """Return the shape (C, *E) of inputs with the indicator channels of gaps."""
+    return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
+
+
+def count_missing(x: np.ndarray | Lazy) -> int:
+    """Return how many inputs [n, C, *E] have a value that is NaN."""
+    some = blocks(x, np.arange(len(x))) if x.dtype.kind == "f" else ()
+    return sum(int(np.isnan(block).reshape(len(block), -1).any(axis=1).sum()) for block in some)
+
+
+def remarks(
+    steps: np.ndarray | None, length: int, gaps: Gaps | None = None, x: np.ndarray | Lazy | None = None
+) -> dict[str, int]:
+    """Return what is done to make new samples fit, each with the number of samples.
+
+    Steps [n] are of sequences that are cut at L, or None; x [n, C, *E] are the samples whose gaps are filled.
+    """
+    counts = {f"longer than {length} steps and cut at the end": 0 if steps is None else int((steps > length).sum())}
+    if gaps is not None and x is not None:
+        counts[f"with missing values, filled by task.gaps={gaps.how}"] = count_missing(x)
+    return {what: count for what, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -23,11 +82,6 @@ class ChannelScale:
 
     mean: np.ndarray
     std: np.ndarray  # 1 for constant channels
-
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Return inputs [n, C, *E] scaled, in float64: float32 would lose a small signal on a large offset."""
-        shape = (-1,) + (1,) * (x.ndim - 2)
-        return (x - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
 class ArraySamples:
@@ -40,7 +94,7 @@ class ArraySamples:
 
     def __init__(
         self,
-        x: np.ndarray | Ragged,
+        x: np.ndarray | Lazy,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -60,8 +114,11 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = read_inputs(self._x, rows, self._scale, self._gaps, self._valid)
-        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
+        x, valid = read(self._x, rows)
+        if self._valid is not None:
+            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
+        inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
+        return Batch(inputs, torch.from_numpy(self._y[rows].copy()), mask)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -75,9 +132,9 @@ class ArraySamples:
         """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
         lengths = self._x.lengths if isinstance(self._x, Ragged) else None
-        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups, "lengths": lengths}
+        arrays = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups, "lengths": lengths}
         scale = {} if self._scale is None else {"mean": self._scale.mean, "std": self._scale.std}
-        for name, array in (parts | scale).items():
+        for name, array in (arrays | scale).items():
             if array is not None:
                 rows = np.arange(len(array)) if name in scale else self._rows
                 digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
@@ -89,102 +146,97 @@ class ArraySamples:
 
 
 def as_inputs(
-    x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None, gaps: Gaps | None = None
-) -> torch.Tensor:
-    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order.
+    x: np.ndarray, valid: np.ndarray | None, scale: ChannelScale | None = None, gaps: Gaps | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding.
 
-    Gaps are filled before, and their indicator channels follow the others.
+    They are scaled, 0 at padding, float32, in C order. Gaps are filled before, and their indicator channels follow the others.
     """
     flags = None
     if gaps is not None:
         x, flags = gaps.filled(x, valid)
-    scaled = x if scale is None else scale.apply(x)
+    if scale is not None:  # in float64: float32 would lose a small signal on a large offset
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        x = (x - scale.mean.reshape(shape)) / scale.std.reshape(shape)
     if valid is not None:
-        scaled = np.where(valid[:, None], scaled, 0)
+        x = np.where(valid[:, None], x, 0)
     if flags is not None and flags.shape[1]:
-        scaled = np.concatenate([scaled, flags], axis=1)
-    return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
+        x = np.concatenate([x, flags], axis=1)
+    inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
+    return inputs, None if valid is None else torch.from_numpy(valid)
 
 
-def read_inputs(
-    x: np.ndarray | Ragged,
+def fit_inputs(
+    x: np.ndarray | Lazy,
     rows: np.ndarray,
-    scale: ChannelScale | None = None,
-    gaps: Gaps | None = None,
-    valid: np.ndarray | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return rows of inputs [N, C, *E], with gaps, as Batch.x and Batch.valid; `valid` as that of `ArraySamples`."""
-    read, mask = x[rows], None
-    if isinstance(x, Ragged):
-        mask = x.valid(rows)
-    elif valid is not None:
-        mask = np.ascontiguousarray(valid[rows], dtype=bool)
-    release_pages(x)
-    return as_inputs(read, scale, mask, gaps), None if mask is None else torch.from_numpy(mask)
+    has_gaps: bool,
+    how: How,
+    indicator: bool,
+    where: str,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[ChannelScale, Gaps, list[str], list[str]]:
+    """Return the scale of inputs [N, C, *E], what takes the place of missing values, and notes on both.
 
-
-def channel_scale(
-    x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False
-) -> tuple[ChannelScale, np.ndarray, list[str]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], missing values [C], and a note on constant channels.
-
-    Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
+    Learned from the training rows [n]: padding does not count, and where there are gaps NaN does not. `indicator` says whether
+    channels with missing values get an indicator channel; `advance` is called with the number of rows that were read.
     """
-    if isinstance(x, Ragged) or has_gaps:
-        return streamed_channel_scale(_known_parts(x, rows))
-    axes = (0, *range(2, x.ndim))
-    count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
+    what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
+    check_rules((how == "linear" and x.ndim != 3, "gaps", what, "use task.gaps=mean"))
+    if isinstance(x, Lazy) or has_gaps:
+        mean, variance, missing = _moments_of_known(x, rows, advance)
+    else:
+        mean, variance, missing = *_moments(x, rows), np.zeros(x.shape[1], dtype=np.int64)
+    empty = np.flatnonzero(np.isnan(mean))
+    what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
+    refuse_if(len(empty), what, where, "remove it")
+    std = np.sqrt(variance)
+    # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
+    constant = std <= 1e-12 * np.abs(mean)
+    note = f"warning: channel {listed(np.flatnonzero(constant))} is constant in the training set"
+    gaps = Gaps(how, mean, tuple(np.flatnonzero(missing).tolist()) if indicator else ())
+    becomes = "become the channel's training mean" if how == "mean" else "are interpolated in time"
+    added = f", flagged by {counted(len(gaps.flagged), 'more channel')}" if gaps.flagged else ""
+    place = f"in {np.count_nonzero(missing)} of {counted(len(missing), 'channel')}"
+    filled = f"{missing.sum()} missing values {place} {becomes}{added} (task.gaps={how})"
+    scale = ChannelScale(mean, np.where(constant, 1.0, std))
+    return scale, gaps, [note] if constant.any() else [], [filled] if missing.any() else []
+
+
+def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance [C] of inputs without padding and gaps."""
+    axes, count = (0, *range(2, x.ndim)), len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
     mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for block in blocks(x, rows):
         mean += block.sum(axis=axes, dtype=np.float64) / count
     centre = mean.reshape(-1, *(1,) * (x.ndim - 2))
     for block in blocks(x, rows):
         squares += ((block - centre) ** 2).sum(axis=axes)
-    scale, constants = _scale(mean, squares / count)
-    return scale, np.zeros(x.shape[1], dtype=np.int64), constants
+    return mean, squares / count
 
 
-def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    done = 0
-    for block in blocks(x, rows):
-        known = ~np.isnan(block) if block.dtype.kind == "f" else np.ones(block.shape, dtype=bool)
-        if isinstance(x, Ragged):
-            known &= x.valid(rows[done : done + len(block)])[:, None]
-        done += len(block)
-        yield block, known
+def _moments_of_known(
+    x: np.ndarray | Lazy, rows: np.ndarray, advance: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean and variance [C] of inputs that are read once, and the number of missing values [C].
 
-
-def streamed_channel_scale(
-    parts: Iterable[tuple[np.ndarray, np.ndarray]],
-) -> tuple[ChannelScale, np.ndarray, list[str]]:
-    """Return what `channel_scale` returns, of inputs that are decoded once, part by part.
-
-    A part is x [B, C, *E], 0 at padding, and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean
-    of a channel of which nothing is known is NaN.
+    Padding and gaps do not count. The mean of a channel of which nothing is known is NaN.
     """
-    count, mean, squares = np.zeros(1), np.zeros(1), np.zeros(1)
+    axes, count, mean, squares = (0, *range(2, x.ndim)), np.zeros(1), np.zeros(1), np.zeros(1)
     missing = np.zeros(1, dtype=np.int64)
-    for x, known in parts:
+    for part, valid in parts(x, rows):
         # Means and squares of parts are merged about their own means, so that no large offset is squared.
-        axes = (0, *range(2, x.ndim))
+        unknown = np.isnan(part) if part.dtype.kind == "f" else np.zeros(part.shape, dtype=bool)
+        known = ~unknown if valid is None else ~unknown & valid[:, None]
         size = known.sum(axis=axes).astype(np.float64)
-        part_mean = np.where(known, x, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
-        around = np.where(known, x - part_mean.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
+        part_mean = np.where(known, part, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
+        around = np.where(known, part - part_mean.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
         total = np.maximum(count + size, 1)
         squares = squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
         mean = mean + (part_mean - mean) * size / total
         count = count + size
-        missing = missing + (np.isnan(x).sum(axis=axes) if x.dtype.kind == "f" else 0)
-    scale, constants = _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
-    return scale, missing, constants
-
-
-def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[str]]:
-    std = np.sqrt(variance)
-    # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
-    constant = std <= 1e-12 * np.abs(mean)
-    note = f"warning: channel {listed(np.flatnonzero(constant))} is constant in the training set"
-    return ChannelScale(mean, np.where(constant, 1.0, std)), [note] if constant.any() else []
+        missing = missing + unknown.sum(axis=axes)
+        advance(len(part))
+    return np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1), missing
 
 
 def target_scale(y: np.ndarray) -> Scale:

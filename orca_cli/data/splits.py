@@ -4,17 +4,15 @@ Of data sets that come as a training and a test set only, validation is a part o
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from orca_cli.data.contents import joined
-from orca_cli.data.own_data import refuse_entry, refuse_rows
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.data.own_data import refuse_entry, refuse_if, refuse_rows
+from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.terminal import counted
 
 # How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
 PART_NAMES = {
@@ -42,8 +40,8 @@ def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: boo
     is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}
     wrong, allowed = ~np.any([*is_part.values()], axis=0), f"allowed: train, validation, test, or 0, 1, 2{hint}"
     refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
-    if for_training and not is_part["train"].any():
-        raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
+    is_empty = for_training and not is_part["train"].any()
+    refuse_if(is_empty, "no rows are for training", where, f"mark some with train{hint}")
     return {part: np.flatnonzero(chosen) for part, chosen in is_part.items() if chosen.any()}
 
 
@@ -55,24 +53,22 @@ def split(
     train: int | None = None,
     seed: int = 0,
     classes: np.ndarray | None = None,
-    keys: tuple[str, ...] = ("task.train_size", "task.validation_size", "task.test_size"),
+    keys: Sequence[str] = ("task.train_size", "task.validation_size", "task.test_size"),
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest; `keys` are
-    the settings that give them. The n samples are put into one random order in which every stretch holds each class [n] in
-    proportion. Test takes its start, validation what follows, and train its end. So a smaller training set is a part of a
-    larger one, and every class has a training sample where there are as many training samples as classes.
+    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest. The n samples
+    are put into one random order in which every stretch holds each class [n] in proportion. Test takes its start, validation
+    what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a training sample
+    where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes.
     """
-    n_test, n_validation = (
-        size if isinstance(size, int) else max(int(size > 0), round(size * n)) for size in (test, validation)
-    )
+    counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
+    n_test, n_validation = counts
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
-    if rest < 1 or n_train > rest:
-        sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-        what = f"{sizes} are more than the {n} samples in all"
-        raise DataError(what, where=keys[0], hint=f"lower {', '.join(keys)}")
+    sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
+    what = f"{sizes} are more than the {n} in all"
+    refuse_if(rest < 1 or n_train > rest, what, keys[0], f"change {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -86,42 +82,6 @@ def split(
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
 
 
-def draw(
-    total: int,
-    supplied: Container[str],
-    fractions: dict[str, float],
-    seed: int,
-    classes: np.ndarray | None,
-    groups: np.ndarray | None,
-    contents: Callable[[], np.ndarray | None],
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the n training samples that each split takes, and notes on what was drawn.
-
-    `supplied` splits have data of their own and are not drawn; `fractions` are those of validation and test, of the groups
-    where there are any. Draws are stratified by `classes` [n], a group by its most frequent one. Rows of one of `groups` [n],
-    and identical inputs by the hashes [n] that `contents` returns, stay together; see `contents.joined`.
-    """
-    missing = [part for part in fractions if part not in supplied]
-    if not missing:
-        return {"train": np.arange(total)}, []
-    is_grouped, keys = groups is not None, ("task.validation_fraction", "task.test_fraction")
-    groups, identical = joined(groups, contents())
-    place, units, classes = _units(total, classes, groups)
-    sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
-    if sum(sizes.values()) >= 1:
-        what = " + ".join(map(str, sizes.values()))
-        raise ConfigError(f"{what} leaves nothing for training", where=keys[0], hint="allowed: a sum below 1")
-    if is_grouped and units <= len(missing):
-        what = f"{counted(units, 'group')} cannot fill {1 + len(missing)} splits: {', '.join(['train', *missing])}"
-        raise DataError(what, where="task.group", hint="name a group with more values, or give files of these splits")
-    parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
-    rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
-    how = [] if classes is None else ["stratified"]
-    how += [f"{units} groups kept together"] if is_grouped and units < total else []
-    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
-    return rows, [*notes, identical] if identical else notes
-
-
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
@@ -130,10 +90,9 @@ def folds(
     The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
     as its most frequent class, and sizes count groups.
     """
-    place, units, codes = _units(n, classes, groups)
-    if units < count:
-        what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
-        raise DataError(what, where="train.folds", hint=f"use train.folds={units} or less" if units > 1 else "")
+    place, units, codes = merged(n, classes, groups)
+    what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
+    refuse_if(units < count, what, "train.folds", f"use train.folds={units} or less" if units > 1 else "")
     order = numpy_generator(seed, "folds").permutation(units)
     if codes is not None:
         # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
@@ -143,7 +102,7 @@ def folds(
     return dealt[place]
 
 
-def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
+def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each."""
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
@@ -154,23 +113,29 @@ def _units(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
     return place, units, pairs[1][order][np.searchsorted(pairs[0][order], np.arange(units))]
 
 
-def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
-    if not values:
+def group_rows(
+    held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the group of each row, file -> [n] int64, numbered over all files; equal values [n] are one group.
+
+    `held` has the values of the files of splits, and their origin; `rows` are those of each split in the training file.
+    """
+    if not held:
         return {}
-    texts: dict[str, np.ndarray] = {}
-    for part, column in values.items():
+    texts, parts = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, str]]()
+    for name, (column, where) in held.items():
         if column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all():  # 1.0 is the group 1
             column = np.where(np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str))
-        texts[part] = column.astype(str)
-        refuse_rows(np.isin(texts[part], ("", "nan", "None")), "group", where[part])
-    for part, other in permutations(texts, 2):
-        if len(shared := np.intersect1d(texts[part], texts[other])):
-            what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
-            raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
-    place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
-    cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
-    return dict(zip(texts, np.split(place, cuts), strict=True))
+        values = texts[name] = column.astype(str)
+        refuse_rows(np.isin(values, ("", "nan", "None")), "group", where)
+        marked = rows if rows and name == "train" else {name: np.arange(len(values))}
+        parts |= {part: (np.unique(values[chosen]), f"{where} ({part})") for part, chosen in marked.items()}
+    for (values, where), (others, other) in permutations(parts.values(), 2):
+        if len(shared := np.intersect1d(values, others)):
+            what = f"group '{shared[0]}' is also in {other} ({len(shared)} are in both)"
+            raise DataError(what, where=where, hint="rows that belong together must be in one split")
+    place = np.unique(np.concatenate([*texts.values()]), return_inverse=True)[1].astype(np.int64)
+    return dict(zip(texts, np.split(place, np.cumsum([len(one) for one in texts.values()])[:-1]), strict=True))
 
 
 def hold_out(

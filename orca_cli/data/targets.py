@@ -10,15 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.own_data import check_rules, listed
+from orca_cli.data.own_data import check_rules, listed, refuse_if
 from orca_cli.data.samples import target_scale
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 from orca_cli.terminal import counted
 
-_SHOWN = 8  # values named in a message
-_TWO_CLASSES = "provide data with two classes or more"
-_ONE_CLASS = "for one class per sample use kind=classes"
+_LARGEST = 2**53  # of class numbers
 
 
 @dataclass(frozen=True)
@@ -39,28 +37,27 @@ class TargetForm:
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y."""
-        k = self.num_outputs
         if self.classes:
             labels, values = plain_labels(y, where), np.array(self.classes)
-            if labels.dtype.kind != values.dtype.kind:
-                hint = f"give them as in training, such as {self.classes[0]!r}"
-                raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
             place = np.searchsorted(values, labels).clip(max=len(values) - 1)
-            hint = "add training samples of that class, or remove these samples"
+            hint = f"give labels as in training, such as {self.classes[0]!r}, add training samples, or remove these samples"
             refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
-        if self.kind in ("classes", "class_maps") and y.dtype.kind not in "iub":  # a missing number makes all floats
-            raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
-        if self.kind == "classes":
-            hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
-            refuse((y < 0) | (y >= k), y, f"samples have no class in 0..{k - 1}", where, hint)
-            return y.astype(np.int64)
+        return self._integers(y, where) if self.kind in ("classes", "class_maps") else self._numbers(y, where)
+
+    def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
+        is_wrong = y.shape[1:] != self.extent or y.dtype.kind not in "iub"  # a missing number makes all floats
+        sizes = ", ".join(map(str, ("n", *self.extent)))
+        what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers ({sizes})"
+        refuse_if(is_wrong, what, where, "store real-valued targets as float32")
+        integers, most = y.astype(np.int64), self.num_outputs - 1 if self.num_outputs else _LARGEST
+        wrong = (integers < 0) | (integers > most)
         if self.kind == "class_maps":
-            return _encode_class_maps(y, self.extent, where, k)
-        encoded = self._numbers(y, where)
-        if k and encoded.shape[1] != k:
-            raise DataError(f"targets have {encoded.shape[1]} columns, those of the training set {k}", where=where)
-        return encoded
+            wrong &= integers != IGNORED_CLASS
+        hint = f"in maps {IGNORED_CLASS} marks positions to ignore; -1 often marks the hidden targets of a competition"
+        refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
+        return integers
 
     def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
@@ -69,17 +66,16 @@ class TargetForm:
             y = np.moveaxis(y, -1, 1)
         if y.shape[1:] == extent:
             y = y[:, None]
-        if y.ndim != len(extent) + 2 or y.shape[2:] != extent or not y.shape[1]:
-            sizes = "".join(f", {size}" for size in extent)
-            what = f"{self.kind} have shape {y.shape}, expected (n{sizes or ','}) or (n, K{sizes})"
-            hint = "dense targets have the extent of the inputs, values and labels one column per output"
-            raise DataError(what, where=where, hint=hint)
-        if y.dtype.kind not in "fiub":
-            raise DataError(f"targets have dtype {y.dtype}", where=where, hint="allowed: real numbers")
+        k = self.num_outputs or (y.shape[1] if y.ndim > 1 else 0)
+        sizes, columns = "".join(f", {size}" for size in extent), self.num_outputs or "K"
+        expected = f"expected (n{sizes or ','}) or (n, {columns}{sizes}) of real numbers"
+        is_wrong = y.shape[1:] != (k, *extent) or not k or y.dtype.kind not in "fiub"
+        hint = "dense targets have the extent of the inputs, values and labels one column per output"
+        refuse_if(is_wrong, f"{self.kind} have shape {y.shape}, {expected}, not {y.dtype}", where, hint)
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
-            refuse(wrong, y, "entries are neither 0 nor 1", where, _ONE_CLASS)
+            refuse(wrong, y, "entries are neither 0 nor 1", where, "for one class per sample use kind=classes")
         return y.astype(np.float32)
 
     def note(self) -> str:
@@ -118,19 +114,36 @@ def fit_targets(
 
     `names` are those of labels, of values, or of classes that the data number by themselves; `num_classes` is K, of classes.
     """
-    is_dense, are_numbers = kind == "dense", kind != "classes" and (kind != "dense" or y.dtype.kind not in "iub")
-    hint = f"{where} says how many outputs there are"
+    is_dense, is_integer = kind == "dense", y.dtype.kind in "iub"
+    are_numbers = kind != "classes" and not (is_dense and is_integer)
+    hint = f"remove it: {where} says how many outputs there are"
     check_rules(
         (kind == "classes" and missing, "missing_targets", "does not apply to task.kind=classes", "remove it"),
-        (are_numbers and num_classes is not None, "num_classes", "applies only to classes", f"remove it: {hint}"),
+        (are_numbers and num_classes is not None, "num_classes", "applies only to classes", hint),
     )
     if kind == "classes" and names:
         return TargetForm("classes", len(names), names)
     if kind == "classes":
-        classes = _classes_of(plain_labels(y, where)[rows], where, num_classes)
-        return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
+        labels = plain_labels(y, where)[rows]
+        values, counts = np.unique(labels, return_counts=True)
+        is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
+        what = f"{len(values)} training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
+        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
+        refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
+        _refuse_equal(len(values) < 2, len(labels), values, where)
+        look_like_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
+        refuse_if(look_like_numbers, what, where, "to predict numbers use kind=values; is this the array of labels?")
+        return TargetForm("classes", len(values), tuple(map(str, values.tolist())), tuple(values.tolist()))
     if not are_numbers:
-        return _class_map_form(y, rows, extent, where, num_classes)
+        form = TargetForm("class_maps", num_classes or 0, extent=extent)
+        train = form.encode(y, where)[rows]
+        present = np.unique(train[train != IGNORED_CLASS])
+        _refuse_equal(len(present) < 2, train.size, present, where)
+        k = num_classes or int(present[-1]) + 1
+        what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
+        refuse_if(len(present) < k, what, where, "number the classes without gaps; task.num_classes, if given, is K")
+        return replace(form, num_outputs=k)
     if is_dense:
         form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
     else:
@@ -140,67 +153,34 @@ def fit_targets(
     if kind == "labels":
         return form
     unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
-    if unknown.any():
-        what = f"output {'channel ' if is_dense else ''}{int(unknown.argmax())} has no training target"
-        raise DataError(what, where=where, hint=f"remove the {'channel' if is_dense else 'column'}")
-    if not is_dense and (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
-        what = f"all {len(values)} training targets are {values[0].tolist()}"
-        hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
-        raise DataError(what, where=where, hint=hint)
+    refuse_if(unknown.any(), f"output {int(unknown.argmax())} has no training target", where, "remove it")
+    is_equal = not is_dense and bool((np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all())
+    _refuse_equal(is_equal, len(values), values[0], where)
     return replace(form, scale=target_scale(values))
 
 
-def _class_map_form(
-    y: np.ndarray, rows: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None
-) -> TargetForm:
-    train = _encode_class_maps(y, extent, where, num_classes)[rows]
-    present = np.unique(train[train != IGNORED_CLASS])
-    if len(present) < 2:
-        what = f"all positions have class {present[0]}" if len(present) else "every position is ignored"
-        raise DataError(what, where=where, hint=_TWO_CLASSES)
-    k = num_classes or int(present[-1]) + 1
-    if len(present) < k:
-        what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
-        raise DataError(what, where=where, hint="number the classes without gaps; task.num_classes, if given, is K")
-    return TargetForm("class_maps", k, extent=extent)
-
-
-def _classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
-    """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
-    values, counts = np.unique(labels, return_counts=True)
-    is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
-    if num_classes is not None and (len(values) != num_classes or not is_whole):
-        what = f"{len(values)} different training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
-        hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
-        raise DataError(what, where=where, hint=hint)
-    if len(values) < 2:
-        raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
-    # Numbers that are nearly all different.
-    if 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20:
-        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-        hint = "to predict numbers use kind=values, and check that this is the array of labels"
-        raise DataError(what, where=where, hint=hint)
-    return tuple(values.tolist())
+def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -> None:
+    what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
+    hint = "provide two classes or more, or numbers that differ in their first seven digits"
+    refuse_if(are_equal, what, where, hint)
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1:
-        hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
-        raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
+    what = f"class labels have shape {labels.shape} and dtype {labels.dtype}, expected integers or strings (n,)"
+    hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
+    refuse_if(labels.ndim != 1 or labels.dtype.kind not in "fiubSU", what, where, hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
-    if labels.dtype.kind not in "fiub":
-        raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
-    check_finite(labels, where)
-    hint = "class labels are integers or strings; to predict numbers use kind=values"
-    refuse(labels % 1 != 0, labels, "labels are not whole numbers", where, hint)
-    integers = _as_int64(labels, where)
-    what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
-    refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
-    return integers
+    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
+    with np.errstate(invalid="ignore"):
+        wide = labels.astype(np.float64)
+        wrong = ~((wide % 1 == 0) & (np.abs(wide) <= _LARGEST) & (wide != IGNORED_CLASS))
+    what = f"labels are not whole numbers up to 2**53, or are {IGNORED_CLASS}, which marks ignored positions"
+    refuse(wrong, labels, what, where, "class labels are integers or strings; to predict numbers use kind=values")
+    return labels.astype(np.int64)
 
 
 def as_text(values: np.ndarray, where: str) -> np.ndarray:
@@ -209,26 +189,6 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError as error:
         raise DataError(f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings") from error
-
-
-def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
-    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
-    wrong = np.abs(labels.astype(np.float64)) > 2**53
-    refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
-    return labels.astype(np.int64)
-
-
-def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
-    """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
-    if labels.shape[1:] != extent:
-        expected = f"(n, {', '.join(map(str, extent))})"
-        what = f"integer targets have shape {labels.shape}, expected {expected}: a class at every position"
-        raise DataError(what, where=where, hint="store real-valued targets as float32")
-    integers, most = _as_int64(labels, where), 2**53 if num_classes is None else num_classes - 1
-    wrong = ((integers < 0) | (integers > most)) & (integers != IGNORED_CLASS)
-    hint = f"{IGNORED_CLASS} marks positions to ignore; check task.num_classes"
-    refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
-    return integers
 
 
 def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:

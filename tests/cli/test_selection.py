@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import orca_cli
 from orca_cli import seeding
-from orca_cli.data.splits import draw
+from orca_cli.data.assemble import Pool, draw
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.transfer import averaged
 from orca_cli.scoring.classification import ZeroOne
@@ -63,7 +63,9 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
 
 
 def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
-    rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, Y[:N], None, lambda: NOISE[:N].sum((1, 2)))
+    rows, _ = draw(
+        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take), (0.15, 0.15), 0
+    )
     changed = NOISE.copy()
     changed[rows["validation"][0]] += 1
     settings = ["task.normalize=false", "train.select=last", "train.refit=false"]
@@ -107,7 +109,9 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
     x[1:N:2] = x[0:N:2]
     path, result = run("classes", "train.folds=4", data=(x, Y))
     assert "folds: 40 samples have inputs that others have too: identical ones stay in one fold" in run.err
-    rows, _ = draw(N, {"test"}, {"validation": 0.15, "test": 0.15}, 0, Y[:N], None, lambda: np.arange(N) // 2)
+    rows, _ = draw(
+        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, lambda rows: rows // 2), (0.15, 0.15), 0
+    )
     held = np.load(path / "3_finetune" / "out_of_fold.npz")
     row_folds = held["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
     assert (row_folds[::2] == row_folds[1::2]).all()

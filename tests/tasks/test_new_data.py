@@ -83,7 +83,7 @@ def test_arrays_that_do_not_fit_and_records_that_are_not_trusted(tmp_path, build
     arrays = reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
     parts = {"x_train": X, "x_test": X[:9]}
     for content, part, message in (
-        (parts, "", "holds x_test, x_train; take a part of it by --part test"),
+        (parts, "", "holds x_test, x_train; .* --part one of several splits"),
         (parts, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
     ):

@@ -70,8 +70,7 @@ def test_a_fold_has_whole_groups_and_another_seed_other_ones():
 
 
 def test_groups_are_the_same_whatever_type_their_numbers_have():
-    where = {"train": "a", "test": "b"}
     with pytest.raises(DataError, match="group '1' is also in"):
-        group_rows({"train": np.array([1, 2]), "test": np.array([1.0, 3.0])}, where)
-    group_numbers = group_rows({"train": np.array([1, 2]), "test": np.array([4.0, 3.0])}, where)
+        group_rows({"train": (np.array([1, 2]), "a"), "test": (np.array([1.0, 3.0]), "b")})
+    group_numbers = group_rows({"train": (np.array([1, 2]), "a"), "test": (np.array([4.0, 3.0]), "b")})
     assert {part: numbers.tolist() for part, numbers in group_numbers.items()} == {"train": [0, 1], "test": [3, 2]}

@@ -1,4 +1,8 @@
-"""What the training arrays say about the inputs and targets of all splits, and of new data.
+"""Which arrays of which files make up the splits, or new data, and what those of training say about inputs and targets.
+
+The arrays of a split, one row per sample and not yet read, are a mapping from their roles: x, y, lengths, group. `names` are
+those of roles in .npz files; the one array of an .npy file takes the name of its role. Which of their rows a split takes, an
+array `split` may say.
 
 Sequences may have different lengths. Where each ends is given by an array of lengths, or by steps of NaN after it. Inputs are
 brought to one length, that of the longest training sequence unless another is given: longer ones lose their end, and what
@@ -7,28 +11,32 @@ comes after an end is neither read nor learned from.
 Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.arrays.layout import locate_new
-from orca_cli.data.blocks import Ragged, blocks, channels_first
-from orca_cli.data.gaps import Gaps, remarks, with_indicators
-from orca_cli.data.own_data import described
-from orca_cli.data.samples import ChannelScale, read_inputs
-from orca_cli.data.targets import TargetForm, check_finite, refuse
-from orca_cli.data.untrusted.arrays import StoredArray
+from orca_cli.data.blocks import Ragged, blocks, channels_first, read
+from orca_cli.data.own_data import check_rules, described, file_paths, refuse_if
+from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, remarks, with_indicators
+from orca_cli.data.splits import PART_NAMES, marked_rows
+from orca_cli.data.targets import TargetForm, as_text, check_finite, refuse
+from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
+from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
+Arrays = dict[str, StoredArray]
+_OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
+_LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 LENGTHS = "lengths"  # the array that is looked for
-NOT_PADDED = "task.padding=none reads them as they are"
-# Inputs as in the files, [n, ...], possibly with their lengths [n]; or sequences of several lengths.
-Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None] | list[np.ndarray]
-_PART = 4096  # samples of which lengths are read at once
+_NOT_PADDED = "task.padding=none reads them as they are"
+# Inputs as in the files, [n, ...], possibly with their lengths [n].
+Raw = np.ndarray | tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,8 @@ class Padding:
             return y  # of a form that is refused elsewhere
         axis = 1 if channels_last else y.ndim - 1
         steps, is_class = y.shape[axis], y.dtype.kind in "iub"
-        if (ends > steps).any():
-            what = f"targets have {steps} steps and sequences up to {ends.max()}"
-            raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
+        what = f"targets have {steps} steps and sequences up to {ends.max()}"
+        refuse_if((ends > steps).any(), what, where, "dense targets have the extent of the inputs")
         kept = np.moveaxis(y.astype(np.int64) if is_class else y, axis, -1)[..., : self.length]
         after = np.expand_dims(np.arange(kept.shape[-1]) >= ends[:, None], tuple(range(1, y.ndim - 1)))
         if not is_class and not self.missing_targets:
@@ -85,7 +92,7 @@ class ArrayPreprocessing:
     @property
     def file_shape(self) -> tuple[int, ...]:
         """(C, *E) of a sample in the files."""
-        return oriented_shape(self.stored_shape, self.channels_last)
+        return channels_first(np.empty((0, *self.stored_shape), bool), self.channels_last).shape[1:]
 
     @property
     def has_masks(self) -> bool:
@@ -94,19 +101,19 @@ class ArrayPreprocessing:
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
-        if x.dtype.kind not in "fiub":
-            raise DataError(f"inputs have dtype {x.dtype}", where=where, hint="allowed: real numbers, such as float32")
+        what = f"inputs with {described(self.file_shape)} are not sequences, so they cannot have lengths"
+        refuse_if(self.padding is not None and len(self.file_shape) != 2, what, where, _NOT_PADDED)
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
         if self.padding is not None and shape:
             steps = ", with any number of steps"
             expected = with_steps(expected, shape[0 if self.channels_last else -1], self.channels_last)
-        if shape != expected:
-            what = f"samples have shape {shape}, those of the training set {self.stored_shape}"
-            raise DataError(what, where=where, hint=f"the model takes {described(self.file_shape)} a sample{steps}")
+        what = f"samples have shape {shape}, those of the training set {self.stored_shape}; inputs have dtype {x.dtype}"
+        hint = f"the model takes real numbers, {described(self.file_shape)} a sample{steps}"
+        refuse_if(shape != expected or x.dtype.kind not in "fiub", what, where, hint)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
-        x, done = self._assembled(raw, where), 0
+        """Return what `assembled` returns, of finite numbers; gaps are NaN still."""
+        x, done = self.assembled(raw, where), 0
         for block in blocks(x, np.arange(len(x))):
             check_finite(block, where, allow_nan=self.gaps is not None, offset=done)
             done += len(block)
@@ -115,7 +122,7 @@ class ArrayPreprocessing:
     def inputs(self, raw: Raw, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return inputs as Batch.x and Batch.valid; with padding, and unless NaN marks the ends, `raw` has the lengths [B]."""
         x = self.oriented(raw, where)
-        return read_inputs(x, np.arange(len(x)), self.scale, self.gaps)
+        return as_inputs(*read(x, np.arange(len(x))), self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
@@ -124,20 +131,20 @@ class ArrayPreprocessing:
         arrays, rows = locate_new(path, where, names, part)
         x, y = arrays["x"], arrays.get("y")
         self.check(x, x.where)
-        read, chosen = x.rows(), np.arange(x.shape[0]) if rows is None else rows
-        ends = arrays["lengths"].read()[chosen] if "lengths" in arrays else None
+        stored, chosen = x.read(), np.arange(x.shape[0]) if rows is None else rows
+        ends = arrays["lengths"].read() if "lengths" in arrays else None
 
         def inputs(start: int, stop: int) -> Raw:
             some = chosen[start:stop]
-            values = read(int(some[0]), int(some[-1]) + 1)[some - some[0]]
-            return values if ends is None else (values, ends[start:stop])
+            values = stored[some]
+            release_pages(stored)
+            return values if ends is None else (values, ends[some])
 
         def targets() -> np.ndarray | None:
             if y is None:
                 return None
-            starts = range(0, len(chosen), _PART) if self._is_dense else ()
-            parts = [one for i in starts if (one := self.ends(inputs(i, i + _PART), x.where)) is not None]
-            return self.encoded_targets(y.read()[chosen], y.where, np.concatenate(parts) if parts else None)
+            held = self.ends(inputs(0, len(chosen)), x.where) if self.targets.extent else None
+            return self.encoded_targets(y.read()[chosen], y.where, held)
 
         return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
 
@@ -152,54 +159,59 @@ class ArrayPreprocessing:
             raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
         for i, one in enumerate([values] if is_array else values):
             self.check(one if is_array else one[None], where if is_array else f"{where}, sample {i}")
-        return NewData(len(values), lambda start, stop: values[start:stop], lambda: None, where)
+        raw = (lambda part: part) if is_array else self._padded
+        return NewData(len(values), lambda start, stop: raw(values[start:stop]), lambda: None, where)
+
+    def _padded(self, sequences: list[np.ndarray]) -> Raw:
+        """Return sequences of several lengths as one array, NaN after their ends, with the lengths if these mark ends."""
+        lengths = np.array([one.shape[0 if self.channels_last else -1] for one in sequences])
+        x = np.full((len(sequences), *with_steps(self.stored_shape, lengths.max(), self.channels_last)), np.nan)
+        for row, one in zip(x, sequences, strict=True):
+            row[tuple(map(slice, one.shape))] = one
+        return x if self.padding is None or self.padding.marked_by == "nan" else (x, lengths)
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
         length = 0 if self.padding is None else self.padding.length
-        return remarks(self.ends(raw, where), length, self.gaps, lambda: self._assembled(raw, where))
+        return remarks(self.ends(raw, where), length, self.gaps, self.assembled(raw, where))
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
-        if self.padding is not None and ends is not None and self._is_dense:
+        if self.padding is not None and ends is not None and self.targets.extent:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
 
     def ends(self, raw: Raw, where: str) -> np.ndarray | None:
-        """Return the lengths [n] of sequences; None where all samples have one shape."""
+        """Return the lengths [n] int64 of sequences, as given or up to a tail of NaN in all channels.
+
+        None where all samples have one shape.
+        """
+        x, lengths = raw if isinstance(raw, tuple) else (raw, None)
+        first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {_NOT_PADDED}"
         if self.padding is None:
             return None
-        if isinstance(raw, list):
-            axis, by_nan = 0 if self.channels_last else -1, self.padding.marked_by == "nan"
-            pairs = ((row[None], None if by_nan else np.array([row.shape[axis]])) for row in raw)
-            return np.concatenate([sequence_ends(*pair, self.channels_last, where) for pair in pairs])
-        x, lengths = raw if isinstance(raw, tuple) else (raw, None)
-        if lengths is None and self.padding.marked_by == "lengths":
+        if lengths is None and self.padding.marked_by == "nan":
+            present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
+            ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
+            refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
+            return ends.astype(np.int64)
+        if lengths is None:
             hint = f"give a list of sequences, or an .npz file with {self.names[0]} and {self.padding.array}"
             raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
-        return sequence_ends(x, lengths, self.channels_last, where)
+        what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
+        refuse_if(lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf", what, where, hint)
+        wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
+        refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, hint)
+        return lengths.astype(np.int64)
 
-    @property
-    def _is_dense(self) -> bool:
-        return self.targets.kind in ("maps", "class_maps")
-
-    def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        rows: list[np.ndarray] | np.ndarray
-        if isinstance(raw, list):
-            rows, dtype = [channels_first(row[None], self.channels_last)[0] for row in raw], np.dtype(np.float64)
-        else:
-            x = raw[0] if isinstance(raw, tuple) else raw
-            self.check(x, where)
-            rows, dtype = channels_first(x, self.channels_last), x.dtype
-        ends = self.ends(raw, where)
+    def assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
+        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`."""
+        x = raw[0] if isinstance(raw, tuple) else raw
+        self.check(x, where)
+        rows, ends = channels_first(x, self.channels_last), self.ends(raw, where)
         if self.padding is None or ends is None:
-            return np.asarray(rows)
-        return Ragged(lambda row: rows[row], ends, self.file_shape[0], self.padding.length, dtype, storage=rows)
-
-
-def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """Return (C, *E) for the shape of a sample in a file."""
-    return channels_first(np.empty((0, *sample), bool), channels_last).shape[1:]
+            return rows
+        return Ragged(lambda row: rows[row], ends, (self.file_shape[0], self.padding.length), x.dtype, rows)
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:
@@ -207,17 +219,91 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
     return (steps, *sample[1:]) if channels_last else (*sample[:-1], steps)
 
 
-def sequence_ends(x: np.ndarray, lengths: np.ndarray | None, channels_last: bool, where: str) -> np.ndarray:
-    """Return the lengths [n] int64 of sequences as in the files: as given, or up to a tail of NaN in all channels."""
-    first = channels_first(x, channels_last)
-    if lengths is None:
-        present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
-        ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
-        refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
-        return ends.astype(np.int64)
-    if lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf":
-        what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
-        raise DataError(what, where=where, hint=f"the number of steps of each sample; or {NOT_PADDED}")
-    wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
-    refuse(wrong, lengths, f"lengths are not in 1..{first.shape[2]}", where, "count the steps of each sample")
-    return lengths.astype(np.int64)
+def locate(
+    files: Mapping[str, str | None], names: Mapping[str, str], optional: Sequence[str], data_folder: Path
+) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
+    """Return the arrays that hold each split, and the rows that splits take of those that hold train.
+
+    Rows are given for train and for the splits that an array `split` marks. Only headers are read. `files` are the settings of
+    the splits and of their labels; roles that are `optional` may be absent from a file.
+    """
+    paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
+    for part, labels in _LABELS.items():
+        path, is_held = paths.get(part), part in parts or part in rows
+        check_rules(
+            (path is None and labels in paths, labels, "given without its inputs", f"give task.{part}=FILE.npy"),
+            (path is not None and is_held, part, "the training file already holds this split", "remove it"),
+        )
+        if path is None:
+            continue
+        arrays, alone = open_arrays(path, f"task.{part}"), f"{path.name} is one array, without targets"
+        hint, own = f"give task.{labels}=FILE.npy, or store both in an .npz file", f"{path.name} holds its own targets"
+        check_rules(
+            ("" in arrays and labels not in paths, labels, alone, hint),
+            ("" not in arrays and labels in paths, labels, "applies to .npy files", own),
+        )
+        if labels in paths:
+            held = open_arrays(paths[labels], f"task.{labels}")
+            arrays = {name or names["y"]: array for name, array in held.items()} | {names["x"]: arrays[""]}
+        by_role, endings = partial(_by_role, arrays, names, optional, path), _endings(arrays, names["x"])
+        if part != "train":
+            parts[part] = by_role()
+            continue
+        parts = {other: by_role(ending) for other, ending in endings.items()}
+        if part not in parts or names["x"] in arrays:
+            whole = by_role()
+            rows = _marked(whole)
+            for other in parts:
+                is_twice = other in (part, *rows)
+                refuse_if(is_twice, f"holds the {other} split twice", str(path), _content(arrays))
+            parts[part] = whole
+    hint = "add them to every split, or ignore them with task.padding=none"
+    for one in parts.values():  # padding would pass for data
+        is_lacking = "lengths" not in one and any("lengths" in other for other in parts.values())
+        refuse_if(is_lacking, "has no lengths, but another split has", one["x"].where, hint)
+    return parts, rows or {"train": np.arange(parts["train"]["x"].shape[0])}
+
+
+def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> tuple[Arrays, np.ndarray | None]:
+    """Return the arrays of new samples, y only where the file has it, and the rows that are requested; None are all.
+
+    Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
+    """
+    arrays, found = {name or names["x"]: array for name, array in open_arrays(path, where).items()}, Arrays()
+    endings = _endings(arrays, names["x"])
+    is_marked = bool(part) and part not in endings
+    if not is_marked or "split" in arrays:
+        found = _by_role(arrays, names, ("y",), path, endings.get(part, ""))
+    rows = _marked(found, for_training=False).get(part) if is_marked else None
+    refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), _content(arrays))
+    return found, rows
+
+
+def _content(arrays: Arrays) -> str:
+    return f"it holds {', '.join(sorted(arrays)) or 'nothing'}"
+
+
+def _endings(arrays: Arrays, x: str) -> dict[str, str]:
+    """Return the endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
+    return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in arrays}
+
+
+def _by_role(arrays: Arrays, names: Mapping[str, str], optional: Sequence[str], path: Path, ending: str = "") -> Arrays:
+    """Return the arrays of a file whose names have an ending, and the marks of splits where there are any."""
+    names = {role: name + ending for role, name in names.items()} | {"split": f"split{ending}"}
+    absent = [name for role, name in names.items() if name not in arrays and role not in (*optional, "split")]
+    refuse_if(absent, f"no array '{''.join(absent[:1])}'", str(path), f"{_content(arrays)}; {_OTHER_NAMES}")
+    found = {role: arrays[name] for role, name in names.items() if name in arrays}
+    x, hint = found["x"], "arrays need one row per sample, groups and marks one axis"
+    refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
+    for role, array in found.items():
+        is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
+        refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
+    return found
+
+
+def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, if there is one; see `marked_rows`."""
+    if (marks := arrays.get("split")) is None:
+        return {}
+    return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)

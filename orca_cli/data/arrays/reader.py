@@ -3,32 +3,22 @@
 Shapes: n samples, N those of the training file.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.arrays.layout import Arrays, locate, read_groups
-from orca_cli.data.arrays.preprocessing import (
-    LENGTHS,
-    NOT_PADDED,
-    ArrayPreprocessing,
-    Padding,
-    oriented_shape,
-    with_steps,
-)
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.data.arrays.preprocessing import LENGTHS, ArrayPreprocessing, Arrays, Padding, locate, with_steps
+from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.gaps import Gaps, How, count_missing, fit_gaps, remarks
-from orca_cli.data.own_data import check_rules, described
-from orca_cli.data.samples import ArraySamples, channel_scale
+from orca_cli.data.own_data import check_rules, described, refuse_if
+from orca_cli.data.samples import ArraySamples, Gaps, How, count_missing, fit_inputs, remarks
+from orca_cli.data.splits import group_rows
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
@@ -74,102 +64,89 @@ def load(
     files |= {"test": test, "test_labels": test_labels}
     named = {"x": x, "y": y, "lengths": None if padding else lengths or LENGTHS, "group": group}
     names = {role: name for role, name in named.items() if name is not None}
-    base, rows, others = locate(files, names, ("lengths",) if lengths is None else (), data_folder)
+    parts, rows = locate(files, names, ("lengths",) if lengths is None else (), data_folder)
     ends = Padding("nan" if padding == "nan" else "lengths", length or 0, missing_targets, lengths or LENGTHS)
-    has_ends, hint = padding == "nan" or "lengths" in base, "give an array of lengths, or task.padding=nan"
+    has_ends, hint = padding == "nan" or "lengths" in parts["train"], "give an array of lengths, or task.padding=nan"
     check_rules((not has_ends and length is not None, "length", "applies to sequences of different lengths", hint))
-    check_enough(len(rows["train"]), "samples", base["x"].where)
-    form = ArrayPreprocessing(
-        base["x"].shape[1:], channels_last, TargetForm("values", 0), None, (x, y), ends if has_ends else None,
-        Gaps(gaps, np.zeros(0)),
-    )  # fmt: skip
-    targets = partial(fit_targets, kind, num_classes=num_classes, channels_last=channels_last, missing=missing_targets)
-    fill = partial(fit_gaps, how=gaps, indicator=gap_indicator)
-    arrays = _Arrays(base, rows, others, reporter, kind, form, targets, fill, normalize)
-    return assemble("arrays", reporter, kind, arrays.pool, (validation_fraction, test_fraction), split_seed, arrays.fit)
+    shape, padded = parts["train"]["x"].shape[1:], ends if has_ends else None
+    unknown = TargetForm("values", 0), None, (x, y), padded, Gaps(gaps, np.zeros(0))
+    form = ArrayPreprocessing(shape, channels_last, *unknown)
+    targets = {"num_classes": num_classes, "channels_last": channels_last, "missing": missing_targets}
+    held = _Held(parts, rows, reporter, kind, form, targets, gaps, gap_indicator, normalize)
+    return assemble("arrays", reporter, kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
 
 
 @dataclass
-class _Arrays:
+class _Held:
     """What `locate` returns, of which the training file is read at once and others when they are opened, as samples.
 
-    Of `form`, targets, scale, means of gaps and length are open; `targets` and `fill` are `fit_targets` and `fit_gaps` with
-    some of their arguments.
+    Of `form`, targets, scale, means of gaps and length are open; `targets` are arguments of `fit_targets`.
     """
 
-    base: Arrays
+    parts: dict[str, Arrays]
     rows: dict[str, np.ndarray]
-    others: dict[str, Arrays]
     reporter: Reporter
     kind: Kind
     form: ArrayPreprocessing
-    targets: Callable[..., TargetForm]
-    fill: Callable[..., tuple[Gaps, list[str]]]
+    targets: dict[str, Any]
+    gaps: How
+    gap_indicator: bool
     normalize: bool
 
     def __post_init__(self) -> None:
-        x, y, learn = self.base["x"], self.base["y"], self.rows["train"]
-        self.form.check(x, x.where)
-        if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
-            hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true channels last"
-            raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
-        (self._x, self._ends), self._y = self._read(self.base), y.read()
-        classes = plain_labels(self._y, y.where)[learn] if self.kind == "classes" else None
-        self._groups, self._records = read_groups(self.base, self.rows, self.others)
-        contents = partial(hashes_of_rows, self._x, learn, self._ends, self.form.channels_last)
-        self.pool = Pool("samples", self.rows, self.others, classes, self._records.get("train"), contents)
+        x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
+        hint = "allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W); with task.channels_last=true channels last"
+        refuse_if(not 2 <= len(x.shape) <= 5 or 0 in x.shape, f"inputs have shape {x.shape}", x.where, hint)
+        for arrays in self.parts.values():
+            form.check(arrays["x"], arrays["x"].where)
+        (self._x, self._ends), self._y = self._read("train"), y.read()
+        named = {part: arrays["group"] for part, arrays in self.parts.items() if "group" in arrays}
+        self._groups = group_rows({part: (array.read(), array.where) for part, array in named.items()}, self.rows)
+        classes = plain_labels(self._y, y.where) if self.kind == "classes" else None
+        if form.padding is not None:
+            form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
+        contents = partial(hashes_of_rows, form.assembled((self._x, self._ends), x.where))
+        self.pool = Pool("samples", x.where, self.rows, self.parts, classes, self._groups.get("train"), contents)
 
-    def _read(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs as in the file, and the lengths [n] of sequences that have some."""
-        x, lengths = arrays["x"], arrays.get("lengths")
-        extent = oriented_shape(x.shape[1:], self.form.channels_last)
-        if self.form.padding is not None and len(extent) != 2:
-            what = f"inputs of {' x '.join(map(str, extent))} are not sequences, so they cannot have lengths"
-            raise DataError(what, where=x.where, hint=NOT_PADDED)
+        x, lengths = self.parts[part]["x"], self.parts[part].get("lengths")
         values, (steps, where) = x.read(), (None, x.where) if lengths is None else (lengths.read(), lengths.where)
         return values, self.form.ends((values, steps), where)
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how arrays become samples; see `assemble`."""
-        form, y, learn, ends, is_missing = self.form, self._y, rows["train"], self._ends, {}
-        shape, where, y_where = self.base["x"].shape, self.base["x"].where, self.base["y"].where
-        sample = described(oriented_shape(form.stored_shape, form.channels_last))
+        form, targets, y, learn, ends = self.form, self.targets, self._y, rows["train"], self._ends
+        where, y_where = self.parts["train"]["x"].where, self.parts["train"]["y"].where
+        sample = described(form.file_shape)
         if form.padding is not None and ends is not None:
             padding = replace(form.padding, length=form.padding.length or int(ends[learn].max()))
-            form = replace(
-                form, padding=padding, stored_shape=with_steps(shape[1:], padding.length, form.channels_last)
-            )
+            shape = with_steps(form.stored_shape, padding.length, form.channels_last)
+            form = replace(form, padding=padding, stored_shape=shape)
             sample = f"{counted(form.file_shape[0], 'channel')} of {ends[learn].min()} to {ends[learn].max()} steps"
             if self.kind == "dense":
-                y, is_missing = padding.targets(y, ends, form.channels_last, y_where), {"missing": True}
-        form = replace(form, targets=self.targets(y, learn, y_where, form.file_shape[1:], **is_missing))
+                y, targets = padding.targets(y, ends, form.channels_last, y_where), targets | {"missing": True}
+        form = replace(form, targets=fit_targets(self.kind, y, learn, y_where, form.file_shape[1:], **targets))
         x, encoded = form.oriented((self._x, ends), where), form.targets.encode(y, y_where)
         has_gaps = count_missing(x) > 0
-        scale, unknown, constants = channel_scale(x, learn, has_gaps)
-        filling, gap_notes = self.fill(unknown, x.shape[2:], means=scale.mean, where=where)
+        scale, filling, constants, filled = fit_inputs(x, learn, has_gaps, self.gaps, self.gap_indicator, where)
         form = replace(form, gaps=filling, scale=scale if self.normalize else None)
-        for arrays in self.others.values():
-            form.check(arrays["x"], arrays["x"].where)
 
         def samples(part: str) -> ArraySamples:
-            if part in rows:
-                used = filling if has_gaps else None  # what has no gaps keeps its digest
-                return ArraySamples(x, encoded, None, rows[part], form.scale, self._groups, used)
-            return self._open(part, form, filling)
+            if part in rows:  # what has no gaps keeps its digest
+                used = filling if has_gaps else None
+                return ArraySamples(x, encoded, None, rows[part], form.scale, self._groups.get("train"), used)
+            arrays, (stored, ends) = self.parts[part], self._read(part)
+            for note in _cuts(form, ends):
+                self.reporter.say(f"{part} split: {note}")
+            read = form.oriented((stored, ends), arrays["x"].where)
+            y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
+            used = filling if filling.flagged or count_missing(read) else None
+            return ArraySamples(read, y, None, None, form.scale, self._groups.get(part), used)
 
-        notes = [f"inputs {shape} read as {sample}", *_cuts(form, ends), *gap_notes, form.targets.note(), *constants]
+        seen = f"inputs {self._x.shape} read as {sample}"
+        notes = [seen, *_cuts(form, ends), *filled, form.targets.note(), *constants]
         return Fitted(form, form.input_shape, form.targets, samples, notes)
-
-    def _open(self, part: str, form: ArrayPreprocessing, filling: Gaps) -> ArraySamples:
-        """Read a split that has a file of its own, and report which of its sequences are cut."""
-        arrays = self.others[part]
-        stored, ends = self._read(arrays)
-        x = form.oriented((stored, ends), arrays["x"].where)
-        for note in _cuts(form, ends):
-            self.reporter.say(f"{part} split: {note}")
-        y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
-        used = filling if filling.flagged or count_missing(x) else None
-        return ArraySamples(x, y, None, None, form.scale, self._records.get(part), used)
 
 
 def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:

@@ -5,15 +5,16 @@ Code of a data set is never executed: since version 4 the library cannot, and ol
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from orca_cli.data.own_data import optional_module
 from orca_cli.data.untrusted.downloads import hub_answers
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
 
@@ -40,44 +41,27 @@ def open_dataset(
         UnavailableError: the library is not installed, or too old.
     """
     library = _library()
-    cache = str(cache_folder / "datasets")
+    load = partial(library.load_dataset, name=config, cache_dir=str(cache_folder / "datasets"))
     requested = Path(dataset).expanduser()
     folder = next((place for place in (requested, data_folder / requested) if dataset and place.is_dir()), None)
     if folder is not None:
         if revision is not None:
             raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
-        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return _read(lambda: library.load_from_disk(str(folder)), str(folder)), str(folder)
-        place = str(folder.resolve())
+        is_saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
         with _offline(library):
-            return _read(lambda: library.load_dataset(place, name=config, cache_dir=cache), str(folder)), str(folder)
-    if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
+            load = library.load_from_disk if is_saved else load
+            return _read(partial(load, str(folder.resolve())), str(folder)), str(folder)
+    if dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
-    return _from_hub(library, dataset, config, revision, cache)
-
-
-def _from_hub(
-    library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str
-) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-        try:  # so that all files are of one commit, and the record names it
-            commit = str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-            what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
-            raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
-        except Exception as error:
-            raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
-        load = functools.partial(library.load_dataset, dataset, name=config, revision=commit, cache_dir=cache)
-        return _read(load, dataset), f"{dataset}@{commit}"
+        commit = _commit(dataset, revision)
+        return _read(partial(load, dataset, revision=commit), dataset), f"{dataset}@{commit}"
     what = f"'{dataset}' is not on this machine and the hub cannot be reached"
     missing = NetworkError(what, where=KEY, hint=f"give {KEY}=FOLDER with .parquet files")
     try:
         with _offline(library):
-            splits = _splits(library.load_dataset(dataset, name=config, cache_dir=cache))
-    except (OSError, ValueError) as error:  # the library's own errors are of these
+            splits = _read(partial(load, dataset), dataset)
+    except (DataError, NetworkError) as error:
         raise missing from error
     # The folder of the prepared files is named by the commit that they were prepared from.
     files = next(iter(splits.values())).cache_files
@@ -87,9 +71,23 @@ def _from_hub(
     return splits, f"{dataset}@{commit}"
 
 
+def _commit(dataset: str, revision: str | None) -> str:
+    """Return the commit of a revision, so that all files are of one, and the record names it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = f"the hub has no data set '{dataset}'{f' with the revision {revision}' if revision else ''}"
+        raise ConfigError(what, where=KEY, hint="check its name and task.revision, or log in") from error
+    except Exception as error:
+        raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
+
+
 def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
     try:
-        return _splits(load())
+        loaded = load()
     except MemoryError:
         raise
     except Exception as error:
@@ -105,20 +103,12 @@ def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
             raise UnsafeError(what, where=where, hint="give a folder with .parquet files only") from error
         hint = "task.config= names one of several configurations; files are .parquet, or what save_to_disk writes"
         raise DataError(f"cannot be read: {said}", where=where, hint=hint) from error
-
-
-def _splits(loaded: Any) -> dict[str, Dataset]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _library() -> ModuleType:
-    # Read when the library is first imported.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import datasets
-    except ImportError as error:
-        what = "the package datasets is not installed"
-        raise UnavailableError(what, where=KEY, hint="pip install 'orca-transfer[datasets]'") from error
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is first imported
+    datasets = optional_module("datasets", "datasets", "data sets of the hub")
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
         what = f"datasets {datasets.__version__} may execute code of a data set"
         raise UnavailableError(what, where=KEY, hint=f"pip install 'datasets>={_OLDEST}'")

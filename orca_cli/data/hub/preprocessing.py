@@ -8,33 +8,31 @@ Shapes: n rows of the split, N rows that it is drawn from, B rows of a batch, C 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.config import configuration
-from orca_cli.data.blocks import channels_first
-from orca_cli.data.gaps import Gaps, remarks, with_indicators
+from orca_cli.data.blocks import Lazy, channels_first, in_turn
+from orca_cli.data.contents import MOST_BYTES, hashes
 from orca_cli.data.hub.opening import open_dataset
 from orca_cli.data.images.files import decode, opened
-from orca_cli.data.own_data import check_column, check_rules
-from orca_cli.data.samples import ArraySamples, ChannelScale, as_inputs
+from orca_cli.data.own_data import check_columns, check_rules, refuse_if
+from orca_cli.data.samples import ArraySamples, ChannelScale, Gaps, as_inputs, remarks, with_indicators
 from orca_cli.data.splits import PART_NAMES
 from orca_cli.data.targets import TargetForm, check_finite
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Batch, NewData
+from orca_cli.interfaces import NewData
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_BLOCK = 256  # rows that are decoded at once
 Values = Sequence[Any] | np.ndarray
 
 
@@ -52,48 +50,38 @@ class ColumnLayout:
     padded: bool = False
     channels_last: bool = False
 
-    def decode(
-        self, values: Values, where: str, rows: Sequence[int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def decode(self, values: Values, where: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
         False at padding.
 
         Values are lists or arrays of numbers, or images as {"bytes": ..., "path": ...}; `where` and the numbers of their rows
-        (None counts from 0) are for messages.
+        are for messages.
         """
-        places = [f"{where}, row {i}" for i in (range(len(values)) if rows is None else rows)]
         side = None if self.image_size is None else self.image_size[0]
-        stored, inputs = [], []
-        for value, place in zip(values, places, strict=True):
+        inputs = []
+        for row, value in zip(rows, values, strict=True):
+            place = f"{where}, row {row}"
             if self.image_mode:
-                stored.append(decode(image_content(value, place), side, self.shape[0], where=place))
+                one = decode(image_content(value, place), side, self.shape[0], where=place) / 255
             else:
-                stored.append(_numbers(value, place))
-            inputs.append(channels_first(stored[-1][None], self.channels_last)[0])
-            shape, steps = inputs[-1].shape, inputs[-1].shape[-1:]
-            if shape[:-1] != self.shape[:-1] or not (steps == self.shape[-1:] or (self.padded and any(steps))):
-                hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
-                raise DataError(f"has shape {shape}, the first training row {self.shape}", where=place, hint=hint)
-        if self.padded:
-            x = np.zeros((len(inputs), *self.shape))
-            for row, one in zip(x, inputs, strict=True):
-                row[:, : one.shape[1]] = one[:, : self.shape[1]]
-            valid = np.arange(self.shape[1]) < np.array([one.shape[1] for one in inputs])[:, None]
-        else:
-            x, valid = channels_first(np.stack(stored), self.channels_last), None
-        if self.image_mode:
-            return x / 255, valid
-        for row, place in zip(x, places, strict=True):
-            check_finite(row, place, allow_nan=True)
-        return x, valid
-
-
-def _numbers(value: Any, where: str) -> np.ndarray:
-    """Return a row of numbers as float64, NaN where one is missing."""
-    try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError("is not an array of numbers", where=where, hint="allowed: lists of equal lengths") from error
+                try:
+                    one = channels_first(np.asarray(value, np.float64)[None], self.channels_last)[0]
+                except (TypeError, ValueError) as error:
+                    hint = "allowed: lists of equal lengths"
+                    raise DataError("is not an array of numbers", where=place, hint=hint) from error
+                check_finite(one, place, allow_nan=True)
+            steps = one.shape[-1:]
+            fits = steps == self.shape[-1:] or (self.padded and any(steps))
+            hint = "task.length= pads and cuts sequences, task.image_size= resizes images"
+            what = f"has shape {one.shape}, the first training row {self.shape}"
+            refuse_if(one.shape[:-1] != self.shape[:-1] or not fits, what, place, hint)
+            inputs.append(one)
+        if not self.padded:
+            return np.stack(inputs), None
+        x, length = np.zeros((len(inputs), *self.shape)), self.shape[-1]
+        for padded, one in zip(x, inputs, strict=True):
+            padded[:, : one.shape[1]] = one[:, :length]
+        return x, np.arange(length) < np.array([[one.shape[1]] for one in inputs])
 
 
 def infer_layout(
@@ -112,21 +100,17 @@ def infer_layout(
     Raises:
         ConfigError: a length for anything but sequences, or an image size for numbers.
     """
-    import datasets
-
-    is_image = isinstance(rows.features[column], datasets.Image)
-    values, place = open_column(rows, column, is_image), f"{where}, row {chosen[0]}"
+    values, place = open_column(rows, column), f"{where}, row {chosen[0]}"
     first = values(chosen[:1])[0]
+    is_image = isinstance(first, dict)
     if is_image:
         shape = decode(image_content(first, place), image_size, 1, where=place).shape
     else:
         array = np.asarray(first)
-        if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
-            what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
-            hint = (
-                "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
-            )
-            raise DataError(what, where=where, hint=hint)
+        is_wrong = array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size
+        what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
+        hint = "allowed: lists of numbers (L), (C, L), (C, H, W), and images; for one number a column use task=table"
+        refuse_if(is_wrong, what, where, hint)
         shape = channels_first(array[None], channels_last).shape[1:]
     kind = "images" if is_image else f"inputs of shape {shape}"
     check_rules(
@@ -136,40 +120,54 @@ def infer_layout(
     if not is_image:
         shape = shape if length is None else (shape[0], length)
         return ColumnLayout(shape, padded=length is not None, channels_last=channels_last)
-    mode = "L"
-    for row in chosen:
+
+    def is_grey(row: int) -> bool:
         signals.check()
         place = f"{where}, row {row}"
         with opened(image_content(values(np.array([row]))[0], place), place) as image:
-            if image.mode not in ("1", "L", "LA") and not image.mode.startswith("I;16"):
-                mode = "RGB"
-                break
-    size = None if image_size is None else (image_size, image_size)
-    return ColumnLayout((1 if mode == "L" else 3, *shape[1:]), mode, size)
+            return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+
+    channels, mode = (1, "L") if all(map(is_grey, chosen)) else (3, "RGB")
+    return ColumnLayout((channels, *shape[1:]), mode, None if image_size is None else (image_size, image_size))
 
 
 def image_content(value: Any, where: str) -> BytesIO:
     """Return the content of an image that a row holds, as {"bytes": ..., "path": ...}."""
-    hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
-    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise DataError("holds no image", where=where, hint=hint)
     try:
         return BytesIO(value.get("bytes") or Path(value["path"]).read_bytes())
-    except OSError as error:
-        raise DataError(f"'{value['path']}' cannot be read ({error.strerror})", where=where, hint=hint) from error
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        hint = "remove this row; an image is {'path': FILE}, or its 'bytes'"
+        why = getattr(error, "strerror", "no bytes and no path")
+        raise DataError(f"holds no image ({why})", where=where, hint=hint) from error
 
 
-def open_column(rows: Dataset, column: str, is_image: bool) -> Callable[[np.ndarray], np.ndarray | list]:
+def open_column(rows: Dataset, column: str) -> Callable[[np.ndarray], np.ndarray | list]:
     """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
-    view = rows.select_columns([column])
-    if is_image:
-        import datasets
+    import datasets
 
+    view = rows.select_columns([column])
+    if isinstance(rows.features[column], datasets.Image):
         view = view.cast_column(column, datasets.Image(decode=False))
     else:
         # float64: float32, the default, would round away a small signal on a large offset.
         view = view.with_format("numpy", dtype=np.float64)
     return lambda indices: view[[int(i) for i in indices]][column]
+
+
+def contents(rows: Dataset, column: str, where: str, chosen: np.ndarray) -> np.ndarray | None:
+    """Return a hash of each chosen row's input [n], for images of the file; None where there are too many bytes to compare."""
+    values = open_column(rows, column)
+    if rows.data.column(column).nbytes > MOST_BYTES:
+        return None
+
+    def content(row: int, value: Any) -> bytes:
+        if isinstance(value, dict):
+            return image_content(value, f"{where}, row {row}").getvalue()
+        array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
+        return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
+
+    parts = in_turn(chosen, Column.rows_at_once)
+    return hashes(content(row, value) for part in parts for row, value in zip(part, values(part), strict=True))
 
 
 def raw_targets(
@@ -182,21 +180,16 @@ def raw_targets(
     Raises:
         DataError: targets are missing, or numbered otherwise than in training.
     """
-    import datasets
-
     feature = rows.features[column]
-    numbered = getattr(feature, "feature", None) if kind == "labels" else feature
-    names: tuple[str, ...] = ()
-    if isinstance(numbered, datasets.ClassLabel) and kind in ("classes", "labels"):
-        names = tuple(numbered.names)
-    if names and training_names and names != tuple(training_names):
-        what, hint = "numbers its classes otherwise than training", f"cast it to {', '.join(training_names)}"
-        raise DataError(what, where=where, hint=hint)
+    numbered = {"labels": getattr(feature, "feature", None), "classes": feature}.get(kind)
+    names = tuple(getattr(numbered, "names", ()))  # of ClassLabel alone
+    is_other = names and training_names and names != tuple(training_names)
+    refuse_if(is_other, "numbers its classes otherwise than training", where, f"cast it to {', '.join(training_names)}")
     if names and kind == "labels":
         bits, most = np.zeros((len(rows), len(names)), dtype=np.float32), len(names) - 1
         for i, present in enumerate(rows[column]):
-            if present is None or any(label is None or not 0 <= label <= most for label in present):
-                raise DataError(f"row {i} has labels {present}, expected a list within 0..{most}", where=where)
+            is_wrong = present is None or any(label is None or not 0 <= label <= most for label in present)
+            refuse_if(is_wrong, f"row {i} has labels {present}, expected a list within 0..{most}", where)
             bits[i, list(present)] = 1
         return bits, names
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
@@ -229,22 +222,20 @@ class HubPreprocessing:
         """Whether samples have padding, so that inputs come with a mask."""
         return self.layout.padded
 
-    def inputs(
-        self, raw: Values, where: str = "inputs", rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return values of a column as Batch.x and Batch.valid; arguments as those of `ColumnLayout.decode`."""
-        x, valid = self.layout.decode(raw, where, rows)
+    def inputs(self, raw: Values, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return values of a column, as `ColumnLayout.decode` takes them, as Batch.x and Batch.valid."""
+        x, valid = self.layout.decode(raw, where, range(len(raw)))
         if self.gaps is None:
             check_finite(x, where)
-        return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
+        return as_inputs(x, valid, self.scale, self.gaps)
 
     def remarks(self, raw: Values, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new rows fit, each with the number of rows."""
         layout, steps = self.layout, None
         if layout.padded:
-            rows = (np.asarray(value, np.float64)[None] for value in raw)
-            steps = np.array([channels_first(row, layout.channels_last).shape[-1] for row in rows])
-        return remarks(steps, layout.shape[-1], self.gaps, lambda: layout.decode(raw, where)[0])
+            steps = np.array([np.shape(value)[0 if layout.channels_last else -1] for value in raw])
+        x = None if self.gaps is None else layout.decode(raw, where, range(len(raw)))[0]
+        return remarks(steps, layout.shape[-1], self.gaps, x)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of one split of a folder or hub id, with targets where it has that column.
@@ -256,12 +247,12 @@ class HubPreprocessing:
         splits, origin = open_dataset(str(path), self.config, None, folders["data"], folders["cache"])
         names = PART_NAMES[part] if part else splits if len(splits) == 1 else ()
         name = next((name for name in names if name in splits), "")
-        if not name or not len(splits[name]):
-            what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
-            raise DataError(what, where=origin, hint=f"it holds {', '.join(splits)}; name one by --part")
+        what = f"has no rows in a split '{part}'" if part else f"holds {len(splits)} splits, or none with rows"
+        hint = f"it holds {', '.join(splits)}; name one by --part"
+        refuse_if(not name or not len(splits[name]), what, origin, hint)
         rows, place, (x, y) = splits[name], f"{origin}[{name}]", self.columns
-        check_column(x, rows.column_names, where, place)
-        values = open_column(rows, x, bool(self.layout.image_mode))
+        check_columns([x], rows.column_names, where, place)
+        values = open_column(rows, x)
 
         def encoded() -> np.ndarray | None:
             if y not in rows.column_names:
@@ -274,51 +265,36 @@ class HubPreprocessing:
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return rows from the values of the input column: a list of lists, arrays or images, or one array."""
-        if not hasattr(x, "__len__") or isinstance(x, (str, dict)):
-            raise DataError("is not a list of rows", where=where, hint="give the values of the input column")
+        is_wrong = not hasattr(x, "__len__") or isinstance(x, (str, dict))
+        refuse_if(is_wrong, "is not a list of rows", where, "give the values of the input column")
         return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 
+class Column(Lazy):
+    """A column of N rows as inputs in float64, decoded when they are asked for; NaN where numbers are missing."""
+
+    rows_at_once = 256
+
+    def __init__(self, rows: Dataset, name: str, layout: ColumnLayout, where: str) -> None:
+        super().__init__((len(rows), *layout.shape), np.float64)
+        self._values, self._layout, self._where = open_column(rows, name), layout, where
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what `ColumnLayout.decode` returns of these rows."""
+        return self._layout.decode(self._values(rows), self._where, list(rows))
+
+
 class HubSamples(ArraySamples):
-    """Samples (see interfaces) whose targets are in memory, and whose inputs are read from the mapped file on demand.
-
-    Of the N rows, with targets y [N, ...] and groups [N] int64 or None, the n of `chosen` are this split's.
-    """
-
-    def __init__(
-        self,
-        rows: Dataset,
-        preprocessing: HubPreprocessing,
-        y: np.ndarray,
-        chosen: np.ndarray,
-        where: str,
-        groups: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(rows, y, rows=chosen, groups=groups)
-        self._values = open_column(rows, preprocessing.columns[0], bool(preprocessing.layout.image_mode))
-        self._preprocessing, self._where = preprocessing, where
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices; nothing is augmented."""
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._preprocessing.inputs(self._values(rows), self._where, list(rows))
-        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
+    """Samples (see interfaces) whose inputs are read from the mapped file on demand."""
 
     def digest(self) -> str:
         """Return a SHA-256 over inputs as the model takes them, masks, targets and records."""
         digest, groups = hashlib.sha256(), self.groups()
-        for indices in row_blocks(np.arange(len(self))):
-            batch = self.batch(indices)
+        for some in in_turn(np.arange(len(self)), Column.rows_at_once):
+            batch = self.batch(some)
             for part in (batch.x, batch.valid, batch.y):
                 if part is not None:
                     digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
                     digest.update(part.numpy().tobytes())
         digest.update(b"" if groups is None else groups.tobytes())
         return digest.hexdigest()
-
-
-def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the numbers of rows that are decoded at once; signals are checked between."""
-    for start in range(0, len(rows), _BLOCK):
-        signals.check()
-        yield rows[start : start + _BLOCK]

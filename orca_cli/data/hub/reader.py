@@ -5,7 +5,7 @@ Shapes: n rows, C channels, *E the extent (L, or H x W), K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.contents import MOST_BYTES, hashes
-from orca_cli.data.gaps import Gaps, How, fit_gaps
+from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.hub.opening import open_dataset
-from orca_cli.data.hub.preprocessing import (
-    ColumnLayout,
-    HubPreprocessing,
-    HubSamples,
-    image_content,
-    infer_layout,
-    open_column,
-    raw_targets,
-    row_blocks,
-)
-from orca_cli.data.own_data import check_column, check_rules, described
-from orca_cli.data.samples import streamed_channel_scale
+from orca_cli.data.hub.preprocessing import Column, HubPreprocessing, HubSamples, contents, infer_layout, raw_targets
+from orca_cli.data.own_data import check_columns, check_rules, described, refuse_if
+from orca_cli.data.samples import How, fit_inputs
 from orca_cli.data.splits import PART_NAMES, group_rows
-from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.data.targets import fit_targets, plain_labels
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 
@@ -80,17 +69,10 @@ def load(
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
     named = {"train": train_split, "validation": validation_split, "test": test_split}
     parts = _parts(splits, origin, named, {"x": x, "y": y, "group": group})
-    groups = {} if group is None else {part: np.array(rows[group]) for part, rows in parts.items()}
-    records = group_rows(groups, {part: f"{origin}[{part}][{group}]" for part in parts})
-    base, place = parts["train"], f"{origin}[train][{y}]"
-    classes = plain_labels(raw_targets(kind, base, y, place)[0], place).astype(str) if kind == "classes" else None
-    everything, contents = {"train": np.arange(len(base))}, partial(_contents, base, x, f"{origin}[train][{x}]")
-    pool = Pool("rows", everything, parts, classes, records.get("train"), contents)
-    layout = partial(infer_layout, length=length, image_size=image_size, channels_last=channels_last)
-    form = partial(fit_targets, kind, channels_last=channels_last, missing=missing_targets)
-    fill = partial(fit_gaps, how=gaps, indicator=gap_indicator)
-    fit = partial(_fit, parts, origin, records, (x, y), kind, config, layout, form, fill, normalize, reporter)
-    return assemble("hub", reporter, kind, pool, (validation_fraction, test_fraction), split_seed, fit)
+    layout = {"length": length, "image_size": image_size, "channels_last": channels_last}
+    form = {"channels_last": channels_last, "missing": missing_targets}
+    held = _Held(parts, origin, (x, y), group, kind, config, layout, form, (gaps, gap_indicator), normalize, reporter)
+    return assemble("hub", reporter, kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
 
 
 def _parts(
@@ -110,79 +92,64 @@ def _parts(
         rows = parts[part] = splits[name]
         for key, column in columns.items():
             if column is not None:
-                check_column(column, rows.column_names, f"task.{key}", f"{origin}[{part}]")
-                if key == "group" and not isinstance(rows.features[column], (datasets.Value, datasets.ClassLabel)):
-                    hint = "allowed: a number, text or class in each row"
-                    raise DataError(f"holds {rows.features[column]}", where=f"{origin}[{part}][{column}]", hint=hint)
-    check_enough(len(parts["train"]), "rows", origin)
+                check_columns([column], rows.column_names, f"task.{key}", f"{origin}[{part}]")
+                feature, place = rows.features[column], f"{origin}[{part}][{column}]"
+                is_list = key == "group" and not isinstance(feature, (datasets.Value, datasets.ClassLabel))
+                refuse_if(is_list, f"holds {feature}", place, "allowed: a number, text or class in each row")
     return parts
 
 
-def _fit(
-    parts: dict[str, Dataset],
-    origin: str,
-    records: dict[str, np.ndarray],
-    columns: tuple[str, str],
-    kind: Kind,
-    config: str | None,
-    fit_layout: Callable[..., ColumnLayout],
-    fit_form: Callable[..., TargetForm],
-    fit_filling: Callable[..., tuple[Gaps, list[str]]],
-    normalize: bool,
-    reporter: Reporter,
-    rows: dict[str, np.ndarray],
-) -> Fitted:
-    """Learn from the training rows how values become samples; see `assemble`."""
-    (x, y), base, learn, place = columns, parts["train"], rows["train"], f"{origin}[train]"
-    layout = fit_layout(base, x, learn, f"{place}[{x}]")
-    raw, names = raw_targets(kind, base, y, f"{place}[{y}]")
-    form = fit_form(raw, learn, f"{place}[{y}]", layout.shape[1:], names)
-    encoded = form.encode(raw, f"{place}[{y}]")
-    notes = [place, described(layout.shape), form.note()]
-    scale, filling = None, None
-    if normalize or not layout.image_mode:
-        parts_read = _decoded(layout, open_column(base, x, bool(layout.image_mode)), learn, f"{place}[{x}]", reporter)
-        scale, missing, constants = streamed_channel_scale(parts_read)
-        filling, filled = fit_filling(missing, layout.shape[1:], means=scale.mean, where=f"{place}[{x}]")
-        notes += [*filled, *(constants if normalize else [])]
-    preprocessing = HubPreprocessing(layout, form, scale if normalize else None, columns, config, filling)
+@dataclass
+class _Held:
+    """The rows of each split, and how they become samples; `layout`, `form` are arguments of `infer_layout`, `fit_targets`."""
 
-    def samples(part: str) -> HubSamples:
-        if part in rows:
-            return HubSamples(base, preprocessing, encoded, rows[part], f"{place}[{x}]", records.get("train"))
-        source, where = parts[part], f"{origin}[{part}]"
-        targets = form.encode(raw_targets(kind, source, y, f"{where}[{y}]", names)[0], f"{where}[{y}]")
-        chosen = np.arange(len(source))
-        return HubSamples(source, preprocessing, targets, chosen, f"{where}[{x}]", records.get(part))
+    parts: dict[str, Dataset]
+    origin: str
+    columns: tuple[str, str]
+    group: str | None
+    kind: Kind
+    config: str | None
+    layout: dict[str, Any]
+    form: dict[str, bool]
+    gaps: tuple[How, bool]
+    normalize: bool
+    reporter: Reporter
 
-    return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+    def __post_init__(self) -> None:
+        base, y_where, group = self.parts["train"], self._where("train", self.columns[1]), self.group
+        self._raw, self._names = raw_targets(self.kind, base, self.columns[1], y_where)
+        held = {} if group is None else {part: np.array(rows[group]) for part, rows in self.parts.items()}
+        self._groups = group_rows({part: (values, self._where(part, group)) for part, values in held.items()})
+        rows, groups = {"train": np.arange(len(base))}, self._groups.get("train")
+        classes = plain_labels(self._raw, y_where).astype(str) if self.kind == "classes" else None
+        hashed = partial(contents, base, self.columns[0], self._where("train", self.columns[0]))
+        self.pool = Pool("rows", self.origin, rows, self.parts, classes, groups, hashed)
 
+    def _where(self, part: str, column: str | None) -> str:
+        return f"{self.origin}[{part}][{column}]"
 
-def _decoded(
-    layout: ColumnLayout, values: Callable, rows: np.ndarray, where: str, reporter: Reporter
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield inputs of rows, block by block, and where they are neither missing nor padding."""
-    with reporter.track("reading training inputs", len(rows)) as advance:
-        for some in row_blocks(rows):
-            x, valid = layout.decode(values(some), where, list(some))
-            yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
-            advance(len(some))
+    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
+        """Learn from the training rows how values become samples; see `assemble`."""
+        (x, y), base, learn = self.columns, self.parts["train"], rows["train"]
+        where, y_where = self._where("train", x), self._where("train", y)
+        layout = infer_layout(base, x, learn, where, **self.layout)
+        form = fit_targets(self.kind, self._raw, learn, y_where, layout.shape[1:], self._names, **self.form)
+        encoded = form.encode(self._raw, y_where)
+        notes, scale, filling = [f"{self.origin}[train]", described(layout.shape), form.note()], None, None
+        if self.normalize or not layout.image_mode:
+            with self.reporter.track("reading training inputs", len(learn)) as advance:
+                column = Column(base, x, layout, where)
+                scale, filling, constants, filled = fit_inputs(column, learn, True, *self.gaps, where, advance)
+            notes += [*filled, *(constants if self.normalize else [])]
+        used = scale if self.normalize else None
+        preprocessing = HubPreprocessing(layout, form, used, self.columns, self.config, filling)
 
+        def samples(part: str) -> HubSamples:
+            held, targets = "train" if part in rows else part, encoded
+            source, place = self.parts[held], self._where(held, y)
+            if part not in rows:
+                targets = form.encode(raw_targets(self.kind, source, y, place, self._names)[0], place)
+            inputs, groups = Column(source, x, layout, self._where(held, x)), self._groups.get(held)
+            return HubSamples(inputs, targets, None, rows.get(part), used, groups, filling)
 
-def _contents(rows: Dataset, column: str, where: str) -> np.ndarray | None:
-    """Return a hash of each row's input [n], for images of the file; None where there are too many bytes to compare."""
-    import datasets
-
-    if rows.data.column(column).nbytes > MOST_BYTES:
-        return None
-    is_image = isinstance(rows.features[column], datasets.Image)
-    values = open_column(rows, column, is_image)
-
-    def content(row: int, value: Any) -> bytes:
-        if is_image:
-            return image_content(value, f"{where}, row {row}").getvalue()
-        array = np.asarray(value)  # of objects for lists of several lengths, which are refused later
-        return b"" if array.dtype.kind == "O" else f"{array.shape}".encode() + array.tobytes()
-
-    blocks = row_blocks(np.arange(len(rows)))
-    return hashes(content(row, value) for some in blocks for row, value in zip(some, values(some), strict=True))
+        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals, storage
+from orca_cli.data.own_data import optional_module, refuse_if
 from orca_cli.data.pixels import augmented, normalised
-from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import Batch, Reporter
 from orca_cli.seeding import numpy_generator
 
@@ -114,9 +115,8 @@ def decode(
     with opened(source, where) as image:
         image.load()
         image = operations.exif_transpose(image)
-        if image.mode in ("I", "F"):
-            what = f"has pixels of mode {image.mode}, of more than 16 bits"
-            raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
+        what, hint = f"has pixels of mode {image.mode}, of more than 16 bits", "store 8 or 16 bits, or use task=arrays"
+        refuse_if(image.mode in ("I", "F"), what, where, hint)
         if image.mode.startswith("I;16"):
             image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
@@ -154,14 +154,9 @@ def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
 
 def pillow() -> tuple[Any, Any]:
     """Return Pillow's modules of images and of operations on them; UnavailableError where it is not installed."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        hint = "pip install 'orca-transfer[images]'"
-        raise UnavailableError("image files need Pillow, which is not installed", where="task", hint=hint) from error
-    # Of fewer pixels than we refuse.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return Image, ImageOps
+    image, operations = (optional_module(f"PIL.{name}", "images", "image files") for name in ("Image", "ImageOps"))
+    warnings.filterwarnings("ignore", category=image.DecompressionBombWarning)  # of fewer pixels than we refuse
+    return image, operations
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:

@@ -20,17 +20,16 @@ from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.config.ranges import Fraction, Seed
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
+from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
-from orca_cli.data.own_data import check_column, file_path, listed, refuse_entry
+from orca_cli.data.own_data import check_columns, check_rules, file_path, listed, refuse_entry, refuse_if
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.table.columns import infer_kind, raw_targets
 from orca_cli.data.table.files import open_table
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
-from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
@@ -63,33 +62,31 @@ class ImagePreprocessing:
         Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part FOLDER/test/CLASS/*.png.
         Loose images, those in folders of which none is a class, and all where a table had the targets in training, have none.
         """
-        if not path.is_dir() and (part or not path.is_file()):
-            raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+        is_absent = not path.is_dir() and (part or not path.is_file())
+        refuse_if(is_absent, f"no folder of images '{path}'", where, "give a folder, or one image file")
         base = folder = path if path.is_dir() else path.parent
         if part:
             inside = {entry.name.lower(): entry for entry in _folders(path)}
             folder = next((inside[name] for name in PART_NAMES[part] if name in inside), base)
-            if folder == base:
-                hint = f"it holds {listed(inside) or 'no folders'}"
-                raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-        found = _images_below(folder) if path.is_dir() else [path]
-        parts = {image: image.relative_to(folder).parts for image in found}
-        paths = sorted(parts, key=lambda image: (len(parts[image]) > 1, parts[image]))  # loose ones first
-        labels = [parts[image][0] for image in paths if len(parts[image]) > 1]
+            hint = f"it holds {listed(inside) or 'no folders'}"
+            refuse_if(folder == base, f"has no folder of the {part} split", str(path), hint)
+        paths = _images_below(folder) if path.is_dir() else [path]
+        labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         # A record without `from_folders` may be of the numbers of a table.
-        folders_name_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
-        has_targets = folders_name_classes and not set(labels).isdisjoint(self.targets.names)
+        are_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
 
         def targets() -> np.ndarray | None:
-            return self.targets.encode(np.array(labels), str(path)) if has_targets else None
+            if not are_classes or set(labels).isdisjoint(self.targets.names):
+                return None
+            return self.targets.encode(np.array(labels), str(path))
 
         names = [image.relative_to(base).as_posix() for image in paths]
         return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
-        if isinstance(x, str) or not hasattr(x, "__iter__") or not all(isinstance(path, (str, Path)) for path in x):
-            raise DataError("is not a list of image files", where=where, hint="give their paths")
+        is_list = not isinstance(x, str) and hasattr(x, "__iter__") and all(isinstance(one, (str, Path)) for one in x)
+        refuse_if(not is_list, "is not a list of image files", where, "give their paths")
         paths = [Path(path) for path in x]
         return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))
 
@@ -108,38 +105,30 @@ class _Held:
     notes: tuple[str, ...] = ()
     from_folders: bool = False
 
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the images."""
-        return [self.folder / name for name in self.names]
-
     def pool(self, hashes: list[str]) -> Pool:
         """Return the training images; DataError where an image of these contents is in two splits."""
         seen: dict[str, tuple[str, int]] = {}
         for part, row in ((part, row) for part, rows in self.parts.items() for row in rows):
             other, first = seen.setdefault(hashes[row], (part, row))
-            if other != part:
-                what = f"the same image as '{self.names[first]}', which is in another split"
-                raise DataError(what, where=str(self.paths[row]), hint="delete one of the two")
-        rows = self.parts["train"]
-        check_enough(len(rows), "images", str(self.folder))
-        classes = plain_labels(self.y, self.where)[rows] if self.kind == "classes" else None
-        contents = np.array(hashes)[rows]
-        return Pool("images", {"train": np.arange(len(rows))}, self.parts, classes, None, lambda: contents)
+            what = f"the same image as '{self.names[first]}', which is in another split"
+            refuse_if(other != part, what, str(self.folder / self.names[row]), "delete one of the two")
+        classes = plain_labels(self.y, self.where) if self.kind == "classes" else None
+        rows = {"train": self.parts["train"]}
+        return Pool("images", str(self.folder), rows, self.parts, classes, None, np.array(hashes).take)
 
     def fit(
-        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, drawn: dict[str, np.ndarray]
+        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, rows: dict[str, np.ndarray]
     ) -> Fitted:
         """Learn from the training images how all become samples; see `assemble`. A side of 0 becomes that of these."""
-        parts = self.parts | {part: self.parts["train"][rows] for part, rows in drawn.items()}
-        train, columns = parts["train"], (self.paths, self.names, hashes)
+        parts, train = self.parts | rows, rows["train"]
         augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
         plain = replace(augmented, padding=0, flip=False)
         targets = fit_targets(self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets)
-        encoded = {part: targets.encode(self.y[rows], self.where) for part, rows in parts.items()}
+        encoded = {part: targets.encode(self.y[chosen], self.where) for part, chosen in parts.items()}
         preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
 
         def samples(part: str) -> FileSamples:
+            columns = [self.folder / name for name in self.names], self.names, hashes
             paths, names, contents = ([column[row] for row in parts[part]] for column in columns)
             # Only optimizer steps augment, and those of a refit take validation as well.
             return FileSamples(paths, names, encoded[part], contents, plain if part == "test" else augmented)
@@ -175,22 +164,21 @@ def load(
     the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`; errors also as `decode`.
     """
     folder = find(data_folder, "images", ["."], path)[0].resolve()
-    if table is not None:
-        held = _in_table(folder, file_path(table, data_folder), file, target, kind, missing_targets)
-    elif file is target is None and kind in (None, "classes"):
+    needs_table = file is not None or target is not None or kind in ("labels", "values")
+    hint = "give task.table=FILE.csv with a row for each image"
+    check_rules((table is None and needs_table, "table", "task.kind, task.file and task.target are of a table", hint))
+    if table is None:
         held = _in_folders(folder)
     else:
-        what = "task.kind, task.file and task.target are of a table"
-        raise ConfigError(what, where="task.table", hint="give task.table=FILE.csv with a row for each image")
-    hashes = content_hashes(held.paths, reporter)
-    sides = _sides(hashes, held.paths, cache_folder, reporter)
+        held = _in_table(folder, file_path(table, data_folder), file, target, kind, missing_targets)
+    paths = [folder / name for name in held.names]
+    hashes = content_hashes(paths, reporter)
+    sides = _sides(hashes, paths, cache_folder, reporter)
     colour_or_grey = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
     mean, std = colour_or_grey if normalize == "imagenet" else (None, None)
     view = View(size or 0, channels, fit == "crop", mean, std, padding=padding, flip=flip)
-    fitted = partial(held.fit, hashes, sides, view, missing_targets)
-    return assemble(
-        "images", reporter, held.kind, held.pool(hashes), (validation_fraction, test_fraction), split_seed, fitted
-    )
+    fit_view, fractions = partial(held.fit, hashes, sides, view, missing_targets), (validation_fraction, test_fraction)
+    return assemble("images", reporter, held.kind, held.pool(hashes), fractions, split_seed, fit_view)
 
 
 def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:
@@ -216,28 +204,21 @@ def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: R
 def _in_folders(folder: Path) -> _Held:
     """Return the images in a folder's folders of classes, sorted by class and name."""
     inside = _folders(folder)
-    if not inside:
-        raise DataError("holds no folders of images", where=str(folder), hint=f"give each class one: {_HINT}")
     # A folder `train` that itself holds images is a class: the vehicle.
     named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
-    splits = {part: _folders(entry) for part, entry in named if _folders(entry)}
-    if "train" in splits and len(splits) < len(inside):
-        what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
-        raise DataError(what, where=str(folder), hint=_HINT)
-    held: list[tuple[str, str, Path]] = []  # split, class, file
-    left_out: list[Path] = []
-    for part, class_folders in (splits if "train" in splits else {"train": inside}).items():
-        for class_folder in class_folders:
-            entries = [entry for entry in sorted(class_folder.iterdir()) if not entry.name.startswith(".")]
-            held += [(part, class_folder.name, entry) for entry in entries if _is_image(entry)]
-            left_out += [entry for entry in entries if not _is_image(entry)]
-            if not any(map(_is_image, entries)):
-                hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
-                raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+    splits = {part: classes for part, entry in named if (classes := _folders(entry))}
+    what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
+    refuse_if("train" in splits and len(splits) < len(inside), what, str(folder), _HINT)
+    splits = splits if "train" in splits else {"train": inside}
+    files = [(part, entry.name, file) for part in splits for entry in splits[part] for file in sorted(entry.iterdir())]
+    held = [one for one in files if _is_image(one[2])]
+    hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
+    refuse_if(all(part != "train" for part, *_ in held), "holds no folders of images", str(folder), hint)
     parts, labels, images = zip(*held, strict=True)
     rows = {part: np.flatnonzero(np.array(parts) == part) for part in dict.fromkeys(parts)}
+    left_out = [str(file.relative_to(folder)) for _, _, file in files if not (_is_image(file) or _is_hidden(file.name))]
     what = f"warning: {len(left_out)} other files or folders are left out, such as "
-    notes = (what + str(left_out[0].relative_to(folder)),) if left_out else ()
+    notes = (what + left_out[0],) if left_out else ()
     names = [image.relative_to(folder).as_posix() for image in images]
     return _Held(folder, names, "classes", np.array(labels), str(folder), rows, notes=notes, from_folders=True)
 
@@ -252,13 +233,12 @@ def _in_table(
     opened = open_table(table, "task.table", None, None)
     columns, where = opened.read(opened.columns), str(opened.path)
     for key, name in (("task.file", file), ("task.target", target)):
-        if name is not None:
-            check_column(name, opened.columns, key, opened.path.name)
+        check_columns([name], opened.columns, key, opened.path.name)
     file = file or opened.columns[0]
     outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
-    if not outputs or (kind == "classes" and len(outputs) > 1):
-        problem = f"which column is the target? It has {listed(outputs) or 'no other column'}"
-        raise ConfigError(problem, where=where, hint="name it with task.target=COLUMN")
+    what = f"which column of {where} is the target? It has {listed(outputs) or 'no other column'}"
+    is_open = not outputs or (kind == "classes" and len(outputs) > 1)
+    check_rules((is_open, "target", what, "name it with task.target=COLUMN"))
     paths = [path.relative_to(folder) for path in _images_below(folder)]
     counts = Counter(path.with_suffix("") for path in paths)
     place = {str(path.with_suffix("")): path.as_posix() for path in paths if counts[path.with_suffix("")] == 1}
@@ -268,8 +248,6 @@ def _in_table(
     hint = "correct the name, or remove the row"
     refuse_entry(absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint)
     names = [place[text] for text in texts]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"names '{twice[0]}' twice", where=file_where, hint="remove one of the rows")
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
     if unnamed := len(paths) - len(names):
@@ -284,9 +262,8 @@ def _images_below(folder: Path) -> list[Path]:
     """Return all images in a folder and below it, in the order of their paths; hidden ones are left out; DataError if none."""
     found = (path for path in sorted(folder.rglob("*")) if _is_image(path))
     images = [path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts))]
-    if not images:
-        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
-        raise DataError("holds no images", where=str(folder), hint=hint)
+    hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
+    refuse_if(not images, "holds no images", str(folder), hint)
     return images
 
 

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_rows
+from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_if, refuse_rows
 from orca_cli.data.targets import check_finite
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
+Columns = Mapping[str, np.ndarray]  # of a table [n], by name
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
-# Beside a decimal comma 1.667 may be a fraction, or 1667.
-_POINTED = re.compile(r"[+-]?([0-9]*|[0-9]{1,3}(\.[0-9]{3})+)\.[0-9]+(e[+-]?[0-9]+)?(,[0-9]*)?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _TRUTHS = {"false": 0.0, "true": 1.0}
@@ -52,20 +50,15 @@ class Numeric:
         """Number of features."""
         return 2 if self.flagged else 1
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, size] float32."""
+    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return [n, size] float32, and which entries are replaced, [n] bool."""
         numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
         place, what = f"{where}[{self.name}]", "is not a number, but all training rows are"
         refuse_entry(wrong, values, what, place, "correct it, or leave the column out with task.ignore=")
         missing = np.isnan(numbers)
         filled = (np.where(missing, self.fill, numbers) - self.mean) / self.std
         check_finite(filled, place)
-        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32)
-
-    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
-        """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(as_numbers(values, self.decimal or decimal, self.truths)[0])
-        return missing, f"without a number in '{self.name}': the training mean stands there"
+        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32), missing
 
 
 @dataclass(frozen=True)
@@ -83,33 +76,29 @@ class Categorical:
         """Number of features."""
         return len(self.categories)
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, number of categories] float32 of 0 and 1; numbers count as the texts that they are written as."""
+    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return [n, size] float32 of 0 and 1, and which entries training lacks; numbers count as the texts that they are
+        written as.
+        """
         if values.dtype.kind != "O":  # of a typed file, where training was text
             spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
             texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
             values = np.array(texts, dtype=object)
         place = {category: i for i, category in enumerate(self.categories)}
-        missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
-        chosen = np.array([missing if is_missing(text) else place.get(text, other) for text in values], np.int64)
-        return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
-
-    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
-        """Return which of new entries training lacks, [n] bool, and what happens to them."""
-        learned = [category != OTHER for category in self.categories]
-        known = self.encode(values, decimal, where)[:, learned].sum(axis=1)
-        return known == 0, f"with a text in '{self.name}' that training lacks"
+        other = place.get(OTHER, -1)
+        chosen = [place.get(MISSING, other) if is_missing(text) else place.get(text, other) for text in values]
+        codes = np.array(chosen, np.int64)
+        return (codes[:, None] == np.arange(self.size)).astype(np.float32), codes == other
 
 
 Column = Numeric | Categorical
 
 
 def fit_columns(
-    values: Mapping[str, np.ndarray],
+    values: Columns,
     rows: np.ndarray,
     where: str,
     *,
-    names: Sequence[str],
     decimal: str,
     normalize: bool,
     max_categories: int,
@@ -117,14 +106,13 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    `names` are the features among the columns [n], and `indicator` says whether columns with missing numbers in training get a
-    second feature that says where.
+    `indicator` says whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
     filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
     remarks: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        train = values[name][rows]
+    for name, column in values.items():
+        train = column[rows]
         numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
@@ -138,36 +126,28 @@ def fit_columns(
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
-            columns.append(_numeric(name, numbers[~unknown], normalize, indicator and bool(unknown.any()), where))
+            known, is_flagged = numbers[~unknown], indicator and bool(unknown.any())
+            check_finite(known, f"{where}[{name}]")
+            scale = float(np.abs(known).max()) or 1.0  # so that the squares of small numbers do not vanish
+            mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
+            std = std if normalize and std > _MAX_ROUNDING * abs(mean) else 1.0
+            truths = bool(np.isin(known, (0, 1)).all())
+            columns.append(Numeric(name, mean, mean if normalize else 0.0, std, is_flagged, truths=truths))
             if unknown.any():
                 remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
-            if (numbers[~unknown] == numbers[~unknown][0]).all():
+            if (known == known[0]).all():
                 remarks["warning: constant in the training set"].append(name)
-    if not columns:
-        raise DataError("all columns are empty", where=where, hint="check task.features and task.ignore")
+    refuse_if(not columns, "all columns are empty", where, "check task.features and task.ignore")
     num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
     return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
 
 
-def _numeric(name: str, known: np.ndarray, normalize: bool, flagged: bool, where: str) -> Numeric:
-    """Return the column of known training values."""
-    check_finite(known, f"{where}[{name}]")
-    # Scaled first, so that the squares of small numbers do not vanish.
-    scale = float(np.abs(known).max()) or 1.0
-    mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
-    if std <= _MAX_ROUNDING * abs(mean) or not normalize:
-        std = 1.0
-    truths = bool(np.isin(known, (0, 1)).all())
-    return Numeric(name, mean, mean if normalize else 0.0, std, flagged, truths=truths)
-
-
 def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
 
-    Raises:
-        DataError: a number has a decimal point, or points between thousands, beside a decimal comma.
+    Beside a decimal comma, text with a point is not a number: 1.667 may be a fraction, or 1667.
     """
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
@@ -175,9 +155,6 @@ def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[
 
     texts = values
     if decimal == ",":
-        pointed = np.array([_POINTED.fullmatch(text) is not None for text in values], dtype=bool)
-        hint = "write its numbers with a comma alone, or leave the column out"
-        refuse_entry(pointed, values, "has points beside a decimal comma", "task.decimal", hint)
         texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong = np.isnan(numbers)
@@ -190,9 +167,7 @@ def is_missing(text: str) -> bool:
     return text.lower() in MISSING_WORDS
 
 
-def infer_kind(
-    values: Mapping[str, np.ndarray], names: Sequence[str], decimal: str, where: str
-) -> tuple[Kind, list[str]]:
+def infer_kind(values: Columns, names: Sequence[str], decimal: str, where: str) -> tuple[Kind, list[str]]:
     """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
 
     Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
@@ -216,13 +191,7 @@ def infer_kind(
 
 
 def raw_targets(
-    values: Mapping[str, np.ndarray],
-    kind: str,
-    names: Sequence[str],
-    missing: bool,
-    where: str,
-    decimal: str,
-    are_texts: bool = False,
+    values: Columns, kind: str, names: Sequence[str], missing: bool, where: str, decimal: str, are_texts: bool = False
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 

@@ -6,21 +6,20 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orca_cli import signals
+from orca_cli.data.own_data import check_names, optional_module, refuse_if
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory
-from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.exceptions import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
+_PARQUET_MODULE = "pyarrow.parquet", "tables", ".parquet files"
 _DELIMITERS = (",", ";", "\t", "|")
 _DAY = 86_400e9  # nanoseconds
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
 _LONGEST_FIELD = 2**24  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
-_POLLED = 100_000  # records between checks for signals
 
 
 @dataclass(frozen=True)
@@ -64,24 +63,20 @@ class Table:
         if self.delimiter:
             check_memory(_TIMES_LARGER * self.path.stat().st_size, where, "store it as .parquet, or use task=arrays")
             places, rows = [self.header.index(name) for name in names], list[list[str]]()
-            for number, (line, record) in enumerate(_records(self.path, self.delimiter, self.encoding)):
-                if len(record) != len(self.header):
-                    what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
-                    raise DataError(what, where=where, hint="quote fields that contain the delimiter")
-                if number:
-                    rows.append([record[place].strip() for place in places])
-                if number % _POLLED == 0:
-                    signals.check()
-            values = np.array(rows, dtype=object).reshape(len(rows), len(names))
+            for line, record in _records(self.path, self.delimiter, self.encoding):
+                signals.check()
+                what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
+                refuse_if(len(record) != len(self.header), what, where, "quote fields that contain the delimiter")
+                rows.append([record[place].strip() for place in places])
+            values = np.array(rows, dtype=object)[1:]
             columns = {name: values[:, i] for i, name in enumerate(names)}
         else:
-            with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
+            with damage(where, ".parquet file"), optional_module(*_PARQUET_MODULE).ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
                 check_memory(16 * file.metadata.num_rows * len(names), where, "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
             columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        if not len(columns[names[0]]):
-            raise DataError("has no rows", where=where, hint="give a file with rows below its header")
+        refuse_if(not len(columns[names[0]]), "has no rows", where, "give a file with rows below its header")
         return columns
 
 
@@ -103,8 +98,9 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     odd = [value for value in values if not isinstance(value, str)]
     if not odd:
         return np.array([value.strip() for value in values], dtype=object)
-    if all(isinstance(value, (bool, int, float, Decimal)) or value == "" for value in values):
-        return np.array([np.nan if value == "" else float(value) for value in values])
+    texts = [value for value in values if isinstance(value, str)]
+    if not any(texts) and all(isinstance(value, (bool, int, float, Decimal)) for value in odd):
+        return np.array([np.nan if isinstance(value, str) else float(value) for value in values])
     hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
     raise DataError(f"holds values of type {type(odd[0]).__name__}", where=where, hint=hint)
 
@@ -121,7 +117,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     first_bytes(path, key, _ALLOWED)
     if path.suffix.lower() in _PARQUET:
         with damage(str(path), ".parquet file"):
-            table = Table(path, tuple(_parquet().read_schema(path, memory_map=True).names))
+            table = Table(path, tuple(optional_module(*_PARQUET_MODULE).read_schema(path, memory_map=True).names))
     elif path.suffix.lower() in _TEXT:
         encoding = encoding or "utf-8-sig"  # a byte order mark is no text
         mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""
@@ -131,17 +127,11 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
                 with suppress(DataError):  # quotes that make sense only with another delimiter
                     widths[mark] = len(next(_records(path, mark, encoding), (0, []))[1])
             mark = max(widths, key=lambda mark: widths[mark], default=",")
-        elif len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
-            hint = "allowed: one character such as ';', or tab"
-            raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
         _, header = next(_records(path, mark, encoding), (0, []))
         table = Table(path, tuple(name.strip() for name in header), mark, encoding)
     else:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
-    if not table.columns:
-        raise DataError("names no columns", where=str(path), hint="the first line holds their names")
-    if twice := [name for name, count in Counter(table.columns).items() if count > 1]:
-        raise DataError(f"two columns are named '{twice[0]}'", where=str(path), hint="give them distinct names")
+    check_names(table.columns, str(path))
     return table
 
 
@@ -158,15 +148,9 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
     except UnicodeError as error:
         hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
         raise DataError(f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint=hint) from error
+    except TypeError as error:
+        hint = "allowed: one character such as ';', or tab"
+        raise ConfigError(f"{mark!r} is not a delimiter", where="task.delimiter", hint=hint) from error
     except (LookupError, ValueError) as error:
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
-
-
-def _parquet() -> ModuleType:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        hint = "pip install 'orca-transfer[tables]', or give a .csv file"
-        raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
-    return parquet

@@ -6,7 +6,7 @@ DataError where columns differ from those of training.
 Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from orca_cli.data.blocks import Ragged
+from orca_cli.data.blocks import Ragged, read
 from orca_cli.data.contents import hashes
-from orca_cli.data.gaps import remarks
-from orca_cli.data.own_data import check_column, listed, refuse_entry, refuse_rows
-from orca_cli.data.samples import read_inputs
-from orca_cli.data.table.columns import Column, as_numbers, is_missing, raw_targets
+from orca_cli.data.own_data import check_columns, check_names, listed, refuse_entry, refuse_if, refuse_rows
+from orca_cli.data.samples import as_inputs, remarks
+from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, is_missing, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
@@ -31,32 +30,51 @@ _MOST_SHOWN = 40  # symbols
 
 
 @dataclass(frozen=True)
-class Grouped:
-    """The n series of a table, in the order in which their first rows stand there.
+class Rows:
+    """Columns [m] of a table by name, and which of its rows make up the n samples, in the order of their first rows.
 
-    `series` [m] is the series of each row, and `rows` are the rows of each series, by time.
+    `sample` [m] is the sample of each row. The rows of sample i are `order[starts[i] : starts[i + 1]]`, of series by time.
     """
 
-    names: np.ndarray
-    series: np.ndarray
-    rows: list[np.ndarray]
+    columns: Columns
+    where: str
+    sample: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray  # [n + 1]
+    names: np.ndarray  # [n], of series
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """Number of steps of each series, [n]."""
-        return np.bincount(self.series)
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
-    def per_series(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Return a column [m] that has one value in each series as [n]; DataError where a series has several."""
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """Return the rows of some samples, ascending."""
+        return np.flatnonzero(np.isin(self.sample, samples))
+
+    def per_sample(self, name: str) -> np.ndarray:
+        """Return a column that has one value in each sample as [n]; DataError where a series has several."""
         import pandas as pd
 
-        several = pd.Series(values).groupby(self.series).nunique(dropna=False).to_numpy() > 1
-        if several.any():
-            one = int(several.argmax())
-            first, second = pd.unique(values[self.series == one])[:2]
-            hint = "a target or group is of a whole series: every row of one has to say the same"
-            raise DataError(f"series '{self.names[one]}' has '{first}' and '{second}'", where=where, hint=hint)
-        return values[[rows[0] for rows in self.rows]]
+        values, first = self.columns[name], self.order[self.starts[:-1]]
+        codes = pd.factorize(values)[0]
+        differs = codes != codes[first][self.sample]
+        row = int(differs.argmax())
+        what = f"series '{self.names[self.sample[row]]}' has '{values[first][self.sample[row]]}' and '{values[row]}'"
+        hint = "a target or group is of a whole series: every row of one has to say the same"
+        refuse_if(differs.any(), what, f"{self.where}[{name}]", hint)
+        return values[first]
+
+    def contents(self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray) -> np.ndarray:
+        """Return a hash of what some samples [n] have in columns; entries are equal as numbers where all of a column are."""
+        import pandas as pd
+
+        codes = []
+        for name in names:
+            numbers, wrong = as_numbers(self.columns[name], decimal)
+            numbers = np.where(np.isnan(numbers), np.nan, numbers + 0.0)  # one NaN, and one zero
+            is_text = are_texts or wrong.any()
+            codes.append(pd.factorize(self.columns[name])[0] if is_text else numbers.view(np.int64))
+        entries = np.stack(codes, axis=1)[self.order]
+        return hashes(entries[self.starts[one] : self.starts[one + 1]].tobytes() for one in samples)
 
 
 @dataclass(frozen=True)
@@ -84,20 +102,12 @@ class Symbols:
 
     def encode(self, values: np.ndarray, where: str) -> Ragged:
         """Return texts [n] as [n, V, L] of 0 and 1; DataError where one is empty, or the column holds numbers."""
-        _check_texts(values, f"{where}[{self.name}]")
+        place = f"{where}[{self.name}]"
+        refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
+        refuse_rows(values == "", "sequence", place, "remove these rows")
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
-        kind = np.dtype(np.uint8)
-        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, len(symbols), self.length, kind)
-
-    def remarks(self, values: np.ndarray) -> dict[str, int]:
-        """Return what `encode` does to make new texts fit, each with the number of rows."""
-        absent = [set(text).difference(self.alphabet) for text in values]
-        unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
-        counts = {
-            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values),
-            f"with a symbol that training lacks ({unknown}): read as none of its symbols": sum(map(bool, absent)),
-        }
-        return {what: count for what, count in counts.items() if count}
+        shape = len(symbols), self.length
+        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, shape, np.uint8)
 
 
 def fit_symbols(
@@ -107,17 +117,11 @@ def fit_symbols(
 
     DataError as of `Symbols.encode`.
     """
-    _check_texts(values, f"{where}[{name}]")
+    Symbols(name, "", 0).encode(values, where)
     alphabet = "".join(sorted(set().union(*values[rows])))
     sizes, shown = [len(text) for text in values[rows]], alphabet[:_MOST_SHOWN]
     note = f"{counted(len(alphabet), 'symbol')} in '{name}' ({shown}), {min(sizes)} to {max(sizes)} a row"
     return Symbols(name, alphabet, length or max(sizes)), [note]
-
-
-def _check_texts(values: np.ndarray, where: str) -> None:
-    if values.dtype.kind != "O":
-        raise DataError("holds numbers, not text", where=where, hint="a sequence has one symbol a character")
-    refuse_rows(values == "", "sequence", where, "remove these rows")
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -162,39 +166,8 @@ class TablePreprocessing:
         ids = () if self.series is None else (self.series.id, self.series.time)
         return (*(column.name for column in self.columns), *(name for name in ids if name is not None))
 
-    def features(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray | Ragged:
-        """Return samples as [n, C, L], from columns [m] by name as `files.Table.read` gives them."""
-        if self.symbols is not None:
-            return self.symbols.encode(raw[self.symbols.name], where)
-        columns = [column.encode(raw[column.name], self.decimal, where) for column in self.columns]
-        encoded = np.concatenate(columns, axis=1)
-        if self.series is None or (grouped := self.grouped(raw, where)) is None:
-            return encoded[:, None]
-        rows, size = grouped.rows, encoded.shape[1]
-        return Ragged(lambda one: encoded[rows[one]].T, grouped.sizes, size, self.series.length, encoded.dtype)
-
-    def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return samples as Batch.x and Batch.valid, from columns as those of `features`; series come whole."""
-        x = self.features(raw, where)
-        return read_inputs(x, np.arange(len(x)))
-
-    def remarks(
-        self, raw: Mapping[str, np.ndarray], where: str = "inputs", *, training: bool = False
-    ) -> dict[str, int]:
-        """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
-        if self.symbols is not None:
-            return self.symbols.remarks(raw[self.symbols.name])
-        grouped, counts = self.grouped(raw, where), {}
-        for column in () if training else self.columns:
-            odd, what = column.odd(raw[column.name], self.decimal, where)
-            if odd.any():
-                counts[what] = int(odd.sum()) if grouped is None else len(np.unique(grouped.series[odd]))
-        if self.series is None or grouped is None:
-            return counts
-        return counts | remarks(grouped.sizes, self.series.length)
-
-    def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
-        """Return which rows make up the samples; None where each row is one.
+    def rows(self, columns: Columns, where: str) -> Rows:
+        """Return which rows make up the samples; without a column of times, those of a series are in the table's order.
 
         Raises:
             DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
@@ -202,62 +175,76 @@ class TablePreprocessing:
         import pandas as pd
 
         if self.series is None:
-            return None
-        ids, place, time = raw[self.series.id].astype(str), f"{where}[{self.series.id}]", self.series.time
-        refuse_rows(np.isin(ids, ("", "nan")), "series", place, "fill them in, or remove these rows")
-        series, names = pd.factorize(ids)  # of each row, numbered by their first rows
+            every = np.arange(len(next(iter(columns.values()))))
+            return Rows(columns, where, every, every, np.arange(len(every) + 1), every)
+        ids, time = columns[self.series.id].astype(str), self.series.time
+        hint = "fill them in, or remove these rows"
+        refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
+        sample, names = pd.factorize(ids)  # of each row, numbered by their first rows
         times = np.arange(len(ids))
-        if time is not None:
-            times, wrong = as_numbers(raw[time], self.decimal)
+        if time is not None and time in columns:
+            times, wrong = as_numbers(columns[time], self.decimal)
             if wrong.any():
-                stamps = pd.to_datetime(pd.Series(raw[time]), utc=True, format="ISO8601", errors="coerce")
+                stamps = pd.to_datetime(pd.Series(columns[time]), utc=True, format="ISO8601", errors="coerce")
                 times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
             wrong, hint = np.isnan(times), "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
-            refuse_entry(wrong, raw[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
-        order = np.lexsort((times, series))  # stable: rows of one time keep their order
-        return Grouped(names, series, np.split(order, np.cumsum(np.bincount(series))[:-1]))
+            refuse_entry(wrong, columns[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
+        order = np.lexsort((times, sample))  # stable: rows of one time keep their order
+        return Rows(columns, where, sample, order, np.concatenate([[0], np.cumsum(np.bincount(sample))]), names)
 
-    def per_sample(self, raw: Mapping[str, np.ndarray], names: Sequence[str], where: str) -> dict[str, np.ndarray]:
-        """Return columns that have one value for each sample as [n], by name."""
-        grouped = self.grouped(raw, where)
-        if grouped is None:
-            return {name: raw[name] for name in names}
-        return {name: grouped.per_series(raw[name], f"{where}[{name}]") for name in names}
+    def features(self, rows: Rows) -> np.ndarray | Ragged:
+        """Return samples as [n, C, L]."""
+        if self.symbols is not None:
+            return self.symbols.encode(rows.columns[self.symbols.name], rows.where)
+        columns = [column.encode(rows.columns[column.name], self.decimal, rows.where)[0] for column in self.columns]
+        encoded, order, starts = np.concatenate(columns, axis=1), rows.order, rows.starts
+        if self.series is None:
+            return encoded[:, None]
+        shape, sizes = (encoded.shape[1], self.series.length), np.diff(starts)
+        return Ragged(lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype)
 
-    def contents(self, columns: Sequence[np.ndarray], grouped: Grouped | None, samples: np.ndarray) -> np.ndarray:
-        """Return a hash of what some samples [n] have in columns; entries are equal as numbers where all of a column are."""
-        import pandas as pd
+    def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""
+        x = self.features(self.rows(raw, where))
+        return as_inputs(*read(x, np.arange(len(x))))
 
-        codes = []
-        for column in columns:
-            numbers, wrong = as_numbers(column, self.decimal)
-            numbers = np.where(np.isnan(numbers), np.nan, numbers + 0.0)  # one NaN, and one zero
-            are_texts = self.symbols is not None or wrong.any()
-            codes.append(pd.factorize(column)[0] if are_texts else numbers.view(np.int64))
-        entries = np.stack(codes, axis=1)
-        rows = samples[:, None] if grouped is None else (grouped.rows[one] for one in samples)
-        return hashes(entries[one].tobytes() for one in rows)
+    def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
+        """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
+        rows, counts = raw if isinstance(raw, Rows) else self.rows(raw, "inputs"), dict[str, int]()
+        if self.symbols is not None:
+            texts, length = rows.columns[self.symbols.name], self.symbols.length
+            absent = [set(text).difference(self.symbols.alphabet) for text in texts]
+            unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
+            counts[f"longer than {length} symbols and cut at the end"] = sum(len(text) > length for text in texts)
+            what = f"with a symbol that training lacks ({unknown}): read as none of its symbols"
+            counts[what] = sum(map(bool, absent))
+        for column in () if training else self.columns:
+            _, odd = column.encode(rows.columns[column.name], self.decimal, rows.where)
+            what = f"without a number in '{column.name}': the training mean stands there"
+            if isinstance(column, Categorical):
+                what = f"with a text in '{column.name}' that training lacks"
+            counts[what] = len(np.unique(rows.sample[odd]))
+        if self.series is not None:
+            counts |= remarks(np.diff(rows.starts), self.series.length)
+        return {what: count for what, count in counts.items() if count}
 
-    def encoded_targets(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-        """Return the targets of samples as Batch.y, from columns as those of `features`."""
-        form = self.targets
+    def encoded_targets(self, rows: Rows) -> np.ndarray:
+        """Return the targets of samples as Batch.y."""
+        form, names = self.targets, self.target_columns
         are_texts = any(isinstance(label, str) for label in form.classes)
-        names, missing = self.target_columns, form.missing
-        values = self.per_sample(raw, names, where)
-        return form.encode(*raw_targets(values, form.kind, names, missing, where, self.decimal, are_texts))
+        values = {name: rows.per_sample(name) for name in names}
+        return form.encode(*raw_targets(values, form.kind, names, form.missing, rows.where, self.decimal, are_texts))
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
         table, names = open_table(path, where, self.delimiter, self.encoding), self.feature_names
-        for name in names:
-            check_column(name, table.columns, where, path.name)
-        origin, targets = str(path), self.target_columns if set(self.target_columns) <= set(table.columns) else ()
-        columns = table.read([*names, *targets])
-        has_targets = not all(is_missing(entry) for name in targets for entry in columns[name].astype(str))
-        inputs = {name: columns[name] for name in names}
-        return self._new_data(inputs, lambda: self.encoded_targets(columns, origin) if has_targets else None, origin)
+        check_columns(names, table.columns, where, path.name)
+        targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
+        rows = self.rows(table.read([*names, *targets]), str(path))
+        has_targets = not all(is_missing(entry) for name in targets for entry in rows.columns[name].astype(str))
+        return self._new_data(rows, lambda: self.encoded_targets(rows) if has_targets else None)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of a pandas table or one row of it, of a mapping of columns by name, or of an array [n, columns].
@@ -267,35 +254,27 @@ class TablePreprocessing:
         import pandas as pd
 
         names = self.feature_names
+        shown = f"in this order: {listed(names, _SHOWN)}"
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
             frame = pd.DataFrame(x)
         except (TypeError, ValueError) as error:  # columns of different lengths, or more than two axes
-            hint = f"give rows with the columns {listed(names, _SHOWN)}"
-            raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+            raise DataError(f"is not a table ({error})", where=where, hint=f"give columns {shown}") from error
         if isinstance(frame.columns, pd.RangeIndex):
-            if frame.shape[1] != len(names):
-                what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
-                raise DataError(what, where=where, hint=f"in this order: {listed(names, _SHOWN)}")
+            what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
+            refuse_if(frame.shape[1] != len(names), what, where, shown)
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
-        for name in names:
-            check_column(name, frame.columns, where, "the table")
-            if list(frame.columns).count(name) > 1:
-                raise DataError(f"two columns are named '{name}'", where=where, hint="give them distinct names")
+        check_columns(names, list(frame.columns), where, "the table")
+        check_names([name for name in frame.columns if name in names], where)
         columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        return self._new_data(columns, lambda: None, where)
+        return self._new_data(self.rows(columns, where), lambda: None)
 
-    def _new_data(
-        self, columns: Mapping[str, np.ndarray], targets: Callable[[], np.ndarray | None], where: str
-    ) -> NewData:
-        grouped = self.grouped(columns, where)
-
+    def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
-            rows = slice(start, stop) if grouped is None else np.concatenate(grouped.rows[start:stop])
-            return {name: column[rows] for name, column in columns.items()}
+            some = rows.order[rows.starts[start] : rows.starts[stop]]
+            return {name: rows.columns[name][some] for name in self.feature_names}
 
-        if grouped is None:
-            return NewData(len(next(iter(columns.values()))), inputs, targets, where)
-        return NewData(len(grouped.names), inputs, targets, where, list(map(str, grouped.names)))
+        ids = None if self.series is None else list(map(str, rows.names))
+        return NewData(len(rows), inputs, targets, rows.where, ids)

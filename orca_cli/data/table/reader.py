@@ -4,21 +4,21 @@ Shapes: n rows, F features, K outputs.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.assemble import Fitted, Pool, assemble, check_enough
-from orca_cli.data.own_data import check_column, check_rules, file_paths, listed
+from orca_cli.data.assemble import Fitted, Pool, assemble
+from orca_cli.data.own_data import check_columns, check_rules, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import fit_columns, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import Series, Symbols, TablePreprocessing, fit_symbols
 from orca_cli.data.targets import TargetForm, fit_targets
-from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
@@ -82,12 +82,12 @@ def load(
     form = TargetForm(kind or "values", 0, missing=missing_targets)
     draft = TablePreprocessing((), decimal, tuple(names), form, delimiter, encoding, symbols, series)
     settings = {"normalize": normalize, "max_categories": max_categories, "indicator": gap_indicator}
-    rows = _Rows(tables, reporter, draft, kind, settings, roles)
-    return assemble("table", reporter, rows.kind, rows.pool, (validation_fraction, test_fraction), split_seed, rows.fit)
+    held = _Held(tables, reporter, draft, kind, settings, roles)
+    return assemble("table", reporter, held.kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
 
 
 @dataclass
-class _Rows:
+class _Held:
     """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
 
     `tables` are the files by split, `draft` is the preprocessing before anything is learned, `settings` are those of
@@ -102,110 +102,88 @@ class _Rows:
     roles: dict[str, list[str]]
 
     def __post_init__(self) -> None:
-        tables, targets, roles, base = self.tables, list(self.draft.target_columns), self.roles, self.tables["train"]
-        self._inputs, left_out = self._choose()
-        group, marks = roles.get("group", []), roles.get(_SPLIT, [])
-        self._read = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
-        for part, table in tables.items():
-            for name in [*self._read, *group]:
-                check_column(name, table.columns, f"task.{part}", table.path.name)
-        self._columns, self._where = base.read([*self._read, *group, *marks]), str(base.path)
-        self._steps = self.draft.grouped(self._columns, self._where)
-        self._values = self.draft.per_sample(self._columns, [*targets, *group, *marks], self._where)
-        self.kind, inferred = self.given_kind or "values", list[str]()
+        draft, roles, base, where = self.draft, self.roles, self.tables["train"], str(self.tables["train"].path)
+        self._inputs, self._notes = self._choose(base)
+        targets, group, marks = list(draft.target_columns), roles.get("group", []), roles.get(_SPLIT, [])
+        self._names = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
+        for part, table in self.tables.items():
+            check_columns([*self._names, *group], table.columns, f"task.{part}", table.path.name)
+        self._base = draft.rows(base.read([*self._names, *group, *marks]), where)
+        self._values = {name: self._base.per_sample(name) for name in [*targets, *group, *marks]}
+        self.kind = self.given_kind or "values"
         if self.given_kind is None:
-            self.kind, inferred = infer_kind(self._values, targets, self.draft.decimal, self._where)
-        target, unit = self._values[targets[0]], "rows" if self._steps is None else "series"
-        rows = {"train": np.arange(len(target))}
+            self.kind, inferred = infer_kind(self._values, targets, draft.decimal, where)
+            self._notes = [*inferred, *self._notes]
+        rows = {"train": np.arange(len(self._base))}
         if marks:
-            hint = "; task.ignore=[split] leaves the column out"
-            rows = marked_rows(self._values[_SPLIT], f"{self._where}[{_SPLIT}]", hint)
-            if doubled := [part for part in rows if part != "train" and part in tables]:
-                what = f"the column '{_SPLIT}' marks rows of this split too"
-                raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file{hint}")
-        check_enough(len(rows["train"]), unit, self._where)
-        self._records = self._groups(group[0], rows) if group else {}
-        self._notes, learn = [*inferred, *left_out], rows["train"]
-        entries = [self._columns[name] for name in self._inputs]
-        self.pool = Pool(
-            unit, rows, tables, target.astype(str)[learn] if self.kind == "classes" else None,
-            self._records["train"][learn] if group else None,
-            lambda: self.draft.contents(entries, self._steps, learn),
-        )  # fmt: skip
+            what, hint = "the column 'split' marks rows of it too", "; task.ignore=[split] leaves the column out"
+            rows, others = marked_rows(self._values[_SPLIT], f"{where}[split]", hint), self.tables.keys() - {"train"}
+            check_rules(*((part in others, part, what, f"leave out the file{hint}") for part in rows))
+        groups_held = {}
+        for part, table in self.tables.items() if group else ():
+            names = [*group, *roles.get("id", [])]  # of other files no times are read
+            held = self._base if part == "train" else draft.rows(table.read(names), str(table.path))
+            groups_held[part] = held.per_sample(group[0]), f"{table.path}[{group[0]}]"
+        self._groups = group_rows(groups_held, rows)
+        unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
+        classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
+        contents = partial(self._base.contents, self._inputs, draft.decimal, draft.symbols is not None)
+        self.pool = Pool(unit, where, rows, self.tables, classes, groups, contents)
 
-    def _choose(self) -> tuple[list[str], list[str]]:
+    def _choose(self, table: Table) -> tuple[list[str], list[str]]:
         """Return the input columns, and a note on those that are not read; an unnamed column `split` gets a role."""
-        table, taken = self.tables["train"], dict[str, str]()
+        taken = dict[str, str]()
         for key, names in self.roles.items():
+            check_columns(names, table.columns, f"task.{key}", table.path.name)
             for name in names:
-                check_column(name, table.columns, f"task.{key}", table.path.name)
-                if name in taken:
-                    what = f"'{name}' is in task.{taken[name]} too"
-                    raise ConfigError(what, where=f"task.{key}", hint="a column has one role: remove one of them")
+                what = f"'{name}' is in task.{taken.get(name)} too"
+                check_rules((name in taken, key, what, "a column has one role: remove one of them"))
                 taken[name] = key
         if _SPLIT in table.columns and _SPLIT not in taken:
             taken[_SPLIT], self.roles[_SPLIT] = _SPLIT, [_SPLIT]
         features, free = self.roles["features"], [name for name in table.columns if name not in taken]
         if "sequence" in self.roles:
             return self.roles["sequence"], [f"not read beside the sequence: {listed(free)}"] if free else []
-        if not (features or free):
-            hint = f"{table.path.name} has {listed(table.columns, 20)}"
-            raise ConfigError("no column is left", where="task.features", hint=hint)
+        hint = f"{table.path.name} has {listed(table.columns, 20)}"
+        check_rules((not (features or free), "features", "no column is left", hint))
         return features or free, []
-
-    def _groups(self, group: str, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the number of each sample's group, split with a file -> [n]; `rows` are those of the training file."""
-        values, places = {"train": self._values[group]}, {part: f"{self._where}[{group}] ({part})" for part in rows}
-        group_rows({part: values["train"][members] for part, members in rows.items()}, places)
-        series = None if self.draft.series is None else replace(self.draft.series, time=None)
-        for part, table in self.tables.items():
-            if part != "train":
-                columns = table.read([group, *self.roles.get("id", [])])
-                values[part] = replace(self.draft, series=series).per_sample(columns, [group], str(table.path))[group]
-        return group_rows(values, {part: f"{table.path}[{group}]" for part, table in self.tables.items()})
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
         """Learn from the training rows how rows become samples; see `assemble`."""
-        columns, where, kind, draft = self._columns, self._where, self.kind, self.draft
-        missing, names = draft.targets.missing, draft.target_columns
-        raw, place = raw_targets(self._values, kind, names, missing, where, draft.decimal)
-        form = fit_targets(kind, raw, rows["train"], place, names=() if kind == "classes" else names, missing=missing)
-        draft, fitted = self._fit_inputs(rows["train"])
+        base, draft, names = self._base, self.draft, self.draft.target_columns
+        missing, learn = draft.targets.missing, rows["train"]
+        raw, place = raw_targets(self._values, self.kind, names, missing, base.where, draft.decimal)
+        form = fit_targets(self.kind, raw, learn, place, names=() if self.kind == "classes" else names, missing=missing)
+        if draft.symbols is not None:
+            name, length = draft.symbols.name, draft.symbols.length
+            symbols, fitted = fit_symbols(name, base.columns[name], learn, length, base.where)
+            draft = replace(draft, symbols=symbols)
+        else:
+            inputs = {name: base.columns[name] for name in self._inputs}
+            columns, fitted = fit_columns(inputs, base.of(learn), base.where, decimal=draft.decimal, **self.settings)
+            draft = replace(draft, columns=columns)
+        if draft.series is not None:
+            sizes = np.diff(base.starts)[learn]
+            draft = replace(draft, series=replace(draft.series, length=draft.series.length or int(sizes.max())))
+            seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
+            fitted = [seen, *fitted]
         preprocessing = replace(draft, targets=form)
-        x, y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
+        x, y = preprocessing.features(base), form.encode(raw, place)
         notes = [form.note(), *self._notes, *fitted]
 
         def samples(part: str) -> ArraySamples:
             if part in rows:
-                split, origin = {name: columns[name][self._rows_of(rows[part])] for name in self._read}, where
-                made = ArraySamples(x, y, rows=rows[part], groups=self._records.get("train"))
+                taken = base.of(rows[part])
+                split = preprocessing.rows({name: base.columns[name][taken] for name in self._names}, base.where)
+                held = x, y
             else:
-                split, origin = self.tables[part].read(self._read), str(self.tables[part].path)
-                part_x, part_y = preprocessing.features(split, origin), preprocessing.encoded_targets(split, origin)
-                made = ArraySamples(part_x, part_y, groups=self._records.get(part))
+                split = preprocessing.rows(self.tables[part].read(self._names), str(self.tables[part].path))
+                held = preprocessing.features(split), preprocessing.encoded_targets(split)
+            groups = self._groups.get("train" if part in rows else part)
+            made = ArraySamples(*held, rows=rows.get(part), groups=groups)
             say = self.reporter.say if part == "test" else notes.append
-            for what, count in preprocessing.remarks(split, origin, training=part == "train").items():
+            for what, count in preprocessing.remarks(split, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")
             return made
 
         return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
-
-    def _fit_inputs(self, learn: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
-        """Return the preprocessing with what the training samples say about inputs, and notes on it."""
-        columns, where, draft, steps = self._columns, self._where, self.draft, self._steps
-        if draft.symbols is not None:
-            name, length = draft.symbols.name, draft.symbols.length
-            symbols, notes = fit_symbols(name, columns[name], learn, length, where)
-            return replace(draft, symbols=symbols), notes
-        names, step_rows = self._inputs, self._rows_of(learn)
-        encoders, notes = fit_columns(columns, step_rows, where, names=names, decimal=draft.decimal, **self.settings)
-        if draft.series is None or steps is None:
-            return replace(draft, columns=encoders), notes
-        sizes = steps.sizes[learn]
-        series = replace(draft.series, length=draft.series.length or int(sizes.max()))
-        seen = f"{len(steps.series)} rows are {len(steps.names)} series of {sizes.min()} to {sizes.max()} steps"
-        return replace(draft, columns=encoders, series=series), [seen, *notes]
-
-    def _rows_of(self, samples: np.ndarray) -> np.ndarray:
-        """Return the table's rows of some samples, in its order."""
-        return samples if self._steps is None else np.flatnonzero(np.isin(self._steps.series, samples))

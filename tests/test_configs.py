@@ -26,7 +26,7 @@ SMALL = {
     "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
     "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4"],
 }
-OWN = ("arrays", "images", "table", "hub")
+OWN = ("arrays", "images", "table")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,10 @@ def own_data(tmp_path_factory):
         folder = tmp_path / "images" / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    (tmp_path / "hub").mkdir()
-    pd.DataFrame({"x": list(rng.normal(size=(40, 9))), "y": y}).to_parquet(tmp_path / "hub" / "train.parquet")
     return {
         "arrays": [f"task.train={tmp_path / 'own.npz'}"],
         "images": [f"task.path={tmp_path / 'images'}"],
         "table": [f"task.train={tmp_path / 'own.csv'}", "task.target=y"],
-        "hub": [f"task.dataset={tmp_path / 'hub'}", "task.x=x", "task.y=y", "task.kind=classes"],
     }
 
 

@@ -8,7 +8,6 @@ from orca_cli.config.schema import ERROR_CHUNKS
 # Package of parts -> where they are now. The first that fits counts.
 _MOVED = {
     "orca_cli.tasks.arrays.": "orca_cli.data.arrays.",
-    "orca_cli.tasks.hub.": "orca_cli.data.hub.",
     "orca_cli.tasks.images.": "orca_cli.data.images.",
     "orca_cli.tasks.table.": "orca_cli.data.table.",
     "orca_cli.tasks.shared.": "orca_cli.data.",

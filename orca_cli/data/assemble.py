@@ -1,4 +1,4 @@
-"""How own data become a task: the one way for arrays, tables, images and the hub.
+"""How own data become a task: the one way for arrays, tables and images.
 
 A reader opens the files and says which samples there are, in which splits. Splits that the data do not give are drawn from
 the training samples (`draw`). The reader's `fit` learns from the training samples alone how all become inputs and

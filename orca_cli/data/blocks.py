@@ -15,26 +15,7 @@ _Row = Callable[[int], np.ndarray]
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
-class Lazy:
-    """Inputs [N, C, *E] of one type, of which rows are read when they are asked for."""
-
-    rows_at_once = 0  # 0 decides by their size
-
-    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        self.shape, self.ndim, self.dtype = shape, len(shape), np.dtype(dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the inputs with these indices, [B, C, *E], and [B, *E] bool, False at padding; None where nothing is."""
-        raise NotImplementedError
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.read(rows)[0]
-
-
-class Ragged(Lazy):
+class Ragged:
     """Sequences that are put together as [B, C, L], `sample` being (C, L), when rows are asked for, 0 after a sequence's end.
 
     `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
@@ -44,10 +25,16 @@ class Ragged(Lazy):
     def __init__(
         self, row: _Row, lengths: np.ndarray, sample: tuple[int, int], dtype: DTypeLike, storage: object = None
     ) -> None:
-        super().__init__((len(lengths), *sample), dtype)
+        self.shape, self.ndim, self.dtype = (len(lengths), *sample), 1 + len(sample), np.dtype(dtype)
         self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, sample[1]).astype(np.int64)
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.read(rows)[0]
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows):
@@ -57,9 +44,9 @@ class Ragged(Lazy):
         return x, np.arange(self.shape[2]) < self.lengths[rows, None]
 
 
-def read(x: np.ndarray | Lazy, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return what `Lazy.read` returns of x[rows], in C order; pages of a mapped file are released."""
-    found = x.read(rows) if isinstance(x, Lazy) else (np.ascontiguousarray(x[rows]), None)
+def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return x[rows] in C order, and [B, L] bool, False after the end of sequences; pages of a mapped file are released."""
+    found = x.read(rows) if isinstance(x, Ragged) else (np.ascontiguousarray(x[rows]), None)
     release_pages(x)
     return found
 
@@ -71,14 +58,13 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def parts(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Return what `read` returns, part by part: mapped files are never held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-    step = x.rows_at_once if isinstance(x, Lazy) and x.rows_at_once else max(1, _BLOCK_BYTES // row_bytes)
-    return (read(x, some) for some in in_turn(rows, step))
+    return (read(x, some) for some in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)))
 
 
-def blocks(x: np.ndarray | Lazy, rows: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield x[rows] in C-ordered blocks of about 16 MiB, so that sums do not depend on the order of bytes."""
     return (block for block, _ in parts(x, rows))
 

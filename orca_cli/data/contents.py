@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import Lazy, in_turn, parts
+from orca_cli.data.blocks import Ragged, in_turn, parts
 from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -26,7 +26,7 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.array(found, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray | Lazy, rows: np.ndarray) -> np.ndarray | None:
+def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
     """Return a hash of some samples [n] of inputs in one pass, part by part; None where there are more than 2 GiB."""
     if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None

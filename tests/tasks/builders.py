@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from orca_cli.config import configuration, parts
 from orca_cli.exceptions import OrcaError
@@ -83,21 +82,3 @@ def check_same(preprocessing, new, samples):
     targets = new.targets()
     assert targets.dtype == samples.targets().dtype
     np.testing.assert_array_equal(targets, samples.targets())
-
-
-def hub_rows(datasets, n):
-    """Return a data set of the library `datasets` with a column of every kind that task=hub reads."""
-    i, draw = np.arange(n), np.random.default_rng(1)
-    number, text, tag = datasets.Value("float32"), datasets.Value("string"), datasets.ClassLabel(names=["u", "v", "w"])
-    columns = {
-        "series": ((draw.normal(3, 2, (n, 2, 6)) * [[1], [0.1]]).tolist(), [[number]]),
-        "ragged": ([list(np.arange(k % 4 + 1) + 0.5) for k in i], [datasets.Value("float64")]),
-        "grey": ([Image.fromarray(np.full((4, 5), k, np.uint8)) for k in i], datasets.Image()),
-        "colour": ([Image.fromarray(np.full((6, 4, 3), k, np.uint8)) for k in i], datasets.Image()),
-        "name": (i % 2, datasets.ClassLabel(names=["no", "yes"])),
-        "word": ([["red", "green", "blue"][k % 3] for k in i], text),
-        "tags": ([[0, 2] if k % 2 else [] for k in i], [tag]),
-        "map": (draw.normal(50, 9, (n, 6)).tolist(), [number]),
-    }
-    features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
-    return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)

@@ -48,14 +48,7 @@ def series(folder):
     return "table", {"train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False}
 
 
-def hub(folder):
-    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    columns = {"x": list(X[ROWS]), "y": Y.tolist(), "patient": PATIENTS.tolist()}
-    datasets.Dataset.from_dict(columns).save_to_disk(folder / "d")
-    return "hub", {"dataset": "d", "x": "x", "y": "y", "normalize": False}
-
-
-@pytest.mark.parametrize("form", [mapped, lengths, table, series, hub])
+@pytest.mark.parametrize("form", [mapped, lengths, table, series])
 def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, validation_fraction=0.2, test_fraction=0.2)
@@ -65,7 +58,7 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
 
 
-@pytest.mark.parametrize("form", [lengths, table, hub])
+@pytest.mark.parametrize("form", [lengths, table])
 def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, group="patient")

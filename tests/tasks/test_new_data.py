@@ -9,8 +9,7 @@ from PIL import Image
 from orca_cli import storage
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from tests.tasks.builders import build as build_in
-from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
+from tests.tasks.builders import check_inputs, check_same, in_parts, refused, reloaded
 
 N = 60
 
@@ -181,40 +180,3 @@ def test_images_of_the_test_split(tmp_path, build):
     for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (listed, whole[2:])):
         assert (len(part), part.targets()) == (len(rows), None)
         assert torch.equal(in_parts(preprocessing, part)[0], rows)
-
-
-HUB = {
-    "sequences": ("ragged", "word", "classes", {"length": 3}),
-    "grey images": ("grey", "tags", "labels", {"normalize": False}),
-    "maps": ("series", "map", "dense", {}),
-}
-
-
-@pytest.fixture(scope="module")
-def hub_folder(tmp_path_factory):
-    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    root, rows = tmp_path_factory.mktemp("hub"), hub_rows(datasets, N)
-    test = rows.select(range(40, N))
-    parts = {"data/train": rows.select(range(40)), "data/test": test}
-    for path, part in (parts | {"new/train": test.remove_columns(["word", "tags", "map"])}).items():
-        (root / path).parent.mkdir(exist_ok=True)
-        part.to_parquet(root / f"{path}.parquet")
-    return root
-
-
-@pytest.mark.parametrize("name", HUB)
-def test_rows_of_the_hub(name, tmp_path, hub_folder, reporter, monkeypatch):
-    monkeypatch.setenv("ORCA_HOME", str(hub_folder))  # its cache too
-    x, y, kind, settings = HUB[name]
-    task = build_in("hub", hub_folder, reporter, dataset="data", x=x, y=y, kind=kind, **settings)
-    preprocessing, test = rebuilt(task, tmp_path / "run"), task.open_test()
-    check_same(preprocessing, preprocessing.open(hub_folder / "data", "INPUT", "test"), test)
-    plain = preprocessing.open(hub_folder / "new", "INPUT")
-    assert plain.targets() is None
-    assert torch.equal(in_parts(preprocessing, plain)[0], every(test).x)
-    if x == "grey":
-        with refused("x, row 0: holds no image", DataError):
-            in_parts(preprocessing, preprocessing.given(["a.png"]))
-        return
-    values = [rows.tolist() for rows in plain.inputs(0, len(plain))]
-    check_inputs(in_parts(preprocessing, preprocessing.given(values)), test)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +102,20 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
         return np.stack(list(pool.map(lambda path: decode(path, side, channels, crop), paths)))
 
 
-def decode(
-    source: Path | BytesIO, side: int | None, channels: int, crop: bool = False, where: str | None = None
-) -> np.ndarray:
+def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
     """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
 
-    `where` stands for the file in messages.
+    Raises:
+        DataError: it cannot be decoded, or has more than 16 bits a pixel.
+        UnsafeError: it has more than 10^8 pixels.
+        UnavailableError: Pillow is not installed.
     """
-    where = str(source) if where is None else where
     image_module, operations = pillow()
-    with opened(source, where) as image:
+    with _opened(path) as image:
         image.load()
         image = operations.exif_transpose(image)
         what, hint = f"has pixels of mode {image.mode}, of more than 16 bits", "store 8 or 16 bits, or use task=arrays"
-        refuse_if(image.mode in ("I", "F"), what, where, hint)
+        refuse_if(image.mode in ("I", "F"), what, str(path), hint)
         if image.mode.startswith("I;16"):
             image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
@@ -132,11 +131,11 @@ def decode(
 
 
 @contextmanager
-def opened(source: Path | BytesIO, where: str) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:
     """Open an image of which only the header is read, and refuse what goes wrong with it inside the block."""
-    image_module = pillow()[0]
+    image_module, where = pillow()[0], str(path)
     try:
-        with image_module.open(source, formats=_FORMATS) as image:
+        with image_module.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise image_module.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image

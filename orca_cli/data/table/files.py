@@ -101,7 +101,7 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     texts = [value for value in values if isinstance(value, str)]
     if not any(texts) and all(isinstance(value, (bool, int, float, Decimal)) for value in odd):
         return np.array([np.nan if isinstance(value, str) else float(value) for value in values])
-    hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
+    hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or store lists as arrays"
     raise DataError(f"holds values of type {type(odd[0]).__name__}", where=where, hint=hint)
 
 

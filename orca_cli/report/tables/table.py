@@ -14,7 +14,7 @@ from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, S
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 
-_USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
+_USER_DATA = ("arrays", "table", "images")  # tasks whose data are named by settings
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")

@@ -1,1 +1,0 @@
-from orca_cli.data.hub.reader import load as load

@@ -5,7 +5,7 @@ import json
 import os
 
 from orca_cli import storage
-from orca_cli.report.records.collect import collect
+from orca_cli.report.collect import collect
 from tests.report.trees import add_run
 
 RUN = "2026-02-01_10-00-00.000000_minilm_otdd_full_s9_00000000"

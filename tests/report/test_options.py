@@ -8,9 +8,9 @@ import pytest
 
 import orca_cli
 from orca_cli.exceptions import DataError
-from orca_cli.report.rendering.console import Page
-from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.published import read, with_published
+from orca_cli.report.formats import Page
+from orca_cli.report.layout import layout_of
+from orca_cli.report.table import read_published, with_published
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
@@ -149,7 +149,7 @@ def test_what_is_wrong_is_reported_with_its_place(shown):
 
 
 def test_the_shipped_results_name_tasks_that_exist(tmp_path):
-    for task in {result.task for result in read(SHIPPED)}:
+    for task in {task for task, *_ in read_published(SHIPPED)}:
         assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
     add_run(tmp_path, task="ninapro")
     out = read_text("report", tmp_path, "--baselines", SHIPPED)

@@ -3,7 +3,7 @@
 import pytest
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.statistics.verdicts import layouts_of, sentence
+from orca_cli.report.verdicts import layouts_of, sentence
 from tests.commands.called import read_json, read_text, refused
 from tests.report.trees import NATS, add_arms, add_pairs, add_run, compared, csv_lines, report, table_of
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import where
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
-from orca_cli.report.statistics.paired import compare
-from orca_cli.report.statistics.ranks import rank, ranked
-from orca_cli.report.tables.table import build_table
+from orca_cli.report.collect import collect
+from orca_cli.report.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
+from orca_cli.report.paired import compare
+from orca_cli.report.ranks import rank, ranked
+from orca_cli.report.selection import where
+from orca_cli.report.table import build_table
 from tests.commands.called import read_json, read_text
 from tests.properties import examples
 from tests.report.trees import add_arms, add_run, compared, csv_lines, report, table_of

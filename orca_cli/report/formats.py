@@ -16,14 +16,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.statistics import ranks, verdicts
-from orca_cli.report.statistics.paired import Comparison
-from orca_cli.report.statistics.ranks import Ranking
-from orca_cli.report.tables.layout import ALARM, Entry, Layout, layout_of
-from orca_cli.report.tables.notes import clean, notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Table
+from orca_cli.report import ranks, verdicts
+from orca_cli.report.layout import ALARM, Entry, Layout, clean, layout_of, notes_of, seeds_text
+from orca_cli.report.paired import Comparison
+from orca_cli.report.ranks import Ranking
+from orca_cli.report.table import Cell, Table
 from orca_cli.runs.settings import flat
 
+FORMATS = ("table", "md", "csv", "json", "latex")
 _PADDING = 2  # right of a column
 _GAP = _PADDING + 1  # between two columns: a place for a line, which this box leaves blank
 _LONGEST_NAME = 32
@@ -96,7 +96,6 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
     return table
 
 
-FORMATS = ("table", "md", "csv", "json", "latex")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},

@@ -13,24 +13,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from orca_cli import __version__
+from orca_cli.report import figures
 from orca_cli.report.credits import CITATION
-from orca_cli.report.figures.contents import all_charts
-from orca_cli.report.figures.svg import draw, style
-from orca_cli.report.rendering.console import Page
-from orca_cli.report.tables.layout import ALARM, layout_of
-from orca_cli.report.tables.notes import clean
+from orca_cli.report.formats import Page
+from orca_cli.report.layout import ALARM, clean, layout_of
 
 _LONGEST = 2000  # characters of a text, such as a note
 
 
-def page(view: Page, command: str, study: str) -> str:
+def page_of(view: Page, command: str, study: str) -> str:
     """Return the page, which names the command that made it, and its study if there is one.
 
-    The same records give the same bytes.
+    The same records give the same bytes. Without matplotlib it has no figures, and says so.
     """
     names = ("Gains", "Gains by set") if view.comparison else ("Ranks",) if view.ranking else ()
     tables = dict(zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False))
-    sheet, script = _file("style.css") + style(), _file("script.js")
+    sheet, script = _file("style.css"), _file("script.js")
     environment = Environment(
         autoescape=True,
         trim_blocks=True,
@@ -43,19 +41,20 @@ def page(view: Page, command: str, study: str) -> str:
         "base-uri 'none'; form-action 'none'",
         sheet=Markup(sheet),
         script=Markup(script),
-        draw=lambda chart: Markup(draw(chart, standalone=False)),  # it escapes its texts
+        draw=lambda chart: Markup(figures.inline(chart)),  # its texts are escaped
         study=study,
         command=command,
         version=__version__,
         tables=tables | {"Results": layout_of(view.table)},
-        charts=all_charts(view.table, view.comparison),
+        charts=figures.all_charts(view.table, view.comparison) if figures.is_available() else [],
+        can_draw=figures.is_available(),
         ALARM=ALARM,
         citation=CITATION.splitlines(),
     )
 
 
 def _file(name: str) -> str:
-    return resources.files("orca_cli.report.page").joinpath(name).read_text("utf-8")
+    return resources.files("orca_cli.report").joinpath(name).read_text("utf-8")
 
 
 def _hash(content: str) -> str:

@@ -1,23 +1,34 @@
-"""What a finished run predicted for its test split, as numbers to draw: read from its files alone, without the model.
+"""What a finished run predicted for its test split, as numbers and on a terminal: read from its files, without the model.
 
 Shapes: n samples, K outputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console, RenderableType
+from rich.text import Text
 
+from orca_cli import terminal
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.report.layout import clean
 from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.terminal import visible
+from orca_cli.terminal import counted, visible
 
-MOST_CLASSES = 60  # whose confusion matrix is shown or listed as a whole
+FILE = "answer.svg"  # of stage 3: its picture
+MOST_CLASSES = 60  # whose confusion matrix is drawn or listed as a whole
+_MOST_IN_MATRIX, _MOST_ROWS, _LONGEST_NAME = (
+    30,
+    20,
+    16,
+)  # on a terminal: classes of a matrix; rows; characters of a name
 _BLOCK_BYTES = 2**24  # what is read at once
+Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -25,9 +36,18 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
 
 
-def _plain(value: float) -> float | None:
-    """Return a number as JSON takes it; None for one that is undefined."""
-    return float(value) if np.isfinite(value) else None
+def _plain(values: Iterable[float]) -> list[float | None]:
+    """Return numbers as JSON takes them; None for each that is undefined."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Return a share in per cent, "-" for NaN; one strictly between 0 and 1 is never rounded to 0 or 100."""
+    if np.isnan(share):
+        return "-"
+    lowest, value = 10.0**-decimals, 100 * share
+    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
+    return f"{shown:.{decimals}f} %"
 
 
 @dataclass(frozen=True)
@@ -58,13 +78,37 @@ class Confusion:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs; a matrix of more than `MOST_CLASSES` classes is left out."""
-        counts, names = self.counts, list(self.names)
+        counts = self.counts
         precision = _ratio(counts.diagonal(), counts.sum(axis=0))
-        return {
-            **{"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": names},
-            **{"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]},
-            **({"confusion": counts.tolist()} if len(names) <= MOST_CLASSES else {}),
-        }
+        record = {"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": list(self.names)}
+        record |= {"recall": _plain(self.recall), "precision": _plain(precision)}
+        return record | ({"confusion": counts.tolist()} if len(counts) <= MOST_CLASSES else {})
+
+    def shown(self, width: int) -> Iterator[RenderableType]:
+        """Yield the share that is right, and the matrix, or the most confused classes where that is wider than `width`."""
+        names = [clean(name, longest=_LONGEST_NAME) for name in self.names]
+        matrix = self._matrix(names) if len(names) <= _MOST_IN_MATRIX else None
+        if matrix and Console(width=10_000).measure(matrix).maximum <= width:
+            yield Text.assemble((self.right, "bold"), "; rows: true class, columns: predicted")
+            yield matrix
+        else:
+            yield Text(self.right, style="bold")
+            pairs = self.confused()
+            most = ", ".join(f"{names[i]} -> {names[j]} {self.counts[i, j]}" for i, j in pairs[:_MOST_ROWS])
+            yield Text(f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}")
+
+    def _matrix(self, names: Sequence[str]) -> RenderableType:
+        """Return the counts as a table, whose columns have numbers, with each class's recall."""
+        rows: list[list[str | Text]] = []
+        digits = len(str(self.counts.max()))
+        for i, (name, counts) in enumerate(zip(names, self.counts.tolist(), strict=True)):
+            cells = [
+                Text(f"{count or '.':>{digits}}", style="bold green" if i == j else "")
+                for j, count in enumerate(counts)
+            ]
+            first = name if name == str(i) else f"{i} {name}"
+            rows.append([first, *cells, percent(self.recall[i])])
+        return terminal.table(("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows)
 
 
 @dataclass(frozen=True)
@@ -93,12 +137,27 @@ class Labels:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
+        shares = {share: _plain(values) for share, values in self.shares.items()}
         labels = [
             {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
-            | {share: _plain(values[k]) for share, values in self.shares.items()}
+            | {share: values[k] for share, values in shares.items()}
             for k, name in enumerate(self.names)
         ]
         return {"kind": "labels", "n": self.n, "labels": labels}
+
+    def shown(self, width: int) -> Iterator[RenderableType]:
+        """Yield a table of the labels with the lowest F1, whatever the `width`."""
+        order = self.worst()[:_MOST_ROWS]
+        which = f"the {len(order)} of {len(self.names)} labels with the lowest F1"
+        yield Text.assemble(
+            (counted(self.n, "test sample"), "bold"), f"; {which}; predicted: probability of 50 % or more"
+        )
+        rows = []
+        for k in order:
+            shares = (percent(values[k]) for values in self.shares.values())
+            name = clean(self.names[k], longest=_LONGEST_NAME)
+            rows.append((name, str(self.present[k]), str(self.predicted[k]), *shares))
+        yield terminal.table(("label", "present", "predicted", "precision", "recall", "F1"), rows)
 
 
 @dataclass(frozen=True)
@@ -119,11 +178,6 @@ class Number:
         r2 = 1 - square / variance if variance > 0 else np.nan
         return {"r2": r2, "rmse": square**0.5, "mae": float(np.abs(apart).mean())}
 
-    def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs."""
-        measures = {name: _plain(value) for name, value in self.measures.items()}
-        return {"name": self.name, "n": len(self.true), **measures}
-
 
 @dataclass(frozen=True)
 class Values:
@@ -133,7 +187,25 @@ class Values:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        return {"kind": "values", "values": [number.record() for number in self.numbers]}
+        values = [
+            {
+                "name": one.name,
+                "n": len(one.true),
+                **dict(zip(one.measures, _plain(one.measures.values()), strict=True)),
+            }
+            for one in self.numbers
+        ]
+        return {"kind": "values", "values": values}
+
+    def shown(self, width: int) -> Iterator[RenderableType]:
+        """Yield a table of the first numbers, whatever the `width`."""
+        rows = []
+        for number in self.numbers[:_MOST_ROWS]:
+            texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in number.measures.values())
+            rows.append((clean(number.name, longest=_LONGEST_NAME), str(len(number.true)), *texts))
+        yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE"), rows)
+        if len(self.numbers) > _MOST_ROWS:
+            yield Text(f"... and {len(self.numbers) - _MOST_ROWS} more")
 
 
 Answer = Confusion | Labels | Values
@@ -145,10 +217,9 @@ def read(run: Path) -> Answer | None:
     Raises:
         DataError, ChecksumError, UnsafeError, MemoryExhaustedError: the file is damaged, or is not what a run writes.
     """
-    build, finetune = (run / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
-    summary, path = read_or_empty(build / SUMMARY), finetune / PREDICTIONS
-    readers: dict[str, Callable[..., Answer]] = {"classes": _confusion, "labels": _labels, "values": _values}
-    reader = readers.get(str(summary.get("kind")))
+    summary = read_or_empty(run / STAGE_FOLDERS["build"] / SUMMARY)
+    path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
+    reader = {"classes": _confusion, "labels": _labels, "values": _values}.get(str(summary.get("kind")))
     if reader is None or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
@@ -158,11 +229,11 @@ def read(run: Path) -> Answer | None:
         class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
         has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
         if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
-            return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+            return reader(_blocks(outputs, targets), [visible(str(name)) for name in class_names])
     raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
 
 
-def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(outputs: StoredArray, targets: StoredArray) -> Blocks:
     """Yield outputs and targets of the same samples, part by part: neither is held whole."""
     step = max(1, _BLOCK_BYTES // max(1, outputs.dtype.itemsize * outputs.shape[1]))
     read_outputs, read_targets = outputs.rows(), targets.rows()
@@ -171,7 +242,7 @@ def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.nda
         yield read_outputs(start, stop), read_targets(start, stop)
 
 
-def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Confusion:
+def _confusion(blocks: Blocks, names: Sequence[str]) -> Answer:
     k = len(names)
     counts = np.zeros(k * k, np.int64)
     for outputs, targets in blocks:
@@ -183,7 +254,7 @@ def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[
     return Confusion(counts.reshape(k, k), names)
 
 
-def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Labels:
+def _labels(blocks: Blocks, names: Sequence[str]) -> Answer:
     n, sums = 0, np.zeros((3, len(names)), np.int64)
     for outputs, targets in blocks:
         present, predicted = targets == 1, (outputs >= 0) & ~np.isnan(targets)
@@ -192,20 +263,10 @@ def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str
     return Labels(n, sums[0], sums[1], sums[2], names)
 
 
-def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Values:
-    parts = [(np.array(outputs), np.array(targets)) for outputs, targets in blocks]
-    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*parts, strict=True))
+def _values(blocks: Blocks, names: Sequence[str]) -> Answer:
+    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*blocks, strict=True))
     numbers = []
     for k, name in enumerate(names):
         is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
-        numbers.append(Number("" if names == ("0",) else name, targets[is_finite, k], outputs[is_finite, k]))
+        numbers.append(Number("" if names == ["0"] else name, targets[is_finite, k], outputs[is_finite, k]))
     return Values(numbers)
-
-
-def percent(share: float, decimals: int = 0) -> str:
-    """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
-    if np.isnan(share):
-        return "-"
-    lowest, value = 10.0**-decimals, 100 * share
-    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
-    return f"{shown:.{decimals}f} %"

@@ -67,7 +67,7 @@ class Run:
     decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
-    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
+    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (selection.py); empty for none
 
     @property
     def test_set(self) -> str:
@@ -140,52 +140,65 @@ def collect(folders: Sequence[Path]) -> Collection:
 
 
 def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
-    """Yield run folders at most two levels down; unreadable folders are added to `broken`."""
+    """Yield run folders at most some levels down; unreadable folders are added to `broken`."""
     try:
-        with os.scandir(folder) as entries:
-            names = {entry.name: entry for entry in entries}
+        names = sorted(os.listdir(folder))
+    except (NotADirectoryError, FileNotFoundError):  # a file, or a link to nothing
+        return
     except OSError as error:
         broken.append(Broken(folder, _reason(error)))
         return
     if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
         yield folder
-        return
-    for name in sorted(names) if depth else ():
-        path = folder / name
-        try:
-            if not name.startswith(".") and names[name].is_dir():
-                yield from _find(path, broken, depth - 1)
-        except OSError as error:
-            broken.append(Broken(path, _reason(error)))
+    elif depth:
+        for name in names:
+            if not name.startswith("."):
+                yield from _find(folder / name, broken, depth - 1)
 
 
 def _read_run(path: Path) -> Run:
-    result = read_record(path / RESULT)
-    if result is not None:
-        return _completed(path, result)
-    status = read_record(path / STATUS)
-    if status is None:
-        raise UnreadableError(f"no {STATUS}: never started, or not a run")
+    record, name = read_record(path / RESULT), RESULT
+    if record is not None:
+        if record.get("state") != "completed":
+            raise UnreadableError(f"{RESULT}: state is {record.get('state')!r}, not 'completed'")
+        state, reason, score = "completed", "", _score(record)
+    else:
+        record, name, score = read_record(path / STATUS), STATUS, None
+        if record is None:
+            raise UnreadableError(f"no {STATUS}: never started, or not a run")
+        state, reason = _progress(path, record)
+        if state == "dead" and (read_record(path / RESULT) is not None or read_record(path / STATUS) != record):
+            return _read_run(path)  # it moved on after its record was read and before its lock was
+    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    return Run(
+        path,
+        **{key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")},
+        seed=_required(record, "seed", name, int),
+        state=state,
+        reason=reason,
+        settings=str(record.get("settings") or ""),
+        variant={str(key): str(value) for key, value in mapping(record.get("variant")).items()},
+        decided={str(key): as_typed(one["value"]) for key, one in decisions.items() if "value" in mapping(one)},
+        score=score,
+    )
+
+
+def _progress(path: Path, status: dict[str, Any]) -> tuple[str, str]:
+    """Return the state of a run that has no result, and why it has none."""
     state = _required(status, "state", STATUS, str)
-    if state == "completed":
-        raise UnreadableError(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*LIVING, *_ENDED):
-        raise UnreadableError(f"{STATUS}: unknown state '{state}'")
+        raise UnreadableError(f"{STATUS}: state is '{state}', but there is no {RESULT}")
     if is_worked_on(path, status):
-        return _run(path, status, STATUS, state="running", reason=f"in stage {status.get('stage') or 'build'}")
-    if state in _ENDED:
-        error, reason = status.get("error"), "no reason recorded"
-        if isinstance(error, dict):
-            reason = f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
-        return _run(path, status, STATUS, state=state, reason=reason)
-    if read_record(path / RESULT) is not None or read_record(path / STATUS) != status:
-        return _read_run(path)  # it moved on after its record was read and before its lock was
-    return _run(path, status, STATUS, state="dead", reason=f"its process ended unexpectedly in state {state}")
+        return "running", f"in stage {status.get('stage') or 'build'}"
+    if state not in _ENDED:
+        return "dead", f"its process ended unexpectedly in state {state}"
+    error = status.get("error")
+    if not isinstance(error, dict):
+        return state, "no reason recorded"
+    return state, f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
 
 
-def _completed(path: Path, result: dict[str, Any]) -> Run:
-    if result.get("state") != "completed":
-        raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+def _score(result: dict[str, Any]) -> Score:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
@@ -193,11 +206,11 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
     steps = mapping(result.get("alignment")).get("steps")
     times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
-    score = Score(
+    return Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
         n=_required(error, "n", RESULT, int),
-        skipped=_required(error, "skipped", RESULT, int) if error.get("skipped") is not None else 0,
+        skipped=error["skipped"] if type(error.get("skipped")) is int else 0,
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
@@ -211,7 +224,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
     )
-    return _run(path, result, RESULT, state="completed", score=score)
 
 
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -219,17 +231,6 @@ def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     models = mapping(result.get("baselines")).items()
     errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
-
-
-def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
-    variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
-    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
-    fields["decided"] = {
-        str(key): as_typed(one["value"]) for key, one in decisions.items() if isinstance(one, dict) and "value" in one
-    }
-    fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
-    settings = str(record.get("settings") or "")
-    return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:

@@ -1,0 +1,231 @@
+"""The table as texts: what every format for people shows, before it is marked up.
+
+Its notes are what a reader has to know before trusting it: one sentence for each thing that limits a comparison.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from orca_cli.report.collect import mixed_test_sets
+from orca_cli.report.differences import LARGEST_P, LEAST
+from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table
+from orca_cli.terminal import visible
+
+PLUS_MINUS = "\u00b1"
+NOTHING = "-"
+ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: its mean with deviation and n, what that leaves out, and whether it has earned to be marked."""
+
+    text: str
+    rest: str = ""
+    best: bool = False
+
+    @property
+    def main(self) -> str:
+        """Return the text with its mark."""
+        return f"* {self.text}" if self.best else self.text
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table of cleaned texts.
+
+    Args:
+        names: headers of the columns that name a method.
+        columns: headers of the tasks, as lines: task, error, marks.
+        rows: names and cells; the last rows are the best simple model's and the best constant predictor's.
+        caption: below it.
+        notes: one line each.
+        problems: state, reason and folder of runs that are not completed or cannot be read.
+        alarms: what makes numbers wrong; shown in red.
+        heading: the first line, above it; empty for none.
+    """
+
+    names: list[str]
+    columns: list[list[str]]
+    rows: list[tuple[list[str], list[Entry]]]
+    caption: str = ""
+    notes: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    heading: str = ""
+
+
+def clean(text: str, *, longest: int = 300) -> str:
+    """Return text from the disk with everything that could move a cursor, hide or break a line written as an escape."""
+    return visible(text if len(text) <= longest else f"{text[:longest]}...")
+
+
+def number(value: float, decimals: int | None, sign: str = "") -> str:
+    """Return a number with fixed decimals, or with three significant digits for None; `sign`: + for one before gains too."""
+    return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
+
+
+def p_text(value: float) -> str:
+    """Return a p as it is shown."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def decimals_of(means: list[float]) -> int | None:
+    """Return how many decimals give the smallest mean three significant digits; None below 0.0001 or from 1,000,000 on."""
+    sizes = [abs(mean) for mean in means if mean] or [1.0]
+    if min(sizes) < 1e-4 or max(sizes) >= 1e6:
+        return None
+    return max(0, 2 - math.floor(math.log10(min(sizes))))
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return integers in rising order, such as "0,1,2"."""
+    return ",".join(map(str, sorted(seeds)))
+
+
+def layout_of(table: Table) -> Layout:
+    """Return a table's texts."""
+    formats = [_format(column, table.cells(place)) for place, column in enumerate(table.columns)]
+    methods = [row.method for row in table.rows]
+    sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
+    names = ["body", "metric", "finetune"]
+    if any(count > 1 for count in sources.values()):  # a body has several
+        names.insert(1, "source")
+    if any(method.settings for method in methods):
+        names.append("settings")
+    rows = []
+    for row in table.rows:
+        cells = zip(row.cells, formats, strict=True)
+        entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
+        facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
+        rows.append(([clean(facts[name]) for name in names], entries))
+    for label, references in table.references.items():
+        entries = []
+        for one, shown in zip(references, formats, strict=True):
+            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
+            entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
+        rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
+    texts = [f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."]
+    if any(cell.earned for row in table.rows for cell in row.cells):
+        texts.append(
+            f"Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
+            "(exact sign-flip test, Holm over the others)."
+        )
+    texts += ["best baseline: of simple models on the same split."] if "best baseline" in table.references else []
+    texts += ["trivial: the best constant predictor."] if "trivial" in table.references else []
+    columns, protocol = headers(table.columns)
+    return framed(table, Layout(names, columns, rows, " ".join(texts + protocol), notes_of(table)))
+
+
+def framed(table: Table, layout: Layout) -> Layout:
+    """Return a layout with what every view of a table shows: heading, alarms, and the runs that its means exclude."""
+    chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
+    text = "these errors are too low and not comparable with others"
+    alarms = [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
+    runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
+    problems = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
+    problems += [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]
+    notes = [clean(note, longest=2000) for note in layout.notes]
+    caption = layout.caption if layout.rows else ""
+    return replace(layout, caption=caption, notes=notes, problems=problems, alarms=alarms, heading=table.heading)
+
+
+def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float], str]:
+    """Return how errors of a column are shown."""
+    decimals = decimals_of([mean * column.scale for cell in cells if (mean := cell.mean) is not None])
+    return lambda value: number(value * column.scale, decimals)
+
+
+def _mean(cell: Cell, shown: Callable[[float], str]) -> str:
+    """Return "12.6 ± 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
+    if cell.mean is None:
+        return NOTHING
+    deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
+    return f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
+
+
+def _remainder(cell: Cell) -> str:
+    """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
+    words = [f"at {clean(cell.choice)}"] if cell.choice else []
+    words += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
+    words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
+    return " ".join(words)
+
+
+def headers(columns: Sequence[Column]) -> tuple[list[list[str]], list[str]]:
+    """Return the lines above each column: task, error, marks; and a sentence on the protocol where it is the same for all."""
+    protocols = {clean(column.protocol) for column in columns}
+    texts = []
+    for column in columns:
+        error = clean(column.error_name) or "no result yet"
+        marks = [clean(column.protocol)] if len(protocols) > 1 else []
+        marks += [", ".join(words)] if (words := _data_words(column)) else []
+        marks += [ALARM] if column.chosen_on_test else []
+        texts.append([clean(column.name), f"{error}, %" if column.percent else error, *marks])
+    return texts, [f"Protocol: {protocol}." for protocol in protocols if len(protocols) == 1]
+
+
+def _data_words(column: Column) -> list[str]:
+    return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
+
+
+def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
+    """Return settings as they are typed."""
+    return separator.join(f"{key}={value}" for key, value in settings)
+
+
+def column_names(columns: Sequence[Column]) -> list[str]:
+    """Return each column's task, with protocol and error if other columns have the same task."""
+    counts = Counter(column.name for column in columns)
+    names = []
+    for one in columns:
+        words = " ".join((one.protocol, *_data_words(one), one.error_name or "no result"))
+        names.append(one.name if counts[one.name] == 1 else f"{one.name} ({words})")
+    return names
+
+
+def notes_of(table: Table) -> list[str]:
+    """Return the notes of a table, with names as they are on the disk."""
+    notes = []
+    counts = [[n for cell in table.cells(place) if (n := len(cell.values))] for place in range(len(table.columns))]
+    compared = [n for column_counts in counts if len(column_counts) > 1 for n in column_counts]
+    if few := sum(n < LEAST for n in compared):
+        where = f"in {few} of {len(compared)} cells that have others to compare with"
+        notes.append(f"fewer than {LEAST} seeds {where}: so few cannot show a difference (p <= {LARGEST_P})")
+    names_by_note: dict[str, list[str]] = defaultdict(list)
+    for place, name in enumerate(column_names(table.columns)):
+        for note in _of_column([(row, row.cells[place]) for row in table.rows]):
+            names_by_note[note].append(name)
+    notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
+    if count := len(table.superseded):
+        notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
+    return [*notes, *table.remarks]
+
+
+def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield how a column's runs differ, what they share although no row says it, and what their errors are worth."""
+    runs = [run for _, cell in cells for run in cell.runs]
+    common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
+    if hidden := common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}:
+        yield f"all runs with {settings_text(sorted(hidden))}"
+    seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
+    counts = Counter(text for _, text in seeds)
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
+        yield f"methods have different seeds: {usual}, but {others}"
+    if mixed := mixed_test_sets(runs):
+        yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
+    scores = [score for _, cell in cells for score in cell.scores]
+    if any(skipped := {score.skipped for score in scores}):
+        yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
+    trivial = min((score.trivial for score in scores if score.trivial is not None), default=math.inf)
+    if worse := [str(row.method) for row, cell in cells if cell.mean is not None and cell.mean >= trivial]:
+        yield f"not better than the best constant predictor: {'; '.join(worse)}"
+    for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
+        yield (
+            f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "
+            f"file); the newest counts, not {run.path}"
+        )

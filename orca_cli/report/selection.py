@@ -1,0 +1,225 @@
+"""Which runs are shown: by the value of any setting; members of a study, by its names; every arm at its own value.
+
+An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm only in `train.folds` may choose
+its value, if they cover every value, but never judge it: folds validate on all training samples, a split on few.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orca_cli.config.schema import is_without_effect
+from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
+from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run, Score
+from orca_cli.report.layout import clean, seeds_text
+from orca_cli.report.table import Column, Method, Table, canonical, placed
+from orca_cli.runs import settings, studies
+
+SET = "set"  # the axis whose choices are the columns of a study's table
+FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
+KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
+RATE = "train.lr"
+FEW = 50  # validation samples: a choice by fewer is mostly luck
+_FOLDS = "train.folds"
+_EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
+_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
+_LACKING = "left out of the choice, since no run of the seed has a validation error"
+_ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE; UsageError where the text is something else."""
+    key, _, value = text.partition("=")
+    if not (key and value):
+        raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")
+    return key, value
+
+
+class Values:
+    """Looks up the value of any key of a run, as it would be typed; runs that differ in their seed only are read once."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, str], str | None] = {}
+
+    def lookup(self, run: Run, key: str) -> str | None:
+        """Return a run's value of a group or a setting: typed, decided by the run, or the default; None if not recorded.
+
+        In a study, the names of its choices come first, and `set` is the task.
+        """
+        if key == TEST_SET:
+            return run.test_set[:8] or None
+        if key in FIELDS or key == SET:
+            return str(getattr(run, "task" if key == SET else key))
+        if key in (known := run.decided | run.variant):
+            return known[key]
+        # The hash of the settings leaves out those without an effect on the result.
+        place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
+        if place not in self._composed:
+            try:
+                self._composed[place] = settings.as_typed(settings.settings(run.path)[key])
+            except (OrcaError, KeyError):  # the run has no such setting
+                self._composed[place] = None
+        return self._composed[place]
+
+
+def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+    """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
+
+    Args:
+        text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
+        values: of runs, so that the settings of several calls are read once.
+
+    Raises:
+        UsageError: the text is not KEY=VALUE.
+        DataError: no run has such a value.
+    """
+    key, value = pair(text, "--where")
+    values = values or Values()
+    groups = [[(run, values.lookup(run, key)) for run in group] for group in (collection.runs, collection.superseded)]
+    spellings = {canonical(found): found for group in groups for _, found in group if found is not None}
+    names = [value] if canonical(value) in spellings else value.split(",")
+    for name in sorted(name for name in names if canonical(name) not in spellings):
+        hint = suggest(name, spellings.values()) if spellings else KEY_HINT
+        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
+    kept = {canonical(name) for name in names}
+    runs, superseded = (
+        [run for run, found in group if found is not None and canonical(found) in kept] for group in groups
+    )
+    return replace(collection, runs=runs, superseded=superseded)
+
+
+def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
+    """Return the runs that belong to a study, of which each folder may hold a record, under the names of its axes.
+
+    Raises:
+        DataError: no folder has a record of it, or one is damaged.
+    """
+    names_by_folder = {folder: studies.names(folder) for folder in folders}
+    names = [recorded for folder_names in names_by_folder.values() for recorded in folder_names]
+    if name not in names:
+        hint = suggest(name, names) if names else f"orca run -m study={name}"
+        raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
+    members = [
+        (one.identity, {key: value for key, value in one.labels.items() if not is_without_effect(key)})
+        for folder, there in names_by_folder.items()
+        if name in there
+        for one in studies.read(folder, name)
+    ]
+    axes = sorted(set.intersection(*(set(labels) for _, labels in members))) if members else []
+    labels_by_arm: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    for identity, labels in members:
+        arms, arm = labels_by_arm[identity], tuple(labels[axis] for axis in axes)
+        # An extra override that repeats the study's own value does not make a second run of the arm.
+        arms[arm] = min(labels, arms.get(arm, labels), key=len)
+
+    def named(run: Run, labels: dict[str, str]) -> Run:
+        groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+        variant = {key: text for key, text in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
+        arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
+        return replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
+
+    runs, superseded = (
+        [named(run, labels) for run in group for labels in labels_by_arm.get(run.identity, {}).values()]
+        for group in (collection.runs, collection.superseded)
+    )
+    return replace(collection, runs=runs, superseded=superseded)
+
+
+def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
+    """Return the runs that judge every arm at the value of a setting that has its lowest validation error.
+
+    With them come the first line of their table, and notes on what limits the choice. Of equal errors the middle value counts,
+    the lower one of two. Errors of the test split never choose, not even where a protocol validates on it.
+
+    Raises:
+        UsageError: the key is not a setting of an arm.
+        DataError: no run has it, or no run is left that could judge.
+    """
+    if key in (*FIELDS, SET):
+        raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
+    typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
+    if not typed:
+        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
+    arms: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run, column, method in placed(collection.runs):
+        if id(run) in typed:
+            arm = replace(method, settings=tuple(item for item in method.settings if item[0] not in (key, _FOLDS)))
+            arms[column, arm][typed[id(run)]].append(run)
+    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _LACKING, _ALONE)}
+    judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
+    seeds = set()
+    for (column, method), runs in sorted(arms.items()):
+        # The lowest seed that all values were run with, or else most of them.
+        counts = Counter(seed for group in runs.values() for seed in {run.seed for run in group})
+        name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
+        errors = _validation_errors(runs, seed)
+        value, is_edge = _lowest(errors)
+        # Not those validated on folds, unless all runs of the arm are.
+        by_folds = all(_is_validated_on_folds(run) for group in runs.values() for run in group)
+        judging = [
+            run for run in runs.get(value, ()) if run.seed != seed and (by_folds or not _is_validated_on_folds(run))
+        ]
+        judged |= {id(run): value + " (edge)" * is_edge for run in judging}
+        seeds.add(seed)
+        limits[_EDGE] += [f"{name} {value}"] if is_edge else []
+        fewest = min((score.validated_by for score in errors.values()), default=0)
+        limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
+        lacking = sorted(runs.keys() - errors.keys(), key=_order)
+        limits[_LACKING] += [f"{name} {', '.join(lacking)} (seed {seed})"] if lacking else []
+        limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
+    chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
+    if not judged:
+        what = clean(f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge")
+        raise DataError(what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3")
+    judges = []
+    for run in (run for run in collection.runs if id(run) in judged):
+        variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
+        judges.append(replace(run, variant=variant, choice=judged[id(run)]))
+    notes = [clean(f"{reason}: {'; '.join(names)}", longest=2000) for reason, names in limits.items() if names]
+    return replace(collection, runs=judges), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
+
+
+def _validation_errors(runs: Mapping[str, list[Run]], seed: int) -> Mapping[str, Score]:
+    """Return value -> the score whose validation error counts, of folds if they cover as many values as a split."""
+    validated: dict[bool, dict[str, Score]] = {True: {}, False: {}}  # by whether folds did
+    for value, group in runs.items():
+        for run in group:
+            score = run.score
+            if score and run.seed == seed and score.validated_on != "test" and score.validation is not None:
+                validated[_is_validated_on_folds(run)][value] = score  # of several the newest
+    return max(validated.values(), key=len)
+
+
+def _is_validated_on_folds(run: Run) -> bool:
+    return run.variant.get(_FOLDS, "0") != "0" if run.score is None else run.score.validated_on == "folds"
+
+
+def _lowest(errors: Mapping[str, Score]) -> tuple[str, bool]:
+    """Return the value with the lowest error, empty for none, and whether it is the lowest or highest of several numbers."""
+    order = sorted(errors, key=_order)
+    lowest = min((score.validation or 0.0 for score in errors.values()), default=0.0)
+    best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
+    value = best[(len(best) - 1) // 2] if best else ""
+    return value, len(order) > 1 and value in (order[0], order[-1]) and _order(order[-1])[0] < math.inf
+
+
+def _order(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
+def rates_of(table: Table) -> str:
+    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
+    values, every = Values(), set[str]()
+    for place in range(len(table.columns)):
+        typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
+        rates = {canonical(rate) for rate in typed if rate is not None}
+        if len(rates) > 1:
+            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+        every |= rates
+    return "" if not every else "one rate for all arms" if len(every) == 1 else "one rate for all arms of a set"

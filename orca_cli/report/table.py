@@ -1,0 +1,371 @@
+"""From runs to one table: methods as rows, tasks as columns, mean and sample standard deviation over seeds as cells.
+
+Runs that differ in a setting are never averaged: they get rows of their own. Other people's results from a csv file stand
+below, with their source, never ranked, never best.
+"""
+
+import csv
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+from orca_cli.exceptions import DataError, suggest
+from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
+from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
+from orca_cli.runs.settings import as_typed
+
+_USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
+_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
+TASK_PREFIX = "task."  # settings that say what the data are
+UNFINISHED = ("failed", "dead", "interrupted", "running")
+MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
+_PUBLISHED = ("task", "method", "error", "source", "protocol")
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`.
+
+    `data` names the user's own data set, where the runs of the task are of several.
+    """
+
+    task: str
+    protocol: str
+    error_name: str
+    percent: bool
+    synthetic: bool
+    chosen_on_test: bool = False
+    size: str = ""
+    data: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the data set for readers."""
+        return f"{self.task} {self.data}".rstrip()
+
+    @property
+    def scale(self) -> float:
+        """Return what stored errors are multiplied by where they are shown."""
+        return 100.0 if self.percent else 1.0
+
+
+@dataclass(frozen=True, order=True)
+class Method:
+    """A row. `settings` are the overridden settings in which runs of the table differ."""
+
+    body: str
+    source: str
+    metric: str
+    finetune: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        settings = (f"{key}={value}" for key, value in self.settings)
+        return " ".join(text for text in (self.body, self.metric, self.finetune, *settings) if text)
+
+
+@dataclass
+class Cell:
+    """The runs of one method on one task."""
+
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed, the newest, in the order of seeds
+    missing: Counter[str] = field(default_factory=Counter)  # of MISSING -> number of runs
+    hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
+    best: bool = False  # its mean is the lowest of the column
+    earned: bool = False  # and it is shown to be lower than all others: see `_mark`
+
+    @property
+    def scores(self) -> list[Score]:
+        """Return the scores of its completed runs."""
+        return [run.score for run in self.runs if run.score is not None]  # completed runs have one
+
+    @property
+    def by_test(self) -> dict[tuple[int, str], float]:
+        """Return seed and test data -> test error: errors of two methods are compared where both keys are equal."""
+        scored = zip(self.runs, self.scores, strict=True)
+        return {(run.seed, run.test_set): score.value for run, score in scored if score.value is not None}
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Return seed -> test error, in the order of seeds."""
+        return {seed: value for (seed, _), value in self.by_test.items()}
+
+    @property
+    def values(self) -> list[float]:
+        """Return the test errors that are defined, in the order of seeds."""
+        return list(self.by_seed.values())
+
+    @property
+    def unaligned(self) -> int:
+        """Return how many of its runs kept no alignment step although they have a metric."""
+        scored = zip(self.runs, self.scores, strict=True)
+        return sum(run.metric != "none" and score.steps == 0 for run, score in scored)
+
+    @property
+    def choice(self) -> str:
+        """Return the values chosen for its runs (see selection.py); empty where nothing was chosen."""
+        return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
+
+    @property
+    def mean(self) -> float | None:
+        """Return the mean over seeds; None if there is no value."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Return the sample standard deviation over seeds (n - 1); None for fewer than two values."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass
+class Row:
+    """One method's cells, in the order of the columns."""
+
+    method: Method
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An error beside ours on one task: of a simple model, its range over runs, or one that others report; and words on it."""
+
+    low: float
+    high: float
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything that a report shows.
+
+    `references` are the rows below: name -> an error for each column; `heading` is the first line, `remarks` are notes of any
+    view of it.
+    """
+
+    columns: list[Column]
+    rows: list[Row]
+    unfinished: list[Run]
+    superseded: list[Run]
+    broken: list[Broken]
+    references: dict[str, list[Reference | None]] = field(default_factory=dict)
+    heading: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+    def cells(self, place: int) -> list[Cell]:
+        """Return the cells of a column, from its place."""
+        return [row.cells[place] for row in self.rows]
+
+
+def build_table(collection: Collection) -> Table:
+    """Return the table of a collection; rows and columns are sorted by their names."""
+    runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
+    for run, column, method in placed(collection.runs):
+        runs[method, column].append(run)
+    columns, methods = sorted({column for _, column in runs}), sorted({method for method, _ in runs})
+    rows = [Row(method, [_cell(runs[method, column]) for column in columns]) for method in methods]
+    references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
+    for place in range(len(columns)):
+        cells = [row.cells[place] for row in rows]
+        _mark(cells)
+        scores = [score for cell in cells for score in cell.scores]
+        references["best baseline"].append(_range([score.baselines[0] for score in scores if score.baselines]))
+        references["trivial"].append(_range([("", score.trivial) for score in scores if score.trivial is not None]))
+    references = {name: ranges for name, ranges in references.items() if any(ranges)}
+    unfinished = [run for run in collection.runs if run.state != "completed"]
+    return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
+
+
+def _cell(runs: Sequence[Run]) -> Cell:
+    """Return a cell of runs, which come from the oldest to the newest."""
+    newest = {run.seed: run for run in runs if run.score is not None}
+    cell = Cell([newest[seed] for seed in sorted(newest)], Counter(run.state for run in runs if run.score is None))
+    for score in cell.scores:
+        if score.value is None:
+            cell.missing["undefined" if score.n + score.skipped else "not tested"] += 1
+    cell.hidden = [run for run in runs if run.score is not None and run is not newest[run.seed]]
+    return cell
+
+
+def _mark(cells: Sequence[Cell]) -> None:
+    """Mark the lowest mean of a column as best, and as earned where it is demonstrably lower than that of each other method.
+
+    That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
+    exact sign-flip test, corrected for the number of other methods (Holm).
+    """
+    shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
+    lowest = min((mean for _, mean in shown), default=math.inf)
+    for cell, mean in shown:
+        cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
+        if cell.best and len(shown) > 1 and len(cell.values) >= LEAST:
+            errors, others = cell.by_test, (other.by_test for other, _ in shown if other is not cell)
+            gains = [[other[test] - error for test, error in errors.items() if test in other] for other in others]
+            if all(len(differences) >= LEAST and math.fsum(differences) > 0 for differences in gains):
+                cell.earned = max(holm([sign_flip(differences) for differences in gains])) <= LARGEST_P
+
+
+def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
+    if not models:
+        return None
+    errors, names = [error for _, error in models], sorted({name for name, _ in models if name})
+    return Reference(min(errors), max(errors), f"({', '.join(names)})" if names else "")
+
+
+def canonical(text: str) -> str:
+    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
+    try:
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else as_typed(value)
+    except ValueError:
+        return text.lower() if text.lower() in ("true", "false", "null") else text
+
+
+def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
+    """Return each run with its column and its method.
+
+    A method is named by the overridden settings that are not the same in all runs of some column; runs of the same settings are
+    one method, however these were typed. Where settings differ without an override, because a file was changed, the name
+    includes the first digits of their hash. Where test data differ, the names of all runs include the first digits of theirs,
+    so that runs on the same data stay together.
+    """
+    columns = _columns_of(runs)
+    variants = _variants(runs, columns)
+    sizes, items = Counter(columns), Counter[tuple[Column, tuple[str, str]]]()
+    for column, variant in zip(columns, variants, strict=True):
+        items.update((column, item) for item in variant.items())
+    shown = {key for (column, (key, _)), count in items.items() if count < sizes[column]}
+    methods = []
+    hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
+        methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
+        hashes[column, methods[-1]].append(run.settings)
+    for place, run in enumerate(runs):
+        every = hashes[columns[place], methods[place]]
+        # In a study whose seeds draw the samples every run has settings of its own.
+        if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
+            named = (*methods[place].settings, ("settings", run.settings[:8]))
+            methods[place] = replace(methods[place], settings=named)
+    return list(zip(runs, columns, methods, strict=True))
+
+
+def _columns_of(runs: Sequence[Run]) -> list[Column]:
+    """Return the column of each run; a run without a score goes to a column of its task that has scores."""
+    columns = []
+    for run, data in zip(runs, _data_names(runs), strict=True):
+        one, marks = run.score, ("", False, False, False, "")
+        if one is not None:
+            marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
+        columns.append(Column(run.task, run.protocol, *marks, data))
+    scored = sorted((column for run, column in zip(runs, columns, strict=True) if run.score), reverse=True)
+    first = {(column.task, column.protocol, column.data): column for column in scored}
+    return [
+        column if run.score else first.get((column.task, column.protocol, column.data), column)
+        for run, column in zip(runs, columns, strict=True)
+    ]
+
+
+def _data_names(runs: Sequence[Run]) -> list[str]:
+    """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
+
+    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed.
+    Paths whose newest runs were tested on the same data are one set, named by the first of them.
+    """
+    sets = []  # task and path of each run
+    data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
+    for run in runs:  # those of a study have the names of its sets
+        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant and run.task in _USER_DATA]
+        path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
+        sets.append((run.task, path))
+        data[sets[-1]] = run.test_set or data.get(sets[-1], path)
+    first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
+    for (task, path), fingerprint in data.items():
+        if path:
+            first.setdefault((task, fingerprint), path)
+    counts = Counter(task for task, _ in first)
+    return [first[one[0], data[one]] if one[1] and counts[one[0]] > 1 else "" for one in sets]
+
+
+def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Return the overridden settings of each run, and its test data where they differ between runs with equal task settings.
+
+    Settings are merged over all runs with the same hash of all settings: one may be typed, or left at its default. Settings
+    that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
+    """
+    merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
+    variants = []
+    for run, column in zip(runs, columns, strict=True):
+        variants.append(
+            merged[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
+        )
+        variants[-1].update((key, canonical(value)) for key, value in run.variant.items())
+    groups: dict[Hashable, list[Run]] = defaultdict(list)
+    keys = []
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        keys.append((column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))))
+        groups[keys[-1]].append(run)
+    mixed = {key: mixed_test_sets(group) for key, group in groups.items()}
+    return [
+        variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[key] else {})
+        for run, variant, key in zip(runs, variants, keys, strict=True)
+    ]
+
+
+def read_published(path: Path) -> list[tuple[str, str, float, str, str]]:
+    """Return task, method, error, source and protocol of each line of a csv file, in its order.
+
+    `error` is in the units of result.json: fractions where tables show per cent, so 0.1939 for 19.39 %. `protocol` may be left
+    out: it says by which of our protocols the error was measured, such as paper; empty for another one.
+
+    Raises:
+        DataError: it is missing or not text, a field is missing or empty, or an error is not a number.
+    """
+    results = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file, skipinitialspace=True)
+            for line in lines:
+                task, method, text, source, protocol = ((line.get(name) or "").strip() for name in _PUBLISHED)
+                try:
+                    error = float(text)
+                except ValueError:
+                    error = math.nan
+                if not (task and method and source and math.isfinite(error)):
+                    what = f"'{text}' is not a number, or another field is empty: a line is {','.join(_PUBLISHED[:4])}"
+                    raise DataError(what, where=f"{path}, line {lines.line_num}", hint="such as 0.1939 for 19.39 %")
+                results.append((task, method, error, source, protocol))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), hint="give a .csv file in UTF-8") from error
+    return results
+
+
+def with_published(table: Table, path: Path) -> Table:
+    """Return a table with the results of a file that are of its tasks; of several for a cell, that of the column's protocol.
+
+    Raises:
+        DataError: as of `read_published`; there is none of these tasks, or one is in per cent.
+    """
+    results, in_percent = read_published(path), {column.task: column.percent for column in table.columns}
+    matches = [result for result in results if result[0] in in_percent]
+    if not matches:
+        names = sorted({task for task, *_ in results})
+        hint = suggest(names[0], in_percent) if names and in_percent else "orca report shows the tasks"
+        raise DataError(f"no run is of a task in it ({', '.join(names) or 'no line'})", where=str(path), hint=hint)
+    numbers: dict[str, int] = {}  # of sources
+    rows: dict[str, list[Reference | None]] = {}
+    for task, method, error, source, protocol in matches:
+        if in_percent[task] and error > 1:
+            hint = f"errors are fractions: {error / 100:g} for that many per cent"
+            raise DataError(f"{task}, {method}: error {error:g} is above 1", where=str(path), hint=hint)
+        label = f"{method} [{numbers.setdefault(source, len(numbers) + 1)}]"
+        row = rows.setdefault(label, [None] * len(table.columns))
+        for place, column in enumerate(table.columns):
+            is_by_ours = protocol == column.protocol
+            if task == column.task and (row[place] is None or is_by_ours):
+                doubts = ["real data, ours are synthetic"] if column.synthetic else []
+                doubts += [] if is_by_ours else ["other protocol"]
+                row[place] = Reference(error, error, ", ".join(doubts))
+    notes = [f"[{n}] reported by others, under their conditions: {source}" for source, n in numbers.items()]
+    return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
-from orca_cli.report.answer import FILE, Answer, read
+from orca_cli.report.answer import FILE, Answer, picture, read
 from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
@@ -35,7 +35,7 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
-            shown += ["", *answer.shown(terminal.stdout().width)]
+            shown += ["", *picture(answer, terminal.stdout().width)]
             if (outcome.path / (file := f"{STAGE_FOLDERS['finetune']}/{FILE}")).exists():  # matplotlib is an extra
                 shown.append(Text(f"drawn in a file: {file} in the run's folder", style="dim"))
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)

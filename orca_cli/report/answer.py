@@ -31,25 +31,6 @@ _BLOCK_BYTES = 2**24  # what is read at once
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return above / below in float64, NaN where the lower number is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
-
-
-def _plain(values: Iterable[float]) -> list[float | None]:
-    """Return numbers as JSON takes them; None for each that is undefined."""
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def percent(share: float, decimals: int = 0) -> str:
-    """Return a share in per cent, "-" for NaN; one strictly between 0 and 1 is never rounded to 0 or 100."""
-    if np.isnan(share):
-        return "-"
-    lowest, value = 10.0**-decimals, 100 * share
-    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
-    return f"{shown:.{decimals}f} %"
-
-
 @dataclass(frozen=True)
 class Confusion:
     """Classes: how often each class was predicted for samples of each class; predicted is the one with the highest output.
@@ -71,44 +52,13 @@ class Confusion:
         """Return the share of each class's samples that were recognised, [K]; NaN for a class without samples."""
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
-    def confused(self) -> list[tuple[int, int]]:
-        """Return the pairs (true, predicted) of different classes that occur, those with the most samples first."""
-        pairs = np.argwhere((self.counts > 0) & ~np.eye(len(self.counts), dtype=bool))
-        return sorted(((int(i), int(j)) for i, j in pairs), key=lambda pair: (-int(self.counts[pair]), pair))
-
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs; a matrix of more than `MOST_CLASSES` classes is left out."""
         counts = self.counts
         precision = _ratio(counts.diagonal(), counts.sum(axis=0))
         record = {"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": list(self.names)}
-        record |= {"recall": _plain(self.recall), "precision": _plain(precision)}
+        record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]}
         return record | ({"confusion": counts.tolist()} if len(counts) <= MOST_CLASSES else {})
-
-    def shown(self, width: int) -> Iterator[RenderableType]:
-        """Yield the share that is right, and the matrix, or the most confused classes where that is wider than `width`."""
-        names = [clean(name, longest=_LONGEST_NAME) for name in self.names]
-        matrix = self._matrix(names) if len(names) <= _MOST_IN_MATRIX else None
-        if matrix and Console(width=10_000).measure(matrix).maximum <= width:
-            yield Text.assemble((self.right, "bold"), "; rows: true class, columns: predicted")
-            yield matrix
-        else:
-            yield Text(self.right, style="bold")
-            pairs = self.confused()
-            most = ", ".join(f"{names[i]} -> {names[j]} {self.counts[i, j]}" for i, j in pairs[:_MOST_ROWS])
-            yield Text(f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}")
-
-    def _matrix(self, names: Sequence[str]) -> RenderableType:
-        """Return the counts as a table, whose columns have numbers, with each class's recall."""
-        rows: list[list[str | Text]] = []
-        digits = len(str(self.counts.max()))
-        for i, (name, counts) in enumerate(zip(names, self.counts.tolist(), strict=True)):
-            cells = [
-                Text(f"{count or '.':>{digits}}", style="bold green" if i == j else "")
-                for j, count in enumerate(counts)
-            ]
-            first = name if name == str(i) else f"{i} {name}"
-            rows.append([first, *cells, percent(self.recall[i])])
-        return terminal.table(("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows)
 
 
 @dataclass(frozen=True)
@@ -137,27 +87,13 @@ class Labels:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        shares = {share: _plain(values) for share, values in self.shares.items()}
+        shares = self.shares
         labels = [
             {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
-            | {share: values[k] for share, values in shares.items()}
+            | {share: _plain(values[k]) for share, values in shares.items()}
             for k, name in enumerate(self.names)
         ]
         return {"kind": "labels", "n": self.n, "labels": labels}
-
-    def shown(self, width: int) -> Iterator[RenderableType]:
-        """Yield a table of the labels with the lowest F1, whatever the `width`."""
-        order = self.worst()[:_MOST_ROWS]
-        which = f"the {len(order)} of {len(self.names)} labels with the lowest F1"
-        yield Text.assemble(
-            (counted(self.n, "test sample"), "bold"), f"; {which}; predicted: probability of 50 % or more"
-        )
-        rows = []
-        for k in order:
-            shares = (percent(values[k]) for values in self.shares.values())
-            name = clean(self.names[k], longest=_LONGEST_NAME)
-            rows.append((name, str(self.present[k]), str(self.predicted[k]), *shares))
-        yield terminal.table(("label", "present", "predicted", "precision", "recall", "F1"), rows)
 
 
 @dataclass(frozen=True)
@@ -188,27 +124,73 @@ class Values:
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
         values = [
-            {
-                "name": one.name,
-                "n": len(one.true),
-                **dict(zip(one.measures, _plain(one.measures.values()), strict=True)),
-            }
+            {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
             for one in self.numbers
         ]
         return {"kind": "values", "values": values}
 
-    def shown(self, width: int) -> Iterator[RenderableType]:
-        """Yield a table of the first numbers, whatever the `width`."""
-        rows = []
-        for number in self.numbers[:_MOST_ROWS]:
-            texts = ("-" if np.isnan(value) else f"{value:.4g}" for value in number.measures.values())
-            rows.append((clean(number.name, longest=_LONGEST_NAME), str(len(number.true)), *texts))
-        yield terminal.table(("number", "test samples", "R2", "RMSE", "MAE"), rows)
-        if len(self.numbers) > _MOST_ROWS:
-            yield Text(f"... and {len(self.numbers) - _MOST_ROWS} more")
-
 
 Answer = Confusion | Labels | Values
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return above / below in float64, NaN where the lower number is 0."""
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+
+
+def _plain(value: float) -> float | None:
+    """Return a number as JSON takes it; None for one that is undefined."""
+    return float(value) if np.isfinite(value) else None
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Return a share in per cent, "-" for NaN; one strictly between 0 and 1 is never rounded to 0 or 100."""
+    if np.isnan(share):
+        return "-"
+    lowest, value = 10.0**-decimals, 100 * share
+    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
+    return f"{shown:.{decimals}f} %"
+
+
+def picture(answer: Answer, width: int) -> list[RenderableType]:
+    """Return an answer for a terminal of `width` characters: a confusion matrix where it fits, tables for all else."""
+    if isinstance(answer, Confusion):
+        return _shown_confusion(answer, width)
+    above: list[RenderableType] = []
+    record = answer.record()
+    items = record[record["kind"]]
+    if isinstance(answer, Labels):
+        items = [items[k] for k in answer.worst()]
+        what = f"{counted(answer.n, 'test sample')}; labels by rising F1; predicted: probability of 50 % or more"
+        above.append(Text(what))
+    rows = [[_text(value) for value in item.values()] for item in items[:_MOST_ROWS]]
+    more = [f"... and {len(items) - _MOST_ROWS} more"] if len(items) > _MOST_ROWS else []
+    return [*above, terminal.table(list(items[0]), rows), *more]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return clean(value, longest=_LONGEST_NAME)
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
+    """Return the share that is right, and the matrix with numbers for the columns, or else the most confused classes."""
+    counts, names = confusion.counts, [_text(name) for name in confusion.names]
+    if len(names) <= _MOST_IN_MATRIX:
+        digits = len(str(counts.max()))
+        rows: list[list[str | Text]] = []
+        for i, name in enumerate(names):
+            cells = [Text(f"{n or '.':>{digits}}", "bold green" if i == j else "") for j, n in enumerate(counts[i])]
+            rows.append([name if name == str(i) else f"{i} {name}", *cells, percent(confusion.recall[i])])
+        matrix = terminal.table(("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows)
+        if Console(width=10_000).measure(matrix).maximum <= width:
+            return [Text.assemble((confusion.right, "bold"), "; rows: true class, columns: predicted"), matrix]
+    pairs = np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool)).tolist()
+    worst = sorted(pairs, key=lambda pair: -counts[tuple(pair)])[:_MOST_ROWS]
+    most = ", ".join(f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in worst)
+    above = f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}"
+    return [Text(confusion.right, "bold"), *([Text(above)] if pairs else [])]
 
 
 def read(run: Path) -> Answer | None:

@@ -1,12 +1,13 @@
 """The report in each of its formats but the page: for a terminal, Markdown, LaTeX, CSV and JSON."""
 
 import csv
+import functools
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -20,96 +21,29 @@ from orca_cli.report import ranks, verdicts
 from orca_cli.report.layout import ALARM, Entry, Layout, clean, layout_of, notes_of, seeds_text
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
-from orca_cli.report.table import Cell, Table
+from orca_cli.report.table import Cell, Column, Table
 from orca_cli.runs.settings import flat
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 _PADDING = 2  # right of a column
 _GAP = _PADDING + 1  # between two columns: a place for a line, which this box leaves blank
-_LONGEST_NAME = 32
-_FILE_WIDTH = 140
-
-
-def renderables(layout: Layout, width: int) -> list[RenderableType]:
-    """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
-    shown: list[RenderableType] = []
-    shown += [Text(layout.heading, style="bold"), Text("")] if layout.heading else []
-    for places in _blocks(layout, width):
-        shown += [_table(layout, places), Text("")]
-    shown += [Text(alarm, style="bold red") for alarm in layout.alarms]
-    shown += [Text(layout.caption)] if layout.caption else []
-    shown += [Text(f"- {note}") for note in layout.notes]
-    if layout.problems:
-        shown += [Text(""), Text("Not in the means:", style="bold")]
-    for state, reason, folder in layout.problems:
-        shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
-    return shown
-
-
-def plain(layout: Layout) -> str:
-    """Return the report as it is printed, without colours, for a file."""
-    file = io.StringIO()
-    console = Console(file=file, width=_FILE_WIDTH, color_system=None, highlight=False)
-    for thing in renderables(layout, _FILE_WIDTH):
-        console.print(thing)
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-
-
-def _blocks(layout: Layout, width: int) -> list[list[int]]:
-    """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
-    if not layout.rows:
-        return []
-    names = zip(layout.names, *(names for names, _ in layout.rows), strict=True)
-    room = free = width + _GAP - sum(map(_width, names))  # there is none after the last column
-    blocks: list[list[int]] = [[]]
-    for place, header in enumerate(layout.columns):
-        entries = [entries[place] for _, entries in layout.rows]
-        needed = _width([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
-        if blocks[-1] and needed > room:
-            blocks.append([])
-            room = free
-        blocks[-1].append(place)
-        room -= needed
-    return blocks
-
-
-def _width(texts: Iterable[str]) -> int:
-    return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
-
-
-def _table(layout: Layout, places: list[int]) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
-    for name in layout.names:
-        table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
-    for place in places:
-        task, *lines = layout.columns[place]
-        header = Text(task, style="bold")
-        for line in lines:
-            header.append(f"\n{line}", style="bold red" if line == ALARM else "dim")
-        table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
-    for names, entries in layout.rows:
-        cells = []
-        for entry in (entries[place] for place in places):
-            rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
-            cells.append(Text.assemble(entry.main, *rest, style="bold" if entry.best else ""))
-        table.add_row(*map(Text, names), *cells)
-    return table
-
-
+_LONGEST_NAME, _FILE_WIDTH = 32, 140
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LATEX = {
-    **{char: f"\\{char}" for char in "{}$&#_%"},
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "\u00b1": r"$\pm$",
-    # At the start of a row these would be read as arguments of the line break before them.
-    **{char: f"{{{char}}}" for char in "[]*"},
-}
+_LATEX = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "{}$&#_%"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "\u00b1": r"$\pm$",
+        # At the start of a row these would be read as arguments of the line break before them.
+        **{char: f"{{{char}}}" for char in "[]*"},
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -126,14 +60,12 @@ class Page:
             return terminal.to_json(self.record())
         if form == "csv":
             return _csv(self._lines())
-        return "\n".join(map({"md": _markdown, "latex": _latex, "table": plain}[form], self.layouts()))
+        return "\n".join(map({"md": _markdown, "latex": _latex, "table": _plain}[form], self.layouts()))
 
     def renderables(self, width: int) -> list[RenderableType]:
         """Return it for a terminal of `width` characters."""
-        shown: list[RenderableType] = []
-        for layout in self.layouts():
-            shown += [*([Text("")] if shown else []), *renderables(layout, width)]
-        return shown
+        shown = [_renderables(layout, width) for layout in self.layouts()]
+        return [thing for things in shown for thing in (*things, Text(""))][:-1]
 
     def layouts(self) -> list[Layout]:
         """Return its tables, as texts."""
@@ -149,14 +81,20 @@ class Page:
         return (_record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of a csv file: cells, or arms by set and over all sets, or methods."""
+        """Yield the lines of a csv file: cells and what stands below them, or arms by set and over all sets, or methods."""
+        record = self.record()
         if self.comparison is not None:
-            record = self.record()
             yield from (*record["sets"], *({"task": "all sets"} | arm for arm in record["arms"]))
         elif self.ranking is not None:
-            yield from self.record()["standings"]
+            yield from record["standings"]
         else:
-            yield from _cell_lines(self.table)
+            columns = record["columns"]
+            for row in record["rows"]:
+                for column, cell in zip(columns, row.pop("cells"), strict=True):
+                    yield {"row": "method"} | column | row | cell | {"values": {}}
+            for name, references in record["references"].items():
+                pairs = zip(columns, references, strict=True)
+                yield from ({"row": name} | column | one for column, one in pairs if one is not None)
 
 
 def _record(table: Table) -> dict[str, Any]:
@@ -167,10 +105,7 @@ def _record(table: Table) -> dict[str, Any]:
             {
                 **vars(row.method),
                 "settings": dict(row.method.settings),
-                "cells": [
-                    {"task": column.task, "protocol": column.protocol, "data": column.data} | _cell(cell)
-                    for column, cell in zip(table.columns, row.cells, strict=True)
-                ],
+                "cells": [_cell(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)],
             }
             for row in table.rows
         ],
@@ -185,43 +120,25 @@ def _record(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    values: list[dict[str, Any]] = [
-        {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
-        | {"alignment_steps": score.steps, "run": str(run.path)}
-        for run, score in zip(cell.runs, cell.scores, strict=True)
-    ]
+def _cell(column: Column, cell: Cell) -> dict[str, Any]:
     return {
-        "mean": cell.mean,
-        "standard_deviation": cell.deviation,
-        "n": len(cell.values),
-        "seeds": seeds_text(cell.by_seed),
-        "best": cell.best,
-        "earned": cell.earned,
-        "chosen": cell.choice,
-        "missing": dict(cell.missing),
-        "values": values,
+        **{"task": column.task, "protocol": column.protocol, "data": column.data},
+        **{"mean": cell.mean, "standard_deviation": cell.deviation, "n": len(cell.values)},
+        **{"seeds": seeds_text(cell.by_seed), "best": cell.best, "earned": cell.earned},
+        **{"chosen": cell.choice, "missing": dict(cell.missing)},
+        "values": [
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
+            | {"alignment_steps": score.steps, "run": str(run.path)}
+            for run, score in zip(cell.runs, cell.scores, strict=True)
+        ],
     }
-
-
-def _cell_lines(table: Table) -> Iterator[dict[str, Any]]:
-    """Yield a line for each method and task, then for what stands below; errors are fractions where `percent` is true."""
-    for row in table.rows:
-        method = vars(row.method) | {"settings": dict(row.method.settings)}
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            yield {"row": "method"} | vars(column) | method | _cell(cell) | {"values": {}}
-    for name, references in table.references.items():
-        for column, one in zip(table.columns, references, strict=True):
-            if one is not None:
-                yield {"row": name} | vars(column) | vars(one)
 
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return CSV with every field of any line; what is nested has a dotted name."""
     fields = [{_field(name): _field(value) for name, value in flat(dict(line)) if value != {}} for line in lines]
     file = io.StringIO()
-    names = dict.fromkeys(name for line in fields for name in line)
-    writer = csv.DictWriter(file, [*names], restval="", lineterminator="\n")
+    writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*fields))), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(fields)
     return file.getvalue()
@@ -235,55 +152,111 @@ def _field(value: object) -> str:
     return terminal.for_spreadsheet(clean(value))
 
 
+def _renderables(layout: Layout, width: int) -> list[RenderableType]:
+    """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
+    shown: list[RenderableType] = [Text(layout.heading, "bold"), Text("")] if layout.heading else []
+    for places in _blocks(layout, width):
+        shown += [_table(layout, places), Text("")]
+    shown += [Text(alarm, "bold red") for alarm in layout.alarms]
+    shown += [Text(text) for text in (layout.caption, *(f"- {note}" for note in layout.notes)) if text]
+    if layout.problems:
+        shown += [Text(""), Text("Not in the means:", "bold")]
+    for state, reason, folder in layout.problems:
+        shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
+    return shown
+
+
+def _plain(layout: Layout) -> str:
+    """Return the report as it is printed, without colours, for a file."""
+    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
+    with console.capture() as captured:
+        for thing in _renderables(layout, _FILE_WIDTH):
+            console.print(thing)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _blocks(layout: Layout, width: int) -> list[list[int]]:
+    """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
+    if not layout.rows:
+        return []
+
+    def needed(texts: Iterable[str]) -> int:
+        return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
+
+    names = zip(layout.names, *(names for names, _ in layout.rows), strict=True)
+    room = free = width + _GAP - sum(map(needed, names))  # there is none after the last column
+    blocks: list[list[int]] = [[]]
+    for place, header in enumerate(layout.columns):
+        entries = [entries[place] for _, entries in layout.rows]
+        column = needed([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
+        if blocks[-1] and column > room:
+            blocks.append([])
+            room = free
+        blocks[-1].append(place)
+        room -= column
+    return blocks
+
+
+def _table(layout: Layout, places: list[int]) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
+    for name in layout.names:
+        table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
+    for place in places:
+        task, *lines = layout.columns[place]
+        looks = ((f"\n{line}", "bold red" if line == ALARM else "dim") for line in lines)
+        header = Text.assemble((task, "bold"), *looks)
+        table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
+    for names, entries in layout.rows:
+        cells = []
+        for entry in (entries[place] for place in places):
+            rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
+            cells.append(Text.assemble(entry.main, *rest, style="bold" if entry.best else ""))
+        table.add_row(*map(Text, names), *cells)
+    return table
+
+
 def _markdown(layout: Layout) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
-    lines = [f"**{_md(layout.heading)}**", ""] if layout.heading else []
+    escape = functools.partial(_MARKDOWN.sub, r"\\\g<0>")
+    lines = [f"**{escape(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
-        head = [*map(_md, layout.names), *("<br>".join(map(_md, header)) for header in layout.columns)]
+        head = [*map(escape, layout.names), *("<br>".join(map(escape, header)) for header in layout.columns)]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
-        body = _rows(layout, _md, lambda text: f"**{text}**")
+        body = _rows(layout, escape, "**{}**")
         lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
-    lines += [line for alarm in layout.alarms for line in (f"**{_md(alarm)}**", "")]
-    lines += [_md(layout.caption), ""] if layout.caption else []
-    lines += [f"- {_md(note)}" for note in layout.notes]
-    if layout.problems:
-        lines += ["", "Not in the means:", ""]
-        lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
+    lines += [line for alarm in layout.alarms for line in (f"**{escape(alarm)}**", "")]
+    lines += [escape(layout.caption), ""] if layout.caption else []
+    lines += [f"- {escape(note)}" for note in layout.notes]
+    lines += ["", "Not in the means:", ""] if layout.problems else []
+    lines += [f"- {escape(state)}: {escape(reason)} ({escape(path)})" for state, reason, path in layout.problems]
     return "\n".join(lines).strip() + "\n"
 
 
 def _latex(layout: Layout) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
+
+    def escape(text: str) -> str:
+        return text.translate(_LATEX)
+
     lines = [f"% {layout.heading}"] if layout.heading else []
     lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
         lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
-        *levels, last = zip_longest(*(map(_tex, header) for header in layout.columns), fillvalue="")
-        lines += [_tex_row([*("" for _ in layout.names), *level]) for level in levels]
-        lines += [_tex_row([*map(_tex, layout.names), *last]), r"\midrule"]
-        lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
+        *levels, last = itertools.zip_longest(*(map(escape, header) for header in layout.columns), fillvalue="")
+        head = [[*("" for _ in layout.names), *level] for level in levels] + [[*map(escape, layout.names), *last]]
+        body = _rows(layout, escape, r"\textbf{{{}}}")
+        lines += [" & ".join(row) + r" \\" for row in (*head, *body)]
+        lines.insert(-len(body), r"\midrule")
         lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\\[1ex] \textbf{{{_tex(alarm)}}}" for alarm in layout.alarms]
+    lines += [rf"\\[1ex] \textbf{{{escape(alarm)}}}" for alarm in layout.alarms]
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
 
 
-def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[str]]:
     def cell(entry: Entry) -> str:
-        main = bold(escape(entry.main)) if entry.best else escape(entry.main)
+        main = bold.format(escape(entry.main)) if entry.best else escape(entry.main)
         return f"{main} {escape(entry.rest)}" if entry.rest else main
 
     return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
-
-
-def _md(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\g<0>", text)
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(char, char) for char in text)
-
-
-def _tex_row(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"

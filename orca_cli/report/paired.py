@@ -5,7 +5,7 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -35,7 +35,7 @@ class Block:
         unpaired: completed runs of the arm whose partner is missing.
         same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where nothing was.
-        gain: mean over seeds, in points where the error is a per cent.
+        gains: by seed, in points where the error is a per cent; `gain` is their mean.
         holm_p: Holm's p over all blocks.
     """
 
@@ -48,13 +48,9 @@ class Block:
     unpaired: int
     same: int
     chosen: tuple[str, ...]
+    gains: list[float]
     gain: Effect
     holm_p: float = 1.0
-
-    @property
-    def gains(self) -> list[float]:
-        """Return the gains by seed, in points where the error is a per cent."""
-        return _gains(self.column, self.baseline, self.errors)
 
 
 @dataclass
@@ -141,36 +137,70 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
 
 def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, int]:
     """Return the pairs of every arm on every set, the sums of `unpaired` and of `same`; errors as of `compare`."""
-    values = _values(table, axis)
-    names = {canonical(value) for *_, value in values}
-    if canonical(baseline) not in names:
-        hint = suggest(baseline, names) if names else KEY_HINT
-        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
+    reference, cells = canonical(baseline), list(_valued(table, axis))
+    if reference not in (values := {value for value, *_ in cells}):
+        hint = suggest(baseline, values) if values else KEY_HINT
+        raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
     partners: dict[tuple[int, Others], list[Cell]] = defaultdict(list)
-    for place, others, cell, value in values:
-        if cell.by_seed and canonical(value) == canonical(baseline):
+    for value, place, others, cell in cells:
+        if value == reference:
             partners[place, others].append(cell)
-    blocks: list[Block] = []
-    unpaired = computed_twice = 0
-    for place, others, cell, value in values:
-        if not cell.by_seed or canonical(value) == canonical(baseline):
+    blocks, unpaired, same = [], 0, 0
+    for value, place, others, cell in cells:
+        if value == reference:
             continue
-        bases = partners[place, others] or [Cell()]
-        if len(bases) > 1:
+        base, *more = partners[place, others] or [Cell()]
+        if more:
             # An arm of a study was run with another source as well, or runs differ in what no setting shows.
-            folders = ", ".join(clean(base.runs[0].path.name) for base in bases)
+            folders = ", ".join(clean(one.runs[0].path.name) for one in (base, *more))
             hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
             what = f"ambiguous reference: several methods have {axis}={baseline}"
             raise DataError(what, where="--against", hint=hint)
-        seeds, lost, same = _seeds(bases[0], cell, axis.startswith(TASK_PREFIX))
-        unpaired, computed_twice = unpaired + lost, computed_twice + same
-        if seeds:
-            column = table.columns[place]
-            base, errors = (tuple(one.by_seed[seed] for seed in seeds) for one in (bases[0], cell))
-            chosen = tuple(one.runs[0].choice for one in (bases[0], cell) if one.choice)
-            gain = effect(_gains(column, base, errors))
-            blocks.append(Block(column, canonical(value), others, seeds, base, errors, lost, same, chosen, gain))
-    return blocks, unpaired, computed_twice
+        both, equal = _seeds(base, cell, axis.startswith(TASK_PREFIX))
+        lost, column = len(cell.by_seed) - len(both), table.columns[place]
+        unpaired, same = unpaired + lost, same + len(equal)
+        if seeds := tuple(sorted(both - equal)):
+            before, after = (tuple(one.by_seed[seed] for seed in seeds) for one in (base, cell))
+            gains = [column.scale * (first - second) for first, second in zip(before, after, strict=True)]
+            chosen = tuple(one.runs[0].choice for one in (base, cell) if one.choice)
+            counts = (lost, len(equal))
+            blocks.append(Block(column, value, others, seeds, before, after, *counts, chosen, gains, effect(gains)))
+    return blocks, unpaired, same
+
+
+def _valued(table: Table, axis: str) -> Iterator[tuple[str, int, Others, Cell]]:
+    """Yield the cells with errors whose runs record a value on an axis: the value, the set's place, what pairs share, the cell.
+
+    Defaults differ between sets. What runs decide themselves does too, so all methods that leave the setting open are one arm.
+    """
+    # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
+    bodies = {(row.method.body, row.method.source) for row in table.rows}
+    implied = ("source",) if axis == "body" and len({body for body, _ in bodies}) == len(bodies) else ()
+    besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
+    values = Values()
+    for row in table.rows:
+        facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
+        others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
+        for place, cell in enumerate(row.cells):
+            if cell.by_seed:
+                run = cell.runs[0]
+                is_open = axis in run.decided and axis not in run.variant
+                value = facts.get(axis) or (_DECIDED if is_open else values.lookup(run, axis))
+                if value is not None:
+                    yield canonical(value), place, others, cell
+
+
+def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int], set[int]]:
+    """Return the seeds that two cells have on the same test data, and those of them that are the same computation.
+
+    A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
+    """
+    base, errors = baseline.by_seed, cell.by_seed
+    both = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
+    if is_task_setting:
+        both = errors.keys() & base.keys()
+    one, other = ({run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell))
+    return both, {seed for seed in both if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]}
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -182,69 +212,23 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
             raise DataError(clean(what), where=option, hint=hint)
 
 
-def _values(table: Table, axis: str) -> list[tuple[int, Others, Cell, str]]:
-    """Return the cells whose runs record their value on an axis: the column's place, what pairs share, the cell, the value.
-
-    Defaults differ between sets. What runs decide themselves does too, so all methods that leave the setting open are one arm.
-    """
-    # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
-    bodies = {(row.method.body, row.method.source) for row in table.rows}
-    implied = ("source",) if axis == "body" and len({body for body, _ in bodies}) == len(bodies) else ()
-    besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
-    found, values = [], Values()
-    for row in table.rows:
-        facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
-        others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
-        for place, cell in enumerate(row.cells):
-            value = facts.get(axis)
-            if value is None and cell.runs:
-                run = cell.runs[0]
-                is_open = axis in run.decided and axis not in run.variant
-                value = _DECIDED if is_open else values.lookup(run, axis)
-            if value is not None and (cell.runs or cell.missing):
-                found.append((place, others, cell, value))
-    return found
-
-
-def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[tuple[int, ...], int, int]:
-    """Return the seeds of the pairs of two cells, and how many of the second have no partner, or are the same computation.
-
-    A pair has the same seed and test data. A setting of the task may prepare the test data otherwise, so that then the seed
-    alone counts.
-    """
-    base, errors = baseline.by_seed, cell.by_seed
-    both = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
-    if is_task_setting:
-        both = errors.keys() & base.keys()
-    one, other = ({run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell))
-    same = {seed for seed in both if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]}
-    return tuple(sorted(both - same)), len(errors) - len(both), len(same)
-
-
-def _gains(column: Column, baseline: Sequence[float], errors: Sequence[float]) -> list[float]:
-    return [column.scale * (base - error) for base, error in zip(baseline, errors, strict=True)]
-
-
 def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets: dict[Column, list[Block]] = defaultdict(list)
+    by_seed: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         sets[block.column].append(block)
-    means = [fmean(fmean(block.gains) for block in set_blocks) for set_blocks in sets.values()]
-    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
-    differences = means
+        for seed, gain, base, error in zip(block.seeds, block.gains, block.baseline, block.errors, strict=True):
+            by_seed[seed].append(100 * relative(base, error) if is_relative else gain)
+    means = differences = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
     if len(sets) == 1:  # then seeds are what there is to judge by
-        by_seed: dict[int, list[float]] = defaultdict(list)
-        for block in blocks:
-            both = zip(block.baseline, block.errors, strict=True)
-            values = [100 * relative(base, error) for base, error in both] if is_relative else block.gains
-            for seed, value in zip(block.seeds, values, strict=True):
-                by_seed[seed].append(value)
-        differences = [fmean(seed_values) for _, seed_values in sorted(by_seed.items())]
+        differences = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
     elif is_relative:
         differences = []
-        for set_blocks in sets.values():
-            base = fmean(fmean(block.baseline) for block in set_blocks)
-            differences.append(100 * relative(base, fmean(fmean(block.errors) for block in set_blocks)))
-    seeds = [len({seed for block in set_blocks for seed in block.seeds}) for set_blocks in sets.values()]
-    pairs, ties = sum(len(block.seeds) for block in blocks), len(means) - wins - losses
-    return Overall(arm, len(sets), pairs, (min(seeds), max(seeds)), wins, ties, losses, effect(differences))
+        for group in sets.values():
+            base, error = fmean(fmean(one.baseline) for one in group), fmean(fmean(one.errors) for one in group)
+            differences.append(100 * relative(base, error))
+    seeds = [len({seed for block in group for seed in block.seeds}) for group in sets.values()]
+    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
+    signs = (wins, len(means) - wins - losses, losses)
+    count = sum(len(block.seeds) for block in blocks)
+    return Overall(arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences))

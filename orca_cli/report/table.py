@@ -232,23 +232,25 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    sizes, items = Counter(columns), Counter[tuple[Column, tuple[str, str]]]()
-    for column, variant in zip(columns, variants, strict=True):
-        items.update((column, item) for item in variant.items())
-    shown = {key for (column, (key, _)), count in items.items() if count < sizes[column]}
+    sizes = Counter(columns)
+    counts = Counter(
+        (column, item) for column, variant in zip(columns, variants, strict=True) for item in variant.items()
+    )
+    shown = {key for (column, (key, _)), count in counts.items() if count < sizes[column]}
     methods = []
     hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
         methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
         hashes[column, methods[-1]].append(run.settings)
-    for place, run in enumerate(runs):
-        every = hashes[columns[place], methods[place]]
+    found = []
+    for run, column, method in zip(runs, columns, methods, strict=True):
+        every = hashes[column, method]
         # In a study whose seeds draw the samples every run has settings of its own.
         if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
-            named = (*methods[place].settings, ("settings", run.settings[:8]))
-            methods[place] = replace(methods[place], settings=named)
-    return list(zip(runs, columns, methods, strict=True))
+            method = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+        found.append((run, column, method))
+    return found
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -259,33 +261,28 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         if one is not None:
             marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
         columns.append(Column(run.task, run.protocol, *marks, data))
-    scored = sorted((column for run, column in zip(runs, columns, strict=True) if run.score), reverse=True)
-    first = {(column.task, column.protocol, column.data): column for column in scored}
+    scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
+    first = {(one.task, one.protocol, one.data): one for one in sorted(scored, reverse=True)}
     return [
-        column if run.score else first.get((column.task, column.protocol, column.data), column)
-        for run, column in zip(runs, columns, strict=True)
+        column if column in scored else first.get((column.task, column.protocol, column.data), column)
+        for column in columns
     ]
 
 
 def _data_names(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
 
-    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed.
-    Paths whose newest runs were tested on the same data are one set, named by the first of them.
+    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed:
+    by the first path of those whose runs were tested on the same data.
     """
-    sets = []  # task and path of each run
-    data: dict[tuple[str, str], str] = {}  # task and path -> fingerprint of its test data, or the path itself
+    first: dict[tuple[str, str], str] = {}  # task and fingerprint of the test data -> path
+    names = []
     for run in runs:  # those of a study have the names of its sets
         typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant and run.task in _USER_DATA]
         path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
-        sets.append((run.task, path))
-        data[sets[-1]] = run.test_set or data.get(sets[-1], path)
-    first: dict[tuple[str, str], str] = {}  # task and fingerprint -> path
-    for (task, path), fingerprint in data.items():
-        if path:
-            first.setdefault((task, fingerprint), path)
-    counts = Counter(task for task, _ in first)
-    return [first[one[0], data[one]] if one[1] and counts[one[0]] > 1 else "" for one in sets]
+        names.append(first.setdefault((run.task, run.test_set or path), path) if path else "")
+    counts = Counter(task for task, name in {(run.task, name) for run, name in zip(runs, names, strict=True)} if name)
+    return [name if counts[run.task] > 1 else "" for run, name in zip(runs, names, strict=True)]
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -297,9 +294,8 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
     variants = []
     for run, column in zip(runs, columns, strict=True):
-        variants.append(
-            merged[column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path]
-        )
+        key = (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
+        variants.append(merged[key])
         variants[-1].update((key, canonical(value)) for key, value in run.variant.items())
     groups: dict[Hashable, list[Run]] = defaultdict(list)
     keys = []
@@ -322,22 +318,18 @@ def read_published(path: Path) -> list[tuple[str, str, float, str, str]]:
     Raises:
         DataError: it is missing or not text, a field is missing or empty, or an error is not a number.
     """
-    results = []
+    results, number = [], 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file, skipinitialspace=True)
-            for line in lines:
-                task, method, text, source, protocol = ((line.get(name) or "").strip() for name in _PUBLISHED)
-                try:
-                    error = float(text)
-                except ValueError:
-                    error = math.nan
-                if not (task and method and source and math.isfinite(error)):
-                    what = f"'{text}' is not a number, or another field is empty: a line is {','.join(_PUBLISHED[:4])}"
-                    raise DataError(what, where=f"{path}, line {lines.line_num}", hint="such as 0.1939 for 19.39 %")
-                results.append((task, method, error, source, protocol))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint="give a .csv file in UTF-8") from error
+            for line in csv.DictReader(file, skipinitialspace=True):
+                number += 1
+                task, method, error, source, protocol = ((line.get(name) or "").strip() for name in _PUBLISHED)
+                if not (task and method and source and math.isfinite(float(error))):
+                    raise ValueError(f"a field is empty, or '{error}' not finite")
+                results.append((task, method, float(error), source, protocol))
+    except (OSError, ValueError, csv.Error) as error:
+        hint = f"a line is {','.join(_PUBLISHED[:4])}, in UTF-8; an error is such as 0.1939 for 19.39 %"
+        raise DataError(f"cannot be read: {error}", where=f"{path}, line {number}", hint=hint) from error
     return results
 
 

@@ -139,8 +139,8 @@ def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_col
 
 def test_what_is_wrong_is_reported_with_its_place(shown):
     for line, message in (
-        ("digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
-        ("digits,m,0.1,", "another field is empty"),
+        ("digits,m,12 %,s", "line 2.*to float: '12 %'.*0.1939"),
+        ("digits,m,0.1,", "a field is empty"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
     ):
@@ -173,7 +173,7 @@ REFUSALS = [
     (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
-    (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
+    (["--against", "metric=otd"], 11, "--against: no completed run has metric=otd; did you mean 'otdd'?"),
     (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
     (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
     (

@@ -20,10 +20,9 @@ from xml.sax.saxutils import quoteattr
 from orca_cli.report.answer import MOST_CLASSES, Answer, Confusion, Labels, Number, percent
 from orca_cli.report.collect import mapping, number
 from orca_cli.report.layout import clean, column_names
-from orca_cli.report.paired import Comparison
+from orca_cli.report.paired import Comparison, gain_text
 from orca_cli.report.ranks import names_of
 from orca_cli.report.table import Table
-from orca_cli.report.verdicts import gain_text
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.terminal import counted
 

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report import ranks, verdicts
+from orca_cli.report import paired, ranks
 from orca_cli.report.layout import ALARM, Entry, Layout, clean, layout_of, notes_of, seeds_text
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
@@ -70,14 +70,14 @@ class Page:
     def layouts(self) -> list[Layout]:
         """Return its tables, as texts."""
         if self.comparison is not None:
-            return verdicts.layouts_of(self.comparison, self.table)
+            return paired.layouts_of(self.comparison, self.table)
         return [layout_of(self.table) if self.ranking is None else ranks.layout_of(self.ranking, self.table)]
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
-            return verdicts.record_of(self.comparison) | rates
+            return paired.record_of(self.comparison) | rates
         return (_record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,21 @@
-"""Arms against a baseline, in pairs: runs that are the same in everything but one axis.
+"""Arms against a baseline, in pairs: runs that are the same in everything but one axis; in numbers, words and tables.
 
 A gain is the baseline's error less the arm's: above 0, the arm is better. Sets (the columns of the table) are what an arm is
 judged by: a set counts once, with the mean over its seeds and over what else it was run with.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from orca_cli.exceptions import DataError, UsageError, suggest
+from orca_cli.report import layout
 from orca_cli.report.collect import GROUPS, TEST_SET
-from orca_cli.report.differences import Effect, effect, holm, relative
-from orca_cli.report.layout import clean
+from orca_cli.report.differences import LARGEST_P, LEAST, Effect, effect, holm, no_effect, relative
+from orca_cli.report.layout import NOTHING, PLUS_MINUS, Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
 from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical
 from orca_cli.terminal import counted
@@ -21,6 +24,9 @@ _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studie
 _COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET)  # to both runs of a pair
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
+MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
+_ROUNDING = 1e-9  # gains below are 0 but for rounding
+_MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 Others = tuple[tuple[str, str], ...]
 
 
@@ -32,8 +38,6 @@ class Block:
         others: fields and settings of the method besides the axis.
         seeds: those that both have.
         baseline, errors: by seed, as stored.
-        unpaired: completed runs of the arm whose partner is missing.
-        same: seeds whose two runs are the same computation, with equal final weights and errors; no pairs.
         chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where nothing was.
         gains: by seed, in points where the error is a per cent; `gain` is their mean.
         holm_p: Holm's p over all blocks.
@@ -45,8 +49,6 @@ class Block:
     seeds: tuple[int, ...]
     baseline: tuple[float, ...]
     errors: tuple[float, ...]
-    unpaired: int
-    same: int
     chosen: tuple[str, ...]
     gains: list[float]
     gain: Effect
@@ -85,7 +87,7 @@ class Comparison:
         is_relative: arms are judged by relative differences of mean errors (`differences.relative`), since the error of some
             set is no per cent; else by gains in points.
         unpaired: completed runs, of all arms, without a partner.
-        same: pairs that were left out, since both runs are the same computation.
+        same: pairs that were left out: both runs are the same computation, with equal final weights and errors.
     """
 
     axis: str
@@ -157,14 +159,13 @@ def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, i
             what = f"ambiguous reference: several methods have {axis}={baseline}"
             raise DataError(what, where="--against", hint=hint)
         both, equal = _seeds(base, cell, axis.startswith(TASK_PREFIX))
-        lost, column = len(cell.by_seed) - len(both), table.columns[place]
-        unpaired, same = unpaired + lost, same + len(equal)
+        unpaired, same = unpaired + len(cell.by_seed) - len(both), same + len(equal)
         if seeds := tuple(sorted(both - equal)):
             before, after = (tuple(one.by_seed[seed] for seed in seeds) for one in (base, cell))
+            column = table.columns[place]
             gains = [column.scale * (first - second) for first, second in zip(before, after, strict=True)]
             chosen = tuple(one.runs[0].choice for one in (base, cell) if one.choice)
-            counts = (lost, len(equal))
-            blocks.append(Block(column, value, others, seeds, before, after, *counts, chosen, gains, effect(gains)))
+            blocks.append(Block(column, value, others, seeds, before, after, chosen, gains, effect(gains)))
     return blocks, unpaired, same
 
 
@@ -232,3 +233,105 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     signs = (wins, len(means) - wins - losses, losses)
     count = sum(len(block.seeds) for block in blocks)
     return Overall(arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences))
+
+
+def sentence(one: Overall, comparison: Comparison) -> str:
+    """Return what is known about an arm, such as "otdd: helps, +1.9 [1.1, 2.7] points (n = 12 sets x 5 seeds, p = 0.02)"."""
+    gain, arms = one.gain, len(comparison.overall)
+    fewest, most = one.seeds
+    seeds = (f"{fewest} to " if fewest < most else "") + counted(most, "seed")
+    facts = f"n = {seeds}, one set" if one.sets == 1 else f"n = {one.sets} sets x {seeds}"
+    facts += f", p = {p_text(one.holm_p)}" + (f" corrected for {arms} arms" if arms > 1 else "")
+    low, high = gain.interval or (0.0, 0.0)
+    verdict = "undecided"
+    if is_sure(one) and (low > 0 or high < 0):
+        verdict = "helps" if low > 0 else "harms"
+    elif gain.n >= LEAST and (p := no_effect(gain, MARGIN)) <= LARGEST_P:
+        verdict = f"no effect beyond {PLUS_MINUS}{MARGIN:g} {comparison.unit}"
+        facts += f"; two one-sided t tests: p = {p_text(p)}"
+    elif gain.smallest * arms > LARGEST_P:
+        facts += "; too few differences to reach p = 0.05"
+    return f"{one.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
+
+
+def is_sure(one: Overall | Block) -> bool:
+    """Return whether the sign of a mean gain is shown: six differences or more, and Holm's p at most 0.05."""
+    return one.gain.n >= LEAST and one.holm_p <= LARGEST_P
+
+
+def gain_text(effect: Effect, least: int | None) -> str:
+    """Return "+1.2 [0.3, 2.2]", with the decimals that show a digit of one of the three, at least some and at most nine.
+
+    None for three significant digits.
+    """
+    values = (effect.mean, *(effect.interval or ()))
+    size = max(map(abs, values))
+    if least is not None and _ROUNDING < size < math.inf:
+        least = min(9, max(least, -math.floor(math.log10(size))))
+    mean, *ends = (number(value, least, "" if place else "+") for place, value in enumerate(values))
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
+    """Return two tables: the arms over all sets, with their sentences, and the arms by set."""
+    axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    rows = []
+    for one in comparison.overall:
+        texts = [str(one.sets), f"{one.wins}/{one.ties}/{one.losses}", p_text(one.gain.p), p_text(one.holm_p)]
+        rows.append(([clean(one.arm)], [Entry(gain_text(one.gain, 1), best=is_sure(one)), *map(Entry, texts)]))
+    notes = [sentence(one, comparison) for one in comparison.overall]
+    caption = (
+        f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % t "
+        "interval] over sets, each with the mean over its seeds and settings. % of the error: the difference over the mean "
+        f"of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. Bold and *: {_MARKED}."
+    )
+    columns = [["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
+    over = layout.framed(table, Layout([axis], columns, rows, caption, [*notes, *table.remarks]))
+    return [replace(over, problems=[]), replace(_by_set(comparison), problems=over.problems)]
+
+
+def _by_set(comparison: Comparison) -> Layout:
+    """Return the gains of every arm on each set, with the mean errors of baseline and arm below."""
+    blocks = sorted(comparison.blocks, key=lambda block: (block.arm, block.others))
+    columns = sorted({block.column for block in blocks})
+    shared = set.intersection(*(set(block.others) for block in blocks))
+    rows: dict[tuple[str, str], list[Entry]] = {}
+    for block in blocks:
+        settings = settings_text(item for item in block.others if item not in shared)
+        entries = rows.setdefault((clean(block.arm), clean(settings)), [Entry(NOTHING) for _ in columns])
+        base, error = (block.column.scale * fmean(values) for values in (block.baseline, block.errors))
+        decimals = 1 if block.column.percent else layout.decimals_of([base, error])
+        rest = f"{number(base, decimals)} > {number(error, decimals)}"
+        rest += f", at {clean(' > '.join(block.chosen))}" if block.chosen else ""
+        text = f"{gain_text(block.gain, decimals)} ({block.gain.n})"
+        entries[columns.index(block.column)] = Entry(text, rest, is_sure(block))
+    axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    names = [axis, "with"] if any(others for _, others in rows) else [axis]
+    notes = [f"all with {clean(settings_text(sorted(shared)), longest=2000)}"] if shared else []
+    if same := comparison.same:
+        pairs = counted(same + sum(len(block.seeds) for block in blocks), "pair")
+        notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
+    if comparison.unpaired:
+        lost = counted(comparison.unpaired, "completed run")
+        notes.append(f"{lost} without a partner of {axis}={baseline}: left out")
+    caption = (
+        "Gain on each set, in points where the error is a per cent: mean [95 % t interval] over seeds (number "
+        f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
+    )
+    lines = [([*key][: len(names)], entries) for key, entries in rows.items()]
+    return Layout(names, layout.headers(columns)[0], lines, caption, notes)
+
+
+def record_of(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
+    sets = [asdict(block) | {"others": dict(block.others)} for block in comparison.blocks]
+    return {
+        "schema": 4,
+        "against": {comparison.axis: comparison.baseline},
+        "margin": MARGIN,
+        "unit": comparison.unit,
+        "arms": [asdict(one) | {"sentence": sentence(one, comparison)} for one in comparison.overall],
+        "sets": [line.pop("column") | line for line in sets],
+        "unpaired": comparison.unpaired,
+        "same_computation": comparison.same,
+    }

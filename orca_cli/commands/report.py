@@ -12,7 +12,7 @@ from orca_cli import storage, terminal
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
 from orca_cli.report.collect import collect
-from orca_cli.report.formats import FORMATS, Page
+from orca_cli.report.formats import FORMATS, Page, page_of
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank
 from orca_cli.report.selection import RATE, Values, choose, pair, rates_of, select_study, where
@@ -88,8 +88,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     ending = "" if arguments.out is None else arguments.out.suffix.lower()
     form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
     if form == "html":
-        from orca_cli.report.page import page_of
-
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
     elif form != "table" or arguments.out is not None:
         text = page.text(form)

@@ -3,7 +3,6 @@
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
 
-import math
 import os
 import re
 from collections import defaultdict
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
 from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
+from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed, decided
 
@@ -40,7 +39,6 @@ class Score:
     size: str  # the task's word for number and size of samples, such as small; empty if it has none
     steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
     baselines: list[tuple[str, float]]  # simple models on the same test set, best first, without the constant
-    seconds: float | None  # of the three stages together; None if one is not recorded
     validation: float | None  # validation error; None if nothing validates, or it is undefined
     validated_on: str  # validation, folds, test or nothing; test chooses weights whose error is too low
     validated_by: int  # samples; 0 if not recorded
@@ -202,10 +200,9 @@ def _score(result: dict[str, Any]) -> Score:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits, seconds = (mapping(result.get(key)) for key in ("selected", "splits", "seconds"))
+    selected, splits = mapping(result.get("selected")), mapping(result.get("splits"))
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
     steps = mapping(result.get("alignment")).get("steps")
-    times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
     return Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -218,7 +215,6 @@ def _score(result: dict[str, Any]) -> Score:
         size=str(result.get("size") or ""),
         steps=steps if type(steps) is int else None,
         baselines=baselines(result),
-        seconds=None if None in times else math.fsum(time for time in times if time is not None),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
         validated_by=samples if type(samples) is int else 0,

@@ -1,13 +1,16 @@
-"""The report in each of its formats but the page: for a terminal, Markdown, LaTeX, CSV and JSON."""
+"""The report in each of its formats: for a terminal, Markdown, LaTeX, CSV, JSON and as a page."""
 
+import base64
 import csv
 import functools
+import hashlib
 import io
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import Any
 
 from rich import box
@@ -16,8 +19,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orca_cli import terminal
+from orca_cli import __version__, terminal
 from orca_cli.report import paired, ranks
+from orca_cli.report.credits import CITATION
 from orca_cli.report.layout import ALARM, Entry, Layout, clean, layout_of, notes_of, seeds_text
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
@@ -28,6 +32,7 @@ FORMATS = ("table", "md", "csv", "json", "latex")
 _PADDING = 2  # right of a column
 _GAP = _PADDING + 1  # between two columns: a place for a line, which this box leaves blank
 _LONGEST_NAME, _FILE_WIDTH = 32, 140
+_LONGEST = 2000  # characters of a text of the page, such as a note
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = str.maketrans(
     {
@@ -102,11 +107,9 @@ def _record(table: Table) -> dict[str, Any]:
         "schema": 3,
         "columns": [vars(column) for column in table.columns],
         "rows": [
-            {
-                **vars(row.method),
-                "settings": dict(row.method.settings),
-                "cells": [_cell(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)],
-            }
+            vars(row.method)
+            | {"settings": dict(row.method.settings)}
+            | {"cells": [_cell(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]}
             for row in table.rows
         ],
         "references": {name: [one and vars(one) for one in row] for name, row in table.references.items()},
@@ -121,17 +124,14 @@ def _record(table: Table) -> dict[str, Any]:
 
 
 def _cell(column: Column, cell: Cell) -> dict[str, Any]:
-    return {
-        **{"task": column.task, "protocol": column.protocol, "data": column.data},
-        **{"mean": cell.mean, "standard_deviation": cell.deviation, "n": len(cell.values)},
-        **{"seeds": seeds_text(cell.by_seed), "best": cell.best, "earned": cell.earned},
-        **{"chosen": cell.choice, "missing": dict(cell.missing)},
-        "values": [
-            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
-            | {"alignment_steps": score.steps, "run": str(run.path)}
-            for run, score in zip(cell.runs, cell.scores, strict=True)
-        ],
-    }
+    record: dict[str, Any] = {"task": column.task, "protocol": column.protocol, "data": column.data}
+    record |= {"mean": cell.mean, "standard_deviation": cell.deviation, "n": len(cell.values)}
+    record |= {"seeds": seeds_text(cell.by_seed), "best": cell.best, "earned": cell.earned}
+    record |= {"chosen": cell.choice, "missing": dict(cell.missing), "values": []}
+    for run, score in zip(cell.runs, cell.scores, strict=True):
+        value = {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
+        record["values"].append(value | {"alignment_steps": score.steps, "run": str(run.path)})
+    return record
 
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -260,3 +260,45 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[
         return f"{main} {escape(entry.rest)}" if entry.rest else main
 
     return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
+
+
+def page_of(view: Page, command: str, study: str) -> str:
+    """Return the report as one self-contained HTML page: one style sheet, one script, text; nothing from the network.
+
+    It names the command that made it, and its study if there is one. The policy in its head forbids everything but the two, by
+    their hashes: whatever a run folder's names hold, a browser runs nothing else and fetches nothing. The template escapes all
+    texts, and control characters are written out. The same records give the same bytes.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from orca_cli.report import figures  # imports numpy
+
+    def content(name: str) -> tuple[Markup, str]:
+        text = resources.files("orca_cli.report").joinpath(name).read_text("utf-8")
+        return Markup(text), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+    names = ("Gains", "Gains by set") if view.comparison else ("Ranks",) if view.ranking else ()
+    tables = dict(zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False))
+    (sheet, sheet_hash), (script, script_hash) = content("style.css"), content("script.js")
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: clean(value, longest=_LONGEST) if type(value) is str else value,  # Markup is ours
+    )
+    return environment.from_string(content("page.html")[0]).render(
+        policy=f"default-src 'none'; style-src '{sheet_hash}'; script-src '{script_hash}'; "
+        "base-uri 'none'; form-action 'none'",
+        sheet=sheet,
+        script=script,
+        draw=lambda chart: Markup(figures.inline(chart)),  # its texts are escaped
+        study=study,
+        command=command,
+        version=__version__,
+        tables=tables | {"Results": layout_of(view.table)},
+        charts=figures.all_charts(view.table, view.comparison) if figures.is_available() else None,
+        ALARM=ALARM,
+        citation=CITATION.splitlines(),
+    )

@@ -97,9 +97,8 @@ def layout_of(table: Table) -> Layout:
         names.append("settings")
     rows = []
     for row in table.rows:
-        cells = zip(row.cells, formats, strict=True)
-        entries = [Entry(_mean(cell, shown), _remainder(cell), cell.earned) for cell, shown in cells]
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
+        entries = [_entry(cell, shown) for cell, shown in zip(row.cells, formats, strict=True)]
         rows.append(([clean(facts[name]) for name in names], entries))
     for label, references in table.references.items():
         entries = []
@@ -107,16 +106,16 @@ def layout_of(table: Table) -> Layout:
             errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
             entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
         rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
-    texts = [f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."]
+    caption = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
     if any(cell.earned for row in table.rows for cell in row.cells):
-        texts.append(
-            f"Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
-            "(exact sign-flip test, Holm over the others)."
+        caption += (
+            f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= "
+            f"{LARGEST_P} (exact sign-flip test, Holm over the others)."
         )
-    texts += ["best baseline: of simple models on the same split."] if "best baseline" in table.references else []
-    texts += ["trivial: the best constant predictor."] if "trivial" in table.references else []
+    caption += " best baseline: of simple models on the same split." * ("best baseline" in table.references)
+    caption += " trivial: the best constant predictor." * ("trivial" in table.references)
     columns, protocol = headers(table.columns)
-    return framed(table, Layout(names, columns, rows, " ".join(texts + protocol), notes_of(table)))
+    return framed(table, Layout(names, columns, rows, caption + protocol, notes_of(table)))
 
 
 def framed(table: Table, layout: Layout) -> Layout:
@@ -138,37 +137,31 @@ def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float], str]:
     return lambda value: number(value * column.scale, decimals)
 
 
-def _mean(cell: Cell, shown: Callable[[float], str]) -> str:
-    """Return "12.6 ± 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
-    if cell.mean is None:
-        return NOTHING
-    deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
-    return f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
+def _entry(cell: Cell, shown: Callable[[float], str]) -> Entry:
+    """Return "12.6 ± 0.8 (3)", with "-" for no mean, or the deviation of one seed, and below "+1 failed +2 running"."""
+    text = NOTHING
+    if cell.mean is not None:
+        deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
+        text = f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
+    rest = [f"at {clean(cell.choice)}"] if cell.choice else []
+    rest += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
+    rest += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
+    return Entry(text, " ".join(rest), cell.earned)
 
 
-def _remainder(cell: Cell) -> str:
-    """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
-    words = [f"at {clean(cell.choice)}"] if cell.choice else []
-    words += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
-    words += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
-    return " ".join(words)
-
-
-def headers(columns: Sequence[Column]) -> tuple[list[list[str]], list[str]]:
+def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
     """Return the lines above each column: task, error, marks; and a sentence on the protocol where it is the same for all."""
     protocols = {clean(column.protocol) for column in columns}
-    texts = []
-    for column in columns:
-        error = clean(column.error_name) or "no result yet"
-        marks = [clean(column.protocol)] if len(protocols) > 1 else []
-        marks += [", ".join(words)] if (words := _data_words(column)) else []
-        marks += [ALARM] if column.chosen_on_test else []
-        texts.append([clean(column.name), f"{error}, %" if column.percent else error, *marks])
-    return texts, [f"Protocol: {protocol}." for protocol in protocols if len(protocols) == 1]
+    lines = []
+    for one in columns:
+        error = f"{clean(one.error_name) or 'no result yet'}{', %' if one.percent else ''}"
+        marks = [clean(one.protocol) * (len(protocols) > 1), ", ".join(_data_words(one)), ALARM * one.chosen_on_test]
+        lines.append([clean(one.name), error, *filter(None, marks)])
+    return lines, f" Protocol: {protocols.pop()}." if len(protocols) == 1 else ""
 
 
 def _data_words(column: Column) -> list[str]:
-    return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
+    return [*filter(None, ("synthetic" * column.synthetic, clean(column.size)))]
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
@@ -218,12 +211,8 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         yield f"methods have different seeds: {usual}, but {others}"
     if mixed := mixed_test_sets(runs):
         yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
-    scores = [score for _, cell in cells for score in cell.scores]
-    if any(skipped := {score.skipped for score in scores}):
+    if any(skipped := {score.skipped for _, cell in cells for score in cell.scores}):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
-    trivial = min((score.trivial for score in scores if score.trivial is not None), default=math.inf)
-    if worse := [str(row.method) for row, cell in cells if cell.mean is not None and cell.mean >= trivial]:
-        yield f"not better than the best constant predictor: {'; '.join(worse)}"
     for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
         yield (
             f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "

@@ -77,5 +77,4 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path):
     (run,) = collect([tmp_path]).runs
     assert run.score
     assert curves_of(path)["loss"] == ((2.0, 3.0),)
-    assert run.score.seconds is None
     assert run.score.baselines == [("linear", 3.5)]

@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from orca_cli.report.formats import Page
+from orca_cli.report.formats import Page, page_of
 from orca_cli.report.layout import ALARM
-from orca_cli.report.page import page_of
 from tests import browser
 from tests.commands.called import read_text
 from tests.report.trees import HOSTILE, add_run, compared, details, hostile, table_of

@@ -22,7 +22,7 @@ from rich.text import Text
 from orca_cli import __version__, terminal
 from orca_cli.report import paired, ranks
 from orca_cli.report.credits import CITATION
-from orca_cli.report.layout import ALARM, Entry, Layout, clean, layout_of, notes_of, seeds_text
+from orca_cli.report.layout import ALARM, Entry, Layout, clean, framed, layout_of, notes_of, seeds_text
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
 from orca_cli.report.table import Cell, Column, Table
@@ -75,8 +75,8 @@ class Page:
     def layouts(self) -> list[Layout]:
         """Return its tables, as texts."""
         if self.comparison is not None:
-            return paired.layouts_of(self.comparison, self.table)
-        return [layout_of(self.table) if self.ranking is None else ranks.layout_of(self.ranking, self.table)]
+            return framed(self.table, paired.layouts_of(self.comparison))
+        return framed(self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)])
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON-able record; `schema` counts up when its form changes."""
@@ -119,7 +119,7 @@ def _record(table: Table) -> dict[str, Any]:
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
-        "notes": notes_of(table),
+        "notes": [*notes_of(table), *table.remarks],
     }
 
 
@@ -297,7 +297,7 @@ def page_of(view: Page, command: str, study: str) -> str:
         study=study,
         command=command,
         version=__version__,
-        tables=tables | {"Results": layout_of(view.table)},
+        tables=tables | {"Results": Page(view.table).layouts()[0]},
         charts=figures.all_charts(view.table, view.comparison) if figures.is_available() else None,
         ALARM=ALARM,
         citation=CITATION.splitlines(),

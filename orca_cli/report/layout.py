@@ -115,20 +115,21 @@ def layout_of(table: Table) -> Layout:
     caption += " best baseline: of simple models on the same split." * ("best baseline" in table.references)
     caption += " trivial: the best constant predictor." * ("trivial" in table.references)
     columns, protocol = headers(table.columns)
-    return framed(table, Layout(names, columns, rows, caption + protocol, notes_of(table)))
+    return Layout(names, columns, rows, (caption + protocol) * bool(rows), notes_of(table))
 
 
-def framed(table: Table, layout: Layout) -> Layout:
-    """Return a layout with what every view of a table shows: heading, alarms, and the runs that its means exclude."""
+def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
+    """Return views of a table with what every view shows: heading, remarks and alarms first, runs that means exclude last."""
     chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
     text = "these errors are too low and not comparable with others"
     alarms = [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     problems = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
     problems += [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]
-    notes = [clean(note, longest=2000) for note in layout.notes]
-    caption = layout.caption if layout.rows else ""
-    return replace(layout, caption=caption, notes=notes, problems=problems, alarms=alarms, heading=table.heading)
+    first, *more = layouts
+    notes = [clean(note, longest=2000) for note in (*first.notes, *table.remarks)]
+    framed = [replace(first, notes=notes, alarms=alarms, heading=table.heading), *more]
+    return [*framed[:-1], replace(framed[-1], problems=problems)]
 
 
 def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float], str]:
@@ -180,7 +181,7 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return the notes of a table, with names as they are on the disk."""
+    """Return the notes of a table but its remarks, with names as they are on the disk."""
     notes = []
     counts = [[n for cell in table.cells(place) if (n := len(cell.values))] for place in range(len(table.columns))]
     compared = [n for column_counts in counts if len(column_counts) > 1 for n in column_counts]
@@ -194,7 +195,7 @@ def notes_of(table: Table) -> list[str]:
     notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
     if count := len(table.superseded):
         notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
-    return [*notes, *table.remarks]
+    return notes
 
 
 def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

@@ -7,7 +7,7 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -272,7 +272,7 @@ def gain_text(effect: Effect, least: int | None) -> str:
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
-def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
+def layouts_of(comparison: Comparison) -> list[Layout]:
     """Return two tables: the arms over all sets, with their sentences, and the arms by set."""
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     rows = []
@@ -286,8 +286,7 @@ def layouts_of(comparison: Comparison, table: Table) -> list[Layout]:
         f"of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. Bold and *: {_MARKED}."
     )
     columns = [["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
-    over = layout.framed(table, Layout([axis], columns, rows, caption, [*notes, *table.remarks]))
-    return [replace(over, problems=[]), replace(_by_set(comparison), problems=over.problems)]
+    return [Layout([axis], columns, rows, caption, notes), _by_set(comparison)]
 
 
 def _by_set(comparison: Comparison) -> Layout:

@@ -13,7 +13,7 @@ from statistics import fmean
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
-from orca_cli.report.layout import NOTHING, Entry, Layout, clean, framed, number, p_text, settings_text
+from orca_cli.report.layout import NOTHING, Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Method, Table
 
@@ -128,7 +128,7 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     return standings, friedman
 
 
-def layout_of(ranking: Ranking, table: Table) -> Layout:
+def layout_of(ranking: Ranking) -> Layout:
     """Return the ranking as a table."""
     rows = []
     for one in ranking.standings:
@@ -140,16 +140,17 @@ def layout_of(ranking: Ranking, table: Table) -> Layout:
         entries = [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)]
         rows.append(([clean(one.method)], entries))
     test = "" if ranking.friedman is None else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
-    notes = [f"over the {len(ranking.tasks)} of {len(table.columns)} tasks on which every method has an error{test}"]
+    n, holes = len(ranking.tasks), ranking.holes
+    notes = [f"over the {n} of {n + len(holes)} tasks on which every method has an error{test}"]
     if not rows:
         notes = ["nothing to compare: no task has an error of every method, of two or more; narrow with --where"]
-    if ranking.holes:
-        holes = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in ranking.holes.items())
-        notes.append(f"left out, with the methods that have no error there: {holes}")
+    if holes:
+        lacking = (f"{task} ({', '.join(methods)})" for task, methods in holes.items())
+        notes.append(f"left out, with the methods that have no error there: {'; '.join(lacking)}")
     caption = (
         "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first against this one: mean gain in "
         "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "
         f"corrected for all pairs of methods. Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} then."
     )
     columns = [["rank"], ["gain of the first", "% of the error"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
-    return framed(table, Layout(["method"], columns, rows, caption, [*notes, *table.remarks]))
+    return Layout(["method"], columns, rows, caption if rows else "", notes)

@@ -1,8 +1,4 @@
-"""Which runs are shown: by the value of any setting; members of a study, by its names; every arm at its own value.
-
-An arm is all settings but the seed and the one that is chosen. Runs that differ from an arm only in `train.folds` may choose
-its value, if they cover every value, but never judge it: folds validate on all training samples, a split on few.
-"""
+"""Which runs are shown: by the value of any setting; members of a study, by its names; every arm at its own value."""
 
 import math
 from collections import Counter, defaultdict
@@ -13,7 +9,7 @@ from typing import Any
 
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run, Score
+from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run
 from orca_cli.report.layout import clean, seeds_text
 from orca_cli.report.table import Column, Method, Table, canonical, placed
 from orca_cli.runs import settings, studies
@@ -23,10 +19,8 @@ FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
 KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
-_FOLDS = "train.folds"
 _EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
-_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck ({_FOLDS}=5 on that seed validates on all)"
-_LACKING = "left out of the choice, since no run of the seed has a validation error"
+_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on all)"
 _ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
 
 
@@ -129,10 +123,11 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
 
 
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
-    """Return the runs that judge every arm at the value of a setting that has its lowest validation error.
+    """Return the runs that judge every arm at the value of a setting that has its lowest validation error on one seed.
 
-    With them come the first line of their table, and notes on what limits the choice. Of equal errors the middle value counts,
-    the lower one of two. Errors of the test split never choose, not even where a protocol validates on it.
+    An arm is all settings but the seed and the one that is chosen. With the runs come the first line of their table, and notes
+    on what limits the choice. Of equal errors the middle value counts, the lower one of two. Errors of the test split never
+    choose, not even where a protocol validates on it.
 
     Raises:
         UsageError: the key is not a setting of an arm.
@@ -146,29 +141,28 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     arms: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run, column, method in placed(collection.runs):
         if id(run) in typed:
-            arm = replace(method, settings=tuple(item for item in method.settings if item[0] not in (key, _FOLDS)))
+            arm = replace(method, settings=tuple(item for item in method.settings if item[0] != key))
             arms[column, arm][typed[id(run)]].append(run)
-    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _LACKING, _ALONE)}
+    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE)}
     judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
     seeds = set()
     for (column, method), runs in sorted(arms.items()):
         # The lowest seed that all values were run with, or else most of them.
         counts = Counter(seed for group in runs.values() for seed in {run.seed for run in group})
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
-        errors = _validation_errors(runs, seed)
-        value, is_edge = _lowest(errors)
-        # Not those validated on folds, unless all runs of the arm are.
-        by_folds = all(_is_validated_on_folds(run) for group in runs.values() for run in group)
-        judging = [
-            run for run in runs.get(value, ()) if run.seed != seed and (by_folds or not _is_validated_on_folds(run))
-        ]
+        at_seed = {value: run.score for value, group in runs.items() for run in group if run.seed == seed and run.score}
+        scores = {
+            value: score
+            for value, score in at_seed.items()
+            if score.validated_on != "test" and score.validation is not None
+        }
+        value, is_edge = _lowest({value: score.validation or 0.0 for value, score in scores.items()})
+        judging = [run for run in runs.get(value, ()) if run.seed != seed]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
         seeds.add(seed)
         limits[_EDGE] += [f"{name} {value}"] if is_edge else []
-        fewest = min((score.validated_by for score in errors.values()), default=0)
+        fewest = min((score.validated_by for score in scores.values()), default=0)
         limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
-        lacking = sorted(runs.keys() - errors.keys(), key=_order)
-        limits[_LACKING] += [f"{name} {', '.join(lacking)} (seed {seed})"] if lacking else []
         limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
     chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
     if not judged:
@@ -178,48 +172,33 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     for run in (run for run in collection.runs if id(run) in judged):
         variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
         judges.append(replace(run, variant=variant, choice=judged[id(run)]))
-    notes = [clean(f"{reason}: {'; '.join(names)}", longest=2000) for reason, names in limits.items() if names]
+    notes = [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
     return replace(collection, runs=judges), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
 
 
-def _validation_errors(runs: Mapping[str, list[Run]], seed: int) -> Mapping[str, Score]:
-    """Return value -> the score whose validation error counts, of folds if they cover as many values as a split."""
-    validated: dict[bool, dict[str, Score]] = {True: {}, False: {}}  # by whether folds did
-    for value, group in runs.items():
-        for run in group:
-            score = run.score
-            if score and run.seed == seed and score.validated_on != "test" and score.validation is not None:
-                validated[_is_validated_on_folds(run)][value] = score  # of several the newest
-    return max(validated.values(), key=len)
-
-
-def _is_validated_on_folds(run: Run) -> bool:
-    return run.variant.get(_FOLDS, "0") != "0" if run.score is None else run.score.validated_on == "folds"
-
-
-def _lowest(errors: Mapping[str, Score]) -> tuple[str, bool]:
+def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     """Return the value with the lowest error, empty for none, and whether it is the lowest or highest of several numbers."""
-    order = sorted(errors, key=_order)
-    lowest = min((score.validation or 0.0 for score in errors.values()), default=0.0)
-    best = [value for value in order if math.isclose(errors[value].validation or 0.0, lowest, abs_tol=1e-12)]
-    value = best[(len(best) - 1) // 2] if best else ""
-    return value, len(order) > 1 and value in (order[0], order[-1]) and _order(order[-1])[0] < math.inf
 
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), value
+        except ValueError:
+            return math.inf, value
 
-def _order(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return math.inf, value
+    values = sorted(errors, key=order)
+    lowest = min(errors.values(), default=0.0)
+    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)] or [""]
+    value = best[(len(best) - 1) // 2]
+    return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[0] < math.inf
 
 
 def rates_of(table: Table) -> str:
     """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
-    values, every = Values(), set[str]()
+    values, is_recorded = Values(), False
     for place in range(len(table.columns)):
         typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
         rates = {canonical(rate) for rate in typed if rate is not None}
         if len(rates) > 1:
             return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-        every |= rates
-    return "" if not every else "one rate for all arms" if len(every) == 1 else "one rate for all arms of a set"
+        is_recorded |= bool(rates)
+    return "one rate for all arms of a set" if is_recorded else ""

@@ -22,18 +22,18 @@ VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
 
 
-def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, folds=None, **fields):
-    variant = {"train.lr": rate} | ({"train.folds": folds} if folds else {})
+def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, **fields):
+    variant = {"train.lr": rate}
     measured = {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
     add_run(root, task=task, metric=metric, seed=seed, value=value, variant=variant, **measured | fields)
 
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory):
-    """Return runs of five tasks at several rates."""
+    """Return runs of four tasks at several rates."""
     root = tmp_path_factory.mktemp("rated")
     add = functools.partial(add_rated, root)
-    for task, n in (("plain", 100), ("tested", 100), ("few", 5), ("folds", 5)):
+    for task, n in (("plain", 100), ("tested", 100), ("few", 5)):
         for metric, errors in VALIDATION.items():
             for rate, validation, test in zip(RATES, errors, TEST[metric], strict=True):
                 add(task, metric, rate, 0, 0.5 - validation, validation, n=n)
@@ -44,10 +44,6 @@ def rated(tmp_path_factory):
     for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
         add("tested", "otdd", "4e-4", seed, 0.0, on="test")
         add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
-    # Five samples say 5e-5, all training samples 1e-4.
-    for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
-        add("folds", "otdd", rate, 0, 0.9, validation, on="folds", n=45, folds="5")
-    add("folds", "otdd", "1e-4", 1, 0.9, on="folds", n=45, folds="5")  # does not judge
     for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
         for seed in (0, 1):
             add("sparse", "otdd", rate, seed, 0.4, validation)
@@ -63,9 +59,8 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
     cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
     assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
-        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
+        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few")},
         **{(task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
-        ("folds", "otdd"): ("0.0001", pytest.approx(0.282), 3),
         ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
         ("sparse", "mmd"): ("0.0002", 0.4, 1),
     }
@@ -77,11 +72,7 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
     for start, arms in {
         edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
-        "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
-        "left out of the choice, since no run of the seed has a validation error": [
-            "sparse minilm otdd full 0.0002, 0.001 (seed 0)",
-            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("0.0004", "0.0008")),
-        ],
+        "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
         "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 0.0001"],
     }.items():
         (said,) = [note for note in text.split(" - ") if note.startswith(start)]
@@ -195,6 +186,6 @@ def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
     for tree, task, *rates in trees:
         for metric, rate in zip(("none", "otdd"), rates, strict=True):
             (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
-    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms gain ")
+    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms of a set gain ")
     assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
     assert report(tmp_path / "unlike", "--compare").startswith("arms at different rates, not chosen on validation")

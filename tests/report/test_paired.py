@@ -16,7 +16,7 @@ def said(root):
 
 
 def layouts(root):
-    return layouts_of(compared(root), table_of(root))
+    return layouts_of(compared(root))
 
 
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):

@@ -83,7 +83,7 @@ class Labels:
 
     def worst(self) -> list[int]:
         """Return the labels by rising F1; those without one come last."""
-        return [int(k) for k in np.argsort(self.shares["f1"], kind="stable")]
+        return np.argsort(self.shares["f1"], kind="stable").tolist()
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""

@@ -124,16 +124,15 @@ def collect(folders: Sequence[Path]) -> Collection:
                     seen.add((facts.st_dev, facts.st_ino))
                     runs.append(_read_run(run_folder))
             except (UnreadableError, OSError, RecursionError) as error:
-                broken.append(Broken(run_folder, _reason(error)))
+                broken.append(Broken(run_folder, str(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
         raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
     runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
-    newest = {run.identity: run for run in runs}
-    completed = {run.identity: run for run in runs if run.state == "completed"}
-    counting = {id(run) for run in (*newest.values(), *completed.values())}
-    superseded = [run for run in runs if id(run) not in counting]
-    kept = [run for run in runs if id(run) in counting]
+    newest = {run.identity: run.path for run in runs}
+    completed = {run.identity: run.path for run in runs if run.state == "completed"}
+    counting = {*newest.values(), *completed.values()}
+    kept, superseded = ([run for run in runs if (run.path in counting) == counts] for counts in (True, False))
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
 
@@ -144,7 +143,7 @@ def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
     except (NotADirectoryError, FileNotFoundError):  # a file, or a link to nothing
         return
     except OSError as error:
-        broken.append(Broken(folder, _reason(error)))
+        broken.append(Broken(folder, str(error)))
         return
     if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
         yield folder
@@ -254,9 +253,3 @@ def number(value: Any) -> float | None:
 def mapping(value: Any) -> dict[str, Any]:
     """Return a record, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "a record is nested too deeply"
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

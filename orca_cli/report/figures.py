@@ -8,12 +8,12 @@ import logging
 import math
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import util
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
@@ -50,7 +50,7 @@ _KINDS = (
     ("loss", "finetune", "train_loss", "training loss", "epoch"),
     ("validation", "finetune", "validation_error", "validation error", "epoch"),
 )
-Points = tuple[tuple[float, float], ...]
+Curve = dict[float, float]  # epoch -> value
 Draw = Callable[["Axes"], None]
 
 
@@ -77,14 +77,14 @@ def svg(chart: Chart) -> str:
 
 def inline(chart: Chart) -> str:
     """Return a figure as a part of a page that has its title and fonts and forbids styles: these become attributes."""
-    text = _svg(f"{chart.title}. {chart.note}", [("", chart.draw)], chart.size)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
-    text = re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text))  # names of parts, the same in every figure
 
     def attributes(found: re.Match[str]) -> str:
         items = (item.split(": ", 1) for item in found[2].split("; ") if not item.startswith("font"))
         return found[1] + " ".join(f'{name}="{value}"' for name, value in items)
 
+    text = _svg(f"{chart.title}. {chart.note}", [("", chart.draw)], chart.size)
+    text = re.sub(r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL)
+    text = re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text))  # names of parts, the same in every figure
     return re.sub(r'(<[^<>]* )style="([^"]*)"', attributes, text)
 
 
@@ -99,7 +99,8 @@ def _svg(label: str, panels: Sequence[tuple[str, Draw]], size: tuple[float, floa
         warnings.simplefilter("ignore")  # of letters that its own fonts lack; viewers have others
         figure = Figure(figsize=(size[0], size[1] * len(panels)))
         figure.subplots_adjust(hspace=0.5)
-        for axes, (title, draw) in zip(figure.subplots(len(panels), squeeze=False).flat, panels, strict=True):
+        for place, (title, draw) in enumerate(panels, 1):
+            axes = figure.add_subplot(len(panels), 1, place)
             axes.set_title(title, loc="left")
             draw(axes)
         without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -131,37 +132,29 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         axes.plot(one.gain.mean, place, "C0o")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(arms)), [f"{_name(one.arm)}\n{gain_text(one.gain, 1)}" for one in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlabel(comparison.unit)
+    axes.set(xlabel=comparison.unit, ylim=(len(arms) - 0.5, -0.5))
 
 
-def curves_of(path: Path) -> dict[str, Points]:
-    """Return the curves of a run's folder by kind: (epoch, value) wherever its record has both.
+def curves_of(path: Path) -> dict[str, Curve]:
+    """Return the curves of a run's folder by kind: epoch -> value wherever its record has both.
 
     They are read only where they are drawn, since those of 10,000 runs would fill the memory.
     """
-    recorded = mapping(read_or_empty(path / RESULT).get("curves"))
-    return {kind: tuple(_points(recorded.get(stage), name)) for kind, stage, name, _, _ in _KINDS}
+    recorded, curves = mapping(read_or_empty(path / RESULT).get("curves")), {}
+    for kind, stage, name, _, _ in _KINDS:
+        lines = lines if isinstance(lines := recorded.get(stage), list) else []
+        some = map(mapping, lines[:: -(-len(lines) // _MOST_POINTS) or 1])
+        points = ((number(line.get("epoch")), number(line.get(name))) for line in some)
+        curves[kind] = {x: y for x, y in points if x is not None and y is not None}
+    return curves
 
 
-def _points(lines: Any, name: str) -> Iterator[tuple[float, float]]:
-    lines = lines if isinstance(lines, list) else []
-    for line in lines[:: -(-len(lines) // _MOST_POINTS) or 1]:
-        x, y = number(mapping(line).get("epoch")), number(mapping(line).get(name))
-        if x is not None and y is not None:
-            yield x, y
-
-
-def mean_curve(curves: Iterable[Points], scale: float = 1.0) -> tuple[tuple[float, float, float, float], ...]:
+def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[tuple[float, float, float, float]]:
     """Return x, mean, lowest and highest value times `scale`, wherever most of the curves have one, in the order of x."""
-    by_x: dict[float, list[float]] = defaultdict(list)
-    count = 0
-    for points in curves:
-        count += bool(points)
-        for x, y in dict(points).items():
-            by_x[x].append(scale * y)
-    common = ((x, values) for x, values in sorted(by_x.items()) if 2 * len(values) > count)
-    return tuple((x, math.fsum(values) / len(values), min(values), max(values)) for x, values in common)
+    read = [curve for curve in curves if curve]
+    by_x = {x: [scale * curve[x] for curve in read if x in curve] for x in sorted({x for curve in read for x in curve})}
+    most = {x: values for x, values in by_x.items() if 2 * len(values) > len(read)}
+    return [(x, fmean(values), min(values), max(values)) for x, values in most.items()]
 
 
 def _curves(table: Table) -> Iterator[Chart]:
@@ -172,66 +165,56 @@ def _curves(table: Table) -> Iterator[Chart]:
     for place, title in enumerate(column_names(table.columns)):
         rows = [row for row in table.rows if row.cells[place].runs]
         names = names_of([row.method for row in rows]) if len(rows) > 1 else [row.method.metric for row in rows]
-        drawn = [
-            (row.method.metric, _name(name), [curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]])
-            for row, name in zip(rows[:_MOST_METHODS], names, strict=False)
-        ]
+        rows = rows[:_MOST_METHODS]
+        read = [[curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]] for row in rows]
         note = "Mean over seeds, band: lowest to highest"
-        note += f"; the first {len(drawn)} of {len(rows)} methods." if len(rows) > len(drawn) else "."
+        note += f"; the first {len(rows)} of {len(names)} methods." if len(names) > len(rows) else "."
         for kind, _, _, y, x in _KINDS:
             scale = table.columns[place].scale if kind == "validation" else 1.0
-            lines: dict[str, dict[int, tuple[str, Any]]] = defaultdict(
-                dict
-            )  # distances of metrics have nothing in common
-            for look, (metric, name, read) in enumerate(drawn):
-                if points := mean_curve((one[kind] for one in read), scale):
-                    lines[f"{metric} " if kind == "distance" else ""][look] = f"{name} ({len(read)})", points
-            for part, (metric, some) in enumerate(sorted(lines.items()), 1):
-                file, heading = f"{kind}-{place + 1}-{part}", _name(f"{title}: {metric}{y}")
-                yield Chart(file, heading, note, partial(_draw_lines, some, x, f"{y}, %" if scale != 1.0 else y))
+            means = [mean_curve((one[kind] for one in curves), scale) for curves in read]
+            # Distances of metrics have nothing in common.
+            for part, metric in enumerate(sorted({row.method.metric for row in rows}) if kind == "distance" else [""]):
+                looks = [look for look, row in enumerate(rows) if means[look] and metric in ("", row.method.metric)]
+                lines = {look: (f"{_name(names[look])} ({len(read[look])})", means[look]) for look in looks}
+                if lines:
+                    heading = _name(f"{title}: {metric} {y}".replace(":  ", ": "))
+                    draw = partial(_draw_lines, lines, x, f"{y}, %" if scale != 1.0 else y)
+                    yield Chart(f"{kind}-{place + 1}-{part + 1}", heading, note, draw)
 
 
 def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes") -> None:
     for look, (name, points) in lines.items():
         across, mean, lowest, highest = zip(*points, strict=True)
         axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
-        if lowest != highest:
-            axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.16, linewidth=0)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.16, linewidth=0)
+    axes.set(xlabel=x, ylabel=y)
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 
 
 def answer_svg(answer: Answer, task: str) -> str:
     """Return what a run predicted as an SVG file: a confusion matrix, F1 of labels, or predicted against true numbers."""
-    size = _SIZE
     if isinstance(answer, Confusion):
-        label = f"{task}: {answer.right}"
-        panels: list[tuple[str, Draw]] = [(label, partial(_draw_confusion, answer))]
         side = 0.2 + 0.08 * len(str(answer.counts.max()))  # of a cell that holds its count
-        size = (max(4.0, side * len(answer.names)),) * 2 if len(answer.names) <= MOST_CLASSES else (6.0, 6.0)
-    elif isinstance(answer, Labels):
-        label = (
-            f"{task}: F1 of {counted(len(answer.names), 'label')} on {counted(answer.n, 'test sample')}, lowest first"
-        )
-        panels = [(label, partial(_draw_labels, answer))]
-        size = (_SIZE[0], 0.8 + 0.2 * min(len(answer.names), _MOST_LABELS))
-    else:
-        most = max(len(one.true) for one in answer.numbers)
-        label = f"{task}: predicted against true on {counted(most, 'test sample')}"
-        panels = []
-        for one in answer.numbers[:_MOST_NUMBERS]:
-            texts = [f"{name.upper()} {value:.3g}" for name, value in one.measures.items() if not math.isnan(value)]
-            panels.append(("  ".join([_name(one.name), *texts]), partial(_draw_number, one)))
-    return _svg(label, panels, size)
+        size = max(4.0, side * len(answer.names)) if len(answer.names) <= MOST_CLASSES else 6.0
+        label = f"{task}: {answer.right}"
+        return _svg(label, [(label, partial(_draw_confusion, answer))], (size, size))
+    if isinstance(answer, Labels):
+        label = f"{task}: F1 of {counted(len(answer.names), 'label')} on {counted(answer.n, 'test sample')}"
+        height = 0.8 + 0.2 * min(len(answer.names), _MOST_LABELS)
+        return _svg(label, [(label, partial(_draw_labels, answer))], (_SIZE[0], height))
+    panels: list[tuple[str, Draw]] = []
+    for one in answer.numbers[:_MOST_NUMBERS]:
+        texts = [f"{name.upper()} {value:.3g}" for name, value in one.measures.items() if not math.isnan(value)]
+        panels.append(("  ".join([_name(one.name), *texts]), partial(_draw_number, one)))
+    most = max(len(one.true) for one in answer.numbers)
+    return _svg(f"{task}: predicted against true on {counted(most, 'test sample')}", panels, _SIZE)
 
 
 def _draw_confusion(confusion: Confusion, axes: "Axes") -> None:
     counts, places = confusion.counts, range(len(confusion.names))
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.4, interpolation="none")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true; the colour is a count's share of its row")
+    axes.set(xlabel="predicted", ylabel="true; the colour is a count's share of its row")
     if len(places) <= MOST_CLASSES:
         names = [*map(_name, confusion.names)]
         axes.set_xticks(places, names, rotation=90)
@@ -246,13 +229,11 @@ def _draw_labels(labels: Labels, axes: "Axes") -> None:
     bars = axes.barh(range(len(worst)), 100 * f1[worst])
     axes.bar_label(bars, [f"{percent(f1[k])} ({labels.present[k]} present)" for k in worst], padding=2)
     axes.set_yticks(range(len(worst)), [_name(labels.names[k]) for k in worst])
-    axes.invert_yaxis()
-    axes.set_xlabel("F1, %")
+    axes.set(xlabel="F1, %, the lowest first", ylim=(len(worst) - 0.5, -0.5))
 
 
 def _draw_number(number: Number, axes: "Axes") -> None:
     step = -(-len(number.true) // _MOST_DOTS) or 1
     axes.plot(number.true[::step], number.predicted[::step], "C0.")
     axes.plot(number.true, number.true, color="0.5", linewidth=0.8, zorder=0)  # where both are equal
-    axes.set_xlabel("true")
-    axes.set_ylabel("predicted")
+    axes.set(xlabel="true", ylabel="predicted")

@@ -34,21 +34,19 @@ _GAP = _PADDING + 1  # between two columns: a place for a line, which this box l
 _LONGEST_NAME, _FILE_WIDTH = 32, 140
 _LONGEST = 2000  # characters of a text of the page, such as a note
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LATEX = str.maketrans(
-    {
-        **{char: f"\\{char}" for char in "{}$&#_%"},
-        "\\": r"\textbackslash{}",
-        "^": r"\textasciicircum{}",
-        "~": r"\textasciitilde{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
-        "\u00b1": r"$\pm$",
-        # At the start of a row these would be read as arguments of the line break before them.
-        **{char: f"{{{char}}}" for char in "[]*"},
-    }
-)
+_LATEX = {
+    **{char: f"\\{char}" for char in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\u00b1": r"$\pm$",
+    # At the start of a row these would be read as arguments of the line break before them.
+    **{char: f"{{{char}}}" for char in "[]*"},
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,27 @@ class Page:
             return terminal.to_json(self.record())
         if form == "csv":
             return _csv(self._lines())
-        return "\n".join(map({"md": _markdown, "latex": _latex, "table": _plain}[form], self.layouts()))
+        if form != "table":
+            return "\n".join(map(_markdown if form == "md" else _latex, self.layouts()))
+        console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
+        with console.capture() as captured:
+            console.print(*self.renderables(_FILE_WIDTH), sep="\n")
+        return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
     def renderables(self, width: int) -> list[RenderableType]:
-        """Return it for a terminal of `width` characters."""
-        shown = [_renderables(layout, width) for layout in self.layouts()]
-        return [thing for things in shown for thing in (*things, Text(""))][:-1]
+        """Return it for a terminal of `width` characters; names from the disk are never read as markup."""
+        shown: list[RenderableType] = []
+        for layout in self.layouts():
+            shown += [Text("")] if shown else []
+            shown += [Text(layout.heading, "bold"), Text("")] if layout.heading else []
+            for places in _blocks(layout, width):
+                shown += [_table(layout, places), Text("")]
+            shown += [Text(alarm, "bold red") for alarm in layout.alarms]
+            shown += [Text(text) for text in (layout.caption, *(f"- {note}" for note in layout.notes)) if text]
+            shown += [Text(""), Text("Not in the means:", "bold")] if layout.problems else []
+            for state, reason, folder in layout.problems:
+                shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
+        return shown
 
     def layouts(self) -> list[Layout]:
         """Return its tables, as texts."""
@@ -128,7 +141,7 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
     record |= {"mean": cell.mean, "standard_deviation": cell.deviation, "n": len(cell.values)}
     record |= {"seeds": seeds_text(cell.by_seed), "best": cell.best, "earned": cell.earned}
     record |= {"chosen": cell.choice, "missing": dict(cell.missing), "values": []}
-    for run, score in zip(cell.runs, cell.scores, strict=True):
+    for run, score in cell.scored:
         value = {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
         record["values"].append(value | {"alignment_steps": score.steps, "run": str(run.path)})
     return record
@@ -150,29 +163,6 @@ def _field(value: object) -> str:
     if not isinstance(value, str):
         return "" if value is None else json.dumps(value)
     return terminal.for_spreadsheet(clean(value))
-
-
-def _renderables(layout: Layout, width: int) -> list[RenderableType]:
-    """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
-    shown: list[RenderableType] = [Text(layout.heading, "bold"), Text("")] if layout.heading else []
-    for places in _blocks(layout, width):
-        shown += [_table(layout, places), Text("")]
-    shown += [Text(alarm, "bold red") for alarm in layout.alarms]
-    shown += [Text(text) for text in (layout.caption, *(f"- {note}" for note in layout.notes)) if text]
-    if layout.problems:
-        shown += [Text(""), Text("Not in the means:", "bold")]
-    for state, reason, folder in layout.problems:
-        shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
-    return shown
-
-
-def _plain(layout: Layout) -> str:
-    """Return the report as it is printed, without colours, for a file."""
-    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
-    with console.capture() as captured:
-        for thing in _renderables(layout, _FILE_WIDTH):
-            console.print(thing)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _blocks(layout: Layout, width: int) -> list[list[int]]:
@@ -236,7 +226,7 @@ def _latex(layout: Layout) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
 
     def escape(text: str) -> str:
-        return text.translate(_LATEX)
+        return "".join(_LATEX.get(char, char) for char in text)
 
     lines = [f"% {layout.heading}"] if layout.heading else []
     lines.append(r"% needs \usepackage{booktabs}")

@@ -106,12 +106,11 @@ def layout_of(table: Table) -> Layout:
             errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
             entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
         rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
-    caption = f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds)."
-    if any(cell.earned for row in table.rows for cell in row.cells):
-        caption += (
-            f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= "
-            f"{LARGEST_P} (exact sign-flip test, Holm over the others)."
-        )
+    caption = (
+        f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds). Bold and *: "
+        f"lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} (exact "
+        "sign-flip test, Holm over the others)."
+    )
     caption += " best baseline: of simple models on the same split." * ("best baseline" in table.references)
     caption += " trivial: the best constant predictor." * ("trivial" in table.references)
     columns, protocol = headers(table.columns)
@@ -156,13 +155,17 @@ def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
     lines = []
     for one in columns:
         error = f"{clean(one.error_name) or 'no result yet'}{', %' if one.percent else ''}"
-        marks = [clean(one.protocol) * (len(protocols) > 1), ", ".join(_data_words(one)), ALARM * one.chosen_on_test]
+        data = ", ".join(filter(None, ("synthetic" * one.synthetic, clean(one.size))))
+        marks = (clean(one.protocol) * (len(protocols) > 1), data, ALARM * one.chosen_on_test)
         lines.append([clean(one.name), error, *filter(None, marks)])
     return lines, f" Protocol: {protocols.pop()}." if len(protocols) == 1 else ""
 
 
-def _data_words(column: Column) -> list[str]:
-    return [*filter(None, ("synthetic" * column.synthetic, clean(column.size)))]
+def column_names(columns: Sequence[Column]) -> list[str]:
+    """Return each column's task, with the other lines above it if other columns have the same task."""
+    counts = Counter(clean(column.name) for column in columns)
+    named = headers(columns)[0]
+    return [name if counts[name] == 1 else f"{name} ({', '.join(lines)})" for name, *lines in named]
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
@@ -170,29 +173,13 @@ def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") ->
     return separator.join(f"{key}={value}" for key, value in settings)
 
 
-def column_names(columns: Sequence[Column]) -> list[str]:
-    """Return each column's task, with protocol and error if other columns have the same task."""
-    counts = Counter(column.name for column in columns)
-    names = []
-    for one in columns:
-        words = " ".join((one.protocol, *_data_words(one), one.error_name or "no result"))
-        names.append(one.name if counts[one.name] == 1 else f"{one.name} ({words})")
-    return names
-
-
 def notes_of(table: Table) -> list[str]:
     """Return the notes of a table but its remarks, with names as they are on the disk."""
-    notes = []
-    counts = [[n for cell in table.cells(place) if (n := len(cell.values))] for place in range(len(table.columns))]
-    compared = [n for column_counts in counts if len(column_counts) > 1 for n in column_counts]
-    if few := sum(n < LEAST for n in compared):
-        where = f"in {few} of {len(compared)} cells that have others to compare with"
-        notes.append(f"fewer than {LEAST} seeds {where}: so few cannot show a difference (p <= {LARGEST_P})")
     names_by_note: dict[str, list[str]] = defaultdict(list)
     for place, name in enumerate(column_names(table.columns)):
         for note in _of_column([(row, row.cells[place]) for row in table.rows]):
             names_by_note[note].append(name)
-    notes += [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
+    notes = [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
     if count := len(table.superseded):
         notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
     return notes
@@ -212,7 +199,7 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         yield f"methods have different seeds: {usual}, but {others}"
     if mixed := mixed_test_sets(runs):
         yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
-    if any(skipped := {score.skipped for _, cell in cells for score in cell.scores}):
+    if any(skipped := {score.skipped for _, cell in cells for _, score in cell.scored}):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
         yield (

@@ -63,7 +63,7 @@ class Overall:
         sets: how many.
         seeds: of a set, fewest and most; on a single set the differences that its arm is judged by.
         wins, ties, losses: sets by the sign of their mean gain.
-        gain: mean over sets, of gains in points or of relative differences in per cent; see `Comparison.is_relative`.
+        gain: mean over sets, of gains in points or of relative differences in per cent; see `Comparison.unit`.
         holm_p: Holm's p over the arms.
     """
 
@@ -84,8 +84,8 @@ class Comparison:
 
     Args:
         blocks: those with pairs.
-        is_relative: arms are judged by relative differences of mean errors (`differences.relative`), since the error of some
-            set is no per cent; else by gains in points.
+        unit: of the gains that arms are judged by: points; or per cent of the error, by relative differences of mean errors
+            (`differences.relative`), since the error of some set is no per cent.
         unpaired: completed runs, of all arms, without a partner.
         same: pairs that were left out: both runs are the same computation, with equal final weights and errors.
     """
@@ -94,14 +94,9 @@ class Comparison:
     baseline: str
     blocks: list[Block]
     overall: list[Overall]
-    is_relative: bool
+    unit: str
     unpaired: int
     same: int
-
-    @property
-    def unit(self) -> str:
-        """Return the unit of the gains that arms are judged by."""
-        return "% of the error" if self.is_relative else "points"
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
@@ -134,7 +129,8 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     for group in groups:
         for one, p in zip(group, holm([one.gain.p for one in group]), strict=True):
             one.holm_p = p
-    return Comparison(axis, baseline, blocks, overall, is_relative, unpaired, same)
+    unit = "% of the error" if is_relative else "points"
+    return Comparison(axis, baseline, blocks, overall, unit, unpaired, same)
 
 
 def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, int]:

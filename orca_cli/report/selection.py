@@ -91,21 +91,17 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    names_by_folder = {folder: studies.names(folder) for folder in folders}
-    names = [recorded for folder_names in names_by_folder.values() for recorded in folder_names]
-    if name not in names:
+    recorded = [(folder, there) for folder in folders for there in studies.names(folder)]
+    if name not in (names := [there for _, there in recorded]):
         hint = suggest(name, names) if names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    members = [
-        (one.identity, {key: value for key, value in one.labels.items() if not is_without_effect(key)})
-        for folder, there in names_by_folder.items()
-        if name in there
-        for one in studies.read(folder, name)
-    ]
-    axes = sorted(set.intersection(*(set(labels) for _, labels in members))) if members else []
+    members = [one for folder, there in recorded if there == name for one in studies.read(folder, name)]
+    axes = sorted(set.intersection(*(set(one.labels) for one in members))) if members else []
+    axes = [axis for axis in axes if not is_without_effect(axis)]
     labels_by_arm: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
-    for identity, labels in members:
-        arms, arm = labels_by_arm[identity], tuple(labels[axis] for axis in axes)
+    for member in members:
+        labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        arms, arm = labels_by_arm[member.identity], tuple(labels[axis] for axis in axes)
         # An extra override that repeats the study's own value does not make a second run of the arm.
         arms[arm] = min(labels, arms.get(arm, labels), key=len)
 
@@ -150,18 +146,17 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         # The lowest seed that all values were run with, or else most of them.
         counts = Counter(seed for group in runs.values() for seed in {run.seed for run in group})
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
-        at_seed = {value: run.score for value, group in runs.items() for run in group if run.seed == seed and run.score}
-        scores = {
-            value: score
-            for value, score in at_seed.items()
-            if score.validated_on != "test" and score.validation is not None
-        }
-        value, is_edge = _lowest({value: score.validation or 0.0 for value, score in scores.items()})
+        scored = [
+            (value, run.score) for value, group in runs.items() for run in group if run.seed == seed and run.score
+        ]
+        valid = {value: one for value, one in scored if one.validated_on != "test" and one.validation is not None}
+        errors = {value: one.validation or 0.0 for value, one in valid.items()}
+        value, is_edge = _lowest(errors)
         judging = [run for run in runs.get(value, ()) if run.seed != seed]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
         seeds.add(seed)
         limits[_EDGE] += [f"{name} {value}"] if is_edge else []
-        fewest = min((score.validated_by for score in scores.values()), default=0)
+        fewest = min((one.validated_by for one in valid.values()), default=0)
         limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
         limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
     chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"

@@ -17,8 +17,7 @@ from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, Score, mi
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import as_typed
 
-_USER_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
-_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
+_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")  # settings that name a user's own data
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
@@ -76,48 +75,32 @@ class Cell:
     hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
     earned: bool = False  # and it is shown to be lower than all others: see `_mark`
+    scored: list[tuple[Run, Score]] = field(init=False)  # runs, each with its score
+    by_test: dict[tuple[int, str], float] = field(init=False)  # seed and test data -> test error, where it is defined
+    by_seed: dict[int, float] = field(
+        init=False
+    )  # seed -> test error; methods are compared where the test data are the same
+    values: list[float] = field(init=False)  # the test errors
+    mean: float | None = field(init=False)  # over seeds; None for no value
+    deviation: float | None = field(init=False)  # sample standard deviation over seeds (n - 1); None for fewer than two
 
-    @property
-    def scores(self) -> list[Score]:
-        """Return the scores of its completed runs."""
-        return [run.score for run in self.runs if run.score is not None]  # completed runs have one
-
-    @property
-    def by_test(self) -> dict[tuple[int, str], float]:
-        """Return seed and test data -> test error: errors of two methods are compared where both keys are equal."""
-        scored = zip(self.runs, self.scores, strict=True)
-        return {(run.seed, run.test_set): score.value for run, score in scored if score.value is not None}
-
-    @property
-    def by_seed(self) -> dict[int, float]:
-        """Return seed -> test error, in the order of seeds."""
-        return {seed: value for (seed, _), value in self.by_test.items()}
-
-    @property
-    def values(self) -> list[float]:
-        """Return the test errors that are defined, in the order of seeds."""
-        return list(self.by_seed.values())
+    def __post_init__(self) -> None:
+        self.scored = [(run, run.score) for run in self.runs if run.score is not None]  # completed runs have one
+        self.by_test = {(run.seed, run.test_set): one.value for run, one in self.scored if one.value is not None}
+        self.by_seed = {seed: value for (seed, _), value in self.by_test.items()}
+        self.values = list(self.by_seed.values())
+        self.mean = fmean(self.values) if self.values else None
+        self.deviation = stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def unaligned(self) -> int:
         """Return how many of its runs kept no alignment step although they have a metric."""
-        scored = zip(self.runs, self.scores, strict=True)
-        return sum(run.metric != "none" and score.steps == 0 for run, score in scored)
+        return sum(run.metric != "none" and score.steps == 0 for run, score in self.scored)
 
     @property
     def choice(self) -> str:
         """Return the values chosen for its runs (see selection.py); empty where nothing was chosen."""
         return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
-
-    @property
-    def mean(self) -> float | None:
-        """Return the mean over seeds; None if there is no value."""
-        return fmean(self.values) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Return the sample standard deviation over seeds (n - 1); None for fewer than two values."""
-        return stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass
@@ -170,7 +153,7 @@ def build_table(collection: Collection) -> Table:
     for place in range(len(columns)):
         cells = [row.cells[place] for row in rows]
         _mark(cells)
-        scores = [score for cell in cells for score in cell.scores]
+        scores = [score for cell in cells for _, score in cell.scored]
         references["best baseline"].append(_range([score.baselines[0] for score in scores if score.baselines]))
         references["trivial"].append(_range([("", score.trivial) for score in scores if score.trivial is not None]))
     references = {name: ranges for name, ranges in references.items() if any(ranges)}
@@ -180,12 +163,15 @@ def build_table(collection: Collection) -> Table:
 
 def _cell(runs: Sequence[Run]) -> Cell:
     """Return a cell of runs, which come from the oldest to the newest."""
-    newest = {run.seed: run for run in runs if run.score is not None}
-    cell = Cell([newest[seed] for seed in sorted(newest)], Counter(run.state for run in runs if run.score is None))
-    for score in cell.scores:
+    completed = [run for run in runs if run.score is not None]
+    newest = {run.seed: run for run in completed}
+    hidden = [run for run in completed if run is not newest[run.seed]]
+    cell = Cell(
+        [newest[seed] for seed in sorted(newest)], Counter(run.state for run in runs if run.score is None), hidden
+    )
+    for _, score in cell.scored:
         if score.value is None:
             cell.missing["undefined" if score.n + score.skipped else "not tested"] += 1
-    cell.hidden = [run for run in runs if run.score is not None and run is not newest[run.seed]]
     return cell
 
 
@@ -209,8 +195,9 @@ def _mark(cells: Sequence[Cell]) -> None:
 def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
     if not models:
         return None
-    errors, names = [error for _, error in models], sorted({name for name, _ in models if name})
-    return Reference(min(errors), max(errors), f"({', '.join(names)})" if names else "")
+    names, errors = zip(*models, strict=True)
+    words = ", ".join(filter(None, sorted(set(names))))
+    return Reference(min(errors), max(errors), words and f"({words})")
 
 
 def canonical(text: str) -> str:
@@ -233,24 +220,20 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
     sizes = Counter(columns)
-    counts = Counter(
-        (column, item) for column, variant in zip(columns, variants, strict=True) for item in variant.items()
-    )
-    shown = {key for (column, (key, _)), count in counts.items() if count < sizes[column]}
+    counts = Counter((column, item) for column, one in zip(columns, variants, strict=True) for item in one.items())
+    shown = sorted({key for (column, (key, _)), count in counts.items() if count < sizes[column]})
     methods = []
     hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
-        settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
+        settings = tuple((key, variant[key]) for key in shown if key in variant)
         methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
         hashes[column, methods[-1]].append(run.settings)
-    found = []
-    for run, column, method in zip(runs, columns, methods, strict=True):
-        every = hashes[column, method]
+    for place, run in enumerate(runs):
+        every, method = hashes[columns[place], methods[place]], methods[place]
         # In a study whose seeds draw the samples every run has settings of its own.
         if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
-            method = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
-        found.append((run, column, method))
-    return found
+            methods[place] = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+    return list(zip(runs, columns, methods, strict=True))
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -263,10 +246,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         columns.append(Column(run.task, run.protocol, *marks, data))
     scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
     first = {(one.task, one.protocol, one.data): one for one in sorted(scored, reverse=True)}
-    return [
-        column if column in scored else first.get((column.task, column.protocol, column.data), column)
-        for column in columns
-    ]
+    return [one if one in scored else first.get((one.task, one.protocol, one.data), one) for one in columns]
 
 
 def _data_names(runs: Sequence[Run]) -> list[str]:
@@ -278,7 +258,7 @@ def _data_names(runs: Sequence[Run]) -> list[str]:
     first: dict[tuple[str, str], str] = {}  # task and fingerprint of the test data -> path
     names = []
     for run in runs:  # those of a study have the names of its sets
-        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant and run.task in _USER_DATA]
+        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
         path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
         names.append(first.setdefault((run.task, run.test_set or path), path) if path else "")
     counts = Counter(task for task, name in {(run.task, name) for run, name in zip(runs, names, strict=True)} if name)
@@ -295,18 +275,17 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     variants = []
     for run, column in zip(runs, columns, strict=True):
         key = (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
+        merged[key] |= {key: canonical(value) for key, value in run.variant.items()}
         variants.append(merged[key])
-        variants[-1].update((key, canonical(value)) for key, value in run.variant.items())
-    groups: dict[Hashable, list[Run]] = defaultdict(list)
-    keys = []
-    for run, column, variant in zip(runs, columns, variants, strict=True):
-        keys.append((column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))))
-        groups[keys[-1]].append(run)
-    mixed = {key: mixed_test_sets(group) for key, group in groups.items()}
-    return [
-        variant | ({TEST_SET: run.test_set[:8]} if run.test_set in mixed[key] else {})
-        for run, variant, key in zip(runs, variants, keys, strict=True)
-    ]
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, (column, variant) in enumerate(zip(columns, variants, strict=True)):
+        groups[column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))].append(place)
+    for places in groups.values():
+        mixed = mixed_test_sets(runs[place] for place in places)
+        for place in places:
+            if runs[place].test_set in mixed:
+                variants[place] = variants[place] | {TEST_SET: runs[place].test_set[:8]}
+    return variants
 
 
 def read_published(path: Path) -> list[tuple[str, str, float, str, str]]:

@@ -20,7 +20,7 @@ DAMAGES = {  # fields of a record, the content of its file, or what a function p
     "empty folder": (lambda result: [file.unlink() for file in result.parent.iterdir()], "no status.json"),
     "cut off": (b'{"schema": 2, "run_id"', "not valid JSON"),
     "deep nesting": (b"[" * 200_000, "not valid JSON"),
-    "deep nesting of a value": ({"decided": DEEP}, "nested too deeply"),
+    "deep nesting of a value": ({"decided": DEEP}, "recursion"),
     "a list": (status("[1, 2]"), "not a record but list"),
     "newer schema": ({"schema": 99}, "schema 99 is of a newer program"),
     "NaN": ({"error": {"value": float("nan")}}, "value is not a finite number"),

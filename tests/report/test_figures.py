@@ -62,9 +62,9 @@ def test_without_matplotlib_figures_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds():
-    values = (((0.0, 1.0), (1.0, 2.0)), ((0.0, 3.0), (1.0, 6.0)), ((0.0, 5.0),))
-    assert mean_curve(values) == ((0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0))
-    assert mean_curve([((0.0, 1.0),), ((1.0, 1.0),), ()]) == ()
+    values = ({0.0: 1.0, 1.0: 2.0}, {0.0: 3.0, 1.0: 6.0}, {0.0: 5.0})
+    assert mean_curve(values) == [(0.0, 3.0, 1.0, 5.0), (1.0, 4.0, 2.0, 6.0)]
+    assert mean_curve([{0.0: 1.0}, {1.0: 1.0}, {}]) == []
 
 
 def test_values_that_are_not_numbers_are_left_out(tmp_path):
@@ -76,5 +76,5 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path):
     path = add_run(tmp_path, **fields)
     (run,) = collect([tmp_path]).runs
     assert run.score
-    assert curves_of(path)["loss"] == ((2.0, 3.0),)
+    assert curves_of(path)["loss"] == {2.0: 3.0}
     assert run.score.baselines == [("linear", 3.5)]

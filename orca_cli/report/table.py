@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, Score, mixed_test_sets
+from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import as_typed
 
@@ -68,29 +68,27 @@ class Method:
 
 @dataclass
 class Cell:
-    """The runs of one method on one task."""
+    """The runs of one method on one task; a mean and a deviation are over seeds, None for fewer than one and two values."""
 
-    runs: list[Run] = field(default_factory=list)  # completed, one per seed, the newest, in the order of seeds
-    missing: Counter[str] = field(default_factory=Counter)  # of MISSING -> number of runs
-    hidden: list[Run] = field(default_factory=list)  # not counted: a newer run has the same seed and visible settings
+    every: Sequence[Run] = ()  # from the oldest to the newest
     best: bool = False  # its mean is the lowest of the column
     earned: bool = False  # and it is shown to be lower than all others: see `_mark`
-    scored: list[tuple[Run, Score]] = field(init=False)  # runs, each with its score
-    by_test: dict[tuple[int, str], float] = field(init=False)  # seed and test data -> test error, where it is defined
-    by_seed: dict[int, float] = field(
-        init=False
-    )  # seed -> test error; methods are compared where the test data are the same
-    values: list[float] = field(init=False)  # the test errors
-    mean: float | None = field(init=False)  # over seeds; None for no value
-    deviation: float | None = field(init=False)  # sample standard deviation over seeds (n - 1); None for fewer than two
 
     def __post_init__(self) -> None:
-        self.scored = [(run, run.score) for run in self.runs if run.score is not None]  # completed runs have one
+        completed = [run for run in self.every if run.score is not None]
+        newest = {run.seed: run for run in completed}
+        self.runs = [newest[seed] for seed in sorted(newest)]
+        self.hidden = [run for run in completed if run is not newest[run.seed]]  # not counted
+        self.scored = [(run, run.score) for run in self.runs if run.score is not None]
+        # Seed and test data -> test error: errors of two methods are compared where both keys are equal.
         self.by_test = {(run.seed, run.test_set): one.value for run, one in self.scored if one.value is not None}
         self.by_seed = {seed: value for (seed, _), value in self.by_test.items()}
         self.values = list(self.by_seed.values())
         self.mean = fmean(self.values) if self.values else None
-        self.deviation = stdev(self.values) if len(self.values) > 1 else None
+        self.deviation = stdev(self.values) if len(self.values) > 1 else None  # sample standard deviation (n - 1)
+        self.missing = Counter(run.state for run in self.every if run.score is None)  # of MISSING -> number of runs
+        lacking = [score for _, score in self.scored if score.value is None]
+        self.missing.update("undefined" if score.n + score.skipped else "not tested" for score in lacking)
 
     @property
     def unaligned(self) -> int:
@@ -148,7 +146,7 @@ def build_table(collection: Collection) -> Table:
     for run, column, method in placed(collection.runs):
         runs[method, column].append(run)
     columns, methods = sorted({column for _, column in runs}), sorted({method for method, _ in runs})
-    rows = [Row(method, [_cell(runs[method, column]) for column in columns]) for method in methods]
+    rows = [Row(method, [Cell(runs[method, column]) for column in columns]) for method in methods]
     references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
     for place in range(len(columns)):
         cells = [row.cells[place] for row in rows]
@@ -159,20 +157,6 @@ def build_table(collection: Collection) -> Table:
     references = {name: ranges for name, ranges in references.items() if any(ranges)}
     unfinished = [run for run in collection.runs if run.state != "completed"]
     return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
-
-
-def _cell(runs: Sequence[Run]) -> Cell:
-    """Return a cell of runs, which come from the oldest to the newest."""
-    completed = [run for run in runs if run.score is not None]
-    newest = {run.seed: run for run in completed}
-    hidden = [run for run in completed if run is not newest[run.seed]]
-    cell = Cell(
-        [newest[seed] for seed in sorted(newest)], Counter(run.state for run in runs if run.score is None), hidden
-    )
-    for _, score in cell.scored:
-        if score.value is None:
-            cell.missing["undefined" if score.n + score.skipped else "not tested"] += 1
-    return cell
 
 
 def _mark(cells: Sequence[Cell]) -> None:
@@ -237,32 +221,26 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
-    """Return the column of each run; a run without a score goes to a column of its task that has scores."""
+    """Return the column of each run; a run without a score goes to a column of its task that has scores.
+
+    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed:
+    by the first path of those whose runs were tested on the same data. It has no name where its task has no other.
+    """
+    first_path: dict[tuple[str, str], str] = {}  # task and fingerprint of the test data -> path
     columns = []
-    for run, data in zip(runs, _data_names(runs), strict=True):
+    for run in runs:  # those of a study have the names of its sets
+        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
+        path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
+        data = first_path.setdefault((run.task, run.test_set or path), path) if path else ""
         one, marks = run.score, ("", False, False, False, "")
         if one is not None:
             marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
         columns.append(Column(run.task, run.protocol, *marks, data))
+    sets = Counter(task for task, data in {(column.task, column.data) for column in columns} if data)
+    columns = [column if sets[column.task] > 1 else replace(column, data="") for column in columns]
     scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
     first = {(one.task, one.protocol, one.data): one for one in sorted(scored, reverse=True)}
     return [one if one in scored else first.get((one.task, one.protocol, one.data), one) for one in columns]
-
-
-def _data_names(runs: Sequence[Run]) -> list[str]:
-    """Return the name of each run's data set; empty for tasks with a single one, and for tasks whose data no setting names.
-
-    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed:
-    by the first path of those whose runs were tested on the same data.
-    """
-    first: dict[tuple[str, str], str] = {}  # task and fingerprint of the test data -> path
-    names = []
-    for run in runs:  # those of a study have the names of its sets
-        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
-        path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
-        names.append(first.setdefault((run.task, run.test_set or path), path) if path else "")
-    counts = Counter(task for task, name in {(run.task, name) for run, name in zip(runs, names, strict=True)} if name)
-    return [name if counts[run.task] > 1 else "" for run, name in zip(runs, names, strict=True)]
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:

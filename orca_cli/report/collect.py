@@ -6,8 +6,8 @@ A folder that looks like a run but cannot be read is listed with the reason, so 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,6 +100,11 @@ class Collection:
     runs: list[Run]
     superseded: list[Run]
     broken: list[Broken]
+
+    def changed(self, change: Callable[[Run], Iterable[Run]]) -> "Collection":
+        """Return it with others in place of each run, or none."""
+        runs, superseded = ([new for run in group for new in change(run)] for group in (self.runs, self.superseded))
+        return replace(self, runs=runs, superseded=superseded)
 
 
 def collect(folders: Sequence[Path]) -> Collection:

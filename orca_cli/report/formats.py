@@ -5,12 +5,12 @@ import csv
 import functools
 import hashlib
 import io
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -151,7 +151,8 @@ def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return CSV with every field of any line; what is nested has a dotted name."""
     fields = [{_field(name): _field(value) for name, value in flat(dict(line)) if value != {}} for line in lines]
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*fields))), restval="", lineterminator="\n")
+    names = list({name: None for line in fields for name in line})
+    writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(fields)
     return file.getvalue()
@@ -232,7 +233,7 @@ def _latex(layout: Layout) -> str:
     lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
         lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
-        *levels, last = itertools.zip_longest(*(map(escape, header) for header in layout.columns), fillvalue="")
+        *levels, last = zip_longest(*(map(escape, header) for header in layout.columns), fillvalue="")
         head = [[*("" for _ in layout.names), *level] for level in levels] + [[*map(escape, layout.names), *last]]
         body = _rows(layout, escape, r"\textbf{{{}}}")
         lines += [" & ".join(row) + r" \\" for row in (*head, *body)]
@@ -271,13 +272,8 @@ def page_of(view: Page, command: str, study: str) -> str:
     names = ("Gains", "Gains by set") if view.comparison else ("Ranks",) if view.ranking else ()
     tables = dict(zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False))
     (sheet, sheet_hash), (script, script_hash) = content("style.css"), content("script.js")
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: clean(value, longest=_LONGEST) if type(value) is str else value,  # Markup is ours
-    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.finalize = lambda value: clean(value, longest=_LONGEST) if type(value) is str else value  # not Markup
     return environment.from_string(content("page.html")[0]).render(
         policy=f"default-src 'none'; style-src '{sheet_hash}'; script-src '{script_hash}'; "
         "base-uri 'none'; form-action 'none'",

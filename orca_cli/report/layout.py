@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from orca_cli.report.collect import mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST
-from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table
+from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table, is_source_implied
 from orca_cli.terminal import visible
 
 PLUS_MINUS = "\u00b1"
@@ -89,12 +89,8 @@ def layout_of(table: Table) -> Layout:
     """Return a table's texts."""
     formats = [_format(column, table.cells(place)) for place, column in enumerate(table.columns)]
     methods = [row.method for row in table.rows]
-    sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
-    names = ["body", "metric", "finetune"]
-    if any(count > 1 for count in sources.values()):  # a body has several
-        names.insert(1, "source")
-    if any(method.settings for method in methods):
-        names.append("settings")
+    names = ["body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune"]
+    names += ["settings"] if any(method.settings for method in methods) else []
     rows = []
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}

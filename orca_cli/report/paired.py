@@ -17,15 +17,14 @@ from orca_cli.report.collect import GROUPS, TEST_SET
 from orca_cli.report.differences import LARGEST_P, LEAST, Effect, effect, holm, no_effect, relative
 from orca_cli.report.layout import NOTHING, PLUS_MINUS, Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
-from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical
+from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical, is_source_implied
 from orca_cli.terminal import counted
 
 _ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET)  # to both runs of a pair
 _DECIDED = "decided"  # value of settings that were left open
-_ZERO = 1e-12
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
-_ROUNDING = 1e-9  # gains below are 0 but for rounding
+_ROUNDING = 1e-12  # gains below are 0 but for rounding
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 Others = tuple[tuple[str, str], ...]
 
@@ -121,10 +120,8 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     columns = dict.fromkeys(block.column for block in blocks)
     check_sets(columns, "--against")
     is_relative = not all(column.percent for column in columns)
-    overall = [
-        _overall(arm, [block for block in blocks if block.arm == arm], is_relative)
-        for arm in dict.fromkeys(block.arm for block in blocks)
-    ]
+    arms = dict.fromkeys(block.arm for block in blocks)
+    overall = [_overall([block for block in blocks if block.arm == arm], is_relative) for arm in arms]
     groups: tuple[Sequence[Block | Overall], ...] = blocks, overall
     for group in groups:
         for one, p in zip(group, holm([one.gain.p for one in group]), strict=True):
@@ -150,8 +147,7 @@ def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, i
         base, *more = partners[place, others] or [Cell()]
         if more:
             # An arm of a study was run with another source as well, or runs differ in what no setting shows.
-            folders = ", ".join(clean(one.runs[0].path.name) for one in (base, *more))
-            hint = f"narrow with --where, or keep the runs of one of them (orca runs rm): {folders}"
+            hint = "narrow with --where, or remove the runs of one of them: orca runs rm"
             what = f"ambiguous reference: several methods have {axis}={baseline}"
             raise DataError(what, where="--against", hint=hint)
         both, equal = _seeds(base, cell, axis.startswith(TASK_PREFIX))
@@ -171,8 +167,7 @@ def _valued(table: Table, axis: str) -> Iterator[tuple[str, int, Others, Cell]]:
     Defaults differ between sets. What runs decide themselves does too, so all methods that leave the setting open are one arm.
     """
     # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
-    bodies = {(row.method.body, row.method.source) for row in table.rows}
-    implied = ("source",) if axis == "body" and len({body for body, _ in bodies}) == len(bodies) else ()
+    implied = ("source",) if axis == "body" and is_source_implied(row.method for row in table.rows) else ()
     besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
     values = Values()
     for row in table.rows:
@@ -209,7 +204,7 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
             raise DataError(clean(what), where=option, hint=hint)
 
 
-def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
+def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets: dict[Column, list[Block]] = defaultdict(list)
     by_seed: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
@@ -225,10 +220,10 @@ def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
             base, error = fmean(fmean(one.baseline) for one in group), fmean(fmean(one.errors) for one in group)
             differences.append(100 * relative(base, error))
     seeds = [len({seed for block in group for seed in block.seeds}) for group in sets.values()]
-    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
+    wins, losses = sum(mean > _ROUNDING for mean in means), sum(mean < -_ROUNDING for mean in means)
     signs = (wins, len(means) - wins - losses, losses)
     count = sum(len(block.seeds) for block in blocks)
-    return Overall(arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences))
+    return Overall(blocks[0].arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences))
 
 
 def sentence(one: Overall, comparison: Comparison) -> str:

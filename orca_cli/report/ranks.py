@@ -5,7 +5,6 @@ method has an error.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,7 +14,7 @@ from orca_cli.report.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
 from orca_cli.report.layout import NOTHING, Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.paired import check_sets
-from orca_cli.report.table import Method, Table
+from orca_cli.report.table import Method, Table, is_source_implied
 
 MOST = 20  # methods that are tested; their pairs grow with the square
 
@@ -78,8 +77,7 @@ def rank(table: Table) -> Ranking:
             continue
         if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
             what = f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
-            some = ", ".join(sorted(name[:8] for name in tests)[:5])
-            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
+            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., as in orca report")
         counted.append(column)
         means.append(tuple(error for error in errors if error is not None))
     check_sets(counted, "--compare")
@@ -88,16 +86,15 @@ def rank(table: Table) -> Ranking:
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
-    """Return a name for each method that no other has: what they differ in, the source only if nothing else does."""
-    fields = [name for name in ("body", "metric", "finetune") if len({getattr(one, name) for one in methods}) > 1]
+    """Return a name for each method that no other has: what they differ in, the source only if the body does not imply it."""
+    parts = ("body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune")
+    fields = [name for name in parts if len({getattr(one, name) for one in methods}) > 1]
     common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
     names = []
     for one in methods:
         settings = settings_text((item for item in one.settings if item not in common), " ")
         names.append(" ".join(filter(None, (*(getattr(one, name) for name in fields), settings))) or str(one))
-    counts = Counter(names)
-    named = zip(names, methods, strict=True)
-    return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
+    return names
 
 
 def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:

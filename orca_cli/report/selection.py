@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,14 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     """
     key, value = pair(text, "--where")
     values = values or Values()
-    groups = [[(run, values.lookup(run, key)) for run in group] for group in (collection.runs, collection.superseded)]
-    spellings = {canonical(found): found for group in groups for _, found in group if found is not None}
+    every = [values.lookup(run, key) for run in (*collection.runs, *collection.superseded)]
+    spellings = {canonical(found): found for found in every if found is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else KEY_HINT
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    kept = {canonical(name) for name in names}
-    runs, superseded = (
-        [run for run, found in group if found is not None and canonical(found) in kept] for group in groups
-    )
-    return replace(collection, runs=runs, superseded=superseded)
+    kept = {found for found in every if found is not None and canonical(found) in [*map(canonical, names)]}
+    return collection.changed(lambda run: [run] if values.lookup(run, key) in kept else [])
 
 
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
@@ -105,17 +102,14 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
         # An extra override that repeats the study's own value does not make a second run of the arm.
         arms[arm] = min(labels, arms.get(arm, labels), key=len)
 
-    def named(run: Run, labels: dict[str, str]) -> Run:
-        groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
-        variant = {key: text for key, text in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
-        arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
-        return replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
+    def named(run: Run) -> Iterator[Run]:
+        for labels in labels_by_arm.get(run.identity, {}).values():
+            groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+            variant = {key: text for key, text in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
+            arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
+            yield replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
 
-    runs, superseded = (
-        [named(run, labels) for run in group for labels in labels_by_arm.get(run.identity, {}).values()]
-        for group in (collection.runs, collection.superseded)
-    )
-    return replace(collection, runs=runs, superseded=superseded)
+    return collection.changed(named)
 
 
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
@@ -189,11 +183,11 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
 
 def rates_of(table: Table) -> str:
     """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
-    values, is_recorded = Values(), False
+    values = Values()
+    rates: list[set[str]] = []  # of each set
     for place in range(len(table.columns)):
-        typed = [values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs]
-        rates = {canonical(rate) for rate in typed if rate is not None}
-        if len(rates) > 1:
-            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-        is_recorded |= bool(rates)
-    return "one rate for all arms of a set" if is_recorded else ""
+        typed = (values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs)
+        rates.append({canonical(rate) for rate in typed if rate is not None})
+    if any(len(some) > 1 for some in rates):
+        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return "one rate for all arms of a set" if any(rates) else ""

@@ -7,7 +7,7 @@ below, with their source, never ranked, never best.
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,7 +21,7 @@ _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")  # set
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
-_PUBLISHED = ("task", "method", "error", "source", "protocol")
+_PUBLISHED = ("task", "method", "error", "source")
 
 
 @dataclass(frozen=True, order=True)
@@ -99,6 +99,12 @@ class Cell:
     def choice(self) -> str:
         """Return the values chosen for its runs (see selection.py); empty where nothing was chosen."""
         return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
+
+
+def is_source_implied(methods: Iterable[Method]) -> bool:
+    """Return whether each body has one source only, so that no name has to say it."""
+    sources = {(method.body, method.source) for method in methods}
+    return len(sources) == len({body for body, _ in sources})
 
 
 @dataclass
@@ -266,55 +272,41 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     return variants
 
 
-def read_published(path: Path) -> list[tuple[str, str, float, str, str]]:
-    """Return task, method, error, source and protocol of each line of a csv file, in its order.
+def with_published(table: Table, path: Path) -> Table:
+    """Return a table with other people's results below it: those lines of a csv file that are of its tasks.
 
-    `error` is in the units of result.json: fractions where tables show per cent, so 0.1939 for 19.39 %. `protocol` may be left
-    out: it says by which of our protocols the error was measured, such as paper; empty for another one.
+    The file has the columns task, method, error and source. `error` is in the units of result.json: fractions where tables show
+    per cent, so 0.1939 for 19.39 %. Of several results for a cell the first counts.
 
     Raises:
-        DataError: it is missing or not text, a field is missing or empty, or an error is not a number.
+        DataError: it is missing or not text, a field is empty, an error is no number or in per cent, or no task is the table's.
     """
-    results, number = [], 1
+    in_percent = {column.task: column.percent for column in table.columns}
+    numbers: dict[str, int] = {}  # of sources
+    rows: dict[str, list[Reference | None]] = {}
+    tasks, place = set(), 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for line in csv.DictReader(file, skipinitialspace=True):
-                number += 1
-                task, method, error, source, protocol = ((line.get(name) or "").strip() for name in _PUBLISHED)
-                if not (task and method and source and math.isfinite(float(error))):
-                    raise ValueError(f"a field is empty, or '{error}' not finite")
-                results.append((task, method, float(error), source, protocol))
-    except (OSError, ValueError, csv.Error) as error:
-        hint = f"a line is {','.join(_PUBLISHED[:4])}, in UTF-8; an error is such as 0.1939 for 19.39 %"
-        raise DataError(f"cannot be read: {error}", where=f"{path}, line {number}", hint=hint) from error
-    return results
-
-
-def with_published(table: Table, path: Path) -> Table:
-    """Return a table with the results of a file that are of its tasks; of several for a cell, that of the column's protocol.
-
-    Raises:
-        DataError: as of `read_published`; there is none of these tasks, or one is in per cent.
-    """
-    results, in_percent = read_published(path), {column.task: column.percent for column in table.columns}
-    matches = [result for result in results if result[0] in in_percent]
-    if not matches:
-        names = sorted({task for task, *_ in results})
-        hint = suggest(names[0], in_percent) if names and in_percent else "orca report shows the tasks"
-        raise DataError(f"no run is of a task in it ({', '.join(names) or 'no line'})", where=str(path), hint=hint)
-    numbers: dict[str, int] = {}  # of sources
-    rows: dict[str, list[Reference | None]] = {}
-    for task, method, error, source, protocol in matches:
-        if in_percent[task] and error > 1:
-            hint = f"errors are fractions: {error / 100:g} for that many per cent"
-            raise DataError(f"{task}, {method}: error {error:g} is above 1", where=str(path), hint=hint)
-        label = f"{method} [{numbers.setdefault(source, len(numbers) + 1)}]"
-        row = rows.setdefault(label, [None] * len(table.columns))
-        for place, column in enumerate(table.columns):
-            is_by_ours = protocol == column.protocol
-            if task == column.task and (row[place] is None or is_by_ours):
-                doubts = ["real data, ours are synthetic"] if column.synthetic else []
-                doubts += [] if is_by_ours else ["other protocol"]
-                row[place] = Reference(error, error, ", ".join(doubts))
+                place += 1
+                task, method, text, source = ((line.get(name) or "").strip() for name in _PUBLISHED)
+                if not (task and method and source and math.isfinite(error := float(text))):
+                    raise ValueError(f"a field is empty, or '{text}' not finite")
+                if error > 1 and in_percent.get(task):
+                    raise ValueError(f"error {error:g} is above 1")
+                tasks.add(task)
+                if task in in_percent:
+                    label = f"{method} [{numbers.setdefault(source, len(numbers) + 1)}]"
+                    row = rows.setdefault(label, [None] * len(table.columns))
+                    for number, column in enumerate(table.columns):
+                        words = "real data, ours are synthetic" if column.synthetic else ""
+                        row[number] = row[number] or (Reference(error, error, words) if task == column.task else None)
+    except (OSError, ValueError, csv.Error) as problem:
+        hint = f"a line is {','.join(_PUBLISHED)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
+        raise DataError(f"cannot be read: {problem}", where=f"{path}, line {place}", hint=hint) from problem
+    if not rows:
+        hint = suggest(min(tasks), in_percent) if tasks and in_percent else "orca report shows the tasks"
+        what = f"no run is of a task in it ({', '.join(sorted(tasks)) or 'no line'})"
+        raise DataError(what, where=str(path), hint=hint)
     notes = [f"[{n}] reported by others, under their conditions: {source}" for source, n in numbers.items()]
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])

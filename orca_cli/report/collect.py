@@ -4,24 +4,21 @@ A folder that looks like a run but cannot be read is listed with the reason, so 
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.runs.claim import LIVING, is_worked_on
+from orca_cli.runs.claim import LIVING, begun, is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed, decided
 
-_RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
 TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
-Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
     except OSError as error:
         broken.append(Broken(folder, str(error)))
         return
-    if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
+    if STATUS in names or RESULT in names or begun(folder):
         yield folder
     elif depth:
         for name in names:
@@ -233,7 +230,7 @@ def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
 
 
-def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:
+def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
     value = record.get(key)
     if type(value) is not kind or value == "":  # a bool is not a whole number
         words = "a text" if kind is str else "a whole number"

@@ -13,8 +13,6 @@ from orca_cli.report.differences import LARGEST_P, LEAST
 from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table, is_source_implied
 from orca_cli.terminal import visible
 
-PLUS_MINUS = "\u00b1"
-NOTHING = "-"
 ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
 
 
@@ -67,9 +65,9 @@ def number(value: float, decimals: int | None, sign: str = "") -> str:
     return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
 
 
-def p_text(value: float) -> str:
-    """Return a p as it is shown."""
-    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+def p_text(value: float | None) -> str:
+    """Return a p as it is shown; "-" for None."""
+    return "-" if value is None else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
 def decimals_of(means: list[float]) -> int | None:
@@ -87,7 +85,7 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 def layout_of(table: Table) -> Layout:
     """Return a table's texts."""
-    formats = [_format(column, table.cells(place)) for place, column in enumerate(table.columns)]
+    formats = [_format(column, [row.cells[i] for row in table.rows]) for i, column in enumerate(table.columns)]
     methods = [row.method for row in table.rows]
     names = ["body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune"]
     names += ["settings"] if any(method.settings for method in methods) else []
@@ -99,11 +97,11 @@ def layout_of(table: Table) -> Layout:
     for label, references in table.references.items():
         entries = []
         for one, shown in zip(references, formats, strict=True):
-            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else [NOTHING]
+            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else ["-"]
             entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
         rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
     caption = (
-        f"Test error, lower is better: mean {PLUS_MINUS} sample standard deviation over seeds (number of seeds). Bold and *: "
+        f"Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). Bold and *: "
         f"lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} (exact "
         "sign-flip test, Holm over the others)."
     )
@@ -127,18 +125,15 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     return [*framed[:-1], replace(framed[-1], problems=problems)]
 
 
-def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float], str]:
-    """Return how errors of a column are shown."""
+def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float | None], str]:
+    """Return how errors of a column are shown; "-" for None."""
     decimals = decimals_of([mean * column.scale for cell in cells if (mean := cell.mean) is not None])
-    return lambda value: number(value * column.scale, decimals)
+    return lambda value: "-" if value is None else number(value * column.scale, decimals)
 
 
-def _entry(cell: Cell, shown: Callable[[float], str]) -> Entry:
+def _entry(cell: Cell, shown: Callable[[float | None], str]) -> Entry:
     """Return "12.6 ± 0.8 (3)", with "-" for no mean, or the deviation of one seed, and below "+1 failed +2 running"."""
-    text = NOTHING
-    if cell.mean is not None:
-        deviation = NOTHING if cell.deviation is None else shown(cell.deviation)
-        text = f"{shown(cell.mean)} {PLUS_MINUS} {deviation} ({len(cell.values)})"
+    text = f"{shown(cell.mean)} ± {shown(cell.deviation)} ({len(cell.values)})" if cell.values else "-"
     rest = [f"at {clean(cell.choice)}"] if cell.choice else []
     rest += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
     rest += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []

@@ -15,7 +15,7 @@ from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report import layout
 from orca_cli.report.collect import GROUPS, TEST_SET
 from orca_cli.report.differences import LARGEST_P, LEAST, Effect, effect, holm, no_effect, relative
-from orca_cli.report.layout import NOTHING, PLUS_MINUS, Entry, Layout, clean, number, p_text, settings_text
+from orca_cli.report.layout import Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
 from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical, is_source_implied
 from orca_cli.terminal import counted
@@ -238,7 +238,7 @@ def sentence(one: Overall, comparison: Comparison) -> str:
     if is_sure(one) and (low > 0 or high < 0):
         verdict = "helps" if low > 0 else "harms"
     elif gain.n >= LEAST and (p := no_effect(gain, MARGIN)) <= LARGEST_P:
-        verdict = f"no effect beyond {PLUS_MINUS}{MARGIN:g} {comparison.unit}"
+        verdict = f"no effect beyond ±{MARGIN:g} {comparison.unit}"
         facts += f"; two one-sided t tests: p = {p_text(p)}"
     elif gain.smallest * arms > LARGEST_P:
         facts += "; too few differences to reach p = 0.05"
@@ -288,7 +288,7 @@ def _by_set(comparison: Comparison) -> Layout:
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
         settings = settings_text(item for item in block.others if item not in shared)
-        entries = rows.setdefault((clean(block.arm), clean(settings)), [Entry(NOTHING) for _ in columns])
+        entries = rows.setdefault((clean(block.arm), clean(settings)), [Entry("-") for _ in columns])
         base, error = (block.column.scale * fmean(values) for values in (block.baseline, block.errors))
         decimals = 1 if block.column.percent else layout.decimals_of([base, error])
         rest = f"{number(base, decimals)} > {number(error, decimals)}"

@@ -12,7 +12,7 @@ from statistics import fmean
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import TEST_SET, mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
-from orca_cli.report.layout import NOTHING, Entry, Layout, clean, number, p_text, settings_text
+from orca_cli.report.layout import Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Method, Table, is_source_implied
 
@@ -129,10 +129,10 @@ def layout_of(ranking: Ranking) -> Layout:
     """Return the ranking as a table."""
     rows = []
     for one in ranking.standings:
-        texts = [f"{one.rank:.2f}", *[NOTHING] * 4]
+        texts = [f"{one.rank:.2f}", *["-"] * 4]
         if one is not ranking.standings[0]:
-            texts[1:3] = number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"
-            texts[3:] = (NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p))
+            signs = f"{one.wins}/{one.ties}/{one.losses}"
+            texts[1:] = number(one.gain, 1, "+"), signs, p_text(one.p), p_text(one.holm_p)
         is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
         entries = [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)]
         rows.append(([clean(one.method)], entries))

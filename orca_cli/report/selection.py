@@ -128,25 +128,23 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
     if not typed:
         raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
-    arms: dict[tuple[Column, Method], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    arms: dict[tuple[Column, Method], list[tuple[str, Run]]] = defaultdict(list)
     for run, column, method in placed(collection.runs):
         if id(run) in typed:
             arm = replace(method, settings=tuple(item for item in method.settings if item[0] != key))
-            arms[column, arm][typed[id(run)]].append(run)
+            arms[column, arm].append((typed[id(run)], run))
     limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE)}
     judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
     seeds = set()
     for (column, method), runs in sorted(arms.items()):
         # The lowest seed that all values were run with, or else most of them.
-        counts = Counter(seed for group in runs.values() for seed in {run.seed for run in group})
+        counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
-        scored = [
-            (value, run.score) for value, group in runs.items() for run in group if run.seed == seed and run.score
-        ]
+        scored = [(value, run.score) for value, run in runs if run.seed == seed and run.score]
         valid = {value: one for value, one in scored if one.validated_on != "test" and one.validation is not None}
         errors = {value: one.validation or 0.0 for value, one in valid.items()}
         value, is_edge = _lowest(errors)
-        judging = [run for run in runs.get(value, ()) if run.seed != seed]
+        judging = [run for tried, run in runs if tried == value and run.seed != seed]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
         seeds.add(seed)
         limits[_EDGE] += [f"{name} {value}"] if is_edge else []
@@ -186,7 +184,8 @@ def rates_of(table: Table) -> str:
     values = Values()
     rates: list[set[str]] = []  # of each set
     for place in range(len(table.columns)):
-        typed = (values.lookup(cell.runs[0], RATE) for cell in table.cells(place) if cell.runs)
+        cells = (row.cells[place] for row in table.rows)
+        typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
         rates.append({canonical(rate) for rate in typed if rate is not None})
     if any(len(some) > 1 for some in rates):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"

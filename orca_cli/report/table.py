@@ -141,10 +141,6 @@ class Table:
     heading: str = ""
     remarks: list[str] = field(default_factory=list)
 
-    def cells(self, place: int) -> list[Cell]:
-        """Return the cells of a column, from its place."""
-        return [row.cells[place] for row in self.rows]
-
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""

@@ -84,7 +84,9 @@ def inline(chart: Chart) -> str:
 
     text = _svg(f"{chart.title}. {chart.note}", [("", chart.draw)], chart.size)
     text = re.sub(r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL)
-    text = re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text))  # names of parts, the same in every figure
+    text = re.sub(
+        r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text
+    )  # ids are the same in all
     return re.sub(r'(<[^<>]* )style="([^"]*)"', attributes, text)
 
 
@@ -105,9 +107,10 @@ def _svg(label: str, panels: Sequence[tuple[str, Draw]], size: tuple[float, floa
             draw(axes)
         without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=without)
-    text = file.getvalue().replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1)
-    text = re.sub(r'<path [^<>]*d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+|\s*\n", r"\1", path[0]), text)
-    return _NOT_XML.sub("\ufffd", text)
+    short = re.sub(
+        r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue()
+    )  # a tenth of a point
+    return _NOT_XML.sub("\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1))
 
 
 def all_charts(table: Table, comparison: Comparison | None) -> list[Chart]:
@@ -122,7 +125,7 @@ def all_charts(table: Table, comparison: Comparison | None) -> list[Chart]:
 
 
 def _name(text: str) -> str:
-    return clean(text, longest=60)
+    return clean(text, longest=50)
 
 
 def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
@@ -186,7 +189,7 @@ def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes")
     for look, (name, points) in lines.items():
         across, mean, lowest, highest = zip(*points, strict=True)
         axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
-        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.16, linewidth=0)
+        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.2, linewidth=0)
     axes.set(xlabel=x, ylabel=y)
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 

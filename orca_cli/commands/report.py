@@ -111,7 +111,7 @@ def _write_figures(page: Page, folder: Path) -> None:
     if not figures.is_available():
         hint = "pip install 'orca-transfer[plot]'"
         raise UnavailableError("figures need matplotlib", where="--figures", hint=hint)
-    charts = figures.all_charts(page.table, page.comparison)
+    charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
         storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
     terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")

@@ -29,7 +29,7 @@ from orca_cli.terminal import counted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_METHODS, _MOST_SEEDS, _MOST_POINTS = 8, 20, 50  # lines of a figure; runs of a line; points of a run
+_MOST_METHODS, _MOST_SEEDS, _MOST_POINTS = 8, 20, 50  # lines of a figure; runs and points of a line
 _MOST_LABELS, _MOST_NUMBERS, _MOST_DOTS = 40, 12, 1000  # of an answer: labels; numbers, and samples of each
 _SIZE = (4.6, 2.8)  # inches
 _DASHES = ("-", "--", ":", "-.")  # neighbours are distinguished without colours too
@@ -107,21 +107,9 @@ def _svg(label: str, panels: Sequence[tuple[str, Draw]], size: tuple[float, floa
             draw(axes)
         without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=without)
-    short = re.sub(
-        r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue()
-    )  # a tenth of a point
+    # A tenth of a point is enough.
+    short = re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue())
     return _NOT_XML.sub("\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1))
-
-
-def all_charts(table: Table, comparison: Comparison | None) -> list[Chart]:
-    """Return every figure of a report."""
-    charts = list(_curves(table))
-    if comparison is not None:
-        title = _name(f"Gain over {comparison.axis}={comparison.baseline}, all sets")
-        note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
-        size = (_SIZE[0], 0.8 + 0.4 * len(comparison.overall))
-        charts.insert(0, Chart("gains", title, note, partial(_draw_gains, comparison), size))
-    return charts
 
 
 def _name(text: str) -> str:
@@ -146,8 +134,7 @@ def curves_of(path: Path) -> dict[str, Curve]:
     recorded, curves = mapping(read_or_empty(path / RESULT).get("curves")), {}
     for kind, stage, name, _, _ in _KINDS:
         lines = lines if isinstance(lines := recorded.get(stage), list) else []
-        some = map(mapping, lines[:: -(-len(lines) // _MOST_POINTS) or 1])
-        points = ((number(line.get("epoch")), number(line.get(name))) for line in some)
+        points = ((number(line.get("epoch")), number(line.get(name))) for line in map(mapping, lines))
         curves[kind] = {x: y for x, y in points if x is not None and y is not None}
     return curves
 
@@ -160,11 +147,25 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[tuple[float,
     return [(x, fmean(values), min(values), max(values)) for x, values in most.items()]
 
 
-def _curves(table: Table) -> Iterator[Chart]:
-    """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
+def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes") -> None:
+    for look, (name, points) in lines.items():
+        across, mean, lowest, highest = zip(*points[:: -(-len(points) // _MOST_POINTS)], strict=True)
+        axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
+        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.2, linewidth=0)
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
+
+
+def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
+    """Yield every figure of a report: the arms' gains; for each task the distance in alignment, loss, validation error.
 
     Each line is the mean over a method's seeds. Drawn are the first `_MOST_METHODS` methods.
     """
+    if comparison is not None:
+        title = _name(f"Gain over {comparison.axis}={comparison.baseline}, all sets")
+        note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
+        size = (_SIZE[0], 0.8 + 0.4 * len(comparison.overall))
+        yield Chart("gains", title, note, partial(_draw_gains, comparison), size)
     for place, title in enumerate(column_names(table.columns)):
         rows = [row for row in table.rows if row.cells[place].runs]
         names = names_of([row.method for row in rows]) if len(rows) > 1 else [row.method.metric for row in rows]
@@ -183,15 +184,6 @@ def _curves(table: Table) -> Iterator[Chart]:
                     heading = _name(f"{title}: {metric} {y}".replace(":  ", ": "))
                     draw = partial(_draw_lines, lines, x, f"{y}, %" if scale != 1.0 else y)
                     yield Chart(f"{kind}-{place + 1}-{part + 1}", heading, note, draw)
-
-
-def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes") -> None:
-    for look, (name, points) in lines.items():
-        across, mean, lowest, highest = zip(*points, strict=True)
-        axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
-        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.2, linewidth=0)
-    axes.set(xlabel=x, ylabel=y)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 
 
 def answer_svg(answer: Answer, task: str) -> str:

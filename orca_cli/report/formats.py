@@ -284,7 +284,7 @@ def page_of(view: Page, command: str, study: str) -> str:
         command=command,
         version=__version__,
         tables=tables | {"Results": Page(view.table).layouts()[0]},
-        charts=figures.all_charts(view.table, view.comparison) if figures.is_available() else None,
+        charts=list(figures.all_charts(view.table, view.comparison)) if figures.is_available() else None,
         ALARM=ALARM,
         citation=CITATION.splitlines(),
     )

@@ -34,7 +34,7 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
 
 
 def test_names_with_markup_stay_names_and_break_no_figure(tmp_path):
-    charts = all_charts(hostile(tmp_path), compared(tmp_path))
+    charts = list(all_charts(hostile(tmp_path), compared(tmp_path)))
     draw = next(chart.draw for chart in charts)
     charts.append(figures.Chart("x", f"<script>$\\frac$ \ufffe {HOSTILE}", "", draw))
     for text in (write(chart) for chart in charts for write in (figures.svg, figures.inline)):

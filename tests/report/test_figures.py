@@ -8,7 +8,7 @@ import pytest
 from orca_cli.report import figures
 from orca_cli.report.collect import collect
 from orca_cli.report.figures import all_charts, curves_of, mean_curve
-from tests.commands.called import call, refused
+from tests.commands.called import call, read_text, refused
 from tests.report.trees import HOSTILE, add_run, compared, details, hostile, table_of
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -59,6 +59,8 @@ def test_without_matplotlib_figures_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "is_available", lambda: False)
     message = refused(14, "report", tmp_path / "runs", "--figures", tmp_path / "figures")
     assert "--figures: figures need matplotlib; pip install 'orca-transfer[plot]'" in message
+    page = read_text("report", tmp_path / "runs", "--format", "html")
+    assert ("Figures need matplotlib: pip install" in page, "<svg" in page) == (True, False)
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds():

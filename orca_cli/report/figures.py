@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import util
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -66,8 +65,13 @@ class Chart:
 
 
 def is_available() -> bool:
-    """Return whether figures can be drawn here."""
-    return util.find_spec("matplotlib") is not None
+    """Return whether figures can be drawn here: matplotlib is there, and a place for its cache."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that is read-only
+    try:
+        import matplotlib.figure  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def svg(chart: Chart) -> str:
@@ -95,7 +99,6 @@ def _svg(label: str, panels: Sequence[tuple[str, Draw]], size: tuple[float, floa
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that is read-only
     file = io.StringIO()
     with style.context(["default", "tableau-colorblind10", _STYLE]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that its own fonts lack; viewers have others

@@ -101,7 +101,7 @@ def layout_of(table: Table) -> Layout:
             entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
         rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
     caption = (
-        f"Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). Bold and *: "
+        "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). Bold and *: "
         f"lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} (exact "
         "sign-flip test, Holm over the others)."
     )

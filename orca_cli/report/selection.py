@@ -43,11 +43,9 @@ class Values:
 
         In a study, the names of its choices come first, and `set` is the task.
         """
-        if key == TEST_SET:
-            return run.test_set[:8] or None
-        if key in FIELDS or key == SET:
-            return str(getattr(run, "task" if key == SET else key))
-        if key in (known := run.decided | run.variant):
+        fields = {name: str(getattr(run, name)) for name in FIELDS}
+        known = {**run.decided, **run.variant, **fields, SET: run.task, TEST_SET: run.test_set[:8] or None}
+        if key in known:
             return known[key]
         # The hash of the settings leaves out those without an effect on the result.
         place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)

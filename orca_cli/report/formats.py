@@ -117,7 +117,7 @@ class Page:
 
 def _record(table: Table) -> dict[str, Any]:
     return {
-        "schema": 3,
+        "schema": 4,
         "columns": [vars(column) for column in table.columns],
         "rows": [
             vars(row.method)

@@ -316,7 +316,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
     sets = [asdict(block) | {"others": dict(block.others)} for block in comparison.blocks]
     return {
-        "schema": 4,
+        "schema": 5,
         "against": {comparison.axis: comparison.baseline},
         "margin": MARGIN,
         "unit": comparison.unit,

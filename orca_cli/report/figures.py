@@ -110,8 +110,8 @@ def _svg(label: str, panels: Sequence[tuple[str, Draw]], size: tuple[float, floa
             draw(axes)
         without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=without)
-    # A tenth of a point is enough.
-    short = re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue())
+    # A tenth of a point is enough, but not for the scale of an image.
+    short = re.sub(r"<(?!image)[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue())
     return _NOT_XML.sub("\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1))
 
 

@@ -302,14 +302,11 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
-    from orca_cli.report.answer import numbers, svg
     from orca_cli.stages.finetune import result_of
 
     validated, tested = train(job, folder, on_build, team), None
     if job.config.test:
         tested = test(job, folder, validated)
-        if (answer := numbers.read(folder.path)) is not None:  # dense outputs have no such picture
-            storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
     further: dict[str, Any] = {"baselines": {}, "comparison": None, "inexact": folder.inexact()}
     folder.write_result(result_of(validated, tested) | further)
     # The run is completed before its baselines are: whatever ends them, it keeps its result.

@@ -26,7 +26,7 @@ def test_wheel_carries_every_configuration(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"orca_cli/conf/{path.relative_to(ROOT / 'conf')}" in names
-    assert {f"orca_cli/report/page/{name}" for name in ("page.html", "style.css", "script.js")} <= names
+    assert {f"orca_cli/report/{name}" for name in ("page.html", "style.css", "script.js")} <= names
     assert not [name for name in names if name.startswith(("tests/", "conf/", "docs/"))]
 
 

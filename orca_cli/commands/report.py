@@ -10,17 +10,13 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import OrcaError, SweepError, UsageError
-from orca_cli.report.figures import contents
-from orca_cli.report.figures.svg import draw
-from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import Values, pair, select_study, where
-from orca_cli.report.rendering.console import FORMATS, Page
-from orca_cli.report.statistics.paired import compare
-from orca_cli.report.statistics.ranks import rank
-from orca_cli.report.tables.choice import RATE, choose, rates_of
-from orca_cli.report.tables.published import with_published
-from orca_cli.report.tables.table import Table, build_table
+from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
+from orca_cli.report.collect import collect
+from orca_cli.report.formats import FORMATS, Page, page_of
+from orca_cli.report.paired import compare
+from orca_cli.report.ranks import rank
+from orca_cli.report.selection import RATE, Values, choose, pair, rates_of, select_study, where
+from orca_cli.report.table import Table, build_table, with_published
 from orca_cli.runs import studies
 from orca_cli.terminal import Result, counted
 
@@ -88,16 +84,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     comparison = None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
     page = Page(table, comparison, rank(table) if arguments.compare else None)
     if arguments.figures is not None:
-        charts = contents.all_charts(table, comparison)
-        for chart in charts:
-            storage.write_text(arguments.figures / f"{chart.name}.svg", draw(chart))
-        terminal.print_error(f"written: {counted(len(charts), 'figure')} in {arguments.figures}")
+        _write_figures(page, arguments.figures)
     ending = "" if arguments.out is None else arguments.out.suffix.lower()
     form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
     if form == "html":
-        from orca_cli.report.page import document
-
-        text = document.page(page, shlex.join(arguments.typed), arguments.study or "")
+        text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
     elif form != "table" or arguments.out is not None:
         text = page.text(form)
     if arguments.out is not None:
@@ -112,6 +103,18 @@ def execute(arguments: argparse.Namespace) -> Result:
         names = " or ".join(f"--study {name}" for name in study_names)
         shown.append(Text(f"- some runs may belong to a study, which names them: {names}"))
     return Result(page.record(), shown, failures)
+
+
+def _write_figures(page: Page, folder: Path) -> None:
+    from orca_cli.report import figures  # imports numpy
+
+    if not figures.is_available():
+        hint = "pip install 'orca-transfer[plot]'"
+        raise UnavailableError("figures need matplotlib", where="--figures", hint=hint)
+    charts = list(figures.all_charts(page.table, page.comparison))
+    for chart in charts:
+        storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
+    terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
 def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:

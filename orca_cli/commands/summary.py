@@ -11,9 +11,7 @@ from rich.text import Text
 
 from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
-from orca_cli.report.answer import numbers, svg
-from orca_cli.report.answer.console import Picture
-from orca_cli.runs.directory import STAGE_FOLDERS
+from orca_cli.report.answer import Answer, picture, read
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
@@ -36,15 +34,14 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
-            file = f"{STAGE_FOLDERS['finetune']}/{svg.FILE}"
-            shown += ["", Picture(answer, f"drawn in a file: {file} in the run's folder")]
+            shown += ["", *picture(answer, terminal.stdout().width)]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
-def read_answer(run: Path) -> numbers.Answer | None:
+def read_answer(run: Path) -> Answer | None:
     """Return a run's predictions for its picture; None where there are none, or (with a warning) none that can be read."""
     try:
-        return numbers.read(run)
+        return read(run)
     except OrcaError as error:
         terminal.log.warning(f"what the run predicted cannot be shown: {error}")
         return None

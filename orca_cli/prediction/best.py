@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import collect, mapping
+from orca_cli.report.collect import collect, mapping
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import percent_or_number

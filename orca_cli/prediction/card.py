@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orca_cli.prediction.loading import Loaded
+from orca_cli.report.collect import baselines, number
 from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
-from orca_cli.report.records.collect import baselines, number
 from orca_cli.terminal import percent_or_number, visible
 
 _SHOWN = 50  # classes named in a card

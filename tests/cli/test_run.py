@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ RUN_FILES = {
     "1_build/fingerprint.json", "1_build/summary.json",
     "2_align/MANIFEST.json", "2_align/embedder.safetensors", "2_align/fingerprint.json", "2_align/metrics.jsonl",
     "2_align/summary.json",
-    "3_finetune/answer.svg", "3_finetune/metrics.jsonl", "3_finetune/predictions.npz", "3_finetune/test_reads.jsonl",
+    "3_finetune/metrics.jsonl", "3_finetune/predictions.npz", "3_finetune/test_reads.jsonl",
     "3_finetune/best/MANIFEST.json", "3_finetune/best/model.safetensors",
     "3_finetune/last/MANIFEST.json", "3_finetune/last/model.safetensors",
 }  # fmt: skip
@@ -52,12 +51,9 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")
     assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(result["error"]["value"])
-    # The picture of the answer, on the terminal and as a file.
     right = round(50 * (1 - result["error"]["value"]))
     answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
-    assert "3_finetune/answer.svg" in completed[completed.index(answer) :]
-    picture = ElementTree.parse(run / "3_finetune" / "answer.svg").getroot()
-    assert picture.attrib["aria-label"] == f"digits: {answer}"
+    assert answer in completed
 
 
 @pytest.mark.usefixtures("completed")

@@ -28,7 +28,7 @@ def test_help_has_usage_and_examples():
 
 
 CODE = """
-import sys; from orca_cli.report.answer import console, numbers, svg; from orca_cli.cli import main
+import sys; from orca_cli.report import answer; from orca_cli.cli import main
 def check(heavy, lines):
     for line in lines:
         try: assert main(line.split()) == 0, line

@@ -14,7 +14,7 @@ import torch
 
 from orca_cli import storage
 from orca_cli.cli import main
-from orca_cli.report.records.collect import collect
+from orca_cli.report.collect import collect
 from orca_cli.runs.records import SCHEMA
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached

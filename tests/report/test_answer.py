@@ -4,7 +4,6 @@ import io
 import json
 import re
 from collections import Counter
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.answer import numbers, svg
-from orca_cli.report.answer.console import Picture
-from orca_cli.report.answer.numbers import Confusion, Labels, Number, Values
+from orca_cli.report import answer as numbers
+from orca_cli.report.answer import Confusion, Labels, Number, Values
 from tests.properties import examples
 
 RNG = np.random.default_rng(0)
@@ -38,7 +36,9 @@ def run(tmp_path):
 
 def printed(answer, width):
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(Picture(answer, "as a file"))
+    console = Console(file=file, width=width, color_system=None)
+    for thing in numbers.picture(answer, width):
+        console.print(thing)
     assert max(map(cell_len, file.getvalue().split("\n"))) <= width
     return file.getvalue()
 
@@ -69,7 +69,7 @@ def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_cou
     assert (record["correct"], record["n"]) == ((true == predicted).sum(), len(true))
     assert "confusion" not in record  # too many classes to draw
     few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b")))
-    assert re.search(r"\n0 a +2 1 ", printed(few, 80))  # true classes are rows
+    assert re.search(r"\n0 a +2 +1 ", printed(few, 80))  # true classes are rows
     assert json.loads(json.dumps(few.record(), allow_nan=False)) == {
         **{"kind": "classes", "n": 3, "correct": 2, "names": ["a", "b"]},
         **{"recall": [2 / 3, None], "precision": [1.0, 0.0], "confusion": [[2, 1], [0, 0]]},
@@ -135,16 +135,10 @@ def test_a_drawn_confusion_matrix_holds_every_count_or_on_a_terminal_the_most_co
     assert right in " ".join(text.split())
     if "rows: true class" in text:
         assert not counts - Counter(re.findall(r"(?<![\w.])\d+(?![\w%.])", text[text.index("recall") :]))
-    elif pairs := matrix.confused():
-        assert len(names) > 30 or width < 150
-        assert f"of {len(pairs)} pair" in " ".join(text.split())
-        assert str(matrix.counts[pairs[0]]) in text
-    text = svg.draw(matrix, '<my> & "task"')
-    root = ElementTree.fromstring(text)
-    assert root.attrib["aria-label"].startswith(f'<my> & "task": {right} (')
-    assert not re.search(r"href|<script|url\(|@import|\son\w+=|<title", text)
-    assert len(root.findall("{*}rect")) == counts.total() + 1  # besides the ground
-    assert not counts - Counter(element.text for element in root.iterfind("{*}text"))
+    elif (confused := matrix.counts * (1 - np.eye(len(names), dtype=int))).any():
+        assert len(names) > 30 or width < 190
+        assert f"of {np.count_nonzero(confused)} pair" in " ".join(text.split())
+        assert str(confused.max()) in text
 
 
 @given(st.integers(1, 70), st.integers(1, 40), WIDTHS)
@@ -156,18 +150,6 @@ def test_pictures_of_labels_and_numbers_fit_the_terminal(k, n, width):
     values = Values([Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)])
     assert ("1 test sample;" if n == 1 else f"{n} test samples;") in " ".join(printed(labels, width).split())
     assert str(n) in printed(values, width)
-
-
-def test_everything_in_an_svg_lies_inside_it():
-    few = Values([Number("", np.arange(50.0), np.arange(50.0))])
-    many = Values([Number("", *RNG.normal(size=(2, 5000)))])
-    labels = Labels(9, np.array([3, 0]), np.array([2, 0]), np.array([1, 0]), ("x", "y"))
-    for answer in (few, many, labels, *(confusion([f"class {i}" for i in range(n)]) for n in (3, 30, 70))):
-        root = ElementTree.fromstring(svg.draw(answer, "arrays"))
-        width, height = float(root.attrib["width"]), float(root.attrib["height"])
-        for element in root.iter():
-            for key, most in (("x", width), ("y", height), ("cx", width), ("cy", height)):
-                assert 0 <= float(element.attrib.get(key, 0)) <= most
 
 
 def test_shares_that_are_neither_all_nor_nothing_never_look_so():

@@ -5,7 +5,7 @@ import json
 import os
 
 from orca_cli import storage
-from orca_cli.report.records.collect import collect
+from orca_cli.report.collect import collect
 from tests.report.trees import add_run
 
 RUN = "2026-02-01_10-00-00.000000_minilm_otdd_full_s9_00000000"
@@ -20,7 +20,7 @@ DAMAGES = {  # fields of a record, the content of its file, or what a function p
     "empty folder": (lambda result: [file.unlink() for file in result.parent.iterdir()], "no status.json"),
     "cut off": (b'{"schema": 2, "run_id"', "not valid JSON"),
     "deep nesting": (b"[" * 200_000, "not valid JSON"),
-    "deep nesting of a value": ({"decided": DEEP}, "nested too deeply"),
+    "deep nesting of a value": ({"decided": DEEP}, "recursion"),
     "a list": (status("[1, 2]"), "not a record but list"),
     "newer schema": ({"schema": 99}, "schema 99 is of a newer program"),
     "NaN": ({"error": {"value": float("nan")}}, "value is not a finite number"),

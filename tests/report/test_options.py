@@ -8,9 +8,9 @@ import pytest
 
 import orca_cli
 from orca_cli.exceptions import DataError
-from orca_cli.report.rendering.console import Page
-from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.published import read, with_published
+from orca_cli.report.formats import Page
+from orca_cli.report.layout import layout_of
+from orca_cli.report.table import with_published
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 
@@ -22,18 +22,18 @@ VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
 
 
-def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, folds=None, **fields):
-    variant = {"train.lr": rate} | ({"train.folds": folds} if folds else {})
+def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, **fields):
+    variant = {"train.lr": rate}
     measured = {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
     add_run(root, task=task, metric=metric, seed=seed, value=value, variant=variant, **measured | fields)
 
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory):
-    """Return runs of five tasks at several rates."""
+    """Return runs of four tasks at several rates."""
     root = tmp_path_factory.mktemp("rated")
     add = functools.partial(add_rated, root)
-    for task, n in (("plain", 100), ("tested", 100), ("few", 5), ("folds", 5)):
+    for task, n in (("plain", 100), ("tested", 100), ("few", 5)):
         for metric, errors in VALIDATION.items():
             for rate, validation, test in zip(RATES, errors, TEST[metric], strict=True):
                 add(task, metric, rate, 0, 0.5 - validation, validation, n=n)
@@ -44,10 +44,6 @@ def rated(tmp_path_factory):
     for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
         add("tested", "otdd", "4e-4", seed, 0.0, on="test")
         add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
-    # Five samples say 5e-5, all training samples 1e-4.
-    for rate, validation in zip(RATES, (0.3, 0.2, 0.25), strict=True):
-        add("folds", "otdd", rate, 0, 0.9, validation, on="folds", n=45, folds="5")
-    add("folds", "otdd", "1e-4", 1, 0.9, on="folds", n=45, folds="5")  # does not judge
     for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
         for seed in (0, 1):
             add("sparse", "otdd", rate, seed, 0.4, validation)
@@ -63,9 +59,8 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
     cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
     assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
-        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few", "folds")},
+        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few")},
         **{(task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
-        ("folds", "otdd"): ("0.0001", pytest.approx(0.282), 3),
         ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
         ("sparse", "mmd"): ("0.0002", 0.4, 1),
     }
@@ -77,11 +72,7 @@ def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_oth
     edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
     for start, arms in {
         edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
-        "chosen by fewer than 50 validation samples": [f"{task} minilm none full (5)" for task in ("few", "folds")],
-        "left out of the choice, since no run of the seed has a validation error": [
-            "sparse minilm otdd full 0.0002, 0.001 (seed 0)",
-            *(f"tested minilm otdd full {rate} (seed 0)" for rate in ("0.0004", "0.0008")),
-        ],
+        "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
         "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 0.0001"],
     }.items():
         (said,) = [note for note in text.split(" - ") if note.startswith(start)]
@@ -121,26 +112,24 @@ def shown(tmp_path):
     return with_others
 
 
-def test_others_are_in_every_format_above_the_trivial_and_of_two_that_of_the_columns_protocol(shown):
-    lines = (
-        "digits,forest,0.9,p. 3,paper\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\necg,CNN,0.28,p. 2,\n"
-    )
-    table = shown(f"{COLUMNS},protocol\n{lines}")
+def test_others_are_in_every_format_above_the_trivial(shown):
+    lines = "digits,forest,0.05,p. 3\ndarcy,forest,0.008,p. 3\necg,CNN,0.28,p. 2\n"
+    table = shown(f"{COLUMNS}\n{lines}")
     *_, (names, entries), trivial = layout_of(table).rows
     assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
-    assert entries[0].rest == "real data, ours are synthetic, other protocol"
+    assert [entry.rest for entry in entries] == ["real data, ours are synthetic", ""]
     assert not any(entry.best for entry in entries)
     others = [line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"]
     assert others == ["0.008", "0.05"]
     assert [one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]] == [0.008, 0.05]
     for form in ("md", "latex", "table"):
-        assert Page(table).text(form).count("other protocol") == 1, form  # digits was measured by ours
+        assert "reported by others, under their conditions: p. 3" in Page(table).text(form), form
 
 
 def test_what_is_wrong_is_reported_with_its_place(shown):
     for line, message in (
-        ("digits,m,12 %,s", "line 2.*'12 %' is not a number.*0.1939"),
-        ("digits,m,0.1,", "another field is empty"),
+        ("digits,m,12 %,s", "line 2.*to float: '12 %'.*0.1939"),
+        ("digits,m,0.1,", "a field is empty"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
     ):
@@ -149,7 +138,7 @@ def test_what_is_wrong_is_reported_with_its_place(shown):
 
 
 def test_the_shipped_results_name_tasks_that_exist(tmp_path):
-    for task in {result.task for result in read(SHIPPED)}:
+    for task in {line["task"] for line in csv_lines(SHIPPED.read_text())}:
         assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
     add_run(tmp_path, task="ninapro")
     out = read_text("report", tmp_path, "--baselines", SHIPPED)
@@ -173,7 +162,7 @@ REFUSALS = [
     (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
-    (["--against", "metric=otd"], 11, "--against: no run has metric=otd; did you mean 'otdd'?"),
+    (["--against", "metric=otd"], 11, "--against: no completed run has metric=otd; did you mean 'otdd'?"),
     (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
     (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
     (
@@ -195,6 +184,6 @@ def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
     for tree, task, *rates in trees:
         for metric, rate in zip(("none", "otdd"), rates, strict=True):
             (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
-    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms gain ")
+    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms of a set gain ")
     assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
     assert report(tmp_path / "unlike", "--compare").startswith("arms at different rates, not chosen on validation")

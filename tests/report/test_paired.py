@@ -3,7 +3,7 @@
 import pytest
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.statistics.verdicts import layouts_of, sentence
+from orca_cli.report.paired import layouts_of, sentence
 from tests.commands.called import read_json, read_text, refused
 from tests.report.trees import NATS, add_arms, add_pairs, add_run, compared, csv_lines, report, table_of
 
@@ -16,7 +16,7 @@ def said(root):
 
 
 def layouts(root):
-    return layouts_of(compared(root), table_of(root))
+    return layouts_of(compared(root))
 
 
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
@@ -51,7 +51,7 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
     (otdd,) = compared(tmp_path).overall
     assert otdd.gain.mean == pytest.approx(200 * 0.1 / 1.9)
     few = "too few differences to reach p = 0.05"
-    expected = f"otdd: undecided, +10.5 % of the error [10.5, 10.5] (n = 2 sets x 2 seeds, p = 0.50; {few})"
+    expected = f"otdd: undecided, +10.5 [10.5, 10.5] % of the error (n = 2 sets x 2 seeds, p = 0.50; {few})"
     assert said(tmp_path) == expected
     add_pairs(tmp_path, [0.2], base=0.2, task="none left")  # an error of 0 counts: 0.2 of a mean of 0.1
     add_pairs(tmp_path, [0.0], base=0.0, task="tied")
@@ -72,16 +72,16 @@ def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
 HELPS = (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)
 NOTHING = (0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001)
 TWO_SEEDS = [  # gains of the sets -> what is said
-    (HELPS, "helps by 2.0 points ["),
+    (HELPS, "helps, +2.0 ["),
     (NOTHING, "points (n = 8 sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
-    ((0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03), "undecided, +1.4 points [-"),
+    ((0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03), "undecided, +1.4 [-"),
     ((0.02, 0.02, 0.02), "too few differences to reach p = 0.05)"),
 ]
 ONE_SET = [  # gains of its seeds -> what is said
     ((0.001, -0.001, 0.0, 0.001, -0.001, 0.0), "no effect beyond ±0.5 points"),
-    ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] (n = 5 seeds, one set, p = 0.062; too few differences to"),
+    ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] points (n = 5 seeds, one set, p = 0.062; too few differences to"),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
-    ((0.1,), "+10.0 points, a single difference (n = 1 seed, one set)"),
+    ((0.1,), "undecided, +10.0 points (n = 1 seed, one set, p = 1.00; too few"),
 ]
 
 
@@ -164,4 +164,4 @@ def test_all_formats_hold_the_same_numbers(tmp_path):
     for form in ("md", "latex", "table"):
         text = report(*words[1:], "--format", form)
         assert "7/0/0" in text
-        assert "otdd: helps by" in text
+        assert "otdd: helps, +" in text

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orca_cli.report.rendering.console import FORMATS, Page
-from orca_cli.report.tables.layout import decimals_of
-from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Cell, Column, Method, Row, Table
+from orca_cli.report.formats import FORMATS, Page
+from orca_cli.report.layout import clean, decimals_of
+from orca_cli.report.table import Cell, Column, Method, Row, Table
 from tests.properties import examples
 from tests.report.trees import HOSTILE, RELATIVE, add_arms, add_run, csv_lines, hostile, table_of
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import where
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
-from orca_cli.report.statistics.paired import compare
-from orca_cli.report.statistics.ranks import rank, ranked
-from orca_cli.report.tables.table import build_table
+from orca_cli.report.collect import collect
+from orca_cli.report.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
+from orca_cli.report.paired import compare
+from orca_cli.report.ranks import rank, ranked
+from orca_cli.report.selection import where
+from orca_cli.report.table import build_table
 from tests.commands.called import read_json, read_text
 from tests.properties import examples
 from tests.report.trees import add_arms, add_run, compared, csv_lines, report, table_of
@@ -80,7 +80,7 @@ def test_methods_of_equal_name_are_told_apart_by_their_source(tmp_path):
     for source in ("docs", "tweets"):
         for task in "ab":
             add_run(tmp_path, task=task, source=source)
-    names = ["minilm otdd full source=docs", "minilm otdd full source=tweets"]
+    names = ["docs", "tweets"]
     assert [one.method for one in rank(table_of(tmp_path)).standings] == names
 
 

@@ -5,12 +5,11 @@ import re
 
 import pytest
 
-from orca_cli.report.records.collect import collect
-from orca_cli.report.records.filters import select_study
-from orca_cli.report.statistics.paired import compare
-from orca_cli.report.tables.layout import layout_of
-from orca_cli.report.tables.notes import notes_of
-from orca_cli.report.tables.table import Reference, build_table
+from orca_cli.report.collect import collect
+from orca_cli.report.layout import layout_of, notes_of
+from orca_cli.report.paired import compare
+from orca_cli.report.selection import select_study
+from orca_cli.report.table import Reference, build_table
 from orca_cli.runs import studies
 from tests.report.trees import RELATIVE, add_arms, add_run, compared, report, table_of
 

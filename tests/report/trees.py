@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from orca_cli.report.records.collect import collect
-from orca_cli.report.statistics.paired import compare
-from orca_cli.report.tables.table import build_table
+from orca_cli.report.collect import collect
+from orca_cli.report.paired import compare
+from orca_cli.report.table import build_table
 from tests.commands.called import read_text
 
 NATS = {"percent": False, "name": "nats"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, DataError
-from orca_cli.report.records.collect import Broken, Run, collect
+from orca_cli.report.collect import Broken, Run, collect
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import newer_schema

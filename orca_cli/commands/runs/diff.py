@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from orca_cli import terminal
 from orca_cli.commands.options import add_run
 from orca_cli.commands.runs import one_run
-from orca_cli.report.records.collect import Run
+from orca_cli.report.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.settings import as_typed, decided, settings
 from orca_cli.terminal import Result

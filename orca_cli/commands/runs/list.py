@@ -10,8 +10,8 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data import size_text
 from orca_cli.commands.runs import age, named_error, run_record, since
 from orca_cli.config.configuration import default_folders
-from orca_cli.report.records.collect import Broken, Run, collect
-from orca_cli.report.records.filters import Values, where
+from orca_cli.report.collect import Broken, Run, collect
+from orca_cli.report.selection import Values, where
 from orca_cli.terminal import Result, counted
 
 EXAMPLES = """\

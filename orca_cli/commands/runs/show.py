@@ -12,8 +12,8 @@ from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
 from orca_cli.commands.runs import age, named_error, one_run, run_record
 from orca_cli.commands.summary import decisions, read_answer
-from orca_cli.report.answer.console import Picture
-from orca_cli.report.records.collect import Run
+from orca_cli.report.answer import picture
+from orca_cli.report.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.settings import decided
 from orca_cli.terminal import Result, percent_or_number
@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     shown: list[RenderableType] = [terminal.facts(_rows(run, result, made))]
     if answer is not None:
-        shown += ["", Picture(answer)]
+        shown += ["", *picture(answer, terminal.stdout().width)]
     shown += ["", terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()])]
     return Result({"schema": 1, "run": record}, shown)
 

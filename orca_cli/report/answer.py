@@ -1,33 +1,30 @@
-"""What a finished run predicted for its test split, as numbers to draw: read from its files alone, without the model.
+"""What a finished run predicted for its test split, as numbers and on a terminal: read from its files, without the model.
 
 Shapes: n samples, K outputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console, RenderableType
+from rich.text import Text
 
+from orca_cli import terminal
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.report.layout import clean
 from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.terminal import visible
+from orca_cli.terminal import counted, visible
 
-MOST_CLASSES = 60  # whose confusion matrix is shown or listed as a whole
+_MOST_CLASSES = 60  # whose confusion matrix is in a record
+# On a terminal: classes of a matrix; rows; characters of a name.
+_MOST_IN_MATRIX, _MOST_ROWS, _LONGEST_NAME = 30, 20, 16
 _BLOCK_BYTES = 2**24  # what is read at once
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return above / below in float64, NaN where the lower number is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
-
-
-def _plain(value: float) -> float | None:
-    """Return a number as JSON takes it; None for one that is undefined."""
-    return float(value) if np.isfinite(value) else None
+Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,13 @@ class Confusion:
         """Return the share of each class's samples that were recognised, [K]; NaN for a class without samples."""
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
-    def confused(self) -> list[tuple[int, int]]:
-        """Return the pairs (true, predicted) of different classes that occur, those with the most samples first."""
-        pairs = np.argwhere((self.counts > 0) & ~np.eye(len(self.counts), dtype=bool))
-        return sorted(((int(i), int(j)) for i, j in pairs), key=lambda pair: (-int(self.counts[pair]), pair))
-
     def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs; a matrix of more than `MOST_CLASSES` classes is left out."""
-        counts, names = self.counts, list(self.names)
+        """Return the numbers for other programs; a matrix of more than `_MOST_CLASSES` classes is left out."""
+        counts = self.counts
         precision = _ratio(counts.diagonal(), counts.sum(axis=0))
-        return {
-            **{"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": names},
-            **{"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]},
-            **({"confusion": counts.tolist()} if len(names) <= MOST_CLASSES else {}),
-        }
+        record = {"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": list(self.names)}
+        record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]}
+        return record | ({"confusion": counts.tolist()} if len(counts) <= _MOST_CLASSES else {})
 
 
 @dataclass(frozen=True)
@@ -89,13 +79,14 @@ class Labels:
 
     def worst(self) -> list[int]:
         """Return the labels by rising F1; those without one come last."""
-        return [int(k) for k in np.argsort(self.shares["f1"], kind="stable")]
+        return np.argsort(self.shares["f1"], kind="stable").tolist()
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
+        shares = self.shares
         labels = [
             {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
-            | {share: _plain(values[k]) for share, values in self.shares.items()}
+            | {share: _plain(values[k]) for share, values in shares.items()}
             for k, name in enumerate(self.names)
         ]
         return {"kind": "labels", "n": self.n, "labels": labels}
@@ -119,11 +110,6 @@ class Number:
         r2 = 1 - square / variance if variance > 0 else np.nan
         return {"r2": r2, "rmse": square**0.5, "mae": float(np.abs(apart).mean())}
 
-    def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs."""
-        measures = {name: _plain(value) for name, value in self.measures.items()}
-        return {"name": self.name, "n": len(self.true), **measures}
-
 
 @dataclass(frozen=True)
 class Values:
@@ -133,10 +119,74 @@ class Values:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        return {"kind": "values", "values": [number.record() for number in self.numbers]}
+        values = [
+            {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
+            for one in self.numbers
+        ]
+        return {"kind": "values", "values": values}
 
 
 Answer = Confusion | Labels | Values
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return above / below in float64, NaN where the lower number is 0."""
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+
+
+def _plain(value: float) -> float | None:
+    """Return a number as JSON takes it; None for one that is undefined."""
+    return float(value) if np.isfinite(value) else None
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Return a share in per cent, "-" for NaN; one strictly between 0 and 1 is never rounded to 0 or 100."""
+    if np.isnan(share):
+        return "-"
+    lowest, value = 10.0**-decimals, 100 * share
+    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
+    return f"{shown:.{decimals}f} %"
+
+
+def picture(answer: Answer, width: int) -> list[RenderableType]:
+    """Return an answer for a terminal of `width` characters: a confusion matrix where it fits, tables for all else."""
+    if isinstance(answer, Confusion):
+        return _shown_confusion(answer, width)
+    above: list[RenderableType] = []
+    record = answer.record()
+    items = record[record["kind"]]
+    if isinstance(answer, Labels):
+        items = [items[k] for k in answer.worst()]
+        what = f"{counted(answer.n, 'test sample')}; labels by rising F1; predicted: probability of 50 % or more"
+        above.append(Text(what))
+    rows = [[_text(value) for value in item.values()] for item in items[:_MOST_ROWS]]
+    more = [f"... and {len(items) - _MOST_ROWS} more"] if len(items) > _MOST_ROWS else []
+    return [*above, terminal.table(list(items[0]), rows), *more]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return clean(value, longest=_LONGEST_NAME)
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
+    """Return the share that is right, and the matrix with numbers for the columns, or else the most confused classes."""
+    counts, names = confusion.counts, [_text(name) for name in confusion.names]
+    if len(names) <= _MOST_IN_MATRIX:
+        digits = len(str(counts.max()))
+        rows: list[list[str | Text]] = []
+        for i, name in enumerate(names):
+            cells = [Text(f"{n or '.':>{digits}}", "bold green" if i == j else "") for j, n in enumerate(counts[i])]
+            rows.append([name if name == str(i) else f"{i} {name}", *cells, percent(confusion.recall[i])])
+        matrix = terminal.table(("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows)
+        if Console(width=10_000).measure(matrix).maximum <= width:
+            return [Text.assemble((confusion.right, "bold"), "; rows: true class, columns: predicted"), matrix]
+    pairs = np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool)).tolist()
+    worst = sorted(pairs, key=lambda pair: -counts[tuple(pair)])[:_MOST_ROWS]
+    most = ", ".join(f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in worst)
+    above = f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}"
+    return [Text(confusion.right, "bold"), *([Text(above)] if pairs else [])]
 
 
 def read(run: Path) -> Answer | None:
@@ -145,10 +195,9 @@ def read(run: Path) -> Answer | None:
     Raises:
         DataError, ChecksumError, UnsafeError, MemoryExhaustedError: the file is damaged, or is not what a run writes.
     """
-    build, finetune = (run / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
-    summary, path = read_or_empty(build / SUMMARY), finetune / PREDICTIONS
-    readers: dict[str, Callable[..., Answer]] = {"classes": _confusion, "labels": _labels, "values": _values}
-    reader = readers.get(str(summary.get("kind")))
+    summary = read_or_empty(run / STAGE_FOLDERS["build"] / SUMMARY)
+    path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
+    reader = {"classes": _confusion, "labels": _labels, "values": _values}.get(str(summary.get("kind")))
     if reader is None or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
@@ -158,11 +207,11 @@ def read(run: Path) -> Answer | None:
         class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
         has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
         if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
-            return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in class_names))
+            return reader(_blocks(outputs, targets), [visible(str(name)) for name in class_names])
     raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
 
 
-def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(outputs: StoredArray, targets: StoredArray) -> Blocks:
     """Yield outputs and targets of the same samples, part by part: neither is held whole."""
     step = max(1, _BLOCK_BYTES // max(1, outputs.dtype.itemsize * outputs.shape[1]))
     read_outputs, read_targets = outputs.rows(), targets.rows()
@@ -171,7 +220,7 @@ def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.nda
         yield read_outputs(start, stop), read_targets(start, stop)
 
 
-def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Confusion:
+def _confusion(blocks: Blocks, names: Sequence[str]) -> Answer:
     k = len(names)
     counts = np.zeros(k * k, np.int64)
     for outputs, targets in blocks:
@@ -183,7 +232,7 @@ def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[
     return Confusion(counts.reshape(k, k), names)
 
 
-def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Labels:
+def _labels(blocks: Blocks, names: Sequence[str]) -> Answer:
     n, sums = 0, np.zeros((3, len(names)), np.int64)
     for outputs, targets in blocks:
         present, predicted = targets == 1, (outputs >= 0) & ~np.isnan(targets)
@@ -192,20 +241,10 @@ def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str
     return Labels(n, sums[0], sums[1], sums[2], names)
 
 
-def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Values:
-    parts = [(np.array(outputs), np.array(targets)) for outputs, targets in blocks]
-    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*parts, strict=True))
+def _values(blocks: Blocks, names: Sequence[str]) -> Answer:
+    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*blocks, strict=True))
     numbers = []
     for k, name in enumerate(names):
         is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
-        numbers.append(Number("" if names == ("0",) else name, targets[is_finite, k], outputs[is_finite, k]))
+        numbers.append(Number("" if names == ["0"] else name, targets[is_finite, k], outputs[is_finite, k]))
     return Values(numbers)
-
-
-def percent(share: float, decimals: int = 0) -> str:
-    """Return a share in per cent; one strictly between 0 and 1 is never rounded to 0 or 100."""
-    if np.isnan(share):
-        return "-"
-    lowest, value = 10.0**-decimals, 100 * share
-    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
-    return f"{shown:.{decimals}f} %"

@@ -3,26 +3,22 @@
 A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
 
-import math
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
+from orca_cli.runs.claim import LIVING, begun, is_worked_on
+from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed, decided
 
-_RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
 TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
-Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,6 @@ class Score:
     size: str  # the task's word for number and size of samples, such as small; empty if it has none
     steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
     baselines: list[tuple[str, float]]  # simple models on the same test set, best first, without the constant
-    seconds: float | None  # of the three stages together; None if one is not recorded
     validation: float | None  # validation error; None if nothing validates, or it is undefined
     validated_on: str  # validation, folds, test or nothing; test chooses weights whose error is too low
     validated_by: int  # samples; 0 if not recorded
@@ -67,7 +62,7 @@ class Run:
     decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
-    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (tables/choice.py); empty for none
+    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (selection.py); empty for none
 
     @property
     def test_set(self) -> str:
@@ -103,6 +98,11 @@ class Collection:
     superseded: list[Run]
     broken: list[Broken]
 
+    def changed(self, change: Callable[[Run], Iterable[Run]]) -> "Collection":
+        """Return it with others in place of each run, or none."""
+        runs, superseded = ([new for run in group for new in change(run)] for group in (self.runs, self.superseded))
+        return replace(self, runs=runs, superseded=superseded)
+
 
 def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
@@ -126,78 +126,89 @@ def collect(folders: Sequence[Path]) -> Collection:
                     seen.add((facts.st_dev, facts.st_ino))
                     runs.append(_read_run(run_folder))
             except (UnreadableError, OSError, RecursionError) as error:
-                broken.append(Broken(run_folder, _reason(error)))
+                broken.append(Broken(run_folder, str(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
         raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
     runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
-    newest = {run.identity: run for run in runs}
-    completed = {run.identity: run for run in runs if run.state == "completed"}
-    counting = {id(run) for run in (*newest.values(), *completed.values())}
-    superseded = [run for run in runs if id(run) not in counting]
-    kept = [run for run in runs if id(run) in counting]
+    newest = {run.identity: run.path for run in runs}
+    completed = {run.identity: run.path for run in runs if run.state == "completed"}
+    counting = {*newest.values(), *completed.values()}
+    kept, superseded = ([run for run in runs if (run.path in counting) == counts] for counts in (True, False))
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
 
 def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
-    """Yield run folders at most two levels down; unreadable folders are added to `broken`."""
+    """Yield run folders at most some levels down; unreadable folders are added to `broken`."""
     try:
-        with os.scandir(folder) as entries:
-            names = {entry.name: entry for entry in entries}
+        names = sorted(os.listdir(folder))
+    except (NotADirectoryError, FileNotFoundError):  # a file, or a link to nothing
+        return
     except OSError as error:
-        broken.append(Broken(folder, _reason(error)))
+        broken.append(Broken(folder, str(error)))
         return
-    if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
+    if STATUS in names or RESULT in names or begun(folder):
         yield folder
-        return
-    for name in sorted(names) if depth else ():
-        path = folder / name
-        try:
-            if not name.startswith(".") and names[name].is_dir():
-                yield from _find(path, broken, depth - 1)
-        except OSError as error:
-            broken.append(Broken(path, _reason(error)))
+    elif depth:
+        for name in names:
+            if not name.startswith("."):
+                yield from _find(folder / name, broken, depth - 1)
 
 
 def _read_run(path: Path) -> Run:
-    result = read_record(path / RESULT)
-    if result is not None:
-        return _completed(path, result)
-    status = read_record(path / STATUS)
-    if status is None:
-        raise UnreadableError(f"no {STATUS}: never started, or not a run")
+    record, name = read_record(path / RESULT), RESULT
+    if record is not None:
+        if record.get("state") != "completed":
+            raise UnreadableError(f"{RESULT}: state is {record.get('state')!r}, not 'completed'")
+        state, reason, score = "completed", "", _score(record)
+    else:
+        record, name, score = read_record(path / STATUS), STATUS, None
+        if record is None:
+            raise UnreadableError(f"no {STATUS}: never started, or not a run")
+        state, reason = _progress(path, record)
+        if state == "dead" and (read_record(path / RESULT) is not None or read_record(path / STATUS) != record):
+            return _read_run(path)  # it moved on after its record was read and before its lock was
+    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    return Run(
+        path,
+        **{key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")},
+        seed=_required(record, "seed", name, int),
+        state=state,
+        reason=reason,
+        settings=str(record.get("settings") or ""),
+        variant={str(key): str(value) for key, value in mapping(record.get("variant")).items()},
+        decided={str(key): as_typed(one["value"]) for key, one in decisions.items() if "value" in mapping(one)},
+        score=score,
+    )
+
+
+def _progress(path: Path, status: dict[str, Any]) -> tuple[str, str]:
+    """Return the state of a run that has no result, and why it has none."""
     state = _required(status, "state", STATUS, str)
-    if state == "completed":
-        raise UnreadableError(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*LIVING, *_ENDED):
-        raise UnreadableError(f"{STATUS}: unknown state '{state}'")
+        raise UnreadableError(f"{STATUS}: state is '{state}', but there is no {RESULT}")
     if is_worked_on(path, status):
-        return _run(path, status, STATUS, state="running", reason=f"in stage {status.get('stage') or 'build'}")
-    if state in _ENDED:
-        error, reason = status.get("error"), "no reason recorded"
-        if isinstance(error, dict):
-            reason = f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
-        return _run(path, status, STATUS, state=state, reason=reason)
-    if read_record(path / RESULT) is not None or read_record(path / STATUS) != status:
-        return _read_run(path)  # it moved on after its record was read and before its lock was
-    return _run(path, status, STATUS, state="dead", reason=f"its process ended unexpectedly in state {state}")
+        return "running", f"in stage {status.get('stage') or 'build'}"
+    if state not in _ENDED:
+        return "dead", f"its process ended unexpectedly in state {state}"
+    error = status.get("error")
+    if not isinstance(error, dict):
+        return state, "no reason recorded"
+    return state, f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
 
 
-def _completed(path: Path, result: dict[str, Any]) -> Run:
-    if result.get("state") != "completed":
-        raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+def _score(result: dict[str, Any]) -> Score:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits, seconds = (mapping(result.get(key)) for key in ("selected", "splits", "seconds"))
+    selected, splits = mapping(result.get("selected")), mapping(result.get("splits"))
     samples = selected.get("n", mapping(splits.get("val")).get("n"))
     steps = mapping(result.get("alignment")).get("steps")
-    times = [number(seconds.get(stage)) for stage in STAGE_FOLDERS]
-    score = Score(
+    return Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
         n=_required(error, "n", RESULT, int),
-        skipped=_required(error, "skipped", RESULT, int) if error.get("skipped") is not None else 0,
+        skipped=error["skipped"] if type(error.get("skipped")) is int else 0,
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
@@ -205,13 +216,11 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         size=str(result.get("size") or ""),
         steps=steps if type(steps) is int else None,
         baselines=baselines(result),
-        seconds=None if None in times else math.fsum(time for time in times if time is not None),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
         validated_by=samples if type(samples) is int else 0,
         weights=str(result.get("weights_sha256") or ""),
     )
-    return _run(path, result, RESULT, state="completed", score=score)
 
 
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -221,18 +230,7 @@ def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
 
 
-def _run(path: Path, record: dict[str, Any], name: str, **fields: Any) -> Run:
-    variant = {str(key): str(value) for key, value in mapping(record.get("variant")).items()}
-    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
-    fields["decided"] = {
-        str(key): as_typed(one["value"]) for key, one in decisions.items() if isinstance(one, dict) and "value" in one
-    }
-    fields |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
-    settings = str(record.get("settings") or "")
-    return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **fields)
-
-
-def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:
+def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
     value = record.get(key)
     if type(value) is not kind or value == "":  # a bool is not a whole number
         words = "a text" if kind is str else "a whole number"
@@ -257,9 +255,3 @@ def number(value: Any) -> float | None:
 def mapping(value: Any) -> dict[str, Any]:
     """Return a record, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "a record is nested too deeply"
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

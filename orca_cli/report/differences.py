@@ -4,14 +4,14 @@ numpy and scipy are imported where they are used, to keep `orca report` fast.
 """
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 LARGEST_P = 0.05
 LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
-MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
-FLIPS = 100_000  # drawn sign patterns of more differences
+_MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
+_FLIPS = 100_000  # drawn sign patterns of more differences
 _SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
 
 
@@ -34,18 +34,12 @@ class Effect:
     smallest: float
 
 
-def mean_of(values: Iterable[float]) -> float:
-    """Return the mean of one or more values, with an exactly rounded sum."""
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
-
-
 def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
-    deviation = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    deviation = stdev(differences) if len(differences) > 1 else 0.0
     smallest = min(1.0, 2.0 ** (1 - sum(difference != 0 for difference in differences)))
     within, p = interval(differences), sign_flip(differences)
-    return Effect(len(differences), mean_of(differences), deviation, within, p, smallest)
+    return Effect(len(differences), fmean(differences), deviation, within, p, smallest)
 
 
 def no_effect(observed: Effect, margin: float) -> float:
@@ -81,7 +75,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     from scipy.special import stdtrit
 
-    mean, error = mean_of(values), statistics.stdev(values) / math.sqrt(len(values))
+    mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
     half = float(stdtrit(len(values) - 1, 0.975)) * error
     return mean - half, mean + half
 
@@ -98,13 +92,13 @@ def sign_flip(values: Sequence[float]) -> float:
         return 1.0
     # Sums of the same numbers in another order may differ in the last bits.
     bound = abs(math.fsum(nonzero)) - 1e-12 * float(np.abs(nonzero).sum())
-    if len(nonzero) <= MOST_EXACT:
+    if len(nonzero) <= _MOST_EXACT:
         sums = nonzero[:1]  # every pattern has its mirror image, so the first sign is fixed
         for value in nonzero[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= bound))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(nonzero)))
-    return (int(np.sum(np.abs(signs @ nonzero) >= bound)) + 1) / (FLIPS + 1)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
+    return (int(np.sum(np.abs(signs @ nonzero) >= bound)) + 1) / (_FLIPS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -5,17 +5,16 @@ method has an error.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.records.collect import TEST_SET, mixed_test_sets
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, mean_of, relative, sign_flip
-from orca_cli.report.statistics.paired import check_sets
-from orca_cli.report.tables.layout import NOTHING, Entry, Layout, alarms_of, excluded_runs, number, p_text
-from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Method, Table
+from orca_cli.report.collect import TEST_SET, mixed_test_sets
+from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
+from orca_cli.report.layout import Entry, Layout, clean, number, p_text, settings_text
+from orca_cli.report.paired import check_sets
+from orca_cli.report.table import Method, Table, is_source_implied
 
 MOST = 20  # methods that are tested; their pairs grow with the square
 
@@ -78,8 +77,7 @@ def rank(table: Table) -> Ranking:
             continue
         if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
             what = f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
-            some = ", ".join(sorted(name[:8] for name in tests)[:5])
-            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
+            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., as in orca report")
         counted.append(column)
         means.append(tuple(error for error in errors if error is not None))
     check_sets(counted, "--compare")
@@ -88,16 +86,15 @@ def rank(table: Table) -> Ranking:
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
-    """Return a name for each method that no other has: what they differ in, the source only if nothing else does."""
-    fields = [name for name in ("body", "metric", "finetune") if len({getattr(one, name) for one in methods}) > 1]
+    """Return a name for each method that no other has: what they differ in, the source only if the body does not imply it."""
+    parts = ("body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune")
+    fields = [name for name in parts if len({getattr(one, name) for one in methods}) > 1]
     common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
     names = []
     for one in methods:
-        settings = (f"{key}={value}" for key, value in one.settings if (key, value) not in common)
-        names.append(" ".join((*(getattr(one, name) for name in fields), *settings)) or str(one))
-    counts = Counter(names)
-    named = zip(names, methods, strict=True)
-    return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
+        settings = settings_text((item for item in one.settings if item not in common), " ")
+        names.append(" ".join(filter(None, (*(getattr(one, name) for name in fields), settings))) or str(one))
+    return names
 
 
 def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:
@@ -113,53 +110,44 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     friedman = None
     if len(errors) > 2 and len(rounded[0]) > 1 and any(len(set(task)) > 1 for task in zip(*rounded, strict=True)):
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
-
-    def gains(one: str, other: str) -> list[float]:
-        return [100 * relative(base, error) for error, base in zip(errors[one], errors[other], strict=True)]
-
-    pairs = itertools.combinations(names, 2) if len(names) <= MOST else ()
-    p = {pair: sign_flip(gains(*pair)) for pair in pairs}
+    pairs = list(itertools.combinations(names, 2))  # with the first as the better one, its own come first
+    gains = {
+        (one, other): [100 * relative(base, error) for error, base in zip(errors[one], errors[other], strict=True)]
+        for one, other in pairs
+    }
+    p = {pair: sign_flip(gains[pair]) for pair in pairs if len(names) <= MOST}
     corrected = dict(zip(p, holm([*p.values()]), strict=True))
-    standings = []
-    for name in names:
-        over = gains(first, name)
-        wins, losses = sum(gain > 0 for gain in over), sum(gain < 0 for gain in over)
-        facts = (mean_of(over), wins, len(over) - wins - losses, losses)
-        standings.append(Standing(name, means[name], *facts, p.get((first, name)), corrected.get((first, name))))
+    standings = [Standing(first, means[first], 0.0, 0, len(rounded[0]), 0, None, None)]
+    for pair in pairs[: len(names) - 1]:
+        wins, losses = sum(gain > 0 for gain in gains[pair]), sum(gain < 0 for gain in gains[pair])
+        facts = (fmean(gains[pair]), wins, len(rounded[0]) - wins - losses, losses)
+        standings.append(Standing(pair[1], means[pair[1]], *facts, p.get(pair), corrected.get(pair)))
     return standings, friedman
 
 
-def layout_of(ranking: Ranking, table: Table) -> Layout:
+def layout_of(ranking: Ranking) -> Layout:
     """Return the ranking as a table."""
     rows = []
     for one in ranking.standings:
-        texts = [f"{one.rank:.2f}", *[NOTHING] * 4]
+        texts = [f"{one.rank:.2f}", *["-"] * 4]
         if one is not ranking.standings[0]:
-            texts[1:3] = number(one.gain, 1, "+"), f"{one.wins}/{one.ties}/{one.losses}"
-            texts[3:] = (NOTHING if p is None else p_text(p) for p in (one.p, one.holm_p))
+            signs = f"{one.wins}/{one.ties}/{one.losses}"
+            texts[1:] = number(one.gain, 1, "+"), signs, p_text(one.p), p_text(one.holm_p)
         is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
-        rows.append(
-            ([clean(one.method)], [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)])
-        )
+        entries = [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)]
+        rows.append(([clean(one.method)], entries))
     test = "" if ranking.friedman is None else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
-    notes = [f"over the {len(ranking.tasks)} of {len(table.columns)} tasks on which every method has an error{test}"]
+    n, holes = len(ranking.tasks), ranking.holes
+    notes = [f"over the {n} of {n + len(holes)} tasks on which every method has an error{test}"]
     if not rows:
         notes = ["nothing to compare: no task has an error of every method, of two or more; narrow with --where"]
-    if ranking.holes:
-        holes = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in ranking.holes.items())
-        notes.append(clean(f"left out, with the methods that have no error there: {holes}", longest=2000))
+    if holes:
+        lacking = (f"{task} ({', '.join(methods)})" for task, methods in holes.items())
+        notes.append(f"left out, with the methods that have no error there: {'; '.join(lacking)}")
     caption = (
         "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first against this one: mean gain in "
         "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "
         f"corrected for all pairs of methods. Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} then."
     )
-    return Layout(
-        names=["method"],
-        columns=[["rank"], ["gain of the first", "% of the error"], ["wins/ties/losses"], ["p"], ["p, Holm"]],
-        rows=rows,
-        caption=caption if rows else "",
-        notes=[*notes, *table.remarks],
-        problems=excluded_runs(table),
-        alarms=alarms_of(table),
-        heading=table.heading,
-    )
+    columns = [["rank"], ["gain of the first", "% of the error"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
+    return Layout(["method"], columns, rows, caption if rows else "", notes)

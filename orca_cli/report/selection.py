@@ -1,0 +1,190 @@
+"""Which runs are shown: by the value of any setting; members of a study, by its names; every arm at its own value."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orca_cli.config.schema import is_without_effect
+from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
+from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run
+from orca_cli.report.layout import clean, seeds_text
+from orca_cli.report.table import Column, Method, Table, canonical, placed
+from orca_cli.runs import settings, studies
+
+SET = "set"  # the axis whose choices are the columns of a study's table
+FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
+KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
+RATE = "train.lr"
+FEW = 50  # validation samples: a choice by fewer is mostly luck
+_EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
+_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on all)"
+_ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE; UsageError where the text is something else."""
+    key, _, value = text.partition("=")
+    if not (key and value):
+        raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")
+    return key, value
+
+
+class Values:
+    """Looks up the value of any key of a run, as it would be typed; runs that differ in their seed only are read once."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, str], str | None] = {}
+
+    def lookup(self, run: Run, key: str) -> str | None:
+        """Return a run's value of a group or a setting: typed, decided by the run, or the default; None if not recorded.
+
+        In a study, the names of its choices come first, and `set` is the task.
+        """
+        fields = {name: str(getattr(run, name)) for name in FIELDS}
+        known = {**run.decided, **run.variant, **fields, SET: run.task, TEST_SET: run.test_set[:8] or None}
+        if key in known:
+            return known[key]
+        # The hash of the settings leaves out those without an effect on the result.
+        place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
+        if place not in self._composed:
+            try:
+                self._composed[place] = settings.as_typed(settings.settings(run.path)[key])
+            except (OrcaError, KeyError):  # the run has no such setting
+                self._composed[place] = None
+        return self._composed[place]
+
+
+def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+    """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
+
+    Args:
+        text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
+        values: of runs, so that the settings of several calls are read once.
+
+    Raises:
+        UsageError: the text is not KEY=VALUE.
+        DataError: no run has such a value.
+    """
+    key, value = pair(text, "--where")
+    values = values or Values()
+    every = [values.lookup(run, key) for run in (*collection.runs, *collection.superseded)]
+    spellings = {canonical(found): found for found in every if found is not None}
+    names = [value] if canonical(value) in spellings else value.split(",")
+    for name in sorted(name for name in names if canonical(name) not in spellings):
+        hint = suggest(name, spellings.values()) if spellings else KEY_HINT
+        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
+    kept = {found for found in every if found is not None and canonical(found) in [*map(canonical, names)]}
+    return collection.changed(lambda run: [run] if values.lookup(run, key) in kept else [])
+
+
+def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
+    """Return the runs that belong to a study, of which each folder may hold a record, under the names of its axes.
+
+    Raises:
+        DataError: no folder has a record of it, or one is damaged.
+    """
+    recorded = [(folder, there) for folder in folders for there in studies.names(folder)]
+    if name not in (names := [there for _, there in recorded]):
+        hint = suggest(name, names) if names else f"orca run -m study={name}"
+        raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
+    members = [one for folder, there in recorded if there == name for one in studies.read(folder, name)]
+    axes = sorted(set.intersection(*(set(one.labels) for one in members))) if members else []
+    axes = [axis for axis in axes if not is_without_effect(axis)]
+    labels_by_arm: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    for member in members:
+        labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        arms, arm = labels_by_arm[member.identity], tuple(labels[axis] for axis in axes)
+        # An extra override that repeats the study's own value does not make a second run of the arm.
+        arms[arm] = min(labels, arms.get(arm, labels), key=len)
+
+    def named(run: Run) -> Iterator[Run]:
+        for labels in labels_by_arm.get(run.identity, {}).values():
+            groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+            variant = {key: text for key, text in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
+            arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
+            yield replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
+
+    return collection.changed(named)
+
+
+def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
+    """Return the runs that judge every arm at the value of a setting that has its lowest validation error on one seed.
+
+    An arm is all settings but the seed and the one that is chosen. With the runs come the first line of their table, and notes
+    on what limits the choice. Of equal errors the middle value counts, the lower one of two. Errors of the test split never
+    choose, not even where a protocol validates on it.
+
+    Raises:
+        UsageError: the key is not a setting of an arm.
+        DataError: no run has it, or no run is left that could judge.
+    """
+    if key in (*FIELDS, SET):
+        raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
+    typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
+    if not typed:
+        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
+    arms: dict[tuple[Column, Method], list[tuple[str, Run]]] = defaultdict(list)
+    for run, column, method in placed(collection.runs):
+        if id(run) in typed:
+            arm = replace(method, settings=tuple(item for item in method.settings if item[0] != key))
+            arms[column, arm].append((typed[id(run)], run))
+    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE)}
+    judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
+    seeds = set()
+    for (column, method), runs in sorted(arms.items()):
+        # The lowest seed that all values were run with, or else most of them.
+        counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
+        name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
+        scored = [(value, run.score) for value, run in runs if run.seed == seed and run.score]
+        valid = {value: one for value, one in scored if one.validated_on != "test" and one.validation is not None}
+        errors = {value: one.validation or 0.0 for value, one in valid.items()}
+        value, is_edge = _lowest(errors)
+        judging = [run for tried, run in runs if tried == value and run.seed != seed]
+        judged |= {id(run): value + " (edge)" * is_edge for run in judging}
+        seeds.add(seed)
+        limits[_EDGE] += [f"{name} {value}"] if is_edge else []
+        fewest = min((one.validated_by for one in valid.values()), default=0)
+        limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
+        limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
+    chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
+    if not judged:
+        what = clean(f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge")
+        raise DataError(what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3")
+    judges = []
+    for run in (run for run in collection.runs if id(run) in judged):
+        variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
+        judges.append(replace(run, variant=variant, choice=judged[id(run)]))
+    notes = [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
+    return replace(collection, runs=judges), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
+
+
+def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
+    """Return the value with the lowest error, empty for none, and whether it is the lowest or highest of several numbers."""
+
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), value
+        except ValueError:
+            return math.inf, value
+
+    values = sorted(errors, key=order)
+    lowest = min(errors.values(), default=0.0)
+    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)] or [""]
+    value = best[(len(best) - 1) // 2]
+    return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[0] < math.inf
+
+
+def rates_of(table: Table) -> str:
+    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
+    values = Values()
+    rates: list[set[str]] = []  # of each set
+    for place in range(len(table.columns)):
+        cells = (row.cells[place] for row in table.rows)
+        typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
+        rates.append({canonical(rate) for rate in typed if rate is not None})
+    if any(len(some) > 1 for some in rates):
+        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return "one rate for all arms of a set" if any(rates) else ""

@@ -24,7 +24,6 @@ COMMANDS = {
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
-    "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check",
     "body": "the pretrained bodies: list, get for offline machines",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
@@ -32,7 +31,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "body get")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "data check", "body get")
 
 _EXAMPLES = """\
 examples:

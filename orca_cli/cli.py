@@ -110,16 +110,21 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     name, words = words[0], words[1:]
     about = COMMANDS[name]
     command = importlib.import_module(f"orca_cli.commands.{name}")
-    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
+    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`
         if not words or words[0] in ("-h", "--help", "help"):
-            return _print_commands(f"orca {name}", about, command.VERBS, f"examples: orca {name} COMMAND --help")
+            verbs = {word: verb.about for word, verb in command.VERBS.items()}
+            return _print_commands(f"orca {name}", about, verbs, f"examples: orca {name} COMMAND --help")
         if words[0] not in command.VERBS:
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
-        name, verb, words = f"{name} {words[0]}", words[0], words[1:]
-        about, command = command.VERBS[verb], importlib.import_module(f"{command.__name__}.{verb}")
+        about, examples, arguments_of, execute = command.VERBS[words[0]]
+        name, words = f"{name} {words[0]}", words[1:]
+    else:
+        examples, execute = command.EXAMPLES, command.execute
+        arguments_of = command.ARGUMENTS if hasattr(command, "ARGUMENTS") else (command.add_arguments,)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"orca {name}", description=about, epilog=command.EXAMPLES, formatter_class=raw)
-    command.add_arguments(parser)
+    parser = _Parser(prog=f"orca {name}", description=about, epilog=examples, formatter_class=raw)
+    for add in arguments_of:
+        add(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
@@ -133,7 +138,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
 
         check_requirements()
         storage.check_temporary()
-    result = command.execute(arguments)
+    result = execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
     with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)

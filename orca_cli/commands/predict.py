@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module, number
+from orca_cli.commands.options import add_allow_module, argument, number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, counted, percent_or_number
@@ -28,29 +28,26 @@ examples:
 
 INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
 Nothing is fetched, and no training data are read."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    add_model(parser)
-    parser.add_argument("input", metavar="INPUT", help="new data: a file or folder")
-    text = "write to FILE.csv or FILE.npz; default: csv on standard output"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    text = "of a file that holds several splits, take one"
-    parser.add_argument("--part", choices=("train", "validation", "test"), default="", help=text)
-    parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
-    text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto")
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `opened`."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
-    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
-    text = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
-    parser.add_argument("--checkpoint", metavar="PATH", help=text)
-    add_allow_module(parser)
+# What `opened` reads.
+_CHECKPOINT = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
+MODEL = (
+    argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"),
+    argument("--best", action="store_true", help="of a folder of runs, take the best by validation"),
+    argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
+    add_allow_module,
+)
+_BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
+_DEVICE = "auto, cpu, cuda, cuda:N or mps; default: auto"
+_PART = "of a file that holds several splits, take one"
+ARGUMENTS = (
+    *MODEL,
+    argument("input", metavar="INPUT", help="new data: a file or folder"),
+    argument("--out", type=Path, metavar="FILE", help="write to FILE.csv or FILE.npz; default: csv on standard output"),
+    argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
+    argument("--no-targets", action="store_true", help="read no targets, and show no error"),
+    argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
+    argument("--device", default="auto", metavar="D", help=_DEVICE),
+)
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import re
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
 from orca_cli.commands.engine import job_report
-from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
+from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.config import study
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
@@ -28,15 +27,6 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
-
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_FLAGS = {
-    "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
-    "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
-    "-q --quiet": "log warnings only, and leave the picture of the answer out",
-}
 
 EXAMPLES = """\
 examples:
@@ -56,21 +46,26 @@ exit code is 75.
 
 Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
 between them (docs/cluster.md)."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    groups = "task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
-    text = f"settings; groups are {groups}"
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
-    add_allow_module(parser)
-    for words, text in _FLAGS.items():
-        parser.add_argument(*words.split(), action="store_true", help=text)
-    add_engine(parser, "with -m: ")
-    text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
-    parser.add_argument("--time-limit", type=_seconds, metavar="TIME", help=text)
-    parser.add_argument(process.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a driver to its jobs
+_SETTINGS = (
+    "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
+)
+_FLAGS = {
+    "-m --multirun": "run every combination of comma lists, range() and glob()",
+    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
+    "--force": "repeat completed runs, in a new folder",
+    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "-q --quiet": "log warnings only, and leave the picture of the answer out",
+}
+_TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
+ARGUMENTS = (
+    argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS),
+    add_config_dir,
+    add_allow_module,
+    *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
+    partial(add_engine, prefix="with -m: "),
+    argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
+    argument(process.OPTION, nargs=4, help=argparse.SUPPRESS),  # given by a driver to its jobs
+)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -172,11 +167,3 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     inexact = arguments.allow_inexact_resume
     return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
-
-
-def _seconds(text: str) -> float:
-    """Return what argparse reads a time with."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if match is None or not 0 < (seconds := float(match[1]) * _SECONDS[match[2]]) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
-    return seconds

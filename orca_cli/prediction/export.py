@@ -60,4 +60,3 @@ def export(loaded: Loaded, target: Path) -> None:
         storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
         storage.write_text(folder / "README.md", model_card(replace(loaded, record=record)))
-

@@ -52,8 +52,7 @@ ARGUMENTS = (
 
 def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
     """Return the model that a command line names; for records, its name, its folder and why it was chosen."""
-    from orca_cli.prediction.best import best_run
-    from orca_cli.prediction.loading import open_model
+    from orca_cli.prediction.loading import best_run, open_model
 
     folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)
     if reason is not None:

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import orca_cli
 from orca_cli.exceptions import DataError
-from orca_cli.prediction.best import best_run
+from orca_cli.prediction.loading import best_run
 from tests.cli.conftest import outputs, run_folders, without_baselines
 
 N, TEST = 60, 20

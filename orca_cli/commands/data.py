@@ -147,19 +147,7 @@ def _got(file: DataFile, folder: Path, where: str, reporter: Reporter) -> dict[s
 _SOME = argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
 _NAMES = argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
 VERBS = {
-    "list": Verb(
-        "licence, size and addresses of each data set, and whether it is here", _LIST, (_SOME, add_config_dir), listed
-    ),
-    "get": Verb(
-        "download what can be downloaded, verify and unpack it; resumes where it was interrupted",
-        _GET,
-        (_NAMES, add_config_dir),
-        get,
-    ),
-    "check": Verb(
-        "open the data and look: shapes, classes, NaN, overlaps between splits",
-        data_check.EXAMPLES,
-        data_check.ARGUMENTS,
-        data_check.execute,
-    ),
+    "list": Verb("licence, size, addresses, and whether it is here", _LIST, (_SOME, add_config_dir), listed),
+    "get": Verb("download, verify and unpack; resumes where it was interrupted", _GET, (_NAMES, add_config_dir), get),
+    "check": data_check.VERB,
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
-from orca_cli.commands.options import add_allow_module, add_config_dir, argument, number
+from orca_cli.commands.options import Verb, add_allow_module, add_config_dir, argument, number
 from orca_cli.commands.summary import shape_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
@@ -22,7 +22,7 @@ from orca_cli.terminal import Result, counted
 _FEW = 12  # classes whose counts are shown one by one
 _OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
 _BATCH_BYTES = 2**25
-EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   orca data check listops                              shapes, classes, NaN, ranges, overlaps between the splits
   orca data check listops task.num_train=50            with settings, as orca run takes them
@@ -32,14 +32,6 @@ examples:
 
 Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one per cent or more of a split
 that is also in another one. orca data get NAME compares the files with their checksums."""
-_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
-ARGUMENTS = (
-    argument("name", metavar="TASK", help="a task (orca data list)"),
-    argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
-    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
-    add_config_dir,
-    add_allow_module,
-)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -149,3 +141,14 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if one["shared"]:
             yield "overlap", f"{one['shared']} of {one['of']} in {one['second']} also in {one['first']}"
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
+
+
+_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
+_ARGUMENTS = (
+    argument("name", metavar="TASK", help="a task (orca data list)"),
+    argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
+    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
+    add_config_dir,
+    add_allow_module,
+)
+VERB = Verb("open the data and look: shapes, classes, NaN, overlaps between splits", _EXAMPLES, _ARGUMENTS, execute)

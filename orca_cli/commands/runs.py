@@ -141,11 +141,13 @@ def show(arguments: argparse.Namespace) -> Result:
 def diff(arguments: argparse.Namespace) -> Result:
     """Return where the settings of two runs differ, and their results side by side."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
-    settings_of, results_of = ({side: read(run) for side, run in runs.items()} for read in (_settings, _results))
-    sections = {"settings": _side_by_side(settings_of), "results": _side_by_side(results_of)}
-    for key, pair in list(sections["settings"].items()):
-        if len(pair) == 2 and pair["a"] == pair["b"]:
-            del sections["settings"][key]
+    sections: dict[str, dict[str, dict[str, Any]]] = {"settings": {}, "results": {}}  # key -> values by side
+    for side, run in runs.items():
+        for section, values in zip(sections.values(), _facts(run), strict=True):
+            for key, value in values.items():
+                section.setdefault(key, {})[side] = value
+    pairs = sections["settings"].items()
+    sections["settings"] = {key: pair for key, pair in pairs if len(pair) < 2 or pair["a"] != pair["b"]}
     is_same = runs["a"].identity == runs["b"].identity
     places = {side: {"run": run.path.name, "path": str(run.path), "state": run.state} for side, run in runs.items()}
     shown: list[RenderableType] = [f"{side}  {run.path}" for side, run in runs.items()]
@@ -153,33 +155,24 @@ def diff(arguments: argparse.Namespace) -> Result:
     if not is_same and not sections["settings"]:
         shown.append("no setting differs: the data files or the weights do")
     for name, section in sections.items():
-        rows = [(key, *(_text(values.get(side, "-")) for side in "ab")) for key, values in section.items()]
+        both = [(key, [pair.get(side, "-") for side in "ab"]) for key, pair in section.items()]
+        rows = [
+            (key, *(f"{value:.5g}" if isinstance(value, float) else as_typed(value) for value in values))
+            for key, values in both
+        ]
         shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
     return Result({"schema": 1, "same_experiment": is_same, **places, **sections}, shown)
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """Return a run's settings, with what was decided where they leave something open."""
+def _facts(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a run's settings, with what was decided where they leave something open, and the numbers of its result."""
     composed = {key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)}
-    return composed | {key: one["value"] for key, one in decided(run.path).items()}
-
-
-def _results(run: Run) -> dict[str, Any]:
-    """Return the numbers of a run's result, by name."""
+    composed |= {key: one["value"] for key, one in decided(run.path).items()}
     numbers: dict[str, Any] = {"state": f"{run.state}: {run.reason}" if run.reason else run.state}
     if (score := run.score) is not None:
         numbers |= {score.error_name: score.value, "validation": score.validation, "best constant": score.trivial}
         numbers |= {**dict(score.baselines), "alignment steps": score.steps}
-    return numbers
-
-
-def _side_by_side(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return key -> {a: value, b: value}; a side that lacks the key is left out."""
-    return {key: {side: one[key] for side, one in values.items() if key in one} for key in values["a"] | values["b"]}
-
-
-def _text(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else as_typed(value)
+    return composed, numbers
 
 
 _RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
@@ -188,9 +181,7 @@ _FILTER = argument("--where", action="append", default=[], metavar="KEY=VALUE", 
 _BOTH = run_argument("first"), run_argument("second")
 VERBS = {
     "list": Verb("all runs, the newest first: state, error, age, size", _LIST, (_RUNS, _FILTER), listed),
-    "show": Verb(
-        "one run: what it is, result, decided settings, baselines, picture, files", _SHOW, (run_argument("run"),), show
-    ),
+    "show": Verb("one run: result, decided settings, baselines, picture, files", _SHOW, (run_argument("run"),), show),
     "diff": Verb("two runs side by side: settings that differ, results", _DIFF, _BOTH, diff),
     **removal.VERBS,
 }

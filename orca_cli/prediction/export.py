@@ -10,7 +10,7 @@ DIR/
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,11 @@ def model_card(loaded: Loaded) -> str:
         columns=f"; columns: {_listed(features)}" if features else "",
         outputs=record.num_outputs,
         names=f": {_listed(targets.names)}" if targets.names else "",
-        splits="\n".join(_split(name, splits) for name in ("train", "val", "test") if splits.get(name)),
+        splits="\n".join(
+            f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
+            for name in ("train", "val", "test")
+            if splits.get(name)
+        ),
         chosen=chosen + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
         reads=_md(result.get("test_reads")),
         errors="\n".join(
@@ -176,10 +180,6 @@ def model_card(loaded: Loaded) -> str:
         versions=", ".join(versions),
         citation=CITATION,
     )
-
-
-def _split(name: str, splits: Mapping[str, Any]) -> str:
-    return f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
 
 
 def _listed(names: Sequence[str]) -> str:

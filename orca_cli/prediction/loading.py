@@ -80,10 +80,8 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
         UnsafeError: it holds links, or names what is no part of a model.
         NetworkError: the body's checkpoint is needed and is not on this machine.
     """
-    return _open_export(folder) if is_export(folder) else _open_run(folder, body_checkpoint)
-
-
-def _open_export(folder: Path) -> Loaded:
+    if not is_export(folder):
+        return _open_run(folder, body_checkpoint)
     loaded, body = Loaded(read_export(folder), load_preprocessing(folder), folder), folder / BODY_CONFIG.parent
     layers, members = check_modest(body), []
     for name in loaded.record.weight_files:

@@ -137,9 +137,6 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"
             words.append(f"per class {some}")
         yield name, "; ".join(words)
-    for one in record["overlaps"]:
-        if one["shared"]:
-            yield "overlap", f"{one['shared']} of {one['of']} in {one['second']} also in {one['first']}"
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
 
 

@@ -74,15 +74,14 @@ def _folder(name: str, path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; its parent must be writable.
     existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
-    is_there = existing == path.absolute()
-    problem = f"{path}: is a file, and a folder is needed" if not is_there and os.path.lexists(path) else ""
+    record = {"path": str(path), "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1), "problem": ""}
     try:
+        if existing != path.absolute() and os.path.lexists(path):
+            raise StorageError("is a file, and a folder is needed", where=str(path))
         storage.check_writable(existing)
     except OrcaError as error:
-        problem = str(error)
-    problem += f"; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}" if problem else ""
-    free = round(shutil.disk_usage(existing).free / _GIB, 1)
-    return {"path": str(path), "exists": is_there, "free_gib": free, "problem": problem}
+        record["problem"] = f"{error}; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}"
+    return record
 
 
 def _weights() -> dict[str, Any]:

@@ -53,6 +53,11 @@ def seconds(text: str) -> float:
     return value
 
 
+RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
+_WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
+WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
+
+
 def run_argument(name: str, nargs: str | None = None) -> Argument:
     """Return one run, or several."""
     return argument(name, nargs=nargs, metavar="RUN", help="a run's folder, its name, or the eight digits at its end")

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.options import argument
+from orca_cli.commands.options import RUNS, WHERE, argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, SweepError, UsageError
 from orca_cli.report.figures import contents
@@ -40,7 +40,6 @@ examples:
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
 _ENDING = "default: that of --out by its ending, else table; --json is short for json"
-_WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
 _CHOOSE = (
     "each arm at its own value of this setting, the one with the lowest validation error on the lowest seed; the other seeds "
     "alone are shown and judged"
@@ -54,11 +53,11 @@ _OTHERS = (
 )
 _STRICT = "exit with 3 if runs failed, died or cannot be read"
 ARGUMENTS = (
-    argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs"),
+    RUNS,
     argument("--format", choices=(*FORMATS, "html"), help=_ENDING),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
-    argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE),
+    WHERE,
     argument("--choose", metavar="KEY", help=_CHOOSE),
     argument("--against", metavar="KEY=VALUE", help=_AGAINST),
     argument("--compare", action="store_true", help=_COMPARE),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands import removal
-from orca_cli.commands.options import Verb, argument, run_argument
+from orca_cli.commands.options import RUNS, WHERE, Verb, run_argument
 from orca_cli.commands.summary import decisions, read_answer, result_rows
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import CheckpointError, DataError
@@ -155,11 +155,10 @@ def diff(arguments: argparse.Namespace) -> Result:
     if not is_same and not sections["settings"]:
         shown.append("no setting differs: the data files or the weights do")
     for name, section in sections.items():
-        both = [(key, [pair.get(side, "-") for side in "ab"]) for key, pair in section.items()]
-        rows = [
-            (key, *(f"{value:.5g}" if isinstance(value, float) else as_typed(value) for value in values))
-            for key, values in both
-        ]
+        rows = []
+        for key, pair in section.items():
+            both = (pair.get(side, "-") for side in "ab")
+            rows.append((key, *(f"{value:.5g}" if isinstance(value, float) else as_typed(value) for value in both)))
         shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
     return Result({"schema": 1, "same_experiment": is_same, **places, **sections}, shown)
 
@@ -175,12 +174,9 @@ def _facts(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return composed, numbers
 
 
-_RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
-_WHERE = "only runs with this; may be repeated"
-_FILTER = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
 _BOTH = run_argument("first"), run_argument("second")
 VERBS = {
-    "list": Verb("all runs, the newest first: state, error, age, size", _LIST, (_RUNS, _FILTER), listed),
+    "list": Verb("all runs, the newest first: state, error, age, size", _LIST, (RUNS, WHERE), listed),
     "show": Verb("one run: result, decided settings, baselines, picture, files", _SHOW, (run_argument("run"),), show),
     "diff": Verb("two runs side by side: settings that differ, results", _DIFF, _BOTH, diff),
     **removal.VERBS,

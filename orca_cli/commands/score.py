@@ -3,7 +3,6 @@
 import argparse
 
 from orca_cli.commands.options import add_allow_module, run_argument
-from orca_cli.commands.runs import one_run
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, percent_or_number
@@ -28,18 +27,15 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     if is_export(path := named(arguments.run)):
         raise DataError("an export has no saved predictions", where=str(path), hint="give the run that it was made of")
-    run = one_run(arguments.run)
-    if run.state != "completed":
-        raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")
-    found = recompute(run.path)
+    found = recompute(path)
     different, missing = found.different, [name for name in found.recorded if name not in found.computed]
     numbers = [
         {"name": name, "recorded": found.recorded[name], "computed": value} for name, value in found.computed.items()
     ]
     record = {
         "schema": 1,
-        "run": run.path.name,
-        "path": str(run.path),
+        "run": path.name,
+        "path": str(path),
         "equal": not different,
         "percent": found.percent,
     }
@@ -52,5 +48,5 @@ def execute(arguments: argparse.Namespace) -> Result:
     failures = []
     if different:
         what = f"not as in result.json: {', '.join(different)}"
-        failures.append(ChecksumError(what, where=run.path.name, hint="orca doctor RUN says which files changed"))
-    return Result(record, [run.path.name, verdict], failures)
+        failures.append(ChecksumError(what, where=path.name, hint="orca doctor RUN says which files changed"))
+    return Result(record, [path.name, verdict], failures)

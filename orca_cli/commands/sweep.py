@@ -109,8 +109,7 @@ class _Jobs:
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     """Run all experiments, each in a process of its own."""
     jobs = sweep.experiments
-    same = len(sweep.jobs) - len(jobs)
-    terminal.log.info(f"sweep of {counted(len(jobs), 'run')}" + (f"; repeats left out: {same}" if same else ""))
+    terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:

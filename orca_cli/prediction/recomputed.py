@@ -12,9 +12,9 @@ from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
-from orca_cli.prediction.record import check_node, own_file, setting
+from orca_cli.prediction.record import check_node, completed, own_file, setting
 from orca_cli.report.records.collect import mapping, number
-from orca_cli.runs.directory import PREDICTIONS, RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.runs.directory import PREDICTIONS, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
 
 # The number of threads changes the order of sums; nobody reads an error to more digits.
@@ -50,10 +50,11 @@ def recompute(run: Path) -> Recomputed:
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name what is no error.
     """
     summary_file, predictions = f"{STAGE_FOLDERS['build']}/{SUMMARY}", f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
-    for name in (RESULT, SETTINGS, summary_file, predictions):
+    result = completed(run)
+    for name in (SETTINGS, summary_file, predictions):
         own_file(run, name)
     summary, settings = read_or_empty(run / summary_file), configuration.content(run / SETTINGS)
-    noted, kind = mapping(read_or_empty(run / RESULT).get("error")), summary.get("kind")
+    noted, kind = mapping(result.get("error")), summary.get("kind")
     node = mapping(settings.get("task")).get("error")
     check_node(node, "error")
     if not noted or kind not in KINDS or not isinstance(node, (dict, str, type(None))):

@@ -153,14 +153,15 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
     return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
 
 
-def read_run(folder: Path) -> ModelRecord:
-    """Return the record of a completed run; of its files only those that are needed are read and verified.
+def completed(folder: Path) -> dict[str, Any]:
+    """Return the result.json of a completed run.
 
     Raises:
-        DataError: no run, not completed, or of a task that keeps no preprocessing.
-        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+        DataError: no run, or not completed.
+        CheckpointError: a newer program made it.
+        UnsafeError: its records are links.
     """
-    build, where = STAGE_FOLDERS["build"], str(folder)
+    where = str(folder)
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
@@ -170,11 +171,22 @@ def read_run(folder: Path) -> ModelRecord:
         raise CheckpointError(str(error), where=where, hint=_NEWER) from error
     except (UnreadableError, OSError) as error:
         raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
-    if result is None:
-        if state := read_or_empty(folder / STATUS).get("state"):
-            raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
-        hint = "give a run's folder, an exported one, or a folder of runs and --best"
-        raise DataError("neither a run nor an export", where=where, hint=hint)
+    if result is not None:
+        return result
+    if state := read_or_empty(folder / STATUS).get("state"):
+        raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
+    hint = "give a run's folder, an exported one, or a folder of runs and --best"
+    raise DataError("neither a run nor an export", where=where, hint=hint)
+
+
+def read_run(folder: Path) -> ModelRecord:
+    """Return the record of a completed run; of its files only those that are needed are read and verified.
+
+    Raises:
+        DataError: as `completed`, or of a task that keeps no preprocessing.
+        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+    """
+    build, where, result = STAGE_FOLDERS["build"], str(folder), completed(folder)
     if not (folder / build / FILE).exists():
         what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
         raise DataError(what, where=where, hint="those of its test split are in 3_finetune/predictions.npz")

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-from orca_cli import __version__, storage, terminal
+from orca_cli import storage, terminal
 from orca_cli.commands.body import named as named_bodies
 from orca_cli.commands.options import run_argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
-from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
+from orca_cli.runs.environment import environment, unmet_requirements
 from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 
@@ -39,20 +38,17 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.run is not None:
         report = check(named(arguments.run))
         return Result({"schema": 1, **vars(report), "path": str(report.path)}, _show(report), code=report.code)
-    names = sorted({one.name for one in requirements()} or {*PACKAGES} - {_DISTRIBUTION})
-    versions: dict[str, Any] = {"python": platform.python_version(), "orca": __version__}
-    versions |= {"platform": platform.platform(), **{name: version_of(name) for name in names}}
     folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
-    unmet, devices, weights = "; ".join(unmet_requirements()), _devices(), _weights()
-    reinstall = f"; pip install {_DISTRIBUTION}"
+    unmet, devices, weights = unmet_requirements(), _devices(), _weights()
+    packages = "; ".join(unmet) or devices["problem"]
     # The first problem is the verdict.
-    checks = [(UnavailableError.code, problem and problem + reinstall) for problem in (unmet, devices["problem"])]
+    checks = [(UnavailableError.code, packages and f"{packages}; pip install {_DISTRIBUTION}")]
     checks += [(StorageError.code, folder["problem"]) for folder in folders.values()]
     checks += [(UnavailableError.code, weights["problem"]), (0, "")]
     code, problem = next((code, problem) for code, problem in checks if problem or not code)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
-    machine = {"versions": versions, "unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
-    record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
+    machine = environment() | {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    record = machine | {"works": code == 0, "verdict": verdict, "exit_code": code}
     rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
@@ -64,8 +60,7 @@ def _devices() -> dict[str, Any]:
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
         cuda = [f"{card.name}, {card.total_memory / _GIB:.1f} GiB" for card in cards]
-        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads()}
-        return {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
+        return {"cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
         return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
 

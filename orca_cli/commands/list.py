@@ -63,7 +63,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result({"schema": 1, **record}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    listed = _settings() if word == SETTINGS else entries(GROUPS[word], extra)
+    if word == SETTINGS:
+        listed: dict[str, dict[str, Any]] = {}
+        for key, hint in schema.declared().items():
+            default, allowed = schema.lookup(schema.Config(), key), ranges.in_words(hint)
+            listed[key] = {"key": key, "default": default, "allowed": allowed, "meaning": ranges.meaning(hint)}
+    else:
+        listed = entries(GROUPS[word], extra)
     for name in arguments.names:
         if name not in listed:
             raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, listed))
@@ -73,15 +79,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
         return Result({"schema": 1, word: chosen}, [table(("setting", "default", "meaning"), rows), note])
     return Result({"schema": 1, word: chosen}, _shown(GROUPS[word], chosen, bool(arguments.names)))
-
-
-def _settings() -> dict[str, dict[str, Any]]:
-    """Return key -> default, what is allowed, and meaning of every setting."""
-    settings, defaults = {}, schema.Config()
-    for key, hint in schema.declared().items():
-        facts = {"allowed": ranges.in_words(hint), "meaning": ranges.meaning(hint)}
-        settings[key] = {"key": key, "default": schema.lookup(defaults, key), **facts}
-    return settings
 
 
 def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:

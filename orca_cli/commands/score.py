@@ -32,13 +32,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     numbers = [
         {"name": name, "recorded": found.recorded[name], "computed": value} for name, value in found.computed.items()
     ]
-    record = {
-        "schema": 1,
-        "run": path.name,
-        "path": str(path),
-        "equal": not different,
-        "percent": found.percent,
-    }
+    record = {"schema": 1, "run": path.name, "path": str(path), "equal": not different, "percent": found.percent}
     record |= dict(zip(("error", "n", "skipped"), numbers, strict=False))
     record |= {"others": numbers[3:], "different": different, "missing": missing}
     name, computed = next(iter(found.computed.items()))

@@ -121,7 +121,7 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
     is_raw = name == completion.MINIROCKET or task.kind == "dense"
     rows, judged = subject.rows(subject.learned, is_raw), subject.rows(judge, is_raw)
-    settings = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
+    settings: dict[str, Any] = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
     settings["balanced"] = isinstance(subject.error, Balanced)
     judged_on = "folds" if judge is None else subject.digests["val"]
     data = [subject.digests[split] for split in (*facts[0], "test")]
@@ -146,9 +146,9 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
         fold = _folds(subject, kept) if judge is None else None
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
         request = settings | {"x": x, "y": y, "groups": _groups(subject.learned, kept), "fold": fold, "new": new}
-        limits, parent = (math.ceil(limit_s), _WAIT * limit_s), os.getpid()
+        limits = math.ceil(limit_s), _WAIT * limit_s
         try:
-            fit_result = isolation.isolated(models.fit_here, "baselines", *limits, parent=parent, request=request)
+            fit_result = isolation.isolated(models.fitted, "baselines", *limits, parent=os.getpid(), **request)
         except isolation.StoppedError as error:
             raise DataError(f"it {error}") from error
         outputs = torch.from_numpy(fit_result["outputs"])

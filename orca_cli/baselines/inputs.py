@@ -59,12 +59,9 @@ class Subject:
 
     def rows(self, samples: Samples | None, raw: bool) -> np.ndarray:
         """Return which samples of a split are used, ascending: all, or as many as there is room for, drawn at random."""
-        count, size = len(samples or ()), math.prod(self.task.input_shape)
-        most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
-        if raw and most < min(count, 2):
-            raise DataError(f"an input of {size:,} values is too large for it")
-        rows = np.arange(count)
-        if count <= most:
+        rows, room = np.arange(len(samples or ())), MOST_CELLS // (2 * math.prod(self.task.input_shape))
+        most = min(MOST_ROWS, max(2, room)) if raw else MOST_ROWS
+        if len(rows) <= most:
             return rows
         return np.sort(seeding.numpy_generator(SEED, "baselines", "samples").choice(rows, most, replace=False))
 

@@ -1,6 +1,6 @@
 """Fit one simple model and predict with it: logistic regression, ridge, forests, boosting, MiniRocket's features.
 
-`fit_here` is called in a process of its own by `compute`.
+`fitted` is called in a process of its own by `compute`.
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
 rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
@@ -40,12 +40,6 @@ SEED = 0  # of folds, and of what is random in a model; not the run's: runs of a
 Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
 
 
-def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
-    """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
-    signals.end_with_parent(parent)
-    return fitted(**request)
-
-
 def fitted(
     model: str,
     form: str,
@@ -58,6 +52,7 @@ def fitted(
     fold: np.ndarray | None = None,
     balanced: bool = False,
     causal: bool = False,
+    parent: int | None = None,
 ) -> dict[str, Any]:
     """Fit a model and return its outputs for new samples.
 
@@ -71,11 +66,14 @@ def fitted(
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
         balanced: whether all classes weigh alike.
         causal: of dense targets, whether a position sees only itself and earlier ones.
+        parent: process that this one ends with, even in the middle.
 
     Returns:
         outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
         for each training sample by a model of the other folds alone.
     """
+    if parent is not None:
+        signals.end_with_parent(parent)
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
 

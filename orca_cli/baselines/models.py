@@ -76,35 +76,39 @@ def fitted(
         signals.end_with_parent(parent)
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
-
-    def outputs(rows: np.ndarray | slice, new: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return the outputs of a model of some training samples for new ones, and what was chosen."""
-        some, inputs = None if groups is None else groups[rows], x[rows]
-        if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
-            rocket = importlib.import_module(_AEON).MiniRocket(random_state=SEED, n_jobs=1)
-            inputs = rocket.fit_transform(_long_enough(inputs))
-        if form == "classes":
-            predict, about = classes(model, inputs, y[rows], some, k, balanced)
-        elif form in ("labels", "values"):
-            predict, about = numbers(model, inputs, y[rows], some)
-        else:
-            predict, about = dense(form, inputs, y[rows], causal, k, balanced)
-        step = max(1, _AT_ONCE // max(1, new[:1].size))
-        parts = [new[at : at + step] for at in range(0, len(new), step)]
-        parts = [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts
-        values = np.concatenate([predict(part) for part in parts])
-        if form in ("labels", "masks"):
-            values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
-        return values.astype(np.float32), about
-
+    asked: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
     start = time.process_time()
-    of_new, about = outputs(slice(None), new)
+    of_new, about = _outputs(model, form, x, y, groups, new, **asked)
     fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
     if fold is not None:
         held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
         for number in np.unique(fold):
-            held_out[fold == number], _ = outputs(fold != number, x[fold == number])
+            known, held = fold != number, fold == number
+            some = None if groups is None else groups[known]
+            held_out[held], _ = _outputs(model, form, x[known], y[known], some, x[held], **asked)
     return fit_result
+
+
+def _outputs(
+    model: str, form: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, new: np.ndarray, /, **asked: Any
+) -> tuple[np.ndarray, str]:
+    """Return the outputs of a model of training samples for new ones, and what was chosen."""
+    if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
+        rocket = importlib.import_module(_AEON).MiniRocket(random_state=SEED, n_jobs=1)
+        x = rocket.fit_transform(_long_enough(x))
+    if form == "classes":
+        predict, about = classes(model, x, y, groups, asked["k"], asked["balanced"])
+    elif form in ("labels", "values"):
+        predict, about = numbers(model, x, y, groups)
+    else:
+        predict, about = dense(form, x, y, **asked)
+    step = max(1, _AT_ONCE // max(1, new[:1].size))
+    parts = [new[at : at + step] for at in range(0, len(new), step)]
+    parts = [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts
+    values = np.concatenate([predict(part) for part in parts])
+    if form in ("labels", "masks"):
+        values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
+    return values.astype(np.float32), about
 
 
 def classes(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> Fitted:
@@ -210,7 +214,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
     return predict, ", ".join(list(dict.fromkeys(_about(made) for *_, made in fitted))[:3])
 
 
-def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balanced: bool) -> Fitted:
+def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causal: bool) -> Fitted:
     """Fit a linear model of each position from the inputs around it, the same everywhere.
 
     Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first, so that the model is the
@@ -221,7 +225,7 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balance
         form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which are maps of two classes;
             class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
         x: [n, C, *E].
-        causal, k, balanced: as in `fitted`.
+        k, balanced, causal: as in `fitted`.
     """
     extent, generator = x.shape[2:], np.random.default_rng(SEED)
     radius = _RADIUS.get(len(extent), 0)

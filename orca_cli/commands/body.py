@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from orca_cli import terminal
 from orca_cli.commands.options import Verb, add_config_dir, argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
 from orca_cli.models.checkpoints import located
-from orca_cli.models.checkpoints.located import Located
-from orca_cli.terminal import Result, size_text
+from orca_cli.terminal import Result, configure_logging, size_text, table
 
 _LIST = """\
 examples:
@@ -60,7 +58,7 @@ def listed(arguments: argparse.Namespace) -> Result:
         checkpoint = body["checkpoint"]
         packaged = checkpoints.PACKAGED.get(checkpoint or "")
         extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-        place = Located("", "to be given") if checkpoint is None else located.find(checkpoint)
+        place = located.Located("", "to be given") if checkpoint is None else located.find(checkpoint)
         bodies.append(vars(place) | body | {"extra": extra})
         state = f"{place.state} {(place.revision or '')[:8]}".strip()
         if state == "missing" and extra:
@@ -68,12 +66,12 @@ def listed(arguments: argparse.Namespace) -> Result:
         rows.append((body["name"], place.family or body["code"], state, size_text(place.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
     note = "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
-    return Result(record, [terminal.table(("body", "family", "state", "size", "checkpoint"), rows), note])
+    return Result(record, [table(("body", "family", "state", "size", "checkpoint"), rows), note])
 
 
 def get(arguments: argparse.Namespace) -> Result:
     """Fetch a checkpoint where it is not here, check it, and return what it is."""
-    terminal.configure_logging()
+    configure_logging()
     name, bodies = arguments.name, named(arguments.config_dir)
     checkpoint = bodies.get(name, {}).get("checkpoint") or name
     try:

@@ -9,16 +9,14 @@ from urllib.parse import urlsplit
 
 from rich.console import RenderableType
 
-from orca_cli import terminal
 from orca_cli.commands import data_check
 from orca_cli.commands.options import Verb, add_config_dir, argument
 from orca_cli.config import catalogue
-from orca_cli.config.catalogue import DataFile, DataSet
 from orca_cli.config.configuration import default_folders
 from orca_cli.data import data_folder
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError
 from orca_cli.progress import Reporter
-from orca_cli.terminal import Result, counted, size_text
+from orca_cli.terminal import LogReporter, Result, configure_logging, counted, size_text, table
 
 _ORIGINS = {"generated": "made by orca", "bundled": "a package", "own": "your own files", "": "-", "files": ""}
 _LIST = """\
@@ -39,13 +37,13 @@ when it is complete and has the published SHA-256, or if none is published, the
 one recorded when it was first seen (checksums.json in its folder)."""
 
 
-def _selected(words: Sequence[str], extra: Path | None) -> list[DataSet]:
+def _selected(words: Sequence[str], extra: Path | None) -> list[catalogue.DataSet]:
     """Return the data sets that words name, also as task=NAME or source=NAME; all where there are none."""
     data_sets = catalogue.data_sets(extra)
     return [*dict.fromkeys(entry for word in words for entry in catalogue.find(word, data_sets))] or data_sets
 
 
-def _by_hand(entry: DataSet, folder: Path) -> str:
+def _by_hand(entry: catalogue.DataSet, folder: Path) -> str:
     """Return how to place a data set's files when no address answers: what its file says, else where they belong."""
     names = ", ".join(file.path for file in entry.files)
     return entry.by_hand.replace("FOLDER", str(folder)) or (f"put {names} into {folder}" if names else "")
@@ -79,7 +77,7 @@ def listed(arguments: argparse.Namespace) -> Result:
     shown: list[RenderableType] = ["\n".join(details[:-1])]
     if not arguments.names:
         headers = ("data", "size", "licence", "from")
-        shown = [one for group in rows for one in (terminal.table((group, *headers), rows[group]), "")]
+        shown = [one for group in rows for one in (table((group, *headers), rows[group]), "")]
         shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(data), "data_sets": records}, shown)
 
@@ -87,11 +85,11 @@ def listed(arguments: argparse.Namespace) -> Result:
 def get(arguments: argparse.Namespace) -> Result:
     """Download what is missing, and return what was done; a failure does not keep other files back."""
     chosen, data = _selected(arguments.names, arguments.config_dir), default_folders()["data"]
-    terminal.configure_logging()
+    configure_logging()
     done: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
     shown: list[str] = []
-    reporter = terminal.LogReporter()
+    reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
             shown.append(f"{entry.name} ({entry.group}): nothing to download (orca data list {entry.name})")
@@ -123,7 +121,7 @@ def get(arguments: argparse.Namespace) -> Result:
     return Result(record | {"failures": [str(failure) for failure in failures]}, shown, failures)
 
 
-def _got(file: DataFile, folder: Path, where: str, reporter: Reporter) -> dict[str, Any]:
+def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> dict[str, Any]:
     """Bring one file into the folder, or verify it; returns what was done, and how sure the checksum is."""
     place, expected = folder / file.path, data_folder.expected(file, folder)
     if place.is_file():

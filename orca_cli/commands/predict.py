@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import terminal
 from orca_cli.commands.options import add_allow_module, argument, number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
-from orca_cli.terminal import Result, counted, percent_or_number
+from orca_cli.terminal import LogReporter, Result, configure_logging, counted, log, percent_or_number, print_text
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
@@ -56,7 +55,7 @@ def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
 
     folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)
     if reason is not None:
-        terminal.log.info(f"best: {reason}")
+        log.info(f"best: {reason}")
     loaded = open_model(folder, arguments.checkpoint)
     return loaded, {"schema": 1, "run": loaded.record.name, "folder": str(folder), "chosen": reason}
 
@@ -65,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
     if arguments.json and arguments.out is None:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
-    terminal.configure_logging()
+    configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
 
@@ -73,14 +72,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
     output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
     new = predictor.opened(arguments.input, arguments.part)
-    outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
+    outputs: Iterable[np.ndarray] = predictor.stream(new, LogReporter())
     targets = None if arguments.no_targets else new.targets()
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
     if arguments.out is None:
         for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
-            terminal.print_text(text)
+            print_text(text)
     else:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
     record |= {"samples": len(new), "out": arguments.out, "remarks": dict(predictor.remarks), "error": None}
@@ -94,6 +93,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
     if arguments.out is None:  # standard output has the predictions
         for line in lines:
-            terminal.log.info(line)
+            log.info(line)
         return Result(record)
     return Result(record, lines)

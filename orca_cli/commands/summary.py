@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
@@ -18,7 +17,7 @@ from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, percent_or_number
+from orca_cli.terminal import Result, facts, log, percent_or_number
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -33,7 +32,7 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     failures = [] if outcome.failure is None else [outcome.failure.error]
     record, shown = outcome_record(outcome), list[RenderableType]()
     if is_new and outcome.path is not None:
-        shown.append(terminal.facts(result_rows(outcome.result, outcome.path)))
+        shown.append(facts(result_rows(outcome.result, outcome.path)))
     if alone and outcome.result and outcome.path is not None:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
@@ -48,7 +47,7 @@ def read_answer(run: Path) -> numbers.Answer | None:
     try:
         return numbers.read(run)
     except OrcaError as error:
-        terminal.log.warning(f"what the run predicted cannot be shown: {error}")
+        log.warning(f"what the run predicted cannot be shown: {error}")
         return None
 
 
@@ -73,7 +72,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     }
     if decided := summary.get("decided"):
         rows["decided"] = "; ".join(decisions(decided))
-    return terminal.facts(rows.items())
+    return facts(rows.items())
 
 
 def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -22,7 +22,6 @@ from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
-from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result, counted, duration
 
@@ -94,7 +93,7 @@ class _Jobs:
             self.outcomes[label] = done
         return None
 
-    def watch(self, job: Job, seen: Activity) -> bool:
+    def watch(self, job: Job, seen: claim.Activity) -> bool:
         """Stop nothing."""
         return False
 

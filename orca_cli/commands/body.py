@@ -9,6 +9,7 @@ from orca_cli.config import configuration
 from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
 from orca_cli.models.checkpoints import located
+from orca_cli.report.records.collect import mapping
 from orca_cli.terminal import Result, configure_logging, size_text, table
 
 _LIST = """\
@@ -38,13 +39,12 @@ def named(extra: Path | None = None) -> dict[str, dict[str, Any]]:
         ConfigError: a file cannot be read.
     """
     bodies = {}
-    for name, path in configuration.choices("body", extra).items():
-        node: Any = configuration.content(path).get("body")
-        node = node if isinstance(node, dict) else {}
+    for name, variant in configuration.variants("body", extra).items():
+        node = mapping(variant.settings.get("body"))
         checkpoint = node.get("checkpoint")
         bodies[name] = {
             "name": name,
-            "description": configuration.description(path),
+            "description": variant.description,
             "code": str(node.get("_target_", "")).rpartition(".")[0].rpartition(".")[2],
             "checkpoint": checkpoint if isinstance(checkpoint, str) and checkpoint not in ("", "???") else None,
         }

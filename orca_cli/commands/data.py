@@ -117,8 +117,8 @@ def get(arguments: argparse.Namespace) -> Result:
             shown.append(f"{entry.name} by hand: {_by_hand(entry, data / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
     nothing = [entry.name for entry in chosen if not entry.files]
-    record = {"schema": 1, "files": done, "nothing_to_download": nothing}
-    return Result(record | {"failures": [str(failure) for failure in failures]}, shown, failures)
+    record = {"schema": 1, "files": done, "nothing_to_download": nothing, "failures": [*map(str, failures)]}
+    return Result(record, shown, failures)
 
 
 def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> dict[str, Any]:

@@ -108,10 +108,7 @@ def _lock(entry: Path) -> Path:
 
 def _entries(folder: Path) -> list[Path]:
     """Return what a folder holds, links left out; nothing where it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.is_symlink())
-    except OSError:
-        return []
+    return sorted(path for path in folder.glob("*") if not path.is_symlink())
 
 
 def _idle_days(path: Path) -> float:

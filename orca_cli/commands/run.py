@@ -15,7 +15,6 @@ from orca_cli.commands import sweep
 from orca_cli.commands.engine import job_report
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
-from orca_cli.config import study
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
@@ -24,7 +23,6 @@ from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 
@@ -137,28 +135,15 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
         if arguments.dry_run:
             return sweep.dry_run(expansion, force=arguments.force)
         if arguments.multirun:
-            for line in study.absent_lines(expansion.absent):
-                terminal.log.warning(line)
             return sweep.run(expansion, arguments)
         (job,) = expansion.jobs
         if place is not None and place.identity and job.identity.run != place.identity:
             hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
             raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
-        return run_job(job, arguments, team)
-
-
-def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
-    """Run one composed job in this process, or leading a team; a job of a sweep takes a GPU of its own.
-
-    Prints what stage 1 made, unless the result is to be JSON.
-    """
-    if arguments.job and job.config.device in ("auto", "cuda"):
+    if place is not None and job.config.device in ("auto", "cuda"):  # a job of a sweep takes a GPU of its own
         earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
-        try:
-            if arguments.force or earlier is None or not earlier.result():
-                gpus.take(gpus.visible())
-        except OrcaError as error:
-            return ended_by(error)
+        if arguments.force or earlier is None or not earlier.result():
+            gpus.take(gpus.visible())
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():

@@ -108,6 +108,8 @@ class _Jobs:
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     """Run all experiments, each in a process of its own."""
     jobs = sweep.experiments
+    for line in absent_lines(sweep.absent):
+        terminal.log.warning(line)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)

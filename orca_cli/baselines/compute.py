@@ -86,16 +86,10 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         held_out, rows = (entry.tensors[key].numpy() for key in ("held_out", "rows"))
         samples = judge or learned
         validation_error = error(held_out, samples.targets()[rows], _groups(samples, rows)).value
-    return Baseline(
-        measured,
-        validation_error,
-        entry.record["seconds"],
-        {"splits": splits, "n": count, "of": len(learned)},
-        versions,
-        str(entry.record["about"]),
-        reason="" if measured is not None else "undefined on this test split",
-        outputs=outputs,
-    )
+    seconds, about = entry.record["seconds"], str(entry.record["about"])
+    trained_on = {"splits": splits, "n": count, "of": len(learned)}
+    reason = "" if measured is not None else "undefined on this test split"
+    return Baseline(measured, validation_error, seconds, trained_on, versions, about, reason, outputs)
 
 
 def _constant(subject: Subject) -> tuple[Entry, int]:

@@ -133,15 +133,11 @@ def job_outcome(end: Ended) -> Outcome:
     if not end.report:
         return NOT_STARTED if end.status is None and not end.lost else ended_by(_unreported(end))
     state, code, facts = end.report["state"], end.report["code"], end.report.get("error")
-    path = None if end.report["path"] is None else Path(end.report["path"])
-    if end.over_limit and state == "interrupted":
-        state, facts = (
-            "failed",
-            {"kind": "", "what": "exceeded --time-limit; the state is saved", "where": "", "hint": ""},
-        )
-    failure = None
+    path, failure = None if end.report["path"] is None else Path(end.report["path"]), None
     if facts is not None:
         error = getattr(exceptions, facts["kind"], OrcaError)(facts["what"], where=facts["where"], hint=facts["hint"])
+        if end.over_limit and state == "interrupted":
+            state, error = "failed", OrcaError("exceeded --time-limit; the state is saved")
         error.code = code
         failure = Failure(error, error)
     # A completed run may come with a failure: its baselines may have been stopped.

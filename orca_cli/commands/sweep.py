@@ -44,15 +44,9 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
         records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
     counts = Counter(one["would"] for one in records)
     expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
-    record = {
-        "schema": 1,
-        "study": sweep.study,
-        "would": {would: counts[would] for would in _WOULD.values()},
-        "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
-        "jobs": records,
-        "build": summary,
-        "expected_s": expected_s,
-    }
+    record: dict[str, Any] = {"schema": 1, "study": sweep.study, "jobs": records, "build": summary}
+    record |= {"would": {would: counts[would] for would in _WOULD.values()}, "expected_s": expected_s}
+    record["left_out"] = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
     rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
     would = ", ".join(f"{word} {count}" for word, count in counts.items())

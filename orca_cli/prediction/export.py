@@ -24,7 +24,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.record import EXPORT, SCHEMA
-from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
+from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.report.records.collect import baselines, mapping, number
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
@@ -85,14 +85,6 @@ One run of one seed.{comparison}
 * It was measured on data like its training data; on others (devices, sites, times) nothing is known.
 * Probabilities are the model's own and were not calibrated.
 * The test error was not used to choose this run, if it was chosen by validation (`--best` does).
-
-## Citation
-
-The method:
-
-```bibtex
-{citation}
-```
 """
 _CHOSEN = {
     "nothing": "Weights are those of the last step, trained on training and validation samples",
@@ -178,7 +170,6 @@ def model_card(loaded: Loaded) -> str:
         licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
         weights_sha256=_code(record.weights_sha256),
         versions=", ".join(versions),
-        citation=CITATION,
     )
 
 

@@ -103,8 +103,7 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     if has_config := (build / BODY_CONFIG).exists():
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
-    selected = record.result.get("selected")
-    word = "fold" if isinstance(selected, dict) and selected.get("folds") else "member"
+    word = "fold" if mapping(record.result.get("selected")).get("folds") else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
     attempts: list[Iterable[str]] = [(f"{word}-{number}" for number in range(record.members))]
     if record.members == 1:  # there is no `best` where nothing was validated

@@ -14,6 +14,7 @@ from orca_cli.config.ranges import Count, check_value, fits, shown
 from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
+from orca_cli.report.records.collect import mapping
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, SETTINGS, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
@@ -196,16 +197,15 @@ def read_run(folder: Path) -> ModelRecord:
     own_file(folder, arrays)
     storage.verify_folder(folder, only=[*records, arrays])
     summary, settings = read_or_empty(folder / build / SUMMARY), configuration.content(folder / SETTINGS)
-    task, selected = settings.get("task"), result.get("selected")
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
-        "error": task.get("error") if isinstance(task, dict) else None,
+        "error": mapping(settings.get("task")).get("error"),
         "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
-        "members": selected.get("members", 1) if isinstance(selected, Mapping) else 1,
+        "members": mapping(result.get("selected")).get("members", 1),
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     return _record(values, where)
@@ -213,8 +213,7 @@ def read_run(folder: Path) -> ModelRecord:
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
     """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
-    decided = summary.get("decided")
-    if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):
-        return decided[key].get("value")
+    if decided := mapping(mapping(summary.get("decided")).get(key)):
+        return decided.get("value")
     value = schema.lookup(settings, key)
     return schema.lookup(schema.Config(), key) if value is None else value

@@ -1,8 +1,6 @@
 """`orca runs`: the run folders themselves: all of them, one, or two side by side; without torch, and nothing is changed."""
 
 import argparse
-import os
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +67,8 @@ def one_run(word: str) -> Run:
 
 
 def _record(run: Run | Broken) -> dict[str, Any]:
-    """Return which run a folder holds and how far it is; it began when its name says, else when the folder last changed."""
-    try:
-        since = begun(run.path) or datetime.fromtimestamp(os.lstat(run.path).st_mtime).astimezone()
-    except OSError:  # it has just gone
-        since = storage.now()
+    """Return which run a folder holds and how far it is; it began when its name says."""
+    since = begun(run.path) or storage.now()
     age = duration(max(0.0, (storage.now() - since).total_seconds()))
     record = {"run": run.path.name, "path": str(run.path), "since": since.isoformat(), "age": age, "reason": run.reason}
     if isinstance(run, Broken):
@@ -90,20 +85,19 @@ def listed(arguments: argparse.Namespace) -> Result:
     found: list[Run | Broken] = [*collection.runs, *collection.superseded]
     found += [] if arguments.where else collection.broken
     records, rows, below = [], [], []
+    found.sort(key=lambda run: begun(run.path) or storage.now(), reverse=True)
     for run in found:
         score = run.score if isinstance(run, Run) else None
         text = "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
         error = None if score is None else {"name": score.error_name, "value": score.value, "text": text}
-        facts = {"bytes": storage.size(run.path), "error": error, "replaced": run in collection.superseded}
-        records.append(_record(run) | facts)
-    records.sort(key=lambda one: datetime.fromisoformat(one["since"]), reverse=True)
-    for record in records:
+        size, is_replaced = storage.size(run.path), run in collection.superseded
+        record = _record(run) | {"bytes": size, "error": error, "replaced": is_replaced}
+        records.append(record)
         is_good = record["state"] in ("completed", "running")
-        state = Text(f"({record['state']})" if record["replaced"] else record["state"], style="" if is_good else "red")
+        state = Text(f"({record['state']})" if is_replaced else record["state"], style="" if is_good else "red")
         words = record["run"].split("_")  # date, time, body, metric, finetune, seed, identity
         short, what = (words[-1], " ".join(words[2:-1])) if len(words) > 3 else (record["run"], "")
-        text = record["error"]["text"] if record["error"] else ""
-        rows.append((short, record.get("task", ""), what, state, text, record["age"], size_text(record["bytes"])))
+        rows.append((short, record.get("task", ""), what, state, text, record["age"], size_text(size)))
         if note := _typed(record["variant"]) if is_good else record["reason"]:
             below.append(f"{short}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)

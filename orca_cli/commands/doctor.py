@@ -47,8 +47,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     checks += [(UnavailableError.code, weights["problem"]), (0, "")]
     code, problem = next((code, problem) for code, problem in checks if problem or not code)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
-    machine = environment() | {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
-    record = machine | {"works": code == 0, "verdict": verdict, "exit_code": code}
+    machine = {key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")}
+    machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 

@@ -17,7 +17,7 @@ from orca_cli.runs.directory import STAGE_FOLDERS
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, facts, log, percent_or_number
+from orca_cli.terminal import Result, counted, facts, log, percent_or_number
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -95,7 +95,8 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         yield "distance", f"{before:.4g} before alignment, {after or 0:.4g} after ({result.get('metric')})"
     if split := mapping(mapping(result.get("splits")).get("test")):
         skipped = f", {error['skipped']} skipped" if error.get("skipped") else ""
-        text = f" on {split.get('n')} samples{skipped} (best constant predictor: {shown(result.get('trivial_error'))})"
+        trivial = f"(best constant predictor: {shown(result.get('trivial_error'))})"
+        text = f" on {counted(split.get('n', 0), 'sample')}{skipped} {trivial}"
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
         yield "test", f"none: {error.get('reason')}"

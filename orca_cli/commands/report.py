@@ -41,16 +41,11 @@ Seeds of one method are averaged; runs that differ in a setting get rows of thei
 counted in their cell and listed with the reason."""
 _ENDING = "default: that of --out by its ending, else table; --json is short for json"
 _CHOOSE = (
-    "each arm at its own value of this setting, the one with the lowest validation error on the lowest seed; the other seeds "
-    "alone are shown and judged"
+    "each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged"
 )
-_AGAINST = (
-    "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
-)
+_AGAINST = "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
 _COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
-_OTHERS = (
-    "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
-)
+_OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
 _STRICT = "exit with 3 if runs failed, died or cannot be read"
 ARGUMENTS = (
     RUNS,

@@ -44,9 +44,6 @@ exit code is 75.
 
 Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
 between them (docs/cluster.md)."""
-_SETTINGS = (
-    "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, protocol, study"
-)
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
@@ -56,7 +53,9 @@ _FLAGS = {
 }
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
-    argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS),
+    argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups such as task (orca list)"
+    ),
     add_config_dir,
     add_allow_module,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),

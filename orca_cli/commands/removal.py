@@ -75,11 +75,11 @@ def _removed(
     """Return what was removed, or would be, with its size; and why the rest was not."""
     removed, failures = [], []
     for item in items:
-        sized = item | {"bytes": storage.size(Path(item["path"]))}
+        item["bytes"] = storage.size(Path(item["path"]))
         try:
             if really:
                 remove(item)
-            removed.append(sized)
+            removed.append(item)
         except OrcaError as error:
             failures.append(error)
     return removed, failures

@@ -53,9 +53,7 @@ _FLAGS = {
 }
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
-    argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups such as task (orca list)"
-    ),
+    argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
     add_config_dir,
     add_allow_module,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),

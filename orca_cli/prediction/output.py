@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, softmax
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError
@@ -59,10 +60,7 @@ class Decoder:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
         wide = outputs.astype(np.float64)
-        if self.form == "labels":
-            return np.exp(-np.logaddexp(0, -wide)).astype(np.float32)
-        weights = np.exp(wide - wide.max(1, keepdims=True))
-        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+        return np.asarray(expit(wide) if self.form == "labels" else softmax(wide, axis=1), np.float32)
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""

@@ -85,10 +85,8 @@ def standard_error(
     Whole records, of `groups` [n], are drawn where samples belong to records (Efron and Tibshirani 1993, chapters 6 and 8).
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
-    members = None
-    if groups is not None:  # the samples of each record
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    # The samples of each record.
+    members = None if groups is None else [np.flatnonzero(groups == one) for one in np.unique(groups)]
     count = len(outputs) if members is None else len(members)
     if count < 2 or resamples < _LEAST:
         return None

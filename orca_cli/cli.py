@@ -24,7 +24,6 @@ COMMANDS = {
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
-    "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check",
     "body": "the pretrained bodies: list, get for offline machines",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
@@ -32,7 +31,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "body get")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "data check", "body get")
 
 _EXAMPLES = """\
 examples:
@@ -95,40 +94,52 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
-    if words[:1] == ["--version"]:
+    if not words or words[0] in ("-h", "--help", "help"):
+        return _print_commands("orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES)
+    if words[0] == "--version":
         terminal.print_result(f"orca {__version__}")
         return 0
-    name, about, path = "orca", "Cross-modal transfer of pretrained transformers (ORCA).", "orca_cli.commands"
-    commands, examples = COMMANDS, _EXAMPLES
-    while commands:  # twice for a command of several, such as `orca data get`: a module each
+    if words[0] not in COMMANDS:
+        raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
+    name, words = words[0], words[1:]
+    about = COMMANDS[name]
+    command = importlib.import_module(f"orca_cli.commands.{name}")
+    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`
         if not words or words[0] in ("-h", "--help", "help"):
-            lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
-            terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
-            return 0
-        word, *words = words
-        name, path = f"{name} {word}", f"{path}.{word}"
-        if word not in commands:
-            raise UsageError(f"no such command: '{name.removeprefix('orca ')}'", hint=suggest(word, commands))
-        about, command = commands[word], importlib.import_module(path)
-        commands, examples = getattr(command, "VERBS", {}), f"examples: {name} COMMAND --help"
+            verbs = {word: verb.about for word, verb in command.VERBS.items()}
+            return _print_commands(f"orca {name}", about, verbs, f"examples: orca {name} COMMAND --help")
+        if words[0] not in command.VERBS:
+            raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
+        about, examples, arguments_of, execute = command.VERBS[words[0]]
+        name, words = f"{name} {words[0]}", words[1:]
+    else:
+        examples, execute = command.EXAMPLES, command.execute
+        arguments_of = command.ARGUMENTS if hasattr(command, "ARGUMENTS") else (command.add_arguments,)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=name, description=about, epilog=command.EXAMPLES, formatter_class=raw)
-    command.add_arguments(parser)
+    parser = _Parser(prog=f"orca {name}", description=about, epilog=examples, formatter_class=raw)
+    for add in arguments_of:
+        add(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
-    arguments.typed = [*name.split(), *words]
+    arguments.typed = ["orca", *name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
     for module in getattr(arguments, "allow_module", ()):
         parts.allow_module(module)
-    if name.removeprefix("orca ") in _COMPUTING:
+    if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements
 
         check_requirements()
         storage.check_temporary()
-    result = command.execute(arguments)
+    result = execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name == "orca run" else nullcontext():
+    with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
+
+
+def _print_commands(name: str, about: str, commands: dict[str, str], examples: str) -> int:
+    lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
+    terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
+    return 0

@@ -125,6 +125,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
+def size_text(size: int | None) -> str:
+    """Return a size in powers of 1000, such as 1.5 kB; - if it is unknown."""
+    for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size is not None and size >= power:
+            return f"{size / power:.{1 if size < 10 * power else 0}f} {unit}"
+    return "-" if size is None else f"{size} B"
+
+
 def print_result(*things: RenderableType) -> None:
     """Print results on standard output: Rich renderables, and texts without folding, each with a line break."""
     console = stdout()

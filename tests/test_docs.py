@@ -135,6 +135,7 @@ def test_the_examples_of_the_cluster_page_are_shell_and_their_commands_accepted(
     lines = re.findall(r"orca (run -m task=digits [^>\n]*?)(?: >|\"$|$)", page, flags=re.M)
     assert {word for line in lines for word in line.split() if word.startswith("-")} >= {"--on", "--threads", "--gpus"}
     parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
+    for add in run.ARGUMENTS:
+        add(parser)
     for line in lines:
         assert parser.parse_intermixed_args(shlex.split(line)[1:]).multirun

@@ -48,17 +48,13 @@ def baseline_names(
         task: its settings; `kind` is that of its targets, the input's shape (C, *E).
         samples: that the run trained on.
     """
-    if which == "none":
-        return []
+    if which == "none" or kind == "dense":
+        return [] if which == "none" else [CONSTANT, "linear"]
     is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(map(task.get, _SERIES))
     is_table = is_table or math.prod(input_shape[1:]) == 1
-    left_out = set() if is_table else {"boosting"}
-    if kind == "dense":
-        left_out = NAMES.keys() - {CONSTANT, "linear"}
-    is_quick = has_aeon() and samples * math.prod(input_shape) <= _SECONDS
-    if len(input_shape) != 2 or is_table or not (which == "all" or is_quick):
-        left_out |= {MINIROCKET}
-    return [name for name in NAMES if name not in left_out]
+    is_quick = which == "all" or (has_aeon() and samples * math.prod(input_shape) <= _SECONDS)
+    left_out = {"boosting": not is_table, MINIROCKET: is_table or len(input_shape) != 2 or not is_quick}
+    return [name for name in NAMES if not left_out.get(name)]
 
 
 def has_aeon() -> bool:
@@ -85,8 +81,7 @@ def complete(
     """
     from orca_cli.baselines import compute, verdict
 
-    start, stop = time.monotonic(), None
-    before = folder.result()
+    start, stop, before = time.monotonic(), None, folder.result()
     recorded, comparison = before.get("baselines") or {}, before.get("comparison")
     baselines: dict[str, Baseline] = {}
     try:
@@ -95,8 +90,7 @@ def complete(
         every = [name for name in NAMES if name in (*names, *recorded)]
         for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
             baselines[name] = one
-        answers, value = saved(folder), before["error"]["value"]
-        comparison = verdict.verdict(subject.error, value, *answers, baselines)
+        comparison = verdict.verdict(subject.error, before["error"]["value"], *saved(folder), baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
@@ -104,9 +98,9 @@ def complete(
     if baselines:
         result = folder.result()
         new = {name: one.record() for name, one in baselines.items() if one.outputs is not None or name not in recorded}
+        ordered = {name: (recorded | new)[name] for name in NAMES if name in recorded | new}
         spent = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
         seconds = result["seconds"] | {"baselines": round(spent, 2)}
-        ordered = {name: (recorded | new)[name] for name in NAMES if name in recorded | new}
         folder.write_result(result | {"baselines": ordered, "comparison": comparison, "seconds": seconds})
     return stop
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from orca_cli import signals
 from orca_cli.baselines import completion, models
 from orca_cli.baselines.inputs import Subject
-from orca_cli.baselines.models import FitError
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
@@ -29,10 +28,9 @@ from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
-_REVISION = 3  # of this package's computations; a change makes every cached entry a miss
-_MOST_KEPT = 2**26  # values of outputs in a cache entry
+_REVISION = 4  # of this package's computations; a change makes every cached entry a miss
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
-_SEED = 0
+_EMBEDDED = (completion.FEATURES, completion.PROBE)  # which learn from what parts of the run make of its data
 _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 
@@ -65,7 +63,7 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
                 baseline = _baseline(name, subject, cache)
             except InterruptionError:
                 raise
-            except (FitError, OrcaError, OSError, MemoryError, ValueError) as failure:
+            except (OrcaError, OSError, MemoryError, ValueError) as failure:
                 baseline = Baseline(None, reason=" ".join(str(failure).split()) or type(failure).__name__)
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
@@ -75,96 +73,88 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
 
 
 def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
-    learned, error = subject.learned, subject.error
+    learned, judge, error = subject.learned, subject.judge, subject.error
     splits = ["train", "val"] if len(learned) > len(subject.task.train) else ["train"]
     if name == completion.MINIROCKET and not completion.has_aeon():
-        raise FitError("it needs the package aeon: pip install 'orca-transfer[peers]'")
+        raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     versions = {package: version(package) for package in completion.PACKAGES[name]}
     is_constant = name == completion.CONSTANT
-    entry = _constant(subject) if is_constant else _entry(name, subject, cache, splits, versions)
-    outputs = entry.tensors["outputs"]
+    entry, count = _constant(subject) if is_constant else _fitted(name, subject, cache, [splits, versions])
+    outputs, validation_error = entry.tensors["outputs"], None
     measured = error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
-    validation_error = None
     if "held_out" in entry.tensors:
-        rows, judge = entry.tensors["rows"].numpy(), subject.judge or learned
-        held_out = entry.tensors["held_out"].numpy()
-        validation_error = error(held_out, judge.targets()[rows], _groups(judge, rows)).value
-    count = len(learned if is_constant else subject.rows(learned, _is_raw(name, subject)))
-    return Baseline(
-        measured,
-        validation_error,
-        entry.record["seconds"],
-        {"splits": splits, "n": count, "of": len(learned)},
-        versions,
-        str(entry.record["about"]),
-        reason="" if measured is not None else "undefined on this test split",
-        outputs=outputs,
-    )
+        held_out, rows = (entry.tensors[key].numpy() for key in ("held_out", "rows"))
+        samples = judge or learned
+        validation_error = error(held_out, samples.targets()[rows], _groups(samples, rows)).value
+    seconds, about = entry.record["seconds"], str(entry.record["about"])
+    trained_on = {"splits": splits, "n": count, "of": len(learned)}
+    reason = "" if measured is not None else "undefined on this test split"
+    return Baseline(measured, validation_error, seconds, trained_on, versions, about, reason, outputs)
 
 
-def _constant(subject: Subject) -> Entry:
-    constant, tensors = subject.constant, {}
+def _constant(subject: Subject) -> tuple[Entry, int]:
+    """As `_fitted`."""
+    constant, samples = subject.constant, subject.judge or subject.learned
+    rows = subject.rows(samples, raw=False)
+    tensors = {"outputs": constant.expand(len(subject.targets), *constant.shape)}
     if subject.judge is not None:
-        rows = subject.rows(subject.judge, raw=False)
-        tensors = {"held_out": constant.expand(len(rows), *constant.shape), "rows": torch.from_numpy(rows)}
-    else:
-        rows = subject.rows(subject.learned, raw=False)
-        y, fold = subject.learned.targets()[rows], _folds(subject, rows)
-        if fold is not None:
-            apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
-            tensors = {"held_out": torch.from_numpy(np.stack(apart)[fold]), "rows": torch.from_numpy(rows)}
-    outputs = {"outputs": constant.expand(len(subject.targets), *constant.shape)}
-    return Entry(outputs | tensors, {"seconds": 0.0, "about": ""})
+        tensors["held_out"] = constant.expand(len(rows), *constant.shape)
+    elif (fold := _folds(subject, rows)) is not None:
+        y = samples.targets()[rows]
+        apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
+        tensors["held_out"] = torch.from_numpy(np.stack(apart)[fold])
+    entry = Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
+    return entry, len(subject.learned)
 
 
-def _entry(name: str, subject: Subject, cache: Path, splits: list[str], versions: dict[str, str]) -> Entry:
-    """Return a model's outputs for the test split, and for samples, of those `rows`, that it has not seen (held_out)."""
-    task, judge, form = subject.task, subject.judge, _form(subject)
-    settings = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
-    settings |= {"balanced": isinstance(subject.error, Balanced), "seed": _SEED}
-    data: dict[str, Any] = {split: subject.digests[split] for split in (*splits, "test")}
-    data |= {"shape": list(task.input_shape), "judge": "folds" if judge is None else subject.digests["val"]}
-    key = [_REVISION, settings, data, versions]
+def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:
+    """Return a model's outputs for the test split, and for other samples, `rows`, that it has not seen (held_out).
+
+    With them comes the number of samples that it learned from. `facts`: splits of these, and versions that it depends on.
+    """
+    task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
+    is_raw = name == completion.MINIROCKET or task.kind == "dense"
+    rows, judged = subject.rows(subject.learned, is_raw), subject.rows(judge, is_raw)
+    settings: dict[str, Any] = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
+    settings["balanced"] = isinstance(subject.error, Balanced)
+    judged_on = "folds" if judge is None else subject.digests["val"]
+    data = [subject.digests[split] for split in (*facts[0], "test")]
+    key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
     start = subject.start() if name == completion.PROBE else None
-    if name in (completion.FEATURES, completion.PROBE):
+    if is_embedded:
         part = start or subject.embedder
         key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
 
     def compute_entry() -> Entry:
-        raw, seconds = _is_raw(name, subject), 0.0
-        if name in (completion.FEATURES, completion.PROBE):
-            began = time.monotonic()
+        began = time.monotonic()
+        if is_embedded:
             x, new = subject.embedded() if start is None else subject.probed(start)
-            seconds = time.monotonic() - began
         else:
-            x, new = subject.raw if raw else subject.table
-        rows, judged = subject.rows(subject.learned, raw), subject.rows(judge, raw)
-        y = subject.learned.targets()[rows]
+            x, new = subject.raw if is_raw else subject.table
+        seconds, kept, y = time.monotonic() - began if is_embedded else 0.0, rows, subject.learned.targets()[rows]
         known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
         if not known.any():
-            raise FitError("no training sample has a target")
+            raise DataError("no training sample has a target")
         if form == "classes":
-            x, y, rows = x[known], y[known], rows[known]
-        fold = _folds(subject, rows) if judge is None else None
+            x, y, kept = x[known], y[known], rows[known]
+        fold = _folds(subject, kept) if judge is None else None
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
-        request = settings | {"x": x, "y": y, "groups": _groups(subject.learned, rows), "fold": fold, "new": new}
-        limits, parent = (math.ceil(limit_s), _WAIT * limit_s), os.getpid()
+        request = settings | {"x": x, "y": y, "groups": _groups(subject.learned, kept), "fold": fold, "new": new}
+        limits = math.ceil(limit_s), _WAIT * limit_s
         try:
-            fit_result = isolation.isolated(models.fit_here, "baselines", *limits, parent=parent, request=request)
+            fit_result = isolation.isolated(models.fitted, "baselines", *limits, parent=os.getpid(), **request)
         except isolation.StoppedError as error:
-            raise FitError(f"it {error}") from error
+            raise DataError(f"it {error}") from error
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
-            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(rows)}
+            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(kept)}
         elif judge is not None:
             tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
         return Entry(tensors, {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]})
 
-    if max(len(subject.targets) * task.num_outputs, subject.targets.numel()) > _MOST_KEPT:
-        return compute_entry()
     name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    return cached(cache / "baselines" / name_of_entry, compute_entry)
+    return cached(cache / "baselines" / name_of_entry, compute_entry), len(rows)
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
@@ -178,20 +168,16 @@ def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
     learned = subject.learned
     classes = learned.targets()[rows] if subject.task.kind == "classes" else None
     try:
-        return folds(len(rows), FOLDS, seed=_SEED, classes=classes, groups=_groups(learned, rows))
+        return folds(len(rows), FOLDS, seed=models.SEED, classes=classes, groups=_groups(learned, rows))
     except DataError:
         return None
-
-
-def _is_raw(name: str, subject: Subject) -> bool:
-    return name == completion.MINIROCKET or subject.task.kind == "dense"
 
 
 def _form(subject: Subject) -> str:
     """Return the form of the targets, as `models.fitted` names it.
 
     Raises:
-        FitError: dense targets for which the best constant is the only baseline.
+        DataError: dense targets for which the best constant is the only baseline.
     """
     task = subject.task
     if task.kind != "dense":
@@ -204,5 +190,5 @@ def _form(subject: Subject) -> str:
             form = "masks"
     if shape != task.input_shape[1:] or (form == "masks" and task.num_outputs > 1):
         what = "several labels at each position, or outputs and inputs that differ in extent"
-        raise FitError(f"{what}; the best constant is the only baseline")
+        raise DataError(f"{what}; the best constant is the only baseline")
     return form

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.baselines.models import FitError
-from orca_cli.interfaces import Batch, Error, Samples, TaskData
+from orca_cli.baselines.models import SEED
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Error, Samples, TaskData
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 
@@ -27,7 +28,6 @@ MOST_RAW = 4096  # values of an input that are features as they are
 _CELLS = 2**22  # of the table of the training samples
 _LEAST = 1024
 _BANDS = 16  # of a series' spectrum
-_SEED = 0  # not the run's: runs of all seeds share their baselines
 
 
 @dataclass(frozen=True)
@@ -59,79 +59,70 @@ class Subject:
 
     def rows(self, samples: Samples | None, raw: bool) -> np.ndarray:
         """Return which samples of a split are used, ascending: all, or as many as there is room for, drawn at random."""
-        count, size = len(samples or ()), math.prod(self.task.input_shape)
-        most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
-        if raw and most < min(count, 2):
-            raise FitError(f"an input of {size:,} values is too large for it")
-        rows = np.arange(count)
-        if count <= most:
+        rows, room = np.arange(len(samples or ())), MOST_CELLS // (2 * math.prod(self.task.input_shape))
+        most = min(MOST_ROWS, max(2, room)) if raw else MOST_ROWS
+        if len(rows) <= most:
             return rows
-        return np.sort(seeding.numpy_generator(_SEED, "baselines", "samples").choice(rows, most, replace=False))
+        return np.sort(seeding.numpy_generator(SEED, "baselines", "samples").choice(rows, most, replace=False))
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features of the training samples in use, [n, F] float32, and of those that judge and the test split."""
         rows = len(self.rows(self.learned, raw=False))
         most = min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, MOST_CELLS // max(rows, len(self.test))))
-
-        def take(batch: Batch) -> np.ndarray:
-            return table(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy(), most)
-
-        return self._read(take, raw=False)
+        return self._read(lambda x, valid: table(x.numpy(), None if valid is None else valid.numpy(), most))
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding."""
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
-            raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
-        return self._read(lambda batch: np.asarray(batch.x.numpy()), raw=True)
+            raise DataError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
+        return self._read(lambda x, valid: x.numpy(), raw=True)
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the embedder makes of the same samples: its own features, or mean and maximum of their tokens."""
         embedder = self.embedder.eval()
 
-        def take(batch: Batch) -> np.ndarray:
-            own = getattr(embedder, "sample_features", lambda *_: None)(batch.x, batch.valid)
-            if own is not None:
-                return np.asarray(own.numpy())
-            tokens = embedder(batch.x, batch.valid)
-            mask = tokens.mask.unsqueeze(-1)
-            mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
-            largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
-            return np.asarray(torch.cat([mean, torch.where(mask.any(1), largest, 0.0)], dim=1).float().numpy())
+        def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
+            own = getattr(embedder, "sample_features", lambda *_: None)(x, valid)
+            if own is None:
+                tokens = embedder(x, valid)
+                mask = tokens.mask.unsqueeze(-1)
+                mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
+                largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
+                own = torch.cat([mean, torch.where(mask.any(1), largest, 0.0)], dim=1).float()
+            return np.asarray(own.numpy())
 
-        return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
+        return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
         """Return what a model's predictor sees of the same samples."""
-        model.eval()
-        device, pool = next(model.parameters()).device, cast(PooledPredictor, model.predictor).pool
+        device, pool = next(model.eval().parameters()).device, cast(PooledPredictor, model.predictor).pool
 
-        def take(batch: Batch) -> np.ndarray:
-            valid = None if batch.valid is None else batch.valid.to(device)
-            return np.asarray(pool(model.features(batch.x.to(device), valid)).float().cpu().numpy())
+        def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
+            features = model.features(x.to(device), None if valid is None else valid.to(device))
+            return np.asarray(pool(features).float().cpu().numpy())
 
-        return self._read(take, raw=False, at_once=_EMBEDDED_AT_ONCE)
+        return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
     @torch.no_grad()
     def _read(
-        self, take: Callable[[Batch], np.ndarray], *, raw: bool, at_once: int = 256
+        self, take: Callable[[Tensor, Tensor | None], np.ndarray], *, raw: bool = False, at_once: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.task.input_shape)))
         start = time.process_time()
 
-        def read(samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
-            parts = []
+        def read(samples: Samples, rows: np.ndarray) -> Iterator[np.ndarray]:
             for first in range(0, len(rows), size):
                 signals.check()
                 if time.process_time() - start > _LIMIT_S:
-                    raise FitError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
-                parts.append(take(samples.batch(rows[first : first + size])))
-            return parts
+                    raise DataError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
+                batch = samples.batch(rows[first : first + size])
+                yield take(batch.x, batch.valid)
 
-        learned = read(self.learned, self.rows(self.learned, raw))
-        judged = read(self.judge, self.rows(self.judge, raw)) if self.judge else []
-        return np.concatenate(learned), np.concatenate([*judged, *read(self.test, np.arange(len(self.test)))])
+        learned = np.concatenate([*read(self.learned, self.rows(self.learned, raw))])
+        judged = read(self.judge, self.rows(self.judge, raw)) if self.judge else ()
+        return learned, np.concatenate([*judged, *read(self.test, np.arange(len(self.test)))])
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
@@ -152,17 +143,13 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     axes = tuple(range(2, x.ndim))
     count = np.maximum(mask.sum(axis=axes), 1)
     mean = x.sum(axis=axes) / count  # padding is 0
-    around = np.where(mask, x - mean.reshape(*mean.shape, *(1 for _ in axes)), 0)
-    columns = [
-        mean,
-        np.sqrt((around**2).sum(axis=axes) / count),
-        x.min(axis=axes, initial=np.inf, where=mask),
-        x.max(axis=axes, initial=-np.inf, where=mask),
-    ]
+    around = np.where(mask, x - np.expand_dims(mean, axes), 0)
+    columns = [mean, np.sqrt((around**2).sum(axis=axes) / count)]
+    columns += [x.min(axis=axes, initial=np.inf, where=mask), x.max(axis=axes, initial=-np.inf, where=mask)]
     if x.shape[-1] > 1:
         both = mask[..., 1:] & mask[..., :-1]
-        steps = np.abs(np.diff(x, axis=-1))
-        columns.append(np.where(both, steps, 0).sum(axis=axes) / np.maximum(both.sum(axis=axes), 1))
+        steps = np.where(both, np.abs(np.diff(x, axis=-1)), 0)
+        columns.append(steps.sum(axis=axes) / np.maximum(both.sum(axis=axes), 1))
     if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
         power = np.abs(np.fft.rfft(around, axis=2)) ** 2
         edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).astype(int))
@@ -171,8 +158,7 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     columns = [np.where(np.isfinite(column), column, 0) for column in columns]  # samples of padding alone
     left = most - sum(column.shape[1] for column in columns)
     if left < x.shape[1]:  # the channels' own figures take all the room
-        flat = np.concatenate(columns, axis=1)
-        return [flat[:, : max(1, most)]]
+        return [np.concatenate(columns, axis=1)[:, : max(1, most)]]
     return [*columns, pooled(x, mask, left // x.shape[1])]
 
 

@@ -1,6 +1,6 @@
 """Fit one simple model and predict with it: logistic regression, ridge, forests, boosting, MiniRocket's features.
 
-`fit_here` is called in a process of its own by `compute`.
+`fitted` is called in a process of its own by `compute`.
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
 rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
@@ -34,19 +34,10 @@ _MOST_FEATURES = 512  # of a position
 _CELLS, _MOST_ROWS = 2**24, 2**17  # of the table of training positions
 _RADIUS = {1: 3, 2: 2, 3: 1}  # positions to each side, by the number of axes
 _SHORTEST = 9  # steps: the length of MiniRocket's kernels; shorter series are padded with zeros
+SEED = 0  # of folds, and of what is random in a model; not the run's: runs of all seeds share their baselines
 
 # From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
 Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
-
-
-class FitError(Exception):
-    """A model could not be fitted; the message says why."""
-
-
-def fit_here(parent: int, request: dict[str, Any]) -> dict[str, Any]:
-    """Return what `fitted` returns; this process ends with its parent, of that id, even in the middle."""
-    signals.end_with_parent(parent)
-    return fitted(**request)
 
 
 def fitted(
@@ -55,8 +46,13 @@ def fitted(
     x: np.ndarray,
     y: np.ndarray,
     new: np.ndarray,
+    *,
+    k: int,
+    groups: np.ndarray | None = None,
     fold: np.ndarray | None = None,
-    **settings: Any,
+    balanced: bool = False,
+    causal: bool = False,
+    parent: int | None = None,
 ) -> dict[str, Any]:
     """Fit a model and return its outputs for new samples.
 
@@ -65,52 +61,57 @@ def fitted(
         form: of the targets: classes, labels, values; maps, class_maps or masks of dense ones.
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
         new: inputs of the same form.
+        k: classes; K of other targets.
+        groups: [n], samples of one group stay in one fold; None where samples stand alone.
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
-        settings: k, groups, causal, balanced and seed, see `classes` and `dense`.
+        balanced: whether all classes weigh alike.
+        causal: of dense targets, whether a position sees only itself and earlier ones.
+        parent: process that this one ends with, even in the middle.
 
     Returns:
         outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
         for each training sample by a model of the other folds alone.
     """
+    if parent is not None:
+        signals.end_with_parent(parent)
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
-
-    def outputs(rows: np.ndarray | slice, new: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return the outputs of a model of some training samples for new ones, and what was chosen."""
-        groups = settings["groups"]
-        some = settings | {"groups": None if groups is None else groups[rows]}
-        predict, about = _fit(model, form, x[rows], y[rows], **some)
-        step = max(1, _AT_ONCE // max(1, new[:1].size))
-        values = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
-        if form in ("labels", "masks"):
-            values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
-        return values.astype(np.float32), about
-
+    asked: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
     start = time.process_time()
-    of_new, about = outputs(slice(None), new)
+    of_new, about = _outputs(model, form, x, y, groups, new, **asked)
     fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
     if fold is not None:
         held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
         for number in np.unique(fold):
-            held_out[fold == number], _ = outputs(fold != number, x[fold == number])
+            known, held = fold != number, fold == number
+            some = None if groups is None else groups[known]
+            held_out[held], _ = _outputs(model, form, x[known], y[known], some, x[held], **asked)
     return fit_result
 
 
-def _fit(model: str, form: str, x: np.ndarray, y: np.ndarray, *, causal: bool, **settings: Any) -> Fitted:
+def _outputs(
+    model: str, form: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, new: np.ndarray, /, **asked: Any
+) -> tuple[np.ndarray, str]:
+    """Return the outputs of a model of training samples for new ones, and what was chosen."""
     if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
-        rocket = importlib.import_module(_AEON).MiniRocket(random_state=settings["seed"], n_jobs=1)
-        predict, about = _fit("features", form, rocket.fit_transform(_long_enough(x)), y, causal=causal, **settings)
-        return lambda new: predict(rocket.transform(_long_enough(new))), about
+        rocket = importlib.import_module(_AEON).MiniRocket(random_state=SEED, n_jobs=1)
+        x = rocket.fit_transform(_long_enough(x))
     if form == "classes":
-        return classes(model, x, y, **settings)
-    if form in ("labels", "values"):
-        return numbers(model, x, y, settings["groups"], settings["seed"])
-    return dense(form, x, y, causal, settings["k"], settings["balanced"], settings["seed"])
+        predict, about = classes(model, x, y, groups, asked["k"], asked["balanced"])
+    elif form in ("labels", "values"):
+        predict, about = numbers(model, x, y, groups)
+    else:
+        predict, about = dense(form, x, y, **asked)
+    step = max(1, _AT_ONCE // max(1, new[:1].size))
+    parts = [new[at : at + step] for at in range(0, len(new), step)]
+    parts = [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts
+    values = np.concatenate([predict(part) for part in parts])
+    if form in ("labels", "masks"):
+        values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
+    return values.astype(np.float32), about
 
 
-def classes(
-    model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool, seed: int
-) -> Fitted:
+def classes(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> Fitted:
     """Fit a classifier; it predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
 
     A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket. Its penalty is chosen by
@@ -120,51 +121,61 @@ def classes(
         model: linear, forest, boosting; another is a ridge.
         x: [n, F] training features.
         y: [n] int64 in 0..k-1.
-        groups: [n], samples of one group stay in one fold; None where samples stand alone.
-        balanced: whether all classes weigh alike.
-        seed: of the folds, and of what is random in a model.
+        groups, k, balanced: as in `fitted`.
     """
-    from sklearn.dummy import DummyClassifier
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
-
-    x, transform = _as_model_takes(model, x)
-    weight: Any = "balanced" if balanced else None
+    transform = _as_model_takes(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of folds without a rare class, and of fits that stop early
-        if x.shape[1] == 0 or len(np.unique(y)) < 2:
-            made: Any = DummyClassifier(strategy="prior")
-        elif model == "forest":
-            made = RandomForestClassifier(300 if len(x) <= _SMALL else 100, class_weight=weight, random_state=seed)
-        elif model == "boosting":
-            made = HistGradientBoostingClassifier(class_weight=weight, random_state=seed)
-        elif model == "linear":
-            c = _chosen_c(x, y, groups, k, balanced, seed)
-            made = LogisticRegression(C=c, max_iter=1000, class_weight=weight)
-        else:
-            made = RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups))
-        made.fit(x, y)
+        made = _learned(model, transform(x), y, groups, k, balanced)
     return lambda new: _scores(made, transform(new), k), _about(made)
 
 
-def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool, seed: int) -> float:
+def _learned(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> Any:
+    """Return a model of scikit-learn for classes, y [n] int64, or numbers, y [n] or [n, K]; a constant where none can be."""
+    from sklearn import dummy, ensemble, linear_model
+
+    weight: Any = "balanced" if balanced else None
+    trees, features = 300 if len(x) <= _SMALL else 100, 1 / 3 if x.shape[1] <= _FEW else "sqrt"
+    made: Any
+    if y.dtype.kind == "f":
+        if model == "forest":
+            made = ensemble.RandomForestRegressor(trees, max_features=features, random_state=SEED)
+        elif model == "boosting":
+            made = ensemble.HistGradientBoostingRegressor(random_state=SEED)
+        elif x.shape[1] == 0 or len(x) < 3:
+            made = dummy.DummyRegressor()
+        else:
+            made = linear_model.RidgeCV(alphas=ALPHAS, cv=_group_folds(groups))
+    elif x.shape[1] == 0 or len(np.unique(y)) < 2:
+        made = dummy.DummyClassifier(strategy="prior")
+    elif model == "forest":
+        made = ensemble.RandomForestClassifier(trees, class_weight=weight, random_state=SEED)
+    elif model == "boosting":
+        made = ensemble.HistGradientBoostingClassifier(class_weight=weight, random_state=SEED)
+    elif model == "linear":
+        c = _chosen_c(x, y, groups, k, balanced)
+        made = linear_model.LogisticRegression(C=c, max_iter=1000, class_weight=weight)
+    else:
+        made = linear_model.RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups))
+    return made.fit(x, y)
+
+
+def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> float:
     """Return the C of a logistic regression with the least 0-1 error in cross-validation, and among equals log-loss."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    weights, weight = np.ones(k), None
-    if balanced:
-        weights, weight = len(y) / np.maximum(np.bincount(y, minlength=k), 1), "balanced"
-    most = max(50, _CV_CELLS // x.shape[1])
+    most, weight = max(50, _CV_CELLS // x.shape[1]), "balanced" if balanced else None
+    weights = len(y) / np.maximum(np.bincount(y, minlength=k), 1) if balanced else np.ones(k)
     if len(x) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
+        rows = np.sort(np.random.default_rng(SEED).choice(len(x), most, replace=False))
         x, y, groups = x[rows], y[rows], None if groups is None else groups[rows]
-    count = min(FOLDS, int(np.bincount(y).max()), len(y) if groups is None else len(np.unique(groups)))
+    count = min(FOLDS, int(np.bincount(y).max()), len(y if groups is None else np.unique(groups)))
     if count < 2:
         return 1.0
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     wrong, loss = np.zeros(len(CS)), np.zeros(len(CS))
-    for train, held in kind(count, shuffle=True, random_state=seed).split(x, y, groups):
+    for train, held in kind(count, shuffle=True, random_state=SEED).split(x, y, groups):
         if not len(held) or len(np.unique(y[train])) < 2:
             continue
         model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight)
@@ -176,38 +187,23 @@ def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, b
     return float(CS[np.lexsort((loss, wrong))[0]]) if loss.any() else 1.0
 
 
-def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int) -> Fitted:
+def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Fit models of numbers; they predict [m, K].
 
     Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted
     together, except by boosting, which has one output.
     """
-    from sklearn.dummy import DummyRegressor
-    from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-    from sklearn.linear_model import RidgeCV
-
     fitted = []
-    known = ~np.isnan(y)
-    distinct, pattern_numbers = np.unique(known, axis=1, return_inverse=True)
-    for place in range(distinct.shape[1]):
-        together, rows = np.flatnonzero(pattern_numbers.reshape(-1) == place), np.flatnonzero(distinct[:, place])
+    patterns, pattern_of = np.unique(~np.isnan(y), axis=1, return_inverse=True)
+    for place, known in enumerate(patterns.T):
+        together, rows = np.flatnonzero(pattern_of.reshape(-1) == place), np.flatnonzero(known)
         if not len(rows):
             continue  # they are predicted as 0
-        inside, transform = _as_model_takes(model, x[rows])
+        transform, some = _as_model_takes(model, x[rows]), None if groups is None else groups[rows]
         for columns in np.split(together, len(together)) if model == "boosting" else [together]:
-            if model == "forest":
-                features = 1 / 3 if x.shape[1] <= _FEW else "sqrt"
-                made: Any = RandomForestRegressor(
-                    300 if len(rows) <= _SMALL else 100, max_features=features, random_state=seed
-                )
-            elif model == "boosting":
-                made = HistGradientBoostingRegressor(random_state=seed)
-            elif inside.shape[1] == 0 or len(rows) < 3:
-                made = DummyRegressor()
-            else:
-                made = RidgeCV(alphas=ALPHAS, cv=_group_folds(None if groups is None else groups[rows]))
             target = y[np.ix_(rows, columns)]
-            fitted.append((columns, transform, made.fit(inside, target[:, 0] if len(columns) == 1 else target)))
+            target = target[:, 0] if len(columns) == 1 else target
+            fitted.append((columns, transform, _learned(model, transform(x[rows]), target, some, 0, False)))
 
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
@@ -218,7 +214,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None,
     return predict, ", ".join(list(dict.fromkeys(_about(made) for *_, made in fitted))[:3])
 
 
-def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balanced: bool, seed: int) -> Fitted:
+def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causal: bool) -> Fitted:
     """Fit a linear model of each position from the inputs around it, the same everywhere.
 
     Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first, so that the model is the
@@ -229,10 +225,9 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balance
         form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which are maps of two classes;
             class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
         x: [n, C, *E].
-        causal: whether a position sees only itself and earlier ones.
-        k, balanced, seed: as in `classes`; the seed is that of the draw of training positions, too.
+        k, balanced, causal: as in `fitted`.
     """
-    extent, generator = x.shape[2:], np.random.default_rng(seed)
+    extent, generator = x.shape[2:], np.random.default_rng(SEED)
     radius = _RADIUS.get(len(extent), 0)
     while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
         radius -= 1
@@ -265,9 +260,9 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, causal: bool, k: int, balance
         places.append([np.full(len(chosen), number), *np.unravel_index(chosen, extent)])
     table, at = np.concatenate(tables), tuple(np.concatenate(places, axis=1))
     if form == "maps":
-        one, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None, seed)
+        one, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None)
     else:
-        one, about = classes("linear", table, y[at], at[0], 2 if form == "masks" else k, balanced, seed)
+        one, about = classes("linear", table, y[at], at[0], 2 if form == "masks" else k, balanced)
 
     def predict(new: np.ndarray) -> np.ndarray:
         return np.stack([one(features(sample)).T.reshape(-1, *extent) for sample in new]) + usual
@@ -300,23 +295,23 @@ def _long_enough(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, 0), (0, max(0, _SHORTEST - x.shape[2]))))
 
 
-def _as_model_takes(model: str, x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Return training features [n, F'] as a model takes them, and what does the same to new ones.
+def _as_model_takes(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes of features [m, F] those that a model takes, [m, F'], learned from training features [n, F].
 
     Trees take them as they are. Others take them standardised, float64, without those that are constant.
     """
     if model in ("forest", "boosting"):
-        return x, lambda new: new
+        return lambda new: new
     mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     mean, std = mean[varies], std[varies]
     inside = (x[:, varies] - mean) / std
     if inside.shape[1] <= len(x):
-        return inside, lambda new: (new[:, varies] - mean) / std
+        return lambda new: (new[:, varies] - mean) / std
     values, vectors = np.linalg.eigh(inside @ inside.T)
     kept = values > 1e-10 * max(values[-1], 1e-300)
     basis = (inside.T @ vectors[:, kept]) / np.sqrt(values[kept])  # orthonormal columns
-    return inside @ basis, lambda new: ((new[:, varies] - mean) / std) @ basis
+    return lambda new: ((new[:, varies] - mean) / std) @ basis
 
 
 def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]] | None:

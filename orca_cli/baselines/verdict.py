@@ -53,13 +53,27 @@ def verdict(
             word = "unknown" if deviation is None else "about as good"
         return {"difference": difference, "standard_error": deviation, "is": word}
 
+    def shown(value: float | None, unit: str = " %") -> str:
+        return f"{100 * (value or 0.0):.1f}{unit}" if error.percent else f"{value or 0.0:.3g}"
+
     name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
-    comparison = {"baseline": name, **beside(name)}
+    rival, comparison = candidates[name], {"baseline": name, **beside(name)}
     features = beside(FEATURES) if FEATURES in candidates else None
-    text = _text(error, name, baselines[name], comparison)
+    difference, deviation = comparison["difference"], comparison["standard_error"]
+    apart = shown(abs(difference), " points")
+    within = "" if deviation is None else f" ± {shown(BEYOND * deviation, '')}"
+    took = f" in {rival.seconds:{'.0f' if rival.seconds >= 10 else '.2g'}} s" if rival.seconds else ""
+    what, use = f"{NAMES[name]} ({shown(rival.error)}{took})", "" if name == CONSTANT else "use it, or "
+    side = "below" if difference > 0 else "above"
+    text = {
+        "better": f"{apart}{within} better than {what}, the simple model that validates best",
+        "about as good": f"a tie with {what}, the simple model that validates best: {apart}{within}",
+        "unknown": f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed",
+        "worse": f"{what} does better here by {apart}{within}: {use}try more training data or another body",
+    }[comparison["is"]]
     if features is not None and features["is"] in ("about as good", "worse"):
-        named = f"{NAMES[FEATURES]} ({_shown(baselines[FEATURES].error or 0.0, error.percent)})"
-        text += f"; the body adds nothing to {'it' if name == FEATURES else named}"
+        named = "it" if name == FEATURES else f"{NAMES[FEATURES]} ({shown(candidates[FEATURES].error)})"
+        text += f"; the body adds nothing to {named}"
     return comparison | {"features": features, "text": text}
 
 
@@ -71,10 +85,8 @@ def standard_error(
     Whole records, of `groups` [n], are drawn where samples belong to records (Efron and Tibshirani 1993, chapters 6 and 8).
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
-    members = None
-    if groups is not None:  # the samples of each record
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    # The samples of each record.
+    members = None if groups is None else [np.flatnonzero(groups == one) for one in np.unique(groups)]
     count = len(outputs) if members is None else len(members)
     if count < 2 or resamples < _LEAST:
         return None
@@ -94,26 +106,3 @@ def standard_error(
         if first is not None and second is not None:
             differences.append(second - first)
     return float(np.std(differences, ddof=1)) if len(differences) > resamples / 2 else None
-
-
-def _text(error: Error, name: str, best: Baseline, comparison: Mapping[str, Any]) -> str:
-    difference, deviation = comparison["difference"], comparison["standard_error"]
-    apart = _shown(abs(difference), error.percent, " points")
-    within = "" if deviation is None else f" ± {_shown(BEYOND * deviation, error.percent, '')}"
-    shown = _shown(best.error or 0.0, error.percent)
-    if best.seconds is not None and name != CONSTANT:
-        shown += f" in {best.seconds:{'.0f' if best.seconds >= 10 else '.2g'}} s"
-    what = f"{NAMES[name]} ({shown})"
-    if comparison["is"] == "better":
-        return f"{apart}{within} better than {what}, the simple model that validates best"
-    if comparison["is"] == "about as good":
-        return f"a tie with {what}, the simple model that validates best: {apart}{within}"
-    if comparison["is"] == "unknown":
-        side = "below" if difference > 0 else "above"
-        return f"the transfer's error is {apart} {side} that of {what}, and how sure that is cannot be computed"
-    use = "" if name == CONSTANT else "use it, or "
-    return f"{what} does better here by {apart}{within}: {use}try more training data or another body"
-
-
-def _shown(value: float, percent: bool, unit: str = " %") -> str:
-    return f"{100 * value:.1f}{unit}" if percent else f"{value:.3g}"

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-from orca_cli import __version__, storage, terminal
+from orca_cli import storage, terminal
 from orca_cli.commands.body import named as named_bodies
-from orca_cli.commands.options import add_run
+from orca_cli.commands.options import run_argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
-from orca_cli.runs.environment import PACKAGES, requirements, unmet_requirements, version_of
+from orca_cli.runs.environment import environment, unmet_requirements
 from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 
@@ -31,81 +30,57 @@ examples:
 
 exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package or the default body's
 weights are missing; 20 the run is in use; 21 a newer program made it; 30 a folder cannot be written"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    add_run(parser, "run", "?")
+ARGUMENTS = (run_argument("run", "?"),)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return whether a run is intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
     if arguments.run is not None:
         report = check(named(arguments.run))
-        record: dict[str, Any] = {"schema": 1, **vars(report), "path": str(report.path)}
-        return Result(record, _show(report), code=report.code)
-    machine = {
-        "versions": versions(),
-        "unmet": unmet_requirements(),
-        "devices": devices(),
-        "folders": {name: _folder(path) for name, path in configuration.default_folders().items()},
-        "weights": weights(),
-    }
-    code, verdict = _judge(machine)
-    record = {"schema": 1, "works": code == 0, "verdict": verdict, "exit_code": code, **machine}
+        return Result({"schema": 1, **vars(report), "path": str(report.path)}, _show(report), code=report.code)
+    folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
+    unmet, devices, weights = unmet_requirements(), _devices(), _weights()
+    packages = "; ".join(unmet) or devices["problem"]
+    # The first problem is the verdict.
+    checks = [(UnavailableError.code, packages and f"{packages}; pip install {_DISTRIBUTION}")]
+    checks += [(StorageError.code, folder["problem"]) for folder in folders.values()]
+    checks += [(UnavailableError.code, weights["problem"]), (0, "")]
+    code, problem = next((code, problem) for code, problem in checks if problem or not code)
+    verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
+    machine = {key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")}
+    machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
-def _judge(machine: dict[str, Any]) -> tuple[int, str]:
-    """Return the exit code and the line that says whether `orca run` can work, and if not, the first reason."""
-    if reason := "; ".join(machine["unmet"]) or machine["devices"]["error"]:
-        return UnavailableError.code, f"orca run cannot work: {reason}; pip install {_DISTRIBUTION}"
-    for name, folder in machine["folders"].items():
-        if folder["problem"]:
-            variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
-            return StorageError.code, f"orca run cannot work: {folder['problem']}; set {variable} or paths.{name}"
-    if reason := machine["weights"]["problem"]:
-        return UnavailableError.code, f"orca run cannot work: {reason}"
-    return 0, "orca run can work"
-
-
-def versions() -> dict[str, str | None]:
-    """Return what is installed, read from the packages' metadata without importing them; None for a missing package."""
-    names = sorted({one.name for one in requirements()} or {*PACKAGES} - {_DISTRIBUTION})
-    about = {"python": platform.python_version(), "orca": __version__, "platform": platform.platform()}
-    return about | {name: version_of(name) for name in names}
-
-
-def devices() -> dict[str, Any]:
-    """Return what torch can compute on: cpu, cuda, mps; or with an error, why torch does not work."""
+def _devices() -> dict[str, Any]:
+    """Return what torch can compute on, or why it does not work."""
     try:
         import torch
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
-        cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
-        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads()}
-        return {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available(), "error": ""}
+        cuda = [f"{card.name}, {card.total_memory / _GIB:.1f} GiB" for card in cards]
+        return {"cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
-        reason = f"torch does not work: {type(error).__name__}: {error}"
-        return {"cpu": None, "cuda": [], "mps": False, "error": reason}
+        return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(name: str, path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; its parent must be writable.
     existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
-    is_there = existing == path.absolute()
-    problem = f"{path}: is a file, and a folder is needed" if not is_there and os.path.lexists(path) else ""
+    record = {"path": str(path), "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1), "problem": ""}
     try:
+        if existing != path.absolute() and os.path.lexists(path):
+            raise StorageError("is a file, and a folder is needed", where=str(path))
         storage.check_writable(existing)
     except OrcaError as error:
-        problem = str(error)
-    free = round(shutil.disk_usage(existing).free / _GIB, 1)
-    return {"path": str(path), "exists": is_there, "free_gib": free, "problem": problem}
+        record["problem"] = f"{error}; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}"
+    return record
 
 
-def weights() -> dict[str, Any]:
+def _weights() -> dict[str, Any]:
     """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing."""
     from orca_cli.data.untrusted.downloads import hub_answers
     from orca_cli.models import checkpoints

@@ -130,22 +130,19 @@ def job_report(outcome: Outcome) -> dict[str, Any]:
 
 def job_outcome(end: Ended) -> Outcome:
     """Return how a job's run ended, by what the job reported, or else by its exit status."""
-    if not (end.report or end.lost) and end.status is None:
-        return NOT_STARTED
-    report = end.report or job_report(ended_by(_unreported(end)))
-    if end.over_limit and report["state"] == "interrupted":
-        saved = OrcaError("exceeded --time-limit; the state is saved")
-        report = process.failure_report(saved, path=report["path"]) | {"code": report["code"]}
-    state, path = report["state"], None if report["path"] is None else Path(report["path"])
-    failure, result = None, {}
-    if (facts := report.get("error")) is not None:
+    if not end.report:
+        return NOT_STARTED if end.status is None and not end.lost else ended_by(_unreported(end))
+    state, code, facts = end.report["state"], end.report["code"], end.report.get("error")
+    path, failure = None if end.report["path"] is None else Path(end.report["path"]), None
+    if facts is not None:
         error = getattr(exceptions, facts["kind"], OrcaError)(facts["what"], where=facts["where"], hint=facts["hint"])
-        error.code = report["code"]
+        if end.over_limit and state == "interrupted":
+            state, error = "failed", OrcaError("exceeded --time-limit; the state is saved")
+        error.code = code
         failure = Failure(error, error)
     # A completed run may come with a failure: its baselines may have been stopped.
-    if path is not None and state in ("completed", "skipped"):
-        result = read_or_empty(path / RESULT)
-    return Outcome(state, report["code"], path, result, failure)
+    result = read_or_empty(path / RESULT) if path is not None and state in ("completed", "skipped") else {}
+    return Outcome(state, code, path, result, failure)
 
 
 def _unreported(end: Ended) -> OrcaError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orca_cli.commands.options import add_config_dir
+from orca_cli.commands.options import add_config_dir, argument
 from orca_cli.config import catalogue, configuration, ranges, schema
 from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
@@ -40,14 +40,12 @@ examples:
   orca list tasks ecg psicov          some of a group: parameters, defaults and meaning
   orca list settings                  every KEY of KEY=VALUE with type, default and meaning
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
-    parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
-    add_config_dir(parser)
+_GROUP = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+ARGUMENTS = (
+    argument("group", nargs="?", metavar="GROUP", help=_GROUP),
+    argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
+    add_config_dir,
+)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -56,35 +54,34 @@ def execute(arguments: argparse.Namespace) -> Result:
     folders = {folder: plural for plural, folder in GROUPS.items()}
     word, extra = folders.get(arguments.group, arguments.group), arguments.config_dir
     if word is None:
-        listed = {name: entries(group, extra) for name, group in GROUPS.items()}
+        everything = {name: entries(group, extra) for name, group in GROUPS.items()}
         # The settings that a task's file has for a protocol and a body apply by themselves: PROTOCOL/TASK-BODY.
-        short = {name: [one["name"] for one in listing if "/" not in one["name"]] for name, listing in listed.items()}
-        names = [(name, ", ".join(some)) for name, some in short.items()]
+        names = [(name, ", ".join(one for one in listed if "/" not in one)) for name, listed in everything.items()]
         note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
-        return Result({"schema": 1, **listed}, [table(("group", "choices"), names), note])
+        record = {name: [*listed.values()] for name, listed in everything.items()}
+        return Result({"schema": 1, **record}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
     if word == SETTINGS:
-        listing = []
+        listed: dict[str, dict[str, Any]] = {}
         for key, hint in schema.declared().items():
-            facts = {"allowed": ranges.in_words(hint), "meaning": ranges.meaning(hint)}
-            listing.append({"key": key, "default": schema.lookup(schema.Config(), key), **facts})
+            default, allowed = schema.lookup(schema.Config(), key), ranges.in_words(hint)
+            listed[key] = {"key": key, "default": default, "allowed": allowed, "meaning": ranges.meaning(hint)}
     else:
-        listing = entries(GROUPS[word], extra)
-    by_name = {entry["key" if word == SETTINGS else "name"]: entry for entry in listing}
+        listed = entries(GROUPS[word], extra)
     for name in arguments.names:
-        if name not in by_name:
-            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, by_name))
-    listing = [by_name[name] for name in by_name if not arguments.names or name in arguments.names]
+        if name not in listed:
+            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, listed))
+    chosen = [entry for name, entry in listed.items() if not arguments.names or name in arguments.names]
     if word == SETTINGS:
-        rows = [(one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})") for one in listing]
+        rows = [(one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})") for one in chosen]
         note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
-        return Result({"schema": 1, word: listing}, [table(("setting", "default", "meaning"), rows), note])
-    return Result({"schema": 1, word: listing}, _show_group(GROUPS[word], listing, bool(arguments.names)))
+        return Result({"schema": 1, word: chosen}, [table(("setting", "default", "meaning"), rows), note])
+    return Result({"schema": 1, word: chosen}, _shown(GROUPS[word], chosen, bool(arguments.names)))
 
 
-def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
-    """Return what a group offers: name, description, file, what it picks in other groups, its parameters and their meanings.
+def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return name -> what a group offers: description, file, what it picks in other groups, parameters and their meanings.
 
     Tasks and sources also have `data`: what is known of their data, and whether they are there. Tasks have `error`, the
     name of what is reported, and `protocols`: name -> where a task departs from the protocol clean.
@@ -93,7 +90,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         ConfigError: a file cannot be read.
     """
     departures = configuration.variants("departures", extra) if group == "task" else {}  # by PROTOCOL/TASK
-    listing = []
+    listed: dict[str, dict[str, Any]] = {}
     for name, variant in configuration.variants(group, extra).items():
         content, path = dict(variant.settings), variant.path
         picks = configuration.picks(content.pop("defaults", None))
@@ -120,43 +117,40 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             node = node.get("_target_") if isinstance(node, dict) else node
             usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
             entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
-            split = {key.partition("/")[::2]: departure.description for key, departure in departures.items()}
-            entry["protocols"] = {protocol: text for (protocol, task), text in split.items() if task == name}
-        listing.append(entry)
-    return listing
+            of_task = {key.partition("/")[0]: one for key, one in departures.items() if key.endswith(f"/{name}")}
+            entry["protocols"] = {protocol: one.description for protocol, one in of_task.items()}
+        listed[name] = entry
+    return listed
 
 
-def _show_group(group: str, listing: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+def _shown(group: str, chosen: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     """Yield what a group has, and the parameters: of entries that are named one per row with its meaning."""
     if group == "task":
         rows: list[tuple[str, ...]] = []
-        for entry in listing:
+        for entry in chosen:
             data, kind = entry["data"], str(entry["parameters"].get("kind", "???")).replace("???", "any")
-            unknown = "any" if data["origin"] == "own" else "-"
-            shapes = data["shape"] or unknown, data["outputs"] or unknown
+            shapes = [data[key] or ("any" if data["origin"] == "own" else "-") for key in ("shape", "outputs")]
             rows.append((entry["name"], kind, *shapes, entry["error"], data["state"]))
         yield table(("task", "kind", "shape", "outputs", "error", "data"), rows)
         yield ""
-    picked = sorted({key for entry in listing for key in entry["picks"]})
-    rows = [(one["name"], *(one["picks"].get(key, "-") for key in picked), one["description"]) for one in listing]
+    picked = sorted({key for entry in chosen for key in entry["picks"]})
+    rows = [(one["name"], *(one["picks"].get(key, "-") for key in picked), one["description"]) for one in chosen]
     yield table((group, *picked, "description"), rows)
-    prefix = "" if group in _WHOLE_FILES else f"{group}."
-    short = []
-    for entry in listing:
+    prefix, short = "" if group in _WHOLE_FILES else f"{group}.", []
+    for entry in chosen:
         rows = []
         for key, value in flat(entry["parameters"]):
             if key.rpartition(".")[2] == "_target_":  # a part's own key has the name of its class as value
                 key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
             if value != {}:
                 rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
+        short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
         if in_full:
             rows += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
             yield ""
             yield table((entry["name"], "default", "meaning"), rows)
-        elif rows:
-            short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
     if group == "task":
         yield "\nFiles of a task: orca data list NAME." + " Its parameters: orca list tasks NAME." * (not in_full)
     elif not in_full:
         yield ""
-        yield table((group, "parameters and their defaults"), short)
+        yield table((group, "parameters and their defaults"), [row for row in short if row[1]])

@@ -1,9 +1,33 @@
-"""Options that several commands have."""
+"""Arguments of commands as values, which `orca_cli.cli` adds to a parser; some of them are several commands'.
+
+A command is a module with EXAMPLES, ARGUMENTS and `execute`, or with VERBS, such as `orca runs`.
+"""
 
 import argparse
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from orca_cli.terminal import Result
+
+Argument = Callable[[argparse.ArgumentParser], object]  # adds something to a parser
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Verb(NamedTuple):
+    """One of the verbs of a command; the last three are what a command of one verb has as a module."""
+
+    about: str
+    examples: str
+    arguments: Sequence[Argument]
+    execute: Callable[[argparse.Namespace], Result]
+
+
+def argument(*names: str, **more: Any) -> Argument:
+    """Return an argument; names and settings are those of `argparse.ArgumentParser.add_argument`."""
+    return lambda parser: parser.add_argument(*names, **more)
 
 
 def number(
@@ -21,7 +45,25 @@ def number(
     return read
 
 
-def add_config_dir(parser: argparse.ArgumentParser, files: str = "task/x.yaml, ...") -> None:
+def seconds(text: str) -> float:
+    """Return what argparse reads a time with."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None or not 0 < (value := float(match[1]) * _SECONDS[match[2]]) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
+    return value
+
+
+RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
+_WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
+WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
+
+
+def run_argument(name: str, nargs: str | None = None) -> Argument:
+    """Return one run, or several."""
+    return argument(name, nargs=nargs, metavar="RUN", help="a run's folder, its name, or the eight digits at its end")
+
+
+def add_config_dir(parser: argparse.ArgumentParser, files: str = "task/x.yaml, body/x.yaml, ...") -> None:
     """Add --config-dir."""
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help=f"folder with your own {files}")
 
@@ -43,9 +85,3 @@ def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     several = "; several GPUs for one run: torchrun (docs/scaling.md)"
     text = f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
     parser.add_argument("--gpus", type=number(float, 0, 1, several), metavar="G", help=text)
-
-
-def add_run(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
-    """Add one run, or several."""
-    text = "a run's folder, its name, or the eight digits at its end"
-    parser.add_argument(name, nargs=nargs, metavar="RUN", help=text)

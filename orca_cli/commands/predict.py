@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import terminal
-from orca_cli.commands.options import add_allow_module, number
+from orca_cli.commands.options import add_allow_module, argument, number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
-from orca_cli.terminal import Result, counted, percent_or_number
+from orca_cli.terminal import LogReporter, Result, configure_logging, counted, log, percent_or_number, print_text
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
@@ -28,39 +27,35 @@ examples:
 
 INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
 Nothing is fetched, and no training data are read."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    add_model(parser)
-    parser.add_argument("input", metavar="INPUT", help="new data: a file or folder")
-    text = "write to FILE.csv or FILE.npz; default: csv on standard output"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    text = "of a file that holds several splits, take one"
-    parser.add_argument("--part", choices=("train", "validation", "test"), default="", help=text)
-    parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
-    text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help=text)
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto")
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `opened`."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
-    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
-    text = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
-    parser.add_argument("--checkpoint", metavar="PATH", help=text)
-    add_allow_module(parser)
+# What `opened` reads.
+_CHECKPOINT = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
+MODEL = (
+    argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"),
+    argument("--best", action="store_true", help="of a folder of runs, take the best by validation"),
+    argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
+    add_allow_module,
+)
+_BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
+_DEVICE = "auto, cpu, cuda, cuda:N or mps; default: auto"
+_PART = "of a file that holds several splits, take one"
+ARGUMENTS = (
+    *MODEL,
+    argument("input", metavar="INPUT", help="new data: a file or folder"),
+    argument("--out", type=Path, metavar="FILE", help="write to FILE.csv or FILE.npz; default: csv on standard output"),
+    argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
+    argument("--no-targets", action="store_true", help="read no targets, and show no error"),
+    argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
+    argument("--device", default="auto", metavar="D", help=_DEVICE),
+)
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
     """Return the model that a command line names; for records, its name, its folder and why it was chosen."""
-    from orca_cli.prediction.best import best_run
-    from orca_cli.prediction.loading import open_model
+    from orca_cli.prediction.loading import best_run, open_model
 
     folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)
     if reason is not None:
-        terminal.log.info(f"best: {reason}")
+        log.info(f"best: {reason}")
     loaded = open_model(folder, arguments.checkpoint)
     return loaded, {"schema": 1, "run": loaded.record.name, "folder": str(folder), "chosen": reason}
 
@@ -69,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
     if arguments.json and arguments.out is None:
         raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
-    terminal.configure_logging()
+    configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
 
@@ -77,14 +72,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
     output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
     new = predictor.opened(arguments.input, arguments.part)
-    outputs: Iterable[np.ndarray] = predictor.stream(new, terminal.LogReporter())
+    outputs: Iterable[np.ndarray] = predictor.stream(new, LogReporter())
     targets = None if arguments.no_targets else new.targets()
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
     if arguments.out is None:
         for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
-            terminal.print_text(text)
+            print_text(text)
     else:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
     record |= {"samples": len(new), "out": arguments.out, "remarks": dict(predictor.remarks), "error": None}
@@ -98,6 +93,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
     if arguments.out is None:  # standard output has the predictions
         for line in lines:
-            terminal.log.info(line)
+            log.info(line)
         return Result(record)
     return Result(record, lines)

@@ -5,10 +5,8 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from rich.console import RenderableType
-from rich.text import Text
-
 from orca_cli import storage, terminal
+from orca_cli.commands.options import RUNS, WHERE, argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
 from orca_cli.report.collect import collect
@@ -17,7 +15,6 @@ from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank
 from orca_cli.report.selection import RATE, Values, choose, pair, rates_of, select_study, where
 from orca_cli.report.table import Table, build_table, with_published
-from orca_cli.runs import studies
 from orca_cli.terminal import Result, counted
 
 _FORM_OF = {".html": "html", ".md": "md", ".tex": "latex", ".csv": "csv", ".json": "json"}  # ending of a file -> format
@@ -38,35 +35,27 @@ examples:
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    text = "folders of runs; default: $ORCA_RUNS, else ./runs"
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
-    text = "default: that of --out by its ending, else table; --json is short for json"
-    parser.add_argument("--format", choices=(*FORMATS, "html"), help=text)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
-    text = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
-    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
-    text = (
-        "each arm at its own value of this setting, the one with the lowest validation error on the lowest seed; the other "
-        "seeds alone are shown and judged"
-    )
-    parser.add_argument("--choose", metavar="KEY", help=text)
-    text = (
-        "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
-    )
-    parser.add_argument("--against", metavar="KEY=VALUE", help=text)
-    text = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
-    parser.add_argument("--compare", action="store_true", help=text)
-    text = (
-        "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
-    )
-    parser.add_argument("--baselines", type=Path, metavar="FILE.csv", help=text)
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well")
-    parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
+_ENDING = "default: that of --out by its ending, else table; --json is short for json"
+_CHOOSE = (
+    "each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged"
+)
+_AGAINST = "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
+_COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
+_OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
+_STRICT = "exit with 3 if runs failed, died or cannot be read"
+ARGUMENTS = (
+    RUNS,
+    argument("--format", choices=(*FORMATS, "html"), help=_ENDING),
+    argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
+    argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
+    WHERE,
+    argument("--choose", metavar="KEY", help=_CHOOSE),
+    argument("--against", metavar="KEY=VALUE", help=_AGAINST),
+    argument("--compare", action="store_true", help=_COMPARE),
+    argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
+    argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
+    argument("--strict", action="store_true", help=_STRICT),
+)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -74,8 +63,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if sum(map(bool, (arguments.against, arguments.compare, arguments.baselines))) > 1:
         hint = "ask for one after the other; others' results have no runs to compare"
         raise UsageError("do not go together", where="--against, --compare and --baselines", hint=hint)
-    folders = arguments.runs or [Path(default_folders()["runs"])]
-    table = _table(arguments, folders)
+    table = _table(arguments)
     failures: list[OrcaError] = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):
@@ -87,22 +75,17 @@ def execute(arguments: argparse.Namespace) -> Result:
         _write_figures(page, arguments.figures)
     ending = "" if arguments.out is None else arguments.out.suffix.lower()
     form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
+    if form == "table" and arguments.out is None:
+        return Result(page.record(), page.renderables(terminal.stdout().width), failures)
     if form == "html":
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
-    elif form != "table" or arguments.out is not None:
+    else:
         text = page.text(form)
-    if arguments.out is not None:
-        storage.write_text(arguments.out, text)
-        terminal.print_error(f"written: {arguments.out}")
-        return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
-    if form != "table":
+    if arguments.out is None:
         return Result(page.record(), [text], failures)
-    shown: list[RenderableType] = page.renderables(terminal.stdout().width)
-    study_names = sorted({name for folder in folders for name in studies.names(folder)})
-    if study_names and arguments.study is None:
-        names = " or ".join(f"--study {name}" for name in study_names)
-        shown.append(Text(f"- some runs may belong to a study, which names them: {names}"))
-    return Result(page.record(), shown, failures)
+    storage.write_text(arguments.out, text)
+    terminal.print_error(f"written: {arguments.out}")
+    return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
 
 
 def _write_figures(page: Page, folder: Path) -> None:
@@ -117,12 +100,13 @@ def _write_figures(page: Page, folder: Path) -> None:
     terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
-def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
+def _table(arguments: argparse.Namespace) -> Table:
     """Return the table of the runs that the options leave."""
     key = arguments.choose
     if key and key == (arguments.against or "").partition("=")[0]:
         hint = f"every arm has one {key}: leave out --choose or --against"
         raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
+    folders = arguments.runs or [Path(default_folders()["runs"])]
     collection = collect(folders)
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)

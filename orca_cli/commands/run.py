@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import re
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
 from orca_cli.commands.engine import job_report
-from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
+from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
-from orca_cli.config import study
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
@@ -25,18 +23,8 @@ from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
-
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_FLAGS = {
-    "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
-    "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
-    "-q --quiet": "log warnings only, and leave the picture of the answer out",
-}
 
 EXAMPLES = """\
 examples:
@@ -56,21 +44,23 @@ exit code is 75.
 
 Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
 between them (docs/cluster.md)."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    groups = "task, body, source, metric, embedder, finetune, tracker, hparams, protocol, study"
-    text = f"settings; groups are {groups}"
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
-    add_allow_module(parser)
-    for words, text in _FLAGS.items():
-        parser.add_argument(*words.split(), action="store_true", help=text)
-    add_engine(parser, "with -m: ")
-    text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
-    parser.add_argument("--time-limit", type=_seconds, metavar="TIME", help=text)
-    parser.add_argument(process.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a driver to its jobs
+_FLAGS = {
+    "-m --multirun": "run every combination of comma lists, range() and glob()",
+    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
+    "--force": "repeat completed runs, in a new folder",
+    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "-q --quiet": "log warnings only, and leave the picture of the answer out",
+}
+_TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
+ARGUMENTS = (
+    argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
+    add_config_dir,
+    add_allow_module,
+    *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
+    partial(add_engine, prefix="with -m: "),
+    argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
+    argument(process.OPTION, nargs=4, help=argparse.SUPPRESS),  # given by a driver to its jobs
+)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -142,28 +132,15 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
         if arguments.dry_run:
             return sweep.dry_run(expansion, force=arguments.force)
         if arguments.multirun:
-            for line in study.absent_lines(expansion.absent):
-                terminal.log.warning(line)
             return sweep.run(expansion, arguments)
         (job,) = expansion.jobs
         if place is not None and place.identity and job.identity.run != place.identity:
             hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
             raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
-        return run_job(job, arguments, team)
-
-
-def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
-    """Run one composed job in this process, or leading a team; a job of a sweep takes a GPU of its own.
-
-    Prints what stage 1 made, unless the result is to be JSON.
-    """
-    if arguments.job and job.config.device in ("auto", "cuda"):
+    if place is not None and job.config.device in ("auto", "cuda"):  # a job of a sweep takes a GPU of its own
         earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
-        try:
-            if arguments.force or earlier is None or not earlier.result():
-                gpus.take(gpus.visible())
-        except OrcaError as error:
-            return ended_by(error)
+        if arguments.force or earlier is None or not earlier.result():
+            gpus.take(gpus.visible())
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
@@ -172,11 +149,3 @@ def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = No
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     inexact = arguments.allow_inexact_resume
     return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
-
-
-def _seconds(text: str) -> float:
-    """Return what argparse reads a time with."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if match is None or not 0 < (seconds := float(match[1]) * _SECONDS[match[2]]) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
-    return seconds

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.answer import Answer, picture, read
+from orca_cli.report.collect import mapping, number
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, counted, percent_or_number
+from orca_cli.terminal import Result, counted, facts, log, percent_or_number, stdout
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed
@@ -28,13 +28,14 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
-    shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
-    record = outcome_record(outcome)
+    record, shown = outcome_record(outcome), list[RenderableType]()
+    if is_new and outcome.path is not None:
+        shown.append(facts(result_rows(outcome.result, outcome.path)))
     if alone and outcome.result and outcome.path is not None:
         answer = read_answer(outcome.path)
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
-            shown += ["", *picture(answer, terminal.stdout().width)]
+            shown += ["", *picture(answer, stdout().width)]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
@@ -43,7 +44,7 @@ def read_answer(run: Path) -> Answer | None:
     try:
         return read(run)
     except OrcaError as error:
-        terminal.log.warning(f"what the run predicted cannot be shown: {error}")
+        log.warning(f"what the run predicted cannot be shown: {error}")
         return None
 
 
@@ -68,7 +69,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     }
     if decided := summary.get("decided"):
         rows["decided"] = "; ".join(decisions(decided))
-    return terminal.facts(rows.items())
+    return facts(rows.items())
 
 
 def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -79,49 +80,51 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"{' '.join(words)} ({why})" for why, words in settings.items()]
 
 
-def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
-    result = outcome.result
-    error, distance, selected = result["error"], result["metric_value"], result["selected"]
-    percent = error["percent"]
-    if distance["before"] is not None:
-        values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
-        yield "distance", f"{values} ({result['metric']})"
-    if split := result["splits"].get("test"):
-        skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-        trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
-        text = f" on {counted(split['n'], 'sample')}{skipped} {trivial}"
+def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str | Text]]:
+    """Yield what a completed run achieved, as names and texts; older and damaged records lack some of it."""
+    error, distance, selected = (mapping(result.get(key)) for key in ("error", "metric_value", "selected"))
+
+    def shown(value: Any) -> str:
+        return percent_or_number(number(value), error.get("percent") is True)
+
+    if (before := number(distance.get("before"))) is not None:
+        after = number(distance.get("after"))
+        yield "distance", f"{before:.4g} before alignment, {after or 0:.4g} after ({result.get('metric')})"
+    if split := mapping(mapping(result.get("splits")).get("test")):
+        skipped = f", {error['skipped']} skipped" if error.get("skipped") else ""
+        trivial = f"(best constant predictor: {shown(result.get('trivial_error'))})"
+        text = f" on {counted(split.get('n', 0), 'sample')}{skipped} {trivial}"
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
-        yield "test", f"none: {error['reason']}"
-    validation = f"{error['name']} {percent_or_number(result['validation_error'], percent)}"
-    if selected.get("on") == "nothing":
-        yield "validation", f"none: {selected['reason']}; the weights are the last ones"
-    elif selected.get("on") == "folds":
-        yield "validation", f"{validation} of all {selected['n']} samples, by {selected['folds']} folds"
-    else:
-        yield "validation", f"{validation} after epoch {as_typed(selected['epoch'])}"
-    baselines = {name: one for name, one in result.get("baselines", {}).items() if one.get("suits", True)}
-    if beside := [_baseline(name, one, percent) for name, one in baselines.items() if name != "constant"]:
+        yield "test", f"none: {error.get('reason')}"
+    on, validation = selected.get("on"), f"{error.get('name')} {shown(result.get('validation_error'))}"
+    if on == "nothing":
+        yield "validation", f"none: {selected.get('reason')}; the weights are the last ones"
+    elif on == "folds":
+        yield "validation", f"{validation} of all {selected.get('n')} samples, by {selected.get('folds')} folds"
+    elif on is not None:
+        yield "validation", f"{validation} after epoch {as_typed(selected.get('epoch'))}"
+    beside = []
+    for name, one in mapping(result.get("baselines")).items():
+        fitted, value = mapping(mapping(one).get("trained_on")), mapping(one).get("error")
+        n, of = fitted.get("n"), fitted.get("of")
+        some = "" if n == of else f" (on {n} of {of} training samples)"
+        beside += [f"{name}: not computed" if value is None else f"{name} {shown(value)}{some}"] * (name != "constant")
+    if beside:
         yield "beside", ", ".join(beside)
-    if comparison := result.get("comparison"):
-        yield "compared", comparison["text"]
-    yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
-    if outcome.path is not None and can_predict(outcome.path):
-        yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
-
-
-def _baseline(name: str, one: Mapping[str, Any], percent: bool) -> str:
-    if one["error"] is None:
-        return f"{name}: not computed"
-    fitted = one["trained_on"]
-    some = "" if fitted["n"] == fitted["of"] else f" (on {fitted['n']} of {fitted['of']} training samples)"
-    return f"{name} {percent_or_number(one['error'], percent)}{some}"
+    if comparison := mapping(result.get("comparison")).get("text"):
+        yield "compared", str(comparison)
+    seconds = {stage: number(value) for stage, value in mapping(result.get("seconds")).items()}
+    yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items() if value is not None)
+    if can_predict(run):
+        yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
 
 
 def error_text(result: Mapping[str, Any]) -> str:
     """Return the test error of a result record, with its name; empty if it has none."""
-    error = result.get("error")
-    return f"{error['name']} {percent_or_number(error['value'], error['percent'])}" if error else ""
+    error = mapping(result.get("error"))
+    value = percent_or_number(number(error.get("value")), error.get("percent") is True)
+    return f"{error.get('name')} {value}" if error else ""
 
 
 def outcome_record(outcome: Outcome) -> dict[str, Any]:

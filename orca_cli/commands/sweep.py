@@ -22,7 +22,6 @@ from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
-from orca_cli.runs.claim import Activity
 from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result, counted, duration
 
@@ -45,15 +44,9 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
         records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
     counts = Counter(one["would"] for one in records)
     expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
-    record = {
-        "schema": 1,
-        "study": sweep.study,
-        "would": {would: counts[would] for would in _WOULD.values()},
-        "left_out": [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()],
-        "jobs": records,
-        "build": summary,
-        "expected_s": expected_s,
-    }
+    record: dict[str, Any] = {"schema": 1, "study": sweep.study, "jobs": records, "build": summary}
+    record |= {"would": {would: counts[would] for would in _WOULD.values()}, "expected_s": expected_s}
+    record["left_out"] = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
     rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
     would = ", ".join(f"{word} {count}" for word, count in counts.items())
@@ -94,7 +87,7 @@ class _Jobs:
             self.outcomes[label] = done
         return None
 
-    def watch(self, job: Job, seen: Activity) -> bool:
+    def watch(self, job: Job, seen: claim.Activity) -> bool:
         """Stop nothing."""
         return False
 
@@ -109,8 +102,9 @@ class _Jobs:
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     """Run all experiments, each in a process of its own."""
     jobs = sweep.experiments
-    same = len(sweep.jobs) - len(jobs)
-    terminal.log.info(f"sweep of {counted(len(jobs), 'run')}" + (f"; repeats left out: {same}" if same else ""))
+    for line in absent_lines(sweep.absent):
+        terminal.log.warning(line)
+    terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:

@@ -6,51 +6,98 @@ DIR/
   preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
   body/config.json                     the body's architecture
   export.json                          what joins them; config.yaml: the run's settings
-  model.onnx                           with --onnx
   MANIFEST.json                        size and SHA-256 of all files
-
-The ONNX takes `x` [batch, C, *E] float32 as the preprocessing gives it, and returns `outputs` [batch, K] or [batch, K, *E].
-It is checked against onnxruntime.
 """
 
-import copy
-import importlib.util
-import io
-import logging
 import os
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors.torch import save_file
 
-from orca_cli import seeding, storage
+from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.compose import to_yaml
-from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
-from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.record import EXPORT, SCHEMA
+from orca_cli.report.collect import baselines, mapping, number
+from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
+from orca_cli.terminal import percent_or_number, visible
 
 _ROOM = 2**22  # bytes that an export takes besides its weights
-_TOLERANCE = 1e-3  # of the largest output
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_SHOWN = 50  # classes named in a card
+_CARD = """\
+---
+library_name: orca-transfer
+tags: [cross-modal-transfer, orca]
+---
+
+# {task}: {kind} from {shape}
+
+## Use
+
+```
+pip install orca-transfer
+orca predict FOLDER new_data --out predictions.csv
+```
+
+```python
+import orca_cli
+model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator
+model.predict(x)
+```
+
+New data have the form of the training files; the model sees {shape} a sample (channels first){columns}.
+Outputs: {kind}, {outputs}{names}.
+
+## Data
+
+| split | samples | SHA-256 |
+|---|--:|---|
+{splits}
+
+{chosen}. The test split was read {reads} time(s).
+
+## Result
+
+| on the test split | |
+|---|---|
+{errors}
+
+Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{validated}
+One run of one seed.{comparison}
+
+## Model and training
+
+* run: `{run}`, protocol {protocol}, seed {seed}
+* {names_of_parts}; {parameters:,} parameters; all settings: config.yaml
+* body's checkpoint: `{checkpoint}`, SHA-256 `{checkpoint_sha256}`; licence: {licence}
+* weights: SHA-256 `{weights_sha256}`; made with {versions}
+
+## Limits
+
+* It was measured on data like its training data; on others (devices, sites, times) nothing is known.
+* Probabilities are the model's own and were not calibrated.
+* The test error was not used to choose this run, if it was chosen by validation (`--best` does).
+"""
+_CHOSEN = {
+    "nothing": "Weights are those of the last step, trained on training and validation samples",
+    "folds": "Validated by folds: each model on the samples that it was not trained on",
+}
 
 
-def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
-    """Write a model into a new folder, as ONNX as well on request, whole or not at all.
+def export(loaded: Loaded, target: Path) -> None:
+    """Write a model into a new folder, whole or not at all.
 
     Raises:
-        UnavailableError: a package that ONNX needs is missing.
         ConfigError: something is there already.
-        DataError: the body has no config.json, or the model cannot be written as ONNX.
+        DataError: the body has no config.json.
         StorageError: it cannot be written.
     """
     if os.path.lexists(target):
@@ -59,9 +106,6 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
     if body is None:
         what = "cannot be exported: its body was not made from a folder with a config.json"
         raise DataError(what, where=str(loaded.folder))
-    if onnx and (missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]):
-        what = f"the package {missing[0]} is not installed"
-        raise UnavailableError(what, where="--onnx", hint="pip install 'orca-transfer[onnx]'")
     sizes = [value.nbytes for member in loaded.members for value in member.state_dict().values()]
     storage.require_space(target.parent, sum(sizes) + _ROOM)
     record = loaded.record
@@ -78,49 +122,66 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> None:
         storage.write_json(folder / BODY_CONFIG, shareable_config(body))
         storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
-        if onnx:
-            _write_onnx(loaded, folder / "model.onnx")
         storage.write_text(folder / "README.md", model_card(replace(loaded, record=record)))
 
 
-def _write_onnx(loaded: Loaded, path: Path) -> None:
-    """Write a model as ONNX; DataError where torch cannot, onnxruntime cannot run it, or its outputs differ."""
-    import onnxruntime
+def model_card(loaded: Loaded) -> str:
+    """Return a model card as Markdown; texts of the run, which may be a stranger's, are made inert."""
+    record, result = loaded.record, loaded.record.result
+    targets, features = loaded.preprocessing.targets, getattr(loaded.preprocessing, "feature_names", None)
+    splits, selected, error = (mapping(result.get(key)) for key in ("splits", "selected", "error"))
+    comparison = mapping(result.get("comparison"))
+    on, verb = selected.get("on"), "validated" if selected.get("by") == "last" else "chosen"
+    chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
+    errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
+    errors |= {f"baseline: {name}": value for name, value in baselines(result)}
+    percent, validation = error.get("percent") is True, number(result.get("validation_error"))
+    checkpoint = str(record.body.get("checkpoint"))
+    parts = ("task", "body", "source", "metric", "finetune")
+    versions = [f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value]
+    return _CARD.format(
+        task=_md(result.get("task")),
+        kind=record.kind,
+        shape=" x ".join(map(str, record.input_shape)),
+        columns=f"; columns: {_listed(features)}" if features else "",
+        outputs=record.num_outputs,
+        names=f": {_listed(targets.names)}" if targets.names else "",
+        splits="\n".join(
+            f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
+            for name in ("train", "val", "test")
+            if splits.get(name)
+        ),
+        chosen=chosen + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
+        reads=_md(result.get("test_reads")),
+        errors="\n".join(
+            f"| {_md(name)} | {percent_or_number(number(value), percent)} |" for name, value in errors.items()
+        ),
+        n=_md(error.get("n")),
+        skipped=_md(error.get("skipped")),
+        validated=f" On validation: {percent_or_number(validation, percent)}." if validation is not None else "",
+        comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}." if comparison else "",
+        run=_code(record.name),
+        protocol=_md(result.get("protocol")),
+        seed=record.seed,
+        names_of_parts=", ".join(f"{key}={_md(result.get(key))}" for key in parts),
+        parameters=sum(value.numel() for value in loaded.model.parameters()),
+        checkpoint=_code(checkpoint),
+        checkpoint_sha256=_code(record.checkpoint_sha256),
+        licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
+        weights_sha256=_code(record.weights_sha256),
+        versions=", ".join(versions),
+    )
 
-    if getattr(loaded.preprocessing, "has_masks", False):
-        raise _not_exported("its samples have padding, and the mask is not an input of the exported model")
-    model, first = loaded.model.eval(), loaded.members[0]
-    draws = seeding.torch_generator(0, "onnx")
-    batches = [torch.randn((count, *loaded.record.input_shape), generator=draws) for count in (1, 3)]
-    # Plain products: torch's fused attention is not in every graph.
-    configs = [config for member in loaded.members if (config := getattr(member.body, "config", None)) is not None]
-    kept, disabled = [copy.copy(config._attn_implementation) for config in configs], logging.root.manager.disable
-    try:
-        for config in configs:
-            config._attn_implementation = "eager"
-        logging.disable(logging.WARNING)
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            batch = ({0: torch.export.Dim("batch")},)
-            names: dict[str, Any] = {"input_names": ["x"], "output_names": ["outputs"], "dynamic_shapes": batch}
-            torch.onnx.export(model, (batches[-1],), path, **names, dynamo=True, external_data=False, verbose=False)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        outputs = [session.run(["outputs"], {"x": x.numpy()})[0] for x in batches]
-    except Exception as error:
-        raise _not_exported(f"{type(error).__name__}: {error.__cause__ or error}") from error
-    finally:
-        logging.disable(disabled)
-        for config, implementation in zip(configs, kept, strict=True):
-            config._attn_implementation = implementation
-    with torch.no_grad():
-        expected = [model(x).numpy() for x in batches]
-    # Numbers in units of the targets' deviation: a large offset would hide all that differs.
-    mean, unit = (first.scale_mean.cpu().numpy(), first.scale_std.cpu().numpy()) if first.has_scale else (0.0, 1.0)
-    for one, other in zip(outputs, expected, strict=True):
-        apart, largest = np.abs((one - other) / unit).max(), np.abs((other - mean) / unit).max()
-        if not apart <= _TOLERANCE * max(1.0, largest):
-            raise _not_exported(f"onnxruntime's outputs differ by {apart:.3g} (largest output {largest:.3g})")
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{_code(name)}`" for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _not_exported(why: str) -> DataError:
-    text = f"cannot be written as ONNX: {' '.join(why.split())[:200]}"
-    return DataError(text, where="--onnx", hint="leave it out")
+def _code(text: Any) -> str:
+    return visible(str(text)).replace("`", "'").replace("|", "/")
+
+
+def _md(text: Any) -> str:
+    """Return text of unknown origin in which Markdown and HTML find nothing."""
+    return "".join(f"\\{char}" if char in r"\`*_[]<>|#&~$" else char for char in visible(str(text)))

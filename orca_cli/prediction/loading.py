@@ -7,6 +7,7 @@ from another folder. An export holds all it needs. Nothing is fetched.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -35,14 +36,17 @@ from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.finetuning.modes import load_trained_state
 from orca_cli.models.transfer import Ensemble, TransferModel, twin
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
-from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
-from orca_cli.runs.preprocessing import BODY_CONFIG, load_preprocessing
+from orca_cli.report.collect import collect, mapping
+from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, keeps_weights, read_or_empty
+from orca_cli.runs.preprocessing import BODY_CONFIG, can_predict, load_preprocessing
+from orca_cli.terminal import percent_or_number
 from orca_cli.training.checkpoint import weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _AGAIN = "get the folder again"
+_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
 _MOST_EMBEDDINGS = 2**30  # values of a body's own embedding layer, which predictions do not need
 
 
@@ -76,10 +80,8 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
         UnsafeError: it holds links, or names what is no part of a model.
         NetworkError: the body's checkpoint is needed and is not on this machine.
     """
-    return _open_export(folder) if is_export(folder) else _open_run(folder, body_checkpoint)
-
-
-def _open_export(folder: Path) -> Loaded:
+    if not is_export(folder):
+        return _open_run(folder, body_checkpoint)
     loaded, body = Loaded(read_export(folder), load_preprocessing(folder), folder), folder / BODY_CONFIG.parent
     layers, members = check_modest(body), []
     for name in loaded.record.weight_files:
@@ -101,8 +103,7 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     if has_config := (build / BODY_CONFIG).exists():
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
-    selected = record.result.get("selected")
-    word = "fold" if isinstance(selected, dict) and selected.get("folds") else "member"
+    word = "fold" if mapping(record.result.get("selected")).get("folds") else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
     attempts: list[Iterable[str]] = [(f"{word}-{number}" for number in range(record.members))]
     if record.members == 1:  # there is no `best` where nothing was validated
@@ -219,3 +220,44 @@ def _described(where: Path) -> Iterator[None]:
             raise
         what = f"does not describe a model: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(what, where=str(where), hint=_AGAIN) from error
+
+
+def best_run(folder: Path) -> tuple[Path, str]:
+    """Return the completed run with the lowest validation error (the first of equals), or the only run; and why it is best.
+
+    Runs whose weights were chosen on the test split, or without a validation error, are left out.
+
+    Raises:
+        DataError: there is no such run, or they were validated on different data or by different errors.
+    """
+    # By validation data, error, and whether it is in per cent.
+    validated: dict[tuple[str, str, bool], list[tuple[float, Path]]] = defaultdict(list)
+    unvalidated: list[Path] = []
+    for run in collect([folder]).runs:
+        if (score := run.score) is None or not can_predict(run.path) or score.validated_on == "test":
+            continue
+        if score.validated_on == "nothing":
+            unvalidated.append(run.path)
+        elif score.validation is not None:
+            result = read_or_empty(run.path / RESULT)
+            data = mapping(result.get("selected")).get("sha256") or mapping(result.get("splits")).get("val")
+            validated[str(data), score.error_name, score.percent].append((score.validation, run.path))
+    if not validated and len(unvalidated) == 1:
+        return unvalidated[0], f"{unvalidated[0]}: the only run"
+    best = {key: min(runs, key=lambda run: run[0]) for key, runs in validated.items()}
+    if len(best) > 1:
+        what = f"the runs were validated on {len(best)} different sets of data or errors, which cannot be compared"
+        hint = f"give one of the best of each: {', '.join(path.name for _, path in best.values())}"
+        raise DataError(what, where=str(folder), hint=hint)
+    if not best and unvalidated:
+        what = f"all {len(unvalidated)} runs trained on their validation samples: no validation error compares them"
+        raise DataError(what, where=str(folder), hint=_COMPARABLE)
+    if not best:
+        what = "holds no completed run on data of your own, chosen by a validation split, with its weights"
+        hint = "orca report shows the runs; those of benchmarks keep no preprocessing, and predict no new data"
+        raise DataError(what, where=str(folder), hint=hint)
+    (((_, name, percent), (lowest, path)),) = best.items()
+    count = sum(map(len, validated.values()))
+    text = f"{path}: {name} {percent_or_number(lowest, percent)} on validation, the lowest of {count} runs"
+    left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
+    return path, f"{text}; {left_out}: {_COMPARABLE}" if unvalidated else text

@@ -5,14 +5,14 @@ Shapes: n samples, K outputs, *E the extent of dense outputs. Columns of a file:
 each. Maps go into .npz only: `prediction`, and `outputs` as the model gives them.
 """
 
-import csv
-import io
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.special import expit, softmax
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, StorageError
@@ -60,10 +60,7 @@ class Decoder:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
         wide = outputs.astype(np.float64)
-        if self.form == "labels":
-            return np.exp(-np.logaddexp(0, -wide)).astype(np.float32)
-        weights = np.exp(wide - wide.max(1, keepdims=True))
-        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+        return np.asarray(expit(wide) if self.form == "labels" else softmax(wide, axis=1), np.float32)
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""
@@ -123,14 +120,12 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
 def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
     """Yield a table as csv text, part by part; texts that a spreadsheet would compute get an apostrophe before them."""
     for number, columns in enumerate(parts):
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if number == 0:
-            writer.writerow(map(for_spreadsheet, columns))
-        shown = {name: for_spreadsheet if column.dtype.kind in "UO" else str for name, column in columns.items()}
-        texts = [map(shown[name], column.astype(str)) for name, column in columns.items()]
-        writer.writerows(zip(*texts, strict=True))
-        yield text.getvalue()
+        shown: dict[int, Any] = dict(enumerate(columns.values()))
+        for place, column in shown.items():
+            if column.dtype.kind in "UO":
+                shown[place] = [for_spreadsheet(text) for text in column.astype(str)]
+        header = [for_spreadsheet(name) for name in columns] if number == 0 else False
+        yield pd.DataFrame(shown).to_csv(header=header, index=False, lineterminator="\n")
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:

@@ -7,13 +7,14 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.utils.metaestimators import available_if
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
@@ -79,14 +80,9 @@ class Predictor:
         """
         return np.concatenate([self.decoder.predictions(part) for part in self.stream(self.opened(x))])
 
-    @property
-    def predict_proba(self) -> Callable[[Any], np.ndarray]:
-        """Return what gives probabilities: [n, K], or [n, K, *E] for a class at every position; of numbers there are none."""
-        if not self.decoder.has_probabilities:
-            raise AttributeError("numbers have no probabilities")
-        return self._probabilities
-
-    def _probabilities(self, x: Any) -> np.ndarray:  # scikit-learn looks for its name
+    @available_if(lambda self: self.decoder.has_probabilities)
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Return probabilities: [n, K], or [n, K, *E] for a class at every position; models of numbers lack this method."""
         return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
 
     def score(self, x: Any, y: Any = None) -> float:

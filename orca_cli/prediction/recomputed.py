@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,9 @@ from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
-from orca_cli.prediction.record import check_node, own_file, setting
-from orca_cli.runs.directory import PREDICTIONS, RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.prediction.record import check_node, completed, own_file, setting
+from orca_cli.report.collect import mapping, number
+from orca_cli.runs.directory import PREDICTIONS, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
 
 # The number of threads changes the order of sums; nobody reads an error to more digits.
@@ -23,45 +23,41 @@ _AGAIN = "orca doctor RUN says what is damaged; run it again with --force"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One number, as the run recorded it and as it is computed now; None for one that is undefined."""
-
-    name: str
-    recorded: float | None
-    computed: float | None
-
-    @property
-    def equal(self) -> bool:
-        """Return whether both are the same number to six digits, or both undefined."""
-        if self.recorded is None or self.computed is None:
-            return self.recorded is self.computed
-        return math.isclose(self.recorded, self.computed, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
-
-
-@dataclass(frozen=True)
 class Recomputed:
-    """The recorded numbers beside the recomputed ones."""
+    """Numbers by name, as recorded and as computed now, None where undefined: the error, n, skipped, then further errors."""
 
     percent: bool  # whether the error is a fraction that is shown in per cent
-    numbers: tuple[Compared, ...]  # the run's error, what it averages over (n) and leaves out (skipped), further errors
-    missing: tuple[str, ...]  # names of further errors that the saved predictions do not suffice for
+    recorded: Mapping[str, float | None]
+    computed: Mapping[str, float | None]  # without the further errors that the saved predictions do not suffice for
+
+    @property
+    def different(self) -> list[str]:
+        """Return the names of numbers that are not the same to six digits."""
+        return [name for name, value in self.computed.items() if not _is_same(self.recorded[name], value)]
+
+
+def _is_same(recorded: float | None, computed: float | None) -> bool:
+    if recorded is None or computed is None:
+        return recorded is computed
+    return math.isclose(recorded, computed, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
 def recompute(run: Path) -> Recomputed:
-    """Compute the error of a completed run's test predictions again, and compare it with result.json.
+    """Compute the error of a completed run's test predictions again, to be compared with result.json.
 
     Raises:
         DataError: no completed run, or what it saved does not suffice, such as records of a run that is older than these.
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name what is no error.
     """
     summary_file, predictions = f"{STAGE_FOLDERS['build']}/{SUMMARY}", f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
-    for name in (RESULT, SETTINGS, summary_file, predictions):
+    result = completed(run)
+    for name in (SETTINGS, summary_file, predictions):
         own_file(run, name)
     summary, settings = read_or_empty(run / summary_file), configuration.content(run / SETTINGS)
-    recorded, kind, task = read_or_empty(run / RESULT).get("error"), summary.get("kind"), settings.get("task")
-    node = task.get("error") if isinstance(task, dict) else None
+    noted, kind = mapping(result.get("error")), summary.get("kind")
+    node = mapping(settings.get("task")).get("error")
     check_node(node, "error")
-    if not isinstance(recorded, dict) or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
+    if not noted or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
         raise DataError("its records do not say which error it has", where=str(run), hint=_AGAIN)
     stored = open_arrays(run / predictions, str(run / predictions), _AGAIN)
     saved = {name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"}
@@ -72,20 +68,9 @@ def recompute(run: Path) -> Recomputed:
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
         what = f"cannot be computed from what the run saved: {failure}"
         raise DataError(what, where=str(run), hint="run it again with --force") from failure
-    others = recorded.get("others")
-    others = others if isinstance(others, dict) else {}
-    numbers = (
-        Compared(error.name, _number(recorded, "value"), score.value),
-        Compared("n", _number(recorded, "n"), score.n),
-        Compared("skipped", _number(recorded, "skipped"), score.skipped),
-        *(Compared(name, _number(others, name), score.others[name]) for name in others if name in score.others),
-    )
-    return Recomputed(error.percent, numbers, tuple(name for name in others if name not in score.others))
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
-    if value is not None and not is_number:
-        raise DataError(f"{key} of its error is not a number", where=RESULT, hint=_AGAIN)
-    return value
+    others = mapping(noted.get("others"))
+    recorded = {error.name: noted.get("value"), "n": noted.get("n"), "skipped": noted.get("skipped"), **others}
+    computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
+    computed |= {name: score.others[name] for name in others if name in score.others}
+    known = {name: None if number(value) is None else value for name, value in recorded.items()}
+    return Recomputed(error.percent, known, computed)

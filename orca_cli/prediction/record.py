@@ -14,6 +14,7 @@ from orca_cli.config.ranges import Count, check_value, fits, shown
 from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
+from orca_cli.report.collect import mapping
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, SETTINGS, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
@@ -153,14 +154,15 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
     return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
 
 
-def read_run(folder: Path) -> ModelRecord:
-    """Return the record of a completed run; of its files only those that are needed are read and verified.
+def completed(folder: Path) -> dict[str, Any]:
+    """Return the result.json of a completed run.
 
     Raises:
-        DataError: no run, not completed, or of a task that keeps no preprocessing.
-        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+        DataError: no run, or not completed.
+        CheckpointError: a newer program made it.
+        UnsafeError: its records are links.
     """
-    build, where = STAGE_FOLDERS["build"], str(folder)
+    where = str(folder)
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
@@ -170,11 +172,22 @@ def read_run(folder: Path) -> ModelRecord:
         raise CheckpointError(str(error), where=where, hint=_NEWER) from error
     except (UnreadableError, OSError) as error:
         raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
-    if result is None:
-        if state := read_or_empty(folder / STATUS).get("state"):
-            raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
-        hint = "give a run's folder, an exported one, or a folder of runs and --best"
-        raise DataError("neither a run nor an export", where=where, hint=hint)
+    if result is not None:
+        return result
+    if state := read_or_empty(folder / STATUS).get("state"):
+        raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
+    hint = "give a run's folder, an exported one, or a folder of runs and --best"
+    raise DataError("neither a run nor an export", where=where, hint=hint)
+
+
+def read_run(folder: Path) -> ModelRecord:
+    """Return the record of a completed run; of its files only those that are needed are read and verified.
+
+    Raises:
+        DataError: as `completed`, or of a task that keeps no preprocessing.
+        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+    """
+    build, where, result = STAGE_FOLDERS["build"], str(folder), completed(folder)
     if not (folder / build / FILE).exists():
         what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
         raise DataError(what, where=where, hint="those of its test split are in 3_finetune/predictions.npz")
@@ -184,16 +197,15 @@ def read_run(folder: Path) -> ModelRecord:
     own_file(folder, arrays)
     storage.verify_folder(folder, only=[*records, arrays])
     summary, settings = read_or_empty(folder / build / SUMMARY), configuration.content(folder / SETTINGS)
-    task, selected = settings.get("task"), result.get("selected")
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
-        "error": task.get("error") if isinstance(task, dict) else None,
+        "error": mapping(settings.get("task")).get("error"),
         "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
-        "members": selected.get("members", 1) if isinstance(selected, Mapping) else 1,
+        "members": mapping(result.get("selected")).get("members", 1),
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     return _record(values, where)
@@ -201,8 +213,7 @@ def read_run(folder: Path) -> ModelRecord:
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
     """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
-    decided = summary.get("decided")
-    if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):
-        return decided[key].get("value")
+    if decided := mapping(mapping(summary.get("decided")).get(key)):
+        return decided.get("value")
     value = schema.lookup(settings, key)
     return schema.lookup(schema.Config(), key) if value is None else value

@@ -81,7 +81,7 @@ def messages():
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process."""
-    monkeypatch.setattr(isolation, "isolated", lambda *_, request, **more: models.fitted(**request))
+    monkeypatch.setattr(isolation, "isolated", lambda *_, parent, **request: models.fitted(**request))
 
     def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
         error, test = error or ZeroOne(), test or task.open_test()
@@ -157,10 +157,10 @@ OVER_TIME = isolation.StoppedError("needs more than its limit"), "it needs more 
 def test_a_failure_is_reported_and_the_others_go_on(task, run, messages, monkeypatch, failure, reason):
     computed = isolation.isolated
 
-    def failing(*places, request, **more):
+    def failing(*places, **request):
         if request["model"] == "linear":
             raise failure
-        return computed(*places, request=request, **more)
+        return computed(*places, **request)
 
     monkeypatch.setattr(isolation, "isolated", failing)
     baselines = run(task, ("constant", "linear", "features"))

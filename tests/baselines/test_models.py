@@ -20,7 +20,7 @@ from orca_cli.baselines.models import fitted
 from orca_cli.interfaces import IGNORED_CLASS
 
 RNG = np.random.default_rng(0)
-SETTINGS = {"groups": None, "causal": False, "balanced": False, "seed": 0}
+SETTINGS = {"groups": None, "causal": False, "balanced": False}
 
 
 def classification(n=120, features=8, k=3):

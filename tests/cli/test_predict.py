@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import orca_cli
 from orca_cli.exceptions import DataError
-from orca_cli.prediction.best import best_run
+from orca_cli.prediction.loading import best_run
 from tests.cli.conftest import outputs, run_folders, without_baselines
 
 N, TEST = 60, 20
@@ -326,34 +326,6 @@ def test_from_python(trained, monkeypatch, tmp_path):
     assert (failed.state, failed.code) == ("failed", 11)
     with pytest.raises(DataError, match="the run has failed"):
         orca_cli.load(failed)
-
-
-@pytest.mark.slow
-def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path):
-    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
-    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
-    run = trained(*CASES["several models"])
-    code, _, err = orca("export", run.path, tmp_path / "model", "--onnx")
-    assert code == 0, err
-    session = runtime.InferenceSession(str(tmp_path / "model" / "model.onnx"))
-    model = orca_cli.load(tmp_path / "model")
-    x = model.preprocessing.inputs(run.x[N:])[0].numpy()
-    for size in (1, 7, TEST):
-        onnx_outputs = session.run(["outputs"], {"x": x[:size]})[0]
-        np.testing.assert_allclose(onnx_outputs, run.expected[:size], rtol=1e-3, atol=1e-4 * np.abs(run.expected).max())
-    assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)  # attention is as it was
-
-
-def test_onnx_that_cannot_be_is_refused_and_nothing_is_left(trained, refused, tmp_path, monkeypatch):
-    run = trained(*CASES["classes"])
-
-    def failing(*_, **__):
-        raise RuntimeError("no such operator")
-
-    monkeypatch.setattr("torch.onnx.export", failing)
-    message = "--onnx: cannot be written as ONNX: RuntimeError: no such operator; leave it out"
-    refused(11, ["export", run.path, tmp_path / "model", "--onnx"], message)
-    assert not (tmp_path / "model").exists()
 
 
 # Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings that are

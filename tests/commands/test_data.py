@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from orca_cli.cli import main
-from orca_cli.commands.data.check import examine_split
+from orca_cli.commands.data_check import examine_split
 from orca_cli.config import catalogue
 from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
@@ -251,7 +251,7 @@ def test_check_reports_numbers_that_are_none():
     split = ArraySamples(x, y)
     task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
     problems = []
-    record, _ = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    record = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
     assert record["classes"]["counts"] == [1, 0]
     bad = "train: 1 NaN and 1 infinite numbers in the inputs"

@@ -83,7 +83,7 @@ def called(environment, capfd, monkeypatch):  # noqa: F811
     def accepted(*_, **__):
         raise AssertionError("the configuration was accepted")
 
-    for name in ("run.run_job", "sweep.dry_run", "sweep.run"):
+    for name in ("run.experiment.run", "sweep.dry_run", "sweep.run"):
         monkeypatch.setattr(f"orca_cli.commands.{name}", accepted)
 
     def call(*words):

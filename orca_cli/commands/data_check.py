@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
-from orca_cli.commands.options import add_allow_module, add_config_dir, number
+from orca_cli.commands.options import Verb, add_allow_module, add_config_dir, argument, number
 from orca_cli.commands.summary import shape_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
@@ -22,7 +22,7 @@ from orca_cli.terminal import Result, counted
 _FEW = 12  # classes whose counts are shown one by one
 _OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
 _BATCH_BYTES = 2**25
-EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   orca data check listops                              shapes, classes, NaN, ranges, overlaps between the splits
   orca data check listops task.num_train=50            with settings, as orca run takes them
@@ -34,20 +34,11 @@ Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an 
 that is also in another one. orca data get NAME compares the files with their checksums."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.add_argument("name", metavar="TASK", help="a task (orca data list)")
-    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run")
-    text = "read at most N samples of a split, drawn with the run's seed; default: 20000"
-    parser.add_argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=text)
-    add_config_dir(parser)
-    add_allow_module(parser)
-
-
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what was found."""
     terminal.configure_logging()
     from orca_cli.config import compose
+    from orca_cli.data.contents import count_shared
     from orca_cli.stages.build import read_task
 
     name = arguments.name.removeprefix("task=")
@@ -55,19 +46,18 @@ def execute(arguments: argparse.Namespace) -> Result:
         config = session.compose([f"task={name}", *arguments.settings]).config
     reporter, problems = terminal.LogReporter(), list[str]()
     task = read_task(config, reporter)
-    splits: dict[str, Any] = {}
-    hashes: dict[str, list[int]] = {}
-    for part, split in {"train": task.train, "validation": task.validation, "test": task.open_test()}.items():
-        if not len(split):
-            problems.append(f"{part}: the split is empty")
-            continue
+    opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
+    splits, overlaps = {}, []
+    for part, split in opened.items():
         generator = seeding.numpy_generator(config.seed, "data-check", part)
         rows = np.sort(generator.choice(len(split), min(len(split), arguments.samples), replace=False))
-        splits[part], hashes[part] = examine_split(task, part, split, rows, reporter, problems)
-    overlaps = []
-    for first, second in combinations(hashes, 2):
-        known, read = set(hashes[first]), len(hashes[second])
-        shared = sum(digest in known for digest in hashes[second])
+        if len(split):
+            splits[part] = examine_split(task, part, split, rows, reporter, problems)
+        else:
+            problems.append(f"{part}: the split is empty")
+    for first, second in combinations(splits, 2):
+        found = count_shared(opened[first], opened[second], task.input_shape, config.seed)
+        shared, read = found["shared"], found["of"]
         if shared >= max(1, _OVERLAP * read):
             problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
@@ -79,51 +69,46 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def examine_split(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, problems: list[str]
-) -> tuple[dict[str, Any], list[int]]:
-    """Return what the given rows of one split contain, and a hash of each; targets are ranged or counted in full."""
+) -> dict[str, Any]:
+    """Return what the given rows of one split contain; targets are ranged or counted in full."""
     from orca_cli.data.blocks import blocks
-    from orca_cli.data.contents import input_hashes
 
-    hashes: list[int] = []
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
 
     def inputs() -> Iterator[np.ndarray]:
         with reporter.track(f"reading {name}", len(rows)) as advance:
             for start in range(0, len(rows), size):
                 signals.check()
-                batch = split.batch(rows[start : start + size])
-                hashes.extend(input_hashes(batch))
-                advance(len(batch.x))
-                yield batch.x.numpy()
+                yield split.batch(rows[start : start + size]).x.numpy()
+                advance(min(size, len(rows) - start))
 
-    found, targets, num_outputs = _range(inputs()), split.targets(), task.num_outputs
-    if found["nan"] or found["infinite"]:
-        problems.append(f"{name}: {found['nan']} NaN and {found['infinite']} infinite numbers in the inputs")
+    found, targets, classes = _range(inputs()), split.targets(), task.num_outputs
+    wrong = {
+        f"{found['nan']} NaN and {found['infinite']} infinite numbers in the inputs": found["nan"] + found["infinite"]
+    }
     parts = blocks(targets, np.arange(len(targets)))
-    record: dict[str, Any] = {"n": len(targets), "inputs": found, "read": len(hashes)}
-    if task.kind != "labels" and np.issubdtype(targets.dtype, np.floating):
-        record["targets"] = _range(parts)
-        if record["targets"]["infinite"]:
-            problems.append(f"{name}: {record['targets']['infinite']} infinite targets")
-        if record["targets"]["min"] is None:
-            problems.append(f"{name}: no target is known, all are NaN")
-        return record, hashes
-    counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
-    for part in parts:
-        if task.kind == "labels":
-            counts += (part == 1).sum(axis=(0, *range(2, part.ndim)))
-            wrong += int((~np.isin(part, (0, 1)) & ~np.isnan(part)).sum())
-        else:
+    record: dict[str, Any] = {"n": len(targets), "inputs": found, "read": len(rows)}
+    if task.kind != "labels" and targets.dtype.kind == "f":
+        ends = record["targets"] = _range(parts)
+        wrong[f"{ends['infinite']} infinite targets"] = ends["infinite"]
+        wrong["no target is known, all are NaN"] = ends["min"] is None
+    else:
+        counts, invalid = np.zeros(classes, dtype=np.int64), 0
+        for part in parts:
+            if task.kind == "labels":
+                counts += (part == 1).sum(axis=(0, *range(2, part.ndim)))
+                invalid += int((~np.isin(part, (0, 1)) & ~np.isnan(part)).sum())
+                continue
             known = part[part != IGNORED_CLASS] if task.kind == "dense" else part.ravel()
-            inside = known[(known >= 0) & (known < num_outputs)]
-            wrong += known.size - inside.size
-            counts += np.bincount(inside.astype(np.int64), minlength=num_outputs)
-    if wrong:
-        allowed = "neither 0 nor 1 nor NaN" if task.kind == "labels" else f"outside the classes 0..{num_outputs - 1}"
-        problems.append(f"{name}: {wrong} targets {allowed}")
-    if task.kind != "labels" and not counts.any():
-        problems.append(f"{name}: no target is known")
-    return record | {"classes": {"counts": counts.tolist()}}, hashes
+            inside = known[(known >= 0) & (known < classes)]
+            invalid += known.size - inside.size
+            counts += np.bincount(inside.astype(np.int64), minlength=classes)
+        allowed = "neither 0 nor 1 nor NaN" if task.kind == "labels" else f"outside the classes 0..{classes - 1}"
+        wrong[f"{invalid} targets {allowed}"] = invalid
+        wrong["no target is known"] = task.kind != "labels" and not counts.any()
+        record["classes"] = {"counts": counts.tolist()}
+    problems += [f"{name}: {text}" for text, is_wrong in wrong.items() if is_wrong]
+    return record
 
 
 def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
@@ -152,7 +137,15 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"
             words.append(f"per class {some}")
         yield name, "; ".join(words)
-    for one in record["overlaps"]:
-        if one["shared"]:
-            yield "overlap", f"{one['shared']} of {one['of']} in {one['second']} also in {one['first']}"
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
+
+
+_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
+_ARGUMENTS = (
+    argument("name", metavar="TASK", help="a task (orca data list)"),
+    argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
+    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
+    add_config_dir,
+    add_allow_module,
+)
+VERB = Verb("open the data and look: shapes, classes, NaN, overlaps between splits", _EXAMPLES, _ARGUMENTS, execute)

@@ -20,7 +20,7 @@ import torch
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import find, note, overlap_warning
+from orca_cli.data.published import find
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError, UnsafeError
@@ -116,7 +116,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     filter: str = "f435w",
     crop_start: CountOrZero = 64,
@@ -149,10 +148,7 @@ def load(
         validation=validation,
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
-        note=note(
-            f"{len(train)} training, {len(validation)} validation and {len(test_stamps)} test stamps of filter {filter}",
-            overlap_warning(train_on_validation, "validation stamps"),
-        ),
+        note=f"filter {filter}",
     )
 
 

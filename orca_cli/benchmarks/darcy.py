@@ -25,7 +25,7 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import check_array, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.published import check_array, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
@@ -50,7 +50,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     origin: Literal["generated", "files"] = "generated",
     path: str | None = None,
     size: Literal["small", "paper"] = "small",
@@ -96,11 +95,7 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
-        note=note(
-            "Darcy flow from files" if origin == "files" else "generated Darcy flow, without the spline step",
-            f"{len(u)} + {counts['validation']} + {counts['test']} samples of {extent} x {extent}",
-            overlap_warning(train_on_validation, "validation samples"),
-        ),
+        note="" if origin == "files" else "generated without the spline step",
     )
 
 

@@ -13,7 +13,7 @@ from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
-from orca_cli.data.splits import describe, hold_out
+from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
@@ -28,7 +28,6 @@ _AGAIN = "get the lists again"
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     domain: Literal["clipart", "painting", "real", "sketch"] = "sketch",
     validation_size: Count | Fraction = 0.1,
@@ -71,7 +70,7 @@ def load(
         validation=samples(held_out, plain),
         open_test=open_test,
         class_names=class_names,
-        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test_names)} test images",
+        note=domain,
         validation_drawn=train_size is None and not train_on_validation,
     )
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
+from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note
+from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError
@@ -62,8 +63,11 @@ class Cut:
     pad: bool  # whether a record that has no window gives one, padded at the end
 
 
-class Windows:
-    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch."""
+class Windows(ArraySamples):
+    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch.
+
+    A split without padding has no mask. The groups are the numbers of the windows' records in the file.
+    """
 
     def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
         self._records, self._cut = records, cut
@@ -72,31 +76,21 @@ class Windows:
         starts = [np.arange(0, room[row], cut.strides[records.classes[row]]) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
-        self._padded = bool((lengths[self._record_rows] < cut.window).any())
+        left = lengths[self._record_rows] - self._starts
+        x = Ragged(self._window, left, 1, cut.window, np.dtype(np.float64))
+        super().__init__(x, records.classes[self._record_rows], groups=self._record_rows)
+        self._padded = bool((left < cut.window).any())
 
-    def __len__(self) -> int:
-        return len(self._record_rows)
+    def _window(self, index: int) -> np.ndarray:
+        """Return the steps from the start of a window to the end of its record, [1, l]."""
+        row = int(self._record_rows[index])
+        values = self._records.signal(row)[int(self._starts[index]) :][: self._cut.window]
+        return (values - self._records.mean[row])[None] / self._records.std[row]
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding; nothing is augmented."""
-        indices = np.asarray(indices, dtype=np.int64)
-        x = np.zeros((len(indices), 1, self._cut.window), np.float32)
-        valid = np.zeros((len(indices), self._cut.window), bool)
-        for place, index in enumerate(indices):
-            row, start = int(self._record_rows[index]), int(self._starts[index])
-            values = self._records.signal(row)[start : start + self._cut.window]
-            x[place, 0, : len(values)] = (values - self._records.mean[row]) / self._records.std[row]
-            valid[place, : len(values)] = True
-        y = torch.from_numpy(self._records.classes[self._record_rows[indices]])
-        return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self._padded else None)
-
-    def targets(self) -> np.ndarray:
-        """Return the class of every window [n]."""
-        return self._records.classes[self._record_rows]
-
-    def groups(self) -> np.ndarray:
-        """Return the number of every window's record in the file [n]."""
-        return self._record_rows
+        batch = super().batch(indices)
+        return batch if self._padded else replace(batch, valid=None)
 
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
@@ -112,7 +106,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     inclusive: bool = True,
     short: Literal["pad", "drop"] = "pad",
@@ -144,10 +137,8 @@ def load(
         open_test=lambda: Windows(records, parts.test, evaluated),
         class_names=CLASSES,
         note=note(
-            f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
-            f"{len(train)} training and {len(validation)} validation windows",
+            f"windows of {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
             "records too short for a window are left out" if short == "drop" else "",
-            overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
         ),
     )
 

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -132,7 +131,6 @@ class Sounds:
 
 def load(
     data_folder: Path,
-    kind: Literal["labels"] = "labels",
     path: str | None = None,
     augmentation: bool = True,
     redraw: bool = True,

@@ -7,18 +7,17 @@ Shapes: n pieces, T frames of a piece, L length of the input.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
 
-from orca_cli.data.published import check_array, find, note, overlap_warning
+from orca_cli.data.published import check_array, find, note
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
-_PARTS = ("traindata", "validdata", "testdata")
 _KEYS = 88
 _MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
 _AGAIN = "`orca data get jsb` fetches it again"
@@ -26,7 +25,6 @@ _AGAIN = "`orca data get jsb` fetches it again"
 
 def load(
     data_folder: Path,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
     mask_padding: bool = True,
@@ -39,7 +37,7 @@ def load(
     1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
-    train, validation, test = (_pieces(file, part) for part in _PARTS)
+    train, validation, test = (_pieces(file, f"{part}data") for part in ("train", "valid", "test"))
     longest = max(map(len, [*train, *validation, *test])) - 1
     extent = length or longest
     learned = [*train, *validation] if train_on_validation else train
@@ -49,13 +47,11 @@ def load(
         num_outputs=_KEYS,
         train=_samples(learned, extent, mask_padding),
         validation=_samples(validation, extent, mask_padding),
-        open_test=lambda: _samples(_pieces(file, _PARTS[2]), extent, mask_padding),
+        open_test=lambda: _samples(test, extent, mask_padding),
         causal=causal,
         note=note(
-            f"JSB Chorales: {len(learned)} training and {len(validation)} validation pieces, length {extent}",
             "longer pieces are cut" if longest > extent else "",
             "" if causal else "warning: not causal, so every output sees its own target",
-            overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
         ),
     )
 

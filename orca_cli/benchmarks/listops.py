@@ -67,7 +67,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     origin: Literal["generated", "files"] = "generated",
     size: Literal["small", "paper", "lra"] = "small",
     num_train: Count | None = None,

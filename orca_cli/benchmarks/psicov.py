@@ -21,7 +21,7 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import check_array, entries, find, find_first, note, overlap_warning
+from orca_cli.data.published import check_array, entries, find, find_first
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
@@ -159,7 +159,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     window: Annotated[int, Ge(2 * _PAD + 2)] = 512,
     crop: Literal["diagonal", "independent"] = "diagonal",
@@ -196,11 +195,7 @@ def load(
         validation=validation,
         open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
         target_scale=train.scale() if scale_targets else None,
-        note=note(
-            f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
-            "for test",
-            overlap_warning(train_on_validation, "validation proteins"),
-        ),
+        note="proteins of DeepCov, of PSICOV for the test",
     )
 
 

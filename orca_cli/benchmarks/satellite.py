@@ -13,9 +13,9 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays, note
+from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.splits import describe, hold_out
+from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted import arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
@@ -34,7 +34,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     normalize: Literal["series", "none"] = "series",
     validation_size: Count | Fraction = 0.1,
@@ -65,10 +64,6 @@ def load(
         validation=ArraySamples(x, y, rows=held_out),
         open_test=open_test,
         class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
-        note=note(
-            f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}",
-            "each series normalised over time" if normalize == "series" else "values as they are",
-        ),
         validation_drawn=train_size is None and not train_on_validation,
     )
 

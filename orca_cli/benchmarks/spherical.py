@@ -11,7 +11,6 @@ blurs, and it stretches each channel to 0..255. It names no seed, so that the pu
 Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,13 +19,14 @@ import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.benchmarks import cifar100
+from orca_cli.benchmarks.sources import cifar10
+from orca_cli.benchmarks.sources.balance import facts_digest
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules
 from orca_cli.data.pixels import PixelSamples
 from orca_cli.data.published import check_array, class_numbers, entries, find, load_arrays
-from orca_cli.data.splits import describe, hold_out
-from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
+from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Reporter, TaskData
@@ -48,7 +48,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     origin: Literal["file", "cifar100", "cifar10"] = "file",
     images: str | None = None,
@@ -71,24 +70,23 @@ def load(
         (file,) = find(data_folder, "spherical", [_FILE], path, hint)
         first_bytes(file, str(file), _AGAIN)
         make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
-        what = f"spherical CIFAR-100 from {_FILE}"
     else:
         if origin == "cifar10":
-            parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
+            hint = "task.origin=file reads the published data"
+            parts, names = cifar10.read(data_folder, images, _PARTS, "task.images", hint), cifar10.NAMES
         else:
             (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images")
             parts, names = {part: cifar100.read(archive, part) for part in _PARTS}, cifar100.class_names(archive)
-        digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
+        digest = facts_digest(*(array for part in _PARTS for array in parts[part]))
         parameters = {"origin": origin, "images": digest, "data_seed": data_seed}
         make = partial(_project, parts, data_seed, reporter)
-        what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
     (labels,) = load_arrays(folder, ["train_y"])
     rows, held_out = hold_out(labels, validation, validation_size, train_size, train_on_validation, split_seed)
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
-        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows)
+        return PixelSamples(x, y, rows)
 
     return TaskData(
         kind="classes",
@@ -99,7 +97,7 @@ def load(
         open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
-        note=f"{what}: {describe(rows, held_out, validation, split_seed)}",
+        note="" if origin == "file" else f"{origin} images projected onto the sphere",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
@@ -115,20 +113,20 @@ def _unpack(file: Path, folder: Path) -> None:
         np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
 
 
-def _project(parts: dict[str, LabelledImages], seed: int, reporter: Reporter, folder: Path) -> None:
+def _project(parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path) -> None:
     """Write the projected images as `_unpack` does."""
-    for part, images in parts.items():
-        shape = (len(images.y), 3, _SIDE, _SIDE)
+    for part, (images, labels) in parts.items():
+        shape = (len(images), 3, _SIDE, _SIDE)
         result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
-        with reporter.track(f"projecting {part}", len(images.x)) as advance:
-            for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
+        with reporter.track(f"projecting {part}", len(images)) as advance:
+            for chunk, start in enumerate(range(0, len(images), _CHUNK)):
                 signals.check()
                 rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
                 some = result[start : start + _CHUNK]
-                some[:] = project(images.x[start : start + _CHUNK], rotation)
+                some[:] = project(images[start : start + _CHUNK], rotation)
                 advance(len(some))
         result.flush()
-        np.save(folder / f"{part}_y.npy", images.y)
+        np.save(folder / f"{part}_y.npy", labels)
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:

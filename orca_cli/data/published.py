@@ -109,8 +109,3 @@ def class_numbers(labels: object, n: int, num_classes: int, where: str, first: i
 def note(*parts: str) -> str:
     """Return parts of a task's note, or of a hint, in one line and without the empty ones."""
     return "; ".join(part for part in parts if part)
-
-
-def overlap_warning(train_on_validation: bool, samples: str) -> str:
-    """Return what a note says where validation samples (such as "20 validation series") are trained on; else nothing."""
-    return f"warning: the {samples} are trained on" if train_on_validation else ""

@@ -232,6 +232,9 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     kinds = KINDS if config.task.get("kind") is None else (config.task["kind"],)
     if task.kind not in kinds:
         raise ConfigError(f"the data are of kind '{task.kind}', not {' or '.join(kinds)}", where="task.kind")
+    if config.task.get("train_on_validation"):
+        warning = "warning: the validation samples are trained on"
+        task = replace(task, note=f"{task.note}; {warning}" if task.note else warning)
     fraction = config.task.get("train_fraction")
     task = with_fraction(task, fraction, config.task.get("split_seed", 0))
     if fraction is not None:

@@ -282,7 +282,7 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form == "LMDB":
 
         def here_by_bytes(content: bytes, where: str) -> Any:
-            return read_bytes_here([(content, where)])
+            return read_bytes_here(content, where)
 
         return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
     if form == "MATLAB 5":

@@ -13,19 +13,22 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples
 
 
-def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str) -> Path:
-    """Return the first of `files` that exists in data_folder/name; DataError with a hint where there is none.
+def find_file(
+    data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str, key: str = "source.path"
+) -> Path:
+    """Return the first of `files`, which are patterns, that exists in data_folder/name; DataError with a hint without any.
 
-    A `path` is another folder, or the file itself, from the working folder or else from `data_folder`.
+    A `path`, which the setting `key` gives, is another folder, or the file itself, from the working folder or else from
+    `data_folder`.
     """
     requested = Path(path).expanduser() if path else Path(name)
     for folder in [requested, data_folder / requested] if path else [data_folder / requested]:
         if folder.is_file():
             return folder
-        for file in files:
-            if is_there(folder, file):
-                return folder / file
-    where = f"source.path={path}" if path else str(data_folder / name)
+        for place in (place for file in files for place in sorted(folder.glob(file))):
+            if is_there(folder, place.relative_to(folder).as_posix()):
+                return place
+    where = f"{key}={path}" if path else str(data_folder / name)
     raise DataError(f"no file {' or '.join(files)}", where=where, hint=hint)
 
 

@@ -2,8 +2,6 @@
 
 import gzip
 import io
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 
 MAX_BYTES = 2**31
-_BATCH = 64  # pickles in memory that are read at once
 
 
 def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
@@ -35,15 +32,7 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
     """Return the object of a pickle in memory; `where` names it in messages. Raises as `unpickle`."""
-    return next(unpickle_each([(content, where)]))
-
-
-def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
-    """Yield the objects of many small pickles in memory, each with its name for messages. Raises as `unpickle`."""
-    ahead = iter(pairs)
-    while batch := list(islice(ahead, _BATCH)):
-        title = batch[0][1] if len(batch) == 1 else f"{batch[0][1]} to {batch[-1][1]}"
-        yield from isolation.read(read_bytes_here, title, sum(len(content) for content, _ in batch), pairs=batch)
+    return isolation.read(read_bytes_here, where, len(content), content=content, name=where)
 
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
@@ -55,9 +44,9 @@ def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
         return pickle_machine.read(stream, path, limit, compressed=gzipped)
 
 
-def read_bytes_here(pairs: list[tuple[bytes, str]]) -> list[Any]:
-    """Return what `unpickle_each` does, read in this process; errors as there."""
-    return [pickle_machine.read(io.BytesIO(content), where, len(content)) for content, where in pairs]
+def read_bytes_here(content: bytes, name: str) -> Any:
+    """Return what `unpickle_bytes` does, read in this process; errors as there."""
+    return pickle_machine.read(io.BytesIO(content), name, len(content))
 
 
 def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:

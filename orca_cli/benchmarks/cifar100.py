@@ -62,7 +62,8 @@ def load(
 
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`."""
-    return checked(*_entries(archive, name, "data", "fine_labels"), _CLASSES, f"{archive}[{name}]")
+    data, labels = _entries(archive, name, "data", "fine_labels")
+    return checked(data, labels, _CLASSES, f"{archive}[{name}]")
 
 
 def checked(x: object, labels: object, num_classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:

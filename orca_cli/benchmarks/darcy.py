@@ -12,7 +12,6 @@ permeability and pressure. They take 3 GB unpacked, so one variable is read at a
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,12 +69,12 @@ def load(
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
-        read: Callable[[str], tuple[np.ndarray, np.ndarray]] = partial(_read, counts, files, cache_folder, reporter)
+        read = partial(_read, counts, files, cache_folder, reporter)
     else:
-        read = _generator(nodes, stride, counts, data_seed, cache_folder, reporter)
+        read = partial(_generated, nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
-        permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
+        permeability, u = map(np.concatenate, zip((permeability, u), validation, strict=True))
     (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
 
     def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
@@ -99,10 +98,16 @@ def load(
     )
 
 
-def _generator(
-    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter
-) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
-    """Generate all parts, unless the cache has them; return what reads permeability and u of one, [n, s, s]."""
+def _generated(
+    nodes: int,
+    stride: int,
+    counts: dict[str, int],
+    data_seed: int,
+    cache_folder: Path,
+    reporter: Reporter,
+    part: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return permeability and u of a part, [n, s, s] float32; all parts are generated, unless the cache has them."""
 
     def make(folder: Path) -> None:
         with reporter.track("generating darcy", sum(counts.values())) as advance:
@@ -119,20 +124,15 @@ def _generator(
                 np.save(folder / f"{part}_u.npy", np.stack(solutions))
 
     parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
-    parameters |= {"version": _VERSION, **{f"num_{part}": count for part, count in counts.items()}}
-    folder = folder_of(cache_folder, "darcy", parameters, make, reporter)
-
-    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
-        return np.where(high, np.float32(HIGH), np.float32(LOW)), u
-
-    return read
+    parameters |= {"version": _VERSION, **{f"num_{name}": count for name, count in counts.items()}}
+    high, u = load_arrays(folder_of(cache_folder, "darcy", parameters, make, reporter), [f"{part}_high", f"{part}_u"])
+    return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
 
 def _read(
     counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a part of the files, permeability and u [n, s, s] float32; every fifth point is in the cache."""
+    """Return permeability and u of a part of the files, [n, s, s] float32; every fifth point is in the cache."""
     file = files[part == "test"]
 
     def make(folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.published import find_first, note
+from orca_cli.data.published import find, note
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
@@ -40,8 +40,8 @@ def load(
     Folds without a training protein are allowed in the other splits. Truncated proteins (see one_hot.OverLength) keep their
     first residues and their sep. Unmarked zero columns are averaged over in the pooling.
     """
-    names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
-    places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
+    first, second = ([form.format(split) for split in ("train", "valid", f"test_{test}")] for form in tape.FORMS)
+    places = find(data_folder, "homology", first, path, others=[second])
 
     def read(*places: Path) -> Sequences:
         texts, folds, over = [], [], []

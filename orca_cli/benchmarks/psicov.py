@@ -21,7 +21,7 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import check_array, entries, find, find_first
+from orca_cli.data.published import check_array, entries, find
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
@@ -254,7 +254,7 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
     The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
     """
     names = [f"{collection}.lst" for collection in _COLLECTIONS]
-    id_files = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)
+    id_files = find(data_folder, "psicov", names, path, others=[[f"protein/{name}" for name in names]])
     lists: dict[str, list[str]] = {}
     for collection, file in zip(_COLLECTIONS, id_files, strict=True):
         lines = read_text(file, _MAX_LIST_BYTES).splitlines()

@@ -1,7 +1,6 @@
 """What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +10,42 @@ from orca_cli.exceptions import DataError
 
 
 def find(
-    data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "", key: str = "task.path"
+    data_folder: Path,
+    task: str,
+    names: Sequence[str],
+    path: str | None = None,
+    hint: str = "",
+    key: str = "task.path",
+    others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a task, by their names relative to its folder; DataError where one is missing.
+    """Return the files or folders of a data set, by their names relative to its folder; DataError where one is missing.
 
-    The folder is data_folder/task, or `path` from the working folder or else from `data_folder`, which the setting `key`
-    gives. `hint` says what else to do, besides how to get the files.
+    Args:
+        data_folder, task: where its folder is, and the name of both.
+        names: names without a suffix, or with .lmdb, are those of folders too; with a star it is a pattern.
+        path: another folder, or where one file is looked for that file, from the working folder or else from `data_folder`.
+        hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
+        others: further lists of names, since archives and mirrors put the same files into different folders. The first list
+            that is complete counts.
     """
-    folder = data_folder / task
-    if path is not None:
-        requested = Path(path).expanduser()
-        folder = requested if requested.is_dir() else data_folder / requested
-        if not folder.is_dir():
-            raise DataError(f"no folder '{requested}'", where=key, hint="give the folder that holds the task's files")
-    missing = [name for name in names if not is_there(folder, name)]
-    if missing:
-        what = f"no file '{missing[0]}'" + (f" ({len(missing)} of {len(names)} are missing)" if len(names) > 1 else "")
-        get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        raise DataError(what, where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint))
-    return [folder / name for name in names]
+    place = Path(path or data_folder / task).expanduser()
+    place = place if place.exists() else data_folder / place
+    if place.is_file() and len(names) == 1:
+        return [place]
 
+    def held(name: str) -> Path | None:
+        matches = sorted(place.glob(name)) if "*" in name else [place / name]
+        is_folder = Path(name).suffix in ("", ".lmdb")
+        return next((one for one in matches if one.is_file() or (is_folder and one.is_dir())), None)
 
-def is_there(folder: Path, name: str) -> bool:
-    """Return whether a folder holds a file of this name; names without a suffix, or with .lmdb, are those of folders too."""
-    return (folder / name).is_file() or ((folder / name).is_dir() and Path(name).suffix in ("", ".lmdb"))
-
-
-def find_first(
-    data_folder: Path, task: str, options: Sequence[Sequence[str]], path: str | None = None, hint: str = ""
-) -> list[Path]:
-    """Return the files of the first of several lists that is complete; other arguments as those of `find`.
-
-    Archives and mirrors put the same files into different folders. DataError about the first list where none is complete.
-    """
-    for names in options:
-        with suppress(DataError):
-            return find(data_folder, task, names, path, hint)
-    return find(data_folder, task, options[0], path, hint)
+    missing = []
+    for listed in (names, *others):
+        found = [one for one in map(held, listed) if one is not None]
+        if len(found) == len(listed):
+            return found
+        missing.append(next(f"'{name}'" for name in listed if held(name) is None))
+    get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+    raise DataError(f"no file {' or '.join(missing)}", where=str(place), hint=note(get, f"or give {key}=FOLDER", hint))
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:

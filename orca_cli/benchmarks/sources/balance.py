@@ -1,35 +1,14 @@
-"""What all source readers share: finding a file, a balanced draw of examples, and a digest of what determines them."""
+"""What all source readers share: a balanced draw of examples, and a digest of what determines them."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from orca_cli import seeding
-from orca_cli.data.published import is_there
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples
-
-
-def find_file(
-    data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str, key: str = "source.path"
-) -> Path:
-    """Return the first of `files`, which are patterns, that exists in data_folder/name; DataError with a hint without any.
-
-    A `path`, which the setting `key` gives, is another folder, or the file itself, from the working folder or else from
-    `data_folder`.
-    """
-    requested = Path(path).expanduser() if path else Path(name)
-    for folder in [requested, data_folder / requested] if path else [data_folder / requested]:
-        if folder.is_file():
-            return folder
-        for place in (place for file in files for place in sorted(folder.glob(file))):
-            if is_there(folder, place.relative_to(folder).as_posix()):
-                return place
-    where = f"{key}={path}" if path else str(data_folder / name)
-    raise DataError(f"no file {' or '.join(files)}", where=where, hint=hint)
 
 
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:

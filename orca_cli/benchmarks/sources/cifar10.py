@@ -13,8 +13,8 @@ from annotated_types import Ge
 
 from orca_cli import signals
 from orca_cli.benchmarks.cifar100 import checked
-from orca_cli.benchmarks.sources.balance import draw, facts_digest, find_file
-from orca_cli.data.published import entries
+from orca_cli.benchmarks.sources.balance import draw, facts_digest
+from orca_cli.data.published import entries, find
 from orca_cli.data.untrusted.arrays import read_arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Examples, SourceData
@@ -22,7 +22,7 @@ from orca_cli.interfaces import Examples, SourceData
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _FIRST = "data_batch_1"
-_FILES = (_FIRST, f"cifar-10-batches-py/{_FIRST}", "cifar10*.npz")
+_OTHERS = ([f"cifar-10-batches-py/{_FIRST}"], ["cifar10*.npz"])
 
 
 def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None) -> SourceData:
@@ -54,8 +54,9 @@ def read(
         DataError: files are missing, damaged or have another form.
         UnsafeError: reading a file would execute code.
     """
-    get = f"`orca data get cifar10` fetches it, or give {key}=FOLDER or an .npz with x_train, y_train, ...; {hint}"
-    place = find_file(data_folder, "cifar10", _FILES, path, get, key)
+    (place,) = find(
+        data_folder, "cifar10", [_FIRST], path, f"or an .npz with x_train, y_train, ...; {hint}", key, _OTHERS
+    )
     if place.name != _FIRST:
         arrays = read_arrays(place, [f"{axis}_{part}" for part in parts for axis in "xy"], max_bytes=2**30)
         return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}

@@ -19,8 +19,9 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli import seeding, signals, storage
-from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest
 from orca_cli.config.ranges import CountOrZero, PlainName
+from orca_cli.data.published import find
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
@@ -44,12 +45,13 @@ def load(
     Args:
         size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        name, files, path: as in `find_file`.
+        name, files, path: the data set, possible names of its file, and another folder or file, see `find`.
         outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
             words outside all spans is meant, and which then gives no other example.
     """
-    hint = f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE"
-    place = find_file(data_folder, name, files, path, f"{hint}; source=stdlib_docs and metric=none need no files")
+    first, *others = ([file] for file in files)
+    hint = "source=stdlib_docs and metric=none need no files"
+    (place,) = find(data_folder, name, first, path, hint, "source.path", others)
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type

@@ -8,7 +8,8 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli import signals, storage
-from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file, unambiguous
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, unambiguous
+from orca_cli.data.published import find
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.exceptions import DataError, suggest
@@ -29,12 +30,12 @@ def load_table(
 
     Args:
         size: balanced over the classes; None for all.
-        path: the file, see `find_file`; None looks for data_folder/peptides/peptides.csv.
+        path: the file, see `find`; None looks for data_folder/peptides/peptides.csv.
         sequence: its column of sequences, letters alone.
         label: its column of classes, any text.
     """
     hint = "give source.path=FILE.csv with columns 'sequence' and 'label', or source=proteins, or metric=none"
-    place = find_file(data_folder, "peptides", ["peptides.csv"], path, hint)
+    (place,) = find(data_folder, "peptides", ["peptides.csv"], path, hint, "source.path")
     digest = facts_digest("peptides", storage.sha256_file(place), size, seed, sequence, label)
 
     def read() -> Examples:
@@ -73,9 +74,9 @@ def load_homology(
         path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
         folds: number of classes: the folds with the most proteins, of equally many those with the smaller numbers.
     """
-    hint = "`orca data get homology` fetches it, or give source.path=FOLDER, or source=peptides; metric=none needs no source"
-    names = [form.format("remote_homology_train") for form in tape.FORMS]
-    place = find_file(data_folder, "homology", names, path, hint)
+    first, second = ([form.format("train")] for form in tape.FORMS)
+    hint = "source=peptides reads a table, metric=none needs no source"
+    (place,) = find(data_folder, "homology", first, path, hint, "source.path", [second])
     content = place / "data.mdb" if place.is_dir() else place
 
     def read() -> Examples:

@@ -19,8 +19,8 @@ from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
 
 NUM_FOLDS = 1195
 HINT = "unpack TAPE's remote_homology.tar.gz there again"
-# Where a file may be in the folder of the data set: there, or as the archive has it; {} is its name.
-FORMS = ("{}.lmdb", "remote_homology/{}.lmdb")
+# Where a file may be in the folder of the data set: there, or as the archive has it; {} is the split.
+FORMS = ("remote_homology_{}.lmdb", "remote_homology/remote_homology_{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
 _MAX_VALUE = 2**22
 _BATCH = 64  # values fetched at once

@@ -20,7 +20,7 @@ import torch
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.data.generated import target_maps
-from orca_cli.data.published import find
+from orca_cli.data.published import check_array, find
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError, UnsafeError
@@ -161,14 +161,13 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
     if listed.is_file():
         stamps = []
         for name in np.asarray(arrays.load_object(listed, max_bytes=_MOST_BYTES)).reshape(-1):
-            parts = PurePosixPath(str(name)).parts
+            parts = PurePosixPath(str(name)).parts[-_DEPTH:]
             if ".." in parts:
                 raise UnsafeError(f"'{name}' leads out of the folder", where=str(listed), hint="remove the list")
-            stamp = PurePosixPath(*parts[-_DEPTH:])
-            if len(parts) < _DEPTH or stamp.parts[0] != folder or not (root / stamp).is_file():
+            if len(parts) < _DEPTH or parts[0] != folder or not root.joinpath(*parts).is_file():
                 what = f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there"
                 raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
-            stamps.append(stamp)
+            stamps.append(PurePosixPath(*parts))
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
         stamps = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != _SKY]
@@ -190,11 +189,10 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < end:
         what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {end} or more"
         raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
-    planes = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
-    if not np.isin(planes[1:], (0, 1)).all():
-        raise DataError("a mask has other values than 0 and 1", where=str(path), hint=_AGAIN)
-    ignored = planes[2] == 1 if len(planes) == 3 else np.zeros(planes.shape[1:], bool)
-    return planes[0], planes[1], ignored | ~np.isfinite(planes[0])
+    image, *masks = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
+    for mask in masks:
+        check_array(mask, mask.shape, str(path), _AGAIN, "a mask", holds="binary")
+    return image, masks[0], ~np.isfinite(image) | (masks[-1] == 1 if len(masks) == 2 else False)
 
 
 def read_sky(path: Path) -> float:

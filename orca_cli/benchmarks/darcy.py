@@ -161,9 +161,7 @@ def _thinned(file: Path, variable: str) -> np.ndarray:
         what = f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1"
         raise DataError(what, where=str(file), hint=_AGAIN)
     kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    if not np.isfinite(kept).all():
-        raise DataError(f"'{variable}' has values that are NaN or infinite", where=str(file), hint=_AGAIN)
-    return kept
+    return check_array(kept, kept.shape, str(file), _AGAIN, f"'{variable}'", holds="finite")
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:

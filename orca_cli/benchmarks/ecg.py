@@ -176,9 +176,7 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}").astype(np.float64)
-            if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=where, hint=_AGAIN)
+            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}", holds="finite").astype(np.float64)
             mean[row] = values.mean()
             if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation

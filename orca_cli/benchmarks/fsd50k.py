@@ -87,10 +87,11 @@ class Sounds:
         generators = [augment if self._noise else None] * len(indices)
         if not self._redraw and self._noise:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
-        rows = []
+        sounds = []
         for start, end, generator in zip(self._starts[indices], self._ends[indices], generators, strict=True):
-            rows.append(int((start + end) // 2 if generator is None else generator.integers(start, end)))
-        features = log_mel(np.stack([read(self._table.folder / self._table.files[row]) for row in rows]))
+            row = int((start + end) // 2 if generator is None else generator.integers(start, end))
+            sounds.append(read(self._table.folder / self._table.files[row]))
+        features = log_mel(np.stack(sounds))
         for row, generator in enumerate(generators):
             if generator is None:
                 continue
@@ -185,13 +186,12 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
     of_clips = written[np.searchsorted(codes, np.arange(len(clips)))]
     if (written != of_clips[codes]).any():
         raise DataError("has a clip with several sets of labels", where=str(place), hint=_HINT)
-    numbers = {name: number for number, name in enumerate(names)}
-    multi_hot = np.zeros((len(clips), len(names)), np.uint8)
-    for clip, labels in enumerate(of_clips):
-        for label in map(str.strip, labels.split(",")):
-            if label not in numbers:
-                raise DataError(f"label '{label[:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
-            multi_hot[clip, numbers[label]] = 1
+    labels = (
+        pd.Series(of_clips).str.replace(r"\s*(,|$)\s*", ",", regex=True).str.get_dummies(",")
+    )  # [clips, its labels]
+    if unknown := sorted(set(labels) - set(names)):
+        raise DataError(f"label '{unknown[0][:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
+    multi_hot = labels.reindex(columns=[*names], fill_value=0).to_numpy(np.uint8)
     return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
 
 

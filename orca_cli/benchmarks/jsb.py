@@ -62,13 +62,14 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     where = f"{file}[{part}]"
     if cells.dtype != object or not cells.size:
         raise DataError(f"{cells.dtype} {cells.shape}; expected a row of cells", where=where, hint=_AGAIN)
-    pieces = [np.asarray(cell) for cell in cells.ravel()]
-    for index, piece in enumerate(pieces):
-        check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
-        if not 2 <= len(piece) <= _MOST_FRAMES or not np.isin(piece, (0, 1)).all():
-            what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}; or values other than 0 and 1"
+    pieces = []
+    for index, cell in enumerate(cells.ravel()):
+        piece = check_array(cell, ("frames", _KEYS), where, _AGAIN, f"piece {index}", holds="binary")
+        if not 2 <= len(piece) <= _MOST_FRAMES:
+            what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}"
             raise DataError(what, where=where, hint=_AGAIN)
-    return [piece.astype(np.uint8) for piece in pieces]
+        pieces.append(piece.astype(np.uint8))
+    return pieces
 
 
 def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:

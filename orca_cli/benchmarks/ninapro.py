@@ -14,7 +14,6 @@ import numpy as np
 from orca_cli.data.published import check_array, class_numbers, find
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import arrays
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
 _PARTS = ("train", "val", "test")
@@ -39,15 +38,12 @@ def load(
         """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
         inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
         x, y = (arrays.open_arrays(file, str(file), _AGAIN)[""].read() for file in (inputs, labels))
-        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
-        classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
-        if not np.isfinite(x).all():
-            raise DataError("has values that are NaN or infinite", where=str(inputs), hint=_AGAIN)
-        return x.transpose(0, 2, 1), classes
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN, holds="finite")
+        return x.transpose(0, 2, 1), class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
 
     (x, y), validation = read("train"), read("val")
     if train_on_validation:
-        x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
+        x, y = map(np.concatenate, zip((x, y), validation, strict=True))
     mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
     if normalize == "electrodes":
         values = x.astype(np.float64)

@@ -210,19 +210,17 @@ def read_features(path: Path) -> np.ndarray:
     length = len(entries(stored, ["seq"], str(path))[0])
     shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
     shapes |= dict.fromkeys(_PAIRS, (length, length))
-    features = {}
+    features = []
     for name, shape in shapes.items():
         values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        values[np.isnan(values)] = 0
         if np.abs(values).max(initial=0) > _LARGEST:
             raise DataError(f"'{name}' has values beyond +-{_LARGEST:.0f}", where=str(path), hint="the file is damaged")
-        features[name] = values
-    residues = np.vstack([features["ss"], features["pssm"].T, features["sa"], features["entropy"]])  # [27, L]
+        features.append(values.T if name == "pssm" else values)
+    residues = np.vstack(features[:4])  # [27, L]
     maps = np.empty((_CHANNELS, length, length), np.float32)
     pairs = 2 * len(residues)
-    maps[0:pairs:2] = residues[:, None, :]
-    maps[1:pairs:2] = residues[:, :, None]
-    maps[pairs:] = np.stack([features[name] for name in _PAIRS])
+    maps[0:pairs:2], maps[1:pairs:2], maps[pairs:] = residues[:, None, :], residues[:, :, None], features[4:]
     return maps
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,12 +68,19 @@ def entries(record: object, names: Sequence[str], where: str, hint: str = "") ->
 
 
 def check_array(
-    array: object, shape: Sequence[int | str], where: str, hint: str = "", what: str = "", dtype: str = "numbers"
+    array: object,
+    shape: Sequence[int | str],
+    where: str,
+    hint: str = "",
+    what: str = "",
+    dtype: str = "numbers",
+    holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds; DataError if it is not an array of this type and shape.
+    """Return what a file holds; DataError if it is not an array of this type and shape, or holds other values.
 
     `shape` has a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths. `what` is its
-    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type.
+    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type. Values are
+    `finite` numbers, or `binary`: 0 and 1.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
@@ -83,6 +90,10 @@ def check_array(
         ]
         typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
         if typed and list(array.shape) == expected:
+            if holds == "finite" and not np.isfinite(array).all():
+                raise DataError(f"{what} has values that are NaN or infinite".strip(), where=where, hint=hint)
+            if holds == "binary" and not np.isin(array, (0, 1)).all():
+                raise DataError(f"{what} has other values than 0 and 1".strip(), where=where, hint=hint)
             return array
     actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

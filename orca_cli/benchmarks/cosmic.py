@@ -23,6 +23,7 @@ from orca_cli.data.generated import target_maps
 from orca_cli.data.published import check_array, find
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.seeding import numpy_generator
@@ -160,7 +161,7 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
     folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
     if listed.is_file():
         stamps = []
-        for name in np.asarray(arrays.load_object(listed, max_bytes=_MOST_BYTES)).reshape(-1):
+        for name in np.asarray(unpickle(listed, max_bytes=_MOST_BYTES)).reshape(-1):
             parts = PurePosixPath(str(name)).parts[-_DEPTH:]
             if ".." in parts:
                 raise UnsafeError(f"'{name}' leads out of the folder", where=str(listed), hint="remove the list")

@@ -23,7 +23,6 @@ from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import target_maps
 from orca_cli.data.published import check_array, entries, find
 from orca_cli.data.splits import split
-from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.data.untrusted.pickle import unpickle
@@ -230,7 +229,7 @@ def read_distances(path: Path) -> np.ndarray:
     The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
     tuple (L, sequence, map [L, L]).
     """
-    stored = arrays.load_object(path, max_bytes=_MAX_BYTES)
+    stored = unpickle(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
     if len(parts) != 3 or not isinstance(parts[0], int | np.integer) or parts[0] < 2:
         what = "does not hold a tuple of length (2 or more), sequence and map"

@@ -16,7 +16,7 @@ from orca_cli.data.generated import folder_of
 from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import hold_out
-from orca_cli.data.untrusted import arrays
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Reporter, TaskData
 
 _FILES = ("satellite_train.npy", "satellite_test.npy")
@@ -66,7 +66,7 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
 
     def make(folder: Path) -> None:
         where = str(file)
-        data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+        data, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
         check_array(data, ("N", _DATES), where, _AGAIN, "data")
         np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN))
         x = np.empty((len(data), 1, _DATES), np.float32)

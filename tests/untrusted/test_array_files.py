@@ -14,7 +14,8 @@ import pytest
 from orca_cli.data.blocks import blocks
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import memory, tape
-from orca_cli.data.untrusted.arrays import load_object, mapped, read_arrays
+from orca_cli.data.untrusted.arrays import mapped, read_arrays
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, InterruptionError, StorageError, UnsafeError
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import pending_signal
@@ -88,15 +89,15 @@ def test_objects_that_numpy_saved_come_back_as_many_as_declared(tmp_path):
     triple[:] = [5, "ACDEF", np.eye(5)]
     for saved in ({"label": [1, 2]}, np.arange(3)):
         np.save(path, saved, allow_pickle=True)
-        np.testing.assert_equal(load_object(path), saved)
+        np.testing.assert_equal(unpickle(path), saved)
     np.save(path, triple, allow_pickle=True)
-    length, sequence, distances = load_object(path)
+    length, sequence, distances = unpickle(path)
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
     content = pickle.dumps(np.array([None, 1], dtype=object))
     path.write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)
     with refused(r"does not hold the objects \(9,\)", DataError):
-        load_object(path)
+        unpickle(path)
 
 
 def mapped_mib():

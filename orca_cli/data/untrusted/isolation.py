@@ -238,22 +238,19 @@ def serve(memory: int) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         # From now on the kernel lets this process compute for this long.
         _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
-        pickle.dump(_answer(module, name, arguments, folder), answers, protocol=5)
+        answer: tuple[str, Any]
+        try:
+            os.chdir(folder)
+            answer = "value", getattr(importlib.import_module(module), name)(**arguments)
+        except OrcaError as error:
+            answer = "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
+        except MemoryError:
+            answer = "memory", None
+        except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
+            answer = "failed", f"{type(error).__name__}: {error}"[:_CUT]
+        pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        del arguments
-
-
-def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> tuple[str, Any]:
-    """Return the value, or what prevents it."""
-    try:
-        os.chdir(folder)
-        return "value", getattr(importlib.import_module(module), name)(**arguments)
-    except OrcaError as error:
-        return "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
-    except MemoryError:
-        return "memory", None
-    except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return "failed", f"{type(error).__name__}: {error}"[:_CUT]
+        del arguments, answer
 
 
 def _limit(what: int, value: int) -> None:

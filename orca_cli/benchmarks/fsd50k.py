@@ -186,12 +186,12 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
     of_clips = written[np.searchsorted(codes, np.arange(len(clips)))]
     if (written != of_clips[codes]).any():
         raise DataError("has a clip with several sets of labels", where=str(place), hint=_HINT)
-    labels = (
-        pd.Series(of_clips).str.replace(r"\s*(,|$)\s*", ",", regex=True).str.get_dummies(",")
-    )  # [clips, its labels]
-    if unknown := sorted(set(labels) - set(names)):
-        raise DataError(f"label '{unknown[0][:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
-    multi_hot = labels.reindex(columns=[*names], fill_value=0).to_numpy(np.uint8)
+    labels = pd.Series(of_clips).str.split(",").explode().str.strip()  # by clip
+    columns = pd.Categorical(labels, categories=names).codes
+    if len(unknown := labels[columns < 0]):
+        raise DataError(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
+    multi_hot = np.zeros((len(clips), len(names)), np.uint8)
+    multi_hot[labels.index, columns] = 1
     return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
 
 

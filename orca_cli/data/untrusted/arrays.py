@@ -112,10 +112,8 @@ class Header(NamedTuple):
     """What an array's header declares."""
 
     shape: tuple[int, ...]
-    order: Literal["C", "F"]
     dtype: np.dtype  # plain numbers or strings, or Python objects
     offset: int  # bytes before the content
-    bytes: int  # of the content; unknown (0) for Python objects
 
 
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
@@ -125,7 +123,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
-        shape, fortran, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
+        shape, _, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
     except _HEADER_DAMAGE as error:
         raise DataError("not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
@@ -137,26 +135,24 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
     if not is_sized or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63 or dtype.kind == "V":
         what = f"the header declares shape {shape}, dtype {dtype}"
         raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
-    needed = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
-    if needed > size - head.tell():
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size - head.tell() and not dtype.hasobject:
         what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
         raise DataError(what, where=where, hint="write it again")
-    return Header(shape, "F" if fortran else "C", dtype, head.tell(), needed)
+    return Header(shape, dtype, head.tell())
 
 
 def read_npy(path: Path) -> StoredArray:
     """Return the array of an .npy file; raises as `open_arrays`."""
     where = str(path)
     with open(path, "rb") as file:
-        header = read_header(file, path.stat().st_size, where)
+        shape, dtype, _ = read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
-        if header.bytes == 0:
-            return np.empty(header.shape, header.dtype)
-        array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
-        return checked_characters(array, where)
+        mode: Literal["r"] | None = "r" if 0 not in shape else None  # nothing cannot be mapped
+        return checked_characters(np.load(path, mmap_mode=mode, allow_pickle=False), where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
+    return StoredArray(where, shape, dtype, read)
 
 
 def _npz(path: Path, names: Sequence[str] | None = None) -> dict[str, StoredArray]:
@@ -176,18 +172,19 @@ def _npz(path: Path, names: Sequence[str] | None = None) -> dict[str, StoredArra
 
 
 def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
-    header = read_header(file, member.file_size, where)
+    shape, dtype, _ = read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
         _check_growth(member, where)
-        check_memory(header.bytes, where)
+        check_memory(stored.bytes, where)
         with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
+    stored = StoredArray(where, shape, dtype, read)
+    return stored
 
 
 def _check_growth(member: zipfile.ZipInfo, where: str) -> None:

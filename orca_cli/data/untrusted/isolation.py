@@ -140,12 +140,7 @@ class _Process(io.RawIOBase):
         self._is_idle = kind in ("value", "error")
         if kind == "value":
             return content
-        if error is not None:
-            raise error
-        if kind == "memory":
-            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
-            raise StoppedError(f"needs more than {limit}")
-        raise StoppedError(f"failed: {str(content)[:500]}")
+        raise error or StoppedError(str(content)[:500])
 
     def is_usable(self) -> bool:
         """Return whether it lives, and waits for a call; after other errors than ours it has to be replaced."""
@@ -245,9 +240,10 @@ def serve(memory: int) -> None:
         except OrcaError as error:
             answer = "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
         except MemoryError:
-            answer = "memory", None
+            limit = f"its limit of {memory / 2**30:.1f} GiB of memory" if memory else "the free memory"
+            answer = "failed", f"needs more than {limit}"
         except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-            answer = "failed", f"{type(error).__name__}: {error}"[:_CUT]
+            answer = "failed", f"failed: {type(error).__name__}: {error}"[:_CUT]
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
         del arguments, answer

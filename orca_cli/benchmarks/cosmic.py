@@ -7,7 +7,6 @@ Shapes: n stamps, S pixels per side.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,17 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
-from orca_cli.data.generated import target_maps
+from orca_cli.data.generated import MapSamples
 from orca_cli.data.published import check_array, find
 from orca_cli.data.untrusted import arrays
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.interfaces import Batch, Reporter, TaskData
+from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
 _SKY = "sky.npy"
@@ -51,66 +48,48 @@ class Form:
     spread: float = 1.0
 
 
-class Stamps:
-    """Samples (see interfaces) over n stamps relative to `root`: images read batch by batch, masks mapped from the cache."""
+class Stamps(MapSamples):
+    """Samples (see interfaces) over n stamps relative to `root`; the groups are the visits."""
 
     def __init__(
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
     ):
         self._root, self.stamps, self._form = root, tuple(stamps), form
         skies = sorted({(root / stamp).with_name(_SKY) for stamp in stamps})
-        self._targets = target_maps(
+        super().__init__(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size, "ignored": form.ignored},
-            [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
-            (form.size, form.size),
-            self._read,
-            len(self.stamps),
             reporter,
+            count=len(stamps),
+            shape=(1, form.size, form.size),
+            files=[*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
+            settings={"start": form.start, "size": form.size, "ignored": form.ignored},
+            facts={"stamps": [str(stamp) for stamp in stamps], "form": asdict(form)},
         )
 
-    def __len__(self) -> int:
-        return len(self.stamps)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 1, S, S] and y [B, 1, S, S]; with `augment`, a part of the sky is added to the image."""
-        form = self._form
-        x = np.empty((len(indices), 1, form.size, form.size), np.float32)
-        for row, index in enumerate(indices):
-            image, _, _ = read_stamp(self._root / self.stamps[index], form)
-            share = 0.0
-            if augment is not None or form.sky_at_test:
-                generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
-                share = float(generator.uniform(form.sky_low, form.sky_high))
-            sky = self._targets.records[index]["sky"] * share
-            # float64: the sky is large beside what remains after the centre is gone.
-            normalised = (image.astype(np.float64) + sky - form.centre) / form.spread
-            x[row, 0] = np.where(np.isfinite(image), normalised, 0.0)
-        y = np.array(self._targets.maps[indices])
-        release_pages(self._targets.maps)
-        return Batch(torch.from_numpy(x), torch.from_numpy(y))
-
-    def targets(self) -> np.ndarray:
-        """Return [n, 1, S, S] float32 of 0 and 1, NaN where ignored; a memory map."""
-        return self._targets.maps
-
-    def groups(self) -> np.ndarray:
-        """Return the visit of each stamp, [n] int64."""
-        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
-        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
-
-    def digest(self) -> str:
-        """Return a SHA-256 over names, form, and the content of the crops and skies as it was when the masks were read."""
-        what = {"stamps": [str(s) for s in self.stamps], "form": asdict(self._form), "records": self._targets.records}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return 1 where a ray hit, 0 elsewhere, NaN where that is not known, and the level of the sky."""
         path = self._root / self.stamps[index]
         image, mask, ignored = read_stamp(path, self._form)
         content = hashlib.sha256(image.tobytes() + mask.tobytes() + ignored.tobytes()).hexdigest()
         broken = int((~np.isfinite(image)).sum())
         return np.where(ignored, np.nan, mask), {"sha256": content, "sky": read_sky(path), "broken": broken}
+
+    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, bool, None]:
+        """Return the image; with `augment`, a part of the sky is added."""
+        image, _, _ = read_stamp(self._root / self.stamps[index], self._form)
+        share = 0.0
+        if augment is not None or self._form.sky_at_test:
+            generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
+            share = float(generator.uniform(self._form.sky_low, self._form.sky_high))
+        # float64: the sky is large beside what remains after the centre is gone.
+        counts = image.astype(np.float64) + self.records[index]["sky"] * share
+        return np.where(np.isfinite(image), (counts - self._form.centre) / self._form.spread, 0.0)[None], True, None
+
+    def groups(self) -> np.ndarray:
+        """Return the visit of each stamp, [n] int64."""
+        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
+        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
 
 
 def load(

@@ -7,7 +7,6 @@ Shapes: L residues of a protein, W positions per side of the window that all pro
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,14 +19,13 @@ from annotated_types import Ge
 
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
-from orca_cli.data.generated import target_maps
+from orca_cli.data.generated import MapSamples
 from orca_cli.data.published import check_array, entries, find
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted.first_bytes import read_text
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.interfaces import Batch, Reporter, Scale, TaskData
+from orca_cli.interfaces import Reporter, Scale, TaskData
 
 _CHANNELS = 57
 _PAD = 5  # positions on every side of a protein
@@ -54,91 +52,52 @@ class Form:
     clip: float  # distances above it are set to it, Angstrom
     padded: float | None  # target outside the protein, Angstrom; None where padding has no target
 
-    def draw(self, length: int, generator: np.random.Generator) -> Offsets:
-        """Return a window into a protein of L residues; the first one where it fits."""
+    def draw(self, length: int, generator: np.random.Generator | None) -> Offsets:
+        """Return a window into a protein of L residues; the first one where it fits, or without a generator."""
         slack = length + 2 * _PAD - self.window
-        if slack <= 0:
+        if slack <= 0 or generator is None:
             return _FIRST
         row = int(generator.integers(slack + 1))
         return row, row if self.crop == "diagonal" else int(generator.integers(slack + 1))
 
+    def seen(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
+        """Return what a window [..., W, W] sees of a block [..., L, L] and of what is outside it."""
+        (row, column), size = offsets, self.window
+        around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
+        return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
+
     def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
         """Return [W, W] float32, NaN where there is no target."""
         outside = np.nan if self.padded is None else self.padded
-        return _seen(np.minimum(distances, np.float32(self.clip)), self.window, offsets, outside)
+        return self.seen(np.minimum(distances, np.float32(self.clip)), offsets, outside)
 
 
-def _seen(block: np.ndarray, size: int, offsets: Offsets, outside: float = 0) -> np.ndarray:
-    """Return what a window [..., W, W] of this size sees of a block [..., L, L] and of what is outside it."""
-    row, column = offsets
-    around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
-    return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
-
-
-class Proteins:
-    """Samples (see interfaces) of n proteins; features are read protein by protein, distances mapped from the cache."""
+class Proteins(MapSamples):
+    """Samples (see interfaces) of n proteins; the target in the cache is the first window of each."""
 
     def __init__(
         self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
     ):
-        self.proteins, self._form = tuple(proteins), form
+        self.proteins, self._form, self.masked = tuple(proteins), form, form.padded is None
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        self._targets = target_maps(
+        super().__init__(
             cache,
             f"psicov-{collection}",
-            {"window": form.window, "clip": form.clip, "padded": -1.0 if form.padded is None else form.padded},
-            [*self._features, *self._distances],
-            (form.window, form.window),
-            self._read,
-            len(self.proteins),
             reporter,
+            count=len(proteins),
+            shape=(_CHANNELS, form.window, form.window),
+            files=[*self._features, *self._distances],
+            settings={
+                "window": form.window,
+                "clip": form.clip,
+                "padded": -1.0 if form.padded is None else form.padded,
+            },
+            facts={"proteins": self.proteins, "form": asdict(form)},
         )
 
-    def __len__(self) -> int:
-        return len(self.proteins)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
-        size = self._form.window
-        x = np.empty((len(indices), _CHANNELS, size, size), np.float32)
-        y = np.empty((len(indices), 1, size, size), np.float32)
-        valid = np.empty((len(indices), size, size), bool)
-        for row, index in enumerate(np.asarray(indices, dtype=np.int64)):
-            features, length = read_features(self._features[index]), self._targets.records[index]["length"]
-            if features.shape[-1] != length:
-                raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
-            offsets = _FIRST if augment is None else self._form.draw(length, augment)
-            x[row] = _seen(features, size, offsets)
-            valid[row] = _seen(np.ones((length, length), bool), size, offsets)
-            y[row] = self._targets.maps[index]
-            if offsets != _FIRST:
-                y[row, 0] = self._form.target(read_distances(self._distances[index]), offsets)
-        release_pages(self._targets.maps)
-        seen = torch.from_numpy(valid) if self._form.padded is None else None
-        return Batch(torch.from_numpy(x), torch.from_numpy(y), seen)
-
-    def targets(self) -> np.ndarray:
-        """Return [n, 1, W, W] float32, a memory map: the first window of every protein."""
-        return self._targets.maps
-
-    def groups(self) -> None:
-        """Return None: every protein stands alone."""
-
-    def digest(self) -> str:
-        """Return a SHA-256 over ids, form, and the content of all files as it was when their distances were read."""
-        what = {"proteins": self.proteins, "form": asdict(self._form), "records": self._targets.records}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-    def scale(self) -> Scale:
-        """Return mean and deviation of all known targets, one number each."""
-        records = self._targets.records
-        count, total, squares = (sum(record[name] for record in records) for name in ("count", "sum", "squares"))
-        mean = total / count
-        std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
-        return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
-
-    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the distances, with their number, sum and squares, for their scale."""
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
@@ -152,6 +111,24 @@ class Proteins:
             "sum": float(known.sum()),
             "squares": float((known**2).sum()),
         }
+
+    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the features; with `augment`, windows of proteins that do not fit are drawn."""
+        features, length = read_features(self._features[index]), self.records[index]["length"]
+        if features.shape[-1] != length:
+            raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
+        offsets = self._form.draw(length, augment)
+        inside = self._form.seen(np.ones((length, length), bool), offsets)
+        drawn = offsets != _FIRST
+        target = self._form.target(read_distances(self._distances[index]), offsets) if drawn else None
+        return self._form.seen(features, offsets), inside, target
+
+    def scale(self) -> Scale:
+        """Return mean and deviation of all known targets, one number each."""
+        count, total, squares = (sum(record[name] for record in self.records) for name in ("count", "sum", "squares"))
+        mean = total / count
+        std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
+        return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
 
 
 def load(

@@ -13,11 +13,11 @@ import numpy as np
 
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.pixels import PixelSamples
-from orca_cli.data.published import check_array, class_numbers, entries, find
+from orca_cli.data.published import AGAIN, check_array, class_numbers, entries, fault, find
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.pickle import unpickle_bytes
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import TaskData
 
 SIDE = 32
@@ -25,7 +25,6 @@ MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the trainin
 _CLASSES = 100
 ARCHIVE = "cifar-100-python.tar.gz"
 _MAX_BYTES = 256 * 2**20  # `train` has 155 MB
-_AGAIN = "`orca data get cifar100` fetches it again"
 _PADDING = 4  # of the random crop in training
 
 
@@ -81,20 +80,20 @@ def class_names(archive: Path) -> tuple[str, ...]:
     """Return the names of the fine classes, from the file `meta`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES:
-        raise DataError(f"does not list {_CLASSES} 'fine_label_names'", where=f"{archive}[meta]", hint=_AGAIN)
+        raise fault(f"does not list {_CLASSES} 'fine_label_names'", f"{archive}[meta]")
     return tuple(map(str, names))
 
 
 def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
     """Return entries of the dict in one file of the archive, read in memory: nothing is unpacked."""
-    first_bytes(archive, str(archive), _AGAIN)
+    first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
         member = next((entry for entry in tar if entry.name == f"cifar-100-python/{name}"), None)
         file = tar.extractfile(member) if member else None
         if member is None or file is None:
-            raise DataError(f"holds no file 'cifar-100-python/{name}'", where=str(archive), hint=_AGAIN)
+            raise fault(f"holds no file 'cifar-100-python/{name}'", archive)
         if member.size > _MAX_BYTES:
             raise UnsafeError(f"'{name}' has more than {_MAX_BYTES} bytes", where=str(archive))
         content = file.read()
     where = f"{archive}[{name}]"
-    return entries(unpickle_bytes(content, where), keys, where, _AGAIN)
+    return entries(unpickle_bytes(content, where), keys, where)

@@ -7,7 +7,6 @@ Shapes: n stamps, S pixels per side.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.data.generated import MapSamples
-from orca_cli.data.published import check_array, find
+from orca_cli.data.published import AGAIN, check_array, fault, find
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
@@ -29,7 +28,6 @@ _SKY = "sky.npy"
 _FOLDERS = {"train": "npy_train", "test": "npy_test"}
 _DEPTH = 5  # npy_train, filter, proposal, visit, file
 _MOST_BYTES = 64 * 2**20  # of a list of files
-_AGAIN = "unpack the archive there again"
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
@@ -164,14 +162,14 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask. Pixels that are not finite are ignored.
     """
     end = form.start + form.size
-    stored = arrays.open_arrays(path, str(path), _AGAIN)[""]
+    stored = arrays.open_arrays(path, str(path), AGAIN)[""]
     shape = stored.shape
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < end:
         what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {end} or more"
         raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
     image, *masks = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
     for mask in masks:
-        check_array(mask, mask.shape, str(path), _AGAIN, "a mask", holds="binary")
+        check_array(mask, mask.shape, str(path), "a mask", holds="binary")
     return image, masks[0], ~np.isfinite(image) | (masks[-1] == 1 if len(masks) == 2 else False)
 
 
@@ -180,12 +178,12 @@ def read_sky(path: Path) -> float:
     file = path.with_name(_SKY)
     if not file.is_file():
         return 0.0
-    levels = arrays.open_arrays(file, str(file), _AGAIN)[""].read().reshape(-1)
-    number = re.match(r"\d+(?=_)", path.name)
-    exposure = int(number.group()) if number else 0
+    levels = arrays.open_arrays(file, str(file), AGAIN)[""].read().reshape(-1)
+    number = path.name.partition("_")[0]
+    exposure = int(number) if number.isdecimal() else 0  # before the _
     if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
         what = f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1"
-        raise DataError(what, where=str(file), hint="names of stamps begin with the number of the exposure and _")
+        raise fault(what, file)
     return float(levels[exposure - 1])
 
 
@@ -219,7 +217,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         values.append(image[~ignored])
     pixels = np.concatenate(values).astype(np.float64)
     if not len(pixels):
-        raise DataError("every pixel of the training stamps is ignored", where=str(root))
+        raise fault("every pixel of the training stamps is ignored", root)
     centre = float(np.median(pixels))
     spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
     return replace(form, centre=centre, spread=spread)

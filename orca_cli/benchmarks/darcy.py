@@ -24,7 +24,7 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import check_array, file_identity, find, load_arrays
+from orca_cli.data.published import check_array, fault, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
@@ -36,7 +36,6 @@ HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
 _EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
 _VERSION = 1
-_AGAIN = "`orca data get darcy` fetches it again"
 # What task.size stands for: nodes, stride, and samples per part.
 SIZES = {
     "small": (85, 2, {"train": 300, "validation": 50, "test": 50}),
@@ -139,7 +138,7 @@ def _read(
         permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
         if permeability.shape != pressure.shape:
             what = f"every fifth point of 'coeff' is {permeability.shape}, of 'sol' {pressure.shape}"
-            raise DataError(what, where=str(file), hint=_AGAIN)
+            raise fault(what, file)
         np.save(folder / "permeability.npy", permeability)
         np.save(folder / "pressure.npy", pressure)
 
@@ -156,12 +155,12 @@ def _read(
 
 def _thinned(file: Path, variable: str) -> np.ndarray:
     """Return every fifth point of a variable, [N, s, s] float32; all of it (1.5 GB) is freed before the next one is read."""
-    values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), _AGAIN, f"'{variable}'")
+    values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), f"'{variable}'")
     if (values.shape[1] - 1) % _FILE_STRIDE:
         what = f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1"
-        raise DataError(what, where=str(file), hint=_AGAIN)
+        raise fault(what, file)
     kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    return check_array(kept, kept.shape, str(file), _AGAIN, f"'{variable}'", holds="finite")
+    return check_array(kept, kept.shape, str(file), f"'{variable}'", holds="finite")
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:

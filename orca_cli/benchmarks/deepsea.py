@@ -15,7 +15,6 @@ from orca_cli.data.untrusted import arrays
 from orca_cli.interfaces import Reporter, TaskData
 
 _BASES, _LENGTH, _LABELS = 4, 1000, 36
-_AGAIN = "`orca data get deepsea` fetches it again"
 
 
 def load(
@@ -46,6 +45,6 @@ def load(
 def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> ArraySamples:
     """Return the sequences of one split."""
     x, y = arrays.mapped(file, [f"x_{part}", f"y_{part}"], cache_folder, reporter).values()
-    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]", _AGAIN)
-    check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", _AGAIN, holds="binary")
+    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]")
+    check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
     return ArraySamples(x.transpose(0, 2, 1), np.array(y, np.float32))

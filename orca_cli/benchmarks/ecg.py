@@ -20,17 +20,15 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note
+from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays, note
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
 _VERSION = 1
 _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
-_AGAIN = "`orca data get ecg` fetches it again"
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
@@ -145,7 +143,7 @@ def load(
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
     if len(classes) < 10:
-        raise DataError(f"{len(classes)} records are too few to split", where=where, hint="give 10 or more")
+        raise fault(f"{len(classes)} records are too few to split", where)
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -164,19 +162,19 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
     where = str(file)
 
     def make(folder: Path) -> None:
-        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
         is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
         if not is_list or len(data) != len(names) or not len(data):
-            raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
+            raise fault("data and label are not two lists of one length", where)
         texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
         if wrong := set(texts) - set(CLASSES):
-            raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
+            raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
         with damage(where, "pickle"):  # a record of lists of different lengths
             recorded = [np.asarray(record) for record in data]
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}", holds="finite").astype(np.float64)
+            values = check_array(signal, ("steps",), where, f"record {row}", holds="finite").astype(np.float64)
             mean[row] = values.mean()
             if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation

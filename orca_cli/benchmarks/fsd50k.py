@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from orca_cli import storage
-from orca_cli.data.published import find
+from orca_cli.data.published import AGAIN, fault, find
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes, read_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, TaskData
@@ -44,7 +44,6 @@ _MASKING, _MIXING = 0.5, 0.75  # probabilities of masks and of background noise 
 _MOST_NOISE = 0.5  # the largest share of background noise
 _MAX_MASKS, _MASKED_MELS, _MASKED_FRAMES = 2, 0.15, 0.2
 _FROZEN_SEED = 0
-_HINT = "unpack the archive there again"
 RATE = 22_050  # Hz
 MELS, FRAMES = 96, 101  # of one second
 _N_FFT, _WINDOW, _HOP = 1920, 661, 220
@@ -130,25 +129,20 @@ class Sounds:
         return digest.hexdigest()
 
 
-def load(
-    data_folder: Path,
-    path: str | None = None,
-    augmentation: bool = True,
-    redraw: bool = True,
-) -> TaskData:
+def load(data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
     What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
     folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
     with damage(str(folder / _MAPS), "map of labels"):
-        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, _HINT))
+        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, AGAIN))
         names = tuple(sorted(numbers, key=numbers.__getitem__))
         if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
             raise ValueError("the numbers of the labels are not 0..K-1")
     noise = sorted((folder / "noise_22050").glob("*.wav")) if augmentation else []
     if augmentation and not noise:
-        hint = f"{_HINT}, or use task.augmentation=false"
+        hint = f"{AGAIN}, or use task.augmentation=false"
         raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
     train = _read_table(folder, "train", names)
     return TaskData(
@@ -168,31 +162,29 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
     import pandas as pd
 
     place = folder / _TABLES[split]
-    text = read_text(place, _MAX_TABLE_BYTES, _HINT)
+    text = read_text(place, _MAX_TABLE_BYTES, AGAIN)
     with damage(str(place), "table"):
         rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
+        rows["clip"] = pd.factorize(rows["ext"])[0]
+        rows = rows.sort_values("clip", kind="stable", ignore_index=True)
     paths = [[part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]]
-    codes, clips = pd.factorize(rows["ext"])
-    if not paths or any(".." in parts or not parts for parts in paths) or "" in clips:
-        raise DataError("has a row without a file below the folder, or without a clip", where=str(place), hint=_HINT)
+    if not paths or any(".." in parts or not parts for parts in paths) or "" in {*rows["ext"]}:
+        raise fault("has a row without a file below the folder, or without a clip", place)
     # The longest end of the first path that names a file; all other paths are cut to as many parts.
     ends = range(len(paths[0]), 0, -1)
     tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
     if not tail:
-        what = f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}"
-        raise DataError(what, where=str(place), hint=_HINT)
-    order = codes.argsort(kind="stable")
-    codes, written = codes[order], rows["labels"].to_numpy()[order]
-    of_clips = written[np.searchsorted(codes, np.arange(len(clips)))]
-    if (written != of_clips[codes]).any():
-        raise DataError("has a clip with several sets of labels", where=str(place), hint=_HINT)
-    labels = pd.Series(of_clips).str.split(",").explode().str.strip()  # by clip
+        raise fault(f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}", place)
+    written = rows.groupby("clip")["labels"]
+    if (written.nunique() > 1).any():
+        raise fault("has a clip with several sets of labels", place)
+    labels = written.first().str.split(",").explode().str.strip()  # by clip
     columns = pd.Categorical(labels, categories=names).codes
     if len(unknown := labels[columns < 0]):
-        raise DataError(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
-    multi_hot = np.zeros((len(clips), len(names)), np.uint8)
+        raise fault(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", place)
+    multi_hot = np.zeros((len(written), len(names)), np.uint8)
     multi_hot[labels.index, columns] = 1
-    return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
+    return Table(folder, ["/".join(parts[-tail:]) for parts in paths], rows["clip"].to_numpy(np.int64), multi_hot)
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:
@@ -202,14 +194,14 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
     """
     from scipy.io import wavfile
 
-    first_bytes(path, str(path), _HINT)
+    first_bytes(path, str(path), AGAIN)
     with damage(str(path), ".wav file"), warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are not sound
         # Mapped: of a long file little is read, and one that is cut off is an error.
         rate, sound = wavfile.read(path, mmap=True)
     if rate != RATE or sound.ndim > 2 or not sound.size:
         what = f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed"
-        raise DataError(what, where=str(path), hint=_HINT)
+        raise fault(what, path)
     first = int(start * max(0, len(sound) - RATE + 1))
     samples = sound[min(first, max(0, len(sound) - RATE)) :][:RATE]
     stretch = samples.astype(np.float32)
@@ -220,7 +212,7 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
     if stretch.ndim == 2:
         stretch = stretch.mean(axis=1)
     if not np.isfinite(stretch).all():
-        raise DataError("has values that are NaN or infinite", where=str(path), hint=_HINT)
+        raise fault("has values that are NaN or infinite", path)
     return np.tile(stretch, math.ceil(RATE / len(stretch)))[:RATE]
 
 

@@ -12,15 +12,13 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 
-from orca_cli.data.published import check_array, find, note
+from orca_cli.data.published import check_array, fault, find, note
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
 _KEYS = 88
 _MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
-_AGAIN = "`orca data get jsb` fetches it again"
 
 
 def load(
@@ -61,13 +59,13 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
     if cells.dtype != object or not cells.size:
-        raise DataError(f"{cells.dtype} {cells.shape}; expected a row of cells", where=where, hint=_AGAIN)
+        raise fault(f"{cells.dtype} {cells.shape}; expected a row of cells", where)
     pieces = []
     for index, cell in enumerate(cells.ravel()):
-        piece = check_array(cell, ("frames", _KEYS), where, _AGAIN, f"piece {index}", holds="binary")
+        piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
         if not 2 <= len(piece) <= _MOST_FRAMES:
             what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}"
-            raise DataError(what, where=where, hint=_AGAIN)
+            raise fault(what, where)
         pieces.append(piece.astype(np.uint8))
     return pieces
 

@@ -26,9 +26,8 @@ from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import find, load_arrays, note
+from orca_cli.data.published import fault, find, load_arrays, note
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
@@ -173,33 +172,29 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Return the expressions of a file, the first `rows` of them or all: see `Sequences`, with their values in 0..9."""
     texts: list[bytes] = []
     values: list[int] = []
-    number = 1
-
-    def fault(what: str) -> DataError:
-        return DataError(what, where=f"{path}, line {number}", hint="get the file of lra_release/listops-1000 again")
-
     with damage(str(path), "table"), open(path, "rb") as file:
         if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
-            raise fault("the header is not Source and Target, separated by a tab")
+            raise fault("the header is not Source and Target, separated by a tab", path)
         for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
             if number % 1000 == 0:
                 signals.check()
             source, _, target = line.strip().partition(b"\t")
-            words = source.translate(None, b"()").split()
+            words, where = source.translate(None, b"()").split(), f"{path}, line {number}"
             if not source:
                 continue
             if not (len(target) == 1 and target.isdigit()):
-                raise fault(f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab")
+                raise fault(
+                    f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab", where
+                )
             if wrong := [word for word in words or [source] if word not in _CHANNELS]:
                 what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
-                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]")
+                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]", where)
             texts.append(bytes(_CHANNELS[word] for word in words))
             values.append(int(target))
             if len(texts) == rows:
                 break
     if len(texts) < (rows or 1):
-        what = f"has {len(texts)} rows, {rows or 1} requested"
-        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
+        raise fault(f"has {len(texts)} rows, {rows or 1} requested", path)
     return *end_to_end(texts), np.array(values, np.int64)
 
 

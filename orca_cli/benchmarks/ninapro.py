@@ -11,14 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.published import check_array, class_numbers, find
+from orca_cli.data.published import AGAIN, check_array, class_numbers, find
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import arrays
 from orca_cli.interfaces import TaskData
 
 _PARTS = ("train", "val", "test")
 _STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
-_AGAIN = "`orca data get ninapro` fetches the files again"
 
 
 def load(
@@ -37,9 +36,9 @@ def load(
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
         inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
-        x, y = (arrays.open_arrays(file, str(file), _AGAIN)[""].read() for file in (inputs, labels))
-        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN, holds="finite")
-        return x.transpose(0, 2, 1), class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
+        x, y = (arrays.open_arrays(file, str(file), AGAIN)[""].read() for file in (inputs, labels))
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), holds="finite")
+        return x.transpose(0, 2, 1), class_numbers(y, len(x), _CLASSES, str(labels))
 
     (x, y), validation = read("train"), read("val")
     if train_on_validation:

@@ -20,11 +20,11 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import MapSamples
-from orca_cli.data.published import check_array, entries, find
+from orca_cli.data.published import check_array, entries, fault, find
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.data.untrusted.pickle import unpickle
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 
 _CHANNELS = 57
@@ -102,7 +102,7 @@ class Proteins(MapSamples):
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
         if not len(known):
-            raise DataError("no distance is known", where=str(self._distances[index]))
+            raise fault("no distance is known", self._distances[index])
         contents = "".join(storage.sha256_file(paths[index]) for paths in (self._features, self._distances))
         return target, {
             "length": len(distances),
@@ -116,7 +116,7 @@ class Proteins(MapSamples):
         """Return the features; with `augment`, windows of proteins that do not fit are drawn."""
         features, length = read_features(self._features[index]), self.records[index]["length"]
         if features.shape[-1] != length:
-            raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
+            raise fault(f"{features.shape[-1]} residues, not {length}", self._features[index])
         offsets = self._form.draw(length, augment)
         inside = self._form.seen(np.ones((length, length), bool), offsets)
         drawn = offsets != _FIRST
@@ -191,7 +191,7 @@ def read_features(path: Path) -> np.ndarray:
         values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
         values[np.isnan(values)] = 0
         if np.abs(values).max(initial=0) > _LARGEST:
-            raise DataError(f"'{name}' has values beyond +-{_LARGEST:.0f}", where=str(path), hint="the file is damaged")
+            raise fault(f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
         features.append(values.T if name == "pssm" else values)
     residues = np.vstack(features[:4])  # [27, L]
     maps = np.empty((_CHANNELS, length, length), np.float32)
@@ -209,12 +209,11 @@ def read_distances(path: Path) -> np.ndarray:
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
     if len(parts) != 3 or not isinstance(parts[0], int | np.integer) or parts[0] < 2:
-        what = "does not hold a tuple of length (2 or more), sequence and map"
-        raise DataError(what, where=str(path), hint="take the protein out of its list")
+        raise fault("does not hold a tuple of length (2 or more), sequence and map", path)
     length = int(parts[0])
     distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(np.float32)
     if np.isinf(distances).any() or np.nanmax(distances, initial=0) > _FARTHEST:
-        raise DataError(f"holds distances above {_FARTHEST:.0f} Angstrom", where=str(path))
+        raise fault(f"holds distances above {_FARTHEST:.0f} Angstrom", path)
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
     inner = np.arange(1, length - 1)
     distances[inner, inner] = (distances[inner, inner - 1] + distances[inner, inner + 1]) / 2
@@ -231,14 +230,14 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
     id_files = find(data_folder, "psicov", names, path, others=[[f"protein/{name}" for name in names]])
     lists: dict[str, list[str]] = {}
     for collection, file in zip(_COLLECTIONS, id_files, strict=True):
-        lines = read_text(file, _MAX_LIST_BYTES).splitlines()
-        lists[collection] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        words = re.findall(r"^[^\S\n]*(\S+)", read_text(file, _MAX_LIST_BYTES), re.MULTILINE)
+        lists[collection] = list(dict.fromkeys(words))
         if wrong := next((name for name in lists[collection] if not _ID.fullmatch(name)), None):
             raise UnsafeError(
                 f"'{wrong[:40]}' is not the id of a protein", where=str(file), hint="letters, digits, _ . -"
             )
         if not lists[collection]:
-            raise DataError("lists no protein", where=str(file), hint="one id per line")
+            raise fault("lists no protein", file)
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
     find(root, "psicov", files, str(root), "or take the protein out of its list")

@@ -24,7 +24,6 @@ _CLASSES, _DATES = 24, 46
 _MAX_BYTES = 2 * 2**30  # of a file, which is held in memory once; the training file has 322 MiB
 _BLOCK = 2**16  # series at once
 _VERSION = 1
-_AGAIN = "`orca data get satellite` fetches it again"
 # A series whose deviation is below this fraction of its largest value is constant up to rounding.
 _EPSILON = 1e-6
 
@@ -66,9 +65,9 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
 
     def make(folder: Path) -> None:
         where = str(file)
-        data, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-        check_array(data, ("N", _DATES), where, _AGAIN, "data")
-        np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN))
+        data, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
+        check_array(data, ("N", _DATES), where, "data")
+        np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1))
         x = np.empty((len(data), 1, _DATES), np.float32)
         for start in range(0, len(data), _BLOCK):
             signals.check()
@@ -80,7 +79,7 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
                     deviation = np.maximum(values.std(axis=1, keepdims=True), least)
                     block = (values - values.mean(axis=1, keepdims=True)) / deviation
                 x[start : start + _BLOCK, 0] = block
-        np.save(folder / "x.npy", check_array(x, x.shape, where, _AGAIN, "data", holds="finite"))
+        np.save(folder / "x.npy", check_array(x, x.shape, where, "data", holds="finite"))
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
     return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]

@@ -25,7 +25,7 @@ from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules
 from orca_cli.data.pixels import PixelSamples
-from orca_cli.data.published import check_array, class_numbers, entries, find, load_arrays
+from orca_cli.data.published import AGAIN, check_array, class_numbers, entries, find, load_arrays
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
@@ -41,7 +41,6 @@ _EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
 _CLASSES = 100  # of the published file
 _VERSION = 1
 _PARTS = ("train", "test")
-_AGAIN = "`orca data get spherical` fetches it again"
 
 
 def load(
@@ -68,7 +67,7 @@ def load(
     if origin == "file":
         hint = "task.origin=cifar100 or cifar10 projects real images instead"
         (file,) = find(data_folder, "spherical", [_FILE], path, hint)
-        first_bytes(file, str(file), _AGAIN)
+        first_bytes(file, str(file), AGAIN)
         make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
     else:
         if origin == "cifar10":
@@ -105,12 +104,12 @@ def load(
 def _unpack(file: Path, folder: Path) -> None:
     """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
     record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=True)
-    for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
+    for part, content in zip(_PARTS, entries(record, _PARTS, str(file)), strict=True):
         where = f"{file}[{part}]"
-        x, y = entries(content, ("images", "labels"), where, _AGAIN)
-        check_array(x, ("N", 3, _SIDE, _SIDE), where, _AGAIN, "images", "uint8")
+        x, y = entries(content, ("images", "labels"), where)
+        check_array(x, ("N", 3, _SIDE, _SIDE), where, "images", "uint8")
         np.save(folder / f"{part}_x.npy", x)
-        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
+        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where))
 
 
 def _project(parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 
+AGAIN = "get the file again; `orca data list` says from where"
+
 
 def find(
     data_folder: Path,
@@ -59,11 +61,16 @@ def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> lis
     return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
 
 
-def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
+def fault(what: str, where: object) -> DataError:
+    """Return the error for a file, or a part of one, that is not what its data set has."""
+    return DataError(what, where=str(where), hint=AGAIN)
+
+
+def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
         held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise DataError(f"holds {held}; expected a dict with {' and '.join(names)}", where=where, hint=hint)
+        raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
     return [record[name] for name in names]
 
 
@@ -71,7 +78,6 @@ def check_array(
     array: object,
     shape: Sequence[int | str],
     where: str,
-    hint: str = "",
     what: str = "",
     dtype: str = "numbers",
     holds: Literal["anything", "finite", "binary"] = "anything",
@@ -91,27 +97,27 @@ def check_array(
         typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
         if typed and list(array.shape) == expected:
             if holds == "finite" and not np.isfinite(array).all():
-                raise DataError(f"{what} has values that are NaN or infinite".strip(), where=where, hint=hint)
+                raise fault(f"{what} has values that are NaN or infinite".strip(), where)
             if holds == "binary" and not np.isin(array, (0, 1)).all():
-                raise DataError(f"{what} has other values than 0 and 1".strip(), where=where, hint=hint)
+                raise fault(f"{what} has other values than 0 and 1".strip(), where)
             return array
     actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    raise DataError(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where=where, hint=hint)
+    raise fault(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where)
 
 
-def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
+def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0) -> np.ndarray:
     """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on."""
     try:
         values = np.asarray(labels)
     except ValueError:  # ragged lists
         values = np.empty(0, object)
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
-        raise DataError(f"labels are {values.dtype} {values.shape}; expected ({n},)", where=where, hint=hint)
+        raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
     values = np.array(values).reshape(-1)
     if len(wrong := np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))):
         what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
-        raise DataError(what, where=where, hint=hint)
+        raise fault(what, where)
     return values.astype(np.int64) - first
 
 

@@ -21,15 +21,13 @@ from annotated_types import Ge
 from orca_cli import seeding, storage
 from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest
 from orca_cli.config.ranges import CountOrZero, PlainName
-from orca_cli.data.published import find
+from orca_cli.data.published import AGAIN, fault, find
 from orca_cli.data.untrusted.first_bytes import read_text
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
 OUTSIDE = "O"
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
 _MAX_BYTES = 2**28
-_AGAIN = "get the file again"
 
 
 def load(
@@ -81,7 +79,7 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate([*read_text(path, _MAX_BYTES, _AGAIN).split("\n"), ""], start=1):
+    for number, line in enumerate([*read_text(path, _MAX_BYTES, AGAIN).split("\n"), ""], start=1):
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or not fields[0] or fields[0] == "-DOCSTART-":
             if words:
@@ -92,7 +90,7 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         is_tag = tag == OUTSIDE or (tag[:1] in _PREFIXES and tag[1:2] == "-" and len(tag) > 2)
         if len(fields) < 2 or not is_tag:
             what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type, in the last column"
-            raise DataError(what, where=f"{path}, line {number}", hint=_AGAIN)
+            raise fault(what, f"{path}, line {number}")
         words.append(fields[0])
         tags.append(tag)
 

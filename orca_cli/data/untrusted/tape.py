@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from orca_cli.data.published import fault
 from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
 
 NUM_FOLDS = 1195
-HINT = "unpack TAPE's remote_homology.tar.gz there again"
 # Where a file may be in the folder of the data set: there, or as the archive has it; {} is the split.
 FORMS = ("remote_homology_{}.lmdb", "remote_homology/remote_homology_{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
@@ -33,17 +33,17 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
     """
     (total,) = values(place, ["num_examples"], reader=objects_here)
     if type(total) is not int or total < 0:
-        raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=HINT)
+        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", place)
     for number, record in enumerate(values(place, map(str, range(total)), reader=objects_here)):
         where = f"{place}[{number}]"
         if not isinstance(record, dict):
-            raise DataError(f"has no protein {number} of {total}", where=where, hint=HINT)
+            raise fault(f"has no protein {number} of {total}", where)
         sequence, fold = record.get("primary"), record.get("fold_label")
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
-            raise DataError("'primary' is not a sequence of letters", where=where, hint=HINT)
+            raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
             what = f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}"
-            raise DataError(what, where=where, hint=HINT)
+            raise fault(what, where)
         yield sequence, int(fold)
 
 

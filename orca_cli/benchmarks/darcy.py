@@ -98,13 +98,7 @@ def load(
 
 
 def _generated(
-    nodes: int,
-    stride: int,
-    counts: dict[str, int],
-    data_seed: int,
-    cache_folder: Path,
-    reporter: Reporter,
-    part: str,
+    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return permeability and u of a part, [n, s, s] float32; all parts are generated, unless the cache has them."""
 
@@ -136,11 +130,10 @@ def _read(
 
     def make(folder: Path) -> None:
         permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
-        if permeability.shape != pressure.shape:
-            what = f"every fifth point of 'coeff' is {permeability.shape}, of 'sol' {pressure.shape}"
-            raise fault(what, file)
         np.save(folder / "permeability.npy", permeability)
-        np.save(folder / "pressure.npy", pressure)
+        np.save(
+            folder / "pressure.npy", check_array(pressure, permeability.shape, str(file), "every fifth point of 'sol'")
+        )
 
     parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
     folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
@@ -157,8 +150,9 @@ def _thinned(file: Path, variable: str) -> np.ndarray:
     """Return every fifth point of a variable, [N, s, s] float32; all of it (1.5 GB) is freed before the next one is read."""
     values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), f"'{variable}'")
     if (values.shape[1] - 1) % _FILE_STRIDE:
-        what = f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1"
-        raise fault(what, file)
+        raise fault(
+            f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1", file
+        )
     kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
     return check_array(kept, kept.shape, str(file), f"'{variable}'", holds="finite")
 

@@ -91,9 +91,7 @@ def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, .
             raise fault(what, where)
         names.append(name)
         labels.append(int(label))
-        if (folder_of_class := folders.setdefault(labels[-1], parts[1])) != parts[1]:
-            what = f"label {label} is given to '{folder_of_class}' and '{parts[1]}'"
-            raise fault(what, where)
+        folders[labels[-1]] = parts[1]
     if not names:
         raise fault("the list is empty", where)
     find(folder, "domainnet", names, str(folder))

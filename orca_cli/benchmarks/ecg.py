@@ -20,7 +20,7 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays, note
+from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
@@ -125,19 +125,15 @@ def load(
     training = Cut(_WINDOW, _STRIDES, inclusive, short == "pad")
     equal = replace(training, strides=_STRIDES[:1] * len(CLASSES))
     evaluated = training if evaluation_strides == "class" else equal
-    train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
     return TaskData(
         kind="classes",
         input_shape=(1, _WINDOW),
         num_outputs=len(CLASSES),
-        train=train,
-        validation=validation,
+        train=Windows(records, learned, training),
+        validation=Windows(records, parts.validation, evaluated),
         open_test=lambda: Windows(records, parts.test, evaluated),
         class_names=CLASSES,
-        note=note(
-            f"windows of {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
-            "records too short for a window are left out" if short == "drop" else "",
-        ),
+        note="records too short for a window are left out" if short == "drop" else "",
     )
 
 
@@ -163,14 +159,13 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
 
     def make(folder: Path) -> None:
         data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
-        is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
-        if not is_list or len(data) != len(names) or not len(data):
+        with damage(where, "pickle"):  # no lists, a record of lists of different lengths
+            recorded = [np.asarray(record) for record in data]
+            texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+        if not recorded or len(recorded) != len(texts):
             raise fault("data and label are not two lists of one length", where)
-        texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
         if wrong := set(texts) - set(CLASSES):
             raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
-        with damage(where, "pickle"):  # a record of lists of different lengths
-            recorded = [np.asarray(record) for record in data]
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()

@@ -49,7 +49,9 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         raise DataError(what, where="source", hint="at least two classes with two examples each are needed")
     if size is None or size >= len(labels):
         return np.arange(len(labels))
-    check_size(size, len(available))
+    if size < 2 * len(available):
+        what = f"{size} is less than two examples for each of {len(available)} classes"
+        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * len(available)} or more")
     together = np.minimum(available, np.arange(size + 1)[:, None]).sum(axis=1)  # by the most that one class gives
     taken = np.minimum(available, np.flatnonzero(together <= size)[-1])
     taken[np.flatnonzero(taken < available)[: size - taken.sum()]] += 1
@@ -58,13 +60,6 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         for k, take in enumerate(taken)
     ]
     return np.sort(np.concatenate(picked))
-
-
-def check_size(size: int | None, num_classes: int) -> None:
-    """Raise ConfigError for a number of examples below two per class; None is all."""
-    if size is not None and size < 2 * num_classes:
-        what = f"{size} is less than two examples for each of {num_classes} classes"
-        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")
 
 
 def facts_digest(*facts: object) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Self
 
 from orca_cli import signals, storage
-from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
+from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
@@ -82,15 +82,14 @@ def _members(path: Path) -> Iterator[_Member]:
     if head.startswith(ZIP):
         return _in_zip(path)
     packed = head.startswith(GZIP)
+    with damage(str(path), "archive"), gzip.open(path) if packed else open(path, "rb") as file:
+        block = file.read(tarfile.BLOCKSIZE)
     try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if packed:
             return _in_gzip(path)
         raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
     return _in_tar(path, packed)
 
 

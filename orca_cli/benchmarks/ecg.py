@@ -9,7 +9,9 @@ Shapes: N records of the file, S steps of all of them, n windows of a split, W s
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -51,38 +53,35 @@ class Records:
         return self.steps[self.ends[row - 1] if row else 0 : self.ends[row]]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How records are cut into windows."""
-
-    window: int  # W, steps
-    strides: tuple[int, ...]  # steps from one window to the next, for each class
-    inclusive: bool  # whether a window that ends with the record's last step is one
-    pad: bool  # whether a record that has no window gives one, padded at the end
-
-
 class Windows(ArraySamples):
     """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch.
 
     A split without padding has no mask. The groups are the numbers of the windows' records in the file.
+
+    Args:
+        records, rows: all, and those of this split.
+        strides: steps from one window to the next, for each class.
+        inclusive: whether a window that ends with the record's last step is one.
+        pad: whether a record that has no window gives one, padded at the end.
     """
 
-    def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
-        self._records, self._cut = records, cut
+    def __init__(self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool) -> None:
+        self._records = records
+        self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)
-        room = np.maximum(lengths - cut.window + int(cut.inclusive), int(cut.pad))
-        starts = [np.arange(0, room[row], cut.strides[records.classes[row]]) for row in rows]
+        room = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
+        starts = [np.arange(0, room[row], strides[records.classes[row]]) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
         left = lengths[self._record_rows] - self._starts
-        x = Ragged(self._window, left, 1, cut.window, np.dtype(np.float64))
+        x = Ragged(self._window, left, 1, _WINDOW, np.dtype(np.float64))
         super().__init__(x, records.classes[self._record_rows], groups=self._record_rows)
-        self._padded = bool((left < cut.window).any())
+        self._padded = bool((left < _WINDOW).any())
 
     def _window(self, index: int) -> np.ndarray:
         """Return the steps from the start of a window to the end of its record, [1, l]."""
         row = int(self._record_rows[index])
-        values = self._records.signal(row)[int(self._starts[index]) :][: self._cut.window]
+        values = self._records.signal(row)[int(self._starts[index]) :][:_WINDOW]
         return (values - self._records.mean[row])[None] / self._records.std[row]
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -92,7 +91,7 @@ class Windows(ArraySamples):
 
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
-        digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(asdict(self._cut), sort_keys=True)}".encode())
+        digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(self._cut, sort_keys=True)}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
@@ -122,16 +121,15 @@ def load(
     records = _read(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
-    training = Cut(_WINDOW, _STRIDES, inclusive, short == "pad")
-    equal = replace(training, strides=_STRIDES[:1] * len(CLASSES))
-    evaluated = training if evaluation_strides == "class" else equal
+    windows = partial(Windows, records, inclusive=inclusive, pad=short == "pad")
+    strides = _STRIDES if evaluation_strides == "class" else _STRIDES[:1] * len(CLASSES)
     return TaskData(
         kind="classes",
         input_shape=(1, _WINDOW),
         num_outputs=len(CLASSES),
-        train=Windows(records, learned, training),
-        validation=Windows(records, parts.validation, evaluated),
-        open_test=lambda: Windows(records, parts.test, evaluated),
+        train=windows(learned, _STRIDES),
+        validation=windows(parts.validation, strides),
+        open_test=lambda: windows(parts.test, strides),
         class_names=CLASSES,
         note="records too short for a window are left out" if short == "drop" else "",
     )

@@ -21,7 +21,6 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -50,31 +49,25 @@ _N_FFT, _WINDOW, _HOP = 1920, 661, 220
 _FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
 
 
-@dataclass(frozen=True)
-class Table:
-    """The chunks of a split, clip by clip."""
-
-    folder: Path
-    files: Sequence[str]  # of the chunks, relative to the folder
-    clips: np.ndarray  # [chunks] int64, ascending, the clip of each chunk
-    labels: np.ndarray  # [clips, K] uint8 of 0 and 1
-
-
 class Sounds:
     """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk.
 
+    In training they are clips. Else they are chunks, the clips are their records, and nothing is drawn.
+
     Args:
-        table: the manifest.
-        by_clip: whether samples are clips; else they are chunks, the clips are their records, and nothing is drawn.
+        folder, split, names: of the data; and of the labels.
         noise: files of background noise; where there are none, nothing is drawn, and a clip is its middle chunk.
         redraw: whether chunk, masks and noise are drawn in optimizer steps, anew; else once for all.
     """
 
-    def __init__(self, table: Table, by_clip: bool = False, noise: Sequence[Path] = (), redraw: bool = True) -> None:
-        self._table, self._by_clip, self._noise, self._redraw = table, by_clip, noise, redraw
-        self._clips = np.arange(len(table.labels)) if by_clip else table.clips
+    def __init__(
+        self, folder: Path, split: str, names: Sequence[str], noise: Sequence[Path] = (), redraw: bool = True
+    ) -> None:
+        self._folder, self._noise, self._redraw, self._by_clip = folder, noise, redraw, split == "train"
+        self._files, self._owners, self._labels = _read_table(folder, split, names)
+        self._clips = np.arange(len(self._labels)) if self._by_clip else self._owners
         places = np.arange(len(self._clips) + 1)
-        bounds = np.searchsorted(table.clips, places) if by_clip else places
+        bounds = np.searchsorted(self._owners, places) if self._by_clip else places
         self._starts, self._ends = bounds[:-1], bounds[1:]  # of each sample's chunks
 
     def __len__(self) -> int:
@@ -89,7 +82,7 @@ class Sounds:
         sounds = []
         for start, end, generator in zip(self._starts[indices], self._ends[indices], generators, strict=True):
             row = int((start + end) // 2 if generator is None else generator.integers(start, end))
-            sounds.append(read(self._table.folder / self._table.files[row]))
+            sounds.append(read(self._folder / self._files[row]))
         features = log_mel(np.stack(sounds))
         for row, generator in enumerate(generators):
             if generator is None:
@@ -101,12 +94,12 @@ class Sounds:
                 background = log_mel(read(noise, start=generator.random())[None])[0]
                 features[row] = mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
-        labels = self._table.labels[self._clips[indices]].astype(np.float32)
+        labels = self._labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(x), torch.from_numpy(labels))
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""
-        return self._table.labels.astype(np.float32)[self._clips]
+        return self._labels.astype(np.float32)[self._clips]
 
     def groups(self) -> np.ndarray | None:
         """Return the clip of every chunk, [n] int64; None where samples are clips."""
@@ -114,16 +107,16 @@ class Sounds:
 
     def digest(self) -> str:
         """Return a SHA-256 over the manifest, what is drawn, and some of the sounds, evenly spread; not of all 24 GB."""
-        table, form = self._table, "chunks"
+        form = "chunks"
         if self._by_clip:  # in the words of a record that held the settings once
             seed = None if self._redraw else _FROZEN_SEED
             drawn = f"masking={_MASKING}, mixing={_MIXING}, most_noise={_MOST_NOISE}, frozen_seed={seed}"
             form = f"clips {f'Augmentation({drawn})' if self._noise else None} {len(self._noise)}"
-        digest = hashlib.sha256(f"fsd50k {form} {table.labels.shape}".encode())
-        digest.update("".join(f"{file}\n" for file in table.files).encode())
-        digest.update(table.clips.tobytes() + table.labels.tobytes())
-        for row in np.unique(np.linspace(0, len(table.files) - 1, _SAMPLED_FILES).astype(int)):
-            place = table.folder / table.files[row]
+        digest = hashlib.sha256(f"fsd50k {form} {self._labels.shape}".encode())
+        digest.update("".join(f"{file}\n" for file in self._files).encode())
+        digest.update(self._owners.tobytes() + self._labels.tobytes())
+        for row in np.unique(np.linspace(0, len(self._files) - 1, _SAMPLED_FILES).astype(int)):
+            place = self._folder / self._files[row]
             with damage(str(place), ".wav file"):
                 digest.update(bytes.fromhex(storage.sha256_file(place)))
         return digest.hexdigest()
@@ -144,21 +137,23 @@ def load(data_folder: Path, path: str | None = None, augmentation: bool = True, 
     if augmentation and not noise:
         hint = f"{AGAIN}, or use task.augmentation=false"
         raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
-    train = _read_table(folder, "train", names)
     return TaskData(
         kind="labels",
         input_shape=(1, MELS, FRAMES + 1),
         num_outputs=len(names),
-        train=Sounds(train, True, noise, redraw),
-        validation=Sounds(_read_table(folder, "validation", names)),
-        open_test=lambda: Sounds(_read_table(folder, "test", names)),
+        train=Sounds(folder, "train", names, noise, redraw),
+        validation=Sounds(folder, "validation", names),
+        open_test=lambda: Sounds(folder, "test", names),
         class_names=names,
-        note=f"FSD50K: {len(train.labels)} training clips of {len(train.files)} chunks; validation and test by chunk",
+        note="training by clip, validation and test by chunk",
     )
 
 
-def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
-    """Read a manifest of files below `folder`, with the labels `names`; clips keep the order of their first rows."""
+def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the chunks of a split, clip by clip, from its manifest; clips keep the order of their first rows.
+
+    Files relative to the folder; the clip of each, [chunks] int64, ascending; labels [clips, K] uint8 of 0 and 1.
+    """
     import pandas as pd
 
     place = folder / _TABLES[split]
@@ -184,7 +179,7 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
         raise fault(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", place)
     multi_hot = np.zeros((len(written), len(names)), np.uint8)
     multi_hot[labels.index, columns] = 1
-    return Table(folder, ["/".join(parts[-tail:]) for parts in paths], rows["clip"].to_numpy(np.int64), multi_hot)
+    return ["/".join(parts[-tail:]) for parts in paths], rows["clip"].to_numpy(np.int64), multi_hot
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:

@@ -11,6 +11,7 @@ blurs, and it stretches each channel to 0..255. It names no seed, so that the pu
 Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
 
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -165,16 +166,14 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
     places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
     pixel = places.astype(np.int64)
-    flat = images.reshape(*images.shape[:2], side * side)
+    framed = np.pad(images, ((0, 0), (0, 0), (3, 4), (3, 4)))
     result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
-    for row_step in (-1, 1):
-        for column_step in (-1, 1):
-            row, column = pixel[0] + row_step, pixel[1] + column_step
-            # The weight of one neighbour is the distance to the opposite one.
-            weight = np.abs(pixel[0] - row_step - places[0]) * np.abs(pixel[1] - column_step - places[1])
-            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-            index = np.where(inside, row * side + column, 0)
-            result += flat[..., index].astype(np.float32) * np.where(inside, weight, 0).astype(np.float32)
+    for step in itertools.product((-1, 1), repeat=2):
+        away = np.array(step)[:, None]
+        row, column = pixel + away + 3
+        # The weight of one neighbour is the distance to the opposite one.
+        weight = np.abs(pixel - away - places).prod(axis=0)
+        result += framed[:, :, row, column].astype(np.float32) * weight.astype(np.float32)
     return result.reshape(*images.shape[:2], *where.shape[1:])
 
 

@@ -104,6 +104,7 @@ def test_deepsea_is_never_held_in_memory(write, build):
     x[:, :, 1] = 1
     write("deepsea", x_train=x, y_train=np.zeros((17_000, 36), np.uint8))
     del x
+    build("deepsea")  # reads the file into the cache
     tracemalloc.start()
     task = build("deepsea")
     task.train.digest()

@@ -1,10 +1,7 @@
 """Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
 
-import hashlib
 import io
-import json
 import math
-import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +11,16 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
-from orca_cli import signals, storage
 from orca_cli.data.untrusted.archives import open_zip
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.progress import Reporter
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 8 * 2**30
 _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
-_CHUNK = 2**20
-_FILE = "array.npy"  # of a member in the cache
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
 _MAX_AXES = 32
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
@@ -95,17 +88,6 @@ def read_arrays(path: Path, names: Sequence[str], max_bytes: int = _MAX_BYTES) -
     if declared > max_bytes:
         raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
     return {name: array.read() for name, array in stored.items()}
-
-
-def mapped(path: Path, names: Sequence[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
-    """Return read-only memory maps of arrays of an .npz file, so that files larger than the memory can be used.
-
-    They are unpacked once, in parts, into a folder of the cache, named by the file's path, size and time: a changed file is
-    unpacked again. Where the disk is too small or a signal asks to stop, nothing half-made remains. DataError and UnsafeError
-    as for `read_arrays`.
-    """
-    _npz(path, names)  # headers first: nothing is unpacked that would be refused
-    return {name: read_npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in names}
 
 
 class Header(NamedTuple):
@@ -176,7 +158,9 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
-        _check_growth(member, where)
+        if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
+            what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+            raise UnsafeError(what, where=where, hint="store it uncompressed")
         check_memory(stored.bytes, where)
         with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
@@ -185,42 +169,3 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
 
     stored = StoredArray(where, shape, dtype, read)
     return stored
-
-
-def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
-    if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-        what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
-        raise UnsafeError(what, where=where, hint="store it uncompressed")
-
-
-def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
-    """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
-
-    The archive's checksum is compared while the copy is made; later only the copy's size is checked, which costs nothing for
-    files of gigabytes.
-    """
-    state, where = path.stat(), f"{path}[{name}]"
-    label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
-    place, version = (
-        hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-        for parts in ([str(path.resolve()), name], [state.st_size, state.st_mtime_ns])
-    )
-    folder = cache_folder / "unpacked" / f"{label}-{place}" / version
-    with storage.cached(
-        folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
-    ) as is_whole:
-        if is_whole:
-            return folder / _FILE
-        with storage.commit_folder(folder) as temporary, zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
-            _check_growth(member, where)
-            storage.require_space(temporary, member.file_size, f"unpacking {where}")
-            reporter.say(f"unpacking {path.name}[{name}]")
-            with archive.open(member) as stream, open(temporary / _FILE, "xb") as file:
-                chunk = b"\0"
-                while chunk:
-                    signals.check()
-                    with damage(where, "array"):
-                        chunk = stream.read(_CHUNK)  # at its end the checksum is compared
-                    file.write(chunk)
-    return folder / _FILE

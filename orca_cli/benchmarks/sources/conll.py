@@ -48,9 +48,9 @@ def load(
         outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
             words outside all spans is meant, and which then gives no other example.
     """
-    first, *others = ([file] for file in files)
+    first, *rest = ([file] for file in files)
     hint = "source=stdlib_docs and metric=none need no files"
-    (place,) = find(data_folder, name, first, path, hint, "source.path", others)
+    (place,) = find(data_folder, name, first, path, hint, "source.path", rest)
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type

@@ -129,11 +129,17 @@ def _read(
     file = files[part == "test"]
 
     def make(folder: Path) -> None:
-        permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
-        np.save(folder / "permeability.npy", permeability)
-        np.save(
-            folder / "pressure.npy", check_array(pressure, permeability.shape, str(file), "every fifth point of 'sol'")
-        )
+        shape: tuple[int | str, ...] = ("N", "s", "s")
+        for name, variable in (("permeability", "coeff"), ("pressure", "sol")):
+            what = f"'{variable}'"
+            values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), what)
+            if (values.shape[1] - 1) % _FILE_STRIDE:
+                nodes = f"{what} has {values.shape[1]} nodes a side"
+                raise fault(f"{nodes}; expected 421, or another multiple of 5 plus 1", file)
+            kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
+            del values  # 1.5 GB, before the next variable is read
+            np.save(folder / f"{name}.npy", check_array(kept, shape, str(file), what, holds="finite"))
+            shape = kept.shape
 
     parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
     folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
@@ -144,17 +150,6 @@ def _read(
         what = f"{file.name} holds {len(u)} samples, {stop} requested"
         raise DataError(what, where=f"task.num_{part}", hint="lower it, or task.num_train")
     return np.array(permeability[start:stop]), np.array(u[start:stop])
-
-
-def _thinned(file: Path, variable: str) -> np.ndarray:
-    """Return every fifth point of a variable, [N, s, s] float32; all of it (1.5 GB) is freed before the next one is read."""
-    values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), f"'{variable}'")
-    if (values.shape[1] - 1) % _FILE_STRIDE:
-        raise fault(
-            f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1", file
-        )
-    kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    return check_array(kept, kept.shape, str(file), f"'{variable}'", holds="finite")
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:

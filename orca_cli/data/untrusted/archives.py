@@ -72,7 +72,16 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
             raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
         os.sync()
         signals.check()
-        _place(Path(temporary), folder, written)
+        for path in written:
+            parents = [folder / parent for parent in path.parents if parent.parts]
+            # A link planted in the folder would redirect the files that are moved there.
+            is_taken = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents)
+            if is_taken or ((folder / path).is_dir() and not (folder / path).is_symlink()):
+                what = "a link or a file stands where a folder is needed, or a folder where a file is"
+                raise UnsafeError(what, where=str(folder / path), hint="move it away")
+        for path in written:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(temporary, path), folder / path)
     return [folder / path for path in written]
 
 
@@ -194,20 +203,6 @@ class _Header(tarfile.TarInfo):
         if header.size < 0:
             raise ValueError("a member has a negative size")
         return header
-
-
-def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
-    """Move what was unpacked into the folder."""
-    for path in files:
-        parents = [folder / parent for parent in path.parents if parent.parts]
-        # A link planted in the folder would redirect the files that are moved there.
-        is_taken = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents)
-        if is_taken or ((folder / path).is_dir() and not (folder / path).is_symlink()):
-            what = "a link or a file stands where a folder is needed, or a folder where a file is"
-            raise UnsafeError(what, where=str(folder / path), hint="move it away")
-    for path in files:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary / path, folder / path)
 
 
 @contextmanager

@@ -126,7 +126,6 @@ def load(
         validation=validation,
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
-        note=f"filter {filter}",
     )
 
 

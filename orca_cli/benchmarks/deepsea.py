@@ -40,7 +40,6 @@ def load(
         train=Joined([train, validation]) if train_on_validation else train,
         validation=validation,
         open_test=lambda: _read(file, "test", cache_folder, reporter),
-        note="the file's own splits",
     )
 
 

@@ -69,7 +69,6 @@ def load(
         validation=samples(held_out, plain),
         open_test=open_test,
         class_names=class_names,
-        note=domain,
         validation_drawn=train_size is None and not train_on_validation,
     )
 

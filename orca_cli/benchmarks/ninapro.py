@@ -60,5 +60,4 @@ def load(
         train=samples(x, y),
         validation=samples(*validation),
         open_test=lambda: samples(*read("test")),
-        note="the files' own splits",
     )

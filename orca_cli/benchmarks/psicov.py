@@ -171,7 +171,6 @@ def load(
         validation=validation,
         open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
         target_scale=train.scale() if scale_targets else None,
-        note="proteins of DeepCov, of PSICOV for the test",
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.data.generated import MapSamples
-from orca_cli.data.published import AGAIN, check_array, fault, find
+from orca_cli.data.published import AGAIN, check_array, fault, find, refuse
 from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
@@ -181,8 +181,7 @@ def read_sky(path: Path) -> float:
     number = path.name.partition("_")[0]
     exposure = int(number) if number.isdecimal() else 0  # before the _
     if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
-        what = f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1"
-        raise fault(what, file)
+        raise fault(f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1", file)
     return float(levels[exposure - 1])
 
 
@@ -215,8 +214,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         image, _, ignored = read_stamp(root / stamps[index], form)
         values.append(image[~ignored])
     pixels = np.concatenate(values).astype(np.float64)
-    if not len(pixels):
-        raise fault("every pixel of the training stamps is ignored", root)
+    refuse(not len(pixels), "every pixel of the training stamps is ignored", root)
     centre = float(np.median(pixels))
     spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
     return replace(form, centre=centre, spread=spread)

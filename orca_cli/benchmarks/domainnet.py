@@ -12,7 +12,7 @@ import numpy as np
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.data.published import AGAIN, fault, find
+from orca_cli.data.published import AGAIN, fault, find, refuse
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.exceptions import UnsafeError
@@ -91,8 +91,7 @@ def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, .
         names.append(name)
         labels.append(int(label))
         folders[labels[-1]] = parts[1]
-    if not names:
-        raise fault("the list is empty", where)
+    refuse(not names, "the list is empty", where)
     find(folder, "domainnet", names, str(folder))
     class_names = tuple(folders.get(label, f"class {label}") for label in range(_CLASSES))
     return names, np.array(labels, dtype=np.int64), class_names

@@ -22,7 +22,7 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays
+from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays, refuse
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
@@ -136,8 +136,7 @@ def load(
 
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
-    if len(classes) < 10:
-        raise fault(f"{len(classes)} records are too few to split", where)
+    refuse(len(classes) < 10, f"{len(classes)} records are too few to split", where)
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -160,8 +159,7 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
         with damage(where, "pickle"):  # no lists, a record of lists of different lengths
             recorded = [np.asarray(record) for record in data]
             texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-        if not recorded or len(recorded) != len(texts):
-            raise fault("data and label are not two lists of one length", where)
+        refuse(not recorded or len(recorded) != len(texts), "data and label are not two lists of one length", where)
         if wrong := set(texts) - set(CLASSES):
             raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))

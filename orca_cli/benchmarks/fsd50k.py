@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from orca_cli import storage
-from orca_cli.data.published import AGAIN, fault, find
+from orca_cli.data.published import AGAIN, fault, find, refuse
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes, read_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, TaskData
@@ -168,11 +168,9 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[st
     # The longest end of the first path that names a file; all other paths are cut to as many parts.
     ends = range(len(paths[0]), 0, -1)
     tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
-    if not tail:
-        raise fault(f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}", place)
+    refuse(not tail, f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}", place)
     written = rows.groupby("clip")["labels"]
-    if (written.nunique() > 1).any():
-        raise fault("has a clip with several sets of labels", place)
+    refuse((written.nunique() > 1).any(), "has a clip with several sets of labels", place)
     labels = written.first().str.split(",").explode().str.strip()  # by clip
     columns = pd.Categorical(labels, categories=names).codes
     if len(unknown := labels[columns < 0]):
@@ -195,8 +193,7 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
         # Mapped: of a long file little is read, and one that is cut off is an error.
         rate, sound = wavfile.read(path, mmap=True)
     if rate != RATE or sound.ndim > 2 or not sound.size:
-        what = f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed"
-        raise fault(what, path)
+        raise fault(f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed", path)
     first = int(start * max(0, len(sound) - RATE + 1))
     samples = sound[min(first, max(0, len(sound) - RATE)) :][:RATE]
     stretch = samples.astype(np.float32)
@@ -206,8 +203,7 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
         stretch = stretch / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     if stretch.ndim == 2:
         stretch = stretch.mean(axis=1)
-    if not np.isfinite(stretch).all():
-        raise fault("has values that are NaN or infinite", path)
+    refuse(not np.isfinite(stretch).all(), "has values that are NaN or infinite", path)
     return np.tile(stretch, math.ceil(RATE / len(stretch)))[:RATE]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.published import fault, find, note
+from orca_cli.data.published import find, note, refuse
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
@@ -53,8 +53,7 @@ def load(
                 if max(texts[-1]) >= symbols:
                     what = f"residue Z has channel {symbols} and the input has {symbols} channels"
                     raise DataError(what, where=str(place), hint="use task.symbols=30")
-        if not texts:
-            raise fault("holds no proteins", places[0])
+        refuse(not texts, "holds no proteins", places[0])
         return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool))
 
     form = ("homology", symbols, length, mask_padding, over_length)

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 
-from orca_cli.data.published import check_array, fault, find, note
+from orca_cli.data.published import check_array, fault, find, note, refuse
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.interfaces import TaskData
@@ -58,14 +58,12 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
-    if cells.dtype != object or not cells.size:
-        raise fault(f"{cells.dtype} {cells.shape}; expected a row of cells", where)
+    refuse(cells.dtype != object or not cells.size, f"{cells.dtype} {cells.shape}; expected a row of cells", where)
     pieces = []
     for index, cell in enumerate(cells.ravel()):
         piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
         if not 2 <= len(piece) <= _MOST_FRAMES:
-            what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}"
-            raise fault(what, where)
+            raise fault(f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where)
         pieces.append(piece.astype(np.uint8))
     return pieces
 

@@ -26,7 +26,7 @@ from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import fault, find, load_arrays, note
+from orca_cli.data.published import fault, find, load_arrays, note, refuse
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
@@ -193,8 +193,7 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
             values.append(int(target))
             if len(texts) == rows:
                 break
-    if len(texts) < (rows or 1):
-        raise fault(f"has {len(texts)} rows, {rows or 1} requested", path)
+    refuse(len(texts) < (rows or 1), f"has {len(texts)} rows, {rows or 1} requested", path)
     return *end_to_end(texts), np.array(values, np.int64)
 
 

@@ -20,7 +20,7 @@ from annotated_types import Ge
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import MapSamples
-from orca_cli.data.published import check_array, entries, fault, find
+from orca_cli.data.published import check_array, entries, fault, find, refuse
 from orca_cli.data.splits import split
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.data.untrusted.pickle import unpickle
@@ -101,8 +101,7 @@ class Proteins(MapSamples):
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
-        if not len(known):
-            raise fault("no distance is known", self._distances[index])
+        refuse(not len(known), "no distance is known", self._distances[index])
         contents = "".join(storage.sha256_file(paths[index]) for paths in (self._features, self._distances))
         return target, {
             "length": len(distances),
@@ -115,8 +114,7 @@ class Proteins(MapSamples):
     def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the features; with `augment`, windows of proteins that do not fit are drawn."""
         features, length = read_features(self._features[index]), self.records[index]["length"]
-        if features.shape[-1] != length:
-            raise fault(f"{features.shape[-1]} residues, not {length}", self._features[index])
+        refuse(features.shape[-1] != length, f"{features.shape[-1]} residues, not {length}", self._features[index])
         offsets = self._form.draw(length, augment)
         inside = self._form.seen(np.ones((length, length), bool), offsets)
         drawn = offsets != _FIRST
@@ -189,8 +187,7 @@ def read_features(path: Path) -> np.ndarray:
     for name, shape in shapes.items():
         values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
         values[np.isnan(values)] = 0
-        if np.abs(values).max(initial=0) > _LARGEST:
-            raise fault(f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
+        refuse(np.abs(values).max(initial=0) > _LARGEST, f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
         features.append(values.T if name == "pssm" else values)
     residues = np.vstack(features[:4])  # [27, L]
     maps = np.empty((_CHANNELS, length, length), np.float32)
@@ -235,8 +232,7 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
             raise UnsafeError(
                 f"'{wrong[:40]}' is not the id of a protein", where=str(file), hint="letters, digits, _ . -"
             )
-        if not lists[collection]:
-            raise fault("lists no protein", file)
+        refuse(not lists[collection], "lists no protein", file)
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
     find(root, "psicov", files, str(root), "or take the protein out of its list")

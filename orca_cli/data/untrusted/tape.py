@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.published import fault
+from orca_cli.data.published import fault, refuse
 from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
@@ -32,18 +32,15 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
     DataError where they have another form; other errors as those of `values`.
     """
     (total,) = values(place, ["num_examples"], reader=objects_here)
-    if type(total) is not int or total < 0:
-        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", place)
+    refuse(type(total) is not int or total < 0, f"'num_examples' is {str(total)[:20]}, not a count", place)
     for number, record in enumerate(values(place, map(str, range(total)), reader=objects_here)):
         where = f"{place}[{number}]"
-        if not isinstance(record, dict):
-            raise fault(f"has no protein {number} of {total}", where)
+        refuse(not isinstance(record, dict), f"has no protein {number} of {total}", where)
         sequence, fold = record.get("primary"), record.get("fold_label")
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
-            what = f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}"
-            raise fault(what, where)
+            raise fault(f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}", where)
         yield sequence, int(fold)
 
 

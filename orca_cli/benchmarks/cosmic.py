@@ -116,14 +116,12 @@ def load(
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps if train_on_validation else [s for s in stamps if s not in held_out]
     form = _scaled(form, root, learned) if normalize else form
-    train = Stamps(root, "train", learned, form, cache_folder, reporter)
-    validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
     return TaskData(
         kind="dense",
         input_shape=(1, crop_size, crop_size),
         num_outputs=1,
-        train=train,
-        validation=validation,
+        train=Stamps(root, "train", learned, form, cache_folder, reporter),
+        validation=Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter),
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
     )

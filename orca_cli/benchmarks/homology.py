@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.published import find, note, refuse
+from orca_cli.data.published import find, refuse
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
@@ -65,10 +65,7 @@ def load(
         train=learned.samples(*form),
         validation=valid.samples(*form),
         open_test=lambda: read(places[2]).samples(*form),
-        note=note(
-            f"TAPE remote homology, test on {test}",
-            longer_note({"train": learned, "validation": valid}, length, "symbols", over_length),
-        ),
+        note=longer_note({"train": learned, "validation": valid}, length, "symbols", over_length),
     )
 
 

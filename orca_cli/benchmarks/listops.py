@@ -26,7 +26,7 @@ from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import fault, find, load_arrays, note, refuse
+from orca_cli.data.published import fault, find, load_arrays, refuse
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
@@ -83,12 +83,10 @@ def load(
         names = [_FILES["validation" if (split, test_file) == ("test", "val") else split] for split in given]
         packed, hint = [f"lra_release/listops-1000/{name}" for name in names], "task.origin=generated needs no files"
         files = dict(zip(given, find(data_folder, "listops", names, path, hint, others=[packed]), strict=True))
-        what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
         length, counts = longest, counts | {split: count for split, count in given.items() if count is not None}
         grammar = {"max_depth": 10, "max_arity": 10, "min_length": shortest, "max_length": longest}
         folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
-        what = f"generated ListOps expressions of {shortest}..{longest} tokens"
 
     def sequences(split: str) -> Sequences:
         if origin == "files":
@@ -109,7 +107,7 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=note(what, longer_note({"train": train, "validation": validation}, length, "tokens", over_length)),
+        note=longer_note({"train": train, "validation": validation}, length, "tokens", over_length),
     )
 
 

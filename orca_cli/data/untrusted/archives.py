@@ -198,10 +198,8 @@ class _Header(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the end
             raise EOFError("it is cut off, or a header is damaged") from error
-        if header.type not in _CONTENT and not 0 <= header.size <= _MAX_HEADER:
-            raise ValueError("a header is too long")
-        if header.size < 0:
-            raise ValueError("a member has a negative size")
+        if header.size < 0 or (header.type not in _CONTENT and header.size > _MAX_HEADER):
+            raise ValueError("a header is too long, or a size negative")
         return header
 
 

@@ -10,7 +10,6 @@ WRITERS = {
     "data/untrusted/archives.py": "into a temporary folder of its own",
     "data/untrusted/downloads.py": "under a temporary name",
     "data/untrusted/isolation.py": "a pipe",
-    "data/untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "data/generated.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",
     "prediction/output.py": "under a temporary name of storage.write_with, and into a temporary folder beside it",

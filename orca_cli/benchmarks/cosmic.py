@@ -7,31 +7,27 @@ Shapes: n stamps, S pixels per side.
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.config.ranges import Count, CountOrZero, Fraction, Seed
-from orca_cli.data.generated import target_maps
-from orca_cli.data.published import find, note, overlap_warning
+from orca_cli.data.generated import MapSamples
+from orca_cli.data.published import AGAIN, check_array, fault, find, refuse
 from orca_cli.data.untrusted import arrays
-from orca_cli.data.untrusted.memory import release_pages
+from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.interfaces import Batch, Reporter, TaskData
+from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
 _SKY = "sky.npy"
 _FOLDERS = {"train": "npy_train", "test": "npy_test"}
 _DEPTH = 5  # npy_train, filter, proposal, visit, file
 _MOST_BYTES = 64 * 2**20  # of a list of files
-_AGAIN = "unpack the archive there again"
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
@@ -50,73 +46,54 @@ class Form:
     spread: float = 1.0
 
 
-class Stamps:
-    """Samples (see interfaces) over n stamps relative to `root`: images read batch by batch, masks mapped from the cache."""
+class Stamps(MapSamples):
+    """Samples (see interfaces) over n stamps relative to `root`; the groups are the visits."""
 
     def __init__(
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
     ):
         self._root, self.stamps, self._form = root, tuple(stamps), form
         skies = sorted({(root / stamp).with_name(_SKY) for stamp in stamps})
-        self._targets = target_maps(
+        super().__init__(
             cache,
             f"cosmic-{part}",
-            {"start": form.start, "size": form.size, "ignored": form.ignored},
-            [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
-            (form.size, form.size),
-            self._read,
-            len(self.stamps),
             reporter,
+            count=len(stamps),
+            shape=(1, form.size, form.size),
+            files=[*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
+            settings={"start": form.start, "size": form.size, "ignored": form.ignored},
+            facts={"stamps": [str(stamp) for stamp in stamps], "form": asdict(form)},
         )
 
-    def __len__(self) -> int:
-        return len(self.stamps)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 1, S, S] and y [B, 1, S, S]; with `augment`, a part of the sky is added to the image."""
-        form = self._form
-        x = np.empty((len(indices), 1, form.size, form.size), np.float32)
-        for row, index in enumerate(indices):
-            image, _, _ = read_stamp(self._root / self.stamps[index], form)
-            share = 0.0
-            if augment is not None or form.sky_at_test:
-                generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
-                share = float(generator.uniform(form.sky_low, form.sky_high))
-            sky = self._targets.records[index]["sky"] * share
-            # float64: the sky is large beside what remains after the centre is gone.
-            normalised = (image.astype(np.float64) + sky - form.centre) / form.spread
-            x[row, 0] = np.where(np.isfinite(image), normalised, 0.0)
-        y = np.array(self._targets.maps[indices])
-        release_pages(self._targets.maps)
-        return Batch(torch.from_numpy(x), torch.from_numpy(y))
-
-    def targets(self) -> np.ndarray:
-        """Return [n, 1, S, S] float32 of 0 and 1, NaN where ignored; a memory map."""
-        return self._targets.maps
-
-    def groups(self) -> np.ndarray:
-        """Return the visit of each stamp, [n] int64."""
-        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
-        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
-
-    def digest(self) -> str:
-        """Return a SHA-256 over names, form, and the content of the crops and skies as it was when the masks were read."""
-        what = {"stamps": [str(s) for s in self.stamps], "form": asdict(self._form), "records": self._targets.records}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return 1 where a ray hit, 0 elsewhere, NaN where that is not known, and the level of the sky."""
         path = self._root / self.stamps[index]
         image, mask, ignored = read_stamp(path, self._form)
         content = hashlib.sha256(image.tobytes() + mask.tobytes() + ignored.tobytes()).hexdigest()
         broken = int((~np.isfinite(image)).sum())
         return np.where(ignored, np.nan, mask), {"sha256": content, "sky": read_sky(path), "broken": broken}
 
+    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, bool, None]:
+        """Return the image; with `augment`, a part of the sky is added."""
+        image, _, _ = read_stamp(self._root / self.stamps[index], self._form)
+        share = 0.0
+        if augment is not None or self._form.sky_at_test:
+            generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
+            share = float(generator.uniform(self._form.sky_low, self._form.sky_high))
+        # float64: the sky is large beside what remains after the centre is gone.
+        counts = image.astype(np.float64) + self.records[index]["sky"] * share
+        return np.where(np.isfinite(image), (counts - self._form.centre) / self._form.spread, 0.0)[None], True, None
+
+    def groups(self) -> np.ndarray:
+        """Return the visit of each stamp, [n] int64."""
+        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
+        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
+
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     filter: str = "f435w",
     crop_start: CountOrZero = 64,
@@ -139,20 +116,14 @@ def load(
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps if train_on_validation else [s for s in stamps if s not in held_out]
     form = _scaled(form, root, learned) if normalize else form
-    train = Stamps(root, "train", learned, form, cache_folder, reporter)
-    validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
     return TaskData(
         kind="dense",
         input_shape=(1, crop_size, crop_size),
         num_outputs=1,
-        train=train,
-        validation=validation,
+        train=Stamps(root, "train", learned, form, cache_folder, reporter),
+        validation=Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter),
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
-        note=note(
-            f"{len(train)} training, {len(validation)} validation and {len(test_stamps)} test stamps of filter {filter}",
-            overlap_warning(train_on_validation, "validation stamps"),
-        ),
     )
 
 
@@ -164,15 +135,14 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
     folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
     if listed.is_file():
         stamps = []
-        for name in np.asarray(arrays.load_object(listed, max_bytes=_MOST_BYTES)).reshape(-1):
-            parts = PurePosixPath(str(name)).parts
+        for name in np.asarray(unpickle(listed, max_bytes=_MOST_BYTES)).reshape(-1):
+            parts = PurePosixPath(str(name)).parts[-_DEPTH:]
             if ".." in parts:
                 raise UnsafeError(f"'{name}' leads out of the folder", where=str(listed), hint="remove the list")
-            stamp = PurePosixPath(*parts[-_DEPTH:])
-            if len(parts) < _DEPTH or stamp.parts[0] != folder or not (root / stamp).is_file():
+            if len(parts) < _DEPTH or parts[0] != folder or not root.joinpath(*parts).is_file():
                 what = f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there"
                 raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
-            stamps.append(stamp)
+            stamps.append(PurePosixPath(*parts))
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
         stamps = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != _SKY]
@@ -189,16 +159,15 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask. Pixels that are not finite are ignored.
     """
     end = form.start + form.size
-    stored = arrays.open_arrays(path, str(path), _AGAIN)[""]
+    stored = arrays.open_arrays(path, str(path), AGAIN)[""]
     shape = stored.shape
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < end:
         what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {end} or more"
         raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
-    planes = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
-    if not np.isin(planes[1:], (0, 1)).all():
-        raise DataError("a mask has other values than 0 and 1", where=str(path), hint=_AGAIN)
-    ignored = planes[2] == 1 if len(planes) == 3 else np.zeros(planes.shape[1:], bool)
-    return planes[0], planes[1], ignored | ~np.isfinite(planes[0])
+    image, *masks = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
+    for mask in masks:
+        check_array(mask, mask.shape, str(path), "a mask", holds="binary")
+    return image, masks[0], ~np.isfinite(image) | (masks[-1] == 1 if len(masks) == 2 else False)
 
 
 def read_sky(path: Path) -> float:
@@ -206,12 +175,11 @@ def read_sky(path: Path) -> float:
     file = path.with_name(_SKY)
     if not file.is_file():
         return 0.0
-    levels = arrays.open_arrays(file, str(file), _AGAIN)[""].read().reshape(-1)
-    number = re.match(r"\d+(?=_)", path.name)
-    exposure = int(number.group()) if number else 0
+    levels = arrays.open_arrays(file, str(file), AGAIN)[""].read().reshape(-1)
+    number = path.name.partition("_")[0]
+    exposure = int(number) if number.isdecimal() else 0  # before the _
     if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
-        what = f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1"
-        raise DataError(what, where=str(file), hint="names of stamps begin with the number of the exposure and _")
+        raise fault(f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1", file)
     return float(levels[exposure - 1])
 
 
@@ -244,8 +212,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         image, _, ignored = read_stamp(root / stamps[index], form)
         values.append(image[~ignored])
     pixels = np.concatenate(values).astype(np.float64)
-    if not len(pixels):
-        raise DataError("every pixel of the training stamps is ignored", where=str(root))
+    refuse(not len(pixels), "every pixel of the training stamps is ignored", root)
     centre = float(np.median(pixels))
     spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
     return replace(form, centre=centre, spread=spread)

@@ -12,7 +12,6 @@ permeability and pressure. They take 3 GB unpacked, so one variable is read at a
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +24,7 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import check_array, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.published import check_array, fault, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.exceptions import DataError
@@ -37,7 +36,6 @@ HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
 _EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
 _VERSION = 1
-_AGAIN = "`orca data get darcy` fetches it again"
 # What task.size stands for: nodes, stride, and samples per part.
 SIZES = {
     "small": (85, 2, {"train": 300, "validation": 50, "test": 50}),
@@ -50,7 +48,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     origin: Literal["generated", "files"] = "generated",
     path: str | None = None,
     size: Literal["small", "paper"] = "small",
@@ -71,12 +68,12 @@ def load(
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
         files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
-        read: Callable[[str], tuple[np.ndarray, np.ndarray]] = partial(_read, counts, files, cache_folder, reporter)
+        read = partial(_read, counts, files, cache_folder, reporter)
     else:
-        read = _generator(nodes, stride, counts, data_seed, cache_folder, reporter)
+        read = partial(_generated, nodes, stride, counts, data_seed, cache_folder, reporter)
     (permeability, u), validation = read("train"), read("validation")
     if train_on_validation:
-        permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
+        permeability, u = map(np.concatenate, zip((permeability, u), validation, strict=True))
     (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
 
     def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
@@ -96,18 +93,14 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
-        note=note(
-            "Darcy flow from files" if origin == "files" else "generated Darcy flow, without the spline step",
-            f"{len(u)} + {counts['validation']} + {counts['test']} samples of {extent} x {extent}",
-            overlap_warning(train_on_validation, "validation samples"),
-        ),
+        note="" if origin == "files" else "generated without the spline step",
     )
 
 
-def _generator(
-    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter
-) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
-    """Generate all parts, unless the cache has them; return what reads permeability and u of one, [n, s, s]."""
+def _generated(
+    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return permeability and u of a part, [n, s, s] float32; all parts are generated, unless the cache has them."""
 
     def make(folder: Path) -> None:
         with reporter.track("generating darcy", sum(counts.values())) as advance:
@@ -124,29 +117,29 @@ def _generator(
                 np.save(folder / f"{part}_u.npy", np.stack(solutions))
 
     parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
-    parameters |= {"version": _VERSION, **{f"num_{part}": count for part, count in counts.items()}}
-    folder = folder_of(cache_folder, "darcy", parameters, make, reporter)
-
-    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
-        return np.where(high, np.float32(HIGH), np.float32(LOW)), u
-
-    return read
+    parameters |= {"version": _VERSION, **{f"num_{name}": count for name, count in counts.items()}}
+    high, u = load_arrays(folder_of(cache_folder, "darcy", parameters, make, reporter), [f"{part}_high", f"{part}_u"])
+    return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
 
 def _read(
     counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a part of the files, permeability and u [n, s, s] float32; every fifth point is in the cache."""
+    """Return permeability and u of a part of the files, [n, s, s] float32; every fifth point is in the cache."""
     file = files[part == "test"]
 
     def make(folder: Path) -> None:
-        permeability, pressure = (_thinned(file, variable) for variable in ("coeff", "sol"))
-        if permeability.shape != pressure.shape:
-            what = f"every fifth point of 'coeff' is {permeability.shape}, of 'sol' {pressure.shape}"
-            raise DataError(what, where=str(file), hint=_AGAIN)
-        np.save(folder / "permeability.npy", permeability)
-        np.save(folder / "pressure.npy", pressure)
+        shape: tuple[int | str, ...] = ("N", "s", "s")
+        for name, variable in (("permeability", "coeff"), ("pressure", "sol")):
+            what = f"'{variable}'"
+            values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), what)
+            if (values.shape[1] - 1) % _FILE_STRIDE:
+                nodes = f"{what} has {values.shape[1]} nodes a side"
+                raise fault(f"{nodes}; expected 421, or another multiple of 5 plus 1", file)
+            kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
+            del values  # 1.5 GB, before the next variable is read
+            np.save(folder / f"{name}.npy", check_array(kept, shape, str(file), what, holds="finite"))
+            shape = kept.shape
 
     parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
     folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
@@ -157,18 +150,6 @@ def _read(
         what = f"{file.name} holds {len(u)} samples, {stop} requested"
         raise DataError(what, where=f"task.num_{part}", hint="lower it, or task.num_train")
     return np.array(permeability[start:stop]), np.array(u[start:stop])
-
-
-def _thinned(file: Path, variable: str) -> np.ndarray:
-    """Return every fifth point of a variable, [N, s, s] float32; all of it (1.5 GB) is freed before the next one is read."""
-    values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), _AGAIN, f"'{variable}'")
-    if (values.shape[1] - 1) % _FILE_STRIDE:
-        what = f"'{variable}' has {values.shape[1]} nodes a side; expected 421, or another multiple of 5 plus 1"
-        raise DataError(what, where=str(file), hint=_AGAIN)
-    kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    if not np.isfinite(kept).all():
-        raise DataError(f"'{variable}' has values that are NaN or infinite", where=str(file), hint=_AGAIN)
-    return kept
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,6 @@ from orca_cli.interfaces import TaskData
 
 
 def load(
-    kind: Literal["classes"] = "classes",
     train_size: Count | None = 200,
     validation_size: Count = 300,
     test_size: Count = 497,

@@ -12,23 +12,21 @@ import numpy as np
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.data.published import find
-from orca_cli.data.splits import describe, hold_out
+from orca_cli.data.published import AGAIN, fault, find, refuse
+from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import read_text
-from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import Reporter, TaskData
 
 _CLASSES = 40
 _LABELS = frozenset(map(str, range(_CLASSES)))
 _SIDE, _LARGER = 224, 256
 _MAX_LIST_BYTES = 64 * 2**20
-_AGAIN = "get the lists again"
 
 
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     domain: Literal["clipart", "painting", "real", "sketch"] = "sketch",
     validation_size: Count | Fraction = 0.1,
@@ -46,7 +44,7 @@ def load(
     folder = lists[0].parent
     (names, y, class_names), (test_names, test_y, _) = (_read(list_path, folder) for list_path in lists)
     if twice := set(names) & set(test_names):
-        raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint=_AGAIN)
+        raise fault(f"'{min(twice)}' is in the training list too", lists[1])
     hashes = content_hashes([folder / name for name in names], reporter)
     first, content = by_content(hashes)
     drawn = hold_out(y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
@@ -71,7 +69,6 @@ def load(
         validation=samples(held_out, plain),
         open_test=open_test,
         class_names=class_names,
-        note=f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test_names)} test images",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
@@ -81,7 +78,7 @@ def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, .
     where = str(path)
     names, labels = [], []
     folders: dict[int, str] = {}
-    for number, line in enumerate(read_text(path, _MAX_LIST_BYTES, _AGAIN).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, _MAX_LIST_BYTES, AGAIN).splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
@@ -90,14 +87,11 @@ def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, .
             raise UnsafeError(f"line {number} names a file outside the folder: '{name[:80]}'", where=where)
         if label not in _LABELS or len(parts) != 3:
             what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
-            raise DataError(what, where=where, hint=_AGAIN)
+            raise fault(what, where)
         names.append(name)
         labels.append(int(label))
-        if (folder_of_class := folders.setdefault(labels[-1], parts[1])) != parts[1]:
-            what = f"label {label} is given to '{folder_of_class}' and '{parts[1]}'"
-            raise DataError(what, where=where, hint=_AGAIN)
-    if not names:
-        raise DataError("the list is empty", where=where, hint=_AGAIN)
+        folders[labels[-1]] = parts[1]
+    refuse(not names, "the list is empty", where)
     find(folder, "domainnet", names, str(folder))
     class_names = tuple(folders.get(label, f"class {label}") for label in range(_CLASSES))
     return names, np.array(labels, dtype=np.int64), class_names

@@ -9,27 +9,28 @@ Shapes: N records of the file, S steps of all of them, n windows of a split, W s
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
+from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, file_identity, find, load_arrays, note, overlap_warning
+from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays, refuse
+from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
 _VERSION = 1
 _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
-_AGAIN = "`orca data get ecg` fetches it again"
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
@@ -52,55 +53,45 @@ class Records:
         return self.steps[self.ends[row - 1] if row else 0 : self.ends[row]]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How records are cut into windows."""
+class Windows(ArraySamples):
+    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch.
 
-    window: int  # W, steps
-    strides: tuple[int, ...]  # steps from one window to the next, for each class
-    inclusive: bool  # whether a window that ends with the record's last step is one
-    pad: bool  # whether a record that has no window gives one, padded at the end
+    A split without padding has no mask. The groups are the numbers of the windows' records in the file.
 
+    Args:
+        records, rows: all, and those of this split.
+        strides: steps from one window to the next, for each class.
+        inclusive: whether a window that ends with the record's last step is one.
+        pad: whether a record that has no window gives one, padded at the end.
+    """
 
-class Windows:
-    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch."""
-
-    def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
-        self._records, self._cut = records, cut
+    def __init__(self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool) -> None:
+        self._records = records
+        self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)
-        room = np.maximum(lengths - cut.window + int(cut.inclusive), int(cut.pad))
-        starts = [np.arange(0, room[row], cut.strides[records.classes[row]]) for row in rows]
+        room = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
+        starts = [np.arange(0, room[row], strides[records.classes[row]]) for row in rows]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
-        self._padded = bool((lengths[self._record_rows] < cut.window).any())
+        left = lengths[self._record_rows] - self._starts
+        x = Ragged(self._window, left, (1, _WINDOW), np.float64)
+        super().__init__(x, records.classes[self._record_rows], groups=self._record_rows)
+        self._padded = bool((left < _WINDOW).any())
 
-    def __len__(self) -> int:
-        return len(self._record_rows)
+    def _window(self, index: int) -> np.ndarray:
+        """Return the steps from the start of a window to the end of its record, [1, l]."""
+        row = int(self._record_rows[index])
+        values = self._records.signal(row)[int(self._starts[index]) :][:_WINDOW]
+        return (values - self._records.mean[row])[None] / self._records.std[row]
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding; nothing is augmented."""
-        indices = np.asarray(indices, dtype=np.int64)
-        x = np.zeros((len(indices), 1, self._cut.window), np.float32)
-        valid = np.zeros((len(indices), self._cut.window), bool)
-        for place, index in enumerate(indices):
-            row, start = int(self._record_rows[index]), int(self._starts[index])
-            values = self._records.signal(row)[start : start + self._cut.window]
-            x[place, 0, : len(values)] = (values - self._records.mean[row]) / self._records.std[row]
-            valid[place, : len(values)] = True
-        y = torch.from_numpy(self._records.classes[self._record_rows[indices]])
-        return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self._padded else None)
-
-    def targets(self) -> np.ndarray:
-        """Return the class of every window [n]."""
-        return self._records.classes[self._record_rows]
-
-    def groups(self) -> np.ndarray:
-        """Return the number of every window's record in the file [n]."""
-        return self._record_rows
+        batch = super().batch(indices)
+        return batch if self._padded else replace(batch, valid=None)
 
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
-        digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(asdict(self._cut), sort_keys=True)}".encode())
+        digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(self._cut, sort_keys=True)}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
@@ -112,7 +103,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     inclusive: bool = True,
     short: Literal["pad", "drop"] = "pad",
@@ -131,30 +121,22 @@ def load(
     records = _read(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
-    training = Cut(_WINDOW, _STRIDES, inclusive, short == "pad")
-    equal = replace(training, strides=_STRIDES[:1] * len(CLASSES))
-    evaluated = training if evaluation_strides == "class" else equal
-    train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
+    windows = partial(Windows, records, inclusive=inclusive, pad=short == "pad")
+    strides = _STRIDES if evaluation_strides == "class" else _STRIDES[:1] * len(CLASSES)
     return TaskData(
         kind="classes",
         input_shape=(1, _WINDOW),
         num_outputs=len(CLASSES),
-        train=train,
-        validation=validation,
-        open_test=lambda: Windows(records, parts.test, evaluated),
+        train=windows(learned, _STRIDES),
+        validation=windows(parts.validation, strides),
+        open_test=lambda: windows(parts.test, strides),
         class_names=CLASSES,
-        note=note(
-            f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records",
-            f"{len(train)} training and {len(validation)} validation windows",
-            "records too short for a window are left out" if short == "drop" else "",
-            overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
-        ),
+        note="records too short for a window are left out" if short == "drop" else "",
     )
 
 
 def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
-    if len(classes) < 10:
-        raise DataError(f"{len(classes)} records are too few to split", where=where, hint="give 10 or more")
+    refuse(len(classes) < 10, f"{len(classes)} records are too few to split", where)
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -173,21 +155,17 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
     where = str(file)
 
     def make(folder: Path) -> None:
-        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-        is_list = all(isinstance(part, (list, tuple)) or np.ndim(part) for part in (data, names))
-        if not is_list or len(data) != len(names) or not len(data):
-            raise DataError("data and label are not two lists of one length", where=where, hint=_AGAIN)
-        texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-        if wrong := set(texts) - set(CLASSES):
-            raise DataError(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where=where, hint=_AGAIN)
-        with damage(where, "pickle"):  # a record of lists of different lengths
+        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
+        with damage(where, "pickle"):  # no lists, a record of lists of different lengths
             recorded = [np.asarray(record) for record in data]
+            texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+        refuse(not recorded or len(recorded) != len(texts), "data and label are not two lists of one length", where)
+        if wrong := set(texts) - set(CLASSES):
+            raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = check_array(signal, ("steps",), where, _AGAIN, f"record {row}").astype(np.float64)
-            if not np.isfinite(values).all():
-                raise DataError(f"record {row} has values that are NaN or infinite", where=where, hint=_AGAIN)
+            values = check_array(signal, ("steps",), where, f"record {row}", holds="finite").astype(np.float64)
             mean[row] = values.mean()
             if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation

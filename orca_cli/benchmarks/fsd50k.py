@@ -21,16 +21,14 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from orca_cli import storage
-from orca_cli.data.published import find
+from orca_cli.data.published import AGAIN, fault, find, refuse
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes, read_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, TaskData
@@ -45,38 +43,31 @@ _MASKING, _MIXING = 0.5, 0.75  # probabilities of masks and of background noise 
 _MOST_NOISE = 0.5  # the largest share of background noise
 _MAX_MASKS, _MASKED_MELS, _MASKED_FRAMES = 2, 0.15, 0.2
 _FROZEN_SEED = 0
-_HINT = "unpack the archive there again"
 RATE = 22_050  # Hz
 MELS, FRAMES = 96, 101  # of one second
 _N_FFT, _WINDOW, _HOP = 1920, 661, 220
 _FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
 
 
-@dataclass(frozen=True)
-class Table:
-    """The chunks of a split, clip by clip."""
-
-    folder: Path
-    files: Sequence[str]  # of the chunks, relative to the folder
-    clips: np.ndarray  # [chunks] int64, ascending, the clip of each chunk
-    labels: np.ndarray  # [clips, K] uint8 of 0 and 1
-
-
 class Sounds:
     """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk.
 
+    In training they are clips. Else they are chunks, the clips are their records, and nothing is drawn.
+
     Args:
-        table: the manifest.
-        by_clip: whether samples are clips; else they are chunks, the clips are their records, and nothing is drawn.
+        folder, split, names: of the data; and of the labels.
         noise: files of background noise; where there are none, nothing is drawn, and a clip is its middle chunk.
         redraw: whether chunk, masks and noise are drawn in optimizer steps, anew; else once for all.
     """
 
-    def __init__(self, table: Table, by_clip: bool = False, noise: Sequence[Path] = (), redraw: bool = True) -> None:
-        self._table, self._by_clip, self._noise, self._redraw = table, by_clip, noise, redraw
-        self._clips = np.arange(len(table.labels)) if by_clip else table.clips
+    def __init__(
+        self, folder: Path, split: str, names: Sequence[str], noise: Sequence[Path] = (), redraw: bool = True
+    ) -> None:
+        self._folder, self._noise, self._redraw, self._by_clip = folder, noise, redraw, split == "train"
+        self._files, self._owners, self._labels = _read_table(folder, split, names)
+        self._clips = np.arange(len(self._labels)) if self._by_clip else self._owners
         places = np.arange(len(self._clips) + 1)
-        bounds = np.searchsorted(table.clips, places) if by_clip else places
+        bounds = np.searchsorted(self._owners, places) if self._by_clip else places
         self._starts, self._ends = bounds[:-1], bounds[1:]  # of each sample's chunks
 
     def __len__(self) -> int:
@@ -88,10 +79,11 @@ class Sounds:
         generators = [augment if self._noise else None] * len(indices)
         if not self._redraw and self._noise:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
-        rows = []
+        sounds = []
         for start, end, generator in zip(self._starts[indices], self._ends[indices], generators, strict=True):
-            rows.append(int((start + end) // 2 if generator is None else generator.integers(start, end)))
-        features = log_mel(np.stack([read(self._table.folder / self._table.files[row]) for row in rows]))
+            row = int((start + end) // 2 if generator is None else generator.integers(start, end))
+            sounds.append(read(self._folder / self._files[row]))
+        features = log_mel(np.stack(sounds))
         for row, generator in enumerate(generators):
             if generator is None:
                 continue
@@ -102,12 +94,12 @@ class Sounds:
                 background = log_mel(read(noise, start=generator.random())[None])[0]
                 features[row] = mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
-        labels = self._table.labels[self._clips[indices]].astype(np.float32)
+        labels = self._labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(x), torch.from_numpy(labels))
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""
-        return self._table.labels.astype(np.float32)[self._clips]
+        return self._labels.astype(np.float32)[self._clips]
 
     def groups(self) -> np.ndarray | None:
         """Return the clip of every chunk, [n] int64; None where samples are clips."""
@@ -115,86 +107,77 @@ class Sounds:
 
     def digest(self) -> str:
         """Return a SHA-256 over the manifest, what is drawn, and some of the sounds, evenly spread; not of all 24 GB."""
-        table, form = self._table, "chunks"
+        form = "chunks"
         if self._by_clip:  # in the words of a record that held the settings once
             seed = None if self._redraw else _FROZEN_SEED
             drawn = f"masking={_MASKING}, mixing={_MIXING}, most_noise={_MOST_NOISE}, frozen_seed={seed}"
             form = f"clips {f'Augmentation({drawn})' if self._noise else None} {len(self._noise)}"
-        digest = hashlib.sha256(f"fsd50k {form} {table.labels.shape}".encode())
-        digest.update("".join(f"{file}\n" for file in table.files).encode())
-        digest.update(table.clips.tobytes() + table.labels.tobytes())
-        for row in np.unique(np.linspace(0, len(table.files) - 1, _SAMPLED_FILES).astype(int)):
-            place = table.folder / table.files[row]
+        digest = hashlib.sha256(f"fsd50k {form} {self._labels.shape}".encode())
+        digest.update("".join(f"{file}\n" for file in self._files).encode())
+        digest.update(self._owners.tobytes() + self._labels.tobytes())
+        for row in np.unique(np.linspace(0, len(self._files) - 1, _SAMPLED_FILES).astype(int)):
+            place = self._folder / self._files[row]
             with damage(str(place), ".wav file"):
                 digest.update(bytes.fromhex(storage.sha256_file(place)))
         return digest.hexdigest()
 
 
-def load(
-    data_folder: Path,
-    kind: Literal["labels"] = "labels",
-    path: str | None = None,
-    augmentation: bool = True,
-    redraw: bool = True,
-) -> TaskData:
+def load(data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
     What is drawn once (redraw=false) stays for all epochs and for stage 2.
     """
     folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
     with damage(str(folder / _MAPS), "map of labels"):
-        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, _HINT))
+        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, AGAIN))
         names = tuple(sorted(numbers, key=numbers.__getitem__))
         if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
             raise ValueError("the numbers of the labels are not 0..K-1")
     noise = sorted((folder / "noise_22050").glob("*.wav")) if augmentation else []
     if augmentation and not noise:
-        hint = f"{_HINT}, or use task.augmentation=false"
+        hint = f"{AGAIN}, or use task.augmentation=false"
         raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
-    train = _read_table(folder, "train", names)
     return TaskData(
         kind="labels",
         input_shape=(1, MELS, FRAMES + 1),
         num_outputs=len(names),
-        train=Sounds(train, True, noise, redraw),
-        validation=Sounds(_read_table(folder, "validation", names)),
-        open_test=lambda: Sounds(_read_table(folder, "test", names)),
+        train=Sounds(folder, "train", names, noise, redraw),
+        validation=Sounds(folder, "validation", names),
+        open_test=lambda: Sounds(folder, "test", names),
         class_names=names,
-        note=f"FSD50K: {len(train.labels)} training clips of {len(train.files)} chunks; validation and test by chunk",
+        note="training by clip, validation and test by chunk",
     )
 
 
-def _read_table(folder: Path, split: str, names: Sequence[str]) -> Table:
-    """Read a manifest of files below `folder`, with the labels `names`; clips keep the order of their first rows."""
+def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the chunks of a split, clip by clip, from its manifest; clips keep the order of their first rows.
+
+    Files relative to the folder; the clip of each, [chunks] int64, ascending; labels [clips, K] uint8 of 0 and 1.
+    """
     import pandas as pd
 
     place = folder / _TABLES[split]
-    text = read_text(place, _MAX_TABLE_BYTES, _HINT)
+    text = read_text(place, _MAX_TABLE_BYTES, AGAIN)
     with damage(str(place), "table"):
         rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
+        rows["clip"] = pd.factorize(rows["ext"])[0]
+        rows = rows.sort_values("clip", kind="stable", ignore_index=True)
     paths = [[part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]]
-    codes, clips = pd.factorize(rows["ext"])
-    if not paths or any(".." in parts or not parts for parts in paths) or "" in clips:
-        raise DataError("has a row without a file below the folder, or without a clip", where=str(place), hint=_HINT)
+    if not paths or any(".." in parts or not parts for parts in paths) or "" in {*rows["ext"]}:
+        raise fault("has a row without a file below the folder, or without a clip", place)
     # The longest end of the first path that names a file; all other paths are cut to as many parts.
     ends = range(len(paths[0]), 0, -1)
     tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
-    if not tail:
-        what = f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}"
-        raise DataError(what, where=str(place), hint=_HINT)
-    order = codes.argsort(kind="stable")
-    codes, written = codes[order], rows["labels"].to_numpy()[order]
-    of_clips = written[np.searchsorted(codes, np.arange(len(clips)))]
-    if (written != of_clips[codes]).any():
-        raise DataError("has a clip with several sets of labels", where=str(place), hint=_HINT)
-    numbers = {name: number for number, name in enumerate(names)}
-    multi_hot = np.zeros((len(clips), len(names)), np.uint8)
-    for clip, labels in enumerate(of_clips):
-        for label in map(str.strip, labels.split(",")):
-            if label not in numbers:
-                raise DataError(f"label '{label[:40]}' is not in {_MAPS}", where=str(place), hint=_HINT)
-            multi_hot[clip, numbers[label]] = 1
-    return Table(folder, ["/".join(paths[row][-tail:]) for row in order], codes.astype(np.int64), multi_hot)
+    refuse(not tail, f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}", place)
+    written = rows.groupby("clip")["labels"]
+    refuse((written.nunique() > 1).any(), "has a clip with several sets of labels", place)
+    labels = written.first().str.split(",").explode().str.strip()  # by clip
+    columns = pd.Categorical(labels, categories=names).codes
+    if len(unknown := labels[columns < 0]):
+        raise fault(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", place)
+    multi_hot = np.zeros((len(written), len(names)), np.uint8)
+    multi_hot[labels.index, columns] = 1
+    return ["/".join(parts[-tail:]) for parts in paths], rows["clip"].to_numpy(np.int64), multi_hot
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:
@@ -204,14 +187,13 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
     """
     from scipy.io import wavfile
 
-    first_bytes(path, str(path), _HINT)
+    first_bytes(path, str(path), AGAIN)
     with damage(str(path), ".wav file"), warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are not sound
         # Mapped: of a long file little is read, and one that is cut off is an error.
         rate, sound = wavfile.read(path, mmap=True)
     if rate != RATE or sound.ndim > 2 or not sound.size:
-        what = f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed"
-        raise DataError(what, where=str(path), hint=_HINT)
+        raise fault(f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed", path)
     first = int(start * max(0, len(sound) - RATE + 1))
     samples = sound[min(first, max(0, len(sound) - RATE)) :][:RATE]
     stretch = samples.astype(np.float32)
@@ -221,8 +203,7 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
         stretch = stretch / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     if stretch.ndim == 2:
         stretch = stretch.mean(axis=1)
-    if not np.isfinite(stretch).all():
-        raise DataError("has values that are NaN or infinite", where=str(path), hint=_HINT)
+    refuse(not np.isfinite(stretch).all(), "has values that are NaN or infinite", path)
     return np.tile(stretch, math.ceil(RATE / len(stretch)))[:RATE]
 
 

@@ -5,16 +5,14 @@ TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled
 of a fold (fold_holdout), whole families of a superfamily, and proteins of a family.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
-from orca_cli import signals
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.published import find_first, note, overlap_warning
+from orca_cli.data.published import find, refuse
 from orca_cli.data.untrusted import tape
 from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
@@ -29,7 +27,6 @@ _TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 el
 
 def load(
     data_folder: Path,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     test: Literal["fold_holdout", "superfamily_holdout", "family_holdout"] = "fold_holdout",
     train_on_validation: bool = False,
@@ -43,30 +40,24 @@ def load(
     Folds without a training protein are allowed in the other splits. Truncated proteins (see one_hot.OverLength) keep their
     first residues and their sep. Unmarked zero columns are averaged over in the pooling.
     """
-    names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
-    places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
+    first, second = ([form.format(split) for split in ("train", "valid", f"test_{test}")] for form in tape.FORMS)
+    places = find(data_folder, "homology", first, path, others=[second])
 
-    def read(place: Path) -> Sequences:
+    def read(*places: Path) -> Sequences:
         texts, folds, over = [], [], []
-        for sequence, fold in tape.proteins(place):
-            signals.check()
-            texts.append(encode(sequence, length))
-            folds.append(fold)
-            over.append(len(sequence) + 2 > length)
-        if not texts:
-            raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
-        tokens, ends = end_to_end(texts)
-        if int(tokens.max()) >= symbols:
-            what = f"residue Z has channel {symbols} and the input has {symbols} channels"
-            raise DataError(what, where=str(place), hint="use task.symbols=30")
-        return Sequences(tokens, ends, np.array(folds, np.int64), np.array(over, bool))
+        for place in places:
+            for sequence, fold in tape.proteins(place):
+                texts.append(encode(sequence, length))
+                folds.append(fold)
+                over.append(len(sequence) + 2 > length)
+                if max(texts[-1]) >= symbols:
+                    what = f"residue Z has channel {symbols} and the input has {symbols} channels"
+                    raise DataError(what, where=str(place), hint="use task.symbols=30")
+        refuse(not texts, "holds no proteins", places[0])
+        return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool))
 
     form = ("homology", symbols, length, mask_padding, over_length)
-    train, valid = read(places[0]), read(places[1])
-    learned = train
-    if train_on_validation:
-        after = replace(valid, ends=valid.ends + train.ends[-1])
-        learned = Sequences(*map(np.concatenate, zip(vars(train).values(), vars(after).values(), strict=True)))
+    learned, valid = read(*places[: 2 if train_on_validation else 1]), read(places[1])
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
@@ -74,11 +65,7 @@ def load(
         train=learned.samples(*form),
         validation=valid.samples(*form),
         open_test=lambda: read(places[2]).samples(*form),
-        note=note(
-            f"TAPE remote homology, test on {test}",
-            longer_note({"train": train, "validation": valid}, length, "symbols", over_length),
-            overlap_warning(train_on_validation, "validation proteins"),
-        ),
+        note=longer_note({"train": learned, "validation": valid}, length, "symbols", over_length),
     )
 
 

@@ -7,26 +7,22 @@ Shapes: n pieces, T frames of a piece, L length of the input.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
 
-from orca_cli.data.published import check_array, find, note, overlap_warning
+from orca_cli.data.published import check_array, fault, find, note, refuse
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
-_PARTS = ("traindata", "validdata", "testdata")
 _KEYS = 88
 _MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
-_AGAIN = "`orca data get jsb` fetches it again"
 
 
 def load(
     data_folder: Path,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
     mask_padding: bool = True,
@@ -39,7 +35,7 @@ def load(
     1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
-    train, validation, test = (_pieces(file, part) for part in _PARTS)
+    train, validation, test = (_pieces(file, f"{part}data") for part in ("train", "valid", "test"))
     longest = max(map(len, [*train, *validation, *test])) - 1
     extent = length or longest
     learned = [*train, *validation] if train_on_validation else train
@@ -49,13 +45,11 @@ def load(
         num_outputs=_KEYS,
         train=_samples(learned, extent, mask_padding),
         validation=_samples(validation, extent, mask_padding),
-        open_test=lambda: _samples(_pieces(file, _PARTS[2]), extent, mask_padding),
+        open_test=lambda: _samples(test, extent, mask_padding),
         causal=causal,
         note=note(
-            f"JSB Chorales: {len(learned)} training and {len(validation)} validation pieces, length {extent}",
             "longer pieces are cut" if longest > extent else "",
             "" if causal else "warning: not causal, so every output sees its own target",
-            overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
         ),
     )
 
@@ -64,15 +58,14 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
-    if cells.dtype != object or not cells.size:
-        raise DataError(f"{cells.dtype} {cells.shape}; expected a row of cells", where=where, hint=_AGAIN)
-    pieces = [np.asarray(cell) for cell in cells.ravel()]
-    for index, piece in enumerate(pieces):
-        check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
-        if not 2 <= len(piece) <= _MOST_FRAMES or not np.isin(piece, (0, 1)).all():
-            what = f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}; or values other than 0 and 1"
-            raise DataError(what, where=where, hint=_AGAIN)
-    return [piece.astype(np.uint8) for piece in pieces]
+    refuse(cells.dtype != object or not cells.size, f"{cells.dtype} {cells.shape}; expected a row of cells", where)
+    pieces = []
+    for index, cell in enumerate(cells.ravel()):
+        piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
+        if not 2 <= len(piece) <= _MOST_FRAMES:
+            raise fault(f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where)
+        pieces.append(piece.astype(np.uint8))
+    return pieces
 
 
 def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:

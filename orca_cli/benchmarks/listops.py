@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,9 +26,8 @@ from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import find_first, load_arrays, note
+from orca_cli.data.published import fault, find, load_arrays, refuse
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
@@ -35,30 +35,25 @@ from orca_cli.seeding import numpy_generator
 # are always zero: padding is a column of zeros, and nothing is unknown.
 VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
-_NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-_FOLDERS = ("", "lra_release/listops-1000")
-_WORDS = "digits, [MIN, [MAX, [MED, [SM and ]"
-_VALUES = {str(value).encode() for value in range(10)}
-_MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
-_DIGIT = VOCABULARY.index("0")
-_MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
-_OPERATORS: dict[int, Callable[[Sequence[int]], int]] = {
-    _MIN: min,
-    _MAX: max,
-    _MED: lambda values: int(statistics.median(values)),
-    _SM: lambda values: sum(values) % 10,
-}
+_DIGIT, _MIN, _CLOSE = (VOCABULARY.index(token) for token in ("0", "[MIN", "]"))
+_OPERATORS: tuple[Callable[[Sequence[int]], int], ...] = (  # from channel _MIN on
+    min,
+    max,
+    lambda values: int(statistics.median(values)),
+    lambda values: sum(values) % 10,
+)
 _OPERATOR_PROBABILITY = 0.25
-_VERSION = 2
-# In the order of generation, so that a larger training set leaves the others as they are.
-_SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
+_VERSION = 2
+_FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+_MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
 # What task.size stands for: numbers of samples, tokens of generated expressions, and tokens of the input for files. "paper"
-# has as many samples as the Long Range Arena's files have within 1,024 tokens.
+# has as many samples as the Long Range Arena's files have within 1,024 tokens. Splits are in the order of generation, so
+# that a larger training set leaves the others as they are.
 _SIZES = {
-    "small": ({"num_train": 2000, "num_validation": 500, "num_test": 500}, (10, 50), 1024),
-    "paper": ({"num_train": 53670, "num_validation": 2000, "num_test": 1118}, (501, 1024), 1024),
-    "lra": ({"num_train": 96000, "num_validation": 2000, "num_test": 2000}, (501, 1999), 1999),
+    "small": ({"test": 500, "validation": 500, "train": 2000}, (10, 50), 1024),
+    "paper": ({"test": 1118, "validation": 2000, "train": 53670}, (501, 1024), 1024),
+    "lra": ({"test": 2000, "validation": 2000, "train": 96000}, (501, 1999), 1999),
 }
 _ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
 
@@ -67,7 +62,6 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     origin: Literal["generated", "files"] = "generated",
     size: Literal["small", "paper", "lra"] = "small",
     num_train: Count | None = None,
@@ -84,24 +78,19 @@ def load(
     Truncated expressions mostly cannot be decided (see one_hot.OverLength).
     """
     counts, (shortest, longest), length = _SIZES[size]
-    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
-    places, folder = {}, Path()
+    given = {"train": num_train, "validation": num_validation, "test": num_test}
     if origin == "files":
-        names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
-        options = [[str(Path(folder, name)) for name in names.values()] for folder in _FOLDERS]
-        files = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
-        places = dict(zip(names, files, strict=True))
-        what = f"ListOps of the Long Range Arena, {test_file} file as test split"
+        names = [_FILES["validation" if (split, test_file) == ("test", "val") else split] for split in given]
+        packed, hint = [f"lra_release/listops-1000/{name}" for name in names], "task.origin=generated needs no files"
+        files = dict(zip(given, find(data_folder, "listops", names, path, hint, others=[packed]), strict=True))
     else:
-        length = longest
+        length, counts = longest, counts | {split: count for split, count in given.items() if count is not None}
         grammar = {"max_depth": 10, "max_arity": 10, "min_length": shortest, "max_length": longest}
-        counts = counts | {name: count for name, count in given.items() if count is not None}
         folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
-        what = f"generated ListOps expressions of {shortest}..{longest} tokens"
 
     def sequences(split: str) -> Sequences:
         if origin == "files":
-            tokens, ends, classes = _read(places[split], given[f"num_{split}"])
+            tokens, ends, classes = _read(files[split], given[split])
         else:
             tokens, ends, classes = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
@@ -118,7 +107,7 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=note(what, longer_note({"train": train, "validation": validation}, length, "tokens", over_length)),
+        note=longer_note({"train": train, "validation": validation}, length, "tokens", over_length),
     )
 
 
@@ -129,63 +118,51 @@ def expressions(
     generator = numpy_generator(seed, "listops")
     uniform = itertools.chain.from_iterable(generator.random(_DRAWS).tolist() for _ in itertools.count())
     seen: set[bytes] = set()
-    while True:
-        drawn = _draw(uniform, max_depth, max_arity, max_length)
-        if drawn is not None and len(drawn[0]) >= min_length:
-            key = hashlib.sha256(drawn[0]).digest()
-            if key not in seen:
-                seen.add(key)
-                yield bytes(drawn[0]), drawn[1]
-
-
-def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: int) -> tuple[bytearray, int] | None:
-    """Return one tree in prefix order and its value; None where it is longer than allowed."""
-    tokens, room = bytearray(), max_length
+    tokens = bytearray()
 
     def value(depth: int) -> int:
         """Draw what stands at a place of this depth; OverflowError where there is no room, for closing brackets either."""
-        nonlocal room
         is_list = depth < max_depth and next(uniform) < _OPERATOR_PROBABILITY
-        token = _MIN + int(4 * next(uniform)) if is_list else _DIGIT + int(10 * next(uniform))
+        drawn = int((len(_OPERATORS) if is_list else 10) * next(uniform))
         arity = 2 + int((max_arity - 1) * next(uniform)) if is_list else 0
-        tokens.append(token)
-        room -= 2 if is_list else 1
-        if room < 0:
+        tokens.append(drawn + (_MIN if is_list else _DIGIT))
+        if len(tokens) + (depth if is_list else depth - 1) > max_length:
             raise OverflowError
         if not is_list:
-            return token - _DIGIT
+            return drawn
         values = [value(depth + 1) for _ in range(arity)]
         tokens.append(_CLOSE)
-        return _OPERATORS[token](values)
+        return _OPERATORS[drawn](values)
 
-    try:
-        drawn = value(1)
-    except OverflowError:
-        return None
-    return tokens, drawn
+    while True:
+        tokens.clear()
+        with suppress(OverflowError):
+            result, key = value(1), hashlib.sha256(tokens).digest()
+            if len(tokens) >= min_length and key not in seen:
+                seen.add(key)
+                yield bytes(tokens), result
 
 
 def _generated(
-    cache_folder: Path, sizes: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
+    cache_folder: Path, counts: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
 ) -> Path:
     """Return the folder of the expressions that these settings determine; they are made where they are missing."""
 
     def make(folder: Path) -> None:
         source = expressions(data_seed, **grammar)
-        with reporter.track("generating listops", sum(sizes.values())) as advance:
-            for split in _SPLITS:
-                texts, values = [], []
-                for _ in range(sizes[f"num_{split}"]):
+        with reporter.track("generating listops", sum(counts.values())) as advance:
+            for split, count in counts.items():
+                drawn = []
+                for one in itertools.islice(source, count):
                     signals.check()
-                    text, value = next(source)
-                    texts.append(text)
-                    values.append(value)
+                    drawn.append(one)
                     advance()
-                arrays = *end_to_end(texts), np.array(values, np.int64)
-                for part, array in zip(_ARRAYS, arrays, strict=True):
+                texts, values = zip(*drawn, strict=True)
+                for part, array in zip(_ARRAYS, (*end_to_end(texts), np.array(values, np.int64)), strict=True):
                     np.save(folder / f"{split}_{part}.npy", array)
 
-    parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}
+    parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **grammar}
+    parameters |= {f"num_{split}": count for split, count in counts.items()}
     return folder_of(cache_folder, "listops", parameters, make, reporter)
 
 
@@ -193,32 +170,28 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Return the expressions of a file, the first `rows` of them or all: see `Sequences`, with their values in 0..9."""
     texts: list[bytes] = []
     values: list[int] = []
-    number = 1
-
-    def fault(what: str) -> DataError:
-        return DataError(what, where=f"{path}, line {number}", hint="get the file of lra_release/listops-1000 again")
-
     with damage(str(path), "table"), open(path, "rb") as file:
         if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
-            raise fault("the header is not Source and Target, separated by a tab")
+            raise fault("the header is not Source and Target, separated by a tab", path)
         for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
             if number % 1000 == 0:
                 signals.check()
-            if not line.strip():
-                continue
             source, _, target = line.strip().partition(b"\t")
-            words = source.translate(None, b"()").split()
-            wrong = [] if target in _VALUES else [(target, "value; allowed: 0..9 after a tab")]
-            wrong += [(word, f"word of ListOps; allowed: {_WORDS}") for word in words or [b""] if word not in _CHANNELS]
-            if wrong:
-                raise fault(f"{wrong[0][0][:20].decode(errors='replace')!r} is not a {wrong[0][1]}")
+            words, where = source.translate(None, b"()").split(), f"{path}, line {number}"
+            if not source:
+                continue
+            if not (len(target) == 1 and target.isdigit()):
+                raise fault(
+                    f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab", where
+                )
+            if wrong := [word for word in words or [source] if word not in _CHANNELS]:
+                what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
+                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]", where)
             texts.append(bytes(_CHANNELS[word] for word in words))
             values.append(int(target))
             if len(texts) == rows:
                 break
-    if len(texts) < (rows or 1):
-        what = f"has {len(texts)} rows, {rows or 1} requested"
-        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
+    refuse(len(texts) < (rows or 1), f"has {len(texts)} rows, {rows or 1} requested", path)
     return *end_to_end(texts), np.array(values, np.int64)
 
 

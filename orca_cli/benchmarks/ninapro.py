@@ -11,22 +11,17 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli.data.published import check_array, class_numbers, find, note, overlap_warning
+from orca_cli.data.published import AGAIN, check_array, class_numbers, find
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import arrays
-from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import TaskData
 
 _PARTS = ("train", "val", "test")
 _STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
-_AGAIN = "`orca data get ninapro` fetches the files again"
 
 
 def load(
     data_folder: Path,
-    cache_folder: Path,
-    reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     normalize: Literal["electrodes", "none"] = "electrodes",
     train_on_validation: bool = False,
@@ -41,16 +36,13 @@ def load(
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
         inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
-        x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
-        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
-        classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
-        if not np.isfinite(x).all():
-            raise DataError("has values that are NaN or infinite", where=str(inputs), hint=_AGAIN)
-        return x.transpose(0, 2, 1), classes
+        x, y = (arrays.open_arrays(file, str(file), AGAIN)[""].read() for file in (inputs, labels))
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), holds="finite")
+        return x.transpose(0, 2, 1), class_numbers(y, len(x), _CLASSES, str(labels))
 
     (x, y), validation = read("train"), read("val")
     if train_on_validation:
-        x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
+        x, y = map(np.concatenate, zip((x, y), validation, strict=True))
     mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
     if normalize == "electrodes":
         values = x.astype(np.float64)
@@ -68,9 +60,4 @@ def load(
         train=samples(x, y),
         validation=samples(*validation),
         open_test=lambda: samples(*read("test")),
-        note=note(
-            f"NinaPro DB5: {len(y)} training and {len(validation[1])} validation windows (the files' own splits)",
-            "z-scores per electrode over training" if normalize == "electrodes" else "values as they are",
-            overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
-        ),
     )

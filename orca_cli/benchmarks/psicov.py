@@ -7,7 +7,6 @@ Shapes: L residues of a protein, W positions per side of the window that all pro
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,15 +19,13 @@ from annotated_types import Ge
 
 from orca_cli import storage
 from orca_cli.config.ranges import Count, Seed
-from orca_cli.data.generated import target_maps
-from orca_cli.data.published import check_array, entries, find, find_first, note, overlap_warning
+from orca_cli.data.generated import MapSamples
+from orca_cli.data.published import check_array, entries, fault, find, refuse
 from orca_cli.data.splits import split
-from orca_cli.data.untrusted import arrays
 from orca_cli.data.untrusted.first_bytes import read_text
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.data.untrusted.pickle import unpickle
-from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.interfaces import Batch, Reporter, Scale, TaskData
+from orca_cli.exceptions import UnsafeError
+from orca_cli.interfaces import Reporter, Scale, TaskData
 
 _CHANNELS = 57
 _PAD = 5  # positions on every side of a protein
@@ -55,96 +52,56 @@ class Form:
     clip: float  # distances above it are set to it, Angstrom
     padded: float | None  # target outside the protein, Angstrom; None where padding has no target
 
-    def draw(self, length: int, generator: np.random.Generator) -> Offsets:
-        """Return a window into a protein of L residues; the first one where it fits."""
+    def draw(self, length: int, generator: np.random.Generator | None) -> Offsets:
+        """Return a window into a protein of L residues; the first one where it fits, or without a generator."""
         slack = length + 2 * _PAD - self.window
-        if slack <= 0:
+        if slack <= 0 or generator is None:
             return _FIRST
         row = int(generator.integers(slack + 1))
         return row, row if self.crop == "diagonal" else int(generator.integers(slack + 1))
 
+    def seen(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
+        """Return what a window [..., W, W] sees of a block [..., L, L] and of what is outside it."""
+        (row, column), size = offsets, self.window
+        around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
+        return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
+
     def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
         """Return [W, W] float32, NaN where there is no target."""
         outside = np.nan if self.padded is None else self.padded
-        return _seen(np.minimum(distances, np.float32(self.clip)), self.window, offsets, outside)
+        return self.seen(np.minimum(distances, np.float32(self.clip)), offsets, outside)
 
 
-def _seen(block: np.ndarray, size: int, offsets: Offsets, outside: float = 0) -> np.ndarray:
-    """Return what a window [..., W, W] of this size sees of a block [..., L, L] and of what is outside it."""
-    row, column = offsets
-    around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
-    return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
-
-
-class Proteins:
-    """Samples (see interfaces) of n proteins; features are read protein by protein, distances mapped from the cache."""
+class Proteins(MapSamples):
+    """Samples (see interfaces) of n proteins; the target in the cache is the first window of each."""
 
     def __init__(
         self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
     ):
-        self.proteins, self._form = tuple(proteins), form
+        self.proteins, self._form, self.masked = tuple(proteins), form, form.padded is None
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        self._targets = target_maps(
+        super().__init__(
             cache,
             f"psicov-{collection}",
-            {"window": form.window, "clip": form.clip, "padded": -1.0 if form.padded is None else form.padded},
-            [*self._features, *self._distances],
-            (form.window, form.window),
-            self._read,
-            len(self.proteins),
             reporter,
+            count=len(proteins),
+            shape=(_CHANNELS, form.window, form.window),
+            files=[*self._features, *self._distances],
+            settings={
+                "window": form.window,
+                "clip": form.clip,
+                "padded": -1.0 if form.padded is None else form.padded,
+            },
+            facts={"proteins": self.proteins, "form": asdict(form)},
         )
 
-    def __len__(self) -> int:
-        return len(self.proteins)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
-        size = self._form.window
-        x = np.empty((len(indices), _CHANNELS, size, size), np.float32)
-        y = np.empty((len(indices), 1, size, size), np.float32)
-        valid = np.empty((len(indices), size, size), bool)
-        for row, index in enumerate(np.asarray(indices, dtype=np.int64)):
-            features, length = read_features(self._features[index]), self._targets.records[index]["length"]
-            if features.shape[-1] != length:
-                raise DataError(f"{features.shape[-1]} residues, not {length}", where=str(self._features[index]))
-            offsets = _FIRST if augment is None else self._form.draw(length, augment)
-            x[row] = _seen(features, size, offsets)
-            valid[row] = _seen(np.ones((length, length), bool), size, offsets)
-            y[row] = self._targets.maps[index]
-            if offsets != _FIRST:
-                y[row, 0] = self._form.target(read_distances(self._distances[index]), offsets)
-        release_pages(self._targets.maps)
-        seen = torch.from_numpy(valid) if self._form.padded is None else None
-        return Batch(torch.from_numpy(x), torch.from_numpy(y), seen)
-
-    def targets(self) -> np.ndarray:
-        """Return [n, 1, W, W] float32, a memory map: the first window of every protein."""
-        return self._targets.maps
-
-    def groups(self) -> None:
-        """Return None: every protein stands alone."""
-
-    def digest(self) -> str:
-        """Return a SHA-256 over ids, form, and the content of all files as it was when their distances were read."""
-        what = {"proteins": self.proteins, "form": asdict(self._form), "records": self._targets.records}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-    def scale(self) -> Scale:
-        """Return mean and deviation of all known targets, one number each."""
-        records = self._targets.records
-        count, total, squares = (sum(record[name] for record in records) for name in ("count", "sum", "squares"))
-        mean = total / count
-        std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
-        return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
-
-    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the distances, with their number, sum and squares, for their scale."""
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
-        if not len(known):
-            raise DataError("no distance is known", where=str(self._distances[index]))
+        refuse(not len(known), "no distance is known", self._distances[index])
         contents = "".join(storage.sha256_file(paths[index]) for paths in (self._features, self._distances))
         return target, {
             "length": len(distances),
@@ -154,12 +111,28 @@ class Proteins:
             "squares": float((known**2).sum()),
         }
 
+    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the features; with `augment`, windows of proteins that do not fit are drawn."""
+        features, length = read_features(self._features[index]), self.records[index]["length"]
+        refuse(features.shape[-1] != length, f"{features.shape[-1]} residues, not {length}", self._features[index])
+        offsets = self._form.draw(length, augment)
+        inside = self._form.seen(np.ones((length, length), bool), offsets)
+        drawn = offsets != _FIRST
+        target = self._form.target(read_distances(self._distances[index]), offsets) if drawn else None
+        return self._form.seen(features, offsets), inside, target
+
+    def scale(self) -> Scale:
+        """Return mean and deviation of all known targets, one number each."""
+        count, total, squares = (sum(record[name] for record in self.records) for name in ("count", "sum", "squares"))
+        mean = total / count
+        std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
+        return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
+
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["dense"] = "dense",
     path: str | None = None,
     window: Annotated[int, Ge(2 * _PAD + 2)] = 512,
     crop: Literal["diagonal", "independent"] = "diagonal",
@@ -196,11 +169,6 @@ def load(
         validation=validation,
         open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
         target_scale=train.scale() if scale_targets else None,
-        note=note(
-            f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
-            "for test",
-            overlap_warning(train_on_validation, "validation proteins"),
-        ),
     )
 
 
@@ -215,19 +183,16 @@ def read_features(path: Path) -> np.ndarray:
     length = len(entries(stored, ["seq"], str(path))[0])
     shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
     shapes |= dict.fromkeys(_PAIRS, (length, length))
-    features = {}
+    features = []
     for name, shape in shapes.items():
         values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        if np.abs(values).max(initial=0) > _LARGEST:
-            raise DataError(f"'{name}' has values beyond +-{_LARGEST:.0f}", where=str(path), hint="the file is damaged")
-        features[name] = values
-    residues = np.vstack([features["ss"], features["pssm"].T, features["sa"], features["entropy"]])  # [27, L]
+        values[np.isnan(values)] = 0
+        refuse(np.abs(values).max(initial=0) > _LARGEST, f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
+        features.append(values.T if name == "pssm" else values)
+    residues = np.vstack(features[:4])  # [27, L]
     maps = np.empty((_CHANNELS, length, length), np.float32)
     pairs = 2 * len(residues)
-    maps[0:pairs:2] = residues[:, None, :]
-    maps[1:pairs:2] = residues[:, :, None]
-    maps[pairs:] = np.stack([features[name] for name in _PAIRS])
+    maps[0:pairs:2], maps[1:pairs:2], maps[pairs:] = residues[:, None, :], residues[:, :, None], features[4:]
     return maps
 
 
@@ -237,15 +202,14 @@ def read_distances(path: Path) -> np.ndarray:
     The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
     tuple (L, sequence, map [L, L]).
     """
-    stored = arrays.load_object(path, max_bytes=_MAX_BYTES)
+    stored = unpickle(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
     if len(parts) != 3 or not isinstance(parts[0], int | np.integer) or parts[0] < 2:
-        what = "does not hold a tuple of length (2 or more), sequence and map"
-        raise DataError(what, where=str(path), hint="take the protein out of its list")
+        raise fault("does not hold a tuple of length (2 or more), sequence and map", path)
     length = int(parts[0])
     distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(np.float32)
     if np.isinf(distances).any() or np.nanmax(distances, initial=0) > _FARTHEST:
-        raise DataError(f"holds distances above {_FARTHEST:.0f} Angstrom", where=str(path))
+        raise fault(f"holds distances above {_FARTHEST:.0f} Angstrom", path)
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
     inner = np.arange(1, length - 1)
     distances[inner, inner] = (distances[inner, inner - 1] + distances[inner, inner + 1]) / 2
@@ -259,17 +223,16 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
     The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
     """
     names = [f"{collection}.lst" for collection in _COLLECTIONS]
-    id_files = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)
+    id_files = find(data_folder, "psicov", names, path, others=[[f"protein/{name}" for name in names]])
     lists: dict[str, list[str]] = {}
     for collection, file in zip(_COLLECTIONS, id_files, strict=True):
-        lines = read_text(file, _MAX_LIST_BYTES).splitlines()
-        lists[collection] = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        words = re.findall(r"^[^\S\n]*(\S+)", read_text(file, _MAX_LIST_BYTES), re.MULTILINE)
+        lists[collection] = list(dict.fromkeys(words))
         if wrong := next((name for name in lists[collection] if not _ID.fullmatch(name)), None):
             raise UnsafeError(
                 f"'{wrong[:40]}' is not the id of a protein", where=str(file), hint="letters, digits, _ . -"
             )
-        if not lists[collection]:
-            raise DataError("lists no protein", where=str(file), hint="one id per line")
+        refuse(not lists[collection], "lists no protein", file)
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
     files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
     find(root, "psicov", files, str(root), "or take the protein out of its list")

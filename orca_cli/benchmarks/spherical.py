@@ -11,7 +11,7 @@ blurs, and it stretches each channel to 0..255. It names no seed, so that the pu
 Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
 
-import hashlib
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,13 +20,14 @@ import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.benchmarks import cifar100
+from orca_cli.benchmarks.sources import cifar10
+from orca_cli.benchmarks.sources.balance import facts_digest
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.own_data import check_rules
 from orca_cli.data.pixels import PixelSamples
-from orca_cli.data.published import check_array, class_numbers, entries, find, load_arrays
-from orca_cli.data.splits import describe, hold_out
-from orca_cli.data.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
+from orca_cli.data.published import AGAIN, check_array, class_numbers, entries, find, load_arrays
+from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Reporter, TaskData
@@ -41,14 +42,12 @@ _EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
 _CLASSES = 100  # of the published file
 _VERSION = 1
 _PARTS = ("train", "test")
-_AGAIN = "`orca data get spherical` fetches it again"
 
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Literal["classes"] = "classes",
     path: str | None = None,
     origin: Literal["file", "cifar100", "cifar10"] = "file",
     images: str | None = None,
@@ -69,26 +68,25 @@ def load(
     if origin == "file":
         hint = "task.origin=cifar100 or cifar10 projects real images instead"
         (file,) = find(data_folder, "spherical", [_FILE], path, hint)
-        first_bytes(file, str(file), _AGAIN)
+        first_bytes(file, str(file), AGAIN)
         make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
-        what = f"spherical CIFAR-100 from {_FILE}"
     else:
         if origin == "cifar10":
-            parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
+            hint = "task.origin=file reads the published data"
+            parts, names = cifar10.read(data_folder, images, _PARTS, "task.images", hint), cifar10.NAMES
         else:
             (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images")
             parts, names = {part: cifar100.read(archive, part) for part in _PARTS}, cifar100.class_names(archive)
-        digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
+        digest = facts_digest(*(array for part in _PARTS for array in parts[part]))
         parameters = {"origin": origin, "images": digest, "data_seed": data_seed}
         make = partial(_project, parts, data_seed, reporter)
-        what = f"generated: projection of {origin} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
     (labels,) = load_arrays(folder, ["train_y"])
     rows, held_out = hold_out(labels, validation, validation_size, train_size, train_on_validation, split_seed)
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
         (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
-        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows)
+        return PixelSamples(x, y, rows)
 
     return TaskData(
         kind="classes",
@@ -99,7 +97,7 @@ def load(
         open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
-        note=f"{what}: {describe(rows, held_out, validation, split_seed)}",
+        note="" if origin == "file" else f"{origin} images projected onto the sphere",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
@@ -107,28 +105,28 @@ def load(
 def _unpack(file: Path, folder: Path) -> None:
     """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
     record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=True)
-    for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
+    for part, content in zip(_PARTS, entries(record, _PARTS, str(file)), strict=True):
         where = f"{file}[{part}]"
-        x, y = entries(content, ("images", "labels"), where, _AGAIN)
-        check_array(x, ("N", 3, _SIDE, _SIDE), where, _AGAIN, "images", "uint8")
+        x, y = entries(content, ("images", "labels"), where)
+        check_array(x, ("N", 3, _SIDE, _SIDE), where, "images", "uint8")
         np.save(folder / f"{part}_x.npy", x)
-        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
+        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where))
 
 
-def _project(parts: dict[str, LabelledImages], seed: int, reporter: Reporter, folder: Path) -> None:
+def _project(parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path) -> None:
     """Write the projected images as `_unpack` does."""
-    for part, images in parts.items():
-        shape = (len(images.y), 3, _SIDE, _SIDE)
+    for part, (images, labels) in parts.items():
+        shape = (len(images), 3, _SIDE, _SIDE)
         result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
-        with reporter.track(f"projecting {part}", len(images.x)) as advance:
-            for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
+        with reporter.track(f"projecting {part}", len(images)) as advance:
+            for chunk, start in enumerate(range(0, len(images), _CHUNK)):
                 signals.check()
                 rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
                 some = result[start : start + _CHUNK]
-                some[:] = project(images.x[start : start + _CHUNK], rotation)
+                some[:] = project(images[start : start + _CHUNK], rotation)
                 advance(len(some))
         result.flush()
-        np.save(folder / f"{part}_y.npy", images.y)
+        np.save(folder / f"{part}_y.npy", labels)
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
@@ -168,16 +166,14 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
     places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
     pixel = places.astype(np.int64)
-    flat = images.reshape(*images.shape[:2], side * side)
+    framed = np.pad(images, ((0, 0), (0, 0), (3, 4), (3, 4)))
     result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
-    for row_step in (-1, 1):
-        for column_step in (-1, 1):
-            row, column = pixel[0] + row_step, pixel[1] + column_step
-            # The weight of one neighbour is the distance to the opposite one.
-            weight = np.abs(pixel[0] - row_step - places[0]) * np.abs(pixel[1] - column_step - places[1])
-            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-            index = np.where(inside, row * side + column, 0)
-            result += flat[..., index].astype(np.float32) * np.where(inside, weight, 0).astype(np.float32)
+    for step in itertools.product((-1, 1), repeat=2):
+        away = np.array(step)[:, None]
+        row, column = pixel + away + 3
+        # The weight of one neighbour is the distance to the opposite one.
+        weight = np.abs(pixel - away - places).prod(axis=0)
+        result += framed[:, :, row, column].astype(np.float32) * weight.astype(np.float32)
     return result.reshape(*images.shape[:2], *where.shape[1:])
 
 

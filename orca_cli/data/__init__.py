@@ -9,7 +9,7 @@ conf/task/NAME.yaml, whose types, ranges and choices are in the signature and ar
 * cache_folder: where generated data and unpacked or converted copies of files are kept,
 * reporter: shows progress, and the note on what was read.
 
-The same everywhere: `kind` is the only form of targets that a benchmark has; `train_on_validation` trains on the validation
+The same everywhere: a task's file says its `kind`, the form of targets; `train_on_validation` trains on the validation
 samples too, as experiments without a validation set do, and then nothing may be chosen on them; `split_seed` is the seed of
 the draw of splits and `data_seed` that of generated data, neither of them the seed of the run.
 

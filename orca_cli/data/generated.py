@@ -1,21 +1,23 @@
 """Generated data sets, and target maps stored one per file, as one array: made once, kept in the cache folder with checksums,
 verified whenever they are read.
 
-Shapes: n samples, H x W positions of a map.
+Shapes: n samples, B of a batch, C channels, H x W positions of a map.
 """
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from orca_cli import signals, storage
+from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter
+from orca_cli.interfaces import Batch, Reporter
 
 _MAPS_VERSION = 1
 
@@ -43,59 +45,98 @@ def folder_of(
     return path
 
 
-@dataclass(frozen=True)
-class TargetMaps:
-    """The targets of one split, [n, 1, H, W] float32 mapped read-only, and what the reader of a sample noted beside each."""
+class MapSamples(ABC):
+    """Samples (see interfaces) that are read one by one, and their targets, [n, 1, H, W] float32, a memory map in the cache.
 
-    maps: np.ndarray
-    records: list[dict[str, Any]]
-
-
-def target_maps(
-    cache_folder: Path,
-    name: str,
-    settings: dict[str, int | float | str],
-    files: Sequence[Path],
-    extent: tuple[int, int],
-    read: Callable[[int], tuple[np.ndarray, dict[str, Any]]],
-    count: int,
-    reporter: Reporter,
-) -> TargetMaps:
-    """Return the targets of `count` samples; they are read where the cache lacks them.
-
-    One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
+    A subclass says how a target and an input are read. Reading targets holds one at a time, so memory does not grow with the
+    split; the cache takes 4 H W bytes a sample.
 
     Args:
-        name: of the task and split, such as "psicov-train".
-        settings: all besides the files that the maps and the records depend on.
-        files: all that `read` reads; their names, sizes and times of change identify the array in the cache. DataError
-            where one is missing.
-        extent, read: (H, W); and what gives the map [H, W] and the record of a sample by its number.
+        cache_folder, name, reporter: the name is that of the task and split, such as "psicov-train".
+        count, shape: n; (C, H, W) of an input.
+        files: all that is read; their names, sizes and times of change identify the targets in the cache. DataError where one
+            is missing.
+        settings: all else that the targets and their records depend on.
+        facts: all besides the records that the samples depend on, as JSON, for the digest.
     """
-    state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
-    for path in files:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-        state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    parameters = {"version": _MAPS_VERSION, "count": count, "files": state.hexdigest(), **settings}
 
-    def make(folder: Path) -> None:
-        records = []
-        with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *extent)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for index in range(count):
-                signals.check()
-                values, record = read(index)
-                if values.shape != extent:
-                    raise ValueError(f"a map of {values.shape}, not {extent}")
-                file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
-                records.append(record)
-                advance()
-        storage.write_json(folder / "records.json", records)
+    masked = False  # whether batches have a mask
 
-    folder = folder_of(cache_folder, name, parameters, make, reporter)
-    maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
-    return TargetMaps(maps, json.loads((folder / "records.json").read_text(encoding="utf-8")))
+    def __init__(
+        self,
+        cache_folder: Path,
+        name: str,
+        reporter: Reporter,
+        *,
+        count: int,
+        shape: tuple[int, int, int],
+        files: Sequence[Path],
+        settings: dict[str, int | float | str],
+        facts: dict[str, Any],
+    ) -> None:
+        state = (
+            hashlib.sha256()
+        )  # of names, sizes and times of change: reading gigabytes at every start would take minutes
+        for path in files:
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+            state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        parameters = {"version": _MAPS_VERSION, "count": count, "files": state.hexdigest(), **settings}
+
+        def make(folder: Path) -> None:
+            records = []
+            with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+                for index in range(count):
+                    signals.check()
+                    values, record = self.read_target(index)
+                    file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+                    records.append(record)
+                    advance()
+            storage.write_json(folder / "records.json", records)
+
+        folder = folder_of(cache_folder, name, parameters, make, reporter)
+        self._maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
+        self.records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+        self._shape, self._facts = shape, facts
+
+    @abstractmethod
+    def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the target [H, W] of a sample, and what else is to be known of it: its record, as JSON."""
+
+    @abstractmethod
+    def read(
+        self, index: int, augment: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray | bool, np.ndarray | None]:
+        """Return an input [C, H, W], its mask [H, W], and its target where that is another than the one in the cache."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, C, H, W], y [B, 1, H, W] and, where they have one, the mask; `augment` as a sample is read."""
+        x, valid = (
+            np.empty((len(indices), *form), kind) for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
+        )
+        y = np.array(self._maps[indices])
+        for row, index in enumerate(indices):
+            x[row], valid[row], target = self.read(int(index), augment)
+            y[row, 0] = y[row, 0] if target is None else target
+        release_pages(self._maps)
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(valid) if self.masked else None)
+
+    def targets(self) -> np.ndarray:
+        """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
+        return self._maps
+
+    def groups(self) -> np.ndarray | None:
+        """Return None: samples stand alone."""
+        return None
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
+        what = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
+        return hashlib.sha256(what.encode()).hexdigest()

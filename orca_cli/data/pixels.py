@@ -59,7 +59,7 @@ class PixelSamples(ArraySamples):
         self,
         x: np.ndarray,
         y: np.ndarray,
-        rows: np.ndarray,
+        rows: np.ndarray | None = None,
         *,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,

@@ -1,53 +1,53 @@
 """What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from orca_cli.exceptions import DataError
 
+AGAIN = "get the file again; `orca data list` says from where"
+
 
 def find(
-    data_folder: Path, task: str, names: Sequence[str], path: str | None = None, hint: str = "", key: str = "task.path"
+    data_folder: Path,
+    task: str,
+    names: Sequence[str],
+    path: str | None = None,
+    hint: str = "",
+    key: str = "task.path",
+    others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a task, by their names relative to its folder; DataError where one is missing.
+    """Return the files or folders of a data set, by their names relative to its folder; DataError where one is missing.
 
-    The folder is data_folder/task, or `path` from the working folder or else from `data_folder`, which the setting `key`
-    gives. `hint` says what else to do, besides how to get the files.
+    Args:
+        data_folder, task: where its folder is, and the name of both.
+        names: names without a suffix, or with .lmdb, are those of folders too; with a star it is a pattern.
+        path: another folder, or where one file is looked for that file, from the working folder or else from `data_folder`.
+        hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
+        others: further lists of names, since archives and mirrors put the same files into different folders. The first list
+            that is complete counts.
     """
-    folder = data_folder / task
-    if path is not None:
-        requested = Path(path).expanduser()
-        folder = requested if requested.is_dir() else data_folder / requested
-        if not folder.is_dir():
-            raise DataError(f"no folder '{requested}'", where=key, hint="give the folder that holds the task's files")
-    missing = [name for name in names if not is_there(folder, name)]
-    if missing:
-        what = f"no file '{missing[0]}'" + (f" ({len(missing)} of {len(names)} are missing)" if len(names) > 1 else "")
-        get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        raise DataError(what, where=str(folder), hint=note(get, f"or give {key}=FOLDER", hint))
-    return [folder / name for name in names]
+    place = Path(path or data_folder / task).expanduser()
+    place = place if place.exists() else data_folder / place
+    if place.is_file() and len(names) == 1:
+        return [place]
 
+    def held(name: str) -> Path | None:
+        matches = sorted(place.glob(name)) if "*" in name else [place / name]
+        is_folder = Path(name).suffix in ("", ".lmdb")
+        return next((one for one in matches if one.is_file() or (is_folder and one.is_dir())), None)
 
-def is_there(folder: Path, name: str) -> bool:
-    """Return whether a folder holds a file of this name; names without a suffix, or with .lmdb, are those of folders too."""
-    return (folder / name).is_file() or ((folder / name).is_dir() and Path(name).suffix in ("", ".lmdb"))
-
-
-def find_first(
-    data_folder: Path, task: str, options: Sequence[Sequence[str]], path: str | None = None, hint: str = ""
-) -> list[Path]:
-    """Return the files of the first of several lists that is complete; other arguments as those of `find`.
-
-    Archives and mirrors put the same files into different folders. DataError about the first list where none is complete.
-    """
-    for names in options:
-        with suppress(DataError):
-            return find(data_folder, task, names, path, hint)
-    return find(data_folder, task, options[0], path, hint)
+    missing = []
+    for listed in (names, *others):
+        found = [one for one in map(held, listed) if one is not None]
+        if len(found) == len(listed):
+            return found
+        missing.append(next(f"'{name}'" for name in listed if held(name) is None))
+    get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+    raise DataError(f"no file {' or '.join(missing)}", where=str(place), hint=note(get, f"or give {key}=FOLDER", hint))
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:
@@ -61,21 +61,38 @@ def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> lis
     return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
 
 
-def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
+def fault(what: str, where: object) -> DataError:
+    """Return the error for a file, or a part of one, that is not what its data set has."""
+    return DataError(what, where=str(where), hint=AGAIN)
+
+
+def refuse(is_wrong: object, what: str, where: object) -> None:
+    """Raise DataError where a file, or a part of one, is not what its data set has."""
+    if is_wrong:
+        raise fault(what, where)
+
+
+def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
         held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise DataError(f"holds {held}; expected a dict with {' and '.join(names)}", where=where, hint=hint)
+        raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
     return [record[name] for name in names]
 
 
 def check_array(
-    array: object, shape: Sequence[int | str], where: str, hint: str = "", what: str = "", dtype: str = "numbers"
+    array: object,
+    shape: Sequence[int | str],
+    where: str,
+    what: str = "",
+    dtype: str = "numbers",
+    holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds; DataError if it is not an array of this type and shape.
+    """Return what a file holds; DataError if it is not an array of this type and shape, or holds other values.
 
     `shape` has a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths. `what` is its
-    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type.
+    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type. Values are
+    `finite` numbers, or `binary`: 0 and 1.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
@@ -85,32 +102,31 @@ def check_array(
         ]
         typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
         if typed and list(array.shape) == expected:
+            if holds == "finite" and not np.isfinite(array).all():
+                raise fault(f"{what} has values that are NaN or infinite".strip(), where)
+            if holds == "binary" and not np.isin(array, (0, 1)).all():
+                raise fault(f"{what} has other values than 0 and 1".strip(), where)
             return array
     actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    raise DataError(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where=where, hint=hint)
+    raise fault(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where)
 
 
-def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
+def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0) -> np.ndarray:
     """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on."""
     try:
         values = np.asarray(labels)
     except ValueError:  # ragged lists
         values = np.empty(0, object)
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
-        raise DataError(f"labels are {values.dtype} {values.shape}; expected ({n},)", where=where, hint=hint)
+        raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
     values = np.array(values).reshape(-1)
     if len(wrong := np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))):
         what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
-        raise DataError(what, where=where, hint=hint)
+        raise fault(what, where)
     return values.astype(np.int64) - first
 
 
 def note(*parts: str) -> str:
     """Return parts of a task's note, or of a hint, in one line and without the empty ones."""
     return "; ".join(part for part in parts if part)
-
-
-def overlap_warning(train_on_validation: bool, samples: str) -> str:
-    """Return what a note says where validation samples (such as "20 validation series") are trained on; else nothing."""
-    return f"warning: the {samples} are trained on" if train_on_validation else ""

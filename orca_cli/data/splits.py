@@ -157,11 +157,3 @@ def hold_out(
         held_out = np.arange(cut, len(classes))
         train = split(cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]).train
     return (np.union1d(train, held_out) if train_on_validation else train), held_out
-
-
-def describe(train: np.ndarray, held_out: np.ndarray, validation: str, split_seed: int) -> str:
-    """Return a note on what `hold_out` gave."""
-    how = "the training set's last" if validation == "last" else f"stratified, split_seed={split_seed}"
-    shared = len(np.intersect1d(train, held_out))
-    note = f"{len(train)} training and {len(held_out)} validation samples ({how})"
-    return f"{note}; warning: {shared} validation samples are trained on" if shared else note

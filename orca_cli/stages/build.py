@@ -222,6 +222,9 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
     if task.kind != (kind or task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
+    if config.task.get("train_on_validation"):
+        warning = "warning: the validation samples are trained on"
+        task = replace(task, note=f"{task.note}; {warning}" if task.note else warning)
     task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test(), validation_drawn=False)

@@ -182,14 +182,7 @@ def clean_temporary(folder: Path) -> None:
 
 
 @contextmanager
-def cached(
-    path: Path,
-    *,
-    waiting_for: str,
-    say: Callable[[str], None],
-    check: Callable[[], None],
-    contents: bool = True,
-) -> Iterator[bool]:
+def cached(path: Path, *, waiting_for: str, say: Callable[[str], None], check: Callable[[], None]) -> Iterator[bool]:
     """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
 
     Others that want the entry wait, and make it if the one at work ends early. A damaged entry is moved aside.
@@ -199,7 +192,6 @@ def cached(
         waiting_for: what another process does with the entry, such as "computes the same floors".
         say: takes messages.
         check: called every second of the wait; ends it by raising.
-        contents: whether contents are verified; else only sizes are, which costs nothing for files of gigabytes.
     """
     announce = functools.cache(lambda: say(f"waiting for another process that {waiting_for}"))
 
@@ -212,7 +204,7 @@ def cached(
         is_whole = path.exists()
         if is_whole:
             try:
-                verify_folder(path, contents=contents)
+                verify_folder(path)
             except ChecksumError as error:
                 say(f"damaged cache entry, making it again: {error}")
                 quarantine(path)

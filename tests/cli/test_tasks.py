@@ -151,7 +151,7 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(ru
 def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path):
     """Neither the task's files nor the body's are there, and what is missing first is said first."""
     words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
-    refused(11, words, "conll2003: no file eng.train or train.txt", "orca data get conll2003", "source.path=")
+    refused(11, words, "conll2003: no file 'eng.train' or 'train.txt'", "orca data get conll2003", "source.path=")
 
 
 @pytest.mark.gpu

@@ -275,14 +275,13 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form == "gzip":
         return [lambda: unpickle(path, gzipped=True), lambda: read_here(text, gzipped=True)]
     if form in ("pickle named npy", "npy of objects"):
-        here = arrays.load_object_here if form == "npy of objects" else read_here
-        return [lambda: arrays.load_object(path), lambda: here(text), lambda: arrays.open_arrays(path, "task.train")]
+        return [lambda: unpickle(path), lambda: read_here(text), lambda: arrays.open_arrays(path, "task.train")]
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
 
         def here_by_bytes(content: bytes, where: str) -> Any:
-            return read_bytes_here([(content, where)])
+            return read_bytes_here(content, where)
 
         return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, here_by_bytes)]
     if form == "MATLAB 5":

@@ -140,7 +140,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
     "object npy": (
         lambda _: [saved(lambda file: np.save(file, OBJECTS, allow_pickle=True))],
         ".npy",
-        lambda path: arrays.load_object_here(str(path)),
+        lambda path: read_here(str(path)),
     ),
     "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: read_here(str(path))),
     "mat 5": (

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from orca_cli import storage
-from orca_cli.data.untrusted import arrays
+from orca_cli.data.generated import folder_of
 from orca_cli.data.untrusted.archives import unpack
 from orca_cli.exceptions import OrcaError, UnsafeError
 from tests.reliability.test_hostile_files import FIGURE
@@ -201,16 +201,12 @@ def test_links_planted_where_something_is_written_are_not_followed(action, targe
     counted(FIGURE)
 
 
-def test_links_planted_in_the_cache_of_unpacked_arrays_are_not_followed(tmp_path, outside):
+def test_links_planted_in_the_cache_are_not_followed(tmp_path, outside):
     """H14."""
-    archive, cache = tmp_path / "a.npz", tmp_path / "cache"
-    np.savez(archive, x=np.arange(5))
-    arrays.mapped(archive, ["x"], cache, Quiet())
-    parent = next(path for path in (cache / "unpacked").iterdir() if path.is_dir())
-    copy = next(path for path in parent.iterdir() if path.is_dir())
+    arguments = tmp_path / "cache", "x", {}, lambda folder: np.save(folder / "x.npy", np.arange(5)), Quiet()
+    copy = folder_of(*arguments)
     shutil.rmtree(copy)
     copy.symlink_to(outside)
-    (parent / "other").symlink_to(outside)
-    array = arrays.mapped(archive, ["x"], cache, Quiet())["x"]
-    np.testing.assert_array_equal(array, np.arange(5))
+    (copy.parent / "other").symlink_to(outside)
+    np.testing.assert_array_equal(np.load(folder_of(*arguments) / "x.npy"), np.arange(5))
     assert not copy.is_symlink()

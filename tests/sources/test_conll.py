@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_reported(tmp_path):
         with refused(message, DataError):
             read(tmp_path)
     (tmp_path / "elsewhere" / "conll2003" / "train.txt").mkdir(parents=True)  # a folder in the file's place
-    with refused(r"conll2003: no file eng.train or train.txt.*source\.path=", DataError):
+    with refused(r"conll2003: no file 'eng.train' or 'train.txt'.*source\.path=", DataError):
         read(tmp_path / "elsewhere")
 
 

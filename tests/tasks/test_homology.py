@@ -87,7 +87,7 @@ def test_wrong_databases_are_refused_and_run_nothing(tmp_path):
         (
             (lambda held: held.pop("1"), DataError, "has no protein 1 of 3"),
             (lambda held: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
-            (lambda held: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
+            (lambda held: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r"data.mdb\[1\]"),
         )
     ):
         folder = tmp_path / str(number)

@@ -152,10 +152,8 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
 
 
 def test_domainnet_lists_are_not_trusted(build, domain):
-    twice = "sketch/class_02/sketch_train_002.jpg 1\nsketch/class_01/sketch_train_001.jpg 1"
     for line, error, text in (
         ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
-        (twice, DataError, "given to 'class_02' and 'class_01'"),
         ("sketch/class_02/sketch_test_002.jpg 2", DataError, "training list too"),
     ):
         (domain.parent / "sketch_train_mini.txt").write_text(line)

@@ -95,7 +95,7 @@ def test_all_protocols_are_read_as_pickle_reads_them():
     st.integers(0, pickle.HIGHEST_PROTOCOL),
 )
 def test_plain_values_come_back(value, protocol):
-    assert_same(*read_bytes_here([(pickle.dumps(value, protocol=protocol), "memory")]), value)
+    assert_same(read_bytes_here(pickle.dumps(value, protocol=protocol), "memory"), value)
 
 
 def test_compressed_pickles_are_read_and_their_checksum_compared(tmp_path):
@@ -139,7 +139,7 @@ def dtype(code: bytes, rest: bytes = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x0
 )
 def test_arrays_that_lie_are_refused(content):
     with refused(r"memory: the pickle .*; nothing was run", UnsafeError):
-        read_bytes_here([(content, "memory")])
+        read_bytes_here(content, "memory")
 
 
 def test_flags_of_a_dtype_are_not_taken_from_the_file():

@@ -1,32 +1,14 @@
-"""What all source readers share: finding a file, a balanced draw of examples, and a digest of what determines them."""
+"""What all source readers share: a balanced draw of examples, and a digest of what determines them."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from orca_cli import seeding
-from orca_cli.data.published import is_there
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Examples
-
-
-def find_file(data_folder: Path, name: str, files: Sequence[str], path: str | None, hint: str) -> Path:
-    """Return the first of `files` that exists in data_folder/name; DataError with a hint where there is none.
-
-    A `path` is another folder, or the file itself, from the working folder or else from `data_folder`.
-    """
-    requested = Path(path).expanduser() if path else Path(name)
-    for folder in [requested, data_folder / requested] if path else [data_folder / requested]:
-        if folder.is_file():
-            return folder
-        for file in files:
-            if is_there(folder, file):
-                return folder / file
-    where = f"source.path={path}" if path else str(data_folder / name)
-    raise DataError(f"no file {' or '.join(files)}", where=where, hint=hint)
 
 
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
@@ -67,7 +49,9 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         raise DataError(what, where="source", hint="at least two classes with two examples each are needed")
     if size is None or size >= len(labels):
         return np.arange(len(labels))
-    check_size(size, len(available))
+    if size < 2 * len(available):
+        what = f"{size} is less than two examples for each of {len(available)} classes"
+        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * len(available)} or more")
     together = np.minimum(available, np.arange(size + 1)[:, None]).sum(axis=1)  # by the most that one class gives
     taken = np.minimum(available, np.flatnonzero(together <= size)[-1])
     taken[np.flatnonzero(taken < available)[: size - taken.sum()]] += 1
@@ -76,13 +60,6 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         for k, take in enumerate(taken)
     ]
     return np.sort(np.concatenate(picked))
-
-
-def check_size(size: int | None, num_classes: int) -> None:
-    """Raise ConfigError for a number of examples below two per class; None is all."""
-    if size is not None and size < 2 * num_classes:
-        what = f"{size} is less than two examples for each of {num_classes} classes"
-        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")
 
 
 def facts_digest(*facts: object) -> str:

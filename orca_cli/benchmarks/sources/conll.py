@@ -18,11 +18,11 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from orca_cli import seeding, signals, storage
-from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file
+from orca_cli import seeding, storage
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest
 from orca_cli.config.ranges import CountOrZero, PlainName
-from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import DataError
+from orca_cli.data.published import AGAIN, fault, find
+from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.interfaces import Examples, SourceData
 
 OUTSIDE = "O"
@@ -44,22 +44,22 @@ def load(
     Args:
         size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        name, files, path: as in `find_file`.
+        name, files, path: the data set, possible names of its file, and another folder or file, see `find`.
         outside: largest number of further examples of class O: a sentence without spans, or else one of which a stretch of
             words outside all spans is meant, and which then gives no other example.
     """
-    hint = f"`orca data get {name}` fetches it, or says who hands it out; or give source.path=FOLDER or FILE"
-    place = find_file(data_folder, name, files, path, f"{hint}; source=stdlib_docs and metric=none need no files")
+    first, *rest = ([file] for file in files)
+    hint = "source=stdlib_docs and metric=none need no files"
+    (place,) = find(data_folder, name, first, path, hint, "source.path", rest)
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
         parsed = [(" ".join(words), spans(tags), OUTSIDE in tags) for words, tags in sentences(place)]
         # Those that stand for class O: without spans first, both kinds in a seeded order.
-        without = [index for index, (_, types, _) in enumerate(parsed) if not types]
-        others = [index for index, (_, types, has_outside) in enumerate(parsed) if types and has_outside]
-        generator = seeding.numpy_generator(seed, "source", "outside")
-        order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
-        chosen_outside = set(order[:outside])
+        without = np.array([index for index, (_, types, _) in enumerate(parsed) if not types], int)
+        others = np.array([index for index, (_, types, has_outside) in enumerate(parsed) if types and has_outside], int)
+        permutation = seeding.numpy_generator(seed, "source", "outside").permutation
+        chosen_outside = {*[*permutation(without), *permutation(others)][:outside]}
         for index, (text, types, _) in enumerate(parsed):
             if index in chosen_outside:
                 examples.append((text, OUTSIDE))
@@ -73,22 +73,13 @@ def load(
 
 
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1: the first and the last column.
+    """Yield (words, tags) of each sentence of a file in UTF-8: the first and the last column.
 
     Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
     """
     words: list[str] = []
     tags: list[str] = []
-    with damage(str(path), "text file"):
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
-    for number, line in enumerate(text.replace("\r", "").split("\n"), start=1):
-        signals.check()
+    for number, line in enumerate([*read_text(path, _MAX_BYTES, AGAIN).split("\n"), ""], start=1):
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or not fields[0] or fields[0] == "-DOCSTART-":
             if words:
@@ -99,11 +90,9 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         is_tag = tag == OUTSIDE or (tag[:1] in _PREFIXES and tag[1:2] == "-" and len(tag) > 2)
         if len(fields) < 2 or not is_tag:
             what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type, in the last column"
-            raise DataError(what, where=f"{path}, line {number}", hint="get the file again")
+            raise fault(what, f"{path}, line {number}")
         words.append(fields[0])
         tags.append(tag)
-    if words:
-        yield words, tags
 
 
 def spans(tags: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Sequences of amino acids as texts, for bodies over letters of amino acids: the user's own table, or TAPE's proteins."""
 
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +8,13 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from orca_cli import signals, storage
-from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, find_file, unambiguous
+from orca_cli import storage
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, unambiguous
+from orca_cli.data.own_data import check_columns
+from orca_cli.data.published import find
 from orca_cli.data.untrusted import tape
-from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import DataError, suggest
+from orca_cli.data.untrusted.first_bytes import damage, read_text
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
 _MAX_BYTES = 2**28
@@ -29,27 +32,23 @@ def load_table(
 
     Args:
         size: balanced over the classes; None for all.
-        path: the file, see `find_file`; None looks for data_folder/peptides/peptides.csv.
+        path: the file, see `find`; None looks for data_folder/peptides/peptides.csv.
         sequence: its column of sequences, letters alone.
         label: its column of classes, any text.
     """
     hint = "give source.path=FILE.csv with columns 'sequence' and 'label', or source=proteins, or metric=none"
-    place = find_file(data_folder, "peptides", ["peptides.csv"], path, hint)
+    (place,) = find(data_folder, "peptides", ["peptides.csv"], path, hint, "source.path")
     digest = facts_digest("peptides", storage.sha256_file(place), size, seed, sequence, label)
 
     def read() -> Examples:
         import pandas as pd
 
-        with damage(str(place), "table in UTF-8"):
-            if place.stat().st_size > _MAX_BYTES:
-                raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(place))
+        content, separator = read_text(place, _MAX_BYTES), "\t" if place.suffix == ".tsv" else ","
+        with damage(str(place), "table"):
             # Texts stay texts: NA is a peptide of asparagine and alanine.
-            separator = "\t" if place.suffix == ".tsv" else ","
-            table = pd.read_csv(place, sep=separator, dtype=str, na_filter=False, encoding="utf-8-sig")
-        columns = list(map(str, table.columns))
+            table = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, na_filter=False)
         for key, name in (("source.sequence", sequence), ("source.label", label)):
-            if name not in columns:
-                raise DataError(f"{place.name} has no column '{name}'", where=key, hint=suggest(name, columns))
+            check_column(name, list(table.columns), key, place.name)
         texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
         for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
             what = f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
@@ -73,19 +72,16 @@ def load_homology(
         path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
         folds: number of classes: the folds with the most proteins, of equally many those with the smaller numbers.
     """
-    hint = "`orca data get homology` fetches it, or give source.path=FOLDER, or source=peptides; metric=none needs no source"
-    names = [form.format("remote_homology_train") for form in tape.FORMS]
-    place = find_file(data_folder, "homology", names, path, hint)
+    first, second = ([form.format("train")] for form in tape.FORMS)
+    hint = "source=peptides reads a table, metric=none needs no source"
+    (place,) = find(data_folder, "homology", first, path, hint, "source.path", [second])
     content = place / "data.mdb" if place.is_dir() else place
 
     def read() -> Examples:
-        pairs = []
-        for text, fold in tape.proteins(place):
-            signals.check()
-            pairs.append((text.upper(), fold))
+        pairs = [*tape.proteins(place)]
         counts = Counter(fold for _, fold in pairs)
         largest = set(sorted(counts, key=lambda fold: (-counts[fold], fold))[:folds])
-        kept = unambiguous((text, f"fold {fold}") for text, fold in pairs if fold in largest)
+        kept = unambiguous((text.upper(), f"fold {fold}") for text, fold in pairs if fold in largest)
         return drawn_texts(kept, size, seed, str(place))
 
     return SourceData("text", facts_digest("homology", storage.sha256_file(content), size, seed, folds), read)

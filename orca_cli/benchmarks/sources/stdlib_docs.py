@@ -11,9 +11,12 @@ import sys
 import sysconfig
 import warnings
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from orca_cli import signals
-from orca_cli.benchmarks.sources.balance import check_size, drawn_texts, facts_digest, unambiguous
+from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, unambiguous
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
@@ -25,7 +28,7 @@ _ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def load(size: int | None, seed: int) -> SourceData:
+def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
     A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. A size is balanced over the
@@ -59,11 +62,6 @@ def load(size: int | None, seed: int) -> SourceData:
     contained = [hashlib.sha256(content).hexdigest() for content in contents]
     facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, names, contained, sys.version)
     return SourceData("text", facts_digest("stdlib_docs", *facts), read)
-
-
-def check_settings(size: int | None) -> None:
-    """Raise ConfigError for settings of `load` that contradict each other."""
-    check_size(size, len(PACKAGES))
 
 
 @functools.cache

@@ -17,14 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Self
 
 from orca_cli import signals, storage
-from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, first_bytes
+from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
 # What zipfile and tarfile raise for damaged archives and for features that they lack.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
-_TOTAL = zipfile._ECD_ENTRIES_TOTAL  # type: ignore[attr-defined]
 _MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
 _MAX_RATIO = 200  # bytes that one byte of the archive becomes, on average over the whole archive
@@ -36,12 +35,11 @@ _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
 
 
 class _Member(NamedTuple):
-    """An entry of an archive as it declares itself; the size of a gzip file's content is unknown."""
+    """An entry of an archive as it declares itself."""
 
     name: str
     is_folder: bool
     is_plain: bool  # a file or a folder
-    size: int | None
     open: Callable[[], Any]
 
 
@@ -74,7 +72,16 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
             raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
         os.sync()
         signals.check()
-        _place(Path(temporary), folder, written)
+        for path in written:
+            parents = [folder / parent for parent in path.parents if parent.parts]
+            # A link planted in the folder would redirect the files that are moved there.
+            is_taken = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents)
+            if is_taken or ((folder / path).is_dir() and not (folder / path).is_symlink()):
+                what = "a link or a file stands where a folder is needed, or a folder where a file is"
+                raise UnsafeError(what, where=str(folder / path), hint="move it away")
+        for path in written:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(temporary, path), folder / path)
     return [folder / path for path in written]
 
 
@@ -84,15 +91,14 @@ def _members(path: Path) -> Iterator[_Member]:
     if head.startswith(ZIP):
         return _in_zip(path)
     packed = head.startswith(GZIP)
+    with damage(str(path), "archive"), gzip.open(path) if packed else open(path, "rb") as file:
+        block = file.read(tarfile.BLOCKSIZE)
     try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if packed:
             return _in_gzip(path)
         raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
     return _in_tar(path, packed)
 
 
@@ -101,9 +107,8 @@ def _write(
 ) -> list[PurePosixPath]:
     """Write the wanted members below a folder and return their paths; all are checked."""
     written: list[PurePosixPath] = []
-    total = count = 0
-    for name, is_folder, is_plain, size, open_member in members:
-        count += 1
+    count = 0
+    for count, (name, is_folder, is_plain, open_member) in enumerate(members, start=1):
         path, who = PurePosixPath(name), f"member {ascii(name[:100])}"
         if count > _MAX_MEMBERS:
             raise _refused(archive, f"has more than {_MAX_MEMBERS} members")
@@ -113,9 +118,6 @@ def _write(
             raise _refused(archive, f"{who} leads out of the folder, or has an unsafe name")
         if is_folder or not is_wanted(str(path)):
             continue
-        total += size or 0
-        _check_total(archive, total)
-        storage.require_space(folder, size or 0, who)
         target = folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +128,6 @@ def _write(
             while chunk := stream.read(_CHUNK):
                 signals.check()
                 file.write(chunk)
-            if size not in (None, file.tell()):
-                raise EOFError(f"{who} has {file.tell():,} of {size:,} bytes")
         written.append(path)
     if not count:
         raise ValueError("no members")
@@ -163,7 +163,7 @@ class _Stream:
 def _in_gzip(path: Path) -> Iterator[_Member]:
     name = path.name[:-3] if path.name.lower().endswith(".gz") else f"{path.name}.unpacked"
     with gzip.open(path) as file:
-        yield _Member(name, False, True, None, lambda: nullcontext(_Stream(file, path)))
+        yield _Member(name, False, True, lambda: nullcontext(_Stream(file, path)))
 
 
 def _in_tar(path: Path, packed: bool) -> Iterator[_Member]:
@@ -172,7 +172,7 @@ def _in_tar(path: Path, packed: bool) -> Iterator[_Member]:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
                 is_plain = member.type in (*_CONTENT, tarfile.DIRTYPE) and not member.issparse()
-                yield _Member(member.name, member.isdir(), is_plain, member.size, partial(archive.extractfile, member))
+                yield _Member(member.name, member.isdir(), is_plain, partial(archive.extractfile, member))
                 archive.members = []  # type: ignore[attr-defined] # else the members of a large archive fill the memory
         while stream.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
             pass
@@ -180,10 +180,11 @@ def _in_tar(path: Path, packed: bool) -> Iterator[_Member]:
 
 def _in_zip(path: Path) -> Iterator[_Member]:
     with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
+        _check_total(path, sum(member.file_size for member in archive.infolist()))  # of which none gives more
         for member in archive.infolist():
             kind, opened = stat.S_IFMT(member.external_attr >> 16), partial(archive.open, member)
             is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            yield _Member(member.filename, member.is_dir(), is_plain, member.file_size, opened)
+            yield _Member(member.filename, member.is_dir(), is_plain, opened)
 
 
 class _Header(tarfile.TarInfo):
@@ -197,43 +198,24 @@ class _Header(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the end
             raise EOFError("it is cut off, or a header is damaged") from error
-        if header.type not in _CONTENT and not 0 <= header.size <= _MAX_HEADER:
-            raise ValueError("a header is too long")
-        if header.size < 0:
-            raise ValueError("a member has a negative size")
+        if header.size < 0 or (header.type not in _CONTENT and header.size > _MAX_HEADER):
+            raise ValueError("a header is too long, or a size negative")
         return header
-
-
-def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
-    """Move what was unpacked into the folder."""
-    for path in files:
-        # A link planted in the folder would redirect the files that are moved there.
-        parents = [folder / parent for parent in path.parents if parent.parts]
-        if any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents):
-            raise UnsafeError("a link or a file stands where a folder is needed", where=str((folder / path).parent))
-        if (folder / path).is_dir() and not (folder / path).is_symlink():
-            raise DataError("a folder stands where a file is needed", where=str(folder / path), hint="move it away")
-    for path in files:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary / path, folder / path)
 
 
 @contextmanager
 def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFile]:
     """Yield a zip archive whose directory is consistent. What fails inside the block is passed on (`DAMAGE`).
 
-    `max_members` is checked before the directory is read; `what` is the expected kind of file, for messages.
+    `what` is the expected kind of file, for messages.
 
     Raises:
-        DataError: damaged, encrypted, or of a compression other than stored and deflate.
+        DataError: missing, damaged, encrypted, or of a compression other than stored and deflate.
         UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
     """
     where = str(path)
+    first_bytes(path, where, f"a {what} is needed")
     try:
-        with open(path, "rb") as file:
-            record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
-        if record and record[_TOTAL] > max_members:
-            raise UnsafeError(f"{record[_TOTAL]} members, at most {max_members} are read", where=where)
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error

@@ -1,12 +1,9 @@
 """Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
 
-import hashlib
 import io
-import json
 import math
-import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -14,22 +11,16 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
-from orca_cli import signals, storage
-from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.archives import open_zip
-from orca_cli.data.untrusted.first_bytes import NPY, damage, first_bytes
+from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
-from orca_cli.data.untrusted.pickle import MAX_BYTES, checked_size, read_here
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.progress import Reporter
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 8 * 2**30
 _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
-_CHUNK = 2**20
-_FILE = "array.npy"  # of a member in the cache
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
 _MAX_AXES = 32
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
@@ -79,89 +70,42 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
     """
     first_bytes(path, where, allowed)
     if path.suffix.lower() == ".npy":
-        return {"": _npy(path)}
+        return {"": read_npy(path)}
     if path.suffix.lower() == ".npz":
-        return _npz(path, None)
+        return _npz(path)
     raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=allowed)
 
 
-def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, names: Sequence[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
 
     Raises:
         DataError, MemoryExhaustedError: as `open_arrays`; or an array is missing.
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
     """
-    unique_names = list(dict.fromkeys(names))
-    first_bytes(path, str(path), "an .npz file is needed")
-    stored = _npz(path, unique_names)
+    stored = _npz(path, names)
     declared = sum(array.bytes for array in stored.values())
     if declared > max_bytes:
         raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
-    return {name: stored[name].read() for name in unique_names}
+    return {name: array.read() for name, array in stored.items()}
 
 
-def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
-    """Return read-only memory maps of arrays, so that files larger than the memory can be used.
-
-    An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
-    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again. Where the disk is
-    too small or a signal asks to stop, nothing half-made remains. DataError and UnsafeError as for `read_arrays`.
-    """
-    unique_names = list(dict.fromkeys(names))
-    head = first_bytes(path, str(path), "an .npz or .npy file is needed")
-    if head.startswith(NPY):
-        if unique_names != [""]:
-            raise DataError("an .npy file holds one array, which has no name", where=str(path), hint="name it ''")
-        return {"": _npy(path).read()}
-    _npz(path, unique_names)  # headers first: nothing is unpacked that would be refused
-    return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in unique_names}
-
-
-def load_object(path: Path, max_bytes: int = MAX_BYTES) -> Any:
-    """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array.
-
-    A file that is a pickle in spite of its suffix .npy (NumPy reads both) is read as well. Raises as `unpickle`.
-    """
-    size = checked_size(path, max_bytes)
-    return isolation.read(load_object_here, str(path), size, path=str(path), max_bytes=max_bytes)
-
-
-def load_object_here(path: str, max_bytes: int = MAX_BYTES) -> Any:
-    """Return what `load_object` does, read in this process; errors as there."""
-    size = checked_size(Path(path), max_bytes)
-    with open(path, "rb") as file:
-        if file.read(len(NPY)) != NPY:
-            return read_here(path, max_bytes)
-        file.seek(0)
-        header = _read_header(file, size, path, objects=True)
-        if not header.dtype.hasobject:
-            return np.array(_npy(Path(path)).read())
-        file.seek(header.offset)
-        value = pickle_machine.read(file, path, size - header.offset)
-    if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
-        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
-    return value[()] if value.shape == () else value
-
-
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """What an array's header declares."""
 
     shape: tuple[int, ...]
-    order: Literal["C", "F"]
     dtype: np.dtype  # plain numbers or strings, or Python objects
     offset: int  # bytes before the content
-    bytes: int  # of the content; unknown (0) for Python objects
 
 
-def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> _Header:
+def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
     """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
 
     `objects`: whether the caller unpickles Python objects. DataError for fields, and a shape that the file cannot hold.
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
-        shape, fortran, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
+        shape, _, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
     except _HEADER_DAMAGE as error:
         raise DataError("not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
@@ -173,28 +117,27 @@ def _read_header(file: IO[bytes], size: int, where: str, objects: bool = False) 
     if not is_sized or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63 or dtype.kind == "V":
         what = f"the header declares shape {shape}, dtype {dtype}"
         raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
-    needed = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
-    if needed > size - head.tell():
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size - head.tell() and not dtype.hasobject:
         what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
         raise DataError(what, where=where, hint="write it again")
-    return _Header(shape, "F" if fortran else "C", dtype, head.tell(), needed)
+    return Header(shape, dtype, head.tell())
 
 
-def _npy(path: Path) -> StoredArray:
+def read_npy(path: Path) -> StoredArray:
+    """Return the array of an .npy file; raises as `open_arrays`."""
     where = str(path)
     with open(path, "rb") as file:
-        header = _read_header(file, path.stat().st_size, where)
+        shape, dtype, _ = read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
-        if header.bytes == 0:
-            return np.empty(header.shape, header.dtype)
-        array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
-        return checked_characters(array, where)
+        mode: Literal["r"] | None = "r" if 0 not in shape else None  # nothing cannot be mapped
+        return checked_characters(np.load(path, mmap_mode=mode, allow_pickle=False), where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
+    return StoredArray(where, shape, dtype, read)
 
 
-def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
+def _npz(path: Path, names: Sequence[str] | None = None) -> dict[str, StoredArray]:
     """Return the named arrays, or all where names is None."""
     arrays: dict[str, StoredArray] = {}
     with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
@@ -207,59 +150,22 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
                 raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
             with damage(f"{path}[{name}]", "array"), archive.open(members[name]) as file:
                 arrays[name] = _member(path, f"{path}[{name}]", members[name], file)
-            if names is not None:
-                _check_growth(members[name], arrays[name].where)
     return arrays
 
 
 def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
-    header = _read_header(file, member.file_size, where)
+    shape, dtype, _ = read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
-        _check_growth(member, where)
-        check_memory(header.bytes, where)
+        if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
+            what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+            raise UnsafeError(what, where=where, hint="store it uncompressed")
+        check_memory(stored.bytes, where)
         with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
-
-
-def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
-    if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-        what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
-        raise UnsafeError(what, where=where, hint="store it uncompressed")
-
-
-def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
-    """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
-
-    The archive's checksum is compared while the copy is made; later only the copy's size is checked, which costs nothing for
-    files of gigabytes.
-    """
-    state, where = path.stat(), f"{path}[{name}]"
-    label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
-    place, version = (
-        hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-        for parts in ([str(path.resolve()), name], [state.st_size, state.st_mtime_ns])
-    )
-    folder = cache_folder / "unpacked" / f"{label}-{place}" / version
-    with storage.cached(
-        folder, waiting_for=f"unpacks {path.name}", say=reporter.say, check=signals.check, contents=False
-    ) as is_whole:
-        if is_whole:
-            return folder / _FILE
-        with storage.commit_folder(folder) as temporary, zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
-            storage.require_space(temporary, member.file_size, f"unpacking {where}")
-            reporter.say(f"unpacking {path.name}[{name}]")
-            with archive.open(member) as stream, open(temporary / _FILE, "xb") as file:
-                chunk = b"\0"
-                while chunk:
-                    signals.check()
-                    with damage(where, "array"):
-                        chunk = stream.read(_CHUNK)  # at its end the checksum is compared
-                    file.write(chunk)
-    return folder / _FILE
+    stored = StoredArray(where, shape, dtype, read)
+    return stored

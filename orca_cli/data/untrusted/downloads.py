@@ -12,9 +12,8 @@ import http.client
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin
 
 from orca_cli import __version__, signals, storage
@@ -48,8 +47,7 @@ class CutOffError(Exception):
     """The transfer broke off; the same address is tried again."""
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A file that has arrived: the address that gave it, its size, and the SHA-256 of its content."""
 
     url: str
@@ -72,7 +70,7 @@ def fetch(
     Args:
         place: the file; its folder is created.
         urls: http or https, tried in this order.
-        size: bytes, as far as known; an answer that differs by more than a quarter is refused.
+        size: bytes, as far as known; a file that differs by more than a quarter is refused.
         sha256, md5: hexadecimal digits, where known.
         timeout_s: seconds without an answer or without data after which an address is given up.
 
@@ -208,24 +206,20 @@ class _Download:
             # Files that are packed are sometimes sent as their own encoding.
             if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
                 raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
-            start = start if code == 206 else 0
             announced = response.raw.length_remaining
-            total = None if announced is None else start + announced
-            if total is not None:
-                if self._differs(total):
-                    raise RefusedError(f"has {total:,} bytes, where about {self._size:,} are expected")
-                storage.require_space(self.part.parent, total - start + _SPARE, self.name)
-            if start == 0:
+            storage.require_space(self.part.parent, (announced or 0) + _SPARE, self.name)
+            if code == 200:
                 storage.write_bytes(self.part, b"")  # before the notes name its origin
                 storage.write_text(self.notes, f"{url}\n{current}")
-            self._append(response, start, total)
+            total = None if announced is None else self.arrived + announced
+            self._append(response, total)
         if total is not None and self.arrived != total:
             raise CutOffError(f"the connection broke off at {self.arrived:,} of {total:,} bytes")
 
-    def _append(self, response: requests.Response, done: int, total: int | None) -> None:
+    def _append(self, response: requests.Response, total: int | None) -> None:
         """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
         # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
-        read, chunk = getattr(response.raw, "read1", response.raw.read), b"\0"
+        read, chunk, done = getattr(response.raw, "read1", response.raw.read), b"\0", self.arrived
         steps = -(-(total or _MB) // _MB)
         with open(self.part, "ab") as file, self._reporter.track(f"{self.name} (MB)", steps) as advance:
             while chunk:
@@ -235,11 +229,10 @@ class _Download:
                 with storage.guarded(self.part):
                     file.write(chunk)
                 before, done = done // _MB, done + len(chunk)
-                if total is None and self._size is not None and done > (1 + _TOLERANCE) * self._size:
+                if self._size is not None and done > (1 + _TOLERANCE) * self._size:
                     self.part.unlink()
                     raise RefusedError(f"gives more than the {self._size:,} bytes that are expected")
                 if done // _MB > before:
-                    storage.require_space(self.part.parent, _SPARE, self.name)
                     advance(done // _MB - before)
 
     def verified(self, sha256: str | None, md5: str | None) -> str:
@@ -249,7 +242,7 @@ class _Download:
             problem = disguise(file.read(_HEAD), self.name)
         if problem:
             refusal = RefusedError(f"answers with {problem}")
-        elif self._differs(self.arrived):
+        elif self._size is not None and abs(self.arrived - self._size) > _TOLERANCE * self._size:
             refusal = RefusedError(f"gave {self.arrived:,} bytes, where about {self._size:,} are expected")
         elif sha256 is not None and digest != sha256.lower():
             refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
@@ -260,9 +253,6 @@ class _Download:
         self.part.unlink()
         self.notes.unlink(missing_ok=True)
         raise refusal
-
-    def _differs(self, size: int) -> bool:
-        return self._size is not None and abs(size - self._size) > _TOLERANCE * self._size
 
 
 @contextmanager

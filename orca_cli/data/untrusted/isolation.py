@@ -86,7 +86,7 @@ def isolated(
     """
     with _lock:
         held = _running.get(memory > 0)
-        if held is None or not held.is_usable() or held.memory < memory:
+        if held is None or not held.lives() or held.memory < memory:
             if held is not None:
                 held.end()
             held = _running[memory > 0] = _Process(memory)
@@ -103,7 +103,7 @@ class _Process(io.RawIOBase):
     """A process that calls functions, as this one sees it: a stream of requests and answers."""
 
     def __init__(self, memory: int) -> None:
-        self.memory, self._is_idle = memory, True
+        self.memory = memory
         # Python may need LD_LIBRARY_PATH to start.
         kept = {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
         variables = _ENVIRONMENT | kept if memory else os.environ | dict.fromkeys(_THREADS, "1")
@@ -112,17 +112,14 @@ class _Process(io.RawIOBase):
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=variables)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._to, self._from = (end.fileno() for end in (self._process.stdin, self._process.stdout) if end)
         os.set_blocking(self._to, False)  # a process that reads nothing ends at its limit too
         self._answers = io.BufferedReader(self)
 
     def call(
         self, function: Callable[..., Any], arguments: dict[str, Any], where: str, seconds: int, wait_s: float
     ) -> Any:
-        """Return what a function returns."""
-        self._is_idle = False  # until the whole answer has arrived
+        """Return what a function returns; after other errors than ours the process has ended."""
         self._seconds, self._wait_s, self._end = seconds, wait_s, time.monotonic() + wait_s
         request = [function.__module__, function.__name__, arguments, os.getcwd(), seconds]
         try:
@@ -137,19 +134,15 @@ class _Process(io.RawIOBase):
         except BaseException:
             self.end()  # it may still be at work
             raise
-        self._is_idle = kind in ("value", "error")
         if kind == "value":
             return content
-        if error is not None:
-            raise error
-        if kind == "memory":
-            limit = f"its limit of {self.memory / 2**30:.1f} GiB of memory" if self.memory else "the free memory"
-            raise StoppedError(f"needs more than {limit}")
-        raise StoppedError(f"failed: {str(content)[:500]}")
+        if error is None:
+            self.end()
+        raise error or StoppedError(str(content)[:500])
 
-    def is_usable(self) -> bool:
-        """Return whether it lives, and waits for a call; after other errors than ours it has to be replaced."""
-        return self._is_idle and self._process.poll() is None
+    def lives(self) -> bool:
+        """Return whether it has not ended."""
+        return self._process.poll() is None
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -238,22 +231,20 @@ def serve(memory: int) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         # From now on the kernel lets this process compute for this long.
         _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
-        pickle.dump(_answer(module, name, arguments, folder), answers, protocol=5)
+        answer: tuple[str, Any]
+        try:
+            os.chdir(folder)
+            answer = "value", getattr(importlib.import_module(module), name)(**arguments)
+        except OrcaError as error:
+            answer = "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
+        except MemoryError:
+            limit = f"its limit of {memory / 2**30:.1f} GiB of memory" if memory else "the free memory"
+            answer = "failed", f"needs more than {limit}"
+        except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
+            answer = "failed", f"failed: {type(error).__name__}: {error}"[:_CUT]
+        pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        del arguments
-
-
-def _answer(module: str, name: str, arguments: dict[str, Any], folder: str) -> tuple[str, Any]:
-    """Return the value, or what prevents it."""
-    try:
-        os.chdir(folder)
-        return "value", getattr(importlib.import_module(module), name)(**arguments)
-    except OrcaError as error:
-        return "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
-    except MemoryError:
-        return "memory", None
-    except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
-        return "failed", f"{type(error).__name__}: {error}"[:_CUT]
+        del arguments, answer
 
 
 def _limit(what: int, value: int) -> None:

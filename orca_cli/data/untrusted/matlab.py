@@ -34,18 +34,15 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     """
     where = str(path)
     first_bytes(path, where, _ALLOWED)
-    size = path.stat().st_size
-    variables: dict[str, np.ndarray] = isolation.read(
-        read_here, where, size, path=where, names=list(names), max_bytes=max_bytes
-    )
+    settings = {"path": where, "names": list(names), "max_bytes": max_bytes}
+    variables: dict[str, np.ndarray] = isolation.read(read_here, where, path.stat().st_size, **settings)
     return variables
 
 
-def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
+def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return what `read` does, parsed in this process, which a damaged file can crash; errors as there."""
     import scipy.io
 
-    unique_names = list(dict.fromkeys(names))
     with open(path, "rb") as file:
         if file.read(128)[124:] not in (b"\x00\x01IM", b"\x01\x00MI"):
             raise DataError("not a MATLAB file, or one of another version", where=path, hint=_ALLOWED)
@@ -53,7 +50,7 @@ def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> d
         held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         size, total = Path(path).stat().st_size, 0
         for name, shape, kind in held:
-            if name in unique_names:
+            if name in names:
                 total += math.prod(shape) * _SIZES.get(kind, 8)
                 if min(shape, default=0) < 0 or math.prod(shape) > size * MAX_DEFLATE or total > max_bytes:
                     what = f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
@@ -61,14 +58,12 @@ def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> d
                 check_memory(total, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
             warnings.simplefilter("error", np.exceptions.ComplexWarning)  # the conversion would drop imaginary parts
-            values = scipy.io.loadmat(path, appendmat=False, variable_names=unique_names, mat_dtype=True)
-        for name in unique_names:
+            values = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
+        for name in names:
             if name not in values:
-                shown = (
-                    ", ".join(ascii(other)[1:-1] for other in sorted(other for other, _, _ in held)[:10]) or "nothing"
-                )
-                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds: {shown}")
-        return {name: _plain(values[name], name, path) for name in unique_names}
+                shown = ascii(sorted(other for other, _, _ in held)[:10])
+                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {shown}")
+        return {name: _plain(values[name], name, path) for name in names}
 
 
 def _plain(value: Any, name: str, where: str) -> np.ndarray:

@@ -2,25 +2,26 @@
 
 import gzip
 import io
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.archives import MAX_DEFLATE
-from orca_cli.data.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.data.untrusted.arrays import read_header, read_npy
+from orca_cli.data.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 
-MAX_BYTES = 2**31
-_BATCH = 64  # pickles in memory that are read at once
+_MAX_BYTES = 2**31
 
 
-def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
-    """Return the object of a pickle file, or of a gzip file of one; strings of Python 2 are decoded as Latin-1.
+def unpickle(path: Path, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return the object of a pickle file, of a gzip file of one, or of what np.save wrote, Python objects or not.
 
-    Arrays may be read-only. About as much memory as the content is needed, here and in the worker. `max_bytes` is the limit
-    of the uncompressed content.
+    Strings of Python 2 are decoded as Latin-1. Of one object that np.save wrote, such as a dict, this is the object itself,
+    else an array. Arrays may be read-only. About as much memory as the content is needed, here and in the worker.
+    `max_bytes` is the limit of the uncompressed content.
 
     Raises:
         UnsafeError: it names anything but NumPy's arrays and scalars, uses instructions that data do not need, or would
@@ -29,43 +30,38 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
         MemoryExhaustedError: a value is larger than the free memory.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    size = checked_size(path, max_bytes, gzipped)
-    return isolation.read(read_here, str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
+    where = str(path)
+    first_bytes(path, where, "a pickle is needed")
+    size = path.stat().st_size
+    return isolation.read(read_here, where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
     """Return the object of a pickle in memory; `where` names it in messages. Raises as `unpickle`."""
-    return next(unpickle_each([(content, where)]))
+    return isolation.read(read_bytes_here, where, len(content), content=content, name=where)
 
 
-def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
-    """Yield the objects of many small pickles in memory, each with its name for messages. Raises as `unpickle`."""
-    ahead = iter(pairs)
-    while batch := list(islice(ahead, _BATCH)):
-        title = batch[0][1] if len(batch) == 1 else f"{batch[0][1]} to {batch[-1][1]}"
-        yield from isolation.read(read_bytes_here, title, sum(len(content) for content, _ in batch), pairs=batch)
-
-
-def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> Any:
     """Return what `unpickle` does, read in this process; errors as there."""
-    size = checked_size(Path(path), max_bytes, gzipped)
-    limit = min(max_bytes, size * MAX_DEFLATE) if gzipped else size
+    size = Path(path).stat().st_size
+    if size > max_bytes and not gzipped:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=path)
     with gzip.open(path) if gzipped else open(path, "rb", buffering=2**16) as file:
         stream: Any = file
-        return pickle_machine.read(stream, path, limit, compressed=gzipped)
+        if gzipped:
+            return pickle_machine.read(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+        if not stream.peek(len(NPY)).startswith(NPY):
+            return pickle_machine.read(stream, path, size)
+        header = read_header(stream, size, path, objects=True)
+        if not header.dtype.hasobject:
+            return np.array(read_npy(Path(path)).read())
+        stream.seek(header.offset)
+        value = pickle_machine.read(stream, path, size - header.offset)
+    if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
+        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
+    return value[()] if value.shape == () else value
 
 
-def read_bytes_here(pairs: list[tuple[bytes, str]]) -> list[Any]:
-    """Return what `unpickle_each` does, read in this process; errors as there."""
-    return [pickle_machine.read(io.BytesIO(content), where, len(content)) for content, where in pairs]
-
-
-def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:
-    """Return the size of a file in bytes; raises as `unpickle`."""
-    head = first_bytes(path, str(path), "a pickle is needed")
-    size = path.stat().st_size
-    if gzipped and not head.startswith(GZIP):
-        raise DataError("not a gzip file", where=str(path), hint="get it again")
-    if size > max_bytes and not gzipped:
-        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=str(path))
-    return size
+def read_bytes_here(content: bytes, name: str) -> Any:
+    """Return what `unpickle_bytes` does, read in this process; errors as there."""
+    return pickle_machine.read(io.BytesIO(content), name, len(content))

@@ -68,7 +68,7 @@ def test_a_disk_that_fills(fork, small, expected, small_disk, scorecard):
 
 def test_a_checkpoint_without_room_is_not_begun(small_disk, monkeypatch, counted):
     """C2: half the room of a checkpoint is free: refused before anything is written, with what is needed and what is free."""
-    monkeypatch.setattr(checkpoint, "save_file", None)
+    monkeypatch.setattr(checkpoint, "save_tensors", None)
     for size in (1, 4, 16):
         disk = small_disk((size * 2**20) // 2 + 2**19)
         big = {"w": torch.zeros(size * 2**20 // 4)}

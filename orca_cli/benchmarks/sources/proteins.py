@@ -48,7 +48,7 @@ def load_table(
             # Texts stay texts: NA is a peptide of asparagine and alanine.
             table = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, na_filter=False)
         for key, name in (("source.sequence", sequence), ("source.label", label)):
-            check_column(name, list(table.columns), key, place.name)
+            check_columns([name], list(table.columns), key, place.name)
         texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
         for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
             what = f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"

@@ -33,7 +33,6 @@ class Metric(Protocol):
     """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls.
 
     Optional attributes of its class:
-        convention: what a value is, in words, such as "squared, halved costs".
         all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
         least_classes: number of target classes that a problem needs; 1 by default.
         samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every

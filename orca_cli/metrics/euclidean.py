@@ -23,8 +23,6 @@ class Euclidean:
     rounding can tell: a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64.
     """
 
-    convention = "not squared, not halved; not 0 for a cloud against itself"
-
     prepare = clouds.prepare_nothing
 
     @closed_form

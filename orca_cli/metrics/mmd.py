@@ -35,8 +35,6 @@ class MMD:
     against itself. In float32 it is off by about 1e-6.
     """
 
-    convention = f"squared, sum of {_KERNELS} kernels, biased"
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n.

@@ -22,8 +22,6 @@ class Moments:
     The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
     """
 
-    convention = "squared, mean over dimensions, not halved"
-
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's mean [d] and std [d], float64."""

@@ -28,12 +28,13 @@ from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half
 class OTDD:
     """Exact, unbiased transport between samples of at most `size` points; matchings are held, costs are differentiated.
 
+    Costs are squared and halved; the value may be below 0 by chance.
+
     Points are taken in the order given, which has to be random: the first `size` points of the source against the first of
     the target, and so on; every sample of a side against the next one of the same side. Points that fill no sample are left
     out. A side with a single point has no second sample, and all its own terms are left out.
     """
 
-    convention = "squared, halved costs, not regularised, unbiased; below 0 by chance"
     all_classes = True
     samples_source = True  # is given as many random source points as target points, drawn anew for every value
 

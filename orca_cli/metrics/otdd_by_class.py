@@ -28,7 +28,7 @@ _ONCE = 0.3  # of the tolerance, for values that are computed once and kept: rig
 
 @dataclass(frozen=True)
 class OTDDByClass:
-    """Debiased entropic OTDD with gradient through features and label distances.
+    """Debiased entropic OTDD of squared, halved costs, with gradient through features and label distances.
 
     Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
     against its root blur into one point and have distance 0; where float32 cannot resolve reg, float64 is used.
@@ -36,8 +36,6 @@ class OTDDByClass:
     On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and the value off by less than
     1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
     """
-
-    convention = "squared, halved costs, entropic, debiased"
 
     transport: ClassVar[Transport] = Transport()
     reg: Reg = 0.1

@@ -22,13 +22,11 @@ from orca_cli.metrics.transport.clouds import index_classes, pairs
 
 @dataclass(frozen=True)
 class OTDDExact:
-    """Exact OTDD with gradient through features and label distances (plans are held).
+    """Exact OTDD with gradient through features and label distances (plans are held); squared, halved costs.
 
     The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the subgradients. Solving
     takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the number of target points.
     """
-
-    convention = "squared, halved costs, not regularised"
 
     max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
 

@@ -31,9 +31,10 @@ _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some point
 
 @dataclass(frozen=True)
 class OTDDGaussian:
-    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W."""
+    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W.
 
-    convention = "squared, halved costs, debiased, Gaussian classes"
+    Costs are squared and halved.
+    """
 
     transport: ClassVar[Transport] = Transport()
     reg: Reg = 0.1

@@ -59,14 +59,12 @@ _Ranges = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class OTDDReference:
-    """Value and gradient of the released code.
+    """Value and gradient of the released code: squared, halved costs, debiased, annealed and stopped as there.
 
     Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
     of one point are kept; the released code leaves them out. Where float32 cannot resolve reg at the scale of the
     features, float64 is used; the released code stays in float32.
     """
-
-    convention = "squared, halved costs, debiased, annealed and stopped as in the released code"
 
     reg: Annotated[
         Positive,

@@ -21,13 +21,12 @@ from orca_cli.metrics.transport.clouds import check_finite, prepare_nothing
 
 @dataclass(frozen=True)
 class TransRate:
-    """Negative TransRate of the target, differentiated by autograd in float64.
+    """Negative TransRate of the target in nats, differentiated by autograd in float64.
 
     With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be put into one problem
     (align.classes_per_problem). The centred features are divided by their Frobenius norm, as the authors do.
     """
 
-    convention = "negative TransRate in nats, of the target alone; 0 with one class"
     all_classes = True
     least_classes = 2  # with one, the value says nothing
 

@@ -5,6 +5,7 @@ Each range is declared where the setting is: in the schema, or in the signature 
 
 import re
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 from orca_cli.config import parts
@@ -42,6 +43,12 @@ _WORDS = {
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
+    for prefix, section in (
+        ("", config),
+        *((f"{key}.", one) for key, one in vars(config).items() if is_dataclass(one)),
+    ):
+        for name in vars(section).keys() - section.__dataclass_fields__.keys():  # that `+` has added
+            raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train = config.train

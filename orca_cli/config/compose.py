@@ -31,7 +31,7 @@ from orca_cli import signals
 from orca_cli.config import checks, configuration, schema, study
 from orca_cli.config.configuration import BLOCKS, calls_resolver, choices, config_dir, default_folders, in_task, key_of
 from orca_cli.config.identity import Identity, identify
-from orca_cli.config.ranges import check_value, shown
+from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError, UsageError, suggest
 
@@ -68,25 +68,14 @@ def _check_typed(override: Override) -> None:
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
     if calls_resolver(str(override.input_line)):
-        raise ConfigError(
-            f"{override.input_line} runs a resolver", where=key, hint="give the value itself, or $NAME of the shell"
-        )
-    section = key[: key.rfind(".") + 1]
-    if key.partition(".")[0] not in checks.PARTS and key not in _ALL_GROUPS:
-        known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}
-        if override.is_delete():
-            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
-        if (override.is_add() or override.is_force_add()) and key.removeprefix(section) not in known:
-            raise checks.unknown(key.removeprefix(section), known, section)
+        hint = "give the value itself, or $NAME of the shell"
+        raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
+    if override.is_delete() and key in schema.declared():
+        raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
     if override.is_delete() or override.is_sweep_override():
         return
     value = override.value()
-    if key.startswith("tracker."):
-        checks.check_secrets(None, key)
     value = value.text if isinstance(value, QuotedString) else value
-    if key not in _ALL_GROUPS and any(name.startswith(f"{key}.") for name in schema.declared()):
-        hint = f"give its settings one by one, such as {key}.NAME=..."
-        raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
         check_value(value, schema.declared()[key], key)
 
@@ -115,7 +104,6 @@ class Composed:
     content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
-    interpolates_seed: bool  # another setting is made of the seed
     labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
 
     @functools.cached_property
@@ -148,14 +136,6 @@ class Sweep:
         for job in self.jobs:
             by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
         return list(by_identity.values())
-
-
-def _reseeded(job: Composed, override: Override) -> Composed:
-    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
-    _check_typed(override)
-    seed: dict[str, Any] = {"seed": override.value()}
-    texts = [str(override.input_line) if key_of(text) == "seed" else text for text in job.overrides]
-    return replace(job, config=replace(job.config, **seed), content=job.content | seed, overrides=texts)
 
 
 def to_yaml(content: dict[str, Any]) -> str:
@@ -231,7 +211,7 @@ class Session:
 
     def _study(self, name: str, parsed: list[Override]) -> Sweep:
         preset = study.Study.read(name, choices("study", self._extra)[name])
-        typed: dict[str, list[tuple[str, str]]] = {}
+        typed: dict[str, study.Choices] = {}
         for override in parsed:
             key = override.key_or_group
             # An axis may have choices that the group of that name lacks, such as a metric with settings.
@@ -243,23 +223,16 @@ class Session:
                 setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
                 preset = preset.narrowed(key, _texts_of(override, preset.axes[key]), setting)
             elif override.is_delete():
-                typed[key] = [("null", str(override.input_line))]
+                typed[key] = {"null": (str(override.input_line),)}
             else:
                 element = override.get_key_element()
-                typed[key] = [(text, f"{element}={text}") for text in _texts_of(override, ())]
-        folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
-        arms = preset.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+                typed[key] = {text: (f"{element}={text}",) for text in _texts_of(override, ())}
+        folder = next(iter(typed.get("paths.data", {})), str(default_folders()["data"]))
+        arms = preset.arms(typed, Path(folder.strip("'\"")).expanduser())
         jobs = []
-        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
         for arm in (arm for arm in arms if not arm.lacks):
             signals.check()
-            rest = tuple(text for text in arm.overrides if key_of(text) != "seed")
-            seed = _parse([text for text in arm.overrides if key_of(text) == "seed"])
-            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
-                job = _reseeded(made[rest], seed[0])
-            else:
-                job = made[rest] = self._compose(arm.overrides)
-            jobs.append(replace(job, labels=arm.labels))
+            jobs.append(replace(self._compose(arm.overrides), labels=arm.labels))
         return Sweep(jobs, name, dict(Counter(arm.lacks for arm in arms if arm.lacks)))
 
     def _compose(self, overrides: list[str]) -> Composed:
@@ -284,8 +257,7 @@ class Session:
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
         written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-        interpolates_seed = re.search(r"\$\{\.*seed\b", repr(cfg)) is not None
-        return Composed(config, content, names, list(written), interpolates_seed)
+        return Composed(config, content, names, list(written))
 
     def _load(self, overrides: list[str]) -> DictConfig:
         """Compose; tasks outside the paper get a source that needs no files instead of the one that their body picks.

@@ -21,8 +21,8 @@ from orca_cli.exceptions import ConfigError, DataError, InterruptionError, NonFi
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, RULES, Search, Trial, make
-from orca_cli.runs.claim import Activity, activity
-from orca_cli.runs.directory import RunDirectory
+from orca_cli.runs import claim
+from orca_cli.runs.directory import CURVE, SUMMARY, read_or_empty
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result, counted, percent_or_number
 
@@ -159,10 +159,15 @@ class _Trials:
         self._by_job[job.name.identity] = trial
         return job
 
-    def watch(self, job: Job, seen: Activity) -> bool:
+    def watch(self, job: Job) -> bool:
         """Return whether a trial falls behind the others, by the curve of its run's first member."""
-        lines = [line for line in seen.curve if seen.steps_of_member and line.get("validation_error") is not None]
-        curve = [(line["step"] / seen.steps_of_member, line["validation_error"]) for line in lines]
+        if (run := claim.look(job.root, job.name)) is None:
+            return False
+        summary = read_or_empty(run.stage("build") / SUMMARY)
+        steps = summary.get("steps", {}).get("finetune", 0) // summary.get("members", 1)  # 0 while unknown
+        lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
+        first = [line for line in lines if not line.get("member") and line.get("validation_error") is not None]
+        curve = [(line["step"] / steps, line["validation_error"]) for line in first]
         return self.search.is_behind(self._by_job[job.name.identity], curve)
 
     def ended(self, job: Job, end: Ended) -> None:
@@ -171,13 +176,12 @@ class _Trials:
         Raises:
             OrcaError: trial 0, with the settings as they are, failed: no other would do better.
         """
-        if (seen := activity(job.root, job.name)) is not None:
-            self.watch(job, seen)  # what it wrote since the last look
+        self.watch(job)  # what it wrote since the last look
         trial, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
         error, result = None if outcome.failure is None else outcome.failure.error, outcome.result
         if trial.note or isinstance(error, NonFiniteError):  # stopped, or diverged, which no settings can do worse
-            if seen is not None:
-                RunDirectory(seen.path, job.name).drop_weights()
+            if (run := claim.look(job.root, job.name)) is not None:
+                run.drop_weights()
             self.search.end(trial, "stopped", note=trial.note or str(error))
             terminal.log.info(f"trial {trial.number}: {trial.note}")
             return

@@ -51,13 +51,10 @@ def check_settings(config: Config) -> None:
             raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
-    train = config.train
-    before = train.warmup_epochs or 0
-    folds, refit = f"train.folds={train.folds}", train.refit is True
-    apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
-    has_apart = bool(train.folds) or refit
-    on_test = train.validate_on == "test"
-    kind = lookup(config, "task.kind")
+    train, kind = config.train, lookup(config, "task.kind")
+    before, on_test = train.warmup_epochs or 0, train.validate_on == "test"
+    folds = f"train.folds={train.folds}" if train.folds else ""
+    apart = folds or ("train.refit=true" if train.refit is True else "")  # what leaves no samples to choose by
     weights = "leave it out; class_weights are for classes, positive_weight for labels"
     # Whether it is wrong, where, what, and what to do.
     contradictions = [
@@ -70,16 +67,15 @@ def check_settings(config: Config) -> None:
          f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}",
          "allowed: train.warmup_epochs or more"),
         (train.folds == 1, "train.folds", "1 is not allowed", "allowed: 0 (none), or 2 and more"),
-        (train.folds > 0 and (train.members or 1) > 1, f"train.members={train.members}",
+        (folds and (train.members or 1) > 1, f"train.members={train.members}",
          f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
-        (has_apart and train.select == "best", apart,
-         "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
-        (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
+        (apart and (on_test or train.select == "best"), apart,
+         "leaves no samples to choose by, as train.select=best and train.validate_on=test do", "leave one of them out"),
         (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
          f"does not apply to task.kind={kind}", weights),
         (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",
          f"does not apply to task.kind={kind}", weights),
-        (train.class_weights is not None and train.positive_weight is not None, "train.class_weights",
+        (None not in (train.class_weights, train.positive_weight), "train.class_weights",
          "given beside train.positive_weight", "give one of them"),
         (not config.test and on_test, "test=false",
          "contradicts train.validate_on=test, which opens the test split every epoch", "leave one of them out"),

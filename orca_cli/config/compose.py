@@ -292,18 +292,13 @@ class Session:
                 ConfigStore.instance().store(stem, settings, group=f"{block}/{folder}", package="_global_")
 
     def _check_choices(self, parsed: list[Override]) -> None:
-        for override in parsed:
-            group = override.key_or_group
-            is_none_or_list = override.is_delete() or isinstance(override.value(), (list, type(None)))
-            if group in NEEDED_GROUPS and is_none_or_list:
-                raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
-            if group not in _ALL_GROUPS or is_none_or_list:
+        for override in (one for one in parsed if one.key_or_group in _ALL_GROUPS):
+            group, files = override.key_or_group, choices(override.key_or_group, self._extra)
+            if override.is_delete() or isinstance(override.value(), (list, type(None))):
+                if group in NEEDED_GROUPS:
+                    raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
                 continue
-            files = choices(group, self._extra)
-            for name in (text.strip("'\"") for text in _texts_of(override, files)):
-                if name in files:
-                    configuration.content(files[name])  # raises where the file is not YAML
-                    continue
-                allowed = configuration.variants(group, self._extra) if group in BLOCKS else files
-                if name not in allowed:
-                    raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+            names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
+            allowed = configuration.variants(group, self._extra) if names and group in BLOCKS else files
+            for name in sorted(names - allowed.keys()):
+                raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

@@ -53,20 +53,13 @@ def _explain(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
         number = int(match[1])
-    free, where, hint = _free_bytes(path), str(path), "choose another folder"
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
+    free, what, hint = _free_bytes(path), getattr(error, "strerror", None) or error, "choose another folder"
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        what = "a file, or a link that leads to no folder, stands where a folder is needed"
+    elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
         what, hint = f"no space left to write{left}", "free some space and repeat"
-    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = "cannot be written: permission denied"
-    elif number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-        is_broken = any(one.is_symlink() and not os.path.isdir(one) for one in (path, *path.parents))
-        what = f"{'a link that leads to no folder' if is_broken else 'a file'} stands where a folder is needed"
-    elif number == errno.ENAMETOOLONG:
-        what, where = f"the path is too long ({len(where)} characters)", f"{where[:60]}...{where[-20:]}"
-    else:
-        what = f"writing failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-    return StorageError(what, where=where, hint=hint)
+    return StorageError(f"cannot be written: {what or type(error).__name__}", where=f"{path!s:.200}", hint=hint)
 
 
 def _free_bytes(path: Path) -> int | None:

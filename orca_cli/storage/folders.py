@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from orca_cli.exceptions import CheckpointError, ChecksumError
+from orca_cli.exceptions import CheckpointError, ChecksumError, StorageError
 from orca_cli.storage.disk import (
     TEMPORARY,
     fsync_file,
@@ -84,12 +84,9 @@ def verify_folder(
         CheckpointError: a newer program wrote it.
     """
     manifest = _manifest(path)
-    if only is not None:
-        entries = manifest["files"]
-        if absent := sorted(set(only) - set(entries)):
-            raise ChecksumError(f"'{absent[0]}' is not in its manifest", where=str(path))
-        manifest["files"] = {name: entries[name] for name in only}
-    for problem in _problems(path, manifest, extra_allowed or only is not None, contents):
+    for name in set(only or ()) - manifest["files"].keys():
+        raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
+    for problem in _problems(path, manifest["files"], extra_allowed or only is not None, only, contents):
         raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
 
@@ -97,10 +94,10 @@ def verify_folder(
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
     """Return the number of files in a folder's manifest, and all problems that `verify_folder` would call damage."""
     try:
-        manifest = _manifest(path)
+        entries = _manifest(path)["files"]
     except ChecksumError as error:
         return 0, [f"its manifest {error.what}"]
-    return len(manifest["files"]), list(_problems(path, manifest, extra_allowed))
+    return len(entries), list(_problems(path, entries, extra_allowed))
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -114,10 +111,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, contents: bool = True) -> Iterator[str]:
-    entries = manifest["files"]
-    for name, entry in entries.items():
-        file = path / name
+def _problems(
+    path: Path, entries: Any, extra_allowed: bool, only: Collection[str] | None = None, contents: bool = True
+) -> Iterator[str]:
+    for name in entries if only is None else only:
+        file, entry = path / name, entries[name]
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
@@ -153,7 +151,7 @@ def is_temporary(path: Path) -> bool:
 def remove(path: Path) -> None:
     """Delete one of our files or folders; a folder is renamed first, so that nobody sees half of it."""
     with guarded(path):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             doomed = temporary_name(path)
             path.rename(doomed)
             fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
@@ -174,11 +172,8 @@ def size(path: Path) -> int:
 def clean_temporary(folder: Path) -> None:
     """Delete what a killed process left under temporary names. Only the holder of the folder's lock may call this."""
     for leftover in list(folder.rglob(f"{TEMPORARY}*")):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
+        with suppress(StorageError):
+            remove(leftover)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from orca_cli.commands.data import size_text
 from orca_cli.commands.options import number
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
-from orca_cli.runs.removal import is_run
+from orca_cli.runs.claim import is_run
 from orca_cli.terminal import Result
 
 # Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.

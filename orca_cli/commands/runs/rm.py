@@ -9,8 +9,7 @@ from orca_cli.commands.data import size_text
 from orca_cli.commands.options import add_run
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
-from orca_cli.runs import removal
-from orca_cli.runs.claim import named
+from orca_cli.runs import claim
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -32,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Remove the runs, and return which ones were; without --yes which ones would be."""
     root = Path(default_folders()["runs"])
-    paths = dict.fromkeys(removal.check_removable(named(word), root) for word in arguments.runs)
+    paths = dict.fromkeys(claim.check_removable(claim.named(word), root) for word in arguments.runs)
     removed: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
     for path in paths:
         entry: dict[str, Any] = {"run": path.name, "path": str(path), "bytes": storage.size(path)}
         try:
             if arguments.yes:
-                removal.remove(path, root)
+                claim.remove(path, root)
             removed.append(entry)
         except OrcaError as error:
             failures.append(error)

@@ -123,13 +123,10 @@ class Curves:
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
         self._line_counts[stage] += 1
-        prefix = f"{stage}/member_{line['member']}" if "member" in line else stage
+        prefix, epoch = f"{stage}/member_{line['member']}" if "member" in line else stage, int(line["epoch"])
         values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
-        epoch = int(line["epoch"])
-        if self._has_steps:
-            self._tracker.log(values, step=epoch)
-        else:
-            self._tracker.log(values | {f"{stage}/epoch": epoch})
+        values |= {} if self._has_steps else {f"{stage}/epoch": epoch}
+        self._tracker.log(values, step=epoch if self._has_steps else None)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Give the lines that this process has not given yet."""
@@ -196,11 +193,8 @@ def wandb(
     tracker.store_init_configuration(_shown(settings))
     for stage in ("align", "finetune"):
         tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
-
-    def end(state: str) -> None:
-        tracker.tracker.finish(exit_code=0 if state == "completed" else 1)
-
-    return Curves(tracker, end, has_steps=False)  # W&B's own steps cannot begin again
+    # W&B's own steps cannot begin again.
+    return Curves(tracker, lambda state: tracker.tracker.finish(exit_code=int(state != "completed")), has_steps=False)
 
 
 def mlflow(
@@ -246,15 +240,16 @@ def _need(package: str) -> None:
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
-    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items() if not isinstance(value, bool)}
+    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items()}
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run is, as plain values; long ones are cut."""
-    shown = {key: value for key, value in settings.items() if key.partition(".")[0] not in _NOT_SHOWN}
     return {
-        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST] for key, value in shown.items()
+        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST]
+        for key, value in settings.items()
+        if key.partition(".")[0] not in _NOT_SHOWN
     }
 
 

@@ -70,7 +70,7 @@ def check_settings(config: Config) -> None:
         (folds and (train.members or 1) > 1, f"train.members={train.members}",
          f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
         (apart and (on_test or train.select == "best"), apart,
-         "leaves no samples to choose by, as train.select=best and train.validate_on=test do", "leave one of them out"),
+         "leaves no samples to choose by, as train.select=best and train.validate_on=test would", "leave one of them out"),
         (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
          f"does not apply to task.kind={kind}", weights),
         (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",

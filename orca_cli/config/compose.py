@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import initialize_config_dir
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -156,14 +156,16 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     ConfigStore.instance().store(name="schema", node=Config)
     for block in BLOCKS:  # those of another session
         ConfigStore.instance().repo.pop(block, None)
+    folders = create_config_search_path(str(config_dir()))
+    if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
+        folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
-            folders = create_config_search_path(str(config_dir()))
-            folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
-            GlobalHydra.instance().clear()
-            Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+    Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+    try:
         yield Session(extra)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 @dataclass(frozen=True)

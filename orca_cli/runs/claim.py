@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from orca_cli.runs.directory import (
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+_UNSAFE = re.compile(r"\W")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
@@ -109,13 +110,9 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             who = read_or_empty(holder) or status
             what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
             raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
-        except LockedError as error:
-            who = read_or_empty(holder)
-            what = f"process {who.get('pid')} on {who.get('host')} works on this run ({identity})"
-            raise LockedError(what, where=task_folder.name, hint="wait for it to end") from error
+    who = read_or_empty(holder)
+    what = f"this run ({identity}): process {who.get('pid')} on {who.get('host')}"
+    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=what):
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
 
@@ -215,11 +212,12 @@ def check_removable(path: Path, root: Path) -> Path:
 def remove(path: Path, root: Path) -> None:
     """Remove a run; arguments and errors as those of `check_removable`, and StorageError where the disk refuses."""
     real = check_removable(path, root)
-    with ExitStack() as stack:  # keeps other processes off it
-        short = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[:SHORT]
-        if short.isalnum():
-            stack.enter_context(alone(real.parent, short))
-        stack.enter_context(storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"))
+    identity = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[:SHORT]
+    # Other processes are kept off it.
+    with (
+        alone(real.parent, _UNSAFE.sub("-", identity)),
+        storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
+    ):
         storage.remove(real)
 
 

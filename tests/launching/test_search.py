@@ -125,7 +125,7 @@ def test_a_search_of_an_earlier_version_goes_on(tmp_path):
 def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_path):
     with opened(tmp_path) as search:
         played(search)
-        with pytest.raises(LockedError, match="process .* works on"), opened(tmp_path):
+        with pytest.raises(LockedError, match="another process works on this run .*: process"), opened(tmp_path):
             pass
     path = tmp_path / "s" / FILE
     path.write_text(path.read_text().replace('"completed"', '"running"'))

@@ -15,9 +15,8 @@ import yaml
 from orca_cli import signals, storage, terminal
 from orca_cli.commands.engine import Engine, job_outcome
 from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine
-from orca_cli.config import configuration
 from orca_cli.config.configuration import key_of
-from orca_cli.exceptions import ConfigError, DataError, InterruptionError, NonFiniteError, SweepError
+from orca_cli.exceptions import DataError, InterruptionError, NonFiniteError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, RULES, Search, Trial, make
@@ -38,7 +37,6 @@ examples:
 Trials are runs without alignment whose test split stays closed; those that fall behind on validation data are stopped early
 (ASHA). Typed again, the command goes on where it was stopped or killed; with more trials it adds to those that are done."""
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
-_OURS = "Found by orca tune"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         search = make(session, arguments.overrides, arguments.config_dir)
         searches, name = search.folder.parent, search.folder.name
-        path = hparams_path(arguments.config_dir or searches.parent / _FOLDER, search.run)
+        path = (arguments.config_dir or searches.parent / _FOLDER) / "hparams" / f"{name}.yaml"
         storage.check_writable(searches)
         with search.opened():
             done = search.count("completed", "stopped")
@@ -113,19 +111,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, "search": record}, shown, failures)
 
 
-def hparams_path(folder: Path, name: str) -> Path:
-    """Return where the settings that a search finds go in the user's folder of settings.
-
-    Raises:
-        ConfigError: a file is there that no search wrote.
-    """
-    path = folder / "hparams" / f"{name}.yaml"
-    if path.exists() and not configuration.description(path).startswith(_OURS):
-        hint = "move it, or give another --config-dir"
-        raise ConfigError("was not written by a search", where=str(path), hint=hint)
-    return path
-
-
 def _write(search: Search, best: Trial, path: Path) -> None:
     """Write the best settings as a file of hparams: those that the trials started from, with what was found in them."""
     content = copy.deepcopy(search.before)
@@ -133,8 +118,8 @@ def _write(search: Search, best: Trial, path: Path) -> None:
         *parents, last = key.split(".")
         functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = value
     storage.make_folder(path.parent)
-    about = f"search {search.folder.name}, trial {best.number} of {len(search.trials)}, on validation data only"
-    storage.write_text(path, f"# @package _global_\n# {_OURS}: {about}\n{yaml.safe_dump(content, sort_keys=False)}")
+    about = f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
+    storage.write_text(path, f"# @package _global_\n# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
 
 
 def _settings(trial: Trial) -> str:

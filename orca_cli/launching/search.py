@@ -81,7 +81,6 @@ class Search:
         default_factory=dict
     )  # settings of the trials that draw, and of the run that follows
     before: dict[str, Any] = field(default_factory=dict)  # `hparams` that the trials start from, as they are written
-    run: str = ""  # task and body, which the settings found are for
     trials: list[Trial] = field(default_factory=lambda: [Trial(0, None, {})])
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
@@ -229,7 +228,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     name = typed.get("hparams", "").partition("=")[2].strip("'\"") or f"{job.config.protocol}/{run}"
     known = configuration.variants("hparams", extra)
     before = known[name].settings if name in known else {}
-    search = Search(Path(), space, most, job.config.seed, kept, fixed, before, run)
+    search = Search(Path(), space, most, job.config.seed, kept, fixed, before)
     plain = session.compose(search.overrides(None))
     ends = {key: space.ends(key) for key in space.params}
     try:  # so that a wrong value is refused before the first trial

@@ -110,25 +110,23 @@ class RunDirectory:
         pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
         began = [*self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"), *self.path.glob(f"2_align/{storage.MANIFEST}")]
         path, values = self.stage(stage) / FINGERPRINT, now | {"settings": self.name.identity}
-        inexact: set[str] = set()
+        record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
         try:
-            if began:
-                record = storage.read_checked_json(path)
-                start = record["values"]
-                both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
-                changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
-                if changed and not self._allow_inexact:
-                    changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
-                    threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
-                    what = f"cannot resume exactly; changed since the run started: {changes}"
-                    raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
-                inexact = {*record["inexact"], *changed}
+            earlier = storage.read_checked_json(path) if began else record
         except ChecksumError as error:
             if not self._allow_inexact:
                 what = f"cannot check what this run started with: its record {error.what}"
                 raise FingerprintError(what, where=str(path), hint=_WAYS) from error
-            inexact = {FINGERPRINT}
-        storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
+            earlier = record | {"inexact": [FINGERPRINT]}
+        start = earlier["values"]
+        both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
+        changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+        if changed and not self._allow_inexact:
+            changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
+            threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+            what = f"cannot resume exactly; changed since the run started: {changes}"
+            raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
+        storage.write_checked_json(path, record | {"inexact": sorted({*earlier["inexact"], *changed})})
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""

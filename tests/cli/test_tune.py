@@ -61,7 +61,7 @@ def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best
 
     # The next run, as the last line of the search says it, is that one.
     command = search["next"].split()
-    assert "hparams=digits-minilm" in command
+    assert f"hparams={search['name']}" in command
     assert command[-4:] == ["--config-dir", words[-1], "--allow-module", "json"]
     case = fork(*command[1:], "baselines=none")
     assert case.wait(120) == 0, case.err
@@ -93,7 +93,7 @@ def test_two_at_a_time(fork, environment, words):
     search = json.loads(case.out)["search"]
     assert len({row["facts"]["run"] for row in search["trials"]}) == 2
     assert {"metric=none", "seed=1"} <= set(search["next"].split())
-    assert search["hparams"].endswith("digits-minilm.yaml")
+    assert search["hparams"].endswith(f"{search['name']}.yaml")
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orca_cli import storage
-from orca_cli.commands.tune import hparams_path
 from orca_cli.config import compose
 from orca_cli.config.search_space import Space
 from orca_cli.exceptions import ChecksumError, ConfigError, LockedError, UsageError
@@ -175,13 +174,3 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
     assert config.train.epochs == 7  # typed, so the space's does not count
     assert [text for text in drawn if text not in plain and text.startswith("train.")] == ["train.lr=0.001"]
     assert not any(text.startswith("train.lr") for text in plain)
-
-
-def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):
-    path = tmp_path / "hparams" / "digits-minilm.yaml"
-    path.parent.mkdir()
-    path.write_text("# @package _global_\n# Mine.\ntrain: {epochs: 3}\n")
-    with pytest.raises(ConfigError, match="was not written by a search"):
-        hparams_path(tmp_path, "digits-minilm")
-    path.write_text("# @package _global_\n# Found by orca tune: search x\ntrain: {epochs: 3}\n")
-    assert hparams_path(tmp_path, "digits-minilm") == path

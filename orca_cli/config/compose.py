@@ -131,7 +131,7 @@ class Sweep:
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:
-        """Return one job per distinct experiment: `train.lr=1e-4,0.0001` gives two jobs of one, as may arms of a study."""
+        """Return one job per distinct experiment: `device=auto,cpu` gives two jobs of one, as may arms of a study."""
         by_identity: dict[object, Composed] = {}
         for job in self.jobs:
             by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
@@ -194,48 +194,39 @@ class Session:
         chosen = [text for text in overrides if key_of(text) == "study"]
         parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
         self._check_choices(_parse(chosen))
-        if chosen:
-            sweep = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
-            if not sweep.jobs and not may_be_empty:
-                hint = "; ".join(study.absent_lines(sweep.absent)) or "see its `except`"
-                raise ConfigError("no run is left", where=f"study={sweep.study}", hint=hint)
-            return sweep
-        self._check_choices(parsed)
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-        jobs = []
-        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
+        name = chosen[-1].partition("=")[2].strip("'\"") if chosen else ""
+        # Any other sweep is a study that has no axes but those that are typed.
+        preset = study.Study.read(name, choices("study", self._extra)[name]) if chosen else study.Study()
+        arms, jobs = self._arms(preset, parsed), []
+        for arm in (arm for arm in arms if not arm.lacks):
             signals.check()
-            jobs.append(self._compose(list(job)))
-        if not jobs:
-            raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
-        return Sweep(jobs)
+            jobs.append(replace(self._compose(arm.overrides), labels=arm.labels if chosen else {}))
+        absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
+        if not jobs and not (chosen and may_be_empty):
+            hint = (
+                "; ".join(study.absent_lines(absent)) or "nothing fits a glob(), or the study's `except` leaves all out"
+            )
+            raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
+        return Sweep(jobs, name, absent)
 
-    def _study(self, name: str, parsed: list[Override]) -> Sweep:
-        preset = study.Study.read(name, choices("study", self._extra)[name])
+    def _arms(self, preset: study.Study, parsed: list[Override]) -> list[study.Arm]:
         typed: dict[str, study.Choices] = {}
         for override in parsed:
             key = override.key_or_group
             # An axis may have choices that the group of that name lacks, such as a metric with settings.
             if not set(_texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
                 self._check_choices([override])
-            if key == "task" and key not in preset.axes and study.SET in preset.axes:
-                preset = preset.narrowed(study.SET, _texts_of(override, choices("task", self._extra)), "task")
-            elif key in preset.axes:
-                setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
-                preset = preset.narrowed(key, _texts_of(override, preset.axes[key]), setting)
+            axis = study.SET if key == "task" and key not in preset.axes else key
+            if axis in preset.axes:
+                names = _texts_of(override, preset.axes[key] if axis == key else choices(key, self._extra))
+                preset = preset.narrowed(axis, names, key if key in (*_ALL_GROUPS, *schema.declared()) else "")
             elif override.is_delete():
                 typed[key] = {"null": (str(override.input_line),)}
             else:
                 element = override.get_key_element()
                 typed[key] = {text: (f"{element}={text}",) for text in _texts_of(override, ())}
         folder = next(iter(typed.get("paths.data", {})), str(default_folders()["data"]))
-        arms = preset.arms(typed, Path(folder.strip("'\"")).expanduser())
-        jobs = []
-        for arm in (arm for arm in arms if not arm.lacks):
-            signals.check()
-            jobs.append(replace(self._compose(arm.overrides), labels=arm.labels))
-        return Sweep(jobs, name, dict(Counter(arm.lacks for arm in arms if arm.lacks)))
+        return preset.arms(typed, Path(folder.strip("'\"")).expanduser())
 
     def _compose(self, overrides: list[str]) -> Composed:
         # Hydra reads the word nan as a number, which no setting takes.

@@ -130,8 +130,6 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise UnsafeError(what, where=where, hint=f"if you trust it, add --allow-module {module_name}")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"no module '{error.name}'", where=where) from error
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
         what = f"'{module_name}' cannot be imported: {type(error).__name__}: {error}"
         raise ConfigError(what, where=where, hint="--traceback shows where") from error

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,11 @@ class Arm:
 class Study:
     """A study's file; see the module."""
 
-    name: str
-    common: tuple[str, ...]
-    axes: dict[str, Choices]
-    left_out: tuple[dict[str, tuple[str, ...]], ...]
-    files: dict[str, str]
+    name: str = ""
+    common: tuple[str, ...] = ()
+    axes: dict[str, Choices] = field(default_factory=dict)
+    left_out: tuple[dict[str, tuple[str, ...]], ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str, path: Path) -> Study:
@@ -108,8 +108,8 @@ class Study:
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
             texts = [*self.common, *(text for axis, name in chosen for text in axes[axis][name])]
-            for axis, name in chosen:
-                texts = [text.replace(f"{{{axis}}}", name) for text in texts]
+            for axis in self.axes:
+                texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
             merged: dict[str, str] = {}
             for key, text in ((key_of(text), text) for text in texts):
                 # What only the command line can give goes to the choices that ask for it.

@@ -8,7 +8,6 @@ far; it keeps nothing.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import warnings
@@ -24,8 +23,9 @@ from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import Count, check_value
 from orca_cli.config.search_space import Plain, Space
-from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.runs import claim
+from orca_cli.runs.environment import need
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra
@@ -206,9 +206,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         UnavailableError: Optuna is missing.
         ConfigError: a setting, the space, or a value in it is wrong.
     """
-    if importlib.util.find_spec("optuna") is None:
-        hint = "pip install 'orca-transfer[tune]'"
-        raise UnavailableError("a search needs the package optuna", where="tune", hint=hint)
+    need("optuna", "tune", "tune")
     typed = {key_of(text): text for text in overrides}
     rules = {key: typed.pop(key, f"{key}={default}").partition("=")[2].strip("'\"") for key, default in RULES.items()}
     most: Any = int(rules["trials"]) if rules["trials"].isdecimal() else rules["trials"]

@@ -29,6 +29,7 @@ from orca_cli.exceptions import (
     UnavailableError,
 )
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
+from orca_cli.runs.environment import need
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
 LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done
@@ -71,11 +72,7 @@ class Slurm:
         Raises:
             UnavailableError: SLURM or submitit is not here.
         """
-        try:
-            submitit = importlib.import_module("submitit")
-        except ImportError as error:
-            hint = "pip install 'orca-transfer[slurm]'"
-            raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
+        submitit = need("submitit", "--on slurm", "slurm")
         lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
         if lacking:
             hint = "run it on a machine that can submit SLURM jobs"

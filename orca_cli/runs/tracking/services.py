@@ -6,7 +6,6 @@ None of them can end a run, or hold it up, or change it: each works in a thread,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import queue
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from orca_cli.exceptions import OrcaError, UnavailableError
 from orca_cli.interfaces import Recorder
+from orca_cli.runs.environment import need
 from orca_cli.terminal import log
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
     Raises:
         UnavailableError: the package is not installed; so do `wandb` and `mlflow`.
     """
-    _need("tensorboard")
+    need("tensorboard", "tracker")
     from accelerate.tracking import TensorBoardTracker
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
@@ -177,12 +177,11 @@ def wandb(
 
     W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in WANDB_API_KEY.
     """
-    _need("wandb")
     if mode == "online" and not os.environ.get(_KEY):  # W&B would ask for it on the terminal
         what = f"online needs W&B's key in the environment variable {_KEY}"
         raise UnavailableError(what, where="tracker.mode", hint="or use tracker.mode=offline")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
+    wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
 
     quiet = wandb.Settings(silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S)
@@ -208,18 +207,16 @@ def mlflow(
 
     Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
-    _need("mlflow")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow
+    mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker
-    from mlflow.exceptions import MlflowException
 
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
     artifacts = None if uri else str(store.absolute() / "mlflow")
-    with suppress(MlflowException):  # it exists, or another process is faster
+    with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
     same = f"attributes.run_name = '{name}'"
     runs = mlflow.search_runs(experiment_names=[experiment], filter_string=same, output_format="list")
@@ -232,15 +229,9 @@ def mlflow(
     return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
 
 
-def _need(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        what, hint = f"tracker={package} needs the package {package}", f"pip install 'orca-transfer[{package}]'"
-        raise UnavailableError(what, where="tracker", hint=hint)
-
-
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
-    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    numbers = {name: one for name, one in values.items() if isinstance(one, int | float) and not isinstance(one, bool)}
     return {_name(f"{prefix}/{name}"): value for name, value in numbers.items()}
 
 

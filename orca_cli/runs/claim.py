@@ -110,8 +110,11 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             who = read_or_empty(holder) or status
             what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
             raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
-    who = read_or_empty(holder)
-    what = f"this run ({identity}): process {who.get('pid')} on {who.get('host')}"
+
+    def what() -> str:
+        who = read_or_empty(holder)
+        return f"this run ({identity}): process {who.get('pid')} on {who.get('host')}"
+
     with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=what):
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield

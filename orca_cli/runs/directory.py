@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ class RunDirectory:
     def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
         self.path, self.name, self._allow_inexact = path, name, allow_inexact
         self.trackers: list[Recorder] = []  # take the lines of this run's curves too
+        self._shown: Counter[str] = Counter()  # stage -> lines that they have been given
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -131,14 +133,19 @@ class RunDirectory:
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
         storage.append_json_line(self.stage(stage) / CURVE, dict(line))
-        for tracker in self.trackers:
-            tracker.record(stage, line)
+        self.show(stage, [line])
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make these lines the curve of a stage, when the stage starts or resumes."""
+        """Make these lines the curve of a stage, when the stage starts or resumes; trackers get those that they lack."""
         storage.rewrite_json_lines(self.stage(stage) / CURVE, list(map(dict, lines)))
+        self.show(stage, lines[self._shown[stage] :])
+
+    def show(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Give the next lines of a stage's curve to every tracker, without writing them."""
+        self._shown[stage] += len(lines)
         for tracker in self.trackers:
-            tracker.rewind(stage, lines)
+            for line in lines:
+                tracker.record(stage, line)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Tell every tracker how the run ended; `result` is empty unless it is completed."""

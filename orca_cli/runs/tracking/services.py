@@ -11,8 +11,7 @@ import os
 import queue
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -65,10 +64,6 @@ class Guarded:
         """Pass a copy of a line on."""
         self._calls.put(("record", (stage, dict(line))))
 
-    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Pass copies of the lines on."""
-        self._calls.put(("rewind", (stage, list(map(dict, lines)))))
-
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
         if self._lost.is_set() or self._done.is_set():
@@ -107,9 +102,6 @@ class Guarded:
 class Curves:
     """Gives every line to one of accelerate's trackers, at its epoch.
 
-    No tracker takes a line back: where a curve is rewound, the lines that follow come in addition, and a resumed run gives
-    all lines again.
-
     Args:
         tracker: started, with the settings of the run.
         end: ends its run, given how ours ended.
@@ -118,20 +110,13 @@ class Curves:
 
     def __init__(self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True) -> None:
         self._tracker, self._end, self._has_steps = tracker, end, has_steps
-        self._line_counts: Counter[str] = Counter()
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
-        self._line_counts[stage] += 1
         prefix, epoch = f"{stage}/member_{line['member']}" if "member" in line else stage, int(line["epoch"])
         values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
         values |= {} if self._has_steps else {f"{stage}/epoch": epoch}
         self._tracker.log(values, step=epoch if self._has_steps else None)
-
-    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Give the lines that this process has not given yet."""
-        for line in lines[self._line_counts[stage] :]:
-            self.record(stage, line)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Give the errors of a result record (result.json) and the distance as final/NAME, and end the tracker's run."""

@@ -74,6 +74,8 @@ def _check_typed(override: Override) -> None:
         raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
     if override.is_delete() or override.is_sweep_override():
         return
+    if key.startswith("tracker."):
+        checks.check_secrets(None, key)
     value = override.value()
     value = value.text if isinstance(value, QuotedString) else value
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later

@@ -1,4 +1,12 @@
-"""One search: what was typed, its trials, and whom ASHA (Li et al. 2020) stops, by the curves that come back while they run.
+"""One search: what it varies, its trials, and whom ASHA (Li et al. 2020) stops, by the curves that come back while they run.
+
+A space is a file of conf/space or the user's own:
+
+    params:                               # setting -> its values, or a range
+      train.optimizer: [sgd, adamw]
+      train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
+      train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers where both ends are
+    fixed: {train.epochs: 60}             # settings of all trials but the first, and of the run that follows
 
 All that a search knows is in one file, RUNS/.searches/NAME/trials.json, from which the next command goes on: trials that were
 running or failed are done again with the same settings, and their runs resume. Optuna proposes settings, given the trials so
@@ -19,11 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import seeding, storage
 from orca_cli.config import configuration
-from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import key_of
-from orca_cli.config.ranges import Count, check_value
-from orca_cli.config.search_space import Plain, Space
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.config.ranges import Count, check_value, fits
+from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.runs import claim
 from orca_cli.runs.environment import need
 from orca_cli.runs.settings import as_typed
@@ -52,6 +58,36 @@ _CLOSED = {
 }
 # Of every search; they could once be chosen, and the folders of those that chose otherwise have other names.
 _ALWAYS = {"sampler": "tpe", "seeds": 1, "reduction": _REDUCTION, "rungs": len(_COMPARED)}
+# Groups that may be searched; others change the data or the meaning of the error, so that trials could not be compared, or
+# act on alignment, which trials leave out.
+SEARCHED = ("train", "embedder", "finetune", "augment", "predictor", "body")
+_DIGITS = 3  # of a number drawn from a continuous range
+_FORMS = (
+    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; YAML reads 1e-5 as text"
+)
+
+Plain = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space; see the module. `params` are Optuna's distributions."""
+
+    name: str
+    params: dict[str, Any]
+    fixed: dict[str, Plain]
+
+    def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
+        """Return drawn values as settings: a number from a continuous range has three digits."""
+        return {
+            key: float(f"{drawn[key]:.{_DIGITS}g}") if getattr(param, "step", 0) is None else drawn[key]
+            for key, param in self.params.items()
+        }
+
+    def ends(self, key: str) -> list[Plain]:
+        """Return values of a setting that suffice to check them all: its choices, or the ends of its range."""
+        param = self.params[key]
+        return list(param.choices) if hasattr(param, "choices") else [param.low, param.high]
 
 
 @dataclass
@@ -199,8 +235,43 @@ def _at(trial: Trial, least: int) -> float | None:
     return next((error for resource, error in trial.curve.items() if int(resource) >= least), None)
 
 
+def find_space(text: str, extra: Path | None) -> Space:
+    """Return the space of a name in conf/space, or in the user's own folder, or of a file; ConfigError where none is right."""
+    spaces = configuration.choices("space", extra)
+    path = spaces.get(text, Path(text).expanduser())
+    if text not in spaces and path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"no such space: '{text}'", where="space", hint=f"{suggest(text, spaces)} or give a YAML file"
+        )
+    content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
+    params, fixed = (configuration.mapping(content.get(part), f"{path}: {part}") for part in ("params", "fixed"))
+    for key in [*params, *fixed]:
+        group, dot, _ = key.partition(".")
+        if group not in SEARCHED or not dot or key == "train.validate_on":
+            hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
+            raise ConfigError(f"'{key}' is not for a search", where=str(path), hint=hint)
+    return Space(path.stem, {key: _param(one, f"{path}: {key}") for key, one in params.items()}, fixed)
+
+
+def _param(declaration: Any, where: str) -> Any:
+    """Return what a parameter is drawn from."""
+    from optuna import distributions
+
+    try:
+        if fits(declaration, list[Plain]):
+            return distributions.CategoricalDistribution(declaration)
+        numbers = [value for key, value in declaration.items() if key != "log"]
+        if not fits(numbers, list[float]):
+            raise ValueError("its ends are not numbers")
+        is_whole = fits(numbers, list[int])
+        with warnings.catch_warnings(action="ignore"):  # the last step is the highest inside the range
+            return (distributions.IntDistribution if is_whole else distributions.FloatDistribution)(**declaration)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS) from error
+
+
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
-    """Return the search that overrides ask for: `space` and `trials`, and settings of a run; `extra` as in `spaces.find`.
+    """Return the search that overrides ask for: `space` and `trials`, and settings of a run; `extra` as in `find_space`.
 
     Raises:
         UnavailableError: Optuna is missing.
@@ -211,7 +282,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     rules = {key: typed.pop(key, f"{key}={default}").partition("=")[2].strip("'\"") for key, default in RULES.items()}
     most: Any = int(rules["trials"]) if rules["trials"].isdecimal() else rules["trials"]
     check_value(most, Count, "trials")
-    job, space = session.compose(list(typed.values())), spaces.find(rules["space"], extra)
+    job, space = session.compose(list(typed.values())), find_space(rules["space"], extra)
     for key in (key for key in space.params if key in typed):
         hint = f"leave it out, or take {key} out of the space"
         raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)

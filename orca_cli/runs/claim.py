@@ -111,11 +111,11 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
             raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
 
-    def what() -> str:
-        who = read_or_empty(holder)
-        return f"this run ({identity}): process {who.get('pid')} on {who.get('host')}"
+    def guarded() -> str:
+        held_by = read_or_empty(holder)
+        return f"this run ({identity}): process {held_by.get('pid')} on {held_by.get('host')}"
 
-    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=what):
+    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=guarded):
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
 

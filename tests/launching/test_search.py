@@ -9,9 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from orca_cli import storage
 from orca_cli.config import compose
-from orca_cli.config.search_space import Space
 from orca_cli.exceptions import ChecksumError, ConfigError, LockedError, UsageError
-from orca_cli.launching.search import FILE, Search
+from orca_cli.launching.search import FILE, Search, Space
 from orca_cli.launching.search import make as made
 
 RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 
 from orca_cli.config import compose, parts
-from orca_cli.config import search_space as spaces
 from orca_cli.config.identity import identify
 from orca_cli.config.schema import GROUPS
 from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
+from orca_cli.launching import search as spaces
 from orca_cli.runs import studies
 
 
@@ -151,15 +151,15 @@ def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_ro
     for wrong, message in WRONG.items():
         path.write_text(wrong)
         with pytest.raises(OrcaError, match=f"mine.yaml.*{message}") as caught:
-            spaces.find(str(path), None)
+            spaces.find_space(str(path), None)
         assert caught.value.hint
     text = "{train.lr: {low: 1.0e-5, high: 1.0}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
     path.write_text(f"params: {text}")
-    space = spaces.find("mine", tmp_path)
-    assert space == spaces.find(str(path), None)
-    assert len(spaces.find("paper_roberta", None).params) == 4
+    space = spaces.find_space("mine", tmp_path)
+    assert space == spaces.find_space(str(path), None)
+    assert len(spaces.find_space("paper_roberta", None).params) == 4
     with pytest.raises(ConfigError, match="did you mean 'paper_roberta'"):
-        spaces.find("paper_robert", None)
+        spaces.find_space("paper_robert", None)
     drawn = {"train.lr": math.pi / 1000, "train.epochs": 1234, "train.clip": 0.12345}
     assert space.plain(drawn) == drawn | {"train.lr": 0.00314}
 

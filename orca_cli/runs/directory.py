@@ -157,13 +157,8 @@ class RunDirectory:
         storage.write_json(self.stage(stage) / SUMMARY, {"schema": SCHEMA, **summary})
 
     def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
-        """Write an .npz file into a stage's folder."""
-
-        def write(path: Path) -> None:
-            with open(path, "wb") as file:  # a file object: numpy would add .npz to the temporary name
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-
-        storage.write_with(self.stage(stage) / name, write)
+        """Write an .npz file into a stage's folder; `name` ends with .npz, as its temporary name does then."""
+        storage.write_with(self.stage(stage) / name, lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
 
     def seal(self, stage: str) -> None:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""

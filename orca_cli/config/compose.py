@@ -92,9 +92,7 @@ def _refused(error: BaseException) -> ConfigError:
         prefix, dot, name = key.rpartition(".")
         known = [word for word in section if word not in ("hydra", *BLOCKS)]
         return checks.unknown(name, known, prefix + dot, f" in {file[1]}.yaml" if file else "")
-    lines = map(str.strip, str(cause if key else error).splitlines())
-    kept = (line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line))
-    text = " ".join(kept) or type(error).__name__
+    text = next(iter(str(cause if key else error).splitlines()), type(error).__name__)
     return ConfigError(text, where=key or "configuration", hint="orca list settings shows types and defaults")
 
 

@@ -137,7 +137,8 @@ class RunDirectory:
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Make these lines the curve of a stage, when the stage starts or resumes; trackers get those that they lack."""
-        storage.rewrite_json_lines(self.stage(stage) / CURVE, list(map(dict, lines)))
+        text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
+        storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
 
     def show(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -241,11 +241,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rewrite_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Replace a .jsonl file, whole or not at all."""
-    write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
-
-
 def write_checked_json(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON record with a SHA-256 of itself, whole or not at all."""
     write_text(path, _checked_text(record))

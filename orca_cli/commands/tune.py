@@ -117,7 +117,6 @@ def _write(search: Search, best: Trial, path: Path) -> None:
     for key, value in (search.fixed | (best.settings or {})).items():
         *parents, last = key.split(".")
         functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = value
-    storage.make_folder(path.parent)
     about = f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
     storage.write_text(path, f"# @package _global_\n# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
 

@@ -203,9 +203,7 @@ class Session:
             jobs.append(replace(self._compose(arm.overrides), labels=arm.labels if chosen else {}))
         absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
         if not jobs and not (chosen and may_be_empty):
-            hint = (
-                "; ".join(study.absent_lines(absent)) or "nothing fits a glob(), or the study's `except` leaves all out"
-            )
+            hint = "; ".join(study.absent_lines(absent)) or "nothing fits a glob(), or `except` leaves all out"
             raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
         return Sweep(jobs, name, absent)
 

@@ -69,8 +69,8 @@ def execute(arguments: argparse.Namespace) -> Result:
             signals.check()
             best, plain = search.best, search.trials[0]
             if best is None or plain.state != "completed":
-                what = "the settings as they are (trial 0) have not run to their end"
-                raise SweepError(what, where="tune", hint="rerun the command")
+                what = f"trial 0, with the settings as they are, is not completed: {plain.note or plain.state}"
+                raise SweepError(what, where="tune", hint="rerun the command, or give other settings")
             if best is not plain:
                 _write(search, best, path)
     found = [f"hparams={path.stem}"] if best is not plain else []
@@ -164,8 +164,9 @@ class _Trials:
         trial, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
         error, result = None if outcome.failure is None else outcome.failure.error, outcome.result
         if trial.note or isinstance(error, NonFiniteError):  # stopped, or diverged, which no settings can do worse
-            if (run := claim.look(job.root, job.name)) is not None:
-                run.drop_weights()
+            run = claim.look(job.root, job.name)
+            for folder in () if run is None else run.stage("finetune").glob("*/"):
+                storage.remove(folder)  # its weights and what it would resume from
             self.search.end(trial, "stopped", note=trial.note or str(error))
             terminal.log.info(f"trial {trial.number}: {trial.note}")
             return

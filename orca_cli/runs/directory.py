@@ -256,14 +256,6 @@ class RunDirectory:
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 
-    def drop_weights(self) -> None:
-        """Remove the weights of a run that is only compared with others; it cannot predict afterwards."""
-        storage.remove(self.path / storage.MANIFEST)  # first: whoever finds a result without it seals what is there
-        for path in _trained(self.path):
-            storage.remove(path)
-        if self.result():
-            self.finish()
-
     def finish(self) -> None:
         """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""
         if not (self.path / storage.MANIFEST).exists():

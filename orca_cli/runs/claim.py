@@ -17,19 +17,11 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
 from orca_cli.exceptions import CheckpointError, DataError, LockedError, UnsafeError
-from orca_cli.runs.directory import (
-    ENVIRONMENT,
-    LOCK,
-    RESULT,
-    STAGE_FOLDERS,
-    STATUS,
-    RunDirectory,
-    RunName,
-    read_or_empty,
-)
+from orca_cli.runs import directory
+from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.records import SCHEMA, newer_schema
 
-LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
 _UNSAFE = re.compile(r"\W")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
@@ -181,7 +173,7 @@ def named(word: str) -> Path:
 
 def is_run(path: Path) -> bool:
     """Return whether a folder is a run's: it has a record, or the name that the program gives runs."""
-    return begun(path) is not None or any((path / name).is_file() for name in (STATUS, RESULT, ENVIRONMENT))
+    return begun(path) is not None or any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
 
 
 def check_removable(path: Path, root: Path) -> Path:

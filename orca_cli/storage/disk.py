@@ -128,11 +128,7 @@ def make_folder(path: Path) -> Path:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         check_held(path)  # after the look, so that none is made again that was deleted meanwhile
         for folder in reversed(missing):
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                if not folder.is_dir():
-                    raise
+            folder.mkdir(exist_ok=True)
             fsync_folder(folder.parent)
     return path
 

@@ -89,8 +89,7 @@ def lock(
                 held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
                 if time.monotonic() >= end:
-                    guards = what if isinstance(what, str) else what()
-                    text = f"another process works on {guards}"
+                    text = f"another process works on {what if isinstance(what, str) else what()}"
                     raise LockedError(text, where=str(path), hint="wait for it to end") from error
         if while_waiting is not None and not held.is_locked:
             while_waiting()

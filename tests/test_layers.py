@@ -25,9 +25,9 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
 # Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
 LIMITS = {
-    "baselines": 995, "benchmarks": 2770, "commands": 2605, "config": 1945, "data": 6325, "interfaces": 505,
-    "launching": 1000, "metrics": 1885, "models": 2970, "prediction": 1360, "report": 3035, "runs": 1340,
-    "scoring": 1120, "stages": 2890, "storage": 680, "training": 1380,
+    "baselines": 995, "benchmarks": 2770, "commands": 2530, "config": 1940, "data": 6325, "interfaces": 505,
+    "launching": 990, "metrics": 1885, "models": 2970, "prediction": 1360, "report": 3035, "runs": 1325,
+    "scoring": 1120, "stages": 2890, "storage": 655, "training": 1380,
 }  # fmt: skip
 LARGEST_FILE, LARGEST_FUNCTION = 450, 60
 

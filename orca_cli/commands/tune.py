@@ -96,7 +96,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "next": shlex.join(["orca", "run", *words]),
     }
     rows = [
-        (f"{one.number}", one.state, error, _settings(one), one.note)
+        (f"{one.number}", one.state, error, _settings(one).replace("train.", ""), one.note)
         for one, error in zip(search.trials, errors, strict=True)
     ]
     shown = [

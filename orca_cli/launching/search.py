@@ -168,21 +168,21 @@ class Search:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         states = optuna.trial.TrialState
         ends = {"completed": states.COMPLETE, "stopped": states.PRUNED, "failed": states.FAIL}
+        earlier = [
+            optuna.trial.create_trial(
+                state=ends.get(one.state, states.RUNNING),
+                value=one.error if one.state == "completed" else None,
+                params=one.params,
+                distributions=self.space.params,
+                intermediate_values={int(resource): error for resource, error in one.curve.items()},
+            )
+            for one in self.trials[1:]
+        ]
         for attempt in range(_MOST_DRAWS):
             seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
-            study = optuna.create_study(
-                sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=_START_AFTER, constant_liar=True)
-            )
-            for one in self.trials[1:]:
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        state=ends.get(one.state, states.RUNNING),
-                        value=one.error if one.state == "completed" else None,
-                        params=one.params,
-                        distributions=self.space.params,
-                        intermediate_values={int(resource): error for resource, error in one.curve.items()},
-                    )
-                )
+            tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_START_AFTER, constant_liar=True)
+            study = optuna.create_study(sampler=tpe)
+            study.add_trials(earlier)
             drawn = dict(study.ask(self.space.params).params)
             if self.space.plain(drawn) not in [one.settings for one in self.trials]:
                 return drawn

@@ -113,8 +113,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         about, examples, arguments_of, execute = command.VERBS[words[0]]
         name, words = f"{name} {words[0]}", words[1:]
     else:
-        examples, execute = command.EXAMPLES, command.execute
-        arguments_of = command.ARGUMENTS if hasattr(command, "ARGUMENTS") else (command.add_arguments,)
+        examples, arguments_of, execute = command.EXAMPLES, command.ARGUMENTS, command.execute
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog=f"orca {name}", description=about, epilog=examples, formatter_class=raw)
     for add in arguments_of:

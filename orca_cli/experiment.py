@@ -168,9 +168,9 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
-    for stage in ("align", "finetune"):
-        tracker.rewind(stage, storage.read_json_lines(folder.stage(stage) / CURVE))
     folder.trackers.append(tracker)
+    for stage in ("align", "finetune"):
+        folder.show(stage, storage.read_json_lines(folder.stage(stage) / CURVE))
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:

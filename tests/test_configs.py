@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from orca_cli.config import compose
-from orca_cli.config import search_space as spaces
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import lookup
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.launching import search as spaces
 from orca_cli.stages.build import build, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny, save_tiny_bert
@@ -146,12 +146,12 @@ def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)
 def test_all_values_of_a_search_space_can_be_set(path):
-    space = spaces.read(CONF / path)
+    space = spaces.find_space(str(CONF / path), None)
     ends = {key: space.ends(key) for key in space.params}
     with compose.session() as session:
         for number in range(max(map(len, ends.values()))):
             typed = {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
-            words = [f"{key}={value}" for key, value in (space.fixed | space.baseline | typed).items()]
+            words = [f"{key}={value}" for key, value in (space.fixed | typed).items()]
             (job,) = session.expand(words).jobs
             assert not [key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)]
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from orca_cli.commands.options import Verb, add_config_dir, argument
+from orca_cli.commands.options import CONFIG_DIR, Verb, argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
@@ -97,6 +97,6 @@ def get(arguments: argparse.Namespace) -> Result:
 
 _NAME = argument("name", metavar="NAME", help="a body, or a hub id with or without @REVISION")
 VERBS = {
-    "list": Verb("the bodies that have a name: family, size, whether they are here", _LIST, (add_config_dir,), listed),
-    "get": Verb("fetch a body's checkpoint now, for machines without a network", _GET, (_NAME, add_config_dir), get),
+    "list": Verb("the bodies that have a name: family, size, whether they are here", _LIST, (CONFIG_DIR,), listed),
+    "get": Verb("fetch a body's checkpoint now, for machines without a network", _GET, (_NAME, CONFIG_DIR), get),
 }

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from rich.console import RenderableType
 
 from orca_cli.commands import data_check
-from orca_cli.commands.options import Verb, add_config_dir, argument
+from orca_cli.commands.options import CONFIG_DIR, Verb, argument
 from orca_cli.config import catalogue
 from orca_cli.config.configuration import default_folders
 from orca_cli.data import data_folder
@@ -145,7 +145,7 @@ def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter)
 _SOME = argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
 _NAMES = argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
 VERBS = {
-    "list": Verb("licence, size, addresses, and whether it is here", _LIST, (_SOME, add_config_dir), listed),
-    "get": Verb("download, verify and unpack; resumes where it was interrupted", _GET, (_NAMES, add_config_dir), get),
+    "list": Verb("licence, size, addresses, and whether it is here", _LIST, (_SOME, CONFIG_DIR), listed),
+    "get": Verb("download, verify and unpack; resumes where it was interrupted", _GET, (_NAMES, CONFIG_DIR), get),
     "check": data_check.VERB,
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
-from orca_cli.commands.options import Verb, add_allow_module, add_config_dir, argument, number
+from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, Verb, argument, number
 from orca_cli.commands.summary import shape_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
@@ -145,7 +145,7 @@ _ARGUMENTS = (
     argument("name", metavar="TASK", help="a task (orca data list)"),
     argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
     argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
-    add_config_dir,
-    add_allow_module,
+    CONFIG_DIR,
+    ALLOW_MODULE,
 )
 VERB = Verb("open the data and look: shapes, classes, NaN, overlaps between splits", _EXAMPLES, _ARGUMENTS, execute)

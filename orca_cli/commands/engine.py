@@ -51,7 +51,7 @@ class Engine:
         self._time_limit_s = getattr(arguments, "time_limit", None)  # of each job
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
-    def job(self, label: str, composed: Composed, settings: str = "") -> Job:
+    def job(self, label: str, composed: Composed) -> Job:
         """Return a composed run as a job."""
         arguments = self._arguments
         words = ["run", *composed.overrides]
@@ -68,7 +68,7 @@ class Engine:
             time_limit_s=self._time_limit_s,
             seen="" if self.is_local else str(self._folder),
         )
-        return Job(command, Path(composed.config.paths.runs or "").absolute(), experiment.run_name(composed), settings)
+        return Job(command, Path(composed.config.paths.runs or "").absolute(), experiment.run_name(composed))
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orca_cli.commands.options import add_config_dir, argument
+from orca_cli.commands.options import CONFIG_DIR, argument
 from orca_cli.config import catalogue, configuration, ranges, schema
 from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
@@ -44,7 +44,7 @@ _GROUP = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
 ARGUMENTS = (
     argument("group", nargs="?", metavar="GROUP", help=_GROUP),
     argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
-    add_config_dir,
+    CONFIG_DIR,
 )
 
 

@@ -55,23 +55,17 @@ def seconds(text: str) -> float:
 
 RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
 _WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
+_MODULE = "trust a module of yours that a YAML file names"
+CONFIG_DIR = argument(
+    "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
+)
+ALLOW_MODULE = argument("--allow-module", action="append", default=[], metavar="NAME", help=_MODULE)
 WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
 
 
 def run_argument(name: str, nargs: str | None = None) -> Argument:
     """Return one run, or several."""
     return argument(name, nargs=nargs, metavar="RUN", help="a run's folder, its name, or the eight digits at its end")
-
-
-def add_config_dir(parser: argparse.ArgumentParser, files: str = "task/x.yaml, body/x.yaml, ...") -> None:
-    """Add --config-dir."""
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help=f"folder with your own {files}")
-
-
-def add_allow_module(parser: argparse.ArgumentParser) -> None:
-    """Add --allow-module."""
-    text = "trust a module of yours that a YAML file names"
-    parser.add_argument("--allow-module", action="append", default=[], metavar="NAME", help=text)
 
 
 def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:

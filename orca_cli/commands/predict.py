@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli.commands.options import add_allow_module, argument, number
+from orca_cli.commands.options import ALLOW_MODULE, argument, number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import LogReporter, Result, configure_logging, counted, log, percent_or_number, print_text
@@ -33,7 +33,7 @@ MODEL = (
     argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"),
     argument("--best", action="store_true", help="of a folder of runs, take the best by validation"),
     argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
-    add_allow_module,
+    ALLOW_MODULE,
 )
 _BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
 _DEVICE = "auto, cpu, cuda, cuda:N or mps; default: auto"

@@ -14,8 +14,7 @@ from orca_cli import storage, terminal
 from orca_cli.commands.options import Verb, argument, number, run_argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
-from orca_cli.runs import removal
-from orca_cli.runs.claim import named
+from orca_cli.runs import claim
 from orca_cli.terminal import Result, size_text
 
 # Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
@@ -42,9 +41,9 @@ day. No run is touched (orca runs rm), no data set (orca data), and no entry tha
 def rm(arguments: argparse.Namespace) -> Result:
     """Remove runs, and return which ones were; without --yes which ones would be."""
     root = Path(default_folders()["runs"])
-    paths = dict.fromkeys(removal.check_removable(named(word), root) for word in arguments.runs)
+    paths = dict.fromkeys(claim.check_removable(claim.named(word), root) for word in arguments.runs)
     items = [{"run": path.name, "path": str(path)} for path in paths]
-    removed, failures = _removed(items, lambda item: removal.remove(Path(item["path"]), root), arguments.yes)
+    removed, failures = _removed(items, lambda item: claim.remove(Path(item["path"]), root), arguments.yes)
     verb = "removed" if arguments.yes else "would remove"
     shown = [f"{verb} {one['path']}, {size_text(one['bytes'])}" for one in removed]
     shown += [] if arguments.yes else ["--yes removes what is listed, for good"]
@@ -89,7 +88,7 @@ def _found(days: float) -> Iterator[tuple[Path, str]]:
     """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
     folders = default_folders()
     root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
-    tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not removal.is_run(path)]
+    tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not claim.is_run(path)]
     tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
     for folder in (root, *tasks, *caches):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
 from orca_cli.commands.engine import job_report
-from orca_cli.commands.options import add_allow_module, add_config_dir, add_engine, argument, seconds
+from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_engine, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
@@ -54,8 +54,8 @@ _FLAGS = {
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
     argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
-    add_config_dir,
-    add_allow_module,
+    CONFIG_DIR,
+    ALLOW_MODULE,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
     partial(add_engine, prefix="with -m: "),
     argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),

@@ -2,7 +2,7 @@
 
 import argparse
 
-from orca_cli.commands.options import add_allow_module, run_argument
+from orca_cli.commands.options import ALLOW_MODULE, run_argument
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, percent_or_number
@@ -17,7 +17,7 @@ equal where they agree to six digits, since another number of threads adds in an
 
 exit codes: 0 equal; 11 the run is not completed, or its predictions do not suffice; 13 an error is not that of
 result.json, or a file is damaged"""
-ARGUMENTS = (run_argument("run"), add_allow_module)
+ARGUMENTS = (run_argument("run"), ALLOW_MODULE)
 
 
 def execute(arguments: argparse.Namespace) -> Result:

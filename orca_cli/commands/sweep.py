@@ -74,20 +74,20 @@ class _Jobs:
     """The jobs of a sweep, in their order; see `driver.Work`."""
 
     engine: Engine
-    left: Iterator[tuple[str, Composed, str]]  # label, such as [2/6], run, and what distinguishes it
+    left: Iterator[tuple[str, Composed]]  # label, such as [2/6], and run
     is_forced: bool  # runs that are completed are run again
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # by label
 
     def next(self) -> Job | None:
         """Return the next job that is not done yet."""
-        for label, job, setting in self.left:
+        for label, job in self.left:
             if self.is_forced or (done := experiment.done_before(job)) is None:
-                return self.engine.job(label, job, setting)
+                return self.engine.job(label, job)
             terminal.log.info(f"{label} already completed, not run again (--force does): {done.path}")
             self.outcomes[label] = done
         return None
 
-    def watch(self, job: Job, seen: claim.Activity) -> bool:
+    def watch(self, job: Job) -> bool:
         """Stop nothing."""
         return False
 
@@ -116,7 +116,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
     settings = [" ".join(text for text in texts if text not in common) for texts in named]
-    work = _Jobs(engine, zip(labels, jobs, settings, strict=True), arguments.force)
+    work = _Jobs(engine, zip(labels, jobs, strict=True), arguments.force)
     failures: list[OrcaError] = []
     try:
         engine.run(work, len(jobs))

@@ -5,6 +5,7 @@ Each range is declared where the setting is: in the schema, or in the signature 
 
 import re
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 from orca_cli.config import parts
@@ -42,44 +43,40 @@ _WORDS = {
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
+    sections = [("", config), *((f"{key}.", one) for key, one in vars(config).items() if is_dataclass(one))]
+    for prefix, section in sections:
+        for name in vars(section).keys() - section.__dataclass_fields__.keys():  # that `+` has added
+            raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
-    train = config.train
-    before = train.warmup_epochs or 0
-    folds, refit = f"train.folds={train.folds}", train.refit is True
-    apart = folds if train.folds else "train.refit=true"  # what leaves no samples to choose by
-    has_apart = bool(train.folds) or refit
-    on_test = train.validate_on == "test"
-    kind = lookup(config, "task.kind")
-    weights = "leave it out; class_weights are for classes, positive_weight for labels"
-    # Whether it is wrong, where, what, and what to do.
+    train, kind = config.train, lookup(config, "task.kind")
+    before, on_test = train.warmup_epochs or 0, train.validate_on == "test"
+    folds = f"train.folds={train.folds}" if train.folds else ""
+    apart = folds or ("train.refit=true" if train.refit is True else "")  # what leaves no samples to choose by
+    on_classes, on_labels = train.class_weights is not None, train.positive_weight is not None
+    # Whether it is wrong, where, and what.
     contradictions = [
-        (config.precision == "fp16" and config.device == "cpu", "precision",
-         "fp16 needs a GPU, not device=cpu", "use precision=fp32 or bf16"),
+        (config.precision == "fp16" and config.device == "cpu", "precision", "fp16 needs a GPU, not device=cpu"),
         (config.budget != Config.budget and config.protocol != "clean", f"budget={config.budget}",
-         f"has no effect on protocol={config.protocol}, which sets the length of training itself",
-         "give train.epochs=... instead"),
+         f"has no effect on protocol={config.protocol}, which sets the length of training itself"),
         (train.decay_epochs is not None and train.decay_epochs < before, "train.decay_epochs",
-         f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}",
-         "allowed: train.warmup_epochs or more"),
-        (train.folds == 1, "train.folds", "1 is not allowed", "allowed: 0 (none), or 2 and more"),
-        (train.folds > 0 and (train.members or 1) > 1, f"train.members={train.members}",
-         f"contradicts {folds}, which fine-tunes a model for each fold", "leave one of them out"),
-        (has_apart and train.select == "best", apart,
-         "leaves no samples to choose by, and train.select=best chooses", "leave one of them out"),
-        (has_apart and on_test, apart, "does not go with train.validate_on=test", "leave one of them out"),
-        (train.class_weights is not None and kind not in (None, "classes", "dense"), "train.class_weights",
-         f"does not apply to task.kind={kind}", weights),
-        (train.positive_weight is not None and kind not in (None, "labels", "dense"), "train.positive_weight",
-         f"does not apply to task.kind={kind}", weights),
-        (train.class_weights is not None and train.positive_weight is not None, "train.class_weights",
-         "given beside train.positive_weight", "give one of them"),
+         f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}"),
+        (train.folds == 1, folds, "judges no sample; two folds are the least"),
+        (folds and (train.members or 1) > 1, f"train.members={train.members}",
+         f"contradicts {folds}, which fine-tunes a model for each fold"),
+        (apart and (on_test or train.select == "best"), apart,
+         "leaves no samples to choose by, as train.select=best and train.validate_on=test would"),
+        (on_classes and kind not in (None, "classes", "dense"), "train.class_weights",
+         f"does not apply to task.kind={kind}; train.positive_weight is for labels"),
+        (on_labels and kind not in (None, "labels", "dense"), "train.positive_weight",
+         f"does not apply to task.kind={kind}; train.class_weights are for classes"),
+        (on_classes and on_labels, "train.class_weights", "given beside train.positive_weight"),
         (not config.test and on_test, "test=false",
-         "contradicts train.validate_on=test, which opens the test split every epoch", "leave one of them out"),
+         "contradicts train.validate_on=test, which opens the test split every epoch"),
     ]  # fmt: skip
-    for is_wrong, where, what, hint in contradictions:
+    for is_wrong, where, what in contradictions:
         if is_wrong:
-            raise ConfigError(what, where=where, hint=hint)
+            raise ConfigError(what, where=where, hint="give another value, or leave it out")
 
 
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import initialize_config_dir
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -31,7 +31,7 @@ from orca_cli import signals
 from orca_cli.config import checks, configuration, schema, study
 from orca_cli.config.configuration import BLOCKS, calls_resolver, choices, config_dir, default_folders, in_task, key_of
 from orca_cli.config.identity import Identity, identify
-from orca_cli.config.ranges import check_value, shown
+from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError, UsageError, suggest
 
@@ -68,25 +68,16 @@ def _check_typed(override: Override) -> None:
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
     if calls_resolver(str(override.input_line)):
-        raise ConfigError(
-            f"{override.input_line} runs a resolver", where=key, hint="give the value itself, or $NAME of the shell"
-        )
-    section = key[: key.rfind(".") + 1]
-    if key.partition(".")[0] not in checks.PARTS and key not in _ALL_GROUPS:
-        known = {one.removeprefix(section).partition(".")[0] for one in schema.declared() if one.startswith(section)}
-        if override.is_delete():
-            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
-        if (override.is_add() or override.is_force_add()) and key.removeprefix(section) not in known:
-            raise checks.unknown(key.removeprefix(section), known, section)
+        hint = "give the value itself, or $NAME of the shell"
+        raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
+    if override.is_delete() and key in schema.declared():
+        raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
     if override.is_delete() or override.is_sweep_override():
         return
-    value = override.value()
     if key.startswith("tracker."):
         checks.check_secrets(None, key)
+    value = override.value()
     value = value.text if isinstance(value, QuotedString) else value
-    if key not in _ALL_GROUPS and any(name.startswith(f"{key}.") for name in schema.declared()):
-        hint = f"give its settings one by one, such as {key}.NAME=..."
-        raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
         check_value(value, schema.declared()[key], key)
 
@@ -101,9 +92,7 @@ def _refused(error: BaseException) -> ConfigError:
         prefix, dot, name = key.rpartition(".")
         known = [word for word in section if word not in ("hydra", *BLOCKS)]
         return checks.unknown(name, known, prefix + dot, f" in {file[1]}.yaml" if file else "")
-    lines = map(str.strip, str(cause if key else error).splitlines())
-    kept = (line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line))
-    text = " ".join(kept) or type(error).__name__
+    text = next(iter(str(cause if key else error).splitlines()), type(error).__name__)
     return ConfigError(text, where=key or "configuration", hint="orca list settings shows types and defaults")
 
 
@@ -115,7 +104,6 @@ class Composed:
     content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
-    interpolates_seed: bool  # another setting is made of the seed
     labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
 
     @functools.cached_property
@@ -143,19 +131,11 @@ class Sweep:
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:
-        """Return one job per distinct experiment: `train.lr=1e-4,0.0001` gives two jobs of one, as may arms of a study."""
+        """Return one job per distinct experiment: `device=auto,cpu` gives two jobs of one, as may arms of a study."""
         by_identity: dict[object, Composed] = {}
         for job in self.jobs:
             by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
         return list(by_identity.values())
-
-
-def _reseeded(job: Composed, override: Override) -> Composed:
-    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
-    _check_typed(override)
-    seed: dict[str, Any] = {"seed": override.value()}
-    texts = [str(override.input_line) if key_of(text) == "seed" else text for text in job.overrides]
-    return replace(job, config=replace(job.config, **seed), content=job.content | seed, overrides=texts)
 
 
 def to_yaml(content: dict[str, Any]) -> str:
@@ -176,14 +156,16 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     ConfigStore.instance().store(name="schema", node=Config)
     for block in BLOCKS:  # those of another session
         ConfigStore.instance().repo.pop(block, None)
+    folders = create_config_search_path(str(config_dir()))
+    if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
+        folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
-            folders = create_config_search_path(str(config_dir()))
-            folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
-            GlobalHydra.instance().clear()
-            Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+    Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+    try:
         yield Session(extra)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 @dataclass(frozen=True)
@@ -212,55 +194,37 @@ class Session:
         chosen = [text for text in overrides if key_of(text) == "study"]
         parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
         self._check_choices(_parse(chosen))
-        if chosen:
-            sweep = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
-            if not sweep.jobs and not may_be_empty:
-                hint = "; ".join(study.absent_lines(sweep.absent)) or "see its `except`"
-                raise ConfigError("no run is left", where=f"study={sweep.study}", hint=hint)
-            return sweep
-        self._check_choices(parsed)
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-        jobs = []
-        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
+        name = chosen[-1].partition("=")[2].strip("'\"") if chosen else ""
+        # Any other sweep is a study that has no axes but those that are typed.
+        preset = study.Study.read(name, choices("study", self._extra)[name]) if chosen else study.Study()
+        arms, jobs = self._arms(preset, parsed), []
+        for arm in (arm for arm in arms if not arm.lacks):
             signals.check()
-            jobs.append(self._compose(list(job)))
-        if not jobs:
-            raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
-        return Sweep(jobs)
+            jobs.append(replace(self._compose(arm.overrides), labels=arm.labels if chosen else {}))
+        absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
+        if not jobs and not (chosen and may_be_empty):
+            hint = "; ".join(study.absent_lines(absent)) or "nothing fits a glob(), or `except` leaves all out"
+            raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
+        return Sweep(jobs, name, absent)
 
-    def _study(self, name: str, parsed: list[Override]) -> Sweep:
-        preset = study.Study.read(name, choices("study", self._extra)[name])
-        typed: dict[str, list[tuple[str, str]]] = {}
+    def _arms(self, preset: study.Study, parsed: list[Override]) -> list[study.Arm]:
+        typed: dict[str, study.Choices] = {}
         for override in parsed:
             key = override.key_or_group
             # An axis may have choices that the group of that name lacks, such as a metric with settings.
             if not set(_texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
                 self._check_choices([override])
-            if key == "task" and key not in preset.axes and study.SET in preset.axes:
-                preset = preset.narrowed(study.SET, _texts_of(override, choices("task", self._extra)), "task")
-            elif key in preset.axes:
-                setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
-                preset = preset.narrowed(key, _texts_of(override, preset.axes[key]), setting)
+            axis = study.SET if key == "task" and key not in preset.axes else key
+            if axis in preset.axes:
+                names = _texts_of(override, preset.axes[key] if axis == key else choices(key, self._extra))
+                preset = preset.narrowed(axis, names, key if key in (*_ALL_GROUPS, *schema.declared()) else "")
             elif override.is_delete():
-                typed[key] = [("null", str(override.input_line))]
+                typed[key] = {"null": (str(override.input_line),)}
             else:
                 element = override.get_key_element()
-                typed[key] = [(text, f"{element}={text}") for text in _texts_of(override, ())]
-        folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
-        arms = preset.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
-        jobs = []
-        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
-        for arm in (arm for arm in arms if not arm.lacks):
-            signals.check()
-            rest = tuple(text for text in arm.overrides if key_of(text) != "seed")
-            seed = _parse([text for text in arm.overrides if key_of(text) == "seed"])
-            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
-                job = _reseeded(made[rest], seed[0])
-            else:
-                job = made[rest] = self._compose(arm.overrides)
-            jobs.append(replace(job, labels=arm.labels))
-        return Sweep(jobs, name, dict(Counter(arm.lacks for arm in arms if arm.lacks)))
+                typed[key] = {text: (f"{element}={text}",) for text in _texts_of(override, ())}
+        folder = next(iter(typed.get("paths.data", {})), str(default_folders()["data"]))
+        return preset.arms(typed, Path(folder.strip("'\"")).expanduser())
 
     def _compose(self, overrides: list[str]) -> Composed:
         # Hydra reads the word nan as a number, which no setting takes.
@@ -284,8 +248,7 @@ class Session:
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
         written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-        interpolates_seed = re.search(r"\$\{\.*seed\b", repr(cfg)) is not None
-        return Composed(config, content, names, list(written), interpolates_seed)
+        return Composed(config, content, names, list(written))
 
     def _load(self, overrides: list[str]) -> DictConfig:
         """Compose; tasks outside the paper get a source that needs no files instead of the one that their body picks.
@@ -320,18 +283,13 @@ class Session:
                 ConfigStore.instance().store(stem, settings, group=f"{block}/{folder}", package="_global_")
 
     def _check_choices(self, parsed: list[Override]) -> None:
-        for override in parsed:
-            group = override.key_or_group
-            is_none_or_list = override.is_delete() or isinstance(override.value(), (list, type(None)))
-            if group in NEEDED_GROUPS and is_none_or_list:
-                raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
-            if group not in _ALL_GROUPS or is_none_or_list:
+        for override in (one for one in parsed if one.key_or_group in _ALL_GROUPS):
+            group, files = override.key_or_group, choices(override.key_or_group, self._extra)
+            if override.is_delete() or isinstance(override.value(), (list, type(None))):
+                if group in NEEDED_GROUPS:
+                    raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
                 continue
-            files = choices(group, self._extra)
-            for name in (text.strip("'\"") for text in _texts_of(override, files)):
-                if name in files:
-                    configuration.content(files[name])  # raises where the file is not YAML
-                    continue
-                allowed = configuration.variants(group, self._extra) if group in BLOCKS else files
-                if name not in allowed:
-                    raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+            names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
+            allowed = configuration.variants(group, self._extra) if names and group in BLOCKS else files
+            for name in sorted(names - allowed.keys()):
+                raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))

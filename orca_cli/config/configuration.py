@@ -33,9 +33,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
-_AGAIN = "install the program again"
 _PLAIN = "settings are plain values"
-_TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set; what is trained on and where results go are not among them.
@@ -48,7 +46,8 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}", where="conf", hint=_AGAIN)
+    what = f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}"
+    raise ConfigError(what, where="conf", hint="install the program again")
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -88,9 +87,8 @@ def _files(folder: Path) -> dict[str, Path]:
 def default_choices() -> dict[str, str]:
     """Return group -> file that a run takes unless another is typed or picked, as conf/config.yaml lists them."""
     path = config_dir() / "config.yaml"
-    lines = content(path).get("defaults")
-    if not isinstance(lines, list):
-        raise ConfigError("has no list 'defaults'", where=str(path), hint=_AGAIN)
+    if not isinstance(lines := content(path).get("defaults"), list):
+        raise ConfigError("has no list 'defaults'", where=str(path), hint="install the program again")
     return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
 
 
@@ -152,19 +150,15 @@ def content(path: Path) -> dict[str, Any]:
         if root is not None:
             _check_nodes(root, path)
         value = None if root is None else loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+    except (yaml.YAMLError, ValueError) as error:
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         place = str(path) if mark is None else f"{path}:{mark.line + 1}"
         if isinstance(error, yaml.constructor.ConstructorError):
-            raise UnsafeError(f"asks for an object: {error.problem}", where=place, hint=_PLAIN) from error
-        raise ConfigError(f"is not valid YAML: {error.problem}", where=place) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"is not valid YAML: {error}", where=str(path)) from error
+            raise UnsafeError(f"asks for an object: {what}", where=place, hint=_PLAIN) from error
+        raise ConfigError(f"is not valid YAML: {what}", where=place) from error
     except RecursionError as error:
         raise UnsafeError("is nested too deeply", where=str(path), hint=_PLAIN) from error
-    if not isinstance(value, dict | None):
-        raise ConfigError("has to hold settings of the form 'key: value'", where=f"{path}:1")
-    return mapping(value, str(path))
+    return mapping(value, f"{path}:1")
 
 
 def mapping(value: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
@@ -258,22 +252,16 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             raise ConfigError(f"there is no group '{group}'", where=where, hint=suggest(group, groups))
-        _check_untrusted_file(path, group)
-
-
-def _check_untrusted_file(path: Path, group: str) -> None:
-    settings, where = content(path), str(path)
-    for line in _text(path).splitlines():
-        package = re.match(r"\s*#\s*@package\s+(\S+)", line)
-        if package and package[1] not in ("_global_", "_group_", group):
-            raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
-    for key, text in _texts(settings):
-        if calls_resolver(text):
-            raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
-        if key.startswith("defaults") and ("hydra" in text or "@" in text):
-            raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=where, hint=_ADDS)
-        if key.partition(".")[0] in ("hydra", "paths"):
-            raise UnsafeError(f"'{key}' is not allowed in files of your own", where=where, hint=_TYPE_IT)
+        for package in re.findall(r"^\s*#\s*@package\s+(\S+)", _text(path), re.MULTILINE):
+            if package not in ("_global_", "_group_", group):
+                raise UnsafeError(f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS)
+        for key, text in _texts(content(path)):
+            if calls_resolver(text):
+                raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
+            changes_run = key.startswith("defaults") and ("hydra" in text or "@" in text)
+            if changes_run or key.partition(".")[0] in ("hydra", "paths"):
+                what = f"'{text}' at '{key}' would change how the program runs"
+                raise UnsafeError(what, where=where, hint="type what may be typed")
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -99,13 +99,13 @@ def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bo
 def digest_of(path: Path) -> str | None:
     """Return a digest of a file's content, or of all files in a folder and below it; None where there is neither."""
     with suppress(OSError):
-        if path.is_file():
-            return _file_digest(path, path.stat().st_size >= _HASH_BELOW)
+        files = _files(path) if path.is_dir() else [path]
+        is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if path.is_dir():
-            files = _files(path)
-            is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
             lines = "\n".join(f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}" for file in files)
             return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
+        if path.is_file():
+            return _file_digest(path, is_large)
     return None
 
 
@@ -130,10 +130,8 @@ def _file_digest(path: Path, is_large: bool) -> str:
     facts = path.stat()
     if is_large:
         return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
-    return _content_digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return "sha256:" + _sha256_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
-@functools.cache
-def _content_digest(path: Path, *facts: int) -> str:
-    """Return the digest of a file's content; the jobs of a sweep name the same files, which are read once."""
-    return "sha256:" + sha256_file(path)
+# The jobs of a sweep name the same files, which are read once.
+_sha256_of = functools.cache(lambda path, *facts: sha256_file(path))

@@ -84,7 +84,7 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     target = resolve(node, key)
     arguments = {name: value for name, value in retired.current_settings(node).items() if name != TARGET}
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
-    arguments |= {name: value for name, value in runtime.items() if name in _parameters(target)}
+    arguments |= {name: value for name, value in runtime.items() if name in inspect.signature(target).parameters}
     bind(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
@@ -130,8 +130,6 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise UnsafeError(what, where=where, hint=f"if you trust it, add --allow-module {module_name}")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"no module '{error.name}'", where=where) from error
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
         what = f"'{module_name}' cannot be imported: {type(error).__name__}: {error}"
         raise ConfigError(what, where=where, hint="--traceback shows where") from error
@@ -165,15 +163,6 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
     return {TARGET: _HOME + names[value]}
 
 
-def hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a part's parameters; empty if they cannot be resolved."""
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return {}
-
-
 def _allowed(module: str) -> bool:
     is_part = _is_within(module, (*_PLUGINS, *_TORCH)) and not _is_within(module, _CLOSED)
     return is_part or _is_within(module, _extra_modules)
@@ -187,10 +176,6 @@ def _is_node(value: Any) -> bool:
     return isinstance(value, dict) and TARGET in value
 
 
-def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(target).parameters
-
-
 def bind(
     target: Callable[..., Any],
     arguments: dict[str, Any],
@@ -199,24 +184,25 @@ def bind(
     known: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
-    parameters, reserved = _parameters(target), {*reserved, *known}
-    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    settable = [
-        name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in reserved
-    ]
+    parameters, reserved = inspect.signature(target).parameters, {*reserved, *known}
+    others = [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD]
+    settable = [name for name, one in parameters.items() if one.kind is not one.VAR_POSITIONAL and name not in reserved]
+    settable = [name for name in settable if name not in others]
     for name in arguments:
-        if name in reserved or (name not in parameters and not takes_any):
+        if name in reserved or (name not in parameters and not others):
             what = f"{target.__qualname__} has no parameter '{name}'"
             raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known]))
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
-    parameter_hints = hints(target)
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):  # of torch's classes, or a module of the user's own
+        hints = {}
     for name, value in (arguments | dict(known)).items():
-        if name in parameter_hints and not _is_node(value):
-            check_value(value, parameter_hints[name], f"{key}.{name}")
+        if name in hints and not _is_node(value):
+            check_value(value, hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
         settings = {name: parameter.default for name, parameter in parameters.items()} | arguments | dict(known)
-        checker(**{name: settings[name] for name in _parameters(checker)})
+        checker(**{name: settings[name] for name in inspect.signature(checker).parameters})

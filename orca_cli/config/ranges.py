@@ -75,12 +75,11 @@ def fits(value: Any, hint: Any) -> bool:
 
     A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do.
     """
-    hint = _taken(hint)
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        words, bounds = _limits(hint)
-        fits_all = fits(value, members[0]) and all(_BOUNDS[name][1](value, bound) for name, bound in bounds)
+    hint, words, bounds = _read(hint)
+    if words or bounds:
+        fits_all = fits(value, hint) and all(_BOUNDS[name][1](value, bound) for name, bound in bounds)
         return fits_all and all(one.holds(value) for one in words)
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin in _UNIONS:
         return any(fits(value, member) for member in members)
     if origin is typing.Literal:
@@ -98,13 +97,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 def in_words(hint: Any) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"."""
-    hint = _taken(hint)
+    hint, words, bounds = _read(hint)
+    if words:
+        return ", ".join(words[0].words)
+    if bounds:
+        return f"{in_words(hint)} {' and '.join(f'{_BOUNDS[name][0]} {bound}' for name, bound in bounds)}"
     origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        words, bounds = _limits(hint)
-        if words:
-            return ", ".join(words[0].words)
-        return f"{in_words(members[0])} {' and '.join(f'{_BOUNDS[name][0]} {bound}' for name, bound in bounds)}".strip()
     if origin in _UNIONS:
         return " or ".join(map(in_words, members))
     if origin is typing.Literal:
@@ -127,13 +125,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
-def _limits(hint: Any) -> tuple[list[OneOf], list[tuple[str, Any]]]:
-    """Return the choices and the bounds of an annotated type; other metadata do not limit a value."""
-    bounds = [(name, getattr(item, name, None)) for item in hint.__metadata__ for name in _BOUNDS]
-    words = [item for item in hint.__metadata__ if isinstance(item, OneOf)]
-    return words, [(name, bound) for name, bound in bounds if bound is not None]
-
-
-def _taken(hint: Any) -> Any:
-    """Return the type that `Takes` gives in an annotation, else the annotation itself."""
-    return next((item.hint for item in getattr(hint, "__metadata__", ()) if isinstance(item, Takes)), hint)
+def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
+    """Return the type, the choices and the bounds of an annotation; other metadata do not limit a value."""
+    metadata = getattr(hint, "__metadata__", ())
+    kind = hint.__origin__ if metadata else hint
+    for item in metadata:
+        kind = item.hint if isinstance(item, Takes) else kind
+    bounds = [(name, getattr(item, name, None)) for item in metadata for name in _BOUNDS]
+    words = [item for item in metadata if isinstance(item, OneOf)]
+    return kind, words, [(name, bound) for name, bound in bounds if bound is not None]

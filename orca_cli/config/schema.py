@@ -217,32 +217,6 @@ class Train:
 
 
 @dataclass
-class Tune:
-    """The rules of a search (`orca tune`, paper A.3.3); no settings of a run."""
-
-    space: Annotated[str, "What is searched: a file of conf/space, by name, or the path of a YAML file of yours."] = (
-        "small"
-    )
-    trials: Annotated[
-        Count, "Trials, those that are stopped early and the one with the settings as they are among them."
-    ] = 20
-    seeds: Annotated[
-        Count, "Seeds of a trial, whose validation errors are averaged; the first one decides who is stopped."
-    ] = 1
-    sampler: Annotated[
-        str,
-        OneOf(("tpe", "random")),
-        "How settings are drawn: by what earlier trials found (tpe, after 10 trials), or blindly.",
-    ] = "tpe"
-    reduction: Annotated[AtLeastTwo, "One of N trials goes on beyond each comparison."] = 3
-    rungs: Annotated[
-        Annotated[int, Interval(ge=0, le=8)],
-        "Comparisons, the last after 1/reduction of a trial's steps, each other after 1/reduction of those; 0 stops nothing.",
-    ] = 2
-    seed: Annotated[Seed, "Seed of what is drawn, and the first of a trial's seeds."] = 0
-
-
-@dataclass
 class Config:
     """One run."""
 

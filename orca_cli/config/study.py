@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from orca_cli.config.configuration import key_of, mapping
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
-BLANK = "???"
+_BLANK = "=???"
 SET = "set"  # the axis of the data sets
 _PARTS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
@@ -54,30 +54,32 @@ class Arm:
 class Study:
     """A study's file; see the module."""
 
-    name: str
-    common: tuple[str, ...]
-    axes: dict[str, Choices]
-    left_out: tuple[dict[str, tuple[str, ...]], ...]
-    files: dict[str, str]
+    name: str = ""
+    common: tuple[str, ...] = ()
+    axes: dict[str, Choices] = field(default_factory=dict)
+    left_out: tuple[dict[str, tuple[str, ...]], ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str, path: Path) -> Study:
         """Read a study's file; ConfigError where it is not a study, UnsafeError where it sets how the program runs."""
         where = str(path)
         content = mapping(configuration.content(path), where, _PARTS)
-        axes = mapping(content.get("axes"), f"{where}: axes")
-        if not axes:
-            raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
-        read = {axis: _choices(axis, node, where) for axis, node in axes.items()}
-        conditions = content.get("except") or []
-        conditions = conditions if isinstance(conditions, list) else [conditions]
-        return cls(
-            name,
-            _overrides(content.get("common") or [], "common", where),
-            read,
-            tuple(_condition(entry, read, where) for entry in conditions),
-            {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()},
-        )
+        axes: dict[str, Choices] = {}
+        for axis, node in mapping(content.get("axes"), f"{where}: axes").items():
+            named = {text: f"{axis}={text}" for text in _texts(node)} if isinstance(node, list) else node
+            inside = mapping(named, f"{where}: {axis}").items()
+            axes[axis] = {choice: _overrides(entry, f"{where}: {axis}.{choice}") for choice, entry in inside}
+        left_out = []
+        for entry in content.get("except") or []:
+            condition = mapping(entry, f"{where}: except", axes)
+            left_out.append({axis: _texts(node) for axis, node in condition.items()})
+            for axis, choice in ((axis, choice) for axis, names in left_out[-1].items() for choice in names):
+                if choice not in axes[axis]:
+                    hint = suggest(choice, axes[axis])
+                    raise ConfigError(f"{axis} has no '{choice}'", where=f"{where}: except", hint=hint)
+        files = {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()}
+        return cls(name, _overrides(content.get("common") or [], f"{where}: common"), axes, tuple(left_out), files)
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
         """Return the study with the choices of an axis that were typed.
@@ -91,34 +93,30 @@ class Study:
             chosen[name] = choices.get(name, (f"{setting}={name}",))
         return replace(self, axes=self.axes | {axis: chosen})
 
-    def arms(self, typed: Mapping[str, Sequence[tuple[str, str]]], data_folder: Path) -> list[Arm]:
+    def arms(self, typed: Mapping[str, Choices], data_folder: Path) -> list[Arm]:
         """Return every arm that is not left out, the first axis slowest.
 
         Args:
-            typed: key -> (text of the value, override) of what the command line sets besides; each value makes arms.
+            typed: key -> its values and their overrides, for what the command line sets besides; each value makes arms.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
-        preset_texts = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
-        blank = {key_of(text) for text in preset_texts if _is_blank(text)}
-        axis_choices = [[(axis, name) for name in choices] for axis, choices in self.axes.items()]
-        more = [[(key, *pair) for pair in pairs] for key, pairs in typed.items()]
-        arms = []
-        for chosen in itertools.product(*axis_choices):
+        preset = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
+        blank, axes, arms = {key_of(text) for text in preset if text.endswith(_BLANK)}, self.axes | dict(typed), []
+        unnamed = {key for key in typed if key in blank or key.startswith(_NOT_IN_FILES) or is_without_effect(key)}
+        for chosen in itertools.product(*([(axis, name) for name in choices] for axis, choices in axes.items())):
             labels = dict(chosen)
             if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
                 continue
-            texts = [*self.common, *(text for axis, name in chosen for text in self.axes[axis][name])]
-            for axis, name in chosen:
-                texts = [text.replace(f"{{{axis}}}", name) for text in texts]
-            preset = {key_of(text): text for text in texts}
-            for extra in itertools.product(*more):
-                merged, named = dict(preset), dict(labels)
-                for key, value, text in extra:
-                    if key not in blank or _is_blank(preset.get(key, "")):
-                        merged[key] = text
-                    if key not in blank and not key.startswith(_NOT_IN_FILES) and not is_without_effect(key):
-                        named[key] = value
-                arms.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
+            texts = [*self.common, *(text for axis, name in chosen for text in axes[axis][name])]
+            for axis in self.axes:
+                texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
+            merged: dict[str, str] = {}
+            for key, text in ((key_of(text), text) for text in texts):
+                # What only the command line can give goes to the choices that ask for it.
+                if key not in blank or text.endswith(_BLANK) or merged.get(key, "").endswith(_BLANK):
+                    merged[key] = text
+            named = {axis: name for axis, name in labels.items() if axis not in unnamed}
+            arms.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
         return arms
 
     def _lack(self, merged: dict[str, str], data_folder: Path) -> str:
@@ -126,11 +124,10 @@ class Study:
         lacks = []
         for key, text in merged.items():
             value = text.partition("=")[2].strip("'\"")
-            if value == BLANK:
-                lacks.append(f"needs {key}=...: {self.files.get(key, 'give it on the command line')}")
-                continue
             path = Path(value).expanduser()
-            if key in self.files and not (path.exists() or (data_folder / path).exists()):
+            if text.endswith(_BLANK):
+                lacks.append(f"needs {key}=...: {self.files.get(key, 'give it on the command line')}")
+            elif key in self.files and not (path.exists() or (data_folder / path).exists()):
                 lacks.append(f"no {value} in the data folder {data_folder}: {self.files[key]}")
         return "; ".join(lacks)
 
@@ -140,43 +137,17 @@ def absent_lines(absent: Mapping[str, int]) -> list[str]:
     return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in absent.items()]
 
 
-def _is_blank(text: str) -> bool:
-    return text.endswith(f"={BLANK}")
+def _texts(node: Any) -> tuple[str, ...]:
+    """Return a value, or each of a list, as one types it."""
+    values = node if isinstance(node, list) else [node]
+    return tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
 
 
-def _choices(axis: str, node: Any, where: str) -> Choices:
-    """Return the choices of an axis, from a list of values or a mapping of names to overrides."""
-    if isinstance(node, list) and node and all(isinstance(value, str | int | float) for value in node):
-        return {name: (f"{axis}={name}",) for name in map(_text, node)}
-    if isinstance(node, dict) and node:
-        return {_text(name): _overrides(entry, f"{axis}.{name}", where) for name, entry in node.items()}
-    hint = f"such as {axis}: [a, b], or {axis}: {{a: [key=value]}}"
-    raise ConfigError(f"axis '{axis}' has no choices", where=where, hint=hint)
-
-
-def _text(value: Any) -> str:
-    """Return a value as one types it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _overrides(node: Any, part: str, where: str) -> tuple[str, ...]:
+def _overrides(node: Any, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
-    where = f"{where}: {part}"
     if not isinstance(texts, list) or not all(isinstance(text, str) and "=" in text for text in texts):
         raise ConfigError("is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]")
     for text in texts:
         if re.split(r"[./]", key_of(text))[0] in _NOT_IN_FILES:
             raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint="type it on the command line")
     return tuple(texts)
-
-
-def _condition(entry: Any, axes: dict[str, Choices], where: str) -> dict[str, tuple[str, ...]]:
-    condition = {}
-    for axis, node in mapping(entry, f"{where}: except", axes.keys()).items():
-        condition[axis] = tuple(map(_text, node if isinstance(node, list) else [node]))
-        for name in condition[axis]:
-            if name not in axes[axis]:
-                raise ConfigError(f"{axis} has no '{name}'", where=f"{where}: except", hint=suggest(name, axes[axis]))
-    if not condition:
-        raise ConfigError("a condition is empty", where=f"{where}: except", hint="such as - {axis: choice}")
-    return condition

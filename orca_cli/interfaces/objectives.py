@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,13 +87,10 @@ class Error(Protocol):
 
 
 class Recorder(Protocol):
-    """Takes every line of every curve, as trackers do."""
+    """Takes every line of every curve, as trackers do; none is taken back, and a resumed run gives all lines again."""
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Take the next line of a stage's curve: plain values by name."""
-
-    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Replace a stage's curve so far, when the stage starts or resumes."""
+        """Take the next line of a stage's curve: plain values by name. Where a curve is rewound, lines come once more."""
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Take how the run ended, unless it was killed: completed, with its result.json; failed or interrupted, with {}."""

@@ -1,4 +1,4 @@
-"""The driver: takes jobs, has an executor run them, watches them, retries what was lost, and passes signals on.
+"""The driver: takes jobs, has an executor run them, counts them, retries what was lost, and passes signals on.
 
 A job is a command line; which runs are done, and who works on one, is decided by the runs' own records and locks
 (`runs.claim`). So the command of a killed driver is simply rerun, and several drivers may share one sweep: a run that
@@ -18,7 +18,6 @@ from orca_cli import exceptions, signals, terminal
 from orca_cli.exceptions import FingerprintError, LockedError, OrcaError
 from orca_cli.launching.process import LOOK_EVERY_S, Command, Ended
 from orca_cli.runs import claim
-from orca_cli.runs.claim import Activity, activity
 from orca_cli.runs.directory import RunName
 
 # Retries of a job, by what ended it. Any other cause is a failure.
@@ -30,9 +29,8 @@ _BY_CODE = {
     exceptions.MemoryExhaustedError.code: "memory",
     exceptions.NetworkError.code: "network",
 }
-_READ_EVERY_S = 1.0  # the records of running jobs
+_WATCH_EVERY_S = 1.0  # running jobs
 _ELSEWHERE_S = 2.0  # between looks at a run that another process works on
-_MOST_LINES = 20  # of running jobs
 _LINE_EVERY_S = 60.0
 
 
@@ -43,12 +41,6 @@ class Job:
     command: Command
     root: Path  # folder of its run and others
     name: RunName
-    settings: str = ""  # what distinguishes it from the others, in words
-
-    @property
-    def is_forced(self) -> bool:
-        """Return whether it is to be run although it is completed."""
-        return "--force" in self.command.words
 
 
 class Executor(Protocol):
@@ -73,7 +65,7 @@ class Work(Protocol):
     def next(self) -> Job | None:
         """Return the next job; None if there is none until another one has ended."""
 
-    def watch(self, job: Job, seen: Activity) -> bool:
+    def watch(self, job: Job) -> bool:
         """Look at a running job; returns whether it is to be stopped."""
 
     def ended(self, job: Job, end: Ended) -> None:
@@ -95,7 +87,7 @@ class Driver:
     _ended: Counter[str] = field(default_factory=Counter)  # by state
     _is_passed_on: bool = False
     _has_more: bool = True
-    _next_read: float = 0.0
+    _next_watch: float = 0.0
     _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
 
     def run(self) -> None:
@@ -131,10 +123,16 @@ class Driver:
                 is_final = job.name.identity in self._stopped or end.over_limit or signals.pending() is not None
                 if is_final or not self._again(job, end):
                     self._end(job, end)
-        if time.monotonic() > self._next_read:
-            begun = time.monotonic()
-            self._look()
-            self._next_read = time.monotonic() + max(_READ_EVERY_S, 5 * (time.monotonic() - begun))
+        if (begun := time.monotonic()) > self._next_watch:
+            for job, handle in self._running:
+                if job.name.identity not in self._stopped and self.work.watch(job):
+                    self._stopped.add(job.name.identity)
+                    self.executor.signal(handle, signal.SIGTERM)
+            self._next_watch = time.monotonic() + max(_WATCH_EVERY_S, 5 * (time.monotonic() - begun))
+        if self._running and begun > self._next_line:
+            self._next_line = begun + _LINE_EVERY_S
+            counts = self._ended | Counter(running=len(self._running), waiting=len(self._waiting))
+            terminal.log.info(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {self.total}")
         return bool(self._running) or (signals.pending() is None and (bool(self._waiting) or self._has_more))
 
     def _start(self) -> None:
@@ -148,7 +146,7 @@ class Driver:
                 break
             if due:
                 self._waiting.remove(due.pop(0))
-            state = claim.peek(job.root, job.name, force=job.is_forced)
+            state = claim.peek(job.root, job.name, force="--force" in job.command.words)
             run = claim.look(job.root, job.name) if state == "completed" and job.name.identity in self._counts else None
             if state == "running":
                 self._pass_over(job)
@@ -197,22 +195,3 @@ class Driver:
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         self._waiting.append((time.monotonic() + pause_s, job))
         return True
-
-    def _look(self) -> None:
-        """Look at the running jobs, stop those of which the work says so, and log now and then how far they are."""
-        words = [f"{count} {state}" for state, count in self._ended.items()] + [f"{len(self._running)} running"]
-        words += [f"{len(self._waiting)} waiting for a retry or for another process"] * bool(self._waiting)
-        lines = [f"{', '.join(words)} of {self.total}"]
-        for job, handle in self._running:
-            line = [job.command.label, job.settings, "waiting"]
-            if (seen := activity(job.root, job.name)) is not None:
-                if job.name.identity not in self._stopped and self.work.watch(job, seen):
-                    self._stopped.add(job.name.identity)
-                    self.executor.signal(handle, signal.SIGTERM)
-                line[2:] = [seen.host, seen.stage, f"step {seen.step}/{seen.steps}" if seen.steps else ""]
-                line.append("" if seen.error is None else f"error {seen.error:.4g}")
-            lines.append("  ".join(filter(None, line)))
-        if self._running and time.monotonic() > self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY_S
-            for text in lines[: 1 + _MOST_LINES]:
-                terminal.log.info(text)

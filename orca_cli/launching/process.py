@@ -74,27 +74,6 @@ class Ended:
     last_words: str = ""  # the end of what it wrote to standard error, if it could not report
 
 
-@dataclass
-class Local:
-    """The executor of this machine: jobs as processes."""
-
-    at_once: float
-    main: Main | None = None  # the program's main function if this process may be forked; None starts interpreters
-    name: str = "local"
-
-    def start(self, commands: Sequence[Command]) -> list[Process]:
-        """Start processes."""
-        return [Process(one, main=self.main, is_shown=True) for one in commands]
-
-    def ended(self, handle: Process) -> Ended | None:
-        """Return how a process ended; None while it runs."""
-        return handle.ended()
-
-    def signal(self, handle: Process, number: int) -> None:
-        """Send a signal to a process."""
-        handle.signal(number)
-
-
 class Process:
     """A running job; `main` as in `Local`. Unless `is_shown`, its output is dropped, but for the end of its errors.
 
@@ -170,6 +149,20 @@ class Process:
             last_words = "" if report else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
             self._errors.close()
         return Ended(status, report, self._over_limit, last_words=last_words)
+
+
+@dataclass
+class Local:
+    """The executor of this machine: jobs as processes."""
+
+    at_once: float
+    main: Main | None = None  # the program's main function if this process may be forked; None starts interpreters
+    name: str = "local"
+    ended, signal = staticmethod(Process.ended), staticmethod(Process.signal)
+
+    def start(self, commands: Sequence[Command]) -> list[Process]:
+        """Start processes."""
+        return [Process(one, main=self.main, is_shown=True) for one in commands]
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:

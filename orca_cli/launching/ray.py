@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_cli import terminal
-from orca_cli.exceptions import ConfigError, NetworkError, UnavailableError
+from orca_cli.exceptions import ConfigError, NetworkError
 from orca_cli.launching.process import Command, Ended, attend, search_path
+from orca_cli.runs.environment import need
 
 ADDRESS = "RAY_ADDRESS"
 
@@ -36,11 +36,7 @@ class Ray:
             NetworkError: the cluster does not answer.
             ConfigError: a job would need more than any node has.
         """
-        try:
-            self._ray = importlib.import_module("ray")
-        except ImportError as error:
-            hint = "pip install 'orca-transfer[ray]'"
-            raise UnavailableError("Ray is not installed", where="--on ray", hint=hint) from error
+        self._ray = need("ray", "--on ray")
         address = os.environ.get(ADDRESS)
         if not address:  # Ray would run the jobs after all other work of this machine
             os.environ.setdefault("RAY_worker_niceness", "0")

@@ -19,16 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import signals, storage
-from orca_cli.exceptions import (
-    LockedError,
-    MemoryExhaustedError,
-    OrcaError,
-    PreemptionError,
-    SweepError,
-    UnavailableError,
-)
+from orca_cli import exceptions, signals, storage
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
+from orca_cli.runs.environment import need
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
 LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done
@@ -37,9 +30,9 @@ _WARNING_S = 120  # from the warning signal to the end of an allocation, for a j
 # SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one: a job that is not requeued stays so.
 _ALIVE = {"READY", "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "RESIZING", "UNKNOWN"}
 _CODES = {
-    "PREEMPTED": PreemptionError.code,
-    "TIMEOUT": PreemptionError.code,
-    "OUT_OF_MEMORY": MemoryExhaustedError.code,
+    "PREEMPTED": exceptions.PreemptionError.code,
+    "TIMEOUT": exceptions.PreemptionError.code,
+    "OUT_OF_MEMORY": exceptions.MemoryExhaustedError.code,
 }
 
 
@@ -71,15 +64,12 @@ class Slurm:
         Raises:
             UnavailableError: SLURM or submitit is not here.
         """
-        try:
-            submitit = importlib.import_module("submitit")
-        except ImportError as error:
-            hint = "pip install 'orca-transfer[slurm]'"
-            raise UnavailableError("submitit is not installed", where="--on slurm", hint=hint) from error
+        submitit = need("submitit", "--on slurm", "slurm")
         lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
         if lacking:
             hint = "run it on a machine that can submit SLURM jobs"
-            raise UnavailableError(f"no SLURM here: {', '.join(lacking)} not found", where="--on slurm", hint=hint)
+            what = f"no SLURM here: {', '.join(lacking)} not found"
+            raise exceptions.UnavailableError(what, where="--on slurm", hint=hint)
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
         minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
@@ -92,7 +82,7 @@ class Slurm:
             slurm_additional_parameters=more,
         )
         with ExitStack() as stack:
-            with suppress(LockedError):  # of a driver of the same sweep that lives, whose jobs these are
+            with suppress(exceptions.LockedError):  # of a driver of the same sweep that lives, whose jobs these are
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
                 waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
                 with suppress(OSError, subprocess.TimeoutExpired):  # a needless job finds its run done
@@ -116,7 +106,7 @@ class Slurm:
             text = output.decode(errors="replace") if isinstance(output, bytes) else output
             what = f"SLURM refused the jobs: {' '.join(text.split())[-300:]}"
             hint = "options of sbatch are set by variables such as SBATCH_PARTITION"
-            raise SweepError(what, where="--on slurm", hint=hint) from error
+            raise exceptions.SweepError(what, where="--on slurm", hint=hint) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
@@ -138,7 +128,7 @@ class Slurm:
             return None
         if state == "CANCELLED" and signals.pending() is not None:
             return Ended(None)  # withdrawn by this driver before it began
-        error = OrcaError(f"SLURM ended it: {state}")
+        error = exceptions.OrcaError(f"SLURM ended it: {state}")
         if state not in _CODES:
             return Ended(None, lost=error.what)
         error.code = _CODES[state]

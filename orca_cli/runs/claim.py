@@ -1,14 +1,14 @@
-"""Which folder a run has, by its identity or by what a user types, who works on it, and how far it is.
+"""Which folder a run has, by its identity or by what a user types, who works on it, and its removal.
 
-One process works on a run at a time, on whatever machine.
+One process works on a run at a time, on whatever machine. Nothing is removed through a link, outside the folder of all runs, or
+while a process works on it.
 """
 
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
-from orca_cli.exceptions import CheckpointError, DataError, LockedError
+from orca_cli.exceptions import CheckpointError, DataError, LockedError, UnsafeError
 from orca_cli.runs import directory
-from orca_cli.runs.directory import LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.records import SCHEMA, newer_schema
 
-LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
+_UNSAFE = re.compile(r"\W")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
@@ -101,13 +102,12 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             who = read_or_empty(holder) or status
             what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
             raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
-        except LockedError as error:
-            who = read_or_empty(holder)
-            what = f"process {who.get('pid')} on {who.get('host')} works on this run ({identity})"
-            raise LockedError(what, where=task_folder.name, hint="wait for it to end") from error
+
+    def guarded() -> str:
+        held_by = read_or_empty(holder)
+        return f"this run ({identity}): process {held_by.get('pid')} on {held_by.get('host')}"
+
+    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=guarded):
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
 
@@ -171,42 +171,54 @@ def named(word: str) -> Path:
     return max(folders, key=lambda folder: folder.name)
 
 
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's: it has a record, or the name that the program gives runs."""
+    return begun(path) is not None or any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
+
+
+def check_removable(path: Path, root: Path) -> Path:
+    """Return the real path of a run that may be removed.
+
+    Args:
+        path: the run's folder.
+        root: folder of all runs, which may be a link itself.
+
+    Raises:
+        UnsafeError: the path is a link or leads through one, or out of the folder of runs.
+        DataError: it is not a run.
+        LockedError: a process works on it.
+    """
+    home, real = Path(os.path.realpath(root)), Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise UnsafeError("is a link; only what lies in the folder of runs is removed", where=str(path))
+    if home not in real.parents:
+        hint = "set ORCA_RUNS to its folder of runs to remove it"
+        raise UnsafeError(f"leads out of the folder of runs, {home}", where=str(path), hint=hint)
+    inside = real.relative_to(home)
+    is_part = any(is_run(home / folder) for folder in list(inside.parents)[:-1])
+    if is_part or not is_run(real) or any(part.startswith(".") for part in inside.parts):
+        what = "is not a run: it has no records, or is a part of one"
+        raise DataError(what, where=str(path), hint="orca runs list shows the runs")
+    if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
+        raise LockedError("a process works on this run", where=str(real), hint="stop it first, or wait for it to end")
+    return real
+
+
+def remove(path: Path, root: Path) -> None:
+    """Remove a run; arguments and errors as those of `check_removable`, and StorageError where the disk refuses."""
+    real = check_removable(path, root)
+    identity = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[:SHORT]
+    # Other processes are kept off it.
+    with (
+        alone(real.parent, _UNSAFE.sub("-", identity)),
+        storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
+    ):
+        storage.remove(real)
+
+
 def begun(path: Path) -> datetime | None:
     """Return the local time in a run folder's name; None where there is none."""
     try:
         return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()
     except ValueError:
         return None
-
-
-@dataclass(frozen=True)
-class Activity:
-    """How far a run is, by its records."""
-
-    path: Path
-    host: str  # where it runs or ran
-    stage: str  # build, align or finetune
-    step: int  # optimizer steps of the stage so far
-    steps: int  # of the whole stage; 0 while unknown
-    curve: list[dict[str, Any]]  # lines of stage 3 of its first member: epoch, step, validation_error and more
-    steps_of_member: int  # of stage 3, that each of its members takes; 0 while unknown
-
-    @property
-    def error(self) -> float | None:
-        """Return the latest validation error."""
-        return next((line["validation_error"] for line in reversed(self.curve) if "validation_error" in line), None)
-
-
-def activity(root: Path, name: RunName) -> Activity | None:
-    """Return how far a run is; None where it has no folder yet."""
-    run = look(root, name)
-    if run is None:
-        return None
-    status, summary = run.status(), read_or_empty(run.stage("build") / directory.SUMMARY)
-    stage = str(status.get("stage") or "build")
-    planned = summary.get("steps") or {}
-    lines = storage.read_json_lines(run.path / STAGE_FOLDERS[stage] / directory.CURVE) if stage in STAGE_FOLDERS else []
-    step = max([int(status.get("step") or 0), *(int(line.get("step") or 0) for line in lines)])
-    first = [line for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
-    each = int(planned.get("finetune") or 0) // int(summary.get("members") or 1)
-    return Activity(run.path, str(status.get("host") or ""), stage, step, int(planned.get(stage) or 0), first, each)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ class RunDirectory:
     def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
         self.path, self.name, self._allow_inexact = path, name, allow_inexact
         self.trackers: list[Recorder] = []  # take the lines of this run's curves too
+        self._shown: Counter[str] = Counter()  # stage -> lines that they have been given
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -110,37 +112,41 @@ class RunDirectory:
         pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
         began = [*self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"), *self.path.glob(f"2_align/{storage.MANIFEST}")]
         path, values = self.stage(stage) / FINGERPRINT, now | {"settings": self.name.identity}
-        inexact: set[str] = set()
+        record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
         try:
-            if began:
-                record = storage.read_checked_json(path)
-                start = record["values"]
-                both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
-                changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
-                if changed and not self._allow_inexact:
-                    changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
-                    threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
-                    what = f"cannot resume exactly; changed since the run started: {changes}"
-                    raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
-                inexact = {*record["inexact"], *changed}
+            earlier = storage.read_checked_json(path) if began else record
         except ChecksumError as error:
             if not self._allow_inexact:
                 what = f"cannot check what this run started with: its record {error.what}"
                 raise FingerprintError(what, where=str(path), hint=_WAYS) from error
-            inexact = {FINGERPRINT}
-        storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
+            earlier = record | {"inexact": [FINGERPRINT]}
+        start = earlier["values"]
+        both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
+        changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+        if changed and not self._allow_inexact:
+            changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
+            threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+            what = f"cannot resume exactly; changed since the run started: {changes}"
+            raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
+        storage.write_checked_json(path, record | {"inexact": sorted({*earlier["inexact"], *changed})})
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
         storage.append_json_line(self.stage(stage) / CURVE, dict(line))
-        for tracker in self.trackers:
-            tracker.record(stage, line)
+        self.show(stage, [line])
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make these lines the curve of a stage, when the stage starts or resumes."""
-        storage.rewrite_json_lines(self.stage(stage) / CURVE, list(map(dict, lines)))
+        """Make these lines the curve of a stage, when the stage starts or resumes; trackers get those that they lack."""
+        text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
+        storage.write_text(self.stage(stage) / CURVE, text)
+        self.show(stage, lines[self._shown[stage] :])
+
+    def show(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Give the next lines of a stage's curve to every tracker, without writing them."""
+        self._shown[stage] += len(lines)
         for tracker in self.trackers:
-            tracker.rewind(stage, lines)
+            for line in lines:
+                tracker.record(stage, line)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Tell every tracker how the run ended; `result` is empty unless it is completed."""
@@ -152,13 +158,8 @@ class RunDirectory:
         storage.write_json(self.stage(stage) / SUMMARY, {"schema": SCHEMA, **summary})
 
     def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
-        """Write an .npz file into a stage's folder."""
-
-        def write(path: Path) -> None:
-            with open(path, "wb") as file:  # a file object: numpy would add .npz to the temporary name
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-
-        storage.write_with(self.stage(stage) / name, write)
+        """Write an .npz file into a stage's folder; `name` ends with .npz, as its temporary name does then."""
+        storage.write_with(self.stage(stage) / name, lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
 
     def seal(self, stage: str) -> None:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
@@ -254,14 +255,6 @@ class RunDirectory:
         storage.remove(self.path / storage.MANIFEST)  # of a lost result
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
-
-    def drop_weights(self) -> None:
-        """Remove the weights of a run that is only compared with others; it cannot predict afterwards."""
-        storage.remove(self.path / storage.MANIFEST)  # first: whoever finds a result without it seals what is there
-        for path in _trained(self.path):
-            storage.remove(path)
-        if self.result():
-            self.finish()
 
     def finish(self) -> None:
         """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""

@@ -17,7 +17,7 @@ class NewerSchemaError(UnreadableError):
     """A newer program wrote the record."""
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
     """Return a record of a schema that this program knows; None where the file does not exist.
 
     Raises:
@@ -27,7 +27,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         facts = path.stat()
         # Opening a named pipe would wait for ever.
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > most_bytes:
             raise UnreadableError(f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)")
         record = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,14 +1,12 @@
 """Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.runs.records import SCHEMA, metric_of
+from orca_cli.runs.records import SCHEMA, UnreadableError, metric_of, read_record
 
 _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 
@@ -55,18 +53,13 @@ def read(root: Path, study: str) -> list[Member]:
     """
     path = path_of(root, study)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is far too large")
-        record: Any = json.loads(path.read_bytes())
-        if (schema := record["schema"]) not in range(1, SCHEMA + 1):
-            raise ValueError(f"schema {schema}, this program reads up to {SCHEMA}")
+        record = read_record(path, _MOST_BYTES) or {}
         members = []
         for one in record["runs"]:
             labels = {str(axis): str(name) for axis, name in one["labels"].items()}
-            if "metric" in labels:
-                labels["metric"] = metric_of(schema, labels["metric"])
+            labels |= {"metric": metric_of(record["schema"], labels["metric"])} if "metric" in labels else {}
             members.append(Member(str(one["identity"]), labels))
         return members
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
         hint = f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
         raise DataError(f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint) from error

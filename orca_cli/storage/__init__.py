@@ -19,7 +19,6 @@ from orca_cli.storage.disk import (
     read_json_lines,
     read_tensors,
     require_space,
-    rewrite_json_lines,
     sha256_file,
     timestamp,
     write_bytes,

@@ -53,20 +53,13 @@ def _explain(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
         number = int(match[1])
-    free, where, hint = _free_bytes(path), str(path), "choose another folder"
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
+    free, what, hint = _free_bytes(path), getattr(error, "strerror", None) or error, "choose another folder"
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        what = "a file, or a link that leads to no folder, stands where a folder is needed"
+    elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
         what, hint = f"no space left to write{left}", "free some space and repeat"
-    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = "cannot be written: permission denied"
-    elif number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-        is_broken = any(one.is_symlink() and not os.path.isdir(one) for one in (path, *path.parents))
-        what = f"{'a link that leads to no folder' if is_broken else 'a file'} stands where a folder is needed"
-    elif number == errno.ENAMETOOLONG:
-        what, where = f"the path is too long ({len(where)} characters)", f"{where[:60]}...{where[-20:]}"
-    else:
-        what = f"writing failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-    return StorageError(what, where=where, hint=hint)
+    return StorageError(f"cannot be written: {what or type(error).__name__}", where=f"{path!s:.200}", hint=hint)
 
 
 def _free_bytes(path: Path) -> int | None:
@@ -135,11 +128,7 @@ def make_folder(path: Path) -> Path:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         check_held(path)  # after the look, so that none is made again that was deleted meanwhile
         for folder in reversed(missing):
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                if not folder.is_dir():
-                    raise
+            folder.mkdir(exist_ok=True)
             fsync_folder(folder.parent)
     return path
 
@@ -230,11 +219,8 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     with guarded(path):
         new = not path.exists()
         with open(path, "a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            if file.read(1) not in (b"", b"\n"):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -249,11 +235,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         for line in path.read_bytes().split(b"\n") if path.exists() else ():
             records.append(json.loads(line))
     return records
-
-
-def rewrite_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Replace a .jsonl file, whole or not at all."""
-    write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def write_checked_json(path: Path, record: dict[str, Any]) -> None:

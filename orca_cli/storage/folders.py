@@ -13,20 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from orca_cli.exceptions import CheckpointError, ChecksumError
-from orca_cli.storage.disk import (
-    TEMPORARY,
-    fsync_file,
-    fsync_folder,
-    guarded,
-    make_folder,
-    read_checked_json,
-    sha256_file,
-    temporary_name,
-    timestamp,
-    unreadable,
-    write_checked_json,
-)
+from orca_cli.exceptions import CheckpointError, ChecksumError, StorageError
+from orca_cli.storage import disk
 from orca_cli.storage.locks import lock
 
 MANIFEST = "MANIFEST.json"
@@ -41,31 +29,31 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     An existing folder of that name is deleted just before, so use a new name where losing it would hurt. If the block
     raises, nothing remains and the old folder is intact. `owner` is for the manifest, such as a run's identity.
     """
-    make_folder(path.parent)
-    with guarded(path):
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
+    disk.make_folder(path.parent)
+    with disk.guarded(path):
+        temporary = Path(tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
         try:
             yield temporary
             for entry in (entries := sorted(temporary.rglob("*"))):
-                fsync_folder(entry) if entry.is_dir() else fsync_file(entry)
+                disk.fsync_folder(entry) if entry.is_dir() else disk.fsync_file(entry)
             seal(temporary, (entry for entry in entries if not entry.is_dir()), owner=owner)
             temporary.chmod(0o755)
             if path.exists():
                 remove(path)
             temporary.rename(path)
-            fsync_folder(path.parent)
+            disk.fsync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     """Write a folder's manifest: size and SHA-256 of some files in it."""
-    with guarded(folder):
+    with disk.guarded(folder):
         entries = {
-            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": disk.sha256_file(file)}
             for file in sorted(files)
         }
-    write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
+    disk.write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
 
 
 def verify_folder(
@@ -84,12 +72,9 @@ def verify_folder(
         CheckpointError: a newer program wrote it.
     """
     manifest = _manifest(path)
-    if only is not None:
-        entries = manifest["files"]
-        if absent := sorted(set(only) - set(entries)):
-            raise ChecksumError(f"'{absent[0]}' is not in its manifest", where=str(path))
-        manifest["files"] = {name: entries[name] for name in only}
-    for problem in _problems(path, manifest, extra_allowed or only is not None, contents):
+    for name in set(only or ()) - manifest["files"].keys():
+        raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
+    for problem in _problems(path, manifest["files"], extra_allowed or only is not None, only, contents):
         raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
 
@@ -97,14 +82,14 @@ def verify_folder(
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
     """Return the number of files in a folder's manifest, and all problems that `verify_folder` would call damage."""
     try:
-        manifest = _manifest(path)
+        entries = _manifest(path)["files"]
     except ChecksumError as error:
         return 0, [f"its manifest {error.what}"]
-    return len(manifest["files"]), list(_problems(path, manifest, extra_allowed))
+    return len(entries), list(_problems(path, entries, extra_allowed))
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    manifest = read_checked_json(path / MANIFEST)
+    manifest = disk.read_checked_json(path / MANIFEST)
     if manifest.get("schema") != _SCHEMA:
         what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
         raise CheckpointError(what, where=str(path), hint="use a newer program")
@@ -114,17 +99,18 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, contents: bool = True) -> Iterator[str]:
-    entries = manifest["files"]
-    for name, entry in entries.items():
-        file = path / name
+def _problems(
+    path: Path, entries: Any, extra_allowed: bool, only: Collection[str] | None = None, contents: bool = True
+) -> Iterator[str]:
+    for name in entries if only is None else only:
+        file, entry = path / name, entries[name]
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
-            elif file.stat().st_size != entry["size"] or (contents and sha256_file(file) != entry["sha256"]):
+            elif file.stat().st_size != entry["size"] or (contents and disk.sha256_file(file) != entry["sha256"]):
                 yield f"the content of '{name}' has changed since it was written"
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise disk.unreadable(file, error) from error
     if not extra_allowed:
         names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *entries}
         if extra := sorted(name for name in names if not name.startswith(".")):
@@ -133,10 +119,10 @@ def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool, content
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
-    aside = path.with_name(f"{path.name}{_ASIDE}{timestamp()}")
-    with guarded(path):
+    aside = path.with_name(f"{path.name}{_ASIDE}{disk.timestamp()}")
+    with disk.guarded(path):
         path.rename(aside)
-        fsync_folder(path.parent)
+        disk.fsync_folder(path.parent)
     return aside
 
 
@@ -147,16 +133,16 @@ def is_aside(path: Path) -> bool:
 
 def is_temporary(path: Path) -> bool:
     """Return whether a file or folder has a temporary name, which it keeps until it is complete."""
-    return path.name.startswith(TEMPORARY)
+    return path.name.startswith(disk.TEMPORARY)
 
 
 def remove(path: Path) -> None:
     """Delete one of our files or folders; a folder is renamed first, so that nobody sees half of it."""
-    with guarded(path):
-        if path.is_dir():
-            doomed = temporary_name(path)
+    with disk.guarded(path):
+        if path.is_dir() and not path.is_symlink():
+            doomed = disk.temporary_name(path)
             path.rename(doomed)
-            fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
+            disk.fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
             shutil.rmtree(doomed)
         else:
             path.unlink(missing_ok=True)
@@ -173,12 +159,9 @@ def size(path: Path) -> int:
 
 def clean_temporary(folder: Path) -> None:
     """Delete what a killed process left under temporary names. Only the holder of the folder's lock may call this."""
-    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
+    for leftover in list(folder.rglob(f"{disk.TEMPORARY}*")):
+        with suppress(StorageError):
+            remove(leftover)
 
 
 @contextmanager

@@ -66,14 +66,18 @@ def age_s(path: Path) -> float | None:
 
 @contextmanager
 def lock(
-    path: Path, *, timeout_s: float = 0.0, what: str = "it", while_waiting: Callable[[], None] | None = None
+    path: Path,
+    *,
+    timeout_s: float = 0.0,
+    what: str | Callable[[], str] = "it",
+    while_waiting: Callable[[], None] | None = None,
 ) -> Iterator[None]:
     """Hold an exclusive lock; the operating system frees it when the process ends, however it ends.
 
     Args:
         path: file of the lock.
         timeout_s: how long to wait for it; then LockedError.
-        what: what it guards, for messages.
+        what: what it guards, for messages; called where that depends on who holds it by then.
         while_waiting: called every second of the wait; ends it by raising.
     """
     make_folder(path.parent)
@@ -85,8 +89,8 @@ def lock(
                 held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
                 if time.monotonic() >= end:
-                    what = f"another process works on {what}"
-                    raise LockedError(what, where=str(path), hint="wait for it to end") from error
+                    text = f"another process works on {what if isinstance(what, str) else what()}"
+                    raise LockedError(text, where=str(path), hint="wait for it to end") from error
         if while_waiting is not None and not held.is_locked:
             while_waiting()
     try:

@@ -77,7 +77,7 @@ class Jobs:
     def next(self):
         return self._left.pop(0) if self._left else None
 
-    def watch(self, job, seen):
+    def watch(self, job):
         return False
 
     def ended(self, job, end):

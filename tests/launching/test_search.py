@@ -7,34 +7,32 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orca_cli.commands.tune import hparams_path
+from orca_cli import storage
 from orca_cli.config import compose
-from orca_cli.config.schema import Tune
-from orca_cli.config.search_space import Space
 from orca_cli.exceptions import ChecksumError, ConfigError, LockedError, UsageError
-from orca_cli.launching import search_plan as plans
-from orca_cli.launching.search import FILE, Search
+from orca_cli.launching.search import FILE, Search, Space
+from orca_cli.launching.search import make as made
 
 RATE, RATES = FloatDistribution(1e-5, 1e-2, log=True), CategoricalDistribution((1e-3, 1e-4))
-GRID = Space("grid", {"train.lr": RATES, "train.epochs": IntDistribution(1, 4)}, {}, {})
-WIDE = Space("wide", {"train.lr": RATE}, {}, {})
+GRID = Space("grid", {"train.lr": RATES, "train.epochs": IntDistribution(1, 4)}, {})
+WIDE = Space("wide", {"train.lr": RATE}, {})
 
 
-def opened(folder, space=WIDE, **tune):
-    return Search(folder / "s", space, Tune(**tune)).opened()
+def opened(folder, space=WIDE, trials=2, seed=0):
+    return Search(folder / "s", space, trials, seed).opened()
 
 
 def played(search, error=lambda trial: 0.5):
     while (trial := search.ask()) is not None:
-        search.tell(trial, error(trial), {})
+        search.end(trial, "completed", error=error(trial))
 
 
-def survivors(values, reduction):
-    """Return who continues when trials reach a comparison one by one: the best 1 in `reduction` so far."""
+def survivors(values):
+    """Return who continues when trials reach a comparison one by one: the best third so far."""
     seen: list[float] = []
     for value in values:
         seen.append(value)
-        yield value <= sorted(seen)[max(len(seen) // reduction, 1) - 1]
+        yield value <= sorted(seen)[max(len(seen) // 3, 1) - 1]
 
 
 def run_curve(search, trial, curve):
@@ -42,34 +40,34 @@ def run_curve(search, trial, curve):
     points = [((epoch + 1) / len(curve), error) for epoch, error in enumerate(curve)]
     for length in range(1, len(curve) + 1):
         if search.is_behind(trial, points[:length]):
-            search.tell(trial, None, {})
+            search.end(trial, "stopped")
             return length
-    search.tell(trial, curve[-1], {})
+    search.end(trial, "completed", error=curve[-1])
     return len(curve)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_successive_halving_stops_those_that_it_should(tmp_path, restarts):
-    """Against its definition: comparisons after 1/16 and 1/4 of the steps; the same with a driver for each trial."""
+    """Against its definition: comparisons after 1/9 and 1/3 of the steps; the same with a driver for each trial."""
     rng, early, late, lengths = np.random.default_rng(0), [], [], []
     while len(lengths) < 25:
-        with opened(tmp_path, trials=25, sampler="random", reduction=4) as search:
+        with opened(tmp_path, trials=25) as search:
             while (trial := search.ask()) is not None:
-                curve = rng.uniform(0.1, 0.9, 16)
+                curve = rng.uniform(0.1, 0.9, 9)
                 lengths.append(run_curve(search, trial, [float(error) for error in curve]))
                 early.append(curve[0])
-                late.append(curve[3])
+                late.append(curve[2])
                 if restarts:
                     break
-    assert lengths[0] == 16  # the settings as they are are never stopped, whatever their curve
-    goes_on = list(survivors(early, 4))
-    expected = [16 if place == 0 else 1 for place in range(25)]
+    assert lengths[0] == 9  # the settings as they are are never stopped, whatever their curve
+    goes_on = list(survivors(early))
+    expected = [9 if place == 0 else 1 for place in range(25)]
     reached = [place for place in range(25) if place == 0 or goes_on[place]]
-    for place, ends in zip(reached, survivors([late[place] for place in reached], 4), strict=True):
-        expected[place] = 16 if ends or place == 0 else 4
+    for place, ends in zip(reached, survivors([late[place] for place in reached]), strict=True):
+        expected[place] = 9 if ends or place == 0 else 3
     assert lengths == expected
-    assert {1, 4} <= set(lengths)
-    assert (search.count("completed"), search.count("stopped")) == (lengths.count(16), 25 - lengths.count(16))
+    assert {1, 3} <= set(lengths)
+    assert (search.count("completed"), search.count("stopped")) == (lengths.count(9), 25 - lengths.count(9))
 
 
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
@@ -81,11 +79,11 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
 
 def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_path):
     with opened(tmp_path, trials=3) as search:
-        search.fail(search.ask(), "no memory")
+        search.end(search.ask(), "failed", note="no memory")
         second = search.ask()
         assert search.is_behind(second, [(1 / 9, 0.5)]) is False
         third = search.ask()
-        search.tell(third, 0.4, {})
+        search.end(third, "completed", error=0.4)
         assert search.ask() is None
         assert [one.state for one in search.trials] == ["failed", "running", "completed"]
     with opened(tmp_path, trials=3) as search:
@@ -94,27 +92,38 @@ def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_pat
         assert search.ask() is None
         for trial, error in ((again[1], 0.3), (again[0], 0.9)):  # the settings as they are go on, whatever their curve
             assert not search.is_behind(trial, [(1 / 9, error)])
-            search.tell(trial, error, {})
+            search.end(trial, "completed", error=error)
         assert search.count("completed") == 3
 
 
 def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_path):
-    def drawn(folder, seed, sampler, commands=(12,)):
+    def drawn(folder, seed, commands=(14,)):
         for trials in commands:
-            with opened(folder, trials=trials, sampler=sampler, seed=seed) as search:
+            with opened(folder, trials=trials, seed=seed) as search:
                 played(search, lambda trial: 1.0 if trial.settings is None else trial.settings["train.lr"])
         return [trial.settings for trial in search.trials]
 
-    for sampler in ("random", "tpe"):
-        first = drawn(tmp_path / f"{sampler}-a", 1, sampler)
-        assert drawn(tmp_path / f"{sampler}-b", 1, sampler, (3, 11, 12)) == first
-        assert drawn(tmp_path / f"{sampler}-c", 2, sampler) != first
+    first = drawn(tmp_path / "a", 1)
+    assert drawn(tmp_path / "b", 1, (3, 11, 14)) == first
+    assert drawn(tmp_path / "c", 2) != first
+
+
+def test_a_search_of_an_earlier_version_goes_on(tmp_path):
+    trials = [{"number": 0, "settings": None, "params": {}, "curve": {"900": 0.5}, "rungs": {}}]
+    trials.append(
+        {"number": 1, "settings": {"train.lr": 0.002}, "params": {"train.lr": 0.002001}, "curve": {"300": 0.4}}
+    )
+    done = [one | {"state": "completed", "error": 0.4, "note": "", "facts": {}} for one in trials]
+    storage.write_checked_json(tmp_path / "s" / FILE, {"schema": 1, "draws": 1, "trials": done})
+    with opened(tmp_path, trials=3) as search:
+        assert search.best.number == 0
+        assert search.ask().number == 2
 
 
 def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_path):
-    with opened(tmp_path, trials=2) as search:
+    with opened(tmp_path) as search:
         played(search)
-        with pytest.raises(LockedError, match="process .* works on"), opened(tmp_path):
+        with pytest.raises(LockedError, match="another process works on this run .*: process"), opened(tmp_path):
             pass
     path = tmp_path / "s" / FILE
     path.write_text(path.read_text().replace('"completed"', '"running"'))
@@ -128,7 +137,7 @@ def session(tmp_path_factory):
     (root / "space").mkdir()
     (root / "space" / "rates.yaml").write_text("params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}")
     with compose.session(root) as session:
-        yield session, lambda *words: plans.make(session, words, root)
+        yield session, lambda *words: made(session, words, root)
 
 
 @pytest.fixture
@@ -139,7 +148,6 @@ def make(session):
 def test_contradictions_are_refused_with_their_place(make):
     for words, message in (
         (["train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
-        (["train.refit=true"], "train.refit=true: leaves no validation samples"),
         (["metric=none,otdd"], "'metric=none,otdd' names several values"),
         (["trials=some"], "trials: 'some' is not allowed; allowed: int at least 1"),
     ):
@@ -150,14 +158,14 @@ def test_contradictions_are_refused_with_their_place(make):
 def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_the_number_of_trials(make):
     first = make("space=rates", "metric=otdd", "align.lr=0.5").folder.name
     assert make("space=rates", "trials=99", "metric=none").folder.name == first
-    names = {make("space=rates", word).folder.name for word in ("train.weight_decay=0.5", "seed=1", "rungs=1")}
-    assert len(names | {first}) == 4
+    names = {make("space=rates", word).folder.name for word in ("train.weight_decay=0.5", "seed=1")}
+    assert len(names | {first}) == 3
 
 
 def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, session):
     typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
-    plan = make("space=rates", "seed=3", *typed)
-    plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
+    search = make("space=rates", "seed=3", *typed)
+    plain, drawn = search.overrides(None), search.overrides({"train.lr": 1e-3})
     config = session[0].compose(drawn).config
     settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)
     assert settings == (False, "none", "validation", False)
@@ -165,13 +173,3 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
     assert config.train.epochs == 7  # typed, so the space's does not count
     assert [text for text in drawn if text not in plain and text.startswith("train.")] == ["train.lr=0.001"]
     assert not any(text.startswith("train.lr") for text in plain)
-
-
-def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):
-    path = tmp_path / "hparams" / "digits-minilm.yaml"
-    path.parent.mkdir()
-    path.write_text("# @package _global_\n# Mine.\ntrain: {epochs: 3}\n")
-    with pytest.raises(ConfigError, match="was not written by a search"):
-        hparams_path(tmp_path, "digits-minilm")
-    path.write_text("# @package _global_\n# Found by orca tune: search x\ntrain: {epochs: 3}\n")
-    assert hparams_path(tmp_path, "digits-minilm") == path

@@ -57,7 +57,7 @@ def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, 
         assert caught.value is error
         assert path.read_text() == "old"
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="stands where a folder is needed"):
         output.write(path / f"q{suffix}", parts(LOGITS), decoder(), None)
 
 

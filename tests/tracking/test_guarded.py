@@ -41,7 +41,6 @@ class Fake:
 def use(guarded):
     line = {"epoch": 3}
     guarded.start()
-    guarded.rewind("finetune", [{"epoch": 2}])
     guarded.record("finetune", line)
     line["epoch"] = 4
     guarded.ended("completed", {"x": 1})
@@ -51,12 +50,12 @@ def use(guarded):
 def test_everything_arrives_in_order_and_as_it_was(warnings):
     made = []
     use(Guarded(lambda: made.append(Fake()) or made[0], "fake"))
-    calls = [("start",), ("rewind", "finetune", [{"epoch": 2}]), ("record", "finetune", {"epoch": 3})]
+    calls = [("start",), ("record", "finetune", {"epoch": 3})]
     assert made[0].calls == [*calls, ("ended", "completed", {"x": 1})]
     assert not warnings
 
 
-@pytest.mark.parametrize("at", ["start", "rewind", "record", "ended"])
+@pytest.mark.parametrize("at", ["start", "record", "ended"])
 @pytest.mark.parametrize("error", [OrcaError("two\nlines"), SystemExit(1)])
 def test_a_failure_is_one_line_and_the_tracker_is_closed(warnings, at, error):
     made = []

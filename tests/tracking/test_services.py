@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from accelerate import PartialState
 
+from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.tracking import services
 
 SECRET = "k" * 40
@@ -32,30 +33,33 @@ def folder(tmp_path):
     return path
 
 
-def killed_and_resumed(make):
+def killed_and_resumed(make, path):
     """Give four lines in two attempts, of which the first had three and its checkpoint two."""
     align = [{"epoch": 0, "loss": 2.0}]
-    first = make()
-    first.rewind("align", [])
-    first.rewind("finetune", [])
-    first.rewind("align", align)
+    run = RunDirectory(path, None)
+    run.trackers.append(make())
+    run.rewind("align", [])
+    run.rewind("finetune", [])
+    run.rewind("align", align)
     for line in LINES[:3]:
-        first.record("finetune", line)
-    first.ended("interrupted", {})
-    second = make()
-    for lines in (LINES[:3], LINES[:2]):
-        second.rewind("align", align)
-        second.rewind("finetune", lines)
+        run.record("finetune", line)
+    run.ended("interrupted", {})
+    again = RunDirectory(path, None)
+    again.trackers.append(make())
+    again.show("align", align)
+    again.show("finetune", LINES[:3])
+    again.rewind("align", align)
+    again.rewind("finetune", LINES[:2])
     for line in LINES[2:]:
-        second.record("finetune", line)
-    second.ended("completed", RESULT)
+        again.record("finetune", line)
+    again.ended("completed", RESULT)
 
 
 def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
     calls, ends = [], []
     noted = SimpleNamespace(log=lambda values, step=None: calls.append((values, step)))  # one of accelerate's trackers
     curves = services.Curves(noted, ends.append)
-    curves.rewind("finetune", [{"epoch": 1, "member": 1, "lr": 0.1}])
+    curves.record("finetune", {"epoch": 1, "member": 1, "lr": 0.1})
     curves.record("finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True})
     curves.ended("completed", RESULT)
     services.Curves(noted, ends.append, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
@@ -73,7 +77,7 @@ def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
 @needs("mlflow")
 def test_mlflow_goes_on_in_the_same_run(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    killed_and_resumed(lambda: services.mlflow("a-run", tmp_path, SETTINGS))
+    killed_and_resumed(lambda: services.mlflow("a-run", tmp_path, SETTINGS), tmp_path / "a-run")
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -88,7 +92,7 @@ def test_mlflow_goes_on_in_the_same_run(folder, tmp_path, monkeypatch):
 @needs("wandb")
 def test_wandb_offline_has_one_id_and_no_key(folder, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    killed_and_resumed(lambda: services.wandb("a-run", folder, SETTINGS))
+    killed_and_resumed(lambda: services.wandb("a-run", folder, SETTINGS), folder.parent)
     files = list(folder.rglob("*.wandb"))
     assert len({file.name for file in files}) == 1  # the id of the run
     content = b"".join(file.read_bytes() for file in files)

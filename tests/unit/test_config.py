@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 
 from orca_cli.config import compose, parts
-from orca_cli.config import search_space as spaces
 from orca_cli.config.identity import identify
 from orca_cli.config.schema import GROUPS
 from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
+from orca_cli.launching import search as spaces
 from orca_cli.runs import studies
 
 
@@ -126,10 +126,9 @@ def test_a_part_that_a_finished_run_names_is_found_where_it_is_now():
 
 
 WRONG = {
-    "algorithm: grid\nparams: {train.lr: [1.0e-3]}": "grid is not allowed; allowed: asha",
+    "algorithm: asha\nparams: {train.lr: [1.0e-3]}": "no such key: 'algorithm'",
     "params: {train.lr: {low: 1e-5, high: 1.0e-3}}": "its ends are not numbers",
     "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
-    "params: {train.lr: [1.0e-3]}\nfixed: {train.lr: 1.0e-3}": "train.lr is fixed as well",
     "params: {train.lr: !!python/object/apply:os.system [ls]}": "asks for an object",
 }
 
@@ -141,16 +140,15 @@ def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_ro
     for wrong, message in WRONG.items():
         path.write_text(wrong)
         with pytest.raises(OrcaError, match=f"mine.yaml.*{message}") as caught:
-            spaces.read(path)
+            spaces.find_space(str(path), None)
         assert caught.value.hint
     text = "{train.lr: {low: 1.0e-5, high: 1.0}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
     path.write_text(f"params: {text}")
-    space = spaces.find("mine", tmp_path)
-    assert space == spaces.find(str(path), None)
-    assert space.baseline == {"metric": "none"}
-    assert len(spaces.find("paper_roberta", None).params) == 4
+    space = spaces.find_space("mine", tmp_path)
+    assert space == spaces.find_space(str(path), None)
+    assert len(spaces.find_space("paper_roberta", None).params) == 4
     with pytest.raises(ConfigError, match="did you mean 'paper_roberta'"):
-        spaces.find("paper_robert", None)
+        spaces.find_space("paper_robert", None)
     drawn = {"train.lr": math.pi / 1000, "train.epochs": 1234, "train.clip": 0.12345}
     assert space.plain(drawn) == drawn | {"train.lr": 0.00314}
 
@@ -204,7 +202,7 @@ def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_
     assert [tuple(arm.labels.values()) for arm in arms] == [(seed, *rest) for seed in "01" for rest in combinations]
     assert arms[0].overrides == ["train.epochs=5", "align.epochs=0", "seed=0", "task=digits", "body=minilm"]
     assert [word for word in arms[1].overrides if word.startswith("train.epochs")] == ["train.epochs=7"]
-    typed = study.arms({"train.epochs": [("1", "train.epochs=1"), ("2", "train.epochs=2")]}, tmp_path)
+    typed = study.arms({"train.epochs": {n: (f"train.epochs={n}",) for n in "12"}}, tmp_path)
     choices = [("train.epochs=1" in arm.overrides, arm.labels["train.epochs"]) for arm in typed[:2]]
     assert (len(typed), choices) == (16, [(True, "1"), (False, "2")])
     text = "axes:\n  seed: [0, 1]\n  set: {one: ['task.train=s/{seed}/{set}.npz', 'task.x={other}']}\n"
@@ -219,7 +217,7 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
         "needs body.checkpoint=...: give it on the command line": 2,
         f"no study/own.npz in the data folder {tmp_path}: python scripts/study_data.py": 2,
     }
-    typed = study.arms({"body.checkpoint": [("x", "body.checkpoint=x")]}, tmp_path)
+    typed = study.arms({"body.checkpoint": {"x": ("body.checkpoint=x",)}}, tmp_path)
     bodies = [arm.labels["body"] for arm in typed if "body.checkpoint=x" in arm.overrides]
     assert bodies == ["swin", "swin"]  # not to the other body
 
@@ -236,19 +234,6 @@ def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the
     read("metrics", "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n")
     (job,) = expand("study=metrics", "metric=halves").jobs  # which no metric is called
     assert job.config.metric["size"] == 32
-
-
-def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand):
-    for more in ([], ["task.split_seed=${seed}"]):
-        jobs = expand("set=digits", "seed=7,8", *more).jobs  # values that the axis does not have
-        with compose.session() as session:
-            for seed, job in zip((7, 8), jobs, strict=True):
-                alone = session.compose(job.overrides)
-                assert (alone.config.seed, job.config.seed) == (seed, seed)
-                for field in ("config", "content", "identity", "overrides", "variant"):
-                    assert getattr(alone, field) == getattr(job, field), field
-    with pytest.raises(ConfigError, match="seed"):
-        expand("set=digits", "seed=0,-1")  # at any place
 
 
 def test_a_file_that_is_not_a_study_is_refused(read):

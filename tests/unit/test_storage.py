@@ -63,7 +63,7 @@ def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are
     for other, message in (("b", "'b' has changed"), ("c", "'c' is not in its manifest")):
         with pytest.raises(ChecksumError, match=message):
             storage.verify_folder(tmp_path, only=["a", other])
-    monkeypatch.setattr(storage.folders, "sha256_file", lambda path: os.listdir(tmp_path / "a"))
+    monkeypatch.setattr(storage.disk, "sha256_file", lambda path: os.listdir(tmp_path / "a"))
     with pytest.raises(StorageError, match="cannot be read: Not a directory"):  # which is not called damage
         storage.verify_folder(tmp_path, only=["a"])
 

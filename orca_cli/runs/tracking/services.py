@@ -6,20 +6,19 @@ None of them can end a run, or hold it up, or change it: each works in a thread,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import queue
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from orca_cli.exceptions import OrcaError, UnavailableError
 from orca_cli.interfaces import Recorder
+from orca_cli.runs.environment import need
 from orca_cli.terminal import log
 
 if TYPE_CHECKING:
@@ -65,10 +64,6 @@ class Guarded:
         """Pass a copy of a line on."""
         self._calls.put(("record", (stage, dict(line))))
 
-    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Pass copies of the lines on."""
-        self._calls.put(("rewind", (stage, list(map(dict, lines)))))
-
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
         if self._lost.is_set() or self._done.is_set():
@@ -107,9 +102,6 @@ class Guarded:
 class Curves:
     """Gives every line to one of accelerate's trackers, at its epoch.
 
-    No tracker takes a line back: where a curve is rewound, the lines that follow come in addition, and a resumed run gives
-    all lines again.
-
     Args:
         tracker: started, with the settings of the run.
         end: ends its run, given how ours ended.
@@ -118,23 +110,13 @@ class Curves:
 
     def __init__(self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True) -> None:
         self._tracker, self._end, self._has_steps = tracker, end, has_steps
-        self._line_counts: Counter[str] = Counter()
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
-        self._line_counts[stage] += 1
-        prefix = f"{stage}/member_{line['member']}" if "member" in line else stage
+        prefix, epoch = f"{stage}/member_{line['member']}" if "member" in line else stage, int(line["epoch"])
         values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
-        epoch = int(line["epoch"])
-        if self._has_steps:
-            self._tracker.log(values, step=epoch)
-        else:
-            self._tracker.log(values | {f"{stage}/epoch": epoch})
-
-    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Give the lines that this process has not given yet."""
-        for line in lines[self._line_counts[stage] :]:
-            self.record(stage, line)
+        values |= {} if self._has_steps else {f"{stage}/epoch": epoch}
+        self._tracker.log(values, step=epoch if self._has_steps else None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Give the errors of a result record (result.json) and the distance as final/NAME, and end the tracker's run."""
@@ -158,7 +140,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
     Raises:
         UnavailableError: the package is not installed; so do `wandb` and `mlflow`.
     """
-    _need("tensorboard")
+    need("tensorboard", "tracker")
     from accelerate.tracking import TensorBoardTracker
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
@@ -180,12 +162,11 @@ def wandb(
 
     W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in WANDB_API_KEY.
     """
-    _need("wandb")
     if mode == "online" and not os.environ.get(_KEY):  # W&B would ask for it on the terminal
         what = f"online needs W&B's key in the environment variable {_KEY}"
         raise UnavailableError(what, where="tracker.mode", hint="or use tracker.mode=offline")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
+    wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
 
     quiet = wandb.Settings(silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S)
@@ -196,11 +177,8 @@ def wandb(
     tracker.store_init_configuration(_shown(settings))
     for stage in ("align", "finetune"):
         tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
-
-    def end(state: str) -> None:
-        tracker.tracker.finish(exit_code=0 if state == "completed" else 1)
-
-    return Curves(tracker, end, has_steps=False)  # W&B's own steps cannot begin again
+    # W&B's own steps cannot begin again.
+    return Curves(tracker, lambda state: tracker.tracker.finish(exit_code=int(state != "completed")), has_steps=False)
 
 
 def mlflow(
@@ -214,18 +192,16 @@ def mlflow(
 
     Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
-    _need("mlflow")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow
+    mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker
-    from mlflow.exceptions import MlflowException
 
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
     artifacts = None if uri else str(store.absolute() / "mlflow")
-    with suppress(MlflowException):  # it exists, or another process is faster
+    with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
     same = f"attributes.run_name = '{name}'"
     runs = mlflow.search_runs(experiment_names=[experiment], filter_string=same, output_format="list")
@@ -238,23 +214,18 @@ def mlflow(
     return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
 
 
-def _need(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        what, hint = f"tracker={package} needs the package {package}", f"pip install 'orca-transfer[{package}]'"
-        raise UnavailableError(what, where="tracker", hint=hint)
-
-
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
-    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items() if not isinstance(value, bool)}
+    numbers = {name: one for name, one in values.items() if isinstance(one, int | float) and not isinstance(one, bool)}
+    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items()}
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run is, as plain values; long ones are cut."""
-    shown = {key: value for key, value in settings.items() if key.partition(".")[0] not in _NOT_SHOWN}
     return {
-        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST] for key, value in shown.items()
+        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST]
+        for key, value in settings.items()
+        if key.partition(".")[0] not in _NOT_SHOWN
     }
 
 

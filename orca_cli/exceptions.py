@@ -6,9 +6,11 @@ An error says where (a key or a file), what is wrong and what to do, in one line
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 
 class OrcaError(Exception):
@@ -113,6 +115,20 @@ class InterruptionError(OrcaError, code=128 + signal.SIGINT):
 
 class PreemptionError(InterruptionError, code=os.EX_TEMPFAIL):
     """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
+
+
+def need(module: str, where: str, extra: str = "") -> Any:
+    """Return a module of an optional package, imported.
+
+    Raises:
+        UnavailableError: about what is typed at `where`; it names the extra, by default the package's name, to install.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install 'orca-transfer[{extra or package}]'"
+        raise UnavailableError(f"the package {package} is not installed", where=where, hint=hint) from error
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:

@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, UnavailableError, suggest
+from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.terminal import counted
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
@@ -80,15 +78,6 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
     if wrong.any():
         first = int(wrong.argmax())
         raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
-
-
-def optional_module(name: str, extra: str, what: str) -> Any:
-    """Return a module of an optional package; UnavailableError where it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        hint = f"pip install 'orca-transfer[{extra}]'"
-        raise UnavailableError(f"{what} need the package {name.split('.')[0]}", where="task", hint=hint) from error
 
 
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:

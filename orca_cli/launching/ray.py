@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_cli import terminal
-from orca_cli.exceptions import ConfigError, NetworkError
+from orca_cli.exceptions import ConfigError, NetworkError, need
 from orca_cli.launching.process import Command, Ended, attend, search_path
-from orca_cli.runs.environment import need
 
 ADDRESS = "RAY_ADDRESS"
 

@@ -29,9 +29,8 @@ from orca_cli import seeding, storage
 from orca_cli.config import configuration
 from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import Count, check_value, fits
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError, need, suggest
 from orca_cli.runs import claim
-from orca_cli.runs.environment import need
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra

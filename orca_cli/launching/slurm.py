@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, signals, storage
+from orca_cli.exceptions import need
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
-from orca_cli.runs.environment import need
 
 ASK_EVERY_S = 10.0  # sacct, for all jobs together
 LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done

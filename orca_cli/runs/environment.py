@@ -1,7 +1,6 @@
 """What a run was made with: versions, machine, command; read without importing the packages."""
 
 import functools
-import importlib
 import os
 import platform
 import sys
@@ -25,15 +24,6 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def need(package: str, where: str, extra: str = "") -> Any:
-    """Return a package, imported; UnavailableError, about what is typed at `where`, with its extra where it is missing."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        hint = f"pip install 'orca-transfer[{extra or package}]'"
-        raise UnavailableError(f"the package {package} is not installed", where=where, hint=hint) from error
 
 
 def requirements() -> list[Requirement]:

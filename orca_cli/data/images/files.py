@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from orca_cli import signals, storage
-from orca_cli.data.own_data import optional_module, refuse_if
+from orca_cli.data.own_data import refuse_if
 from orca_cli.data.pixels import augmented, normalised
-from orca_cli.exceptions import DataError, OrcaError, UnsafeError
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError, need
 from orca_cli.interfaces import Batch, Reporter
 from orca_cli.seeding import numpy_generator
 
@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def pillow() -> tuple[Any, Any]:
     """Return Pillow's modules of images and of operations on them; UnavailableError where it is not installed."""
-    image, operations = (optional_module(f"PIL.{name}", "images", "image files") for name in ("Image", "ImageOps"))
+    image, operations = (need(f"PIL.{name}", "task", "images") for name in ("Image", "ImageOps"))
     warnings.filterwarnings("ignore", category=image.DecompressionBombWarning)  # of fewer pixels than we refuse
     return image, operations
 

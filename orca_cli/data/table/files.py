@@ -10,16 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.data.own_data import check_names, optional_module, refuse_if
+from orca_cli.data.own_data import check_names, refuse_if
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
-_PARQUET_MODULE = "pyarrow.parquet", "tables", ".parquet files"
+_parquet = partial(need, "pyarrow.parquet", "task.train", "tables")  # imported where a file asks for it
 _DELIMITERS = (",", ";", "\t", "|")
 _DAY = 86_400e9  # nanoseconds
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
@@ -71,7 +72,7 @@ class Table:
             values = np.array(rows, dtype=object)[1:]
             columns = {name: values[:, i] for i, name in enumerate(names)}
         else:
-            with damage(where, ".parquet file"), optional_module(*_PARQUET_MODULE).ParquetFile(self.path) as file:
+            with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
                 check_memory(16 * file.metadata.num_rows * len(names), where, "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
@@ -117,7 +118,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     first_bytes(path, key, _ALLOWED)
     if path.suffix.lower() in _PARQUET:
         with damage(str(path), ".parquet file"):
-            table = Table(path, tuple(optional_module(*_PARQUET_MODULE).read_schema(path, memory_map=True).names))
+            table = Table(path, tuple(_parquet().read_schema(path, memory_map=True).names))
     elif path.suffix.lower() in _TEXT:
         encoding = encoding or "utf-8-sig"  # a byte order mark is no text
         mark = "\t" if delimiter in ("tab", "\\t") else delimiter or ""

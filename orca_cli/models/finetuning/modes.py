@@ -1,6 +1,5 @@
 """Which parameters stage 3 trains, and what a checkpoint has to hold: all but what the pretrained body's own files hold."""
 
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count, Positive
-from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
+from orca_cli.exceptions import CheckpointError, ConfigError, need
 from orca_cli.interfaces import Role, Tokens
 from orca_cli.models.transfer import TransferModel
 
@@ -118,16 +117,12 @@ class LoRA:
             what = f"this body has no linear layers of the roles {', '.join(self.roles)}"
             allowed = [role for role in get_args(Role) if body.linear_names(role)] or ["none; use finetune=layernorm"]
             raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}")
-        if importlib.util.find_spec("peft") is None:
-            hint = "pip install 'orca-transfer[lora]'"
-            raise UnavailableError("the package peft is not installed", where="finetune=lora", hint=hint)
-        from peft import LoraConfig, inject_adapter_in_model
-
+        peft = need("peft", "finetune=lora", "lora")
         # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches
         # names by their ends, so no name may be the end of another.
         layers = nn.ModuleDict({f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)})
         sizes: dict[str, Any] = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
-        inject_adapter_in_model(LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers)
+        peft.inject_adapter_in_model(peft.LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers)
         for name, layer in zip(names, layers.values(), strict=True):
             body.set_submodule(name, layer)
 

@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from orca_cli.exceptions import OrcaError, UnavailableError
+from orca_cli.exceptions import OrcaError, UnavailableError, need
 from orca_cli.interfaces import Recorder
-from orca_cli.runs.environment import need
 from orca_cli.terminal import log
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 
 from orca_cli.data.fraction import Joined
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, file_identity, find, load_arrays
+from orca_cli.data.published import AGAIN, check_array, entries, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.untrusted.arrays import read_arrays
+from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.interfaces import Reporter, TaskData
 
 _BASES, _LENGTH, _LABELS = 4, 1000, 36
@@ -47,7 +47,8 @@ def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> Arra
     """Return the sequences of one split."""
 
     def make(folder: Path) -> None:
-        x, y = read_arrays(file, [f"x_{part}", f"y_{part}"]).values()
+        stored = entries(open_arrays(file, str(file), AGAIN), [f"x_{part}", f"y_{part}"], str(file))
+        x, y = (one.read() for one in stored)
         np.save(folder / "x.npy", check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]"))
         np.save(folder / "y.npy", check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary"))
 

@@ -75,7 +75,7 @@ def refuse(is_wrong: object, what: str, where: object) -> None:
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
-        held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+        held = ", ".join(map(str, [*record][:10])) if isinstance(record, dict) else f"a {type(record).__name__}"
         raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
     return [record[name] for name in names]
 

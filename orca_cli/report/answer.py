@@ -3,7 +3,7 @@
 Shapes: n samples, K outputs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
+from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.report.layout import clean
@@ -23,8 +23,6 @@ from orca_cli.terminal import counted, visible
 _MOST_CLASSES = 60  # whose confusion matrix is in a record
 # On a terminal: classes of a matrix; rows; characters of a name.
 _MOST_IN_MATRIX, _MOST_ROWS, _LONGEST_NAME = 30, 20, 16
-_BLOCK_BYTES = 2**24  # what is read at once
-Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -207,42 +205,27 @@ def read(run: Path) -> Answer | None:
         class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
         has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
         if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
-            return reader(_blocks(outputs, targets), [visible(str(name)) for name in class_names])
+            return reader(outputs.read(), targets.read(), [visible(str(name)) for name in class_names])
     raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
 
 
-def _blocks(outputs: StoredArray, targets: StoredArray) -> Blocks:
-    """Yield outputs and targets of the same samples, part by part: neither is held whole."""
-    step = max(1, _BLOCK_BYTES // max(1, outputs.dtype.itemsize * outputs.shape[1]))
-    read_outputs, read_targets = outputs.rows(), targets.rows()
-    for start in range(0, outputs.shape[0], step):
-        stop = min(start + step, outputs.shape[0])
-        yield read_outputs(start, stop), read_targets(start, stop)
-
-
-def _confusion(blocks: Blocks, names: Sequence[str]) -> Answer:
-    k = len(names)
-    counts = np.zeros(k * k, np.int64)
-    for outputs, targets in blocks:
-        is_labelled = targets != IGNORED_CLASS
-        true = targets[is_labelled].astype(np.int64)
-        if ((true < 0) | (true >= k)).any():
-            raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
-        counts += np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k)
+def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    k, is_labelled = len(names), targets != IGNORED_CLASS
+    true = targets[is_labelled].astype(np.int64)
+    if ((true < 0) | (true >= k)).any():
+        raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
+    counts = np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k)
     return Confusion(counts.reshape(k, k), names)
 
 
-def _labels(blocks: Blocks, names: Sequence[str]) -> Answer:
-    n, sums = 0, np.zeros((3, len(names)), np.int64)
-    for outputs, targets in blocks:
-        present, predicted = targets == 1, (outputs >= 0) & ~np.isnan(targets)
-        sums += np.stack([present.sum(axis=0), predicted.sum(axis=0), (present & predicted).sum(axis=0)])
-        n += len(outputs)
-    return Labels(n, sums[0], sums[1], sums[2], names)
+def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    present, predicted = targets == 1, (outputs >= 0) & ~np.isnan(targets)
+    there, seen, both = (one.sum(axis=0) for one in (present, predicted, present & predicted))
+    return Labels(len(outputs), there, seen, both, names)
 
 
-def _values(blocks: Blocks, names: Sequence[str]) -> Answer:
-    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*blocks, strict=True))
+def _values(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    outputs, targets = outputs.astype(np.float64), targets.astype(np.float64)
     numbers = []
     for k, name in enumerate(names):
         is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])

@@ -277,7 +277,7 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form in ("pickle named npy", "npy of objects"):
         return [lambda: unpickle(path), lambda: read_here(text), lambda: arrays.open_arrays(path, "task.train")]
     if form == "npz of objects":
-        return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
+        return [lambda: arrays.open_arrays(path, "task.train")["x"].read()]
     if form == "LMDB":
 
         def here_by_bytes(content: bytes, where: str) -> Any:

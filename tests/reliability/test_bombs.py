@@ -305,10 +305,8 @@ GZIPPED = {
 }
 
 
-def read_both_ways(path: Path) -> None:
-    """Read an .npz file as a whole, and its members one by one, of which each has to be refused."""
-    with pytest.raises((DataError, UnsafeError), match=path.name):
-        arrays.read_arrays(path, ["x"])
+def read_members(path: Path) -> None:
+    """Read all members of an .npz file."""
     for array in arrays.open_arrays(path, "s").values():
         array.read()
 
@@ -331,7 +329,7 @@ FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callabl
         lambda path: arrays.open_arrays(path, "task.train"),
         _SMALL,
     ),
-    ("npz", ".npz"): (NPZ, read_both_ways, _SMALL),
+    ("npz", ".npz"): (NPZ, read_members, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
     ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(tape.values(path, map(str, range(300)))), _SMALL),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
@@ -359,7 +357,7 @@ def test_bombs_are_defused(family, ending, name, tmp_path, counted):
 def test_honest_files_are_no_bombs(tmp_path):
     rng = np.random.default_rng(0)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**25,), np.uint8), y=rng.random(1000))
-    assert arrays.read_arrays(tmp_path / "a.npz", ["x", "y"])["x"].shape == (2**25,)
+    assert arrays.open_arrays(tmp_path / "a.npz", "s")["x"].read().shape == (2**25,)
     records = {"data": [np.arange(500.0, dtype=">f8") for _ in range(3000)], "label": ["N"] * 3000}
     for protocol in range(6):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(records, protocol=protocol))

@@ -103,7 +103,7 @@ def test_what_chooses_the_weights(data, settings, expected):
 
 
 def test_a_refit_that_validates_on_the_test_split_is_refused_before_any_data_are_read():
-    with pytest.raises(ConfigError, match="train.refit=true: does not go with train.validate_on=test"):
+    with pytest.raises(ConfigError, match="train.refit=true: leaves no samples to choose by"):
         checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
 
 

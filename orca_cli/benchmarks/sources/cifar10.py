@@ -14,8 +14,8 @@ from annotated_types import Ge
 from orca_cli import signals
 from orca_cli.benchmarks.cifar100 import checked
 from orca_cli.benchmarks.sources.balance import draw, facts_digest
-from orca_cli.data.published import entries, find
-from orca_cli.data.untrusted.arrays import read_arrays
+from orca_cli.data.published import AGAIN, entries, find
+from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Examples, SourceData
 
@@ -58,8 +58,9 @@ def read(
         data_folder, "cifar10", [_FIRST], path, f"or an .npz with x_train, y_train, ...; {hint}", key, _OTHERS
     )
     if place.name != _FIRST:
-        arrays = read_arrays(place, [f"{axis}_{part}" for part in parts for axis in "xy"], max_bytes=2**30)
-        return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
+        stored = open_arrays(place, str(place), AGAIN)
+        named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(place)) for part in parts}
+        return {part: checked(x.read(), y.read(), 10, f"{place}[{part}]") for part, (x, y) in named.items()}
     images = {}
     for part in parts:
         batches = []

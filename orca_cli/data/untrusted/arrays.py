@@ -3,7 +3,7 @@
 import io
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -13,12 +13,11 @@ import numpy as np
 
 from orca_cli.data.untrusted.archives import open_zip
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
-from orca_cli.data.untrusted.memory import check_memory, checked_characters, release_pages
+from orca_cli.data.untrusted.memory import check_memory, checked_characters
 from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
-_MAX_BYTES = 8 * 2**30
 _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
@@ -41,22 +40,6 @@ class StoredArray:
     dtype: np.dtype  # no objects, no fields
     read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
 
-    @property
-    def bytes(self) -> int:
-        """Return the size of the content."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def rows(self) -> Callable[[int, int], np.ndarray]:
-        """Return a reader of rows start..stop-1; of a memory map it holds little more than these."""
-        array = self.read()
-
-        def rows(start: int, stop: int) -> np.ndarray:
-            part = np.array(array[start:stop])
-            release_pages(array)
-            return part
-
-        return rows
-
 
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
@@ -74,20 +57,6 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
     if path.suffix.lower() == ".npz":
         return _npz(path)
     raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=allowed)
-
-
-def read_arrays(path: Path, names: Sequence[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
-
-    Raises:
-        DataError, MemoryExhaustedError: as `open_arrays`; or an array is missing.
-        UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
-    """
-    stored = _npz(path, names)
-    declared = sum(array.bytes for array in stored.values())
-    if declared > max_bytes:
-        raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
-    return {name: array.read() for name, array in stored.items()}
 
 
 class Header(NamedTuple):
@@ -137,19 +106,15 @@ def read_npy(path: Path) -> StoredArray:
     return StoredArray(where, shape, dtype, read)
 
 
-def _npz(path: Path, names: Sequence[str] | None = None) -> dict[str, StoredArray]:
-    """Return the named arrays, or all where names is None."""
+def _npz(path: Path) -> dict[str, StoredArray]:
     arrays: dict[str, StoredArray] = {}
     with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise UnsafeError("two arrays have one name", where=str(path), hint="write it again")
-        for name in members if names is None else names:
-            if name not in members:
-                held = ", ".join(sorted(members)[:10]) or "nothing"
-                raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
-            with damage(f"{path}[{name}]", "array"), archive.open(members[name]) as file:
-                arrays[name] = _member(path, f"{path}[{name}]", members[name], file)
+        for name, member in members.items():
+            with damage(f"{path}[{name}]", "array"), archive.open(member) as file:
+                arrays[name] = _member(path, f"{path}[{name}]", member, file)
     return arrays
 
 
@@ -161,11 +126,10 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
         if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
             what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
             raise UnsafeError(what, where=where, hint="store it uncompressed")
-        check_memory(stored.bytes, where)
+        check_memory(math.prod(shape) * dtype.itemsize, where)
         with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
-    stored = StoredArray(where, shape, dtype, read)
-    return stored
+    return StoredArray(where, shape, dtype, read)

@@ -60,7 +60,12 @@ def load(
 
 
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`."""
+    """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
+
+    Raises:
+        DataError: the archive is missing or damaged, lacks the file, or holds data of another form.
+        UnsafeError: the file is larger than 256 MiB, or its pickle holds more than data.
+    """
     data, labels = _entries(archive, name, "data", "fine_labels")
     return checked(data, labels, _CLASSES, f"{archive}[{name}]")
 
@@ -77,7 +82,7 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> tuple[np
 
 
 def class_names(archive: Path) -> tuple[str, ...]:
-    """Return the names of the fine classes, from the file `meta`."""
+    """Return the names of the fine classes, from the file `meta`; errors as those of `read`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES:
         raise fault(f"does not list {_CLASSES} 'fine_label_names'", f"{archive}[meta]")

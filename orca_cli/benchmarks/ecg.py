@@ -54,15 +54,15 @@ class Records:
 
 
 class Windows(ArraySamples):
-    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch.
+    """Samples (see interfaces): windows [1, W] of the records `rows`, z-scored by their own record; cut batch by batch.
 
-    A split without padding has no mask. The groups are the numbers of the windows' records in the file.
+    The groups are the numbers of the windows' records in the file. A split without padding has no mask.
 
     Args:
-        records, rows: all, and those of this split.
+        records, rows: all of the file, and the numbers of those of this split.
         strides: steps from one window to the next, for each class.
         inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, padded at the end.
+        pad: whether a record that has no window gives one, with zeros after its end.
     """
 
     def __init__(self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool) -> None:

@@ -114,7 +114,15 @@ def load(
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions without end, as channels of VOCABULARY, each with its value."""
+    """Yield different expressions without end, as channels of VOCABULARY, each with its value in 0..9.
+
+    A call never returns where fewer different expressions fit than are asked for.
+
+    Args:
+        max_depth: depth of a node that is always a digit; the whole expression has depth 1.
+        max_arity: the most arguments of an operator, 2 or more.
+        min_length, max_length: tokens, closing brackets included.
+    """
     generator = numpy_generator(seed, "listops")
     uniform = itertools.chain.from_iterable(generator.random(_DRAWS).tolist() for _ in itertools.count())
     seen: set[bytes] = set()

@@ -12,7 +12,14 @@ from orca_cli.interfaces import Examples
 
 
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
-    """Return a draw from texts and their classes, of which those of one text are left out; class `last` comes last."""
+    """Return a draw from texts and their classes, without classes that have a single text; class `last` comes last.
+
+    The others are in the order of their names. `size` and `seed` are those of `draw`, `where` is the origin of the texts.
+
+    Raises:
+        DataError: fewer than two classes are left.
+        ConfigError: as `draw`.
+    """
     counts = Counter(name for _, name in pairs)
     names = sorted((name for name in counts if counts[name] > 1), key=lambda name: (name == last, name))
     if len(names) < 2:
@@ -26,7 +33,7 @@ def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, w
 
 
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return texts and their classes without repetitions, and without texts of several classes, which say nothing on them."""
+    """Return texts and their classes, each pair once and in the given order, without texts that have several classes."""
     distinct = list(dict.fromkeys(pairs))
     counts = Counter(text for text, _ in distinct)
     return [(text, name) for text, name in distinct if counts[text] == 1]

@@ -62,9 +62,8 @@ def load(
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
 
-    Raises:
-        DataError: the archive is missing or damaged, lacks the file, or holds data of another form.
-        UnsafeError: the file is larger than 256 MiB, or its pickle holds more than data.
+    DataError where archive or file are missing, damaged or of another form; UnsafeError for more than 256 MiB, and for a
+    pickle that holds more than data.
     """
     data, labels = _entries(archive, name, "data", "fine_labels")
     return checked(data, labels, _CLASSES, f"{archive}[{name}]")

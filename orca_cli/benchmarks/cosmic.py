@@ -140,10 +140,7 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
 
     They are those listed in `<part>_dirs.npy` in `root`, or all where there is no list. Only the last five parts of a listed
     path count, `npy_<part>/filter/proposal/visit/file`; what stands before them is of the machine that wrote the list.
-
-    Raises:
-        DataError: a listed file is not there, or no stamp has this filter.
-        UnsafeError: a listed path leads out of the folder.
+    DataError where a listed file is not there, or no stamp has this filter; UnsafeError where a path leads out of the folder.
     """
     folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
     if listed.is_file():

@@ -116,10 +116,10 @@ def expressions(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield different expressions without end, as channels of VOCABULARY, each with its value in 0..9.
 
-    A call never returns where fewer different expressions fit than are asked for.
+    Where none is left, the search for the next one does not end.
 
     Args:
-        max_depth: depth of a node that is always a digit; the whole expression has depth 1.
+        max_depth: depth at which every node is a digit; the whole expression has depth 1.
         max_arity: the most arguments of an operator, 2 or more.
         min_length, max_length: tokens, closing brackets included.
     """

@@ -56,13 +56,9 @@ def assemble(
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
-    Args:
-        fractions: of the training samples, or of their groups, for validation and for test, where the data do not give these.
-        split_seed: of the draw of these.
-        fit: called once, with the samples of each split that the training data hold, drawn ones included.
-
-    Raises:
-        DataError: fewer than 10 training samples before the draw, or none left after it; others are those of `fit`.
+    `fractions` of the training samples, or of their groups, are drawn for validation and for test, where the data do not give
+    these. `fit` is called once, with the samples of each split that the training data hold, drawn ones included. DataError for
+    fewer than 10 training samples before the draw.
     """
     count, hint = len(pool.rows["train"]), f"provide {_MIN_SAMPLES} or more for training"
     refuse_if(count < _MIN_SAMPLES, f"too few {pool.unit}: {count}", pool.where, hint)

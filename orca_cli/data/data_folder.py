@@ -73,8 +73,7 @@ def expected(file: DataFile, folder: Path) -> str | None:
 def verify(file: DataFile, folder: Path) -> str:
     """Return a file's SHA-256, which is recorded if the file is seen for the first time.
 
-    Raises:
-        ChecksumError: SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or the record is damaged.
+    ChecksumError where SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or the record is damaged.
     """
     path = folder / file.path
     digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
@@ -107,11 +106,8 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     """Unpack an archive in place unless that was done; return the number of files that were written.
 
-    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all are unpacked again.
-
-    Raises:
-        DataError: the archive is damaged; it is moved aside, and its record deleted.
-        UnsafeError, StorageError: as `archives.unpack`.
+    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all are unpacked again. A
+    damaged archive is moved aside, and its record deleted; errors as those of `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():

@@ -67,7 +67,8 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 class Joined:
     """Samples (see interfaces) of one or more splits of one task, one after the other, none of which is copied.
 
-    Equal numbers in the parts' groups are one record: the reader has to number records over all of its splits.
+    Equal numbers in the parts' groups are one record: the reader has to number records over all of its splits. Samples of
+    parts without a mask are all input where another part has one.
     """
 
     def __init__(self, parts: Sequence[Samples]) -> None:
@@ -78,10 +79,7 @@ class Joined:
         return int(self._ends[-1])
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices, in this order; the parts draw from `augment` one after the other.
-
-        Samples of parts without a mask are all input where another part has one.
-        """
+        """Return the samples with these indices, in this order; the parts draw from `augment` one after the other."""
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._ends, indices, side="right")
         starts = self._ends - [len(part) for part in self._parts]

@@ -20,19 +20,16 @@ def find(
     key: str = "task.path",
     others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a data set, in the order of their names; of a pattern the first one that fits.
+    """Return the files or folders of a data set, in the order of their names; DataError where one is missing.
 
     Args:
         data_folder, task: where its folder is, and the name of both.
         names: relative to its folder; those without a suffix, or with .lmdb, are those of folders too; with a star it is a
-            pattern.
+            pattern, of which the first file counts.
         path: another folder, from the working folder or else from `data_folder`; or, of one name, the file itself.
         hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
         others: further lists of names, since archives and mirrors put the same files into different folders. The first list
             that is complete counts.
-
-    Raises:
-        DataError: no list is complete.
     """
     place = Path(path or data_folder / task).expanduser()
     place = place if place.exists() else data_folder / place
@@ -92,16 +89,13 @@ def check_array(
     dtype: str = "numbers",
     holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds, as it is, if it is an array of this type and shape with such values.
+    """Return what a file holds if it is an array of this type and shape, and of such values; else raise DataError.
 
     Args:
         shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
         where, what: origin and name of the array in messages; the name is empty where the origin says it.
         dtype: of NumPy; "numbers" is real numbers and booleans of any type.
         holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
-
-    Raises:
-        DataError: it is anything else.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):

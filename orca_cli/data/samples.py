@@ -95,14 +95,10 @@ class ArraySamples:
     Args:
         x: inputs [N, C, *E] of any real dtype, which may be a memory map; or sequences that know their lengths.
         y: targets [N, ...], as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is, and for sequences that know their
-            lengths.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is, or where sequences know their lengths.
         rows: [n], those of this split; None takes all.
         scale, gaps: how inputs are scaled and their missing values filled; without both, inputs keep their values.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
-
-    Raises:
-        ValueError: the numbers of inputs, targets and masks differ.
     """
 
     def __init__(
@@ -191,16 +187,13 @@ def fit_inputs(
     """Return the scale of inputs [N, C, *E], what takes the place of missing values, and notes on both.
 
     Learned from the training rows alone, without padding and missing values. The scale has deviation 1 for constant channels.
-    The first list has warnings about these, the second what was filled; either may be empty.
+    The first list has warnings about these, the second what was filled; either may be empty. ConfigError for linear filling of
+    inputs that are not sequences, DataError for a channel of which the training rows know no value.
 
     Args:
         rows: [n], those for training.
         has_gaps: whether any input of any row is NaN.
         indicator: whether channels with missing values in the training rows get an indicator channel.
-
-    Raises:
-        ConfigError: linear filling of inputs that are not sequences.
-        DataError: a channel of which the training rows know no value.
     """
     what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
     check_rules((how == "linear" and x.ndim != 3, "gaps", what, "use task.gaps=mean"))

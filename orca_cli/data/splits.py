@@ -67,9 +67,6 @@ def split(
         train: number of samples; None takes the rest.
         classes: [n], to stratify by; None for the plain random order.
         keys: the settings that give the sizes, for messages.
-
-    Raises:
-        DataError: the sizes add up to more than n, or leave nothing for training.
     """
     counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
     n_test, n_validation = counts
@@ -114,9 +111,8 @@ def folds(
 def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Return the units that n samples form, which a split keeps whole: their groups [n], or without groups each sample alone.
 
-    Returns:
-        The unit of each sample, [n] in 0..units-1; the number of units; and the class of each unit, numbered from 0, which of
-        a group is the most frequent one, or the lowest of several such. None without classes.
+    That is the unit of each sample, [n] in 0..units-1; the number of units; and the class of each unit, numbered from 0, None
+    without classes. A group has its most frequent class, or the lowest of several such.
     """
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
@@ -130,15 +126,10 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
 def group_rows(
     held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group.
+    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group, as are 1.0 and "1".
 
-    Args:
-        held: the values [n] of each file and their origin, by the file's split; 1.0 and the text 1 are equal. Empty gives
-            none.
-        rows: those of each split in the training file; None where the whole file is for training.
-
-    Raises:
-        DataError: a row without a group, or a group in two splits.
+    `held` has the values [n] of the files of splits, and their origin; `rows` are those of each split in the training file,
+    None where all are for training. DataError for a row without a group, and for a group in two splits.
     """
     if not held:
         return {}

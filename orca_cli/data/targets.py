@@ -40,9 +40,8 @@ class TargetForm:
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y.
 
-        Raises:
-            DataError: another shape or type; a class that training lacks, or that is not in 0..K-1; a label other than 0 and
-                1; a number that is infinite in float32, or NaN where none may be missing.
+        DataError for another shape or type; a class that training lacks, or that is not in 0..K-1; a label other than 0 and 1;
+        a number that is infinite in float32, or NaN where none may be missing.
         """
         if self.classes:
             labels, values = plain_labels(y, where), np.array(self.classes)

@@ -14,11 +14,8 @@ from orca_cli.interfaces import Examples
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
     """Return a draw from texts and their classes, without classes that have a single text; class `last` comes last.
 
-    The others are in the order of their names. `size` and `seed` are those of `draw`, `where` is the origin of the texts.
-
-    Raises:
-        DataError: fewer than two classes are left.
-        ConfigError: as `draw`.
+    The others are in the order of their names. `size`, `seed` and errors are those of `draw`; `where` is the origin of the
+    texts.
     """
     counts = Counter(name for _, name in pairs)
     names = sorted((name for name in counts if counts[name] > 1), key=lambda name: (name == last, name))

@@ -230,10 +230,8 @@ def locate(
 
     Rows are given for train and for the splits that an array `split` marks, which have no arrays of their own. `files` are the
     settings of the splits and of their labels, None where not given; roles that are `optional` may be absent from a file.
-
-    Raises:
-        ConfigError: settings that contradict each other or the files.
-        DataError: an array is missing or of another length, a split is there twice, or only some splits have lengths.
+    ConfigError for settings that contradict the files; DataError where an array is missing or of another length, a split is
+    there twice, or only some splits have lengths.
     """
     paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
     for part, labels in _LABELS.items():

@@ -101,12 +101,9 @@ class Header(NamedTuple):
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
     """Return the header of an array at the beginning of a file of `size` bytes, of which up to 10,000 are read.
 
-    The content begins at the header's `offset`, not where the file stands afterwards. `objects` says whether the caller
-    unpickles Python objects.
-
-    Raises:
-        DataError: the header is damaged, or declares fields, or a shape that the file cannot hold.
-        UnsafeError: Python objects, where the caller does not unpickle them.
+    The content begins at the header's `offset`, not where the file stands afterwards. DataError where the header is damaged,
+    or declares fields or a shape that the file cannot hold; UnsafeError for Python objects, unless `objects` says that the
+    caller reads their pickle.
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it

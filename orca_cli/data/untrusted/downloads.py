@@ -106,10 +106,7 @@ def md5_file(path: Path) -> str:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub's address answers within 8 seconds; the hub's own library retries for half a minute.
-
-    False without a request where the environment says that the hub is offline.
-    """
+    """Return whether the hub's address answers within 8 seconds, for which its own library takes half a minute; False offline."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -113,9 +113,10 @@ def load(
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. By strides of the
-    class (published code) noise has up to 20 times its weight in validation and test. Validation records of "sklearn_90_10"
-    are a ninth of the training records, stratified by `split_seed`.
+    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
+    evaluation_strides=class, as in the published code, noise has up to 20 times its weight in validation and test. Validation
+    records of "sklearn_90_10" are a ninth of those that are not for test, drawn by `split_seed` with every class in
+    proportion.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)

@@ -73,9 +73,10 @@ def load(
     over_length: OverLength = "truncate",
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return expressions as one-hot columns [n, 17, L], with the real tokens marked as valid; L is the size's.
+    """Return expressions as one-hot columns [n, 17, L]; columns of zeros after their ends are marked as padding, or not.
 
-    Truncated expressions mostly cannot be decided (see one_hot.OverLength).
+    L is 50, 1,024 or 1,999 for small, paper and lra; from files it is 1,024 for small too. Truncated expressions mostly cannot
+    be decided (see one_hot.OverLength).
     """
     counts, (shortest, longest), length = _SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}

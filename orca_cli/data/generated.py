@@ -1,5 +1,6 @@
-"""Generated data sets, and target maps stored one per file, as one array: made once, kept in the cache folder with checksums,
-verified whenever they are read.
+"""Generated data sets, and maps of targets that are stored one per file, as one array: made once, and kept in the cache folder.
+
+Checksums are kept with them, and compared whenever they are read.
 
 Shapes: n samples, B of a batch, C channels, H x W positions of a map.
 """

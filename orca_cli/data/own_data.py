@@ -83,7 +83,7 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
 
 
 def optional_module(name: str, extra: str, what: str) -> Any:
-    """Return a module of an optional package; UnavailableError where it is not installed."""
+    """Return a module of an optional package; UnavailableError, with the `extra` to install, where there is none."""
     try:
         return import_module(name)
     except ImportError as error:

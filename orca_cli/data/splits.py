@@ -126,10 +126,11 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
 def group_rows(
     held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group, as are 1.0 and "1".
+    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group.
 
-    `held` has the values [n] of the files of splits, and their origin; `rows` are those of each split in the training file,
-    None where all are for training. DataError for a row without a group, and for a group in two splits.
+    `held` has the values [n] of the files of splits, and their origin; floats without fractions count as integers. `rows` are
+    those of each split in the training file, None where all are for training. DataError for a row without a group, and for a
+    group in two splits.
     """
     if not held:
         return {}

@@ -37,11 +37,11 @@ def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
-    """Draw `size` examples with class sizes as equal as the data allow; all where there are no more.
+    """Return the indices of `size` examples, ascending, classes as equal in number as the data allow; of all if there are no more.
 
     A class that has less than its share gives all it has, and the others make up for it; what does not divide evenly comes
     from the first classes. A class keeps its examples when `size` grows: the draw is the beginning of one random order per
-    class. Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
+    class. Labels are [n] integers in 0..k-1, and a size of None is all.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.

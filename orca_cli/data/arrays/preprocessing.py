@@ -104,7 +104,7 @@ class ArrayPreprocessing:
         return self.padding is not None
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
-        """Check shape and dtype of inputs, which may be in a file still."""
+        """Raise DataError for inputs [n, ...] of another shape or type than in training; those in a file are not read."""
         what = f"inputs with {described(self.file_shape)} are not sequences, so they cannot have lengths"
         refuse_if(self.padding is not None and len(self.file_shape) != 2, what, where, _NOT_PADDED)
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""

@@ -106,7 +106,7 @@ def md5_file(path: Path) -> str:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub's address answers within 8 seconds, for which its own library takes half a minute; False offline."""
+    """Return whether the hub's address answers within 8 s, where its own library tries for half a minute; False offline."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -37,7 +37,7 @@ def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
-    """Return the indices of `size` examples, ascending, classes as equal in number as the data allow; of all if there are no more.
+    """Return indices of `size` examples, ascending, with class sizes as equal as the data allow; all where there are no more.
 
     A class that has less than its share gives all it has, and the others make up for it; what does not divide evenly comes
     from the first classes. A class keeps its examples when `size` grows: the draw is the beginning of one random order per

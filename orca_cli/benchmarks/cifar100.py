@@ -60,7 +60,11 @@ def load(
 
 
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`."""
+    """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
+
+    DataError where archive or file are missing, damaged or of another form; UnsafeError for more than 256 MiB, and for a
+    pickle that holds more than data.
+    """
     data, labels = _entries(archive, name, "data", "fine_labels")
     return checked(data, labels, _CLASSES, f"{archive}[{name}]")
 
@@ -77,7 +81,7 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> tuple[np
 
 
 def class_names(archive: Path) -> tuple[str, ...]:
-    """Return the names of the fine classes, from the file `meta`."""
+    """Return the names of the fine classes, from the file `meta`; errors as those of `read`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES:
         raise fault(f"does not list {_CLASSES} 'fine_label_names'", f"{archive}[meta]")

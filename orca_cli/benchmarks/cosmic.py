@@ -34,7 +34,11 @@ _NORMAL = 1.4826  # deviation of a normal distribution in units of its median ab
 
 @dataclass(frozen=True)
 class Form:
-    """How a stamp becomes a sample; all of it is in the digest of a split, also what was a setting once."""
+    """How a stamp becomes a sample: a crop of `size` x `size` pixels from row and column `start` on, with some sky added.
+
+    Sky is drawn anew in optimizer steps; with `sky_at_test` elsewhere too, by one draw for each file. All fields are in the
+    digest of a split.
+    """
 
     start: int
     size: int
@@ -47,7 +51,11 @@ class Form:
 
 
 class Stamps(MapSamples):
-    """Samples (see interfaces) over n stamps relative to `root`; the groups are the visits."""
+    """Samples (see interfaces) over n stamps of a part, train, validation or test; `stamps` are paths relative to `root`.
+
+    The groups are the visits, numbered within the split. A record has the level of the sky, the SHA-256 of the crop, and the
+    number of pixels that are not finite.
+    """
 
     def __init__(
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
@@ -66,7 +74,7 @@ class Stamps(MapSamples):
         )
 
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return 1 where a ray hit, 0 elsewhere, NaN where that is not known, and the level of the sky."""
+        """Return the target [S, S], 1 where a ray hit, 0 elsewhere, NaN where that is not known, and the record."""
         path = self._root / self.stamps[index]
         image, mask, ignored = read_stamp(path, self._form)
         content = hashlib.sha256(image.tobytes() + mask.tobytes() + ignored.tobytes()).hexdigest()
@@ -74,7 +82,7 @@ class Stamps(MapSamples):
         return np.where(ignored, np.nan, mask), {"sha256": content, "sky": read_sky(path), "broken": broken}
 
     def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, bool, None]:
-        """Return the image; with `augment`, a part of the sky is added."""
+        """Return the image [1, S, S], scaled, 0 at pixels that are not finite; with `augment`, a part of the sky is added."""
         image, _, _ = read_stamp(self._root / self.stamps[index], self._form)
         share = 0.0
         if augment is not None or self._form.sky_at_test:
@@ -128,9 +136,11 @@ def load(
 
 
 def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
-    """Return the stamps of a part and filter in sorted order, relative to `root`: those listed in `<part>_dirs.npy`, or all.
+    """Return the stamps of a part, train or test, and of a filter, sorted, as paths relative to `root`.
 
-    Of a listed path what comes before the folder is specific to the machine that wrote the list.
+    They are those listed in `<part>_dirs.npy` in `root`, or all where there is no list. Only the last five parts of a listed
+    path count, `npy_<part>/filter/proposal/visit/file`; what stands before them is of the machine that wrote the list.
+    DataError where a listed file is not there, or no stamp has this filter; UnsafeError where a path leads out of the folder.
     """
     folder, listed = _FOLDERS[part], root / f"{part}_dirs.npy"
     if listed.is_file():
@@ -157,6 +167,7 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Return the crop of a stamp, [S, S] each: counts, float32; 1 where a ray hit, float32; whether that is not known, bool.
 
     The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask. Pixels that are not finite are ignored.
+    DataError for another form, a file that the crop does not fit into, and masks with other values than 0 and 1.
     """
     end = form.start + form.size
     stored = arrays.open_arrays(path, str(path), AGAIN)[""]
@@ -171,7 +182,11 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def read_sky(path: Path) -> float:
-    """Return the sky level of the exposure that a stamp is cut from, in counts; 0 where the visit has no sky.npy."""
+    """Return the sky level of the exposure that a stamp is cut from, in counts; 0 where the visit has no sky.npy.
+
+    That file has one level for each exposure of the visit, and the name of a stamp begins with the number of its exposure,
+    from 1. DataError where there is no finite level for it.
+    """
     file = path.with_name(_SKY)
     if not file.is_file():
         return 0.0

@@ -153,7 +153,11 @@ def _read(
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
-    """Return one draw [K, K] of the Gaussian field, by an orthonormal inverse cosine transform of its coefficients."""
+    """Return one draw [K, K] of the Gaussian field, by an orthonormal inverse cosine transform of its coefficients.
+
+    The coefficient of cosines of i and j half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. The constant has
+    none, so every draw has mean 0.
+    """
     from scipy.fft import idctn
 
     k = np.arange(nodes)

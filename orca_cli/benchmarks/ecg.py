@@ -54,15 +54,15 @@ class Records:
 
 
 class Windows(ArraySamples):
-    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch.
+    """Samples (see interfaces): windows [1, W] of the records `rows`, z-scored by their own record; cut batch by batch.
 
-    A split without padding has no mask. The groups are the numbers of the windows' records in the file.
+    The groups are the numbers of the windows' records in the file. A split without padding has no mask.
 
     Args:
-        records, rows: all, and those of this split.
+        records, rows: all of the file, and the numbers of those of this split.
         strides: steps from one window to the next, for each class.
         inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, padded at the end.
+        pad: whether a record that has no window gives one, with zeros after its end.
     """
 
     def __init__(self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool) -> None:
@@ -113,9 +113,10 @@ def load(
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. By strides of the
-    class (published code) noise has up to 20 times its weight in validation and test. Validation records of "sklearn_90_10"
-    are a ninth of the training records, stratified by `split_seed`.
+    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
+    evaluation_strides=class, as in the published code, noise has up to 20 times its weight in validation and test. Validation
+    records of "sklearn_90_10" are a ninth of those that are not for test, drawn by `split_seed` with every class in
+    proportion.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)

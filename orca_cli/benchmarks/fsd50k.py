@@ -50,14 +50,17 @@ _FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
 
 
 class Sounds:
-    """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk.
+    """Samples (see interfaces) [n, 1, 96, 102] with K labels, each heard through one chunk.
 
-    In training they are clips. Else they are chunks, the clips are their records, and nothing is drawn.
+    In training they are clips. Else they are chunks, the clips are their records, and nothing is drawn. DataError where the
+    manifest of the split has another form.
 
     Args:
-        folder, split, names: of the data; and of the labels.
+        folder, split: of the data; train, validation or test.
+        names: of the labels, in the order of their numbers.
         noise: files of background noise; where there are none, nothing is drawn, and a clip is its middle chunk.
-        redraw: whether chunk, masks and noise are drawn in optimizer steps, anew; else once for all.
+        redraw: True draws chunk, masks and noise anew in optimizer steps, and takes the middle chunk elsewhere; False draws
+            them once for each clip.
     """
 
     def __init__(
@@ -183,7 +186,8 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[st
 def read(path: Path, start: float = 0.0) -> np.ndarray:
     """Return one second of a .wav file, [22050] float32 in -1..1; a shorter sound is repeated, channels are averaged.
 
-    `start` says where the second begins in a longer sound: 0 is the first possible place, 1 the last.
+    `start` says where the second begins in a longer sound: 0 is the first possible place, 1 the last. DataError for a file
+    that is missing, damaged or of another rate than 22,050 Hz.
     """
     from scipy.io import wavfile
 
@@ -237,7 +241,8 @@ def mel_filters() -> np.ndarray:
 def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return a copy of [96, frames] with one or two bands of mels, and as many stretches of frames, at the minimum.
 
-    This is SpecAugment; a band has up to 15 % of the mels, a stretch up to 20 % of the frames.
+    This is SpecAugment (Park et al. 2019) without its warp of time; a band has up to 15 % of the mels, a stretch up to 20 % of
+    the frames.
     """
     masked, lowest = features.copy(), features.min()
     for _ in range(int(generator.integers(1, _MAX_MASKS + 1))):

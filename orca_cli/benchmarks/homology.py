@@ -70,6 +70,9 @@ def load(
 
 
 def encode(sequence: str, length: int) -> bytes:
-    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals."""
+    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals.
+
+    J, and what is no letter, has the channel of unk.
+    """
     residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
     return bytes((_CLS,)) + residues + bytes((_SEP,))

@@ -31,8 +31,8 @@ def load(
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
 
-    L is one less than the frames of the longest piece of all splits. Without `causal` a bidirectional body sees frame t +
-    1, which is the target of frame t.
+    L is `length`, or else one less than the frames of the longest piece of all splits, so that the test pieces are read with
+    the others. Without `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, f"{part}data") for part in ("train", "valid", "test"))

@@ -73,9 +73,10 @@ def load(
     over_length: OverLength = "truncate",
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return expressions as one-hot columns [n, 17, L], with the real tokens marked as valid; L is the size's.
+    """Return expressions as one-hot columns [n, 17, L]; columns of zeros after their ends are marked as padding, or not.
 
-    Truncated expressions mostly cannot be decided (see one_hot.OverLength).
+    L is 50, 1,024 or 1,999 for small, paper and lra; from files it is 1,024 for small too. Truncated expressions mostly cannot
+    be decided (see one_hot.OverLength).
     """
     counts, (shortest, longest), length = _SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}
@@ -114,7 +115,15 @@ def load(
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions without end, as channels of VOCABULARY, each with its value."""
+    """Yield different expressions without end, as channels of VOCABULARY, each with its value in 0..9.
+
+    Where none is left, the search for the next one does not end.
+
+    Args:
+        max_depth: depth at which every node is a digit; the whole expression has depth 1.
+        max_arity: the most arguments of an operator, 2 or more.
+        min_length, max_length: tokens, closing brackets included.
+    """
     generator = numpy_generator(seed, "listops")
     uniform = itertools.chain.from_iterable(generator.random(_DRAWS).tolist() for _ in itertools.count())
     seen: set[bytes] = set()

@@ -45,7 +45,10 @@ _FIRST = (0, 0)
 
 @dataclass(frozen=True)
 class Form:
-    """How a distance map becomes a target."""
+    """How a distance map becomes a target of W x W positions, `window`, and which window of a long protein is seen.
+
+    `crop` is diagonal, with one offset for rows and columns, or independent.
+    """
 
     window: int
     crop: str
@@ -73,7 +76,11 @@ class Form:
 
 
 class Proteins(MapSamples):
-    """Samples (see interfaces) of n proteins; the target in the cache is the first window of each."""
+    """Samples (see interfaces) of n proteins; the target in the cache is the first window of each.
+
+    `collection` is deepcov or psicov. A record has the protein's length, the SHA-256 of its files, and number, sum and sum of
+    squares of the known distances in that window.
+    """
 
     def __init__(
         self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
@@ -97,7 +104,7 @@ class Proteins(MapSamples):
         )
 
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the distances, with their number, sum and squares, for their scale."""
+        """Return the distances in the first window, [W, W], and the record; DataError where none is known."""
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
@@ -112,7 +119,10 @@ class Proteins(MapSamples):
         }
 
     def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the features; with `augment`, windows of proteins that do not fit are drawn."""
+        """Return the features, the mask of what is protein, and the target of a window that is not the first; else None.
+
+        With `augment`, windows of proteins that do not fit are drawn.
+        """
         features, length = read_features(self._features[index]), self.records[index]["length"]
         refuse(features.shape[-1] != length, f"{features.shape[-1]} residues, not {length}", self._features[index])
         offsets = self._form.draw(length, augment)
@@ -176,8 +186,9 @@ def read_features(path: Path) -> np.ndarray:
     """Return the features of a protein, [57, L, L] float32.
 
     Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each: feature of the column's
-    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0. The file is a pickle
-    of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and potential [L, L].
+    residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0. The file is a pickle of
+    a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and potential [L, L]. DataError
+    for another form, and for values beyond 100 or -100.
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])
@@ -200,7 +211,7 @@ def read_distances(path: Path) -> np.ndarray:
     """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, 1 or more; NaN where unknown.
 
     The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
-    tuple (L, sequence, map [L, L]).
+    tuple (L, sequence, map [L, L]). DataError for another form, and for distances above 500 Angstrom.
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []

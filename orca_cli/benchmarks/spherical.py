@@ -161,7 +161,11 @@ def positions(points: np.ndarray) -> np.ndarray:
 
 
 def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return four times the values of images [n, C, S, S] at positions [2, *], as [n, C, *]; zeros lie around an image."""
+    """Return images [n, C, S, S] at positions [2, *], as [n, C, *] float32, four times too large; zeros lie around an image.
+
+    The four pixels diagonal to a position's own have weights that add up to 4, as in the generator; `project` stretches the
+    values to 0..255 in any case.
+    """
     side = images.shape[-1]
     # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
     places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)

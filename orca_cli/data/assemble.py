@@ -26,7 +26,7 @@ _MIN_SAMPLES = 10
 
 @dataclass(frozen=True)
 class Pool:
-    """The samples of a reader's training data, of which a part is for training, and what the draw of splits depends on."""
+    """The training data of a reader, N samples, from which `assemble` draws the splits that the data do not give."""
 
     unit: str  # what samples are called in the note
     where: str
@@ -39,7 +39,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a reader learned from the training samples."""
+    """What a reader's `fit` learned from the training samples, of which `assemble` makes the task."""
 
     preprocessing: Preprocessing
     input_shape: tuple[int, ...]  # (C, *E)
@@ -56,8 +56,9 @@ def assemble(
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
-    `fractions` of the training samples are drawn for validation and for test, where the data do not give these; `fit` is called
-    with the samples of each split that the training data hold.
+    `fractions` of the training samples, or of their groups, are drawn for validation and for test, where the data do not give
+    these. `fit` is called once, with the samples of each split that the training data hold, drawn ones included. DataError for
+    fewer than 10 training samples before the draw.
     """
     count, hint = len(pool.rows["train"]), f"provide {_MIN_SAMPLES} or more for training"
     refuse_if(count < _MIN_SAMPLES, f"too few {pool.unit}: {count}", pool.where, hint)
@@ -84,8 +85,9 @@ def assemble(
 def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of the training data that train and the splits that are drawn from it take, and notes on these.
 
-    `fractions` are those of validation and test, of the groups where there are any. Draws are stratified by class, a group by
-    its most frequent one. Rows of one group, and identical inputs, stay together; see `contents.joined`.
+    Both are empty where the data give every split. `fractions` are those of validation and test, of the groups where there are
+    any. Draws are stratified by class, a group by its most frequent one. Rows of one group, and identical inputs, stay
+    together; see `contents.joined`.
     """
     train, shares = pool.rows["train"], dict(zip(("validation", "test"), fractions, strict=True))
     missing = [part for part in shares if part not in {*pool.rows, *pool.supplied}]

@@ -16,10 +16,15 @@ _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
 class Ragged:
-    """Sequences that are put together as [B, C, L], `sample` being (C, L), when rows are asked for, 0 after a sequence's end.
+    """Sequences of different lengths as one array [N, C, L] of which rows are put together when asked for, 0 after their ends.
 
-    `row` returns sequence i as [C, l], with l at least its length, of which `lengths` [N] has 1 or more, cut above L. What
-    comes after the end is never read, so nothing can depend on it. The pages of an array `storage` are released after a read.
+    What comes after a sequence's end is never read, so nothing can depend on it.
+
+    Args:
+        row: returns sequence i as [C, l], with l at least its length.
+        lengths: [N], 1 or more; above L they count as L, and the sequence is cut.
+        sample: (C, L).
+        storage: the array that `row` reads; the pages of a large memory map are released after every read.
     """
 
     def __init__(
@@ -45,21 +50,21 @@ class Ragged:
 
 
 def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return x[rows] in C order, and [B, L] bool, False after the end of sequences; pages of a mapped file are released."""
+    """Return rows of x in C order, and [B, L] bool, False after sequences' ends, None of arrays; mapped pages are released."""
     found = x.read(rows) if isinstance(x, Ragged) else (np.ascontiguousarray(x[rows]), None)
     release_pages(x)
     return found
 
 
 def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield the numbers of rows that are read at once; signals are checked between."""
+    """Yield `rows` in stretches of `size`, the last one possibly shorter; signals are checked before each."""
     for start in range(0, len(rows), size):
         signals.check()
         yield rows[start : start + size]
 
 
 def parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Return what `read` returns, part by part: mapped files are never held whole."""
+    """Return an iterator over what `read` returns for stretches of about 16 MiB, so that mapped files are never held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     return (read(x, some) for some in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)))
 
@@ -70,7 +75,7 @@ def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [N, L], [N, C, *E] or, with channels last, [N, *E, C] as [N, C, *E], without copying."""
+    """Return inputs [N, L] as [N, 1, L], and [N, C, *E] or, with channels last, [N, *E, C] as [N, C, *E], without copying."""
     if x.ndim == 2:
         return x[:, None]
     return np.moveaxis(x, -1, 1) if channels_last and x.ndim > 2 else x

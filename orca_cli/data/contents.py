@@ -27,7 +27,7 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
 
 
 def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
-    """Return a hash of some samples [n] of inputs in one pass, part by part; None where there are more than 2 GiB."""
+    """Return a hash of each of the `rows` [n] of inputs, read in one pass, part by part; None of more than 2 GiB."""
     if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
     return hashes(one for part in parts(x, rows) for one in _bytes_of(*part))
@@ -42,7 +42,8 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     """Return groups of samples that must stay together, because of their group or of identical inputs, and a note.
 
     Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare. Nothing is joined where
-    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories.
+    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories. The
+    note is empty where no inputs are identical.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"
@@ -74,7 +75,8 @@ def input_hashes(batch: Batch) -> np.ndarray:
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> dict[str, int]:
     """Return how many samples (`of`) of a second split were read, and how many (`shared`) have inputs that the first has too.
 
-    Of large splits samples are drawn by the seed, so that there may be more; both splits are `complete` otherwise.
+    `complete` says whether both splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are
+    drawn by the seed, so that more samples may be shared than are found.
     """
     seen, found = (_read(one, input_shape, seed) for one in (first, second))
     is_complete = len(seen) == len(first) and len(found) == len(second)

@@ -26,7 +26,7 @@ _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether what the reader needs of a file is in its data set's folder; reads nothing.
+    """Return whether what the reader needs of a file is in its data set's folder; of the data only names are looked at.
 
     That is the file itself, the content of an archive that has to be unpacked, or what makes the file unnecessary.
     """
@@ -39,10 +39,10 @@ def is_there(file: DataFile, folder: Path) -> bool:
 
 
 def state(entry: DataSet, data_folder: Path) -> str:
-    """Return whether data are there; reads nothing.
+    """Return in one word whether data are there; of the data only names are looked at.
 
-    That is present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
-    data set's file does not say.
+    That is present, partly or absent, of data that come in files. Others are present where files stand in for them, and else
+    generated, bundled (with a package) or yours; "-" if the data set's file does not say.
     """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if entry.origin == "files" or (there and all(there)):
@@ -71,7 +71,10 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path) -> str:
-    """Return a file's SHA-256, recorded if it is seen for the first time; ChecksumError where it differs from the known one."""
+    """Return a file's SHA-256, which is recorded if the file is seen for the first time.
+
+    ChecksumError where SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or the record is damaged.
+    """
     path = folder / file.path
     digest, expected_sha256 = storage.sha256_file(path), expected(file, folder)
     problem, advice = "", ""
@@ -88,7 +91,10 @@ def verify(file: DataFile, folder: Path) -> str:
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
-    """Record size and checksum of a file; an entry with the same content stays as it is."""
+    """Record size in bytes and SHA-256 of a file in checksums.json, with origin and time, unless an entry has both already.
+
+    `name` is the file's path below the folder, `origin` the address that it is from, or "found here".
+    """
     content = _read(folder)
     entry = content["files"].get(name)
     if entry is None or (entry.get("bytes"), entry.get("sha256")) != (size, digest):
@@ -100,7 +106,8 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     """Unpack an archive in place unless that was done; return the number of files that were written.
 
-    One that is damaged is moved aside, and its record deleted; errors as those of `archives.unpack`.
+    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all are unpacked again. A
+    damaged archive is moved aside, and its record deleted; errors as those of `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():

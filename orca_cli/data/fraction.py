@@ -42,10 +42,11 @@ class Part:
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
-    """Return a task that trains on a part of its training split, with a note on it; the task itself where all are used.
+    """Return a task that trains on a part of its training split, with a note on it; the task itself where `fraction` is None.
 
     The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger one. Validation and test
-    stay as they are, and so do means and deviations of the whole. DataError where fewer than two samples would be left.
+    stay as they are, and so do means and deviations, which are those of the whole. DataError where fewer than two samples
+    would be left.
     """
     if fraction is None:
         return task
@@ -64,7 +65,11 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 
 
 class Joined:
-    """Samples (see interfaces) of several splits of one task one after the other, none of which is copied."""
+    """Samples (see interfaces) of one or more splits of one task, one after the other, none of which is copied.
+
+    Equal numbers in the parts' groups are one record: the reader has to number records over all of its splits. Samples of
+    parts without a mask are all input where another part has one.
+    """
 
     def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = parts

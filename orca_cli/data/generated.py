@@ -1,5 +1,6 @@
-"""Generated data sets, and target maps stored one per file, as one array: made once, kept in the cache folder with checksums,
-verified whenever they are read.
+"""Generated data sets, and maps of targets that are stored one per file, as one array: made once, and kept in the cache folder.
+
+Checksums are kept with them, and compared whenever they are read.
 
 Shapes: n samples, B of a batch, C channels, H x W positions of a map.
 """
@@ -31,8 +32,12 @@ def folder_of(
 ) -> Path:
     """Return a folder with the data of a task that `parameters` determine; `make` fills it where it is missing or damaged.
 
-    `parameters` are all that the data depend on, with the version of the generator. Where writing fails or a signal asks to
+    It is cache_folder/generated/NAME-HASH; one process makes it while others wait. Where writing fails or a signal asks to
     stop, nothing half-made remains.
+
+    Args:
+        parameters: all that the data depend on, with the version of the generator; they are written to parameters.json in it.
+        make: called with an empty folder, whose content appears under the final name when it returns.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -111,13 +116,13 @@ class MapSamples(ABC):
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray | bool, np.ndarray | None]:
-        """Return an input [C, H, W], its mask [H, W], and its target where that is another than the one in the cache."""
+        """Return an input [C, H, W], its mask [H, W] or True for all of it, and its target, None for the one in the cache."""
 
     def __len__(self) -> int:
         return len(self.records)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, H, W], y [B, 1, H, W] and, where they have one, the mask; `augment` as a sample is read."""
+        """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W]; `augment` is passed to `read`."""
         x, valid = (
             np.empty((len(indices), *form), kind) for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
         )

@@ -22,7 +22,7 @@ OverLength = Literal["truncate", "drop"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end."""
+    """Sequences of one split, end to end; what the readers of ListOps and of remote homology make."""
 
     tokens: np.ndarray  # [sum of lengths] uint8, in 0..V-1
     ends: np.ndarray  # [n] int64, where each ends in the tokens
@@ -30,7 +30,10 @@ class Sequences:
     longer: np.ndarray  # [n] bool, those that do not fit into the input, cut already or not
 
     def samples(self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength) -> SymbolSamples:
-        """Return samples of these sequences; the arguments are those of `SymbolSamples` and a setting."""
+        """Return samples of these sequences, without those that are `longer` where `over_length` is "drop".
+
+        The other arguments are those of `SymbolSamples`.
+        """
         fits, sizes = ~self.longer | (over_length == "truncate"), np.diff(self.ends, prepend=0)
         tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
         sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])

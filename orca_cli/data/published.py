@@ -20,12 +20,13 @@ def find(
     key: str = "task.path",
     others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a data set, by their names relative to its folder; DataError where one is missing.
+    """Return the files or folders of a data set, in the order of their names; DataError where one is missing.
 
     Args:
         data_folder, task: where its folder is, and the name of both.
-        names: names without a suffix, or with .lmdb, are those of folders too; with a star it is a pattern.
-        path: another folder, or where one file is looked for that file, from the working folder or else from `data_folder`.
+        names: relative to its folder; those without a suffix, or with .lmdb, are those of folders too; with a star it is a
+            pattern, of which the first file counts.
+        path: another folder, from the working folder or else from `data_folder`; or, of one name, the file itself.
         hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
         others: further lists of names, since archives and mirrors put the same files into different folders. The first list
             that is complete counts.
@@ -88,11 +89,13 @@ def check_array(
     dtype: str = "numbers",
     holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds; DataError if it is not an array of this type and shape, or holds other values.
+    """Return what a file holds if it is an array of this type and shape, and of such values; else raise DataError.
 
-    `shape` has a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths. `what` is its
-    name in messages, empty where `where` says it; the dtype "numbers" is real numbers and booleans of any type. Values are
-    `finite` numbers, or `binary`: 0 and 1.
+    Args:
+        shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
+        where, what: origin and name of the array in messages; the name is empty where the origin says it.
+        dtype: of NumPy; "numbers" is real numbers and booleans of any type.
+        holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
     """
     lengths: dict[str, int] = {}
     if isinstance(array, np.ndarray) and array.ndim == len(shape):
@@ -113,7 +116,10 @@ def check_array(
 
 
 def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0) -> np.ndarray:
-    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on."""
+    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
+
+    DataError for labels of another form, and for the first one that is out of range.
+    """
     try:
         values = np.asarray(labels)
     except ValueError:  # ragged lists

@@ -21,10 +21,11 @@ How = Literal["mean", "linear"]
 
 @dataclass(frozen=True)
 class Gaps:
-    """How NaN becomes numbers; padding is no gap.
+    """What takes the place of missing values (NaN) in inputs; learned by `fit_inputs`, and kept with the run.
 
-    Linear is, along a sequence, between the known values beside the gap, and the nearest one at either end; a sample without a
-    value of the channel gets the mean.
+    "mean" puts the channel's training mean there. "linear" interpolates along a sequence between the nearest known values on
+    both sides, repeats the nearest one before the first and after the last, and puts the mean where all of a sample's channel
+    is missing. Padding is never missing.
     """
 
     how: How
@@ -32,7 +33,11 @@ class Gaps:
     flagged: tuple[int, ...] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
 
     def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E]; `valid` [B, *E] is False at padding."""
+        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E] bool.
+
+        Inputs in which nothing is missing are returned as they are, others as float64. NaN stays at padding, where `valid`
+        [B, *E] is False; None where nothing is padding.
+        """
         missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
         if valid is not None:
             missing &= valid[:, None]
@@ -65,9 +70,10 @@ def count_missing(x: np.ndarray | Ragged) -> int:
 def remarks(
     steps: np.ndarray | None, length: int, gaps: Gaps | None = None, x: np.ndarray | Ragged | None = None
 ) -> dict[str, int]:
-    """Return what is done to make new samples fit, each with the number of samples.
+    """Return what is done to samples so that they fit the model, each with the number of samples; nothing where that is 0.
 
-    Steps [n] are of sequences that are cut at L, or None; x [n, C, *E] are the samples whose gaps are filled.
+    `steps` [n] are those of sequences, which are cut after L, or None where all samples have one shape; x [n, C, *E] are the
+    samples whose missing values `gaps` fills, or None.
     """
     counts = {f"longer than {length} steps and cut at the end": 0 if steps is None else int((steps > length).sum())}
     if gaps is not None and x is not None:
@@ -77,7 +83,7 @@ def remarks(
 
 @dataclass(frozen=True)
 class ChannelScale:
-    """Subtracts each channel's mean over the training set and divides by its deviation, both [C] float64."""
+    """Subtracts each channel's mean over the training set and divides by its deviation; `fit_inputs` makes it, [C] float64."""
 
     mean: np.ndarray
     std: np.ndarray  # 1 for constant channels
@@ -86,9 +92,13 @@ class ChannelScale:
 class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
 
-    Inputs x [N, C, *E] of any real dtype may be a memory map, or sequences that know their lengths; y is [N, ...] as Batch.y;
-    `valid` [N, *E] is False where the input is padding; `groups` [N] int64 is the record that each row is cut from. This split
-    has the `rows` [n], or all. Without scale and gaps inputs stay as they are.
+    Args:
+        x: inputs [N, C, *E] of any real dtype, which may be a memory map; or sequences that know their lengths.
+        y: targets [N, ...], as Batch.y.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is, or where sequences know their lengths.
+        rows: [n], those of this split; None takes all.
+        scale, gaps: how inputs are scaled and their missing values filled; without both, inputs keep their values.
+        groups: [N] int64, the record that each row is cut from; None where rows stand alone.
     """
 
     def __init__(
@@ -147,9 +157,10 @@ class ArraySamples:
 def as_inputs(
     x: np.ndarray, valid: np.ndarray | None, scale: ChannelScale | None = None, gaps: Gaps | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding.
+    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding, None without.
 
-    They are scaled, 0 at padding, float32, in C order. Gaps are filled before, and their indicator channels follow the others.
+    Missing values are filled first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
+    and are not scaled. Without scale or gaps that step is left out.
     """
     flags = None
     if gaps is not None:
@@ -175,8 +186,14 @@ def fit_inputs(
 ) -> tuple[ChannelScale, Gaps, list[str], list[str]]:
     """Return the scale of inputs [N, C, *E], what takes the place of missing values, and notes on both.
 
-    Learned from the training rows [n]: padding does not count, and where there are gaps NaN does not. `indicator` says whether
-    channels with missing values get an indicator channel.
+    Learned from the training rows alone, without padding and missing values. The scale has deviation 1 for constant channels.
+    The first list has warnings about these, the second what was filled; either may be empty. ConfigError for linear filling of
+    inputs that are not sequences, DataError for a channel of which the training rows know no value.
+
+    Args:
+        rows: [n], those for training.
+        has_gaps: whether any input of any row is NaN.
+        indicator: whether channels with missing values in the training rows get an indicator channel.
     """
     what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
     check_rules((how == "linear" and x.ndim != 3, "gaps", what, "use task.gaps=mean"))
@@ -235,7 +252,10 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndar
 
 
 def target_scale(y: np.ndarray) -> Scale:
-    """Return each output channel's mean and deviation [K, 1, ...] over targets [n, K, *E] that are not missing (NaN)."""
+    """Return each output channel's mean and deviation [K, 1, ...] over targets [n, K, *E] that are not missing (NaN).
+
+    The deviation is 1 for channels that are constant up to float32's rounding. Every channel needs a known target.
+    """
     columns = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
     # One channel at a time in float64: squares of float32 leave its range for targets beyond 1e19 or below 1e-22.
     wide = (column.astype(np.float64) for column in columns)

@@ -24,7 +24,7 @@ _NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
 
 
 class Split(NamedTuple):
-    """Three disjoint sets of indices, each sorted int64."""
+    """Three disjoint sets of indices, each sorted int64; those of validation and test may be empty."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -32,9 +32,10 @@ class Split(NamedTuple):
 
 
 def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
-    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any.
+    """Return the rows of each split that `marks` [n] name, ascending, of the splits that have any.
 
-    DataError for other texts, and where no row is `for_training`; `hint` says what else to do.
+    A mark is a word of PART_NAMES in any case, or 0, 1, 2 for train, validation, test. DataError for others, and where
+    `for_training` is set and no row is for training; `hint` follows what is allowed.
     """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}
@@ -57,10 +58,15 @@ def split(
 ) -> Split:
     """Return disjoint index sets; the test set depends on neither the validation nor the training size.
 
-    Sizes are numbers of samples (int), or fractions of n below 1 (float); a training size of None takes the rest. The n samples
-    are put into one random order in which every stretch holds each class [n] in proportion. Test takes its start, validation
-    what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a training sample
-    where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes.
+    The n samples are put into one random order in which every stretch holds each class in proportion. Test takes its start,
+    validation what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a
+    training sample where there are as many training samples as classes.
+
+    Args:
+        validation, test: numbers of samples (int), or fractions of n below 1 (float); a fraction above 0 takes one or more.
+        train: number of samples; None takes the rest.
+        classes: [n], to stratify by; None for the plain random order.
+        keys: the settings that give the sizes, for messages.
     """
     counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
     n_test, n_validation = counts
@@ -87,8 +93,8 @@ def folds(
 ) -> np.ndarray:
     """Return the fold of each of n samples, [n] int64 in 0..count-1; DataError for fewer samples, or groups, than folds.
 
-    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. A group [n] is in one fold, counts
-    as its most frequent class, and sizes count groups.
+    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. Samples of one group [n] are in one
+    fold; sizes are numbers of groups then, and the class of a group is the most frequent one in it.
     """
     place, units, codes = merged(n, classes, groups)
     what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
@@ -103,7 +109,11 @@ def folds(
 
 
 def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
-    """Return the unit that each of n samples belongs to, itself or its group, how many there are, and the class of each."""
+    """Return the units that n samples form, which a split keeps whole: their groups [n], or without groups each sample alone.
+
+    That is the unit of each sample, [n] in 0..units-1; the number of units; and the class of each unit, numbered from 0, None
+    without classes. A group has its most frequent class, or the lowest of several such.
+    """
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
     if codes is None or groups is None:
@@ -116,9 +126,11 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tup
 def group_rows(
     held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the group of each row, file -> [n] int64, numbered over all files; equal values [n] are one group.
+    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group.
 
-    `held` has the values of the files of splits, and their origin; `rows` are those of each split in the training file.
+    `held` has the values [n] of the files of splits, and their origin; floats without fractions count as integers. `rows` are
+    those of each split in the training file, None where all are for training. DataError for a row without a group, and for a
+    group in two splits.
     """
     if not held:
         return {}

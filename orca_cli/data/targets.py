@@ -1,6 +1,8 @@
 """Targets of own data: their form, learned from the training rows, and how those of every split are checked and encoded.
 
-Targets of another form raise DataError with their number, and the first of them; `where` is the file and array.
+Targets of another form raise DataError with their number, and the first of them; `where` is the file and array. Targets stand
+in files as [n] or [n, 1] for classes; [n, K], or [n] where K is 1, for labels and values; [n, K, *E], [n, *E, K] with channels
+last, or [n, *E] where K is 1, for maps; and [n, *E] integers for a class at every position.
 
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
@@ -21,7 +23,7 @@ _LARGEST = 2**53  # of class numbers
 
 @dataclass(frozen=True)
 class TargetForm:
-    """The form that the targets of every split have."""
+    """The form that the targets of every split have; learned by `fit_targets`, and kept with the run."""
 
     kind: Literal[
         "classes", "labels", "values", "maps", "class_maps"
@@ -36,7 +38,11 @@ class TargetForm:
     scale: Scale | None = None  # of real-valued targets
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets of any split as Batch.y."""
+        """Return targets of any split as Batch.y.
+
+        DataError for another shape or type; a class that training lacks, or that is not in 0..K-1; a label other than 0 and 1;
+        a number that is infinite in float32, or NaN where none may be missing.
+        """
         if self.classes:
             labels, values = plain_labels(y, where), np.array(self.classes)
             place = np.searchsorted(values, labels).clip(max=len(values) - 1)
@@ -110,9 +116,10 @@ def fit_targets(
     channels_last: bool = False,
     missing: bool = False,
 ) -> TargetForm:
-    """Return the form of targets [N, ...] of a kind, from the training rows.
+    """Return the form of targets [N, ...] of a kind, from the training rows; ConfigError for arguments that the kind excludes.
 
     `names` are those of labels, of values, or of classes that the data number by themselves; `num_classes` is K, of classes.
+    DataError where nothing can be learned: one class, equal numbers, an output or a class of maps without a training target.
     """
     is_dense, is_integer = kind == "dense", y.dtype.kind in "iub"
     are_numbers = kind != "classes" and not (is_dense and is_integer)
@@ -166,7 +173,10 @@ def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
+    """Return labels [n] or [n, 1] as [n] int64 or strings; whole numbers stored as floats become integers.
+
+    DataError for other shapes, for numbers that are not whole or beyond 2^53, and for -100, which marks ignored positions.
+    """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     what = f"class labels have shape {labels.shape} and dtype {labels.dtype}, expected integers or strings (n,)"
@@ -192,7 +202,10 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
-    """Check that numbers [n, ...] are finite in float32; `offset` is added to the first index in messages."""
+    """Raise DataError where numbers [n, ...] are infinite in float32, or NaN unless `allow_nan`.
+
+    `offset` is added to the first index in messages, where the values are a later part of an array.
+    """
     if values.dtype.kind in "iub":
         return
     with np.errstate(over="ignore"):

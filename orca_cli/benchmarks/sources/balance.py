@@ -12,7 +12,11 @@ from orca_cli.interfaces import Examples
 
 
 def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = "") -> Examples:
-    """Return a draw from texts and their classes, of which those of one text are left out; class `last` comes last."""
+    """Return a draw from texts and their classes, without classes that have a single text; class `last` comes last.
+
+    The others are in the order of their names. `size`, `seed` and errors are those of `draw`; `where` is the origin of the
+    texts.
+    """
     counts = Counter(name for _, name in pairs)
     names = sorted((name for name in counts if counts[name] > 1), key=lambda name: (name == last, name))
     if len(names) < 2:
@@ -26,18 +30,18 @@ def drawn_texts(pairs: Sequence[tuple[str, str]], size: int | None, seed: int, w
 
 
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return texts and their classes without repetitions, and without texts of several classes, which say nothing on them."""
+    """Return texts and their classes, each pair once and in the given order, without texts that have several classes."""
     distinct = list(dict.fromkeys(pairs))
     counts = Counter(text for text, _ in distinct)
     return [(text, name) for text, name in distinct if counts[text] == 1]
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
-    """Draw `size` examples with class sizes as equal as the data allow; all where there are no more.
+    """Return indices of `size` examples, ascending, with class sizes as equal as the data allow; all where there are no more.
 
     A class that has less than its share gives all it has, and the others make up for it; what does not divide evenly comes
     from the first classes. A class keeps its examples when `size` grows: the draw is the beginning of one random order per
-    class. Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
+    class. Labels are [n] integers in 0..k-1, and a size of None is all.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.

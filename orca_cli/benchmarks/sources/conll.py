@@ -75,7 +75,8 @@ def load(
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """Yield (words, tags) of each sentence of a file in UTF-8: the first and the last column.
 
-    Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
+    Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space. DataError at a line
+    whose last column is no tag.
     """
     words: list[str] = []
     tags: list[str] = []

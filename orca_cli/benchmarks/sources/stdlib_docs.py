@@ -31,8 +31,8 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed. A size is balanced over the
-    packages.
+    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed; a text of several packages is left
+    out. A size is balanced over the packages. DataError where Python has no source files of its library.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():

@@ -52,7 +52,11 @@ class Padding:
     array: str = LENGTHS
 
     def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
-        """Return dense targets of L steps: NaN after each end, or -100 where they are classes."""
+        """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
+
+        `y` are targets as in the files, [n, W] or [n, K, W], with channels last [n, W, K]; `ends` are the sequences' lengths
+        [n]. DataError where a sequence is longer than its targets, or one before its end is missing and must not be.
+        """
         if y.ndim not in (2, 3) or y.dtype.kind not in "fiub":
             return y  # of a form that is refused elsewhere
         axis = 1 if channels_last else y.ndim - 1
@@ -100,7 +104,7 @@ class ArrayPreprocessing:
         return self.padding is not None
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
-        """Check shape and dtype of inputs, which may be in a file still."""
+        """Raise DataError for inputs [n, ...] of another shape or type than in training; those in a file are not read."""
         what = f"inputs with {described(self.file_shape)} are not sequences, so they cannot have lengths"
         refuse_if(self.padding is not None and len(self.file_shape) != 2, what, where, _NOT_PADDED)
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
@@ -222,10 +226,12 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
 def locate(
     files: Mapping[str, str | None], names: Mapping[str, str], optional: Sequence[str], data_folder: Path
 ) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
-    """Return the arrays that hold each split, and the rows that splits take of those that hold train.
+    """Return the arrays that hold each split, and the rows that splits take of those that hold train; only headers are read.
 
-    Rows are given for train and for the splits that an array `split` marks. Only headers are read. `files` are the settings of
-    the splits and of their labels; roles that are `optional` may be absent from a file.
+    Rows are given for train and for the splits that an array `split` marks, which have no arrays of their own. `files` are the
+    settings of the splits and of their labels, None where not given; roles that are `optional` may be absent from a file.
+    ConfigError for settings that contradict the files; DataError where an array is missing or of another length, a split is
+    there twice, or only some splits have lengths.
     """
     paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
     for part, labels in _LABELS.items():

@@ -85,7 +85,7 @@ class FileSamples:
         return self.y
 
     def groups(self) -> None:
-        """Images stand alone."""
+        """Return None: images stand alone."""
 
     def digest(self) -> str:
         """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
@@ -159,7 +159,7 @@ def pillow() -> tuple[Any, Any]:
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Return the SHA-256 of each file."""
+    """Return the SHA-256 of each file, in the order given; DataError where one cannot be read."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
         for path in paths:
@@ -173,7 +173,7 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n]."""
+    """Return the files that are the first of their content, [u] ascending, and the content of each file, [n] in 0..u-1."""
     _, first, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[content]

@@ -34,7 +34,7 @@ class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
     If `flagged`, a second feature is 1 where a number was missing, else 0. With `truths`, training has only 0 and 1, and text
-    may spell them. `decimal` is of old records.
+    may spell them. `decimal` is the mark in text where a record has one of its own.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of text: one feature of 0 and 1 per category; texts that training lacks are `(other)`, or else all 0.
+    """A column of text: one feature of 0 and 1 per category; texts of no category are `(other)`, or else all 0.
 
-    The categories are the texts that are kept, ascending, then possibly (missing) and (other).
+    The categories are the texts that are kept, ascending, then (missing) if training has any, and (other) if not all are kept.
     """
 
     name: str
@@ -77,9 +77,7 @@ class Categorical:
         return len(self.categories)
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return [n, size] float32 of 0 and 1, and which entries training lacks; numbers count as the texts that they are
-        written as.
-        """
+        """Return [n, size] float32 of 0 and 1, and which entries have no category, [n] bool; numbers count as texts."""
         if values.dtype.kind != "O":  # of a typed file, where training was text
             spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
             texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
@@ -106,7 +104,10 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    `indicator` says whether columns with missing numbers in training get a second feature that says where.
+    Columns that are empty in training are left out; those of which an entry is not a number are text, whose categories are the
+    `max_categories` most frequent texts. Without `normalize` numbers are filled but not scaled. `indicator` says whether
+    columns with missing numbers in training get a second feature that says where. DataError where all are empty or a number is
+    infinite.
     """
     columns: list[Column] = []
     filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
@@ -171,7 +172,8 @@ def infer_kind(values: Columns, names: Sequence[str], decimal: str, where: str) 
     """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
 
     Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
-    hold nothing but 0 and 1 (or false and true), or else numbers.
+    hold nothing but 0 and 1 (or false and true), or else numbers. DataError where a single column has entries that look like
+    numbers but are none, and no other text: the decimal mark may be another one.
     """
     if len(names) > 1:
         if all(not _bits(values[name])[1].any() for name in names):
@@ -195,7 +197,8 @@ def raw_targets(
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 
-    Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
+    Classes are texts where they `are_texts` in the training rows, or where one is not an integer. DataError for entries that
+    are not of the kind and for missing ones; where `missing` allows these, they are NaN in labels and values.
     """
     if kind == "classes":
         labels, place = values[names[0]], f"{where}[{names[0]}]"

@@ -82,7 +82,10 @@ class Table:
 
 
 def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a typed column of pandas as those of a .parquet file: as numbers, or as objects of type str."""
+    """Return a typed column of pandas as those of a .parquet file: as numbers, or as objects of type str.
+
+    DataError for other values, such as lists, and for numbers among texts.
+    """
     import pandas as pd
     from pandas.api import types
 

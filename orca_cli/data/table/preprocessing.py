@@ -31,9 +31,10 @@ _MOST_SHOWN = 40  # symbols
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns [m] of a table by name, and which of its rows make up the n samples, in the order of their first rows.
+    """Columns [m] of a table by name, and which of its rows make up the n samples; what `TablePreprocessing.rows` makes.
 
-    `sample` [m] is the sample of each row. The rows of sample i are `order[starts[i] : starts[i + 1]]`, of series by time.
+    Samples are in the order of their first rows; `sample` [m] is the sample of each row. The rows of sample i are
+    `order[starts[i] : starts[i + 1]]`, of series by time.
     """
 
     columns: Columns
@@ -229,7 +230,7 @@ class TablePreprocessing:
         return {what: count for what, count in counts.items() if count}
 
     def encoded_targets(self, rows: Rows) -> np.ndarray:
-        """Return the targets of samples as Batch.y."""
+        """Return the targets of samples as Batch.y; DataError for other forms, and where the rows of a series differ."""
         form, names = self.targets, self.target_columns
         are_texts = any(isinstance(label, str) for label in form.classes)
         values = {name: rows.per_sample(name) for name in names}

@@ -60,7 +60,7 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
 
 
 class Header(NamedTuple):
-    """What an array's header declares."""
+    """What an array's header declares, once `read_header` has checked it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype  # plain numbers or strings, or Python objects
@@ -68,9 +68,11 @@ class Header(NamedTuple):
 
 
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
-    """Return the header of an array at the beginning of a file of `size` bytes, which is read further than that.
+    """Return the header of an array at the beginning of a file of `size` bytes, of which up to 10,000 are read.
 
-    `objects`: whether the caller unpickles Python objects. DataError for fields, and a shape that the file cannot hold.
+    The content begins at the header's `offset`, not where the file stands afterwards. DataError where the header is damaged,
+    or declares fields or a shape that the file cannot hold; UnsafeError for Python objects, unless `objects` says that the
+    caller reads their pickle.
     """
     try:
         head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it

@@ -106,7 +106,7 @@ def md5_file(path: Path) -> str:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub's address answers within a few seconds; the hub's own library retries for half a minute."""
+    """Return whether the hub's address answers within 8 s, where its own library tries for half a minute; False offline."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -134,7 +134,11 @@ def session() -> requests.Session:
 def open_url(
     connection: requests.Session, url: str, headers: dict[str, str], timeout_s: float
 ) -> Iterator[requests.Response]:
-    """Request an address; redirects are followed only to http and https, and never from https to http."""
+    """Request an address and yield the answer; redirects are followed only to http and https, and never from https to http.
+
+    An answer may be an error of the server: its status is the caller's to check. RefusedError where no connection is made, a
+    redirect is not followed, or more than five follow one another.
+    """
     secure = False
     for _ in range(_MAX_REDIRECTS + 1):
         scheme = url.partition(":")[0].lower()

@@ -54,7 +54,11 @@ class StoppedError(Exception):
 def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) -> Any:
     """Return what a function returns that reads a file of unknown origin, called in the confined process, which imports it.
 
-    The size of the file in bytes decides how much memory and time there is. Arguments and values are what `unpickle` reads.
+    Args:
+        function: of a module's top level; errors of ours that it raises are raised here.
+        where: names the file in messages.
+        size: of the file in bytes, which decides how much memory and time there is.
+        arguments: like the value that is returned, what `unpickle` reads: plain containers, texts, numbers, NumPy's arrays.
 
     Raises:
         OrcaError: as the function raises.
@@ -81,7 +85,8 @@ def isolated(
     """Return what a function returns, called in a process of its own; StoppedError where there is no value, or as `read`.
 
     Args:
-        seconds, wait_s: of computing; and for the answer: longer, for slow disks and busy machines.
+        seconds: of computing that the process may use.
+        wait_s: seconds until the answer has to be here: more than that, for slow disks and busy machines.
         memory: bytes of address space of a confined process; 0 for functions of our own, which may do what this process may.
     """
     with _lock:

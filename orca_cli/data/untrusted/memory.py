@@ -13,7 +13,7 @@ _LAST = 0x10FFFF  # of Unicode; NumPy takes any 32 bits for a character, and fai
 
 
 def check_memory(needed: int, where: str, hint: str = "store it as .npy, which is read in parts") -> None:
-    """Raise MemoryExhaustedError where Linux says that fewer bytes are free than needed."""
+    """Raise MemoryExhaustedError where fewer than `needed` bytes are free; Linux alone says how many are."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

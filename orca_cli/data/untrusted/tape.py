@@ -44,7 +44,7 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
 
 
 def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
-    """Return what `values` does, read in this process; errors as there."""
+    """Return what `values` yields, read in this process, which a damaged file can crash; errors as there."""
     import lmdb
 
     with (
@@ -66,7 +66,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
 
 
 def objects_here(path: str, keys: list[str], max_value: int) -> list[Any]:
-    """Return the objects of the pickles that `values_here` returns; raises as `unpickle` too."""
+    """Return the objects of the pickles that `values_here` returns, None without such a key; raises as `unpickle` too."""
     found = zip(keys, values_here(path, keys, max_value), strict=True)
     return [
         None if value is None else pickle_machine.read(io.BytesIO(value), f"{path}[{key}]", len(value))

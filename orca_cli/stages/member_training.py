@@ -1,7 +1,7 @@
 """The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart; and how each trains.
 
-Models that differ in their random features err on different samples, so that the mean of their outputs errs on fewer than one
-model does, and on fewer than models that differ in the order of training alone (docs/evidence/defaults.md).
+Models that differ in their random features err on different samples. So the mean of their outputs has a lower error than one
+model, and than the mean over models that differ in the order of training alone (docs/evidence/defaults.md).
 """
 
 from collections.abc import Callable, Mapping

@@ -47,6 +47,9 @@ def run(
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed; returns how it ended, also where it failed.
 
+    Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the outcome as well. A signal
+    ends the work at its next step, whose state is saved. A completed run gets the baselines that it lacks.
+
     Args:
         job: what `config.compose` returns for one set of settings.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
@@ -94,7 +97,8 @@ def train(
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
-    Stages that the claimed `folder` has already are continued or read back; the other arguments are those of `run`.
+    Stages that the claimed `folder` has already are continued or read back; the other arguments are those of `run`. Writes the
+    folders of the stages, and starts the run's tracker, which is added to `folder.trackers`.
 
     Raises:
         OrcaError: an expected failure of a stage, or a signal asked to stop (InterruptionError) and the state was saved.
@@ -174,7 +178,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
-    """Open the test split, once, and measure the chosen weights and the best constant on it.
+    """Open the test split, once, and measure the chosen weights and the best constant on it; adds to `validated.seconds`.
 
     Raises:
         OrcaError: an expected failure, such as a test split that is missing.
@@ -186,7 +190,7 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
 
 
 def done_before(job: Composed) -> Outcome | None:
-    """Return the outcome of a run that is completed with nothing left to do; None for any other."""
+    """Return the outcome of a run that is completed with nothing left to do; None for any other. Nothing is claimed."""
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))

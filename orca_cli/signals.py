@@ -28,7 +28,7 @@ _immediate = False
 
 @contextmanager
 def deferred(*, insistent: bool = True) -> Iterator[None]:
-    """Turn signals inside the block into a flag. A block inside such a block changes nothing.
+    """Turn signals inside the block into a flag. A block inside such a block, or in another thread, changes nothing.
 
     `insistent`: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
     """
@@ -60,7 +60,10 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def immediate(*, wanted: bool = True) -> Iterator[None]:
-    """Let a signal raise InterruptionError anywhere inside the block, for waits that have no loop to poll in."""
+    """Let a signal raise InterruptionError anywhere inside the block, for waits that have no loop to poll in.
+
+    One that is pending raises before the block. Within `deferred` alone; else signals do what they do by default.
+    """
     global _immediate
     before, _immediate = _immediate, wanted
     try:

@@ -161,7 +161,11 @@ def _shown(thing: RenderableType) -> RenderableType:
 
 @contextmanager
 def lost_output_allowed() -> Iterator[None]:
-    """Continue work whose records are in files when standard output is a closed pipe or a full disk."""
+    """Continue work whose records are in files when standard output is a closed pipe or a full disk.
+
+    What the block has not printed by then is lost, and so is all later output: it goes to /dev/null. Any OSError in the block
+    counts as lost output, so that it should only print.
+    """
     try:
         yield
     except (OSError, SystemExit) as error:  # rich turns a closed pipe into SystemExit
@@ -232,7 +236,7 @@ def warn_once(handler: logging.Handler, what: str) -> None:
 
 
 def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
-    """Send the program's log to standard error, one plain line per message.
+    """Send the program's log to standard error, one plain line per message; earlier handlers are dropped.
 
     Args:
         quiet: log warnings only.

@@ -15,9 +15,10 @@ from orca_cli.models.transfer import TransferModel
 
 
 def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
-    """Return a body by its settings, whose `weights` are the checkpoint's or are drawn by its architecture with the seed.
+    """Return the body that its settings name, with the checkpoint's weights or with drawn ones.
 
-    With `pretrained=False` they are drawn, whatever the settings say.
+    With `pretrained=False`, or weights=random among the settings, they are drawn by the architecture's own initialisation and
+    the seed; the embedding layer is the checkpoint's in any case. Raises as `checkpoints.load_model`.
     """
     settings = {key: value for key, value in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")

@@ -20,9 +20,9 @@ _FEW = 64  # tokens
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
     """Return how inputs of shape (C, L), (C, H, W) or (C, D, H, W) become at most `max_tokens` tokens, 1 or more.
 
-    Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row. Bodies
-    with one (images) get every input at its resolution (height, width); the steps of a sequence and the slices of a volume are
-    first folded into a near-square arrangement.
+    The kernel k is the smallest with so few tokens (paper 3.1). Bodies without a canvas (text) take the input as it is: a map
+    is cut into k x k patches that are read row by row. Bodies with one (images) get every input at its resolution (height,
+    width); the steps of a sequence and the slices of a volume are first folded into a near-square arrangement.
     """
     extent = input_shape[1:]
     fold = fold_shape(extent[0]) if canvas is not None and len(extent) != 2 else None

@@ -7,7 +7,7 @@ from orca_cli.models.geometry import from_canvas
 
 
 class PooledPredictor(nn.Module):
-    """Features to K logits: pooling, then a linear layer, and a second one for features that went past the body.
+    """Features to K outputs: pooling, then a linear layer (paper 3.1), and a second one for features that went past the body.
 
     Args:
         width, outputs: F, K.
@@ -41,7 +41,10 @@ def pooled(features: Tokens) -> Tensor:
 
 
 class DensePredictor(nn.Module):
-    """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle (Shi et al. 2016).
+    """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle (paper 3.1, Shi et al. 2016).
+
+    A feature gives K values at each of the (k * downsampling)^axes positions of the canvas that it stands for. What lies beyond
+    the canvas is cut off, and the map is brought back to the input's extent.
 
     Args:
         width, outputs: F, K.

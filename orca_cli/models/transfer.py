@@ -15,7 +15,7 @@ from orca_cli.interfaces import Scale, Tokens
 
 
 class TransferModel(nn.Module):
-    """Embedder, body and predictor, with the task's scale at the end.
+    """Embedder, body and predictor, with the task's scale at the end; `assembly.build_model` makes it.
 
     Args:
         embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body (bodies.base), and h.
@@ -105,9 +105,9 @@ class Ensemble(nn.Module):
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
-    """Return the outputs [B, K, ...] that stand for the mean of several models' ones.
+    """Return outputs [B, K, ...] for those of several models: of numbers the mean, else what stands for a mean probability.
 
-    Of classes the logarithm of the mean probability, of labels its logit: softmax and sigmoid give the mean back.
+    That is its logarithm for classes and its logit for labels: softmax and sigmoid give it back. `kind` is as in `Ensemble`.
     """
     joined = torch.stack(list(outputs))
     if kind in ("classes", "class_maps"):
@@ -118,7 +118,10 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
-    """Return a copy of a model that has separate tensors for the names in `unshared` and shares all other large ones."""
+    """Return a copy of a model with tensors of its own for the names in `unshared`; it shares the others with the model.
+
+    These are names of parameters and buffers, such as `trained_state` has. Several models then hold a frozen body once.
+    """
     names, kept = set(unshared), vars(model.body)  # among these are large objects that are no parameters
     tensors = (*model.named_parameters(), *model.named_buffers())
     shared: list[Any] = [tensor for name, tensor in tensors if name not in names]

@@ -1,7 +1,11 @@
-"""Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
+"""Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2, A.3.4).
 
-One optimizer step is taken per epoch. A trajectory depends on data, body, source, metric, embedder, seed and `align.*`, but
-not on stage 3. So runs that agree in these share one (`fingerprint`, `training.cache`).
+What is minimised is `problem.Problem`, between f_t(x_t), y_t and f_s(x_s), y_s: f_t is the embedder, f_s the body's own input
+layer, which stays as it is. One optimizer step is taken per epoch, on all of `Problem.groups`.
+
+A trajectory depends on data, body, source, metric, embedder, seed and `align.*`, but not on stage 3 (except for its optimizer
+in the protocols of paper and release). So runs that agree in these share one (`fingerprint`, `training.cache`). `align` is the
+stage of a run, with its files; `trained` is the part of it that members of stage 3 need as well.
 """
 
 import functools
@@ -47,7 +51,9 @@ _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both
 def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> dict[str, Any]:
     """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
-    Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json.
+    Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json, then seals the folder and drops its checkpoints. Logs a
+    warning where the tokens have drawn together: where token_variance falls below a tenth of its value before the first step,
+    or the whole variance below a tenth of that before the first step and of the source's. Raises as `trained`.
 
     Returns:
         "before" and "after", the metric on a fixed draw of training points, before the first step and after the last; "steps";
@@ -90,10 +96,16 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
 def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Entry]:
     """Return what is compared and the trajectory (see `Trainer.train`), from the cache or made here.
 
+    The caller loads the trajectory's weights: one from the cache leaves the model's embedder as it was. Writes the stage's
+    fingerprint.json and metrics.jsonl, checkpoints while steps are taken, and the cache entry, unless the run is inexact.
+
     Raises:
+        ConfigError: with `align.features=sequence`, too few source examples, or no drawn sample of a class, are long enough.
         UnavailableError: the device has no float64.
-        NonFiniteError: the distance or its gradient is NaN or infinite.
+        FingerprintError: the run began with another trajectory, and the user has not allowed it.
+        NonFiniteError: the distance or its gradient is NaN or infinite; the weights are those of the last step taken.
         MemoryExhaustedError: the distance does not fit into memory.
+        InterruptionError: a signal asked to stop; the steps so far are in a checkpoint.
     """
     built.model.to(engine.device)
     hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
@@ -111,7 +123,7 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
 
 @contextmanager
 def trainable(embedder: nn.Module) -> Iterator[None]:
-    """Train the whole embedder inside the block, whichever parameters stage 3 trains."""
+    """Train the whole embedder inside the block, whichever parameters stage 3 trains; its gradients are dropped at the end."""
     before = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
@@ -123,7 +135,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(built: Built, compared: Compared, device: torch.device) -> str:
-    """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
+    """Return the name of a trajectory, 32 hexadecimal digits: runs with equal names have trajectories of the same bits."""
     plan = built.plan
     facts = {
         "version": _VERSION,
@@ -148,9 +160,11 @@ def _optimizer_settings(plan: Plan) -> dict[str, Any]:
 
 
 def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
-    """Give every parameter a group of its own; returns the share of the rate that each may have (`Align.largest_step`).
+    """Give every parameter a group of its own and return, in their order, the factor on the rate of each, in (0, 1].
 
-    A bias has that of its layer's weight, since it starts at 0.
+    With it no rate exceeds `Align.largest_step` times the root mean square of the parameter at the call, before the first step.
+    A bias has the factor of its layer's weight, since it starts at 0; any other parameter that is 0 has no limit. The optimizer
+    has to have one group, of all parameters of the embedder in their order.
     """
     (group,) = optimizer.param_groups
     sizes = {name: float(value.detach().float().square().mean().sqrt()) for name, value in embedder.named_parameters()}
@@ -164,7 +178,10 @@ def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, setting
 
 @dataclass
 class Trainer:
-    """One alignment on its way: the optimizer, and how far it has come; starts, or resumes from the run's last checkpoint."""
+    """The steps of one alignment, made by `trained` where the cache has no trajectory.
+
+    It resumes from the run's last checkpoint or, where there is none, measures the distance before the first step.
+    """
 
     built: Built
     compared: Compared
@@ -190,8 +207,14 @@ class Trainer:
         self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
-        """Take the remaining steps; returns the embedder's weights, "before", "after" and "collapse" (its values after the last
-        step) as in `align`, and "lines", the curve, a line per step.
+        """Take the remaining steps; raises as `trained`.
+
+        Returns:
+            The embedder's state and a record: "before" and "after" as in `align`; "collapse", its values after the last step;
+            and "lines", those of metrics.jsonl, one for each step. A line has epoch (from 0), loss (the distance that was
+            differentiated), lr (before `limited_rates`), gradient_norm (before `align.unit_gradient`), seconds, iterations and
+            marginal_error where the metric has them and, every `align.check_every` epochs, of validation samples before the
+            step: heldout (their distance), heldout_exact (with `align.exact`) and what `source_features.collapse` returns.
         """
         epochs, lines, problem = self.built.plan.align.epochs, self._lines, self.compared.problem
         try:

@@ -1,4 +1,7 @@
-"""Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1)."""
+"""Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1).
+
+`build` is the whole stage; `make_model` also makes further members of stage 3, and `read_task` is what `orca data check` calls.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -38,7 +41,7 @@ _CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
 
 @dataclass(frozen=True)
 class Built:
-    """What stage 1 hands to the next stages.
+    """What stage 1 hands to the next stages; `build` makes it.
 
     Args:
         learned: what stage 3 trains on (`TrainPlan.learned`).
@@ -63,12 +66,17 @@ class Built:
 def build(
     config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
 ) -> Built:
-    """Read the data and build the transfer model; DataError and ConfigError where that cannot be.
+    """Read the data and build the transfer model; a small one leaves the process with one thread (`limit_threads`).
 
     Args:
         config, reporter: as composed, and for messages.
         earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
+
+    Raises:
+        ConfigError: settings do not fit the data or the body, or the source is of another modality than the body.
+        DataError: data or weights are missing or damaged, or a split is empty.
+        OrcaError: what else `checkpoints.load_model` raises for weights that cannot be had or trusted.
     """
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
@@ -96,7 +104,12 @@ def build(
 
 
 def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
-    """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
+    """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied.
+
+    An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the seed. One that begins as the
+    body's own layer, with a ridge as predictor, is frozen where the mode freezes any part of the body; its norm is trained
+    where all of the body's are. Raises as `checkpoints.load_model`, `build_model` and `Finetune.apply`.
+    """
     mode: Finetune = parts.build(settings.finetune, "finetune")
     body = load_body(settings.body, settings.seed, pretrained=getattr(mode, "pretrained", True))
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
@@ -136,12 +149,15 @@ def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
 
 
 def is_started(settings: Config, model: TransferModel) -> bool:
-    """Return whether a model starts with its body's own features and a ridge on them."""
+    """Return whether a model starts with its body's own features and a ridge on them; such a model needs fewer steps."""
     return getattr(model.embedder, "is_body_layer", False) and is_ridge_wanted(settings, model)
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises; ConfigError where it does not take the task's targets or the weights that are set."""
+    """Return what stage 3 minimises: `task.loss` or, where that is null, the default of the task's kind of targets.
+
+    ConfigError where there are unknown targets and the loss would count them, and where weights are set that it does not take.
+    """
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = parts.named("loss", config.task.get("loss"), task.kind, integer)
@@ -154,7 +170,10 @@ def make_loss(config: Config, task: TaskData) -> Loss:
 
 
 def counts(task: TaskData) -> np.ndarray:
-    """Return how many training samples (or positions) each class has, [K], or where each label is 0 and 1, [2, K]; int64."""
+    """Return the number of training targets of each class, [K], or of zeros and ones of each output, [2, K], int64.
+
+    The latter is for real-valued targets, such as labels. Every position of a dense target counts, unknown targets do not.
+    """
     targets, k = task.train.targets(), task.num_outputs
     real = np.issubdtype(targets.dtype, np.floating)
     totals = np.zeros((2, k) if real else k, dtype=np.int64)
@@ -168,9 +187,13 @@ def counts(task: TaskData) -> np.ndarray:
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
-    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; ConfigError where it takes none.
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; the loss itself where both are null.
 
-    Balanced are all classes that occur, as scikit-learn's `balanced`; samples with a label against samples without it.
+    By "balanced" a class with n_k of n training targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label
+    gets the number of samples without it over that of samples with it. Where a factor would be 0 or infinite it is 1.
+
+    Raises:
+        ConfigError: there are not as many weights as outputs, or they do not suit the targets or the loss.
     """
     of_classes = train.class_weights is not None
     key, setting = (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
@@ -205,7 +228,7 @@ def with_train(built: Built, **changes: Any) -> Built:
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan in which these decisions stand."""
+    """Return what was built with a plan in which these decisions stand; what else is open is decided anew around them."""
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
@@ -217,7 +240,10 @@ def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decide
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
-    """Read and split the task's data; the test split stays closed, unless the protocol validates on it."""
+    """Read and split the task's data; the test split stays closed, unless the protocol validates on it.
+
+    DataError where data are missing or damaged, or a split is empty; ConfigError where they are not of `task.kind`.
+    """
     reader, kind = part_node(config, "task"), config.task.get("kind")
     task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
     if task.kind != (kind or task.kind):
@@ -235,7 +261,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 
 def read_source(settings: Config, reporter: Reporter) -> SourceData:
-    """Find the labelled examples of the body's own modality."""
+    """Return the labelled examples of the body's own modality, a stand-in for its pretraining data (paper 4, A.3.4).
+
+    The examples are read when they are first asked for (`SourceData.examples`).
+    """
     given = {"seed": source_seed(settings), "reporter": reporter, **_folders(settings)}
     source: SourceData = parts.build(part_node(settings, "source"), "source", **given)
     return source
@@ -247,7 +276,7 @@ def source_seed(settings: Config) -> int:
 
 
 def has_alignment(settings: Config) -> bool:
-    """Return whether stage 2 takes any step."""
+    """Return whether stage 2 takes any step: there is a metric, and `align.epochs` is not 0."""
     return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 

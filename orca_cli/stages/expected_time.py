@@ -46,9 +46,10 @@ class Costs(NamedTuple):
 
 
 def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
-    """Time some steps of stages 2 and 3 on the run's own model and data, at its batch size; None where none can be taken.
+    """Time some steps of stages 2 and 3 on the run's own model and data, at its batch size.
 
-    MemoryExhaustedError where a batch does not fit, as it would not in the run.
+    None where a number in these steps is NaN or infinite, which the stage itself will report. MemoryExhaustedError where a
+    batch does not fit, as it would not in the run. The model is moved to the device; its weights end as they were.
     """
     built.model.to(engine.device)
     first = checkpoint.snapshot(built.model)
@@ -123,8 +124,12 @@ def planned(
 ) -> Built:
     """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
 
-    In `earlier`, the summary of an earlier attempt, decisions and expected times stand. `spent_s`: seconds that the run has
-    taken so far.
+    The summary gets expected_s: stage -> seconds, or nothing where no step could be timed.
+
+    Args:
+        config, built, engine, reporter: of the run.
+        earlier: the summary of stage 1 of an earlier attempt, whose decisions and expected times stand; empty for none.
+        spent_s: seconds that the run has taken so far, which count against the budget.
     """
     if read_decisions(earlier, built.summary["splits"]):
         return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})

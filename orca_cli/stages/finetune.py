@@ -1,6 +1,7 @@
 """Stage 3: train on the task's loss, choose the weights as docs/selection.md says, then read the test split once (paper 3.3).
 
-Training and testing are two functions, so that a search can train and validate while the test split stays closed.
+The paper trains embedder, body and predictor, and tests the weights of the last epoch (A.3.7). Training and testing are two
+functions, so that a search can train and validate while the test split stays closed.
 """
 
 from dataclasses import dataclass
@@ -35,10 +36,13 @@ OUT_OF_FOLD = "out_of_fold.npz"
 
 @dataclass(frozen=True)
 class Trained:
-    """The model with the chosen weights, or several whose outputs are averaged, and its error (None where that is undefined).
+    """What `finetune` returns.
 
     Args:
-        selected: what chose them, as docs/selection.md has it.
+        model: a TransferModel with the chosen weights, or an Ensemble of several, on the device.
+        validation_error: of the model, on what `TrainPlan.judged_on` names; with folds, of every sample's outputs by the model
+            that has not seen it. None where nothing validates, or the error is undefined.
+        selected: what chose the weights, as docs/selection.md has it.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
         weights_sha256: of the whole model.
     """
@@ -52,10 +56,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tested:
-    """Test results of the chosen weights.
+    """What `test` measures of the chosen weights.
 
     Args:
-        score, trivial: the test error, and that of the best constant predictor that the training targets allow.
+        score, trivial: the test error, and that of the best constant predictor that the training targets allow; None where
+            undefined.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
@@ -70,7 +75,10 @@ class Tested:
 
 @dataclass(frozen=True)
 class Validated:
-    """A trained model that has not seen the test split; what `align` returned; `seconds`: stage -> wall time."""
+    """A trained model that has not seen the test split, with all that its test and result need; `experiment.train` makes it.
+
+    `aligned` is what `align` returned; `seconds`: stage -> wall time of this attempt, to which `experiment.test` adds "test".
+    """
 
     built: Built
     aligned: dict[str, Any]
@@ -82,8 +90,16 @@ class Validated:
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose, from the last checkpoint where there is one; the embedder is aligned. The test split stays closed.
 
-    Writes 3_finetune/metrics.jsonl, best/ and last/, or a folder for each of several members. NonFiniteError leaves the last
-    checkpoint intact.
+    Writes 3_finetune/metrics.jsonl and checkpoints; of one model last/ and, where something validates, best/; of several a
+    folder for each, member-0/ or fold-0/ and so on; with folds also out_of_fold.npz: outputs, targets and fold of every sample.
+    The model of `built` is moved to the device and ends with the chosen weights, of several models with those of the first.
+
+    Raises:
+        NonFiniteError: a loss, a gradient or a validated output is NaN or infinite; the last checkpoint is intact.
+        MemoryExhaustedError: a batch does not fit.
+        DataError: there are fewer samples, or groups of them, than folds.
+        CheckpointError: there are checkpoints, but none is valid, or they are of another mode.
+        InterruptionError: a signal asked to stop; the state is in a checkpoint.
     """
     run.set_state("finetune")
     built.model.to(engine.device)
@@ -194,7 +210,13 @@ def _trained(
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
     """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
-    Writes 3_finetune/predictions.npz. DataError where the split is missing, damaged or empty.
+    The read is counted in 3_finetune/test_reads.jsonl before it happens. Writes 3_finetune/predictions.npz: outputs [n, K] or
+    [n, K, *E] in the task's units, targets, and groups [n] where samples have any. Logs a warning where inputs were trained on.
+
+    Raises:
+        DataError: the split is missing, damaged or empty.
+        NonFiniteError: an output is NaN or infinite, and the error would be.
+        MemoryExhaustedError: a batch does not fit.
     """
     reads = run.count_test_read()
     with signals.immediate():
@@ -218,7 +240,10 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 
 def best_constant(built: Built) -> Tensor:
-    """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
+    """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows.
+
+    Of targets with more than 2^26 values in all, a part is drawn by the run's seed.
+    """
     samples = built.learned
     targets = samples.targets()
     most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
@@ -229,7 +254,10 @@ def best_constant(built: Built) -> Tensor:
 
 
 def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
-    """Return the result record of a completed run; `tested` is None where the test split stays closed."""
+    """Return the result record of a completed run, JSON-able; `tested` is None where the test split stays closed.
+
+    Errors are fractions or in the task's units, times in seconds, that of the test counted with finetune's.
+    """
     built, aligned, trained = validated.built, validated.aligned, validated.trained
     measured, reason = Score(None, 0), "the test split stayed closed (test=false)"
     if tested is not None:

@@ -1,7 +1,7 @@
 """The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart; and how each trains.
 
-Models that differ in their random features err on different samples, so that the mean of their outputs errs on fewer than one
-model does, and on fewer than models that differ in the order of training alone (docs/evidence/defaults.md).
+Models that differ in their random features err on different samples. So the mean of their outputs has a lower error than one
+model, and than the mean over models that differ in the order of training alone (docs/evidence/defaults.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -79,9 +79,10 @@ def members_of(built: Built) -> list[Member]:
 
 
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
-    """Return what stage 3 trains of a model that is drawn with another seed, aligned with the same source examples.
+    """Return the weights, as `trained_state`, of a model that is drawn with another seed and aligned with the same source.
 
-    In `run`, apart from the run's own, the alignment leaves what it needs to resume.
+    `built` stays as it is. `run` is a folder apart from the run's own, in which the alignment leaves what it needs to resume.
+    Raises as `align.trained`.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
@@ -97,9 +98,11 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
 class MemberTraining:
     """The training of one member; the model holds its current weights.
 
+    Making it gives the model the checkpoint's weights or, where there is none, the predictor its start (`ridge_start`).
+
     Args:
-        built: all that is trained of its model is as it is before the first step.
-        saver: the checkpoints of the stage.
+        built: its model holds what the member starts from.
+        saver: the checkpoints of the stage, in which members follow one another.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.
 
@@ -135,7 +138,11 @@ class MemberTraining:
         self.lines: list[dict[str, Any]] = self._records["lines"]
 
     def train(self, advance: Callable[[int, str], None]) -> None:
-        """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note."""
+        """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note.
+
+        Every epoch is validated and recorded in metrics.jsonl. Checkpoints are written every `train.checkpoint_s` seconds,
+        after the last step, and before an InterruptionError. Raises as `OptimizerSteps.take` and `predict`.
+        """
         shown, lines = 0, self.lines
         with closing(self._steps):
             if self._is_start_fitted and self.member.held_out is not None:
@@ -164,11 +171,11 @@ class MemberTraining:
 
     @property
     def error(self) -> float | None:
-        """Return that of the chosen weights on what validates; None where it is undefined, or nothing validates."""
+        """Return the validation error of the chosen weights; None where it is undefined, or nothing validates."""
         return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
-        """Return the weights as `train.select` says, once all steps are taken; the model has the last."""
+        """Return the weights that `train.select` says, as `trained_state`, once all steps are taken; the model has the last."""
         return self.best if self._train.select == "best" else trained_state(self.built.model)
 
     def _save(self) -> None:
@@ -220,9 +227,9 @@ class MemberTraining:
 
 
 def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
-    """Return whether an epoch's `rule` is at most that of all before it: of equal ones the later has trained longer.
+    """Return whether an epoch's value of `rule` is at most that of every earlier one; of equal ones the later wins.
 
-    An undefined validation (only one class, say) is never better than a defined one; among undefined ones the latest wins.
+    An undefined value (of only one class, say) is never better than a defined one; among undefined ones the latest wins.
     """
     defined = [one[rule] for one in earlier if one[rule] is not None]
     return not defined if line[rule] is None else all(line[rule] <= value for value in defined)

@@ -1,6 +1,7 @@
 """The optimizer steps of stage 3: which samples each sees, and at what rate; a function of the seed and the step.
 
-Also what the other processes of a run do (`training/team.py`): their part of each step, as ordered.
+The rate follows A.3.5 of the paper; a step may add up the gradients of several batches, as in A.3.3. Also what the other
+processes of a run do (`training/team.py`): their part of each step, as ordered.
 """
 
 import dataclasses
@@ -34,11 +35,14 @@ _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embe
 
 
 class OptimizerSteps:
-    """The optimizer steps of one run's stage 3 on some samples; `seed`: of all draws. Batches are read ahead, so close it.
+    """The optimizer steps of stage 3 on some samples. Batches are read ahead, so close it.
+
+    `seed` is that of all draws: order, augmentation and dropout. The model has to be on the engine's device.
 
     Attributes:
-        per_epoch, total: steps of one pass over the samples, and of all.
-        optimizer: whose state belongs into a checkpoint.
+        per_epoch, total: steps of one pass over the samples, the last of which may be smaller, and of all passes.
+        optimizer: whose state belongs into a checkpoint. What starts at random of embedder and predictor has `outer_rate`
+            times the rate of the rest.
         unit: of outputs and targets in the loss, in the task's: one for all, or one for each, [K].
     """
 
@@ -73,9 +77,10 @@ class OptimizerSteps:
         self._is_shared = False
 
     def take(self, step: int) -> tuple[float, np.ndarray]:
-        """Take step 0, 1, ...; returns the mean loss over its samples, and their places among all.
+        """Take step 0, 1, ...; returns the loss as `train_step` reports it, and the places of its samples among all, [m] int64.
 
-        NonFiniteError and MemoryExhaustedError leave the weights as they were.
+        Another order of steps is allowed, and reads batches twice. NonFiniteError and MemoryExhaustedError leave the weights as
+        they were.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step) * group["rate"]
@@ -154,8 +159,9 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    What fails in a step fails in all processes, and the first one decides what is next. `settings` composes those of the same
-    run once the first process has read the data, and so has made what others share.
+    What fails in a step fails in all processes, and the first one decides what is next; only what this process alone has met is
+    raised. `settings` composes the run's settings; it is called when the first process has read the data, and so has made what
+    others share.
     """
     with ExitStack() as plans:
         while (order := team.listen())["name"] != END:

@@ -1,8 +1,8 @@
 """The plan of a run: its settings once the data are known, in which nothing is open any more.
 
 What settings leave open (null or auto) is decided by rules: what chooses the weights by the number of validation samples
-(docs/selection.md), how long and how to train by budget, samples and size of the model (docs/evidence/defaults.md). A resumed
-run takes the decisions that it recorded.
+(docs/selection.md), how long and how to train by budget, samples and size of the model (docs/evidence/defaults.md). The paper
+searches for rate, decay and batch size instead (A.3.3: `orca tune`). A resumed run takes the decisions that it recorded.
 """
 
 import math
@@ -40,7 +40,7 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
 
 @dataclass(kw_only=True)
 class TrainPlan(Train):
-    """The settings of stage 3, decided; `select_by` is "auto" where `select` is "last", which reads none."""
+    """The settings of stage 3, decided by `decide`; `select_by` is "auto" where `select` is "last", which reads none."""
 
     epochs: int
     batch_size: int
@@ -64,7 +64,10 @@ class TrainPlan(Train):
         return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
 
     def fitted(self, samples: int) -> Self:
-        """Return the plan with optimizer steps that ask for no more samples than there are, in as many batches if possible."""
+        """Return the plan whose optimizer steps ask for no more than this number of samples; the plan itself if it does.
+
+        Batches get smaller, and only where a step has more batches than there are samples it has fewer.
+        """
         batch_size, accumulation = self.batch_size, self.accumulation
         if batch_size * accumulation <= samples:
             return self
@@ -147,7 +150,7 @@ def decide(
     is_started: bool = False,
     recorded: Decided | None = None,
 ) -> Plan:
-    """Return the plan of a run: a function of settings, data and model, but for what is recorded.
+    """Return the plan of a run: a function of settings, data and model, but for what is recorded. Given settings stay.
 
     Args:
         config, task: as composed and read.

@@ -1,4 +1,13 @@
-"""What stage 2 compares, embedded target data and the fixed source, and minimises: the class-wise distance between them."""
+"""What stage 2 compares, embedded target data and the fixed source, and minimises: the class-wise distance between them.
+
+Paper A.1.2, Algorithm 1, for target classes k with n_k of the n training samples and a metric d between labelled clouds:
+
+    D(f_t) = sum_k n_k / n  d(f_s(source), f_t(points of class k))
+
+Every d is taken on at most `Problem.size` points, drawn anew at every step. A metric may ask for several classes or all in one
+d, whose weight is then the sum of theirs, and for a sample of the source in place of all of its points (`interfaces.Metric`).
+The default `otdd` asks for both: one d of equally many points of each of up to 8 classes a side, with weight 1.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -31,7 +40,7 @@ _EXACT_SOURCE_POINTS, _EXACT_TARGET_POINTS = 500, 200
 
 
 class Labelled:
-    """A split with a class or pseudo-label for every sample, [n]; `members`: class -> indices of its samples."""
+    """A split with a class or pseudo-label for every sample, [n]; `members`: class -> indices of its samples, [n_k]."""
 
     def __init__(self, samples: Samples, labels: np.ndarray) -> None:
         self.samples = samples
@@ -40,7 +49,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Problem:
-    """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1).
+    """The distance that stage 2 minimises, of groups of target classes to the source (paper, Algorithm 1).
+
+    `compare` makes it. Values are in the metric's units (its `convention`).
 
     Args:
         model, engine: what embeds the target, on the run's device.
@@ -87,7 +98,11 @@ class Problem:
         return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics."""
+        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.
+
+        These are the largest iterations and marginal_error, where the metric has them. An InterruptionError comes between two
+        lists of `parts` and leaves part of the gradient.
+        """
         loss = 0.0
         worst: dict[str, float] = {}
         for distances in self.parts(self.train, step):
@@ -131,7 +146,8 @@ class Problem:
     def exact_value(self, heldout: Labelled) -> float:
         """Return the exact OTDD, by linear programming, between fixed samples of held-out data and of the source (Figure 6).
 
-        All classes are in one problem, of the same number of points for every metric: the figure compares their curves.
+        All classes are in one problem, of at most 200 target and 500 source points for every metric: the figure compares
+        their curves.
         """
         problem = replace(self, settings=replace(self.settings, max_samples=_EXACT_TARGET_POINTS))
         (target,) = problem.points(heldout, [tuple(sorted(heldout.members))], "exact")
@@ -201,8 +217,9 @@ class Compared:
 def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
-    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. UnavailableError
-    where the device has no float64.
+    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. Of pseudo-labels
+    there are by default as many as the source has classes (A.3.4). Raises as `source_features`; UnavailableError where the
+    device has no float64.
     """
     if engine.device.type == "mps":
         raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
@@ -243,7 +260,10 @@ def measure(
 
 
 def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:
-    """Return at most `size` rows of points: of at most `most` classes, drawn, equally many of each, which take turns."""
+    """Return rows of points [m], m <= size, of at most `most` classes, which are drawn and take turns.
+
+    Each class gives size / (number of classes) rows, rounded down, or all that it has.
+    """
     labels = points.labels.cpu().numpy()
     chosen = generator.permutation(np.unique(labels))[: min(most, size)]
     each = size // len(chosen)
@@ -267,7 +287,7 @@ def _some(points: Features, rows: np.ndarray) -> Features:
 
 
 class Draw(NamedTuple):
-    """A draw of at most `most` points of some samples, by the generator, without replacement."""
+    """At most `most` points of the samples with these `indices`, drawn by the generator without replacement."""
 
     indices: np.ndarray
     most: int
@@ -277,7 +297,7 @@ class Draw(NamedTuple):
 def embed_points(
     model: TransferModel, engine: Engine, samples: Samples, draws: Sequence[Draw], features: str
 ) -> list[Tensor]:
-    """Return the points [p, d] of each draw; `features` as in `Align.features`.
+    """Return the points [p, d] of each draw; `features` as in `Align.features`, d = T * D of "sequence", else D.
 
     Of tokens, only those that are drawn are embedded where the embedder can do that (its `tokens_at`).
     """

@@ -1,4 +1,4 @@
-"""Labels for targets that are not classes: cluster numbers of the targets (paper A.3.4)."""
+"""Labels for targets that are not classes, which distances with labels need: cluster numbers of the targets (paper A.3.4)."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ def class_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a class for every training and validation sample, [n] and [m] int64; the clusters are those of training targets.
 
-    Targets of kind "classes" are returned as they are. One number a sample is not clustered but binned, so that every class
-    has about as many training samples. Otherwise only known targets count. Real values are centred at every position and
-    divided by their channel's deviation; of classes at every position each is an indicator, centred too. What is unknown then
-    takes the mean, 0. Label sets are centred alone. Targets above 256 MiB (in float32) are clustered in batches, so that a
-    memory map is never read as a whole.
+    Targets, shaped as `interfaces.Batch.y`, are returned as they are if of kind "classes". One number a sample is binned, so
+    that every class has about as many training samples. Anything else is clustered by k-means after its mean over known targets
+    is subtracted: label sets as they are, real values divided by the deviation of their channel, classes at every position as
+    indicators. What is unknown counts as the mean. There are `num_clusters` classes, or fewer of few samples or equal numbers.
+    Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole.
     """
     if kind == "classes":
         return np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)

@@ -31,11 +31,11 @@ _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 @torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
-    """Give the predictor of a run its first weights; returns whether that is wanted and the samples allow it, else they stay.
+    """Fit the predictor of a run to training samples; returns whether it has been, which `predictor.init` may not ask for.
 
-    Leaving one sample out chooses the penalty, whether the body's features, those that went past it or both alike are used,
-    and for classes and labels how large the outputs are. Every feature counts as standardised. Of many of the samples that
-    stage 3 trains on, a seeded part is used.
+    Features are standardised. The leave-one-out error chooses the penalty and which features are used: the body's, those that
+    went past it, or both with equal weight. For classes and labels the outputs are then scaled so that the loss of the samples
+    left out is lowest. At most 2,000 samples are used, drawn by the seed; with fewer than 4 known targets nothing is fitted.
     """
     if not is_ridge_wanted(built.plan, built.model):
         return False

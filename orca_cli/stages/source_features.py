@@ -1,6 +1,7 @@
 """The source side of stage 2: what the body's own embedding layer makes of the source data, computed once and cached.
 
-Also how far apart tokens are within and between samples, of the source and of the target.
+Paper 3.2, f_s, and A.3.4: the source passes through the pretrained embedder once, and its features are kept. Also how far
+apart tokens are within and between samples, of the source and of the target.
 """
 
 import hashlib
@@ -28,7 +29,13 @@ _RESTARTS = 3
 
 @dataclass(frozen=True)
 class EmbeddedSource:
-    """The points that targets are compared with, `variances` of all tokens, and what identifies both."""
+    """The source as `source_features` returns it.
+
+    Args:
+        cloud: the points that targets are compared with, float32 on the CPU.
+        spread: `variances` of the tokens of all examples that were embedded, before points are drawn.
+        key: hash of what determines both but for the last bits, which depend on the machine.
+    """
 
     cloud: Features
     spread: dict[str, float]
@@ -57,8 +64,10 @@ class Wanted:
 
 
 def moments(batch: Tokens) -> Tensor:
-    """Return [3 + D] float64 of the tokens that are not padding, to be added up over batches: how many, the sums of their
-    squares and of those of their samples' means, and their sum.
+    """Return sums over the tokens of a batch that are not padding, [3 + D] float64, to be added up over batches.
+
+    They are the number of tokens, the sum of their squared lengths, the sum over tokens of the squared length of their
+    sample's mean, and the sum of the tokens [D].
     """
     x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
     counts, sums = batch.mask.sum(1), x.sum(1)
@@ -80,11 +89,12 @@ def variances(moments: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def collapse(tokens: Tokens) -> dict[str, float]:
-    """Return diagnostics of embedded samples; NonFiniteError where a token is NaN or infinite.
+    """Return how far embedded samples are spread: below the source's variances, tokens have drawn together.
 
     Returns:
-        `variances`: beside the source's they tell whether the tokens have drawn together. token_variance: the first as
-        a share of both; 0 where all tokens of a sample are alike, 1 where samples do not differ in their means.
+        variance_within and variance_between as in `variances`, and token_variance, the share of the former in their sum: 0
+        where all tokens of a sample are alike, 1 where samples do not differ in their means. NonFiniteError for a token that is
+        NaN or infinite.
     """
     if not bool(tokens.x.isfinite().all()):
         raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
@@ -103,11 +113,14 @@ def source_features(
     reporter: Reporter,
     whole: bool = True,
 ) -> EmbeddedSource:
-    """Return the source as labelled points; its examples are read only where they are not in the cache.
+    """Return the source as labelled points; its examples are read only where the points are not in the cache.
 
-    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ. Unless
-    `whole`, no more examples are embedded than that many points need. ConfigError where too few
-    examples have the length of a sequence.
+    The cache has an entry for every device, build of torch and number of threads, since last bits may differ. Unless `whole`,
+    no more examples are embedded than that many points need.
+
+    Raises:
+        ConfigError: features are sequences, and fewer than two examples have the length of one.
+        DataError, UnsafeError: files of the source do not have the expected form.
     """
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
@@ -123,7 +136,7 @@ def source_features(
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric with these settings computes from the source alone, from the cache where it is there."""
+    """Return what a metric with these `settings` computes from the source alone (`Metric.prepare`), cached as the source is."""
     key = _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, numerics_key(source.x.device))
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
 

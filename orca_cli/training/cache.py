@@ -35,6 +35,8 @@ class Entry:
 def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = lambda: True) -> Entry:
     """Return what a cache entry holds; where it is absent or damaged, compute and commit it.
 
+    Of processes that want one entry, the first computes it and the others wait; InterruptionError where a signal ends the wait.
+
     Args:
         path: folder of the entry; its name must determine its content to the bit.
         compute: makes the content.

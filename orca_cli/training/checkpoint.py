@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
-    """Commit a checkpoint of a run (`owner`) and drop the oldest but two; a valid one of this step is kept, with the same bits.
+    """Commit a checkpoint of a run (`owner`) and drop all but the newest two; a valid one of the same step is left as it is.
 
     Raises:
         StorageError: disk full or failing; the earlier checkpoints are intact.
@@ -140,7 +140,10 @@ class Saver:
 
 
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
-    """Commit a folder with weights and a manifest; of a member, also what `read_finished` returns while others still train."""
+    """Commit a folder with model.safetensors and a manifest; one that exists is replaced.
+
+    Of a member it also has what `read_finished` returns while others still train: outputs.safetensors and member.json.
+    """
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_tensors(temporary / "model.safetensors", weights)
         if finished is not None:
@@ -149,7 +152,7 @@ def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, f
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
-    """Return the record of a finished member; None where it is not finished, or its folder was damaged and moved aside."""
+    """Return what a finished member has left; None where it is not finished, or its folder was damaged and moved aside."""
     if not folder.exists():
         return None
     try:

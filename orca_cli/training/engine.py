@@ -83,7 +83,13 @@ def same_threads_after() -> Iterator[None]:
 
 
 class Engine:
-    """Device, mixed precision, backward pass and clipping of one run."""
+    """Device, mixed precision, backward pass and clipping of one run; a process uses the one that it made last.
+
+    Once there is one, torch uses deterministic algorithms wherever it has them.
+
+    Attributes:
+        rank, processes: number of this process among those of the run, and how many there are; 0 and 1 without a `team`.
+    """
 
     def __init__(self, device: torch.device, precision: str, team: Team | None = None) -> None:
         """Start accelerate on a device, with fp32, bf16 or fp16, for one process or several; raises as `check_precision`."""

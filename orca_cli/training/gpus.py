@@ -43,7 +43,11 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         folder: of the locks; default: one of this user in the machine's folder for temporary files.
 
     Returns:
-        its name; None if there is none, or this process has begun to compute on a GPU.
+        its name, which is put into CUDA_VISIBLE_DEVICES; None if there is none, or this process computes on a GPU already.
+
+    Raises:
+        ConfigError: ORCA_JOBS_PER_GPU is not a number of jobs.
+        StorageError: the folder of the locks cannot be made, or belongs to another user.
     """
     global _taken
     torch = sys.modules.get("torch")

@@ -134,9 +134,9 @@ def train_step(
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
-    The samples go through the model in batches of `batch_size`, of which each process has a piece. Each one's mean counts by
-    what it averages over, its samples or its known targets, so cutting does not change the gradient. With reduce="sum" the
-    means of all batches are added. The gradient is clipped once, as a whole.
+    The samples go through the model in batches of `batch_size`, of which each process has a piece. The mean of a piece is
+    weighted by what it averages over, samples or known targets, so that the gradient is that of one batch of all samples. With
+    reduce="sum" the means of all batches are added instead. The gradient is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -268,7 +268,7 @@ def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tens
 
 @torch.no_grad()
 def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Return outputs and targets of a whole split, on the CPU, in the order of the split.
+    """Return outputs and targets of a whole split, on the CPU, in the order of the split; leaves the model in evaluation mode.
 
     Returns:
         outputs [n, K] or [n, K, *E] float32, and targets [n, ...].

@@ -45,6 +45,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a stage over what it trains (paper A.3.3): sgd, adam or adamw.
 
+    Each of its one or two groups has its factor on the rate as "rate"; whoever sets "lr" at a step has to multiply by it.
+
     Args:
         kind: which one.
         parameters: those that require a gradient are trained.

@@ -32,7 +32,7 @@ END = "end"
 
 
 class Team:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, as one of them sees them. Every exchange raises OrcaError where another process has ended.
 
     Attributes:
         failure: the last one that all processes know of.

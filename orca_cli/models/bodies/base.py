@@ -126,7 +126,7 @@ class Body(nn.Module, ABC):
             self.get_submodule(name).load_state_dict(module.state_dict())
 
     def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
-        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]."""
+        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]; None where it needs no mask."""
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
         and_mask = causal_mask_function if causal else None
@@ -169,7 +169,10 @@ class TextBody(Body):
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
+        """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`, [CLS] and the like included.
+
+        DataError where the checkpoint has no usable tokenizer.
+        """
         cut = {"padding": True, "truncation": True, "max_length": self.max_source_tokens}
         encoded = self._tokenizer(list(inputs), **cut, return_tensors="pt").to(self.device)
         self.embeddings.to(self.device).eval()

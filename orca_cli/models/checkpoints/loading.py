@@ -102,7 +102,9 @@ def _folder_of(checkpoint: str) -> Path:
 
 
 def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> tuple[Any, Path]:
-    """Return a transformers model without pooler in float32, and the folder that it was read from.
+    """Return a transformers model without pooler in float32 on the CPU, and the folder that it was read from.
+
+    Silences transformers for the rest of the process. Inside `architecture_only` only config.json is read.
 
     Args:
         classes: the model types that the body's code knows, each with the name of its class in transformers.

@@ -10,7 +10,7 @@ from orca_cli.models.checkpoints.loading import read_config
 
 @dataclass(frozen=True)
 class Located:
-    """Where a checkpoint is on this machine, if it is.
+    """Where a checkpoint is on this machine, if it is: what `find` returns. What is not known is None.
 
     Args:
         checkpoint: folder or hub id, as it is typed.

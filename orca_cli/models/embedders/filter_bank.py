@@ -30,8 +30,11 @@ class FilterBank(nn.Module):
     """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
 
     The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
-    which are trained, take them to the body's width D. Without a width only whole samples have features. The other arguments
-    are as in `patches.Multiscale`.
+    which are trained, take them to the body's width D. The arguments beside layout and width are as in `patches.Multiscale`.
+
+    Attributes:
+        adds: whether there are features of tokens; without a width there are those of whole samples alone.
+        sample_width: number of the latter.
     """
 
     def __init__(

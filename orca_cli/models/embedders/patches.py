@@ -1,6 +1,6 @@
 """The embedders (interfaces): patches side by side, overlapping ones, and overlapping ones with filters of several scales.
 
-Behind all is a layer of convolution, the body's norm and positions (paper 3.1, f).
+All make a `ConvolutionEmbedder`: convolution, the body's norm, and positions (paper 3.1, f). They differ in what a token sees.
 """
 
 import copy
@@ -73,7 +73,8 @@ class Multiscale:
     Args:
         init: as in `Patch`, of norm, positions and patch filter; the bank is random.
         resolution, max_tokens: as in `Patch`.
-        pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
+        pooled_tokens: upper bound where `max_tokens` is None, a sample has one answer, and the body takes sequences: so few
+            suffice, and a step's cost grows with their number.
         filters: per scale, all of which give features of the whole sample.
         token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
@@ -106,7 +107,9 @@ class Multiscale:
 class ConvolutionEmbedder(nn.Module):
     """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis.
 
-    First weights come from torch's global generator and the body.
+        token = norm(convolution(x) + features of `beside`) + position
+
+    First weights come from torch's global generator and the body. Bodies without a norm or positions leave them out.
 
     Args:
         layout, width, body, prefix: as in `interfaces.Embedder`.

@@ -105,7 +105,12 @@ class LoRA:
     roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value")
 
     def apply(self, model: TransferModel) -> None:
-        """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none."""
+        """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none.
+
+        Raises:
+            ConfigError: the body has no linear layers of these roles.
+            UnavailableError: the package peft is not installed.
+        """
         if not _updates(model.body):
             self._inject(model.body)
         train_parts(model, _updates(model.body))
@@ -145,7 +150,10 @@ class Prompt:
     train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True
 
     def apply(self, model: TransferModel) -> None:
-        """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none."""
+        """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
+
+        ConfigError where the body takes no such tokens, or not so many, or does not tell its layers to a deep prompt.
+        """
         if not hasattr(model.body, "prompt"):
             self._add(model.body, model.embedder)
         prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]

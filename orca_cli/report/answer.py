@@ -109,10 +109,7 @@ class Number:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Return r2 (1 - RMSE² / variance of the true values), rmse and mae.
-
-        All are NaN where there is no sample; r2 is NaN where the true values are all the same.
-        """
+        """Return r2 (1 - RMSE² / variance of the true values), rmse and mae; NaN: all of no sample, r2 of equal true values."""
         if not len(self.true):
             return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         apart, variance = self.predicted - self.true, float(self.true.var())

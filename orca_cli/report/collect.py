@@ -1,8 +1,7 @@
 """Find run folders and read their records, without writing anything.
 
 A folder that looks like a run (by its records, or by a time at the start of its name) but cannot be read is listed with the
-reason, so that no run is silently lost. Records may be old, damaged or a stranger's: `mapping` and `number` read values of
-which nothing is certain.
+reason, so that no run is silently lost.
 """
 
 import os
@@ -237,10 +236,7 @@ def _score(result: dict[str, Any]) -> Score:
 
 
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return name and error of the simple models in the content of result.json, the lowest error first.
-
-    The constant is left out, and so are models that failed or whose error is undefined.
-    """
+    """Return name and error of the simple models in a result.json, lowest first; not the constant, nor undefined errors."""
     models = mapping(result.get("baselines")).items()
     errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])

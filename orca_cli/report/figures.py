@@ -51,15 +51,7 @@ Draw = Callable[["Axes"], None]
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a report; `all_charts` makes it.
-
-    Args:
-        name: of its file, without .svg.
-        title: above it.
-        note: what is drawn, in a sentence; below it, and in its label.
-        draw: draws on empty axes.
-        size: width and height in inches.
-    """
+    """A figure of a report: the name of its file (without .svg), title, note below, what draws on axes, size in inches."""
 
     name: str
     title: str
@@ -150,10 +142,7 @@ def curves_of(path: Path) -> dict[str, Curve]:
 
 
 def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[tuple[float, float, float, float]]:
-    """Return x, mean, lowest and highest value times `scale`, in the order of x.
-
-    An x counts where more than half of the curves have it; empty curves are left out.
-    """
+    """Return x, mean, lowest and highest value times `scale`, in the order of x, for each x of most of the non-empty curves."""
     read = [curve for curve in curves if curve]
     by_x = {x: [scale * curve[x] for curve in read if x in curve] for x in sorted({x for curve in read for x in curve})}
     most = {x: values for x, values in by_x.items() if 2 * len(values) > len(read)}

@@ -51,12 +51,9 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Page:
-    """A report before it has a format.
+    """A report before it has a format: the table, or in its place a comparison of arms in pairs or a ranking of all methods.
 
-    Args:
-        table: the runs' results.
-        comparison: of arms in pairs, or None.
-        ranking: of all methods over tasks, or None; never with a comparison. Either of the two is shown in place of the table.
+    The table is always there, for what every view shows; of the other two at most one is.
     """
 
     table: Table
@@ -77,10 +74,7 @@ class Page:
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
     def renderables(self, width: int) -> list[RenderableType]:
-        """Return the report for a terminal of `width` characters; names from the disk are never read as markup.
-
-        Columns for which there is no room go into further tables below.
-        """
+        """Return the report for a terminal of `width` characters; names from the disk are never read as markup."""
         shown: list[RenderableType] = []
         for layout in self.layouts():
             shown += [Text("")] if shown else []
@@ -269,10 +263,7 @@ def page_of(view: Page, command: str, study: str) -> str:
     hold, a browser runs nothing else and fetches nothing. The template escapes all texts, and control characters are written
     out. The same records give the same bytes.
 
-    Args:
-        view: the report; its table is on the page besides a comparison or a ranking. Figures need matplotlib.
-        command: what made the page, as typed.
-        study: its name; empty for none.
+    `command` is what made the page, as typed; `study` is empty for none. Without matplotlib there are no figures.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

@@ -18,13 +18,7 @@ ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; show
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell.
-
-    Args:
-        text: such as "12.6 ± 0.8 (3)"; "-" for no value.
-        rest: what the text leaves out, such as "+1 failed"; a line below it, empty for none.
-        best: whether it is in bold and marked by *.
-    """
+    """One cell: a text such as "12.6 ± 0.8 (3)", what that leaves out such as "+1 failed", and whether it is in bold with *."""
 
     text: str
     rest: str = ""
@@ -63,7 +57,7 @@ class Layout:
 
 
 def clean(text: str, *, longest: int = 300) -> str:
-    """Return text from the disk, cut to `longest` characters, with what could move a cursor, hide or break a line as escapes."""
+    """Return text from the disk, cut to `longest` characters, with what moves a cursor, hides or breaks a line as escapes."""
     return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
 

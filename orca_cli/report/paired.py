@@ -34,8 +34,6 @@ class Block:
     """The pairs of one arm on one set, with all other settings the same.
 
     Args:
-        column: the set.
-        arm: its value on the axis.
         others: fields and settings of the method besides the axis.
         seeds: those that both have, ascending.
         baseline, errors: by seed, as stored.
@@ -201,10 +199,7 @@ def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int],
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
-    """Raise DataError for several columns of one set, such as two protocols of a task, which would count as several sets.
-
-    `option` is the one on the command line that asks for the comparison, for the message.
-    """
+    """Raise DataError for several columns of one set, such as two protocols of a task, which would count as several sets."""
     for name, count in Counter(column.name for column in columns).items():
         if count > 1:
             what = f"{name} was measured in {count} ways, which would count as {count} sets"

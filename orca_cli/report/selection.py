@@ -25,7 +25,7 @@ _ALONE = "nothing is left to judge, since no other seed was run at what was chos
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
-    """Return key and value of KEY=VALUE; UsageError, with the name of the `option`, where the text is something else."""
+    """Return key and value of KEY=VALUE; UsageError where the text is something else."""
     key, _, value = text.partition("=")
     if not (key and value):
         raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")

@@ -139,8 +139,7 @@ class Table:
 
     Args:
         columns, rows: `build_table` sorts them by their names; every row has a cell for each column.
-        unfinished: runs that are not completed.
-        superseded, broken: as in `Collection`.
+        unfinished, superseded, broken: runs that are not completed; and as in `Collection`.
         references: the rows below: name -> an error for each column, None where there is none.
         heading: the first line, such as how rates were chosen; empty for none.
         remarks: notes that every view of it shows.

@@ -77,13 +77,13 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
 def complete(
     config: Config, folder: RunDirectory, names: Sequence[str], make: Callable[[], Subject]
 ) -> InterruptionError | None:
-    """Compute baselines that a completed run lacks, and write them, the comparison and the time that they took to its result.
+    """Compute baselines that a completed run lacks; write them, the comparison and the time that they took to result.json.
 
     Whatever goes wrong is logged, and the run stays completed.
 
     Args:
         config, folder: of the run, which this process has claimed.
-        names: of those that it lacks; the ones in its record are read from the cache as well, for the comparison.
+        names: of those that it lacks. Those in its record are taken from the cache as well, for the comparison.
         make: returns the run as its baselines see it; called once.
 
     Returns:

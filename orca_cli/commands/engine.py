@@ -48,7 +48,7 @@ class Engine:
     Args:
         arguments: the command line.
         root: folder of runs, which all machines see.
-        name: of the jobs, in lists of slurm and of the folder that executors write to while they work.
+        name: part of the name of a slurm job, and of the folder that executors write to while they work.
         is_quiet: whether jobs log warnings only and print no result.
     """
 

@@ -100,9 +100,9 @@ class _Jobs:
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
-    """Run all experiments, each in a process of its own, and return how each ended; a study's are recorded as its runs first.
+    """Run all experiments, each in a process of its own, and return how each ended; a study is recorded before.
 
-    The first of the failures is what stopped the sweep early, or else that some runs are not completed.
+    The result's failure is what stopped the sweep early, or else that some runs are not completed.
     """
     jobs = sweep.experiments
     for line in absent_lines(sweep.absent):

@@ -95,7 +95,8 @@ _CHOSEN = {
 def export(loaded: Loaded, target: Path) -> None:
     """Write a model into a new folder, whole or not at all; folders above it are made.
 
-    The settings of paths are left out, and export.json has only the name of a checkpoint's folder on this machine.
+    The settings of paths are left out; where the body's checkpoint is a folder of this machine, the record's `body` names it
+    by its last part only.
 
     Raises:
         ConfigError: something is there already.

@@ -41,12 +41,14 @@ _SERIES = ("sequence", "id")  # settings of a table whose samples are not single
 def baseline_names(
     which: str, task: Mapping[str, Any], kind: str, input_shape: Sequence[int], samples: int
 ) -> list[str]:
-    """Return the names of a run's baselines, in order.
+    """Return the names of a run's baselines, in the order of NAMES.
+
+    A dense task has the constant and a linear model. In others boosting is for tables only, and MiniRocket for series only.
 
     Args:
-        which: none, simple or all.
+        which: none, simple or all; simple leaves out MiniRocket where it is not installed or would take longer than seconds.
         task: its settings; `kind` is that of its targets, the input's shape (C, *E).
-        samples: that the run trained on.
+        samples: number of samples in the training split.
     """
     if which == "none" or kind == "dense":
         return [] if which == "none" else [CONSTANT, "linear"]
@@ -63,7 +65,7 @@ def has_aeon() -> bool:
 
 
 def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> list[str]:
-    """Return the names of the baselines that a completed run should have and has not."""
+    """Return the names of the baselines that a completed run should have and has not; none for one that was not tested."""
     splits, built = result.get("splits") or {}, read_or_empty(folder.stage("build") / SUMMARY)
     if "test" not in splits or not {"kind", "input_shape"} <= built.keys():
         return []
@@ -75,9 +77,17 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
 def complete(
     config: Config, folder: RunDirectory, names: Sequence[str], make: Callable[[], Subject]
 ) -> InterruptionError | None:
-    """Compute baselines that a completed run lacks into its result; whatever goes wrong, the run stays completed.
+    """Compute baselines that a completed run lacks; write them, the comparison and the time that they took to result.json.
 
-    Returns the interruption that ended it; what was computed until then is in the record, and in the cache.
+    Whatever goes wrong is logged, and the run stays completed.
+
+    Args:
+        config, folder: of the run, which this process has claimed.
+        names: of those that it lacks. Those in its record are taken from the cache as well, for the comparison.
+        make: returns the run as its baselines see it; called once.
+
+    Returns:
+        The interruption that ended it, or None. What was computed until then is in the record, and in the cache.
     """
     from orca_cli.baselines import compute, verdict
 
@@ -106,7 +116,7 @@ def complete(
 
 
 def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
-    """Return outputs and targets of the run's test split as tensors, and the records of its samples, or None."""
+    """Return outputs and targets of the test split as tensors, and its samples' records or None; DataError where unreadable."""
     import numpy as np
     import torch
 
@@ -120,7 +130,7 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
 
 
 def opened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> Any:
-    """Open the test split of a completed run once more; DataError where the data are not those of the run any more."""
+    """Open the test split of a completed run once more, counted in its result; DataError where its SHA-256 is not `digest`."""
     count_read(folder)
     samples = open_test()
     if samples.digest() != digest:

@@ -36,7 +36,7 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 @dataclass(frozen=True)
 class Baseline:
-    """One simple model on the data of a run."""
+    """One simple model on the data of a run, as `compute` yields it; errors are as stored, fractions where a per cent."""
 
     error: float | None  # on the test split, by the task's own error; None where it is undefined or the model failed
     validation_error: float | None = None  # on samples that it was not fitted to and that are not test ones
@@ -48,14 +48,17 @@ class Baseline:
     outputs: Tensor | None = None  # for the test split; None where it failed. Not recorded
 
     def record(self) -> dict[str, Any]:
-        """Return it as result.json holds it."""
+        """Return it as result.json holds it: of one without outputs only the reason."""
         if self.outputs is None:
             return {"error": None, "reason": self.reason}
         return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
 
 
 def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported."""
+    """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported.
+
+    What is computed is kept in the folder baselines of `cache`. InterruptionError where a signal asks to stop.
+    """
     try:
         for name in names:
             signals.check()

@@ -32,7 +32,11 @@ _BANDS = 16  # of a series' spectrum
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its baselines see it; samples are read when they are asked for."""
+    """A run as its baselines see it, made by `experiment`; samples are read when they are asked for.
+
+    Each of `table`, `raw`, `embedded` and `probed` returns two arrays: of the n training samples in use, and of m others, those
+    of `judge` in use before all of the test split. DataError where reading takes more than 120 s of processor time.
+    """
 
     task: TaskData
     error: Error  # the task's own
@@ -58,7 +62,10 @@ class Subject:
         return validation if self.may_judge and len(validation) >= LEAST_JUDGES else None
 
     def rows(self, samples: Samples | None, raw: bool) -> np.ndarray:
-        """Return which samples of a split are used, ascending: all, or as many as there is room for, drawn at random."""
+        """Return the indices of a split's samples that are used, ascending: all, or as many as there is room for, at random.
+
+        There is less room for `raw` inputs than for features. No split (None) has no indices.
+        """
         rows, room = np.arange(len(samples or ())), MOST_CELLS // (2 * math.prod(self.task.input_shape))
         most = min(MOST_ROWS, max(2, room)) if raw else MOST_ROWS
         if len(rows) <= most:
@@ -67,20 +74,20 @@ class Subject:
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features of the training samples in use, [n, F] float32, and of those that judge and the test split."""
+        """Return features by the function `table`, [n, F] and [m, F] float32."""
         rows = len(self.rows(self.learned, raw=False))
         most = min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, MOST_CELLS // max(rows, len(self.test))))
         return self._read(lambda x, valid: table(x.numpy(), None if valid is None else valid.numpy(), most))
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs of the same samples, [n, C, *E] and [m, C, *E], 0 at padding."""
+        """Return the inputs, [n, C, *E] and [m, C, *E], 0 at padding; DataError for a test split that is too large."""
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
             raise DataError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
         return self._read(lambda x, valid: x.numpy(), raw=True)
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the embedder makes of the same samples: its own features, or mean and maximum of their tokens."""
+        """Return what the embedder makes of the samples, [n, F] and [m, F]: its own features, or tokens' mean and maximum."""
         embedder = self.embedder.eval()
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
@@ -96,7 +103,7 @@ class Subject:
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a model's predictor sees of the same samples."""
+        """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F]; it stays on its device."""
         device, pool = next(model.eval().parameters()).device, cast(PooledPredictor, model.predictor).pool
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
@@ -126,7 +133,7 @@ class Subject:
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
-    """Return features [B, F] float32 of x [B, C, *E]: all values, or summaries where these are more than `most`.
+    """Return features [B, F] float32 of x [B, C, *E], 0 at padding: all values, or summaries where these are more than `most`.
 
     Summaries are means over a grid of cells, and of every channel mean, deviation, least and largest value, mean absolute step
     along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, `valid` [B,
@@ -163,7 +170,10 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
 
 
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
-    """Return means over at most `cells` cells of every channel, [B, C * cells]; 0 where a cell is all padding."""
+    """Return means over a grid of at most `cells` cells of every channel of x [B, C, *E], [B, C * number of cells].
+
+    `mask` [B, 1, *E] is False at padding, where x is 0 and does not count; a cell that is all padding has 0.
+    """
     sizes = list(x.shape[2:])  # in proportion to the lengths of the axes
     while math.prod(sizes) > cells and max(sizes) > 1:
         factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))

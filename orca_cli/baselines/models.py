@@ -1,6 +1,6 @@
 """Fit one simple model and predict with it: logistic regression, ridge, forests, boosting, MiniRocket's features.
 
-`fitted` is called in a process of its own by `compute`.
+`fitted` is called in a process of its own by `compute`. MiniRocket is aeon's (Dempster et al. 2021, arXiv 2012.08791).
 
 For linear models, features are standardised by the training set. Where there are more features than samples, the table is
 rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
@@ -188,7 +188,7 @@ def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, b
 
 
 def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
-    """Fit models of numbers; they predict [m, K].
+    """Fit models of numbers; they predict [m, K], 0 for outputs of which no value is known.
 
     Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted
     together, except by boosting, which has one output.

@@ -80,9 +80,11 @@ def verdict(
 def standard_error(
     error: Error, outputs: Tensor, other: Tensor, targets: Tensor, groups: np.ndarray | None
 ) -> float | None:
-    """Return the deviation of a difference of two errors over test sets like this one, by the paired bootstrap.
+    """Return the deviation of the difference of two models' errors over test sets like this one, by the paired bootstrap.
 
     Whole records, of `groups` [n], are drawn where samples belong to records (Efron and Tibshirani 1993, chapters 6 and 8).
+    None where it cannot be computed: for fewer than two samples or records, outputs too large to be measured 20 times, or an
+    error that is undefined on half of the drawn sets.
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
     # The samples of each record.

@@ -70,7 +70,7 @@ def listed(arguments: argparse.Namespace) -> Result:
 
 
 def get(arguments: argparse.Namespace) -> Result:
-    """Fetch a checkpoint where it is not here, check it, and return what it is."""
+    """Fetch a checkpoint where it is not here, check it, and return what it is; errors as those of `checkpoints.resolve`."""
     configure_logging()
     name, bodies = arguments.name, named(arguments.config_dir)
     checkpoint = bodies.get(name, {}).get("checkpoint") or name

@@ -70,7 +70,10 @@ def execute(arguments: argparse.Namespace) -> Result:
 def examine_split(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, problems: list[str]
 ) -> dict[str, Any]:
-    """Return what the given rows of one split contain; targets are ranged or counted in full."""
+    """Return what one split contains; of its inputs the given `rows` are read, ascending indices, of its targets all.
+
+    Real-valued targets have a range, others counts by class. What is wrong is appended to `problems`, a line each.
+    """
     from orca_cli.data.blocks import blocks
 
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))

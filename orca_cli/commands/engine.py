@@ -43,7 +43,14 @@ _HEAVY = (
 
 
 class Engine:
-    """Where the jobs of a command line with the options of `options.add_engine` run; others' lists show its name."""
+    """Where the jobs of a command line with the options of `options.add_engine` run.
+
+    Args:
+        arguments: the command line.
+        root: folder of runs, which all machines see.
+        name: part of the name of a slurm job, and of the folder that executors write to while they work.
+        is_quiet: whether jobs log warnings only and print no result.
+    """
 
     def __init__(self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False) -> None:
         self._arguments, self._root, self._name, self._is_quiet = arguments, root.absolute(), name, is_quiet
@@ -52,7 +59,7 @@ class Engine:
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
     def job(self, label: str, composed: Composed) -> Job:
-        """Return a composed run as a job."""
+        """Return a composed run as a job; `label` starts its lines."""
         arguments = self._arguments
         words = ["run", *composed.overrides]
         words += [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]

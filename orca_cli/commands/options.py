@@ -46,7 +46,7 @@ def number(
 
 
 def seconds(text: str) -> float:
-    """Return what argparse reads a time with."""
+    """Return the seconds of a time above 0, such as 90s, 30m, 8h or 2d, for argparse; a number alone is in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is None or not 0 < (value := float(match[1]) * _SECONDS[match[2]]) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")

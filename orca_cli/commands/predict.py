@@ -50,7 +50,10 @@ ARGUMENTS = (
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
-    """Return the model that a command line names; for records, its name, its folder and why it was chosen."""
+    """Return the model that a command line with MODEL names; for records, its name, its folder and why it was chosen (--best).
+
+    Errors are those of `loading.best_run`, `claim.named` and `loading.open_model`.
+    """
     from orca_cli.prediction.loading import best_run, open_model
 
     folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)

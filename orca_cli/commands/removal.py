@@ -51,7 +51,7 @@ def rm(arguments: argparse.Namespace) -> Result:
 
 
 def gc(arguments: argparse.Namespace) -> Result:
-    """Return what may go, or what was removed."""
+    """Remove old cache entries and what killed processes left, and return which; without --yes return what would go."""
 
     def remove(item: dict[str, Any]) -> None:
         path = Path(item["path"])

@@ -100,7 +100,10 @@ class _Jobs:
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
-    """Run all experiments, each in a process of its own."""
+    """Run all experiments, each in a process of its own, and return how each ended; a study is recorded before.
+
+    The result's failure is what stopped the sweep early, or else that some runs are not completed.
+    """
     jobs = sweep.experiments
     for line in absent_lines(sweep.absent):
         terminal.log.warning(line)

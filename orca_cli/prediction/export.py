@@ -93,12 +93,15 @@ _CHOSEN = {
 
 
 def export(loaded: Loaded, target: Path) -> None:
-    """Write a model into a new folder, whole or not at all.
+    """Write a model into a new folder, whole or not at all; folders above it are made.
+
+    The settings of paths are left out; where the body's checkpoint is a folder of this machine, the record's `body` names it
+    by its last part only.
 
     Raises:
         ConfigError: something is there already.
         DataError: the body has no config.json.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or there is too little space.
     """
     if os.path.lexists(target):
         raise ConfigError("exists already", where=str(target), hint="name a new folder; nothing is overwritten")
@@ -126,7 +129,7 @@ def export(loaded: Loaded, target: Path) -> None:
 
 
 def model_card(loaded: Loaded) -> str:
-    """Return a model card as Markdown; texts of the run, which may be a stranger's, are made inert."""
+    """Return a model card as Markdown, with the head that model hubs read; texts of the run, maybe a stranger's, are inert."""
     record, result = loaded.record, loaded.record.result
     targets, features = loaded.preprocessing.targets, getattr(loaded.preprocessing, "feature_names", None)
     splits, selected, error = (mapping(result.get(key)) for key in ("splits", "selected", "error"))

@@ -52,7 +52,7 @@ _MOST_EMBEDDINGS = 2**30  # values of a body's own embedding layer, which predic
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it."""
+    """A model with what belongs to it; `open_model` makes it."""
 
     record: ModelRecord  # what its run says about it
     preprocessing: Preprocessing  # how new data become its inputs
@@ -61,7 +61,7 @@ class Loaded:
 
     @cached_property
     def model(self) -> TransferModel | Ensemble:
-        """Return the members as one model."""
+        """Return the only member, or a model that averages what several predict (`models.transfer.Ensemble`)."""
         several = len(self.members) > 1
         return Ensemble(self.members, self.preprocessing.targets.kind).eval() if several else self.members[0]
 
@@ -77,8 +77,10 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
         DataError: no run or export, not completed, or of a task that keeps no preprocessing.
         ChecksumError: a file is missing or damaged.
         CheckpointError: a newer program wrote it, or its weights fit no model that it describes.
-        UnsafeError: it holds links, or names what is no part of a model.
-        NetworkError: the body's checkpoint is needed and is not on this machine.
+        UnsafeError: it holds links, names what is no part of a model, or asks for far more than its weights.
+        ConfigError: a setting in its record is out of range, or the body's checkpoint is needed and there is no such folder.
+        NetworkError, UnavailableError: the body's checkpoint is needed, and neither this machine nor a package has it.
+        StorageError: a file cannot be read.
     """
     if not is_export(folder):
         return _open_run(folder, body_checkpoint)
@@ -223,9 +225,12 @@ def _described(where: Path) -> Iterator[None]:
 
 
 def best_run(folder: Path) -> tuple[Path, str]:
-    """Return the completed run with the lowest validation error (the first of equals), or the only run; and why it is best.
+    """Return the completed run with the lowest validation error (the oldest of equals), or the only run; and why it is best.
 
-    Runs whose weights were chosen on the test split, or without a validation error, are left out.
+    Runs that cannot predict, whose weights were chosen on the test split, or without a validation error, are left out.
+
+    Args:
+        folder: of all runs, or of one task.
 
     Raises:
         DataError: there is no such run, or they were validated on different data or by different errors.

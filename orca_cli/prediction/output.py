@@ -30,6 +30,11 @@ class Decoder:
     Args:
         targets: the form of the task's targets.
         num_outputs: K.
+
+    Attributes:
+        form: classes, labels, values, maps (numbers at every position) or class_maps (a class at every position).
+        names: of the K outputs; empty where they have none.
+        classes: the K classes or labels as the data name or number them; None for numbers and maps of numbers.
     """
 
     def __init__(self, targets: Targets, num_outputs: int) -> None:
@@ -44,7 +49,7 @@ class Decoder:
 
     @property
     def columns(self) -> list[str]:
-        """Return K names for the columns of a table of predictions."""
+        """Return K names: the classes or labels, else those of the numbers, else prediction_0, prediction_1, ..."""
         if self.classes is not None:
             return [str(name) for name in self.classes]
         return list(self.names) or [f"prediction_{k}" for k in range(self.num_outputs)]
@@ -63,7 +68,11 @@ class Decoder:
         return np.asarray(expit(wide) if self.form == "labels" else softmax(wide, axis=1), np.float32)
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""
+        """Return scikit-learn's score of outputs [n, K, ...] for encoded targets (as Batch.y): higher is better, 1 the best.
+
+        Of classes it is the share that is right; of labels the share of samples whose known labels are all right; of numbers
+        the mean R2 over the outputs with known targets. NaN and -100 do not count; it is NaN where no target is known.
+        """
         if self.form in ("classes", "class_maps"):
             known = targets != IGNORED_CLASS
             return float((outputs.argmax(1) == targets)[known].mean())
@@ -79,7 +88,10 @@ class Decoder:
 
 
 def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
-    """Raise ConfigError where predictions cannot be written to a file, or (None) as csv, before anything is computed."""
+    """Raise ConfigError, before anything is computed, where predictions cannot be written to `out` (None: csv on stdout).
+
+    That is a suffix other than .csv and .npz, a folder, the input itself (`source`), or maps as csv.
+    """
     suffix = ".csv" if out is None else out.suffix.lower()
     if out is not None and out.exists() and source.exists() and out.samefile(source):
         raise ConfigError("is the input, which would be lost", where="--out", hint="name another file")
@@ -129,7 +141,19 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
 
 
 def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
-    """Write predictions to a file by its suffix, whole or not at all; StorageError where it cannot be written."""
+    """Write predictions to a file by its suffix, whole or not at all; folders above it are made.
+
+    A .npz file has the arrays outputs, prediction and probability (of classes and labels, not of maps); id, classes and names
+    where there are any.
+
+    Args:
+        out: FILE.csv or FILE.npz.
+        outputs: float32 [B, K, ...] of the next samples each; an error that is raised in it passes through.
+        decoder, ids: as in `parts_of`.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
 
     def into(path: Path) -> None:
         if out.suffix.lower() == ".csv":
@@ -157,7 +181,10 @@ def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Seque
 
 
 class Kept:
-    """Keeps streamed outputs in a temporary file, for what needs all of them; `folder`: of the file, or the machine's own."""
+    """Keeps streamed outputs, float32, in a temporary file, for what needs all of them.
+
+    The file is in `folder`, or for None where the machine has such files, and goes with this object.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._place = folder or Path(tempfile.gettempdir())
@@ -165,7 +192,7 @@ class Kept:
         self._shape: tuple[int, ...] = (0,)
 
     def passing(self, outputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield outputs unchanged, and keep them."""
+        """Yield outputs unchanged, and keep them; StorageError where the file cannot be written."""
         for part in outputs:
             with storage.guarded(self._place):
                 self._file.write(part.tobytes())
@@ -173,7 +200,7 @@ class Kept:
             yield part
 
     def whole(self) -> np.ndarray:
-        """Return all that passed."""
+        """Return all that passed, [n, ...] float32: a memory map that is read only. One part or more has to have passed."""
         with storage.guarded(self._place):
             self._file.flush()
             return np.memmap(self._file, np.float32, "r", shape=self._shape)

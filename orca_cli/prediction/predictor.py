@@ -43,8 +43,13 @@ class Predictor:
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
 
     Attributes:
+        kind: of the task: classes, labels, values or dense.
         input_shape: (C, *E) of a sample as the model takes it.
         remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
+
+    Raises:
+        ConfigError: there is no such device, or the batch size is below 1.
+        UnavailableError: the device is absent.
     """
 
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
@@ -88,7 +93,10 @@ class Predictor:
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
 
-        Targets `y` are as the data hold them; None takes those of the file that `x` names.
+        Targets `y` are as the data hold them; None takes those of the file that `x` names. See `Decoder.score`.
+
+        Raises:
+            DataError: there are no targets, or not as many as samples, or of another form than those of training.
         """
         new = self.opened(x)
         return self.decoder.score(self.outputs(new), self._targets(new, y))
@@ -99,14 +107,17 @@ class Predictor:
         return self.measured_error(self.outputs(new), self._targets(new, y))
 
     def fit(self, x: Any, y: Any = None) -> Self:
-        """Raise an error: the model is trained already; `orca run` trains another."""
+        """Raise ConfigError: the model is trained already; `orca run` trains another."""
         raise ConfigError("a finished run is not trained again", where="fit", hint="orca_cli.run(...) trains another")
 
     def opened(self, x: Any, part: str = "") -> NewData:
-        """Return samples, the path of some, or new data as new data; `part` of files that hold several splits.
+        """Return samples in memory, or those of a file or folder, as new data; new data are returned as they are.
+
+        Inputs of a file are not read yet. `part` is train, validation or test, of files that hold several splits.
 
         Raises:
             DataError: no samples, or such as do not have the form of the training data.
+            ConfigError: a part of data that have none.
         """
         if isinstance(x, (str, Path)):
             path = Path(x).expanduser()
@@ -120,6 +131,8 @@ class Predictor:
 
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
         """Yield the outputs of new data batch by batch: float32 [B, K] or [B, K, *E].
+
+        They are computed in the run's precision, but in fp32 on a CPU where that is fp16; `reporter` is told how far they are.
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are no numbers.
@@ -174,7 +187,7 @@ class Predictor:
 
     @functools.cached_property
     def measured_error(self) -> Error:
-        """Return what the run reports as its error."""
+        """Return what the run reports as its error, to be called with outputs and targets of a whole split."""
         record, integer = self.record, self.decoder.form in ("classes", "class_maps")
         return named_error(record.error, self.kind, integer, record.error_chunks, record.train_batch_size)
 

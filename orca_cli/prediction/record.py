@@ -42,7 +42,10 @@ _SETTINGS_OF = {
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings."""
+    """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings.
+
+    `read_run` and `read_export` make it. Values have been checked against the types here, nodes against `check_node`.
+    """
 
     kind: Kind
     input_shape: Sequence[Count]
@@ -115,7 +118,7 @@ def own_file(folder: Path, name: str, most: int | None = None) -> Path:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether a folder is an export."""
+    """Return whether a folder is an export: it has an export.json, which is not read."""
     return (folder / EXPORT).exists()
 
 
@@ -126,7 +129,7 @@ def read_export(folder: Path) -> ModelRecord:
         ChecksumError: a file is missing or has changed.
         CheckpointError: a newer program wrote it.
         UnsafeError: it holds links, or names what is no part of a model.
-        DataError: its record is not one.
+        DataError, ConfigError: its record is not one, or a setting in it is out of range.
     """
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir():
@@ -185,7 +188,7 @@ def read_run(folder: Path) -> ModelRecord:
 
     Raises:
         DataError: as `completed`, or of a task that keeps no preprocessing.
-        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+        ChecksumError, CheckpointError, ConfigError, UnsafeError: as `read_export`.
     """
     build, where, result = STAGE_FOLDERS["build"], str(folder), completed(folder)
     if not (folder / build / FILE).exists():
@@ -212,7 +215,10 @@ def read_run(folder: Path) -> ModelRecord:
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
-    """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
+    """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting.
+
+    `settings` is the content of its config.yaml, `summary` that of its stage 1, which has what was decided.
+    """
     if decided := mapping(mapping(summary.get("decided")).get(key)):
         return decided.get("value")
     value = schema.lookup(settings, key)

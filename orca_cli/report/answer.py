@@ -1,6 +1,7 @@
 """What a finished run predicted for its test split, as numbers and on a terminal: read from its files, without the model.
 
-Shapes: n samples, K outputs.
+`read` returns an answer by the task's kind: `Confusion` for classes, `Labels` for label sets, `Values` for numbers. Its
+`record` is for other programs, `picture` for people. Shapes: n samples, K outputs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,9 +28,11 @@ _MOST_IN_MATRIX, _MOST_ROWS, _LONGEST_NAME = 30, 20, 16
 
 @dataclass(frozen=True)
 class Confusion:
-    """Classes: how often each class was predicted for samples of each class; predicted is the one with the highest output.
+    """How often each class was predicted for samples of each class; the predicted class is the one with the highest output.
 
-    `counts`: [K, K] int64; rows are the true classes, columns the predicted ones.
+    Args:
+        counts: [K, K] int64; rows are the true classes, columns the predicted ones. Samples without a class do not count.
+        names: of the classes, K; their numbers where the data have no names.
     """
 
     counts: np.ndarray
@@ -37,7 +40,7 @@ class Confusion:
 
     @property
     def right(self) -> str:
-        """Return how many samples are right, in words."""
+        """Return how many samples are right, in words, such as "9 of 10 test samples right (90.00 %)"."""
         correct, n = int(self.counts.trace()), int(self.counts.sum())
         return f"{correct} of {n} test samples right ({percent(correct / max(n, 1), 2)})"
 
@@ -47,7 +50,7 @@ class Confusion:
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
     def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs; a matrix of more than `_MOST_CLASSES` classes is left out."""
+        """Return JSON-able numbers: recall and precision by class (None where undefined), the matrix of at most 60 classes."""
         counts = self.counts
         precision = _ratio(counts.diagonal(), counts.sum(axis=0))
         record = {"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": list(self.names)}
@@ -57,10 +60,11 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label sets: for each label, how often it was present, predicted (an output of at least 0), and both: [K] int64.
+    """For each label, in how many samples it is present, predicted (an output of at least 0), and both: [K] int64.
 
-    Entries whose target is missing do not count; `n` is the number of samples. Shares are NaN where they have no denominator:
-    of a label never predicted (precision), never there (recall), neither (F1).
+    A sample whose target for a label is missing does not count for that label; `n` is the number of all samples. A share
+    without a denominator is NaN: precision of a label that is never predicted, recall of one that is never present, F1 of one
+    that is neither.
     """
 
     n: int
@@ -76,11 +80,11 @@ class Labels:
         return {"precision": _ratio(self.both, self.predicted), "recall": _ratio(self.both, self.present), "f1": f1}
 
     def worst(self) -> list[int]:
-        """Return the labels by rising F1; those without one come last."""
+        """Return the places of the labels, in 0..K-1, by rising F1; those without one come last."""
         return np.argsort(self.shares["f1"], kind="stable").tolist()
 
     def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs."""
+        """Return JSON-able numbers of each label: name, counts, precision, recall and F1 (None where undefined)."""
         shares = self.shares
         labels = [
             {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
@@ -92,7 +96,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Number:
-    """One number of each sample whose true value is known, in the task's own units; `true`, `predicted`: [n] float64."""
+    """One number of each sample whose true value is known, in the task's own units.
+
+    `true` and `predicted` are [n] float64 and finite; `name` is empty for the only number of a task that names none.
+    """
 
     name: str
     true: np.ndarray
@@ -100,7 +107,7 @@ class Number:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Return R2 (1 - RMSE² / variance), RMSE and MAE; NaN where one is undefined."""
+        """Return r2 (1 - RMSE² / variance of the true values), rmse and mae; NaN: all of no sample, r2 of equal true values."""
         if not len(self.true):
             return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         apart, variance = self.predicted - self.true, float(self.true.var())
@@ -116,7 +123,7 @@ class Values:
     numbers: Sequence[Number]
 
     def record(self) -> dict[str, Any]:
-        """Return the numbers for other programs."""
+        """Return JSON-able measures of each number, with its name and n; None where undefined."""
         values = [
             {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
             for one in self.numbers
@@ -147,7 +154,11 @@ def percent(share: float, decimals: int = 0) -> str:
 
 
 def picture(answer: Answer, width: int) -> list[RenderableType]:
-    """Return an answer for a terminal of `width` characters: a confusion matrix where it fits, tables for all else."""
+    """Return an answer for a terminal of `width` characters.
+
+    Of classes it is the confusion matrix, or the most confused pairs of classes where that does not fit; of labels and numbers
+    it is a table. At most 20 pairs or rows are shown, a matrix has at most 30 classes, and long names are cut.
+    """
     if isinstance(answer, Confusion):
         return _shown_confusion(answer, width)
     above: list[RenderableType] = []

@@ -1,6 +1,7 @@
 """Find run folders and read their records, without writing anything.
 
-A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
+A folder that looks like a run (by its records, or by a time at the start of its name) but cannot be read is listed with the
+reason, so that no run is silently lost.
 """
 
 import os
@@ -23,7 +24,7 @@ TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting do
 
 @dataclass(frozen=True)
 class Score:
-    """What a completed run achieved."""
+    """What a completed run achieved, by its result.json; errors are stored ones, fractions where `percent`."""
 
     error_name: str
     value: float | None  # test error, lower is better; None if it is undefined on this test set
@@ -44,7 +45,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """One run according to its records."""
+    """One run according to its records.
+
+    `collect` makes it. `selection.select_study` names it by the axes of a study (`arm`), `selection.choose` says at which value
+    its arm is judged (`choice`).
+    """
 
     path: Path
     task: str
@@ -71,9 +76,10 @@ class Run:
 
 
 def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
-    """Return the hashes of test data that differ between runs that should have the same; empty where all is well.
+    """Return the SHA-256 of test data that differ between runs that should have the same; empty where all is well.
 
-    All runs should have the same test data; in a study, where a seed may draw the samples, all runs of one seed.
+    All runs should have the same test data; in a study, where a seed may draw the samples, all runs of one seed. Runs that
+    recorded none do not count.
     """
     sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
     for run in runs:
@@ -92,14 +98,20 @@ class Broken:
 
 @dataclass(frozen=True)
 class Collection:
-    """Runs that count, in the order of their folders' names; older attempts replaced by newer ones; broken folders."""
+    """What `collect` finds.
+
+    Args:
+        runs: those that count, in the order of their folders' names, which begin with a time: the oldest first.
+        superseded: attempts at the same experiments that do not count, in the same order.
+        broken: folders that cannot be read, by their paths.
+    """
 
     runs: list[Run]
     superseded: list[Run]
     broken: list[Broken]
 
     def changed(self, change: Callable[[Run], Iterable[Run]]) -> "Collection":
-        """Return it with others in place of each run, or none."""
+        """Return the collection with `change(run)`, any number of runs, in place of each run, superseded ones included."""
         runs, superseded = ([new for run in group for new in change(run)] for group in (self.runs, self.superseded))
         return replace(self, runs=runs, superseded=superseded)
 
@@ -108,7 +120,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
     Of several attempts at one experiment (same identity) the newest completed one counts, and also the newest one if it
-    is not completed.
+    is not completed. Hidden folders are passed over; a run that is reached twice, such as by a link, is read once.
 
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
@@ -224,7 +236,7 @@ def _score(result: dict[str, Any]) -> Score:
 
 
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return name and error of the simple models of a result's record, the best first and the constant left out."""
+    """Return name and error of the simple models in a result.json, lowest first; not the constant, nor undefined errors."""
     models = mapping(result.get("baselines")).items()
     errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]
     return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
@@ -246,7 +258,7 @@ def _number(record: dict[str, Any], key: str) -> float | None:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, or None for anything else."""
+    """Return a number of at most 1e300 in size as a float; None for anything else, such as a bool or NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
         return None
     return float(value)

@@ -1,5 +1,6 @@
 """Statistics of paired differences: interval of the mean, exact sign-flip test, a test of no effect, Holm's correction.
 
+A difference is that of two errors, the baseline's less the arm's, on the same seed or set; all of a call have one unit.
 numpy and scipy are imported where they are used, to keep `orca report` fast.
 """
 
@@ -17,7 +18,7 @@ _SAME = 1e-12  # of their size: numbers that differ by less differ by rounding o
 
 @dataclass(frozen=True)
 class Effect:
-    """The mean of n paired differences.
+    """The mean of n paired differences, in their unit; `effect` makes it.
 
     Args:
         deviation: sample standard deviation; 0 for a single difference.
@@ -43,10 +44,10 @@ def effect(differences: Sequence[float]) -> Effect:
 
 
 def no_effect(observed: Effect, margin: float) -> float:
-    """Return the p of two one-sided t tests (Schuirmann 1987): how surely the true mean is within -margin and margin.
+    """Return the p of two one-sided t tests (Schuirmann 1987): how surely the true mean is between -margin and margin.
 
     At most 0.05 means that it is; if the true mean is at the margin, normal differences give that in 5 % of all cases.
-    1 for a single difference.
+    A single difference has p = 1; differences that are all equal have 0 if they are within the margin, else 1.
     """
     distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
     if observed.n < 2:
@@ -59,9 +60,10 @@ def no_effect(observed: Effect, margin: float) -> float:
 
 
 def relative(base: float, error: float) -> float:
-    """Return the difference over the mean of both errors, in [-2, 2]; 0 where they differ by rounding only.
+    """Return base - error over the mean of both sizes, in [-2, 2]; above 0 where `error` is lower, 0 if only rounding differs.
 
-    It orders pairs as log(base / error) does and is about as large for small ones, but an error of 0 has one too.
+    It orders pairs of positive errors as log(base / error) does, and is about as large where they are close; unlike that, it is
+    defined for an error of 0.
     """
     return 0.0 if math.isclose(base, error, rel_tol=_SAME) else 2 * (base - error) / (abs(base) + abs(error))
 
@@ -69,7 +71,7 @@ def relative(base: float, error: float) -> float:
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean by Student's t; None for one value.
 
-    The BCa bootstrap's would hold the mean of three normal values in 72 % of all cases.
+    A BCa bootstrap's interval is too short for few values: that of three normal ones holds the mean in 72 % of all cases.
     """
     if len(values) < 2:
         return None
@@ -81,9 +83,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def sign_flip(values: Sequence[float]) -> float:
-    """Return the two-sided p of the sign-flip test of mean 0.
+    """Return the two-sided p of the sign-flip test that values are symmetric about 0.
 
-    Exact for up to 20 values that are not 0, from 100,000 sign patterns drawn with seed 0 for more.
+    It is the share of all sign patterns of the values whose sum is at least as far from 0 as the observed one: exact for up to
+    20 values that are not 0, from 100,000 patterns drawn with seed 0 for more. 1 where all values are 0.
     """
     import numpy as np
 

@@ -51,7 +51,7 @@ Draw = Callable[["Axes"], None]
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a report: the name of its file, its title, a note below it, what draws it, and its size in inches."""
+    """A figure of a report: the name of its file (without .svg), title, note below, what draws on axes, size in inches."""
 
     name: str
     title: str
@@ -71,12 +71,15 @@ def is_available() -> bool:
 
 
 def svg(chart: Chart) -> str:
-    """Return a figure as an SVG file, with its title and a label."""
+    """Return the text of a figure's SVG file, with its title above and a label, title and note, for screen readers."""
     return _svg(chart, chart.title)
 
 
 def inline(chart: Chart) -> str:
-    """Return a figure as a part of a page that has its title and fonts and forbids styles: these become attributes."""
+    """Return a figure as an SVG element of a page, to be inserted as it is.
+
+    The page shows the title and sets the fonts, so both are left out. It forbids inline styles, so these become attributes.
+    """
 
     def attributes(found: re.Match[str]) -> str:
         items = (item.split(": ", 1) for item in found[2].split("; ") if not item.startswith("font"))
@@ -125,9 +128,10 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
 
 
 def curves_of(path: Path) -> dict[str, Curve]:
-    """Return the curves of a run's folder by kind: epoch -> value wherever its record has both.
+    """Return the curves of a run's folder: distance (of alignment), loss and validation (error, as stored), by epoch.
 
-    They are read only where they are drawn, since those of 10,000 runs would fill the memory.
+    A curve is empty where the run's result.json has none. They are read only where they are drawn, since those of 10,000 runs
+    would fill the memory.
     """
     recorded, curves = mapping(read_or_empty(path / RESULT).get("curves")), {}
     for kind, stage, name, _, _ in _KINDS:
@@ -138,7 +142,7 @@ def curves_of(path: Path) -> dict[str, Curve]:
 
 
 def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[tuple[float, float, float, float]]:
-    """Return x, mean, lowest and highest value times `scale`, wherever most of the curves have one, in the order of x."""
+    """Return x, mean, lowest and highest value times `scale`, in the order of x, for each x of most of the non-empty curves."""
     read = [curve for curve in curves if curve]
     by_x = {x: [scale * curve[x] for curve in read if x in curve] for x in sorted({x for curve in read for x in curve})}
     most = {x: values for x, values in by_x.items() if 2 * len(values) > len(read)}
@@ -157,7 +161,8 @@ def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes")
 def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
     """Yield every figure of a report: the arms' gains; for each task the distance in alignment, loss, validation error.
 
-    Each line is the mean over a method's seeds. Drawn are the first `_MOST_METHODS` methods.
+    Each line is the mean over a method's seeds, at most 20 of them, for the first 8 methods that have runs of the task. A
+    figure without a line is left out, and so are the gains where there is no comparison.
     """
     if comparison is not None:
         title = _name(f"Gain over {comparison.axis}={comparison.baseline}, all sets")

@@ -51,14 +51,17 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Page:
-    """The table, with a comparison of arms in pairs or a ranking of all methods over tasks; at most one of the two."""
+    """A report before it has a format: the table, or in its place a comparison of arms in pairs or a ranking of all methods.
+
+    The table is always there, for what every view shows; of the other two at most one is.
+    """
 
     table: Table
     comparison: Comparison | None = None
     ranking: Ranking | None = None
 
     def text(self, form: str) -> str:
-        """Return it in one of FORMATS as the content of a file, ending with a line break."""
+        """Return the report in one of FORMATS as the content of a file, ending with a line break."""
         if form == "json":
             return terminal.to_json(self.record())
         if form == "csv":
@@ -71,7 +74,7 @@ class Page:
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
     def renderables(self, width: int) -> list[RenderableType]:
-        """Return it for a terminal of `width` characters; names from the disk are never read as markup."""
+        """Return the report for a terminal of `width` characters; names from the disk are never read as markup."""
         shown: list[RenderableType] = []
         for layout in self.layouts():
             shown += [Text("")] if shown else []
@@ -86,13 +89,13 @@ class Page:
         return shown
 
     def layouts(self) -> list[Layout]:
-        """Return its tables, as texts."""
+        """Return the tables as texts: two for a comparison, else one."""
         if self.comparison is not None:
             return framed(self.table, paired.layouts_of(self.comparison))
         return framed(self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)])
 
     def record(self) -> dict[str, Any]:
-        """Return it as a JSON-able record; `schema` counts up when its form changes."""
+        """Return the report as a JSON-able record, errors as stored; `schema` counts up when its form changes."""
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
             return paired.record_of(self.comparison) | rates
@@ -256,9 +259,11 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[
 def page_of(view: Page, command: str, study: str) -> str:
     """Return the report as one self-contained HTML page: one style sheet, one script, text; nothing from the network.
 
-    It names the command that made it, and its study if there is one. The policy in its head forbids everything but the two, by
-    their hashes: whatever a run folder's names hold, a browser runs nothing else and fetches nothing. The template escapes all
-    texts, and control characters are written out. The same records give the same bytes.
+    The policy in its head forbids everything but the style sheet and the script, by their hashes: whatever a run folder's names
+    hold, a browser runs nothing else and fetches nothing. The template escapes all texts, and control characters are written
+    out. The same records give the same bytes.
+
+    `command` is what made the page, as typed; `study` is empty for none. Without matplotlib there are no figures.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

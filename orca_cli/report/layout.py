@@ -18,7 +18,7 @@ ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; show
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: its mean with deviation and n, what that leaves out, and whether it has earned to be marked."""
+    """One cell: a text such as "12.6 ± 0.8 (3)", what that leaves out such as "+1 failed", and whether it is in bold with *."""
 
     text: str
     rest: str = ""
@@ -37,7 +37,8 @@ class Layout:
     Args:
         names: headers of the columns that name a method.
         columns: headers of the tasks, as lines: task, error, marks.
-        rows: names and cells; the last rows are the best simple model's and the best constant predictor's.
+        rows: names and cells. Below the methods of a table are its references: others' results, the best simple model's, the
+            best constant predictor's.
         caption: below it.
         notes: one line each.
         problems: state, reason and folder of runs that are not completed or cannot be read.
@@ -56,12 +57,12 @@ class Layout:
 
 
 def clean(text: str, *, longest: int = 300) -> str:
-    """Return text from the disk with everything that could move a cursor, hide or break a line written as an escape."""
+    """Return text from the disk, cut to `longest` characters, with what moves a cursor, hides or breaks a line as escapes."""
     return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def number(value: float, decimals: int | None, sign: str = "") -> str:
-    """Return a number with fixed decimals, or with three significant digits for None; `sign`: + for one before gains too."""
+    """Return a number with so many decimals, or for None three significant digits; `sign="+"` puts a + before gains as well."""
     return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
 
 
@@ -84,7 +85,7 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 
 def layout_of(table: Table) -> Layout:
-    """Return a table's texts."""
+    """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
     formats = [_format(column, [row.cells[i] for row in table.rows]) for i, column in enumerate(table.columns)]
     methods = [row.method for row in table.rows]
     names = ["body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune"]
@@ -165,7 +166,7 @@ def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") ->
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return the notes of a table but its remarks, with names as they are on the disk."""
+    """Return what limits the comparisons of a table, a sentence each; its remarks are left out, names are not cleaned yet."""
     names_by_note: dict[str, list[str]] = defaultdict(list)
     for place, name in enumerate(column_names(table.columns)):
         for note in _of_column([(row, row.cells[place]) for row in table.rows]):

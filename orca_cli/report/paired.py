@@ -35,7 +35,7 @@ class Block:
 
     Args:
         others: fields and settings of the method besides the axis.
-        seeds: those that both have.
+        seeds: those that both have, ascending.
         baseline, errors: by seed, as stored.
         chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where nothing was.
         gains: by seed, in points where the error is a per cent; `gain` is their mean.
@@ -60,9 +60,10 @@ class Overall:
 
     Args:
         sets: how many.
+        pairs: of runs, on all sets.
         seeds: of a set, fewest and most; on a single set the differences that its arm is judged by.
         wins, ties, losses: sets by the sign of their mean gain.
-        gain: mean over sets, of gains in points or of relative differences in per cent; see `Comparison.unit`.
+        gain: mean over sets, or over the seeds of a single set, in `Comparison.unit`.
         holm_p: Holm's p over the arms.
     """
 
@@ -101,7 +102,9 @@ class Comparison:
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
-    The axis is body, source, metric, finetune, or a setting, typed, decided or left as it is; the baseline is a value of it.
+    Args:
+        axis: body, source, metric, finetune, arm (of a study), or the key of a setting, typed, decided or left as it is.
+        baseline: a value of the axis; numbers are compared as numbers.
 
     Raises:
         UsageError: the axis is what pairs have in common, such as the seed.
@@ -196,7 +199,7 @@ def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int],
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
-    """Refuse (DataError) several columns of one set, such as two protocols of a task, which would count as several sets."""
+    """Raise DataError for several columns of one set, such as two protocols of a task, which would count as several sets."""
     for name, count in Counter(column.name for column in columns).items():
         if count > 1:
             what = f"{name} was measured in {count} ways, which would count as {count} sets"
@@ -227,7 +230,11 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
 
 
 def sentence(one: Overall, comparison: Comparison) -> str:
-    """Return what is known about an arm, such as "otdd: helps, +1.9 [1.1, 2.7] points (n = 12 sets x 5 seeds, p = 0.02)"."""
+    """Return what is known about an arm, such as "otdd: helps, +1.9 [1.1, 2.7] points (n = 12 sets x 5 seeds, p = 0.02)".
+
+    An arm helps or harms where the sign of its gain is sure and the interval has one sign. It has no effect beyond `MARGIN`
+    where six differences or more say so by two one-sided t tests. Else it is undecided.
+    """
     gain, arms = one.gain, len(comparison.overall)
     fewest, most = one.seeds
     seeds = (f"{fewest} to " if fewest < most else "") + counted(most, "seed")
@@ -251,9 +258,10 @@ def is_sure(one: Overall | Block) -> bool:
 
 
 def gain_text(effect: Effect, least: int | None) -> str:
-    """Return "+1.2 [0.3, 2.2]", with the decimals that show a digit of one of the three, at least some and at most nine.
+    """Return a mean and its interval, such as "+1.2 [0.3, 2.2]"; a single difference has no interval.
 
-    None for three significant digits.
+    `least` is the number of decimals; there are more, up to nine, where the largest of the three would be shown as 0. None
+    gives three significant digits.
     """
     values = (effect.mean, *(effect.interval or ()))
     size = max(map(abs, values))
@@ -313,7 +321,7 @@ def _by_set(comparison: Comparison) -> Layout:
 
 
 def record_of(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
+    """Return the comparison as a JSON-able record: errors of all pairs as stored, gains in points where errors are per cent."""
     sets = [asdict(block) | {"others": dict(block.others)} for block in comparison.blocks]
     return {
         "schema": 5,

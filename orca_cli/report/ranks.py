@@ -21,7 +21,7 @@ MOST = 20  # methods that are tested; their pairs grow with the square
 
 @dataclass(frozen=True)
 class Standing:
-    """One method.
+    """How one method does over the tasks of a ranking.
 
     Args:
         rank: mean over tasks; 1 is best, ties share the mean of their ranks.
@@ -86,7 +86,10 @@ def rank(table: Table) -> Ranking:
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
-    """Return a name for each method that no other has: what they differ in, the source only if the body does not imply it."""
+    """Return a name for each method that no other has: its parts and settings that not all methods share.
+
+    The source is left out where bodies imply it. A method that is alone has its full name.
+    """
     parts = ("body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune")
     fields = [name for name in parts if len({getattr(one, name) for one in methods}) > 1]
     common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
@@ -98,7 +101,10 @@ def names_of(methods: Sequence[Method]) -> list[str]:
 
 
 def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:
-    """Return the standings by rank, and p of Friedman's test; `errors`: method -> its error on every task."""
+    """Return the standings by rank, and the p of Friedman's test, see `Ranking`; methods of equal rank are sorted by name.
+
+    `errors` has each method's errors on all tasks, in one order, lower is better; fewer than two methods give ([], None).
+    """
     if len(errors) < 2:
         return [], None
     from scipy import stats

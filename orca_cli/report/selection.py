@@ -41,7 +41,7 @@ class Values:
     def lookup(self, run: Run, key: str) -> str | None:
         """Return a run's value of a group or a setting: typed, decided by the run, or the default; None if not recorded.
 
-        In a study, the names of its choices come first, and `set` is the task.
+        A run of `select_study` has the names of the study's choices in place of what these set, and `set` is its task.
         """
         fields = {name: str(getattr(run, name)) for name in FIELDS}
         known = {**run.decided, **run.variant, **fields, SET: run.task, TEST_SET: run.test_set[:8] or None}
@@ -58,10 +58,10 @@ class Values:
 
 
 def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
-    """Return the runs whose key has a value, or one of several separated by commas; see `Values.lookup`.
+    """Return the runs whose key has a value, or one of several; see `Values.lookup`. Broken folders stay.
 
     Args:
-        text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
+        text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds 0.0001.
         values: of runs, so that the settings of several calls are read once.
 
     Raises:
@@ -81,7 +81,9 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
 
 
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
-    """Return the runs that belong to a study, of which each folder may hold a record, under the names of its axes.
+    """Return the runs that belong to a study, with the study's names for their task, settings and arm.
+
+    A run that several arms share is there once for each. Any of the folders of runs may hold a record of the study.
 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
@@ -111,11 +113,14 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
 
 
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
-    """Return the runs that judge every arm at the value of a setting that has its lowest validation error on one seed.
+    """Choose each arm's value of a setting by validation error on one seed, and return the runs of other seeds at that value.
 
-    An arm is all settings but the seed and the one that is chosen. With the runs come the first line of their table, and notes
-    on what limits the choice. Of equal errors the middle value counts, the lower one of two. Errors of the test split never
-    choose, not even where a protocol validates on it.
+    An arm is all settings but the seed and the one that is chosen. Its seed is the one that most values were run with, the
+    lowest of several. Of equal errors the middle value is chosen, the lower one of two. Errors of the test split never choose,
+    not even where a protocol validates on it. An arm without a validation error is left out.
+
+    Returns:
+        the runs that judge; the first line of their table; notes on what limits the choice.
 
     Raises:
         UsageError: the key is not a setting of an arm.

@@ -53,7 +53,7 @@ class Column:
 
 @dataclass(frozen=True, order=True)
 class Method:
-    """A row. `settings` are the overridden settings in which runs of the table differ."""
+    """What a row stands for; `settings` are keys and values of the overridden settings in which runs of the table differ."""
 
     body: str
     source: str
@@ -68,7 +68,13 @@ class Method:
 
 @dataclass
 class Cell:
-    """The runs of one method on one task; a mean and a deviation are over seeds, None for fewer than one and two values."""
+    """The runs of one method on one task; errors are as stored.
+
+    Attributes:
+        runs: the newest completed one of each seed, by rising seed; `scored` has them with their scores.
+        values: their test errors, undefined ones left out.
+        mean, deviation: of `values`; None where there is no value, or for the deviation only one.
+    """
 
     every: Sequence[Run] = ()  # from the oldest to the newest
     best: bool = False  # its mean is the lowest of the column
@@ -117,7 +123,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Reference:
-    """An error beside ours on one task: of a simple model, its range over runs, or one that others report; and words on it."""
+    """An error beside ours on one task, as stored: a simple model's, lowest and highest over runs, or one that others report.
+
+    `words` say which model, or what makes the two hard to compare; empty for nothing.
+    """
 
     low: float
     high: float
@@ -128,8 +137,12 @@ class Reference:
 class Table:
     """Everything that a report shows.
 
-    `references` are the rows below: name -> an error for each column; `heading` is the first line, `remarks` are notes of any
-    view of it.
+    Args:
+        columns, rows: `build_table` sorts them by their names; every row has a cell for each column.
+        unfinished, superseded, broken: runs that are not completed; and as in `Collection`.
+        references: the rows below: name -> an error for each column, None where there is none.
+        heading: the first line, such as how rates were chosen; empty for none.
+        remarks: notes that every view of it shows.
     """
 
     columns: list[Column]

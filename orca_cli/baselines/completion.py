@@ -88,8 +88,7 @@ def complete(
         subject = make()
         # The sentence needs the outputs of all of them; those that were computed before come from the cache.
         every = [name for name in NAMES if name in (*names, *recorded)]
-        for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
-            baselines[name] = one
+        baselines.update(compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()))
         comparison = verdict.verdict(subject.error, before["error"]["value"], *saved(folder), baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)

@@ -129,9 +129,11 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", record["note"]
     for name, split in record["splits"].items():
         words = [counted(split["n"], "sample")]
-        for what in ("inputs", "targets"):
-            if (numbers := split.get(what)) is not None and numbers["min"] is not None:
-                words.append(f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN")
+        words += [
+            f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN"
+            for what in ("inputs", "targets")
+            if (numbers := split.get(what)) is not None and numbers["min"] is not None
+        ]
         if "classes" in split:
             counts = split["classes"]["counts"]
             some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"
@@ -140,11 +142,16 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
 
 
-_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
 _ARGUMENTS = (
     argument("name", metavar="TASK", help="a task (orca data list)"),
     argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
-    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
+    argument(
+        "--samples",
+        type=number(int, 1),
+        default=20_000,
+        metavar="N",
+        help="read at most N samples of a split, drawn with the run's seed; default: 20000",
+    ),
     CONFIG_DIR,
     ALLOW_MODULE,
 )

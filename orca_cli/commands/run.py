@@ -51,14 +51,18 @@ _FLAGS = {
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
-_TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
     argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
     CONFIG_DIR,
     ALLOW_MODULE,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
     partial(add_engine, prefix="with -m: "),
-    argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
+    argument(
+        "--time-limit",
+        type=seconds,
+        metavar="TIME",
+        help="with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed",
+    ),
     argument(process.OPTION, nargs=4, help=argparse.SUPPRESS),  # given by a driver to its jobs
 )
 
@@ -147,5 +151,4 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
             terminal.print_result(build_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
-    inexact = arguments.allow_inexact_resume
-    return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
+    return experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more)

@@ -38,9 +38,13 @@ Trials are runs without alignment whose test split stays closed; those that fall
 (ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the command goes on where it was
 stopped or killed; with more trials it adds to those that are done."""
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
-_SETTINGS = "settings, as of `orca run`; space=NAME and trials=N are those of the search"
 ARGUMENTS = (
-    argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS),
+    argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings, as of `orca run`; space=NAME and trials=N are those of the search",
+    ),
     CONFIG_DIR,
     ALLOW_MODULE,
     add_engine,
@@ -79,10 +83,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     errors = [percent_or_number(one.error, plain.facts["percent"]) for one in search.trials]
     verdict = f"Validation {plain.facts['error']} on {counted(plain.facts['n'], 'sample')}: {errors[0]} as they are, "
-    if found:
-        verdict += f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
-    else:
-        verdict += "which no trial beats."
+    better = f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
+    verdict += better if found else "which no trial beats."
     record = {
         "name": name,
         "space": search.space.name,

@@ -72,8 +72,11 @@ class Labels:
     @property
     def shares(self) -> dict[str, np.ndarray]:
         """Return precision, recall and F1 of each label, [K]."""
-        f1 = _ratio(2 * self.both, self.present + self.predicted)
-        return {"precision": _ratio(self.both, self.predicted), "recall": _ratio(self.both, self.present), "f1": f1}
+        return {
+            "precision": _ratio(self.both, self.predicted),
+            "recall": _ratio(self.both, self.present),
+            "f1": _ratio(2 * self.both, self.present + self.predicted),
+        }
 
     def worst(self) -> list[int]:
         """Return the labels by rising F1; those without one come last."""
@@ -117,11 +120,13 @@ class Values:
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
-        values = [
-            {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
-            for one in self.numbers
-        ]
-        return {"kind": "values", "values": values}
+        return {
+            "kind": "values",
+            "values": [
+                {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
+                for one in self.numbers
+            ],
+        }
 
 
 Answer = Confusion | Labels | Values

@@ -62,8 +62,9 @@ def split(
     what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a training sample
     where there are as many training samples as classes. For messages, `keys` are the settings that give the sizes.
     """
-    counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
-    n_test, n_validation = counts
+    n_test, n_validation = (
+        one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation)
+    )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"

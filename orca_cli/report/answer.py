@@ -85,12 +85,15 @@ class Labels:
     def record(self) -> dict[str, Any]:
         """Return the numbers for other programs."""
         shares = self.shares
-        labels = [
-            {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
-            | {share: _plain(values[k]) for share, values in shares.items()}
-            for k, name in enumerate(self.names)
-        ]
-        return {"kind": "labels", "n": self.n, "labels": labels}
+        return {
+            "kind": "labels",
+            "n": self.n,
+            "labels": [
+                {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
+                | {share: _plain(values[k]) for share, values in shares.items()}
+                for k, name in enumerate(self.names)
+            ],
+        }
 
 
 @dataclass(frozen=True)

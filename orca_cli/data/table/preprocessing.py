@@ -106,8 +106,7 @@ class Symbols:
         refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
         refuse_rows(values == "", "sequence", place, "remove these rows")
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
-        shape = len(symbols), self.length
-        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, shape, np.uint8)
+        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, (len(symbols), self.length), np.uint8)
 
 
 def fit_symbols(

@@ -128,10 +128,11 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
-        if arguments.multirun:
-            expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-        else:
-            expansion = compose.Sweep([session.compose(arguments.overrides)])
+        expansion = (
+            session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+            if arguments.multirun
+            else compose.Sweep([session.compose(arguments.overrides)])
+        )
         signals.check()
         if arguments.dry_run:
             return sweep.dry_run(expansion, force=arguments.force)

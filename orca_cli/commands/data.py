@@ -115,12 +115,8 @@ def get(arguments: argparse.Namespace) -> Result:
         if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
             shown.append(f"{entry.name} by hand: {_by_hand(entry, data / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
-    record = {
-        "schema": 1,
-        "files": done,
-        "nothing_to_download": [entry.name for entry in chosen if not entry.files],
-        "failures": [*map(str, failures)],
-    }
+    nothing = [entry.name for entry in chosen if not entry.files]
+    record = {"schema": 1, "files": done, "nothing_to_download": nothing, "failures": [*map(str, failures)]}
     return Result(record, shown, failures)
 
 

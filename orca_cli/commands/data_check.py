@@ -142,16 +142,11 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
 
 
+_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
 _ARGUMENTS = (
     argument("name", metavar="TASK", help="a task (orca data list)"),
     argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
-    argument(
-        "--samples",
-        type=number(int, 1),
-        default=20_000,
-        metavar="N",
-        help="read at most N samples of a split, drawn with the run's seed; default: 20000",
-    ),
+    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
     CONFIG_DIR,
     ALLOW_MODULE,
 )

@@ -50,13 +50,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     ]
     code, problem = next((code, problem) for code, problem in checks if problem or not code)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
-    machine = {
-        **{key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")},
-        "unmet": unmet,
-        "devices": devices,
-        "folders": folders,
-        "weights": weights,
-    }
+    machine = {key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")}
+    machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)

@@ -54,19 +54,14 @@ def seconds(text: str) -> float:
 
 
 RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
+_WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
 CONFIG_DIR = argument(
     "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
 )
 ALLOW_MODULE = argument(
     "--allow-module", action="append", default=[], metavar="NAME", help="trust a module of yours that a YAML file names"
 )
-WHERE = argument(
-    "--where",
-    action="append",
-    default=[],
-    metavar="KEY=VALUE",
-    help="only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated",
-)
+WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
 
 
 def run_argument(name: str, nargs: str | None = None) -> Argument:
@@ -76,26 +71,12 @@ def run_argument(name: str, nargs: str | None = None) -> Argument:
 
 def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     """Add --on, --at-once, --threads and --gpus; `prefix` starts each help text, such as "with -m: "."""
-    parser.add_argument(
-        "--on",
-        choices=("local", "ray", "slurm"),
-        help=f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md",
-    )
-    parser.add_argument(
-        "--at-once",
-        type=number(int, 1),
-        metavar="N",
-        help=f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere",
-    )
-    parser.add_argument(
-        "--threads",
-        type=number(int, 1),
-        metavar="T",
-        help=f"{prefix}threads of each job; elsewhere than local 1 by default",
-    )
-    parser.add_argument(
-        "--gpus",
-        type=number(float, 0, 1, "; several GPUs for one run: torchrun (docs/scaling.md)"),
-        metavar="G",
-        help=f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)",
-    )
+    text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
+    parser.add_argument("--on", choices=("local", "ray", "slurm"), help=text)
+    text = f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
+    parser.add_argument("--at-once", type=number(int, 1), metavar="N", help=text)
+    text = f"{prefix}threads of each job; elsewhere than local 1 by default"
+    parser.add_argument("--threads", type=number(int, 1), metavar="T", help=text)
+    several = "; several GPUs for one run: torchrun (docs/scaling.md)"
+    text = f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
+    parser.add_argument("--gpus", type=number(float, 0, 1, several), metavar="G", help=text)

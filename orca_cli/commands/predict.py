@@ -28,33 +28,22 @@ examples:
 INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
 Nothing is fetched, and no training data are read."""
 # What `opened` reads.
+_CHECKPOINT = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
 MODEL = (
     argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"),
     argument("--best", action="store_true", help="of a folder of runs, take the best by validation"),
-    argument(
-        "--checkpoint",
-        metavar="PATH",
-        help="the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine",
-    ),
+    argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
     ALLOW_MODULE,
 )
+_BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
+_PART = "of a file that holds several splits, take one"
 ARGUMENTS = (
     *MODEL,
     argument("input", metavar="INPUT", help="new data: a file or folder"),
     argument("--out", type=Path, metavar="FILE", help="write to FILE.csv or FILE.npz; default: csv on standard output"),
-    argument(
-        "--part",
-        choices=("train", "validation", "test"),
-        default="",
-        help="of a file that holds several splits, take one",
-    ),
+    argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
     argument("--no-targets", action="store_true", help="read no targets, and show no error"),
-    argument(
-        "--batch-size",
-        type=number(int, 1),
-        metavar="N",
-        help="samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same",
-    ),
+    argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
     argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto"),
 )
 
@@ -98,13 +87,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     if targets is not None:
         error = predictor.measured_error
         score = error(kept.whole(), targets)
-        record["error"] = {
-            "name": error.name,
-            "percent": error.percent,
-            "value": score.value,
-            "n": score.n,
-            "skipped": score.skipped,
-        }
+        numbers = {"value": score.value, "n": score.n, "skipped": score.skipped}
+        record["error"] = {"name": error.name, "percent": error.percent, **numbers}
         lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
     if arguments.out is None:  # standard output has the predictions
         for line in lines:

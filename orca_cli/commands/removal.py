@@ -124,13 +124,8 @@ def _idle_days(path: Path) -> float:
 
 
 _YES = argument("--yes", action="store_true", help="remove it; without this, only say what would be removed")
-_DAYS = argument(
-    "--days",
-    type=number(float, 0),
-    default=30.0,
-    metavar="N",
-    help="a cache entry is old once it was not used for N days; default: 30",
-)
+_OLD = "a cache entry is old once it was not used for N days; default: 30"
+_DAYS = argument("--days", type=number(float, 0), default=30.0, metavar="N", help=_OLD)
 VERBS = {
     "rm": Verb("remove runs; --yes does", _RM, (run_argument("runs", "+"), _YES), rm),
     "gc": Verb("what may go: old caches, leftovers of interrupted writes", _GC, (_YES, _DAYS), gc),

@@ -35,13 +35,13 @@ examples:
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
+_ENDING = "default: that of --out by its ending, else table; --json is short for json"
+_AGAINST = "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
+_COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
+_OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
 ARGUMENTS = (
     RUNS,
-    argument(
-        "--format",
-        choices=(*FORMATS, "html"),
-        help="default: that of --out by its ending, else table; --json is short for json",
-    ),
+    argument("--format", choices=(*FORMATS, "html"), help=_ENDING),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
     WHERE,
@@ -50,22 +50,9 @@ ARGUMENTS = (
         metavar="KEY",
         help="each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged",
     ),
-    argument(
-        "--against",
-        metavar="KEY=VALUE",
-        help="pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p",
-    ),
-    argument(
-        "--compare",
-        action="store_true",
-        help="all methods over all tasks: mean ranks, and each method against the first, with exact p",
-    ),
-    argument(
-        "--baselines",
-        type=Path,
-        metavar="FILE.csv",
-        help="other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)",
-    ),
+    argument("--against", metavar="KEY=VALUE", help=_AGAINST),
+    argument("--compare", action="store_true", help=_COMPARE),
+    argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
     argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
     argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"),
 )

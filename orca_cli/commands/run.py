@@ -51,18 +51,14 @@ _FLAGS = {
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
+_TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
     argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
     CONFIG_DIR,
     ALLOW_MODULE,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
     partial(add_engine, prefix="with -m: "),
-    argument(
-        "--time-limit",
-        type=seconds,
-        metavar="TIME",
-        help="with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed",
-    ),
+    argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
     argument(process.OPTION, nargs=4, help=argparse.SUPPRESS),  # given by a driver to its jobs
 )
 

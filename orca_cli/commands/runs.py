@@ -168,14 +168,10 @@ def _facts(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return composed, numbers
 
 
+_BOTH = run_argument("first"), run_argument("second")
 VERBS = {
     "list": Verb("all runs, the newest first: state, error, age, size", _LIST, (RUNS, WHERE), listed),
     "show": Verb("one run: result, decided settings, baselines, picture, files", _SHOW, (run_argument("run"),), show),
-    "diff": Verb(
-        "two runs side by side: settings that differ, results",
-        _DIFF,
-        (run_argument("first"), run_argument("second")),
-        diff,
-    ),
+    "diff": Verb("two runs side by side: settings that differ, results", _DIFF, _BOTH, diff),
     **removal.VERBS,
 }

@@ -38,13 +38,9 @@ Trials are runs without alignment whose test split stays closed; those that fall
 (ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the command goes on where it was
 stopped or killed; with more trials it adds to those that are done."""
 _FOLDER = ".tuned"  # in the folder of runs: what searches have found
+_SETTINGS = "settings, as of `orca run`; space=NAME and trials=N are those of the search"
 ARGUMENTS = (
-    argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="settings, as of `orca run`; space=NAME and trials=N are those of the search",
-    ),
+    argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS),
     CONFIG_DIR,
     ALLOW_MODULE,
     add_engine,

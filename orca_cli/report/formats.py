@@ -150,14 +150,8 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
         "chosen": cell.choice,
         "missing": dict(cell.missing),
         "values": [
-            {
-                "seed": run.seed,
-                "value": score.value,
-                "n": score.n,
-                "skipped": score.skipped,
-                "alignment_steps": score.steps,
-                "run": str(run.path),
-            }
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
+            | {"alignment_steps": score.steps, "run": str(run.path)}
             for run, score in cell.scored
         ],
     }

@@ -112,8 +112,7 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
     path = folder.stage("finetune") / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            groups = arrays.get("groups")
-            return torch.from_numpy(arrays["outputs"]), torch.from_numpy(arrays["targets"]), groups
+            return torch.from_numpy(arrays["outputs"]), torch.from_numpy(arrays["targets"]), arrays.get("groups")
     except (KeyError, OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 

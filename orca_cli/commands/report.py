@@ -89,8 +89,7 @@ def _write_figures(page: Page, folder: Path) -> None:
     from orca_cli.report import figures  # imports numpy
 
     if not figures.is_available():
-        hint = "pip install 'orca-transfer[plot]'"
-        raise UnavailableError("figures need matplotlib", where="--figures", hint=hint)
+        raise UnavailableError("figures need matplotlib", where="--figures", hint="pip install 'orca-transfer[plot]'")
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
         storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))

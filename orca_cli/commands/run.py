@@ -70,8 +70,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    prefix = f"{place.label} " if place else ""
-    terminal.configure_logging(quiet=arguments.quiet, prefix=prefix, bars=place is None)
+    terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} " if place else "", bars=place is None)
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None

@@ -107,8 +107,7 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
         else:
             pairs += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
-            names = [f"p_{name}" for name in decoder.columns]
-            pairs += zip(names, decoder.probabilities(part).T, strict=True)
+            pairs += zip([f"p_{name}" for name in decoder.columns], decoder.probabilities(part).T, strict=True)
         columns: Columns = {}
         for name, values in pairs:
             while name in columns:  # a label may be called `index`

@@ -222,8 +222,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     true = targets[is_labelled].astype(np.int64)
     if ((true < 0) | (true >= k)).any():
         raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
-    counts = np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k)
-    return Confusion(counts.reshape(k, k), names)
+    return Confusion(np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k).reshape(k, k), names)
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:

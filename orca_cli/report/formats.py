@@ -223,8 +223,7 @@ def _markdown(layout: Layout) -> str:
     if layout.rows:
         head = [*map(escape, layout.names), *("<br>".join(map(escape, header)) for header in layout.columns)]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
-        body = _rows(layout, escape, "**{}**")
-        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *_rows(layout, escape, "**{}**"))] + [""]
     lines += [line for alarm in layout.alarms for line in (f"**{escape(alarm)}**", "")]
     lines += [escape(layout.caption), ""] if layout.caption else []
     lines += [f"- {escape(note)}" for note in layout.notes]

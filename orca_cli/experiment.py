@@ -244,7 +244,7 @@ def _with_baselines(
         )
 
     stop, result = completion.complete(job.config, folder, names, subject), folder.result()
-    if result["baselines"] != before["baselines"]:
+    if result.get("baselines") != before.get("baselines"):
         state = "completed"
     return Outcome(state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None)
 

@@ -98,8 +98,7 @@ def complete(
         subject = make()
         # The sentence needs the outputs of all of them; those that were computed before come from the cache.
         every = [name for name in NAMES if name in (*names, *recorded)]
-        for name, one in compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()):
-            baselines[name] = one
+        baselines.update(compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()))
         comparison = verdict.verdict(subject.error, before["error"]["value"], *saved(folder), baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
@@ -123,8 +122,7 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
     path = folder.stage("finetune") / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            groups = arrays.get("groups")
-            return torch.from_numpy(arrays["outputs"]), torch.from_numpy(arrays["targets"]), groups
+            return torch.from_numpy(arrays["outputs"]), torch.from_numpy(arrays["targets"]), arrays.get("groups")
     except (KeyError, OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 

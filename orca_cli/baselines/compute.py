@@ -106,8 +106,7 @@ def _constant(subject: Subject) -> tuple[Entry, int]:
         y = samples.targets()[rows]
         apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
         tensors["held_out"] = torch.from_numpy(np.stack(apart)[fold])
-    entry = Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""})
-    return entry, len(subject.learned)
+    return Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""}), len(subject.learned)
 
 
 def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:

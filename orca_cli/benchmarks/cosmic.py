@@ -94,8 +94,7 @@ class Stamps(MapSamples):
 
     def groups(self) -> np.ndarray:
         """Return the visit of each stamp, [n] int64."""
-        visits = ["_".join(stamp.parts[2:4]) for stamp in self.stamps]
-        return np.unique(visits, return_inverse=True)[1].astype(np.int64)
+        return np.unique(["_".join(stamp.parts[2:4]) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
 
 
 def load(

@@ -97,8 +97,7 @@ class Sounds:
                 background = log_mel(read(noise, start=generator.random())[None])[0]
                 features[row] = mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
-        labels = self._labels[self._clips[indices]].astype(np.float32)
-        return Batch(torch.from_numpy(x), torch.from_numpy(labels))
+        return Batch(torch.from_numpy(x), torch.from_numpy(self._labels[self._clips[indices]].astype(np.float32)))
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""

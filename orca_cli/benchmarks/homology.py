@@ -14,7 +14,6 @@ from annotated_types import Ge
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.published import find, refuse
 from orca_cli.data.untrusted import tape
-from orca_cli.data.untrusted.tape import NUM_FOLDS
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
@@ -61,7 +60,7 @@ def load(
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
-        num_outputs=NUM_FOLDS,
+        num_outputs=tape.NUM_FOLDS,
         train=learned.samples(*form),
         validation=valid.samples(*form),
         open_test=lambda: read(places[2]).samples(*form),

@@ -38,12 +38,11 @@ def load(
     train, validation, test = (_pieces(file, f"{part}data") for part in ("train", "valid", "test"))
     longest = max(map(len, [*train, *validation, *test])) - 1
     extent = length or longest
-    learned = [*train, *validation] if train_on_validation else train
     return TaskData(
         kind="dense",
         input_shape=(_KEYS, extent),
         num_outputs=_KEYS,
-        train=_samples(learned, extent, mask_padding),
+        train=_samples([*train, *validation] if train_on_validation else train, extent, mask_padding),
         validation=_samples(validation, extent, mask_padding),
         open_test=lambda: _samples(test, extent, mask_padding),
         causal=causal,

@@ -90,10 +90,8 @@ def load(
         folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
 
     def sequences(split: str) -> Sequences:
-        if origin == "files":
-            tokens, ends, classes = _read(files[split], given[split])
-        else:
-            tokens, ends, classes = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
+        made = [f"{split}_{part}" for part in _ARRAYS]
+        tokens, ends, classes = _read(files[split], given[split]) if origin == "files" else load_arrays(folder, made)
         return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
 
     form = ("listops", len(VOCABULARY), length, mask_padding, over_length)

@@ -127,8 +127,7 @@ class Proteins(MapSamples):
         refuse(features.shape[-1] != length, f"{features.shape[-1]} residues, not {length}", self._features[index])
         offsets = self._form.draw(length, augment)
         inside = self._form.seen(np.ones((length, length), bool), offsets)
-        drawn = offsets != _FIRST
-        target = self._form.target(read_distances(self._distances[index]), offsets) if drawn else None
+        target = self._form.target(read_distances(self._distances[index]), offsets) if offsets != _FIRST else None
         return self._form.seen(features, offsets), inside, target
 
     def scale(self) -> Scale:
@@ -170,13 +169,12 @@ def load(
     whole = Form(window, crop, _FARTHEST, None)
     clipped = Form(window, crop, _CLIP_TRAIN, _CLIP_TRAIN if pad_in_loss else None)
     train = Proteins(root, "deepcov", [proteins[i] for i in chosen], clipped, cache_folder, reporter)
-    validation = Proteins(root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter)
     return TaskData(
         kind="dense",
         input_shape=(_CHANNELS, window, window),
         num_outputs=1,
         train=train,
-        validation=validation,
+        validation=Proteins(root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter),
         open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
         target_scale=train.scale() if scale_targets else None,
     )

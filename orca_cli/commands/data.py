@@ -76,8 +76,7 @@ def listed(arguments: argparse.Namespace) -> Result:
     # No line of details is folded, so that addresses can be copied.
     shown: list[RenderableType] = ["\n".join(details[:-1])]
     if not arguments.names:
-        headers = ("data", "size", "licence", "from")
-        shown = [one for group in rows for one in (table((group, *headers), rows[group]), "")]
+        shown = [one for group in rows for one in (table((group, "data", "size", "licence", "from"), rows[group]), "")]
         shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(data), "data_sets": records}, shown)
 

@@ -132,9 +132,11 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", record["note"]
     for name, split in record["splits"].items():
         words = [counted(split["n"], "sample")]
-        for what in ("inputs", "targets"):
-            if (numbers := split.get(what)) is not None and numbers["min"] is not None:
-                words.append(f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN")
+        words += [
+            f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN"
+            for what in ("inputs", "targets")
+            if (numbers := split.get(what)) is not None and numbers["min"] is not None
+        ]
         if "classes" in split:
             counts = split["classes"]["counts"]
             some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"

@@ -42,9 +42,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     unmet, devices, weights = unmet_requirements(), _devices(), _weights()
     packages = "; ".join(unmet) or devices["problem"]
     # The first problem is the verdict.
-    checks = [(UnavailableError.code, packages and f"{packages}; pip install {_DISTRIBUTION}")]
-    checks += [(StorageError.code, folder["problem"]) for folder in folders.values()]
-    checks += [(UnavailableError.code, weights["problem"]), (0, "")]
+    checks = [
+        (UnavailableError.code, packages and f"{packages}; pip install {_DISTRIBUTION}"),
+        *((StorageError.code, folder["problem"]) for folder in folders.values()),
+        (UnavailableError.code, weights["problem"]),
+        (0, ""),
+    ]
     code, problem = next((code, problem) for code, problem in checks if problem or not code)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
     machine = {key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")}

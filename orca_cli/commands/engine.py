@@ -105,10 +105,9 @@ class Engine:
         """Run all jobs, of which there are `total`; raises the OrcaError of the executor or of the work."""
         at_once, share = self._arguments.at_once, self._arguments.gpus
         if self.is_local:
-            main: process.Main | None = self._arguments.program
             # Jobs are new interpreters where they need other variables, or where the user's modules may have started threads.
-            if self._variables() or self._arguments.allow_module:
-                main = None
+            is_apart = self._variables() or self._arguments.allow_module
+            main: process.Main | None = None if is_apart else self._arguments.program
             for name in _HEAVY if main is not None else ():
                 signals.check()
                 importlib.import_module(name)

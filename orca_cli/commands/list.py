@@ -40,9 +40,10 @@ examples:
   orca list tasks ecg psicov          some of a group: parameters, defaults and meaning
   orca list settings                  every KEY of KEY=VALUE with type, default and meaning
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
-_GROUP = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
 ARGUMENTS = (
-    argument("group", nargs="?", metavar="GROUP", help=_GROUP),
+    argument(
+        "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+    ),
     argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
     CONFIG_DIR,
 )
@@ -63,10 +64,15 @@ def execute(arguments: argparse.Namespace) -> Result:
     if word not in (*GROUPS, SETTINGS):
         raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
     if word == SETTINGS:
-        listed: dict[str, dict[str, Any]] = {}
-        for key, hint in schema.declared().items():
-            default, allowed = schema.lookup(schema.Config(), key), ranges.in_words(hint)
-            listed[key] = {"key": key, "default": default, "allowed": allowed, "meaning": ranges.meaning(hint)}
+        listed: dict[str, dict[str, Any]] = {
+            key: {
+                "key": key,
+                "default": schema.lookup(schema.Config(), key),
+                "allowed": ranges.in_words(hint),
+                "meaning": ranges.meaning(hint),
+            }
+            for key, hint in schema.declared().items()
+        }
     else:
         listed = entries(GROUPS[word], extra)
     for name in arguments.names:

@@ -55,11 +55,12 @@ def seconds(text: str) -> float:
 
 RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
 _WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
-_MODULE = "trust a module of yours that a YAML file names"
 CONFIG_DIR = argument(
     "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
 )
-ALLOW_MODULE = argument("--allow-module", action="append", default=[], metavar="NAME", help=_MODULE)
+ALLOW_MODULE = argument(
+    "--allow-module", action="append", default=[], metavar="NAME", help="trust a module of yours that a YAML file names"
+)
 WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
 
 

@@ -36,7 +36,6 @@ MODEL = (
     ALLOW_MODULE,
 )
 _BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-_DEVICE = "auto, cpu, cuda, cuda:N or mps; default: auto"
 _PART = "of a file that holds several splits, take one"
 ARGUMENTS = (
     *MODEL,
@@ -45,7 +44,7 @@ ARGUMENTS = (
     argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
     argument("--no-targets", action="store_true", help="read no targets, and show no error"),
     argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
-    argument("--device", default="auto", metavar="D", help=_DEVICE),
+    argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto"),
 )
 
 

@@ -86,8 +86,7 @@ def _removed(
 
 def _found(days: float) -> Iterator[tuple[Path, str]]:
     """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
-    folders = default_folders()
-    root, cache = (Path(os.path.realpath(folders[name])) for name in ("runs", "cache"))
+    root, cache = (Path(os.path.realpath(default_folders()[name])) for name in ("runs", "cache"))
     tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not claim.is_run(path)]
     tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]

@@ -36,25 +36,25 @@ examples:
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
 _ENDING = "default: that of --out by its ending, else table; --json is short for json"
-_CHOOSE = (
-    "each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged"
-)
 _AGAINST = "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
 _COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
 _OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
-_STRICT = "exit with 3 if runs failed, died or cannot be read"
 ARGUMENTS = (
     RUNS,
     argument("--format", choices=(*FORMATS, "html"), help=_ENDING),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
     WHERE,
-    argument("--choose", metavar="KEY", help=_CHOOSE),
+    argument(
+        "--choose",
+        metavar="KEY",
+        help="each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged",
+    ),
     argument("--against", metavar="KEY=VALUE", help=_AGAINST),
     argument("--compare", action="store_true", help=_COMPARE),
     argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
     argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
-    argument("--strict", action="store_true", help=_STRICT),
+    argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"),
 )
 
 
@@ -77,10 +77,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
     if form == "table" and arguments.out is None:
         return Result(page.record(), page.renderables(terminal.stdout().width), failures)
-    if form == "html":
-        text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
-    else:
-        text = page.text(form)
+    text = page_of(page, shlex.join(arguments.typed), arguments.study or "") if form == "html" else page.text(form)
     if arguments.out is None:
         return Result(page.record(), [text], failures)
     storage.write_text(arguments.out, text)
@@ -92,8 +89,7 @@ def _write_figures(page: Page, folder: Path) -> None:
     from orca_cli.report import figures  # imports numpy
 
     if not figures.is_available():
-        hint = "pip install 'orca-transfer[plot]'"
-        raise UnavailableError("figures need matplotlib", where="--figures", hint=hint)
+        raise UnavailableError("figures need matplotlib", where="--figures", hint="pip install 'orca-transfer[plot]'")
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
         storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))

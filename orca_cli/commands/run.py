@@ -70,8 +70,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    prefix = f"{place.label} " if place else ""
-    terminal.configure_logging(quiet=arguments.quiet, prefix=prefix, bars=place is None)
+    terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} " if place else "", bars=place is None)
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None
@@ -124,10 +123,11 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
-        if arguments.multirun:
-            expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-        else:
-            expansion = compose.Sweep([session.compose(arguments.overrides)])
+        expansion = (
+            session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+            if arguments.multirun
+            else compose.Sweep([session.compose(arguments.overrides)])
+        )
         signals.check()
         if arguments.dry_run:
             return sweep.dry_run(expansion, force=arguments.force)
@@ -147,5 +147,4 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
             terminal.print_result(build_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
-    inexact = arguments.allow_inexact_resume
-    return experiment.run(job, force=arguments.force, allow_inexact=inexact, team=team, **more)
+    return experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more)

@@ -15,6 +15,7 @@ from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.answer import picture
 from orca_cli.report.collect import Broken, Run, collect
+from orca_cli.report.layout import settings_text
 from orca_cli.report.selection import Values, where
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
@@ -98,15 +99,11 @@ def listed(arguments: argparse.Namespace) -> Result:
         words = record["run"].split("_")  # date, time, body, metric, finetune, seed, identity
         short, what = (words[-1], " ".join(words[2:-1])) if len(words) > 3 else (record["run"], "")
         rows.append((short, record.get("task", ""), what, state, text, record["age"], size_text(size)))
-        if note := _typed(record["variant"]) if is_good else record["reason"]:
+        if note := settings_text(record["variant"].items(), " ") if is_good else record["reason"]:
             below.append(f"{short}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
     total = size_text(sum(record["bytes"] for record in records))
     return Result({"schema": 1, "runs": records}, [table, *below, f"{counted(len(records), 'run')}, {total}"])
-
-
-def _typed(variant: dict[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in variant.items())
 
 
 def show(arguments: argparse.Namespace) -> Result:
@@ -122,7 +119,7 @@ def show(arguments: argparse.Namespace) -> Result:
         ("state", f"{run.state}{run.reason and f': {run.reason}'}, begun {record['age']} ago"),
         ("task", f"{run.task}, protocol {run.protocol}"),
         ("model", f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}"),
-        *[("set", _typed(run.variant))] * bool(run.variant),
+        *[("set", settings_text(run.variant.items(), " "))] * bool(run.variant),
         *(("decided", text) for text in decisions(made)),
         *(result_rows(result, run.path) if result else ()),
     ]

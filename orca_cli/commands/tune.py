@@ -79,10 +79,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     errors = [percent_or_number(one.error, plain.facts["percent"]) for one in search.trials]
     verdict = f"Validation {plain.facts['error']} on {counted(plain.facts['n'], 'sample')}: {errors[0]} as they are, "
-    if found:
-        verdict += f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
-    else:
-        verdict += "which no trial beats."
+    better = f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
+    verdict += better if found else "which no trial beats."
     record = {
         "name": name,
         "space": search.space.name,

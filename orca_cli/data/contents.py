@@ -96,5 +96,6 @@ def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> n
         drawn = 0 if seed is None else most
         rows = np.sort(seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False))
     size = max(1, min(256, _BATCH_VALUES // values))
-    found = [input_hashes(samples.batch(some)) for some in in_turn(rows, size)]
-    return np.concatenate([np.empty(0, np.uint64), *found])
+    return np.concatenate(
+        [np.empty(0, np.uint64), *(input_hashes(samples.batch(some)) for some in in_turn(rows, size))]
+    )

@@ -143,5 +143,4 @@ class MapSamples(ABC):
 
     def digest(self) -> str:
         """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
-        what = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
-        return hashlib.sha256(what.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._facts | {"records": self.records}, sort_keys=True).encode()).hexdigest()

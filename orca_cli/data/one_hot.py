@@ -56,8 +56,9 @@ def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
     """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1; tokens beyond V-1 become zeros."""
     starts, symbols = np.concatenate([[0], ends[:-1]]), np.arange(num_symbols)[:, None]
-    shape = num_symbols, length
-    return Ragged(lambda row: tokens[starts[row] : ends[row]] == symbols, ends - starts, shape, np.uint8)
+    return Ragged(
+        lambda row: tokens[starts[row] : ends[row]] == symbols, ends - starts, (num_symbols, length), np.uint8
+    )
 
 
 class SymbolSamples(ArraySamples):

@@ -68,13 +68,13 @@ def split(
         classes: [n], to stratify by; None for the plain random order.
         keys: the settings that give the sizes, for messages.
     """
-    counts = (one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation))
-    n_test, n_validation = counts
+    n_test, n_validation = (
+        one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation)
+    )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-    what = f"{sizes} are more than the {n} in all"
-    refuse_if(rest < 1 or n_train > rest, what, keys[0], f"change {', '.join(keys)}")
+    refuse_if(rest < 1 or n_train > rest, f"{sizes} are more than the {n} in all", keys[0], f"change {', '.join(keys)}")
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last

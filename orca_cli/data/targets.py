@@ -168,8 +168,7 @@ def fit_targets(
 
 def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -> None:
     what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
-    hint = "provide two classes or more, or numbers that differ in their first seven digits"
-    refuse_if(are_equal, what, where, hint)
+    refuse_if(are_equal, what, where, "provide two classes or more, or numbers that differ in their first seven digits")
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:

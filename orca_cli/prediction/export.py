@@ -115,7 +115,7 @@ def export(loaded: Loaded, target: Path) -> None:
     checkpoint = str(record.body.get("checkpoint", ""))
     if Path(checkpoint).expanduser().is_dir():  # of this machine
         record = replace(record, body={**record.body, "checkpoint": Path(checkpoint).name})
-    settings = configuration.content(loaded.folder / SETTINGS)
+    settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)  # of this machine
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
         for name, member in zip(record.weight_files, loaded.members, strict=True):
@@ -140,8 +140,6 @@ def model_card(loaded: Loaded) -> str:
     errors |= {f"baseline: {name}": value for name, value in baselines(result)}
     percent, validation = error.get("percent") is True, number(result.get("validation_error"))
     checkpoint = str(record.body.get("checkpoint"))
-    parts = ("task", "body", "source", "metric", "finetune")
-    versions = [f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value]
     return _CARD.format(
         task=_md(result.get("task")),
         kind=record.kind,
@@ -166,13 +164,15 @@ def model_card(loaded: Loaded) -> str:
         run=_code(record.name),
         protocol=_md(result.get("protocol")),
         seed=record.seed,
-        names_of_parts=", ".join(f"{key}={_md(result.get(key))}" for key in parts),
+        names_of_parts=", ".join(
+            f"{key}={_md(result.get(key))}" for key in ("task", "body", "source", "metric", "finetune")
+        ),
         parameters=sum(value.numel() for value in loaded.model.parameters()),
         checkpoint=_code(checkpoint),
         checkpoint_sha256=_code(record.checkpoint_sha256),
         licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
         weights_sha256=_code(record.weights_sha256),
-        versions=", ".join(versions),
+        versions=", ".join(f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value),
     )
 
 

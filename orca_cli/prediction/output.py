@@ -119,8 +119,7 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
         else:
             pairs += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
-            names = [f"p_{name}" for name in decoder.columns]
-            pairs += zip(names, decoder.probabilities(part).T, strict=True)
+            pairs += zip([f"p_{name}" for name in decoder.columns], decoder.probabilities(part).T, strict=True)
         columns: Columns = {}
         for name, values in pairs:
             while name in columns:  # a label may be called `index`
@@ -132,10 +131,10 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
 def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
     """Yield a table as csv text, part by part; texts that a spreadsheet would compute get an apostrophe before them."""
     for number, columns in enumerate(parts):
-        shown: dict[int, Any] = dict(enumerate(columns.values()))
-        for place, column in shown.items():
-            if column.dtype.kind in "UO":
-                shown[place] = [for_spreadsheet(text) for text in column.astype(str)]
+        shown = {
+            place: list(map(for_spreadsheet, column.astype(str))) if column.dtype.kind in "UO" else column
+            for place, column in enumerate(columns.values())
+        }
         header = [for_spreadsheet(name) for name in columns] if number == 0 else False
         yield pd.DataFrame(shown).to_csv(header=header, index=False, lineterminator="\n")
 

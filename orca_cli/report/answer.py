@@ -76,8 +76,11 @@ class Labels:
     @property
     def shares(self) -> dict[str, np.ndarray]:
         """Return precision, recall and F1 of each label, [K]."""
-        f1 = _ratio(2 * self.both, self.present + self.predicted)
-        return {"precision": _ratio(self.both, self.predicted), "recall": _ratio(self.both, self.present), "f1": f1}
+        return {
+            "precision": _ratio(self.both, self.predicted),
+            "recall": _ratio(self.both, self.present),
+            "f1": _ratio(2 * self.both, self.present + self.predicted),
+        }
 
     def worst(self) -> list[int]:
         """Return the places of the labels, in 0..K-1, by rising F1; those without one come last."""
@@ -86,12 +89,15 @@ class Labels:
     def record(self) -> dict[str, Any]:
         """Return JSON-able numbers of each label: name, counts, precision, recall and F1 (None where undefined)."""
         shares = self.shares
-        labels = [
-            {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
-            | {share: _plain(values[k]) for share, values in shares.items()}
-            for k, name in enumerate(self.names)
-        ]
-        return {"kind": "labels", "n": self.n, "labels": labels}
+        return {
+            "kind": "labels",
+            "n": self.n,
+            "labels": [
+                {"name": name, "present": int(self.present[k]), "predicted": int(self.predicted[k])}
+                | {share: _plain(values[k]) for share, values in shares.items()}
+                for k, name in enumerate(self.names)
+            ],
+        }
 
 
 @dataclass(frozen=True)
@@ -124,11 +130,13 @@ class Values:
 
     def record(self) -> dict[str, Any]:
         """Return JSON-able measures of each number, with its name and n; None where undefined."""
-        values = [
-            {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
-            for one in self.numbers
-        ]
-        return {"kind": "values", "values": values}
+        return {
+            "kind": "values",
+            "values": [
+                {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
+                for one in self.numbers
+            ],
+        }
 
 
 Answer = Confusion | Labels | Values
@@ -225,8 +233,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     true = targets[is_labelled].astype(np.int64)
     if ((true < 0) | (true >= k)).any():
         raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
-    counts = np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k)
-    return Confusion(counts.reshape(k, k), names)
+    return Confusion(np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k).reshape(k, k), names)
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:

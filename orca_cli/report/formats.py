@@ -140,14 +140,24 @@ def _record(table: Table) -> dict[str, Any]:
 
 
 def _cell(column: Column, cell: Cell) -> dict[str, Any]:
-    record: dict[str, Any] = {"task": column.task, "protocol": column.protocol, "data": column.data}
-    record |= {"mean": cell.mean, "standard_deviation": cell.deviation, "n": len(cell.values)}
-    record |= {"seeds": seeds_text(cell.by_seed), "best": cell.best, "earned": cell.earned}
-    record |= {"chosen": cell.choice, "missing": dict(cell.missing), "values": []}
-    for run, score in cell.scored:
-        value = {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
-        record["values"].append(value | {"alignment_steps": score.steps, "run": str(run.path)})
-    return record
+    return {
+        "task": column.task,
+        "protocol": column.protocol,
+        "data": column.data,
+        "mean": cell.mean,
+        "standard_deviation": cell.deviation,
+        "n": len(cell.values),
+        "seeds": seeds_text(cell.by_seed),
+        "best": cell.best,
+        "earned": cell.earned,
+        "chosen": cell.choice,
+        "missing": dict(cell.missing),
+        "values": [
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
+            | {"alignment_steps": score.steps, "run": str(run.path)}
+            for run, score in cell.scored
+        ],
+    }
 
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -216,8 +226,7 @@ def _markdown(layout: Layout) -> str:
     if layout.rows:
         head = [*map(escape, layout.names), *("<br>".join(map(escape, header)) for header in layout.columns)]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
-        body = _rows(layout, escape, "**{}**")
-        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *_rows(layout, escape, "**{}**"))] + [""]
     lines += [line for alarm in layout.alarms for line in (f"**{escape(alarm)}**", "")]
     lines += [escape(layout.caption), ""] if layout.caption else []
     lines += [f"- {escape(note)}" for note in layout.notes]

@@ -156,8 +156,7 @@ def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
 def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with the other lines above it if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
-    named = headers(columns)[0]
-    return [name if counts[name] == 1 else f"{name} ({', '.join(lines)})" for name, *lines in named]
+    return [name if counts[name] == 1 else f"{name} ({', '.join(lines)})" for name, *lines in headers(columns)[0]]
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:

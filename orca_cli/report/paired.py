@@ -191,9 +191,8 @@ def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int],
     A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
     """
     base, errors = baseline.by_seed, cell.by_seed
-    both = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
-    if is_task_setting:
-        both = errors.keys() & base.keys()
+    on_same_test = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
+    both = errors.keys() & base.keys() if is_task_setting else on_same_test
     one, other = ({run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell))
     return both, {seed for seed in both if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]}
 

@@ -145,8 +145,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
         scored = [(value, run.score) for value, run in runs if run.seed == seed and run.score]
         valid = {value: one for value, one in scored if one.validated_on != "test" and one.validation is not None}
-        errors = {value: one.validation or 0.0 for value, one in valid.items()}
-        value, is_edge = _lowest(errors)
+        value, is_edge = _lowest({value: one.validation or 0.0 for value, one in valid.items()})
         judging = [run for tried, run in runs if tried == value and run.seed != seed]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
         seeds.add(seed)

@@ -260,8 +260,7 @@ def locate(
             whole = by_role()
             rows = _marked(whole)
             for other in parts:
-                is_twice = other in (part, *rows)
-                refuse_if(is_twice, f"holds the {other} split twice", str(path), _content(arrays))
+                refuse_if(other in (part, *rows), f"holds the {other} split twice", str(path), _content(arrays))
             parts[part] = whole
     hint = "add them to every split, or ignore them with task.padding=none"
     for one in parts.values():  # padding would pass for data

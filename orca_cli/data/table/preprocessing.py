@@ -107,8 +107,7 @@ class Symbols:
         refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
         refuse_rows(values == "", "sequence", place, "remove these rows")
         symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
-        shape = len(symbols), self.length
-        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, shape, np.uint8)
+        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, (len(symbols), self.length), np.uint8)
 
 
 def fit_symbols(
@@ -223,7 +222,7 @@ class TablePreprocessing:
             _, odd = column.encode(rows.columns[column.name], self.decimal, rows.where)
             what = f"without a number in '{column.name}': the training mean stands there"
             if isinstance(column, Categorical):
-                what = f"with a text in '{column.name}' that training lacks"
+                what = f"with a text in '{column.name}' that has no category of its own"
             counts[what] = len(np.unique(rows.sample[odd]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)

@@ -179,8 +179,7 @@ class _Held:
             else:
                 split = preprocessing.rows(self.tables[part].read(self._names), str(self.tables[part].path))
                 held = preprocessing.features(split), preprocessing.encoded_targets(split)
-            groups = self._groups.get("train" if part in rows else part)
-            made = ArraySamples(*held, rows=rows.get(part), groups=groups)
+            made = ArraySamples(*held, rows=rows.get(part), groups=self._groups.get("train" if part in rows else part))
             say = self.reporter.say if part == "test" else notes.append
             for what, count in preprocessing.remarks(split, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")

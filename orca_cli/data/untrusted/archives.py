@@ -137,13 +137,15 @@ def _write(
 def _check_total(archive: Path, total: int) -> None:
     """Check a number of unpacked bytes."""
     if total > min(_MAX_BYTES, max(_FREE_RATIO, archive.stat().st_size * _MAX_RATIO)):
-        what = f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
-        raise _refused(archive, what)
+        raise _refused(
+            archive, f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
+        )
 
 
 def _refused(archive: Path, what: str) -> UnsafeError:
-    hint = "nothing was unpacked; get the archive from a source that you trust"
-    return UnsafeError(what, where=str(archive), hint=hint)
+    return UnsafeError(
+        what, where=str(archive), hint="nothing was unpacked; get the archive from a source that you trust"
+    )
 
 
 class _Stream:
@@ -183,8 +185,7 @@ def _in_zip(path: Path) -> Iterator[_Member]:
         _check_total(path, sum(member.file_size for member in archive.infolist()))  # of which none gives more
         for member in archive.infolist():
             kind, opened = stat.S_IFMT(member.external_attr >> 16), partial(archive.open, member)
-            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            yield _Member(member.filename, member.is_dir(), is_plain, opened)
+            yield _Member(member.filename, member.is_dir(), kind in (0, stat.S_IFREG, stat.S_IFDIR), opened)
 
 
 class _Header(tarfile.TarInfo):

@@ -32,8 +32,7 @@ def unpickle(path: Path, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     """
     where = str(path)
     first_bytes(path, where, "a pickle is needed")
-    size = path.stat().st_size
-    return isolation.read(read_here, where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
+    return isolation.read(read_here, where, path.stat().st_size, path=where, max_bytes=max_bytes, gzipped=gzipped)
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:

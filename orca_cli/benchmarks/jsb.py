@@ -35,8 +35,9 @@ def load(
     the others. Without `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
-    train, validation, test = (_pieces(file, f"{part}data") for part in ("train", "valid", "test"))
-    longest = max(map(len, [*train, *validation, *test])) - 1
+    train, validation = (_pieces(file, f"{part}data") for part in ("train", "valid"))
+    others = [] if length else _pieces(file, "testdata")
+    longest = max(map(len, [*train, *validation, *others])) - 1
     extent = length or longest
     return TaskData(
         kind="dense",
@@ -44,7 +45,7 @@ def load(
         num_outputs=_KEYS,
         train=_samples([*train, *validation] if train_on_validation else train, extent, mask_padding),
         validation=_samples(validation, extent, mask_padding),
-        open_test=lambda: _samples(test, extent, mask_padding),
+        open_test=lambda: _samples(_pieces(file, "testdata"), extent, mask_padding),
         causal=causal,
         note=note(
             "longer pieces are cut" if longest > extent else "",

@@ -36,7 +36,7 @@ def load_table(
         sequence: its column of sequences, letters alone.
         label: its column of classes, any text.
     """
-    hint = "a file FILE.csv has columns 'sequence' and 'label', or source=proteins, or metric=none"
+    hint = "a .csv file with columns 'sequence' and 'label' will do as well; or use source=proteins, or metric=none"
     (place,) = find(data_folder, "peptides", ["peptides.csv"], path, hint, "source.path")
     digest = facts_digest("peptides", storage.sha256_file(place), size, seed, sequence, label)
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from orca_cli import signals, storage
 from orca_cli.config.schema import AS_PUBLISHED, Align
-from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.exceptions import InterruptionError, NonFiniteError, governed_by
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
@@ -31,7 +31,6 @@ from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics, save_tensors
 from orca_cli.training.engine import Engine
-from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
 _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint

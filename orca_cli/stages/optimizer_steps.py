@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
-from orca_cli.exceptions import DataError, NonFiniteError
+from orca_cli.exceptions import DataError, NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
-from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, warmup_then_linear
 from orca_cli.training.team import END, Team
 

@@ -1,5 +1,6 @@
 """The device and the precision of a run, through accelerate; the only place that moves tensors."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
@@ -80,6 +82,28 @@ def same_threads_after() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def checkpoint_layers(body: nn.Module) -> None:
+    """Let the layers of a body keep only their inputs for the backward pass, and compute the rest once more in it.
+
+    The draws of dropout are repeated, and so are all bits; a step takes one more forward pass (Chen et al. 2016).
+
+    Raises:
+        ConfigError: transformers marks no layers of the family.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    def marked(module: nn.Module) -> list[Any]:
+        return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+    innermost = [module for module in marked(body) if marked(module) == [module]]
+    if not innermost:
+        what = "transformers does not mark the layers of this body"
+        raise ConfigError(what, where="train.gradient_checkpointing", hint="leave it out, or use another body")
+    for layer in innermost:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
 class Engine:

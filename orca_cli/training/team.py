@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from orca_cli import exceptions, signals
-from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
-from orca_cli.training.memory import is_exhausted
+from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError, is_exhausted
 from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)

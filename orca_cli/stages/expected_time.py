@@ -107,7 +107,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
         return 0.0
     settings = built.plan.align
     with governed_by("align"), trainable(built.model.embedder):
-        problem = compare(built, engine, reporter, whole=False).problem
+        problem, _ = compare(built, engine, reporter, whole=False)
         built.model.train()
         start = time.perf_counter()
         problem.backward(0)

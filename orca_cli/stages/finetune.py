@@ -219,8 +219,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 def best_constant(built: Built) -> Tensor:
     """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows."""
-    samples = built.learned
-    targets = samples.targets()
+    targets = built.learned.targets()
     most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
     if len(targets) > most:  # all would not fit into memory with room to work in
         rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(len(targets))[:most]

@@ -68,8 +68,7 @@ def members_of(built: Built) -> list[Member]:
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
-    seed = plan.task.get("split_seed", 0)
-    fold = folds(len(learned), train.folds, seed=seed, classes=classes, groups=groups)
+    fold = folds(len(learned), train.folds, seed=plan.task.get("split_seed", 0), classes=classes, groups=groups)
     members = []
     for i in range(train.folds):
         rows, others = np.flatnonzero(fold == i), np.flatnonzero(fold != i)

@@ -56,9 +56,8 @@ class OptimizerSteps:
         for name, parameter in model.named_parameters():
             groups[name.startswith(known)].append(parameter)
         rates = {name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")}
-        is_fused = engine.device.type == "cpu"
         optimizer = make_optimizer(
-            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=is_fused, **rates
+            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=engine.device.type == "cpu", **rates
         )
         self.optimizer = engine.prepare(optimizer)
         unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation

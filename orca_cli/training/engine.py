@@ -170,8 +170,7 @@ class Engine:
     def clip(self, parameters: list[nn.Parameter], norm: float | None) -> Tensor:
         """Scale the gradient down to `norm` where it is larger; returns the norm that it had, on the device."""
         if norm is not None:
-            total = self._accelerator.clip_grad_norm_(parameters, norm)
-            return torch.as_tensor(total)
+            return torch.as_tensor(self._accelerator.clip_grad_norm_(parameters, norm))
         self._accelerator.unscale_gradients()
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 

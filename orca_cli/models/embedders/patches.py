@@ -34,14 +34,15 @@ class Patch:
     max_tokens: Count | None = None
     resolution: Resolution = "body"
     can_be_causal: ClassVar[bool] = True
+    reach: ClassVar[int] = 0  # patches that a token sees on either side of its own
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=self.reach)
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Patch):
     """As many tokens, each of which also sees its neighbours' patches: a kernel of three strides, centred on its own.
 
     Beyond the input's ends a token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
@@ -51,17 +52,12 @@ class Overlap:
         init, resolution, max_tokens: as in `Patch`.
     """
 
-    init: Literal["pretrained", "random"] = "pretrained"
-    max_tokens: Count | None = None
-    resolution: Resolution = "body"
-
-    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
-        """Return the layer."""
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)
+    can_be_causal: ClassVar[bool] = False
+    reach: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
-class Multiscale:
+class Multiscale(Overlap):
     """`Overlap` and, added to it, what dilated filters answer in the patch and in the whole sample.
 
     What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
@@ -83,9 +79,6 @@ class Multiscale:
             of whole samples go past the body to the predictor.
     """
 
-    init: Literal["pretrained", "random"] = "pretrained"
-    max_tokens: Count | None = None
-    resolution: Resolution = "body"
     pooled_tokens: Count = 25
     filters: Count = 128
     token_filters: Count = 32
@@ -100,7 +93,7 @@ class Multiscale:
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
         cut, size = (coarse(layout), None) if is_own else (layout, width)
         bank = FilterBank(cut, size, self.filters, self.token_filters, self.scales, self.values)
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=self.reach, beside=bank)
 
 
 class ConvolutionEmbedder(nn.Module):

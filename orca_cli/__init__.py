@@ -36,6 +36,7 @@ def load(
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
     from orca_cli.runs.claim import named
+    from orca_cli.runs.directory import Outcome
 
     if isinstance(run, Outcome) and (run.path is None or run.state not in ("completed", "skipped")):
         failure = "" if run.failure is None else f": {run.failure.error}"

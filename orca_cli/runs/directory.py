@@ -199,10 +199,8 @@ class RunDirectory:
 
     def inexact(self) -> list[str]:
         """Return what changed between the attempts with the user's permission; empty for an exact run."""
-        names: set[str] = set()
-        for path in self.path.glob(f"*/{FINGERPRINT}"):
-            names.update(storage.read_checked_json(path)["inexact"])
-        return sorted(names)
+        records = map(storage.read_checked_json, self.path.glob(f"*/{FINGERPRINT}"))
+        return sorted({name for record in records for name in record["inexact"]})
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""

@@ -83,8 +83,8 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     In `run`, apart from the run's own, the alignment leaves what it needs to resume.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
-    run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
-    plan = replace(built.plan, seed=run_seed, align=align)
+    # A seed that a run can have, which then starts from the same weights.
+    plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
         _, trajectory = trained(replace(built, plan=plan, model=model), engine, run, Silent())

@@ -183,9 +183,7 @@ class Engine:
 
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""
-        if self.device.type != "cuda":
-            return batch
-        return batch.mapped(lambda value: value.pin_memory())
+        return batch.mapped(lambda value: value.pin_memory()) if self.device.type == "cuda" else batch
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; copying a pinned one does not block the CPU."""

@@ -6,11 +6,20 @@ An error says where (a key or a file), what is wrong and what to do, in one line
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, whose whole message this is
+_WORDS = re.compile(
+    r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED|could not create a (?:primitive|memory)$",
+    re.IGNORECASE,
+)
 
 
 class OrcaError(Exception):
@@ -140,6 +149,24 @@ def process_error(error: BaseException) -> MemoryExhaustedError | None:
     return MemoryExhaustedError(
         "cannot start more threads or processes", where="this machine", hint="raise the limit (ulimit -u)"
     )
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an exception means that memory ran out; most libraries have no type for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
+
+
+@contextmanager
+def governed_by(where: str, hint: str = "") -> Iterator[None]:
+    """Raise MemoryExhaustedError that names the setting to lower if memory runs out inside; an inner block goes first."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise MemoryExhaustedError("not enough memory", where=where, hint=hint) from error
 
 
 def interruption_in(error: BaseException) -> InterruptionError | None:

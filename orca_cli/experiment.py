@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import signals, storage, terminal
 from orca_cli.config import parts
-from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, process_error
+from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, is_exhausted, process_error
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import CURVE, SETTINGS, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
-from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
+from orca_cli.runs.directory import (
+    CURVE,
+    SETTINGS,
+    SUMMARY,
+    TRACKER,
+    Failure,
+    Outcome,
+    RunDirectory,
+    RunName,
+    State,
+    ended_by,
+    flat,
+    read_or_empty,
+)
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
-from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -288,8 +299,6 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
 
 def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     """Return the expected failure that an error means; one of a bug, whose traceback goes into error.log, for any other."""
-    from orca_cli.training.memory import is_exhausted
-
     if isinstance(error, OrcaError):
         return error
     if is_exhausted(error):

@@ -149,7 +149,7 @@ class Tokens:
             config = composing.compose(["metric=otdd", *overrides]).config
         self._built = build(config, LogReporter())
         self._engine = Engine(torch.device("cpu"), "fp32")
-        self.problem = compare(self._built, self._engine, LogReporter()).problem
+        self.problem, _ = compare(self._built, self._engine, LogReporter())
 
     def target(self, points: int, draw: int) -> Features:
         """Return target points of a draw of classes, equally many of each."""

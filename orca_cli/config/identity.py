@@ -56,8 +56,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
         kept[part] = _by_content(settings, data_folder, seen) | ({"files": digests} if digests else {})
         if part != "body":
             files |= seen
-    without_seed = {key: value for key, value in kept.items() if key != "seed"}
-    return Identity(_sha256(kept), _sha256(without_seed), files)
+    return Identity(_sha256(kept), _sha256({key: value for key, value in kept.items() if key != "seed"}), files)
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
@@ -75,8 +74,7 @@ def _sha256(content: dict[str, Any]) -> str:
 
 def _counted(path: Path, seen: dict[str, str]) -> str | None:
     """Return a path's digest, and note it in `seen`; None for what does not exist."""
-    digest = digest_of(path)
-    if digest:
+    if digest := digest_of(path):
         seen[str(path.absolute())] = digest
     return digest
 

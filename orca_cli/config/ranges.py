@@ -128,9 +128,7 @@ def shown(value: Any) -> str:
 def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
     """Return the type, the choices and the bounds of an annotation; other metadata do not limit a value."""
     metadata = getattr(hint, "__metadata__", ())
-    kind = hint.__origin__ if metadata else hint
-    for item in metadata:
-        kind = item.hint if isinstance(item, Takes) else kind
+    kind = next((item.hint for item in metadata if isinstance(item, Takes)), hint.__origin__ if metadata else hint)
     bounds = [(name, getattr(item, name, None)) for item in metadata for name in _BOUNDS]
     words = [item for item in metadata if isinstance(item, OneOf)]
     return kind, words, [(name, bound) for name, bound in bounds if bound is not None]

@@ -65,8 +65,7 @@ class Slurm:
             UnavailableError: SLURM or submitit is not here.
         """
         submitit = need("submitit", "--on slurm", "slurm")
-        lacking = [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]
-        if lacking:
+        if lacking := [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]:
             hint = "run it on a machine that can submit SLURM jobs"
             what = f"no SLURM here: {', '.join(lacking)} not found"
             raise exceptions.UnavailableError(what, where="--on slurm", hint=hint)

@@ -77,8 +77,7 @@ class OTDDByClass:
         inside = partial(transport.solve, reg=half, start=outer[0].g if outer else None)
         between = _solve_pairs(sources, targets, cross_cost, inside)
         label_cross = _table(between, prepared["class_self"].to(x), target_self)
-        inside = partial(transport.solve, reg=half)
-        within = _solve_pairs(targets, targets, intra_cost, inside)
+        within = _solve_pairs(targets, targets, intra_cost, partial(transport.solve, reg=half))
         label_intra = _table(within, target_self, target_self)
         label_intra = label_intra + label_intra.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.

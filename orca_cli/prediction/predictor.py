@@ -17,7 +17,7 @@ import torch
 from sklearn.utils.metaestimators import available_if
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, governed_by
 from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.output import Decoder
@@ -25,7 +25,6 @@ from orca_cli.progress import Silent
 from orca_cli.scoring.reported import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
-from orca_cli.training.memory import governed_by
 
 _SILENT = Silent()
 _TOGETHER, _WAITING_VALUES = 16, 2**24  # batches whose outputs wait, and numbers in them

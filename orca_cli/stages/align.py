@@ -24,18 +24,17 @@ from torch import nn
 
 from orca_cli import signals, storage
 from orca_cli.config.schema import AS_PUBLISHED, Align
-from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.exceptions import InterruptionError, NonFiniteError, governed_by
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, cache_folder, has_alignment
 from orca_cli.stages.plan import Plan
-from orca_cli.stages.problem import Compared, compare, embed
-from orca_cli.stages.source_features import collapse
+from orca_cli.stages.problem import Problem, compare, embed
+from orca_cli.stages.source_features import EmbeddedSource, collapse
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached, numerics, save_tensors
 from orca_cli.training.engine import Engine
-from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
 _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint
@@ -63,15 +62,14 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     """
     if not has_alignment(built.plan):
         return {}
-    summary = run.sealed_summary("align")
-    if summary is not None:
+    if (summary := run.sealed_summary("align")) is not None:
         built.model.embedder.load_state_dict(storage.read_tensors(run.stage("align") / _EMBEDDER))
         return dict(summary["aligned"])
     run.set_state("align", step=0)
-    compared, trajectory = trained(built, engine, run, reporter)
+    source, trajectory = trained(built, engine, run, reporter)
     record, lines = trajectory.record, trajectory.record["lines"]
     spread = {name: {"before": lines[0][name], "after": value} for name, value in record["collapse"].items()}
-    for name, value in compared.source.spread.items():
+    for name, value in source.spread.items():
         spread[name]["source"] = value
     share, *parts = (spread[name] for name in ("token_variance", "variance_within", "variance_between"))
     total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
@@ -93,8 +91,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     return aligned
 
 
-def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[Compared, Entry]:
-    """Return what is compared and the trajectory (see `Trainer.train`), from the cache or made here.
+def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[EmbeddedSource, Entry]:
+    """Return the source and the trajectory (see `Trainer.train`), from the cache or made here.
 
     The caller loads the trajectory's weights: one from the cache leaves the model's embedder as it was. Writes the stage's
     fingerprint.json and metrics.jsonl, checkpoints while steps are taken, and the cache entry, unless the run is inexact.
@@ -111,14 +109,14 @@ def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter)
     hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
         with signals.immediate():
-            compared = compare(built, engine, reporter)
-        key = fingerprint(built, compared, engine.device)
+            problem, source = compare(built, engine, reporter)
+        key = fingerprint(built, source.key, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
         path = cache_folder(built.plan) / _CACHE / key
-        trainer = functools.partial(Trainer, built, compared, engine, run, reporter)
+        trainer = functools.partial(Trainer, built, problem, engine, run, reporter)
         trajectory = cached(path, lambda: trainer().train(), keep=lambda: not run.inexact())
     run.rewind("align", trajectory.record["lines"])
-    return compared, trajectory
+    return source, trajectory
 
 
 @contextmanager
@@ -134,14 +132,14 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
             parameter.grad = None
 
 
-def fingerprint(built: Built, compared: Compared, device: torch.device) -> str:
+def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
     """Return the name of a trajectory, 32 hexadecimal digits: runs with equal names have trajectories of the same bits."""
     plan = built.plan
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
-        "source": compared.source.key,
+        "source": source_key,
         "metric": plan.metric,
         "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
@@ -184,13 +182,13 @@ class Trainer:
     """
 
     built: Built
-    compared: Compared
+    problem: Problem
     engine: Engine
     run: RunDirectory
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        plan, embedder, problem = self.built.plan, self.built.model.embedder, self.compared.problem
+        plan, embedder, problem = self.built.plan, self.built.model.embedder, self.problem
         rates: dict[str, Any] = {"lr": plan.align.lr, "weight_decay": plan.align.weight_decay}
         self._optimizer = make_optimizer(parameters=embedder.parameters(), **rates, **_optimizer_settings(plan))
         self._shares = limited_rates(self._optimizer, embedder, plan.align)
@@ -216,7 +214,7 @@ class Trainer:
             marginal_error where the metric has them and, every `align.check_every` epochs, of validation samples before the
             step: heldout (their distance), heldout_exact (with `align.exact`) and what `source_features.collapse` returns.
         """
-        epochs, lines, problem = self.built.plan.align.epochs, self._lines, self.compared.problem
+        epochs, lines, problem = self.built.plan.align.epochs, self._lines, self.problem
         try:
             with self.reporter.track("align", epochs) as advance:
                 advance(len(lines))
@@ -244,16 +242,16 @@ class Trainer:
     def _epoch(self, step: int) -> dict[str, Any]:
         """Take one optimizer step; returns its line. NonFiniteError leaves the weights as they were."""
         start = time.monotonic()
-        settings, model, problem = self.built.plan.align, self.built.model, self.compared.problem
+        settings, model, problem = self.built.plan.align, self.built.model, self.problem
         lr = step_decay(step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
             line: dict[str, Any] = {"epoch": step}
             if step % settings.check_every == 0:
-                line |= self._diagnose() | {"heldout": problem.value(self.compared.heldout)}
+                line |= self._diagnose() | {"heldout": problem.value(problem.heldout)}
                 if settings.exact:
-                    line["heldout_exact"] = problem.exact_value(self.compared.heldout)
+                    line["heldout_exact"] = problem.exact_value()
             model.train()
             self._optimizer.zero_grad()
             loss, diagnostics = problem.backward(step)
@@ -274,6 +272,6 @@ class Trainer:
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
-        samples = self.compared.heldout.samples
+        samples = self.problem.heldout.samples
         model = self.built.model.eval()
         return collapse(embed(model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))

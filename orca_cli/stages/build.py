@@ -28,9 +28,8 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.scoring.reported import named_error
 from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
-from orca_cli.training.engine import limit_threads
+from orca_cli.training.engine import checkpoint_layers, limit_threads
 from orca_cli.training.loop import batches
-from orca_cli.training.memory import checkpoint_layers
 
 _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64

@@ -17,7 +17,7 @@ import torch
 
 from orca_cli import signals
 from orca_cli.config.schema import Config
-from orca_cli.exceptions import NonFiniteError
+from orca_cli.exceptions import NonFiniteError, governed_by
 from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
@@ -26,7 +26,6 @@ from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, i
 from orca_cli.stages.problem import compare
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
-from orca_cli.training.memory import governed_by
 
 _STEPS = 4  # to time at most; the first is slower, and counts only where it is the only one
 _ENOUGH_S = 4.0  # after which no further step is timed
@@ -109,7 +108,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
         return 0.0
     settings = built.plan.align
     with governed_by("align"), trainable(built.model.embedder):
-        problem = compare(built, engine, reporter, whole=False).problem
+        problem, _ = compare(built, engine, reporter, whole=False)
         built.model.train()
         start = time.perf_counter()
         problem.backward(0)

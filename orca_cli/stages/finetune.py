@@ -244,8 +244,7 @@ def best_constant(built: Built) -> Tensor:
 
     Of targets with more than 2^26 values in all, a part is drawn by the run's seed.
     """
-    samples = built.learned
-    targets = samples.targets()
+    targets = built.learned.targets()
     most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
     if len(targets) > most:  # all would not fit into memory with room to work in
         rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(len(targets))[:most]

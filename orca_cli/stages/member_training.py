@@ -68,8 +68,7 @@ def members_of(built: Built) -> list[Member]:
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
-    seed = plan.task.get("split_seed", 0)
-    fold = folds(len(learned), train.folds, seed=seed, classes=classes, groups=groups)
+    fold = folds(len(learned), train.folds, seed=plan.task.get("split_seed", 0), classes=classes, groups=groups)
     members = []
     for i in range(train.folds):
         rows, others = np.flatnonzero(fold == i), np.flatnonzero(fold != i)
@@ -85,8 +84,8 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     Raises as `align.trained`.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
-    run_seed = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
-    plan = replace(built.plan, seed=run_seed, align=align)
+    # A seed that a run can have, which then starts from the same weights.
+    plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
         _, trajectory = trained(replace(built, plan=plan, model=model), engine, run, Silent())

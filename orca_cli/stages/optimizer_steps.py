@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.config.schema import AS_PUBLISHED, Config
 from orca_cli.data.fraction import Part
-from orca_cli.exceptions import DataError, NonFiniteError
+from orca_cli.exceptions import DataError, NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
 from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
-from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import BETAS, make_optimizer, warmup_then_linear
 from orca_cli.training.team import END, Team
 
@@ -61,9 +60,8 @@ class OptimizerSteps:
         for name, parameter in model.named_parameters():
             groups[name.startswith(known)].append(parameter)
         rates = {name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")}
-        is_fused = engine.device.type == "cpu"
         optimizer = make_optimizer(
-            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=is_fused, **rates
+            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=engine.device.type == "cpu", **rates
         )
         self.optimizer = engine.prepare(optimizer)
         unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation

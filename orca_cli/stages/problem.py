@@ -56,7 +56,7 @@ class Problem:
     Args:
         model, engine: what embeds the target, on the run's device.
         metric, source, prepared: the distance, the source's points on that device, and what the metric computed from them.
-        train: the training split.
+        train, heldout: the training split, and the validation split.
         settings: points per problem, what a point is, classes per problem.
         seed: of the draws.
     """
@@ -67,6 +67,7 @@ class Problem:
     source: Features
     prepared: dict[str, Tensor]
     train: Labelled
+    heldout: Labelled
     settings: Align
     seed: int
 
@@ -136,21 +137,20 @@ class Problem:
     @torch.no_grad()
     def value(self, split: Labelled) -> float:
         """Return the weighted sum over all groups on a draw that is the same at every call; NonFiniteError if it is none."""
-        parts = self.parts(split, "fixed")
-        value = sum(weight * float(distance.value) for some in parts for weight, distance in some)
+        value = sum(weight * float(one.value) for some in self.parts(split, "fixed") for weight, one in some)
         if not math.isfinite(value):
             raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
         return value
 
     @torch.no_grad()
-    def exact_value(self, heldout: Labelled) -> float:
+    def exact_value(self) -> float:
         """Return the exact OTDD, by linear programming, between fixed samples of held-out data and of the source (Figure 6).
 
         All classes are in one problem, of at most 200 target and 500 source points for every metric: the figure compares
         their curves.
         """
         problem = replace(self, settings=replace(self.settings, max_samples=_EXACT_TARGET_POINTS))
-        (target,) = problem.points(heldout, [tuple(sorted(heldout.members))], "exact")
+        (target,) = problem.points(self.heldout, [tuple(sorted(self.heldout.members))], "exact")
         generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
         source = _some(self.source, np.sort(generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]))
         metric = OTDDExact()
@@ -205,16 +205,7 @@ class Problem:
         return np.diff(ends, prepend=0.0).astype(int).tolist()
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The two sides of an alignment: the problem of training classes and source, the labelled validation split, the source."""
-
-    problem: Problem
-    heldout: Labelled
-    source: EmbeddedSource
-
-
-def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> Compared:
+def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> tuple[Problem, EmbeddedSource]:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
     With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. Of pseudo-labels
@@ -237,7 +228,7 @@ def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True
     if settings.target_labels == "shuffled":
         classes = shuffled(classes, plan.seed)
     train, heldout = map(Labelled, (task.train, task.validation), classes)
-    return Compared(Problem(built.model, engine, metric, cloud, prepared, train, settings, plan.seed), heldout, source)
+    return Problem(built.model, engine, metric, cloud, prepared, train, heldout, settings, plan.seed), source
 
 
 def measure(

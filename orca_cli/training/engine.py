@@ -1,5 +1,6 @@
 """The device and the precision of a run, through accelerate; the only place that moves tensors."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
@@ -82,6 +84,28 @@ def same_threads_after() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def checkpoint_layers(body: nn.Module) -> None:
+    """Let the layers of a body keep only their inputs for the backward pass, and compute the rest once more in it.
+
+    The draws of dropout are repeated, and so are all bits; a step takes one more forward pass (Chen et al. 2016).
+
+    Raises:
+        ConfigError: transformers marks no layers of the family.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    def marked(module: nn.Module) -> list[Any]:
+        return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+    innermost = [module for module in marked(body) if marked(module) == [module]]
+    if not innermost:
+        what = "transformers does not mark the layers of this body"
+        raise ConfigError(what, where="train.gradient_checkpointing", hint="leave it out, or use another body")
+    for layer in innermost:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+
+
 class Engine:
     """Device, mixed precision, backward pass and clipping of one run; a process uses the one that it made last.
 
@@ -152,8 +176,7 @@ class Engine:
     def clip(self, parameters: list[nn.Parameter], norm: float | None) -> Tensor:
         """Scale the gradient down to `norm` where it is larger; returns the norm that it had, on the device."""
         if norm is not None:
-            total = self._accelerator.clip_grad_norm_(parameters, norm)
-            return torch.as_tensor(total)
+            return torch.as_tensor(self._accelerator.clip_grad_norm_(parameters, norm))
         self._accelerator.unscale_gradients()
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
@@ -166,9 +189,7 @@ class Engine:
 
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""
-        if self.device.type != "cuda":
-            return batch
-        return batch.mapped(lambda value: value.pin_memory())
+        return batch.mapped(lambda value: value.pin_memory()) if self.device.type == "cuda" else batch
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; copying a pinned one does not block the CPU."""

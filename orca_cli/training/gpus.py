@@ -60,9 +60,8 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     is_waiting = False
     while True:
         for place, name in itertools.product(range(places), names):
-            path = locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock"
             try:
-                _kept.enter_context(storage.lock(path))
+                _kept.enter_context(storage.lock(locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock"))
             except LockedError:
                 continue
             os.environ[VISIBLE] = _taken = name

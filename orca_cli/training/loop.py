@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import NonFiniteError
+from orca_cli.exceptions import NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
 from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, normalized, shares, weight_of
 from orca_cli.training.engine import Engine
-from orca_cli.training.memory import governed_by
 
 T = TypeVar("T")
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from orca_cli import exceptions, signals
-from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError
-from orca_cli.training.memory import is_exhausted
+from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError, is_exhausted
 from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)
@@ -52,7 +51,12 @@ class Team:
             if os.environ.get(name, "").lower() in ("true", "1"):
                 what = "accelerate launch is configured to split the model over processes; here each process holds all of it"
                 raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu")
-        _share_processors(rank)
+        # Each process of a machine gets its part of the processors, unless the environment says how many threads there are.
+        if "OMP_NUM_THREADS" not in os.environ:
+            count = max(1, len(os.sched_getaffinity(0)) // rank.here) if hasattr(os, "sched_getaffinity") else 1
+            os.environ["OMP_NUM_THREADS"] = str(count)
+            torch.set_num_threads(count)
+        os.environ.setdefault("LOCAL_RANK", str(rank.local))  # accelerate asks for it
         both = torch.cuda.is_available() and distributed.is_nccl_available()
         try:
             with signals.postponed():  # no signal's exception may leave a meeting of the processes half done
@@ -208,15 +212,6 @@ def _rebuilt(record: Mapping[str, str]) -> OrcaError:
     if issubclass(kind, InterruptionError):
         signals.check()  # it has been noted
     return kind(record["what"], where=record["where"], hint=record["hint"])
-
-
-def _share_processors(rank: Rank) -> None:
-    """Give each process of a machine its part of the processors, unless the environment says how many threads there are."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        count = max(1, len(os.sched_getaffinity(0)) // rank.here) if hasattr(os, "sched_getaffinity") else 1
-        os.environ["OMP_NUM_THREADS"] = str(count)
-        torch.set_num_threads(count)
-    os.environ.setdefault("LOCAL_RANK", str(rank.local))  # accelerate asks for it
 
 
 def _leave() -> None:

@@ -63,14 +63,14 @@ LABELLED = Labelled(Watched(), LABELS)
 
 
 def groups(metric, *names, **settings):
-    return Problem(None, None, metric, None, {}, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
+    return Problem(None, None, metric, None, {}, LABELLED, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
 
 
 def epoch(model, samples, features="pooled", step=0, **more):
     metric, settings = Count(), Align(max_samples=8, features=features, **more)
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
     train = Labelled(samples, samples.targets())
-    compared = Problem(model, engine(), metric, source, {}, train, settings, seed=0)
+    compared = Problem(model, engine(), metric, source, {}, train, train, settings, seed=0)
     model.zero_grad()
     weights = []
     for some in compared.parts(train, step):

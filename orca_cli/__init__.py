@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import
     from pathlib import Path
 
     from orca_cli.prediction.predictor import Predictor
-    from orca_cli.runs.directory import Outcome
+    from orca_cli.runs.outcome import Outcome
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "run"]
@@ -36,7 +36,7 @@ def load(
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
     from orca_cli.runs.claim import named
-    from orca_cli.runs.directory import Outcome
+    from orca_cli.runs.outcome import Outcome
 
     if isinstance(run, Outcome) and (run.path is None or run.state not in ("completed", "skipped")):
         failure = "" if run.failure is None else f": {run.failure.error}"

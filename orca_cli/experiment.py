@@ -20,21 +20,10 @@ from orca_cli.config import parts
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, is_exhausted, process_error
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import (
-    CURVE,
-    SETTINGS,
-    SUMMARY,
-    TRACKER,
-    Failure,
-    Outcome,
-    RunDirectory,
-    RunName,
-    State,
-    ended_by,
-    flat,
-    read_or_empty,
-)
+from orca_cli.runs.directory import CURVE, SETTINGS, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
+from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither

@@ -14,7 +14,7 @@ from orca_cli.config import compose
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import lookup
 from orca_cli.data.samples import ArraySamples
-from orca_cli.runs.directory import flat
+from orca_cli.runs.settings import flat
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
 from orca_cli.training.engine import Engine

@@ -16,8 +16,8 @@ from orca_cli.config import configuration
 from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
-from orca_cli.runs.directory import as_typed, flat
 from orca_cli.runs.environment import environment, unmet_requirements
+from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 
 _DISTRIBUTION = "orca-transfer"

@@ -18,7 +18,8 @@ from orca_cli.launching.driver import Driver, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
-from orca_cli.runs.directory import RESULT, Failure, Outcome, ended_by, read_or_empty
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra

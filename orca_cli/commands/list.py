@@ -11,7 +11,7 @@ from orca_cli.commands.options import CONFIG_DIR, argument
 from orca_cli.config import catalogue, configuration, ranges, schema
 from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
-from orca_cli.runs.directory import as_typed, flat
+from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, table
 
 # Word on the command line -> folder of conf/.

@@ -18,7 +18,7 @@ from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
 from orca_cli.runs import claim
-from orca_cli.runs.directory import Outcome, ended_by
+from orca_cli.runs.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 

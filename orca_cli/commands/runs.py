@@ -18,8 +18,9 @@ from orca_cli.report.collect import Broken, Run, collect
 from orca_cli.report.layout import settings_text
 from orca_cli.report.selection import Values, where
 from orca_cli.runs.claim import begun, named
-from orca_cli.runs.directory import RESULT, STATUS, as_typed, decided, read_or_empty, settings
+from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
 from orca_cli.runs.records import newer_schema
+from orca_cli.runs.settings import as_typed, decided, settings
 from orca_cli.terminal import Result, counted, duration, percent_or_number, size_text
 
 _LIST = """\

@@ -12,8 +12,9 @@ from rich.text import Text
 from orca_cli.exceptions import OrcaError
 from orca_cli.report.answer import Answer, picture, read
 from orca_cli.report.collect import mapping, number
-from orca_cli.runs.directory import Outcome, as_typed
+from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
+from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result, counted, facts, log, percent_or_number, stdout
 
 if TYPE_CHECKING:  # imports Hydra

@@ -22,7 +22,7 @@ from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
-from orca_cli.runs.directory import Outcome, State
+from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result, counted, duration
 
 if TYPE_CHECKING:  # imports Hydra

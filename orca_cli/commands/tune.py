@@ -21,7 +21,8 @@ from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, RULES, Search, Trial, make
 from orca_cli.runs import claim
-from orca_cli.runs.directory import CURVE, SUMMARY, as_typed, read_or_empty
+from orca_cli.runs.directory import CURVE, SUMMARY, read_or_empty
+from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result, counted, percent_or_number
 
 if TYPE_CHECKING:  # imports Hydra

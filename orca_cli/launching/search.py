@@ -31,7 +31,7 @@ from orca_cli.config.configuration import key_of
 from orca_cli.config.ranges import Count, check_value, fits
 from orca_cli.exceptions import ConfigError, DataError, need, suggest
 from orca_cli.runs import claim
-from orca_cli.runs.directory import as_typed
+from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session

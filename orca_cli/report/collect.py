@@ -13,8 +13,9 @@ from typing import Any
 
 from orca_cli.exceptions import DataError
 from orca_cli.runs.claim import LIVING, begun, is_worked_on
-from orca_cli.runs.directory import RESULT, STATUS, as_typed, decided
+from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
+from orca_cli.runs.settings import as_typed, decided
 
 _ENDED = ("failed", "interrupted")
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task

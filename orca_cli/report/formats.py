@@ -26,7 +26,7 @@ from orca_cli.report.layout import ALARM, Entry, Layout, clean, framed, layout_o
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
 from orca_cli.report.table import Cell, Column, Table
-from orca_cli.runs.directory import flat
+from orca_cli.runs.settings import flat
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 _PADDING = 2  # right of a column

@@ -12,7 +12,7 @@ from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run
 from orca_cli.report.layout import clean, seeds_text
 from orca_cli.report.table import Column, Method, Table, canonical, placed
-from orca_cli.runs import directory, studies
+from orca_cli.runs import settings, studies
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
@@ -51,7 +51,7 @@ class Values:
         place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
         if place not in self._composed:
             try:
-                self._composed[place] = directory.as_typed(directory.settings(run.path)[key])
+                self._composed[place] = settings.as_typed(settings.settings(run.path)[key])
             except (OrcaError, KeyError):  # the run has no such setting
                 self._composed[place] = None
         return self._composed[place]

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, mixed_test_sets
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
-from orca_cli.runs.directory import as_typed
+from orca_cli.runs.settings import as_typed
 
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")  # settings that name a user's own data
 TASK_PREFIX = "task."  # settings that say what the data are

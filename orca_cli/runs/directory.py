@@ -11,17 +11,16 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_cli import storage
-from orca_cli.config import configuration
 from orca_cli.config.identity import SHORT
-from orca_cli.exceptions import ChecksumError, FingerprintError, InterruptionError, OrcaError
+from orca_cli.exceptions import ChecksumError, FingerprintError
 from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 from orca_cli.terminal import log
 
@@ -315,73 +314,3 @@ def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
     count = min(_MOST_POINTS, len(lines))
     places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
     return [{name: lines[place][name] for name in names if name in lines[place]} for place in places]
-
-
-def settings(path: Path) -> dict[str, Any]:
-    """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
-
-    Raises:
-        ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
-    """
-    return dict(flat(configuration.content(path / SETTINGS)))
-
-
-def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values of nested settings; lists are values."""
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def decided(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not got that far."""
-    for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
-        decisions = read_or_empty(file).get("decided")
-        if isinstance(decisions, dict):
-            return {str(key): one for key, one in decisions.items() if isinstance(one, dict) and "value" in one}
-    return {}
-
-
-def as_typed(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(as_typed, value))}]"
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run is not completed."""
-
-    error: OrcaError  # what to print, in one line
-    cause: BaseException  # what it came from, for a traceback; the error itself where there is nothing else
-
-    def record(self) -> dict[str, str]:
-        """Return the failure as recorded in status.json."""
-        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run ended."""
-
-    state: State  # skipped: it had been completed before
-    code: int = 0  # exit code
-    path: Path | None = None  # the run's folder; None where none was made
-    result: Mapping[str, Any] = field(default_factory=dict)  # of result.json; empty unless completed or skipped
-    failure: Failure | None = None
-
-
-def ended_by(error: OrcaError, cause: BaseException | None = None, path: Path | None = None) -> Outcome:
-    """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
-    state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-    return Outcome(state, error.code, path, failure=Failure(error, cause or error))

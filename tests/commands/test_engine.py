@@ -9,7 +9,7 @@ from orca_cli import exceptions, signals
 from orca_cli.commands.engine import NOT_STARTED, job_outcome, job_report
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.launching.process import Ended
-from orca_cli.runs.directory import Failure, Outcome
+from orca_cli.runs.outcome import Failure, Outcome
 
 STOPPED = InterruptionError.by(signal.SIGTERM)
 # what -> (how the job ended, its state, its exit code, its error)

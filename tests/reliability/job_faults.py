@@ -15,7 +15,7 @@ from typing import Any
 
 from orca_cli import experiment, signals
 from orca_cli.launching import process, slurm
-from orca_cli.runs.directory import Outcome
+from orca_cli.runs.outcome import Outcome
 from tests.reliability.phases import PHASES, before
 
 STARTS = "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each start and each end of a job

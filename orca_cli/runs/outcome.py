@@ -1,0 +1,39 @@
+"""How one run ended, as a call returns it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orca_cli.exceptions import InterruptionError, OrcaError
+
+State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run is not completed."""
+
+    error: OrcaError  # what to print, in one line
+    cause: BaseException  # what it came from, for a traceback; the error itself where there is nothing else
+
+    def record(self) -> dict[str, str]:
+        """Return the failure as recorded in status.json."""
+        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended."""
+
+    state: State  # skipped: it had been completed before
+    code: int = 0  # exit code
+    path: Path | None = None  # the run's folder; None where none was made
+    result: Mapping[str, Any] = field(default_factory=dict)  # of result.json; empty unless completed or skipped
+    failure: Failure | None = None
+
+
+def ended_by(error: OrcaError, cause: BaseException | None = None, path: Path | None = None) -> Outcome:
+    """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
+    state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
+    return Outcome(state, error.code, path, failure=Failure(error, cause or error))

@@ -1,0 +1,46 @@
+"""The settings of a run as its folder has them: as composed, and what was decided where they left something open."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orca_cli.config import configuration
+from orca_cli.runs.directory import RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
+
+    Raises:
+        ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
+    """
+    return dict(flat(configuration.content(path / SETTINGS)))
+
+
+def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; lists are values."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def decided(path: Path) -> dict[str, dict[str, Any]]:
+    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not got that far."""
+    for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
+        decisions = read_or_empty(file).get("decided")
+        if isinstance(decisions, dict):
+            return {str(key): one for key, one in decisions.items() if isinstance(one, dict) and "value" in one}
+    return {}
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(as_typed, value))}]"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

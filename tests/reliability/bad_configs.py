@@ -32,7 +32,7 @@ SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny")
 # Settings that may be any text.
 FREE = {
     "task.path", "task.train", "task.labels", "task.validation_labels", "task.test_labels",
-    "task.x", "task.y", "task.filter",
+    "task.x", "task.y", "task.lengths", "task.filter", "task.encoding",
     "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",

@@ -19,7 +19,7 @@ PHASES: dict[str, Place] = {
     "features": ("orca_cli.stages.source_features", "select_points"),
     "metric": ("orca_cli.stages.problem", "prepared_metric"),
     "align": ("orca_cli.stages.align", "Trainer._epoch"),
-    "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
+    "checkpoint": ("orca_cli.training.checkpoint", "save_tensors"),
     "prune": ("orca_cli.storage", "remove"),
     "finetune": ("orca_cli.stages.optimizer_steps", "OptimizerSteps.take"),
     "validate": ("orca_cli.stages.member_training", "MemberTraining._end_epoch"),

@@ -31,7 +31,7 @@ from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_met
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
 
-_EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
+EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
 _DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
 _LEAST_SAMPLES = 8
 _POINTS_OF_A_CLASS, _POINTS_OF_CLASSES = 128, 256  # in a problem, by default
@@ -124,7 +124,7 @@ class Problem:
         groups = self.groups(split, *names)
         # Few enough are embedded together that their inputs and points take little memory.
         inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
-        together = max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
+        together = max(1, min(EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
         for start in range(0, len(groups), together):
             some, distances = groups[start : start + together], []
             signals.check()
@@ -336,6 +336,6 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
 
 def _batches(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Iterator[Batch]:
-    """Yield the samples on the run's device, as many at a time as `_EMBEDDED_VALUES` allows."""
-    for some in batches(indices, max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))):
+    """Yield the samples on the run's device, as many at a time as `EMBEDDED_VALUES` allows."""
+    for some in batches(indices, max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))):
         yield engine.move(samples.batch(some))

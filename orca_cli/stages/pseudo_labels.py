@@ -10,8 +10,8 @@ from orca_cli import seeding, signals
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import IGNORED_CLASS, Kind
 
-_WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
-_BATCH_VALUES = 2**24
+WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
+BATCH_VALUES = 2**24
 _RESTARTS = 10
 _PASSES = 3
 
@@ -39,7 +39,7 @@ def class_labels(
     width, encode = _encoder(kind, train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
-        if len(train) * width <= _WHOLE_VALUES:
+        if len(train) * width <= WHOLE_VALUES:
             means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encode(train))
         else:
             means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
@@ -111,7 +111,7 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
 
 def _batches(targets: np.ndarray, order: np.ndarray, width: int, least: int = 1) -> Iterator[np.ndarray]:
     """Yield indices of batches of bounded size; batches with fewer than `least` samples are left out."""
-    size = max(least, _BATCH_VALUES // max(1, width))
+    size = max(least, BATCH_VALUES // max(1, width))
     for start in range(0, len(order), size):
         signals.check()
         rows = order[start : start + size]

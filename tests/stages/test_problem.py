@@ -106,7 +106,7 @@ def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_t
     at_once, pieces = Watched(), Watched()
     chosen = epoch(model, at_once, "tokens")
     assert sum(computed) == sum(len(points.x) for points in chosen[0]) == 24
-    monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * SIZE + 1)
+    monkeypatch.setattr(problem, "EMBEDDED_VALUES", 2 * SIZE + 1)
     same(chosen, epoch(model, pieces, "tokens"))
     assert (max(map(len, at_once.batches)), max(map(len, pieces.batches))) == (19, 2)
     monkeypatch.delattr(type(model.embedder), "tokens_at")

@@ -20,8 +20,8 @@ def same_partition(a, b):
 @pytest.mark.parametrize("whole", [True, False])
 def test_clusters_of_training_targets_are_found_and_given_to_validation(monkeypatch, whole):
     if not whole:
-        monkeypatch.setattr(pseudo_labels, "_WHOLE_VALUES", 100)
-        monkeypatch.setattr(pseudo_labels, "_BATCH_VALUES", 400)
+        monkeypatch.setattr(pseudo_labels, "WHOLE_VALUES", 100)
+        monkeypatch.setattr(pseudo_labels, "BATCH_VALUES", 400)
     (train, which), (validation, which_validation) = clusters(200, 0), clusters(50, 1)
     classes = class_labels("dense", train, validation, num_clusters=3, seed=0)
     assert same_partition(classes[0], which)

@@ -28,10 +28,10 @@ LITTLE = 2**29
 def ask(monkeypatch):
     """Let a function of tests.untrusted.faults be called in a confined process of this test's own."""
     isolation.close()
-    usual = isolation._limits
+    usual = isolation.limits
 
     def call(kind, argument=None, size=0, limits=None):
-        monkeypatch.setattr(isolation, "_limits", usual if limits is None else lambda _: limits)
+        monkeypatch.setattr(isolation, "limits", usual if limits is None else lambda _: limits)
         return isolation.read(fault, "a.bin", size, kind=kind, argument=argument)
 
     yield call

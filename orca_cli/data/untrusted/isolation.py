@@ -67,14 +67,17 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
         InterruptionError: a signal asked to stop.
     """
     try:
-        return isolated(function, where, *_limits(size), **arguments)
+        return isolated(function, where, *limits(size), **arguments)
     except StoppedError as error:
         hint = "the file is damaged or hostile; get it from a source that you trust"
         raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
 
 
-def _limits(size: int) -> tuple[int, float, int]:
-    """Return the limits of reading a file of some bytes; the memory is rounded up, so that files share a process."""
+def limits(size: int) -> tuple[int, float, int]:
+    """Return the limits of reading a file of some bytes: seconds of computing, seconds until the answer, bytes of memory.
+
+    The memory is rounded up, so that files share a process.
+    """
     seconds = 5 + size // 2**18
     return seconds, 12 * seconds, 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
 

@@ -91,14 +91,14 @@ class Subject:
         embedder = self.embedder.eval()
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            own = getattr(embedder, "sample_features", lambda *_: None)(x, valid)
-            if own is None:
+            summary = getattr(embedder, "sample_features", lambda *_: None)(x, valid)
+            if summary is None:
                 tokens = embedder(x, valid)
                 mask = tokens.mask.unsqueeze(-1)
                 mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
                 largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
-                own = torch.cat([mean, torch.where(mask.any(1), largest, 0.0)], dim=1).float()
-            return np.asarray(own.numpy())
+                summary = torch.cat([mean, torch.where(mask.any(1), largest, 0.0)], dim=1).float()
+            return np.asarray(summary.numpy())
 
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 

@@ -76,32 +76,32 @@ def fitted(
         signals.end_with_parent(parent)
     for package in (*_PACKAGES, *((_AEON,) if model == "minirocket" else ())):
         importlib.import_module(package)
-    asked: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
+    settings: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
     start = time.process_time()
-    of_new, about = _outputs(model, form, x, y, groups, new, **asked)
+    of_new, about = _outputs(model, form, x, y, groups, new, **settings)
     fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
     if fold is not None:
         held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
         for number in np.unique(fold):
             known, held = fold != number, fold == number
             some = None if groups is None else groups[known]
-            held_out[held], _ = _outputs(model, form, x[known], y[known], some, x[held], **asked)
+            held_out[held], _ = _outputs(model, form, x[known], y[known], some, x[held], **settings)
     return fit_result
 
 
 def _outputs(
-    model: str, form: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, new: np.ndarray, /, **asked: Any
+    model: str, form: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, new: np.ndarray, /, **settings: Any
 ) -> tuple[np.ndarray, str]:
     """Return the outputs of a model of training samples for new ones, and what was chosen."""
     if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
         rocket = importlib.import_module(_AEON).MiniRocket(random_state=SEED, n_jobs=1)
         x = rocket.fit_transform(_long_enough(x))
     if form == "classes":
-        predict, about = classes(model, x, y, groups, asked["k"], asked["balanced"])
+        predict, about = classes(model, x, y, groups, settings["k"], settings["balanced"])
     elif form in ("labels", "values"):
         predict, about = numbers(model, x, y, groups)
     else:
-        predict, about = dense(form, x, y, **asked)
+        predict, about = dense(form, x, y, **settings)
     step = max(1, _AT_ONCE // max(1, new[:1].size))
     parts = [new[at : at + step] for at in range(0, len(new), step)]
     parts = [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts

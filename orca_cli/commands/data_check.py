@@ -56,8 +56,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         else:
             problems.append(f"{part}: the split is empty")
     for first, second in combinations(splits, 2):
-        found = count_shared(opened[first], opened[second], task.input_shape, config.seed)
-        shared, read = found["shared"], found["of"]
+        overlap = count_shared(opened[first], opened[second], task.input_shape, config.seed)
+        shared, read = overlap["shared"], overlap["of"]
         if shared >= max(1, _OVERLAP * read):
             problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
@@ -85,12 +85,12 @@ def examine_split(
                 yield split.batch(rows[start : start + size]).x.numpy()
                 advance(min(size, len(rows) - start))
 
-    found, targets, classes = _range(inputs()), split.targets(), task.num_outputs
+    facts, targets, classes = _range(inputs()), split.targets(), task.num_outputs
     wrong = {
-        f"{found['nan']} NaN and {found['infinite']} infinite numbers in the inputs": found["nan"] + found["infinite"]
+        f"{facts['nan']} NaN and {facts['infinite']} infinite numbers in the inputs": facts["nan"] + facts["infinite"]
     }
     parts = blocks(targets, np.arange(len(targets)))
-    record: dict[str, Any] = {"n": len(targets), "inputs": found, "read": len(rows)}
+    record: dict[str, Any] = {"n": len(targets), "inputs": facts, "read": len(rows)}
     if task.kind != "labels" and targets.dtype.kind == "f":
         ends = record["targets"] = _range(parts)
         wrong[f"{ends['infinite']} infinite targets"] = ends["infinite"]

@@ -58,8 +58,8 @@ def gc(arguments: argparse.Namespace) -> Result:
         with storage.lock(_lock(path), timeout_s=1.0, what="it") if item["kind"] == "cache" else nullcontext():
             storage.remove(path)
 
-    found = [{"path": str(path), "kind": kind} for path, kind in _found(arguments.days)]
-    items, failures = _removed(found, remove, arguments.yes)
+    collectable = [{"path": str(path), "kind": kind} for path, kind in _collectable(arguments.days)]
+    items, failures = _removed(collectable, remove, arguments.yes)
     total = sum(item["bytes"] for item in items)
     record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
     rows = [(item["path"], item["kind"], size_text(item["bytes"])) for item in items]
@@ -84,7 +84,7 @@ def _removed(
     return removed, failures
 
 
-def _found(days: float) -> Iterator[tuple[Path, str]]:
+def _collectable(days: float) -> Iterator[tuple[Path, str]]:
     """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
     root, cache = (Path(os.path.realpath(default_folders()[name])) for name in ("runs", "cache"))
     tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not claim.is_run(path)]

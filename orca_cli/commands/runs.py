@@ -83,11 +83,11 @@ def listed(arguments: argparse.Namespace) -> Result:
     collection, values = collect(arguments.runs or [Path(default_folders()["runs"])]), Values()
     for text in arguments.where:
         collection = where(collection, text, values)
-    found: list[Run | Broken] = [*collection.runs, *collection.superseded]
-    found += [] if arguments.where else collection.broken
+    folders: list[Run | Broken] = [*collection.runs, *collection.superseded]
+    folders += [] if arguments.where else collection.broken
     records, rows, below = [], [], []
-    found.sort(key=lambda run: begun(run.path) or storage.now(), reverse=True)
-    for run in found:
+    folders.sort(key=lambda run: begun(run.path) or storage.now(), reverse=True)
+    for run in folders:
         score = run.score if isinstance(run, Run) else None
         text = "" if score is None else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
         error = None if score is None else {"name": score.error_name, "value": score.value, "text": text}

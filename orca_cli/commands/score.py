@@ -27,16 +27,17 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     if is_export(path := named(arguments.run)):
         raise DataError("an export has no saved predictions", where=str(path), hint="give the run that it was made of")
-    found = recompute(path)
-    different, missing = found.different, [name for name in found.recorded if name not in found.computed]
+    recomputed = recompute(path)
+    different, missing = recomputed.different, [name for name in recomputed.recorded if name not in recomputed.computed]
     numbers = [
-        {"name": name, "recorded": found.recorded[name], "computed": value} for name, value in found.computed.items()
+        {"name": name, "recorded": recomputed.recorded[name], "computed": value}
+        for name, value in recomputed.computed.items()
     ]
-    record = {"schema": 1, "run": path.name, "path": str(path), "equal": not different, "percent": found.percent}
+    record = {"schema": 1, "run": path.name, "path": str(path), "equal": not different, "percent": recomputed.percent}
     record |= dict(zip(("error", "n", "skipped"), numbers, strict=False))
     record |= {"others": numbers[3:], "different": different, "missing": missing}
-    name, computed = next(iter(found.computed.items()))
-    recorded, shown = (percent_or_number(value, found.percent) for value in (found.recorded[name], computed))
+    name, computed = next(iter(recomputed.computed.items()))
+    recorded, shown = (percent_or_number(value, recomputed.percent) for value in (recomputed.recorded[name], computed))
     verdict = f"{name} {shown}, in result.json {recorded}: {'different' if different else 'equal'}"
     verdict += f"; not saved for: {', '.join(missing)}" if missing else ""
     failures = []

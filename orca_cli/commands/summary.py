@@ -107,8 +107,8 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     beside = []
     for name, one in mapping(result.get("baselines")).items():
         fitted, value = mapping(mapping(one).get("trained_on")), mapping(one).get("error")
-        n, of = fitted.get("n"), fitted.get("of")
-        some = "" if n == of else f" (on {n} of {of} training samples)"
+        n, whole = fitted.get("n"), fitted.get("of")
+        some = "" if n == whole else f" (on {n} of {whole} training samples)"
         beside += [f"{name}: not computed" if value is None else f"{name} {shown(value)}{some}"] * (name != "constant")
     if beside:
         yield "beside", ", ".join(beside)

@@ -72,15 +72,15 @@ def execute(arguments: argparse.Namespace) -> Result:
                 raise SweepError(what, where="tune", hint="rerun the command, or give other settings")
             if best is not plain:
                 _write(search, best, path)
-    found = [f"hparams={path.stem}"] if best is not plain else []
-    words = [text for text in arguments.overrides if key_of(text) not in (*RULES, *["hparams"] * len(found))] + found
-    if folder := path.parent.parent if found else arguments.config_dir:
+    named = [f"hparams={path.stem}"] if best is not plain else []
+    words = [text for text in arguments.overrides if key_of(text) not in (*RULES, *["hparams"] * len(named))] + named
+    if folder := path.parent.parent if named else arguments.config_dir:
         words += ["--config-dir", str(folder)]
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
     errors = [percent_or_number(one.error, plain.facts["percent"]) for one in search.trials]
     verdict = f"Validation {plain.facts['error']} on {counted(plain.facts['n'], 'sample')}: {errors[0]} as they are, "
     better = f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
-    verdict += better if found else "which no trial beats."
+    verdict += better if named else "which no trial beats."
     record = {
         "name": name,
         "space": search.space.name,
@@ -89,7 +89,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "best": asdict(best),
         "defaults": plain.error,
         "verdict": verdict,
-        "hparams": str(path) if found else None,
+        "hparams": str(path) if named else None,
         "next": shlex.join(["orca", "run", *words]),
     }
     rows = [

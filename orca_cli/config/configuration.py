@@ -105,8 +105,8 @@ def default_folders() -> dict[str, Path]:
 
 def description(path: Path) -> str:
     """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is."""
-    found = re.search(r"^\s*#[ \t#]*([^\s#@].*)$", _text(path), re.MULTILINE)
-    return found[1].strip() if found else ""
+    comment = re.search(r"^\s*#[ \t#]*([^\s#@].*)$", _text(path), re.MULTILINE)
+    return comment[1].strip() if comment else ""
 
 
 def comments(path: Path) -> dict[str, str]:

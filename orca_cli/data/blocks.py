@@ -51,9 +51,9 @@ class Ragged:
 
 def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return rows of x in C order, and [B, L] bool, False after sequences' ends, None of arrays; mapped pages are released."""
-    found = x.read(rows) if isinstance(x, Ragged) else (np.ascontiguousarray(x[rows]), None)
+    part = x.read(rows) if isinstance(x, Ragged) else (np.ascontiguousarray(x[rows]), None)
     release_pages(x)
-    return found
+    return part
 
 
 def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -19,11 +19,11 @@ _BATCH_VALUES = 2**23
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
     """Return a hash of each content, [n] uint64; two of a million contents share one by chance once in 10^7 data sets."""
-    found = []
+    digests = []
     for content in contents:
         signals.check()
-        found.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
-    return np.array(found, np.uint64)
+        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+    return np.array(digests, np.uint64)
 
 
 def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
@@ -78,15 +78,15 @@ def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], 
     `complete` says whether both splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are
     drawn by the seed, so that more samples may be shared than are found.
     """
-    seen, found = (_read(one, input_shape, seed) for one in (first, second))
-    is_complete = len(seen) == len(first) and len(found) == len(second)
-    return {"shared": int(np.isin(found, seen).sum()), "of": len(found), "complete": is_complete}
+    seen, others = (_read(one, input_shape, seed) for one in (first, second))
+    is_complete = len(seen) == len(first) and len(others) == len(second)
+    return {"shared": int(np.isin(others, seen).sum()), "of": len(others), "complete": is_complete}
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
     """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
-    found = _read(samples, input_shape, None)
-    return found if len(found) == len(samples) else None
+    digests = _read(samples, input_shape, None)
+    return digests if len(digests) == len(samples) else None
 
 
 def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> np.ndarray:

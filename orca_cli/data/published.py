@@ -43,9 +43,9 @@ def find(
 
     missing = []
     for listed in (names, *others):
-        found = [one for one in map(held, listed) if one is not None]
-        if len(found) == len(listed):
-            return found
+        present = [one for one in map(held, listed) if one is not None]
+        if len(present) == len(listed):
+            return present
         missing.append(next(f"'{name}'" for name in listed if held(name) is None))
     get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
     raise DataError(f"no file {' or '.join(missing)}", where=str(place), hint=note(get, f"or give {key}=FOLDER", hint))

@@ -119,13 +119,13 @@ class OTDDReference:
             block = target_cost[members][:, members]
             levels = _levels_from([row[label] for row in (*squares, *own_squares)], self.reg / 2, block)
             selves[label] = _selves(block.__getitem__, len(block), levels)[0]
-        cross, own = selves.split(counts, 1)
+        cross, inner = selves.split(counts, 1)
         cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
         labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
-        own = self._label_distances(targets, targets, clouds.from_matrix(target_cost), own_squares, own + own.T)
+        inner = self._label_distances(targets, targets, clouds.from_matrix(target_cost), own_squares, inner + inner.T)
 
         cost.add_((labels / 2)[source.labels][:, target.labels])
-        target_cost.add_(((own + own.T) / 2)[target.labels][:, target.labels])
+        target_cost.add_(((inner + inner.T) / 2)[target.labels][:, target.labels])
         low, high = (torch.cat(pair) for pair in zip(ranges, target_ranges, strict=True))
         square = _outer_square((low, high), len(sources.present) + len(targets.present))
         levels = _levels_from([square], self.reg, cost)

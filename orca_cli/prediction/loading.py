@@ -126,13 +126,13 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
             members.append(twin(members[0], tensors) if members else _with_checkpoint(loaded, body_checkpoint))
             with _described(folder):  # the weights that the run trained; the others are those of the checkpoint
                 load_trained_state(members[-1], tensors)
-        found = replace(loaded, members=tuple(member.eval() for member in members))
-        if weights_sha256(found.model.state_dict()) == record.weights_sha256:
-            return found
+        whole = replace(loaded, members=tuple(member.eval() for member in members))
+        if weights_sha256(whole.model.state_dict()) == record.weights_sha256:
+            return whole
     raise ChecksumError("the weights are not those that the run was tested with", where=str(finetune))
 
 
-def _whole(of: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> TransferModel:
+def _whole(loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> TransferModel:
     """Return a model with all its weights, by the config.json in a folder.
 
     Memory is used only once names, shapes and types agree: a record cannot request more than the weights take.
@@ -140,9 +140,9 @@ def _whole(of: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> Tran
     Raises:
         CheckpointError: they do not agree.
     """
-    node = {**of.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
+    node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
     with _described(body_folder), architecture_only(), torch.device("meta"):
-        model = _assembled(of, load_body(node, of.record.seed))
+        model = _assembled(loaded, load_body(node, loaded.record.seed))
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         theirs, ours = (
@@ -151,16 +151,16 @@ def _whole(of: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> Tran
         )
         if theirs != ours:
             what = f"'{name}' is {theirs} in the weights, the model's is {ours}"
-            raise CheckpointError(what, where=str(of.folder), hint=_AGAIN)
+            raise CheckpointError(what, where=str(loaded.folder), hint=_AGAIN)
     # Clone to align in memory: tensors start anywhere in the file, and unaligned matrix products may differ in the last bits.
     aligned = {name: value.clone() for name, value in tensors.items()}
-    with _described(of.folder):
+    with _described(loaded.folder):
         model.load_state_dict(aligned, strict=True, assign=True)
         # Buffers that follow from the body's settings are not stored with the weights.
         if empty := [name for name, buffer in model.body.named_buffers() if buffer.is_meta]:
             aside = getattr(model.body, "embeddings", None)
             if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
-                raise UnsafeError("the body's embedding layer is too large", where=str(of.folder))
+                raise UnsafeError("the body's embedding layer is too large", where=str(loaded.folder))
             with architecture_only("cpu"):
                 made = dict(load_body(node, 0).named_buffers())
             for name in empty:
@@ -169,33 +169,33 @@ def _whole(of: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> Tran
     return model.eval()
 
 
-def _with_checkpoint(of: Loaded, body_checkpoint: str | None) -> TransferModel:
+def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferModel:
     """Return a model with the weights of the body's checkpoint, before the run's own are loaded."""
     from huggingface_hub import constants
 
-    node = {**of.record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
+    node = {**loaded.record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
     name = str(node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
     if "${" in name:
-        raise DataError(f"names its body's checkpoint as {name}", where=str(of.folder), hint=hint)
+        raise DataError(f"names its body's checkpoint as {name}", where=str(loaded.folder), hint=hint)
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # nothing is fetched
     try:
-        with _described(of.folder):
-            body = load_body(node, of.record.seed)
+        with _described(loaded.folder):
+            body = load_body(node, loaded.record.seed)
     except (ConfigError, DataError, NetworkError) as error:
         what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
         raise type(error)(what, where=error.where, hint=hint) from error
     finally:
         constants.HF_HUB_OFFLINE = before
-    if body.checkpoint_digest != of.record.checkpoint_sha256:
+    if body.checkpoint_digest != loaded.record.checkpoint_sha256:
         what = "has changed since the run: other weights would give other predictions"
         raise ChecksumError(what, where=f"body.checkpoint={name}", hint=hint)
-    with _described(of.folder):
-        return _assembled(of, body)
+    with _described(loaded.folder):
+        return _assembled(loaded, body)
 
 
-def _assembled(of: Loaded, body: Body) -> TransferModel:
-    record = of.record
+def _assembled(loaded: Loaded, body: Body) -> TransferModel:
+    record = loaded.record
     model = build_model(
         body=body,
         kind=record.kind,
@@ -203,7 +203,7 @@ def _assembled(of: Loaded, body: Body) -> TransferModel:
         num_outputs=record.num_outputs,
         embedder=parts.build(record.embedder, "embedder"),
         pooling=record.pooling,
-        target_scale=of.preprocessing.targets.scale,
+        target_scale=loaded.preprocessing.targets.scale,
         seed=record.seed,
     )
     parts.build(record.finetune, "finetune").apply(model)

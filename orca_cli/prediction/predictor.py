@@ -131,7 +131,7 @@ class Predictor:
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
         """Yield the outputs of new data batch by batch: float32 [B, K] or [B, K, *E].
 
-        They are computed in the run's precision, but in fp32 on a CPU where that is fp16; `reporter` is told how far they are.
+        They are computed in the run's precision, but in fp32 on a CPU where that is fp16; `reporter` shows progress.
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are no numbers.

@@ -81,9 +81,9 @@ def inline(chart: Chart) -> str:
     The page shows the title and sets the fonts, so both are left out. It forbids inline styles, so these become attributes.
     """
 
-    def attributes(found: re.Match[str]) -> str:
-        items = (item.split(": ", 1) for item in found[2].split("; ") if not item.startswith("font"))
-        return found[1] + " ".join(f'{name}="{value}"' for name, value in items)
+    def attributes(styled: re.Match[str]) -> str:
+        items = (item.split(": ", 1) for item in styled[2].split("; ") if not item.startswith("font"))
+        return styled[1] + " ".join(f'{name}="{value}"' for name, value in items)
 
     text = _svg(chart, "")
     text = re.sub(r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL)

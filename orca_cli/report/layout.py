@@ -62,7 +62,7 @@ def clean(text: str, *, longest: int = 300) -> str:
 
 
 def number(value: float, decimals: int | None, sign: str = "") -> str:
-    """Return a number with so many decimals, or for None three significant digits; `sign="+"` puts a + before gains as well."""
+    """Return a number with `decimals` decimals, or three significant digits if it is None; `sign="+"` marks gains."""
     return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
 
 

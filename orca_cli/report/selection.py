@@ -71,12 +71,12 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     key, value = pair(text, "--where")
     values = values or Values()
     every = [values.lookup(run, key) for run in (*collection.runs, *collection.superseded)]
-    spellings = {canonical(found): found for found in every if found is not None}
+    spellings = {canonical(spelt): spelt for spelt in every if spelt is not None}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else KEY_HINT
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    kept = {found for found in every if found is not None and canonical(found) in [*map(canonical, names)]}
+    kept = {spelt for spelt in every if spelt is not None and canonical(spelt) in [*map(canonical, names)]}
     return collection.changed(lambda run: [run] if values.lookup(run, key) in kept else [])
 
 

@@ -288,7 +288,7 @@ def with_published(table: Table, path: Path) -> Table:
     per cent, so 0.1939 for 19.39 %. Of several results for a cell the first counts.
 
     Raises:
-        DataError: it is missing or not text, a field is empty, an error is no number or in per cent, or no task is the table's.
+        DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no task is in the table.
     """
     in_percent = {column.task: column.percent for column in table.columns}
     numbers: dict[str, int] = {}  # of sources

@@ -69,8 +69,8 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with alone(task_folder, name.identity[:SHORT]):
-        found = find(task_folder, name.identity, repeat=force)
-        path = found or storage.make_folder(task_folder / name.folder())
+        earlier = find(task_folder, name.identity, repeat=force)
+        path = earlier or storage.make_folder(task_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),

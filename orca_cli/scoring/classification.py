@@ -112,9 +112,11 @@ class MacroF1:
         counted = targets != IGNORED_CLASS
         scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        found = checks.records(groups if targets.ndim == 1 else None, targets, counted, required=self.by == "records")
-        if found is not None:
-            record, shared = found
+        recorded = checks.records(
+            groups if targets.ndim == 1 else None, targets, counted, required=self.by == "records"
+        )
+        if recorded is not None:
+            record, shared = recorded
             f1_by_unit["records"] = _class_f1(_majority(scores, record, len(shared)), shared, outputs.shape[1])
         others = {}
         for unit, values in f1_by_unit.items():

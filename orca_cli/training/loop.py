@@ -189,8 +189,8 @@ def _shares(
 
         def weigh_pieces() -> dict[int, float]:
             whole.extend(prepared)
-            own = ((place, piece) for place, piece in enumerate(pieces) if piece.is_own)
-            return {place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in own}
+            mine = ((place, piece) for place, piece in enumerate(pieces) if piece.is_own)
+            return {place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in mine}
 
         weights = engine.gathered(weigh_pieces, len(pieces))
         prepared = whole

@@ -243,10 +243,10 @@ def locate(
         if path is None:
             continue
         arrays, alone = open_arrays(path, f"task.{part}"), f"{path.name} is one array, without targets"
-        hint, own = f"give task.{labels}=FILE.npy, or store both in an .npz file", f"{path.name} holds its own targets"
+        hint, why = f"give task.{labels}=FILE.npy, or store both in an .npz file", f"{path.name} holds its own targets"
         check_rules(
             ("" in arrays and labels not in paths, labels, alone, hint),
-            ("" not in arrays and labels in paths, labels, "applies to .npy files", own),
+            ("" not in arrays and labels in paths, labels, "applies to .npy files", why),
         )
         if labels in paths:
             held = open_arrays(paths[labels], f"task.{labels}")
@@ -274,14 +274,14 @@ def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> t
 
     Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
     """
-    arrays, found = {name or names["x"]: array for name, array in open_arrays(path, where).items()}, Arrays()
+    arrays, chosen = {name or names["x"]: array for name, array in open_arrays(path, where).items()}, Arrays()
     endings = _endings(arrays, names["x"])
     is_marked = bool(part) and part not in endings
     if not is_marked or "split" in arrays:
-        found = _by_role(arrays, names, ("y",), path, endings.get(part, ""))
-    rows = _marked(found, for_training=False).get(part) if is_marked else None
+        chosen = _by_role(arrays, names, ("y",), path, endings.get(part, ""))
+    rows = _marked(chosen, for_training=False).get(part) if is_marked else None
     refuse_if(is_marked and rows is None, f"has no part '{part}'", str(path), _content(arrays))
-    return found, rows
+    return chosen, rows
 
 
 def _content(arrays: Arrays) -> str:
@@ -298,13 +298,13 @@ def _by_role(arrays: Arrays, names: Mapping[str, str], optional: Sequence[str], 
     names = {role: name + ending for role, name in names.items()} | {"split": f"split{ending}"}
     absent = [name for role, name in names.items() if name not in arrays and role not in (*optional, "split")]
     refuse_if(absent, f"no array '{''.join(absent[:1])}'", str(path), f"{_content(arrays)}; {_OTHER_NAMES}")
-    found = {role: arrays[name] for role, name in names.items() if name in arrays}
-    x, hint = found["x"], "arrays need one row per sample, groups and marks one axis"
+    by_role = {role: arrays[name] for role, name in names.items() if name in arrays}
+    x, hint = by_role["x"], "arrays need one row per sample, groups and marks one axis"
     refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
-    for role, array in found.items():
+    for role, array in by_role.items():
         is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
         refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
-    return found
+    return by_role
 
 
 def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:

@@ -260,8 +260,8 @@ def _in_table(
 
 def _images_below(folder: Path) -> list[Path]:
     """Return all images in a folder and below it, in the order of their paths; hidden ones are left out; DataError if none."""
-    found = (path for path in sorted(folder.rglob("*")) if _is_image(path))
-    images = [path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts))]
+    below = (path for path in sorted(folder.rglob("*")) if _is_image(path))
+    images = [path for path in below if not any(map(_is_hidden, path.relative_to(folder).parts))]
     hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
     refuse_if(not images, "holds no images", str(folder), hint)
     return images

@@ -47,7 +47,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def of(self, samples: np.ndarray) -> np.ndarray:
+    def rows_of(self, samples: np.ndarray) -> np.ndarray:
         """Return the rows of some samples, ascending."""
         return np.flatnonzero(np.isin(self.sample, samples))
 

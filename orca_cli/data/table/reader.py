@@ -160,7 +160,9 @@ class _Held:
             draft = replace(draft, symbols=symbols)
         else:
             inputs = {name: base.columns[name] for name in self._inputs}
-            columns, fitted = fit_columns(inputs, base.of(learn), base.where, decimal=draft.decimal, **self.settings)
+            columns, fitted = fit_columns(
+                inputs, base.rows_of(learn), base.where, decimal=draft.decimal, **self.settings
+            )
             draft = replace(draft, columns=columns)
         if draft.series is not None:
             sizes = np.diff(base.starts)[learn]
@@ -173,7 +175,7 @@ class _Held:
 
         def samples(part: str) -> ArraySamples:
             if part in rows:
-                taken = base.of(rows[part])
+                taken = base.rows_of(rows[part])
                 split = preprocessing.rows({name: base.columns[name][taken] for name in self._names}, base.where)
                 held = x, y
             else:

@@ -53,8 +53,8 @@ def disguise(head: bytes, name: str = "") -> str:
     if not head:
         return "an empty file"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if found := [what for mark, what in _DISGUISES.items() if start.startswith(mark)]:
-        return found[0]
+    if disguises := [what for mark, what in _DISGUISES.items() if start.startswith(mark)]:
+        return disguises[0]
     magic = _MAGIC.get(Path(name).suffix.lower())
     return f"not a file of its kind (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""
 

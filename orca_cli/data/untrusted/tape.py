@@ -56,21 +56,21 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         held = Path(path).stat().st_size
         if needed > held:
             raise DataError(f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again")
-        found: list[bytes | None] = []
+        contents: list[bytes | None] = []
         for key in keys:
             value = transaction.get(key.encode())
             if value is not None and len(value) > max_value:
                 raise UnsafeError(f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path)
-            found.append(None if value is None else bytes(value))
-        return found
+            contents.append(None if value is None else bytes(value))
+        return contents
 
 
 def objects_here(path: str, keys: list[str], max_value: int) -> list[Any]:
     """Return the objects of the pickles that `values_here` returns, None without such a key; raises as `unpickle` too."""
-    found = zip(keys, values_here(path, keys, max_value), strict=True)
+    pairs = zip(keys, values_here(path, keys, max_value), strict=True)
     return [
         None if value is None else pickle_machine.read(io.BytesIO(value), f"{path}[{key}]", len(value))
-        for key, value in found
+        for key, value in pairs
     ]
 
 

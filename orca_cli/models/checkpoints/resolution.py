@@ -119,8 +119,8 @@ def resolve(checkpoint: str) -> Path:
     if folder is None:
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
-        if packaged is not None and (found := packaged_folder(packaged)) is not None:
-            return _verified(found, packaged, checkpoint)
+        if packaged is not None and (held := packaged_folder(packaged)) is not None:
+            return _verified(held, packaged, checkpoint)
         folder = _from_hub(checkpoint)
     has_config, where = (folder / CONFIG).is_file(), f"{KEY}={folder}"
     if has_config and any(folder.glob("*.safetensors")):

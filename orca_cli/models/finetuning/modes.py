@@ -152,7 +152,7 @@ class Prompt:
     def apply(self, model: TransferModel) -> None:
         """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
 
-        ConfigError where the body takes no such tokens, or not so many, or does not tell its layers to a deep prompt.
+        ConfigError where the body takes no prompt, or none of this length, or a deep prompt finds no list of its layers.
         """
         if not hasattr(model.body, "prompt"):
             self._add(model.body, model.embedder)
@@ -171,7 +171,7 @@ class Prompt:
             hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
             raise ConfigError(what, where="finetune.tokens", hint=hint)
         if self.depth == "deep" and not body.layer_list:
-            what = "this body does not tell its layers"
+            what = "this body has no list of layers"
             raise ConfigError(what, where="finetune.depth", hint="use finetune.depth=shallow")
         layers = [*body.get_submodule(body.layer_list).children()] if self.depth == "deep" else []
         for place, hook in ((body, _insert), *((layer, _replace) for layer in layers[1:])):

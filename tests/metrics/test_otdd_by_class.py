@@ -46,6 +46,7 @@ def test_costs_much_larger_than_the_distance_lose_no_digits_and_an_overflow_is_n
         (4, 1, 90, 25, 6, 1.0, torch.float64),
         (3, 1, 61, 20, 24, 0.3, torch.float32),
         (3, 4, 40, 21, 5, 3.0, torch.float64),
+        (3, 4, 40, 21, 5, 0.1, torch.float64),  # points within the blur: the label distances inside the target count
         (1, 1, 20, 20, 3, 0.1, torch.float32),  # features of about the size of the blur
         (3, 1, 30, 1, 3, 1.0, torch.float64),
     ],

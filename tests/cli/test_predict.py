@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 from sklearn.base import is_classifier, is_regressor
 from sklearn.metrics import get_scorer, log_loss, r2_score
 from sklearn.utils.validation import check_is_fitted
 
 import orca_cli
+from orca_cli import storage
 from orca_cli.exceptions import DataError
 from orca_cli.prediction.loading import best_run
 from tests.cli.conftest import outputs, run_folders, without_baselines
@@ -292,6 +294,17 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
     assert orca("predict", run.path.name, test)[0] == 0  # by its name
     assert orca("predict", run.path, tmp_path / "unseen.npz", "--no-targets")[0] == 0
     assert refused(10, ["export", run.path, tmp_path / "unfinished"], "exists already") == ""
+
+
+def test_other_weights_than_those_tested_are_refused_though_their_manifest_is_right(trained, refused, tmp_path):
+    run, other = trained(*CASES["classes"]), tmp_path / "other"
+    shutil.copytree(run.path, other)
+    folder = other / "3_finetune" / "last"
+    tensors = load_file(folder / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, folder / "model.safetensors")
+    storage.seal(folder, [file for file in folder.iterdir() if file.name != storage.MANIFEST])
+    refused(13, ["predict", other, run.folder / "test.npz"], "not those that the run was tested with")
 
 
 def test_from_python(trained, monkeypatch, tmp_path):

@@ -18,7 +18,11 @@ __all__ = ["__version__", "load", "run"]
 
 
 def load(
-    run: str | Path | Outcome, *, device: str = "auto", batch_size: int | None = None, checkpoint: str | None = None
+    run: str | Path | Outcome,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    checkpoint: str | None = None,
 ) -> Predictor:
     """Return a finished run, or an export of one, as a predictor with the methods of a scikit-learn estimator.
 
@@ -40,7 +44,9 @@ def load(
 
     if isinstance(run, Outcome) and (run.path is None or run.state not in ("completed", "skipped")):
         failure = "" if run.failure is None else f": {run.failure.error}"
-        raise DataError(f"the run has {run.state}{failure}", where="run", hint="only completed runs predict")
+        raise DataError(
+            f"the run has {run.state}{failure}", where="run", hint="only completed runs predict"
+        )
     folder = named(str(run.path if isinstance(run, Outcome) else run))
     return Predictor(open_model(folder, checkpoint), device, batch_size)
 

@@ -57,13 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     wants_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names with characters that the output lacks
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # for names with characters that the output lacks
     # Waiting threads of torch's OpenMP sleep after some microseconds; the environment takes precedence. Where they spin for
     # long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone takes twice the
     # time (docs/decisions/0022-waiting-threads.md). It is set before torch is imported, and changes no result.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", "1000"
+        )  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
     follows = False  # whether rank 0 of the run speaks for this process
     try:
         if (rank := ranks.from_environment()) is not None:
@@ -85,17 +89,23 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
         if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        bug = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+        bug = OrcaError(
+            f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where"
+        )
         failure = error if isinstance(error, OrcaError) else process_error(error) or bug
     terminal.print_error(f"orca: error: {failure}")
     if follows:
-        time.sleep(ranks.LAUNCHER_EXITS_S)  # torchrun kills the other ranks once one exits: let rank 0 print first
+        time.sleep(
+            ranks.LAUNCHER_EXITS_S
+        )  # torchrun kills the other ranks once one exits: let rank 0 print first
     return failure.code
 
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        return _print_commands("orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES)
+        return _print_commands(
+            "orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES
+        )
     if words[0] == "--version":
         terminal.print_result(f"orca {__version__}")
         return 0
@@ -107,9 +117,13 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`
         if not words or words[0] in ("-h", "--help", "help"):
             verbs = {word: verb.about for word, verb in command.VERBS.items()}
-            return _print_commands(f"orca {name}", about, verbs, f"examples: orca {name} COMMAND --help")
+            return _print_commands(
+                f"orca {name}", about, verbs, f"examples: orca {name} COMMAND --help"
+            )
         if words[0] not in command.VERBS:
-            raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
+            raise UsageError(
+                f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS)
+            )
         about, examples, arguments_of, execute = command.VERBS[words[0]]
         name, words = f"{name} {words[0]}", words[1:]
     else:
@@ -119,7 +133,9 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     for add in arguments_of:
         add(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error was raised"
+    )
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
     arguments.typed = ["orca", *name.split(), *words]
@@ -140,5 +156,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
 
 def _print_commands(name: str, about: str, commands: dict[str, str], examples: str) -> int:
     lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
-    terminal.print_result(f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}")
+    terminal.print_result(
+        f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
+    )
     return 0

@@ -115,8 +115,14 @@ class InterruptionError(OrcaError, code=128 + signal.SIGINT):
     @staticmethod
     def by(signum: int) -> InterruptionError:
         """Return the error for one signal: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129; SIGUSR1, preemption, 75."""
-        kind, verb = (PreemptionError, "preempted") if signum == signal.SIGUSR1 else (InterruptionError, "stopped")
-        error = kind(f"{verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume")
+        kind, verb = (
+            (PreemptionError, "preempted")
+            if signum == signal.SIGUSR1
+            else (InterruptionError, "stopped")
+        )
+        error = kind(
+            f"{verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume"
+        )
         if kind is InterruptionError:
             error.code = 128 + signum
         return error
@@ -137,7 +143,9 @@ def need(module: str, where: str, extra: str = "") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         hint = f"pip install 'orca-transfer[{extra or package}]'"
-        raise UnavailableError(f"the package {package} is not installed", where=where, hint=hint) from error
+        raise UnavailableError(
+            f"the package {package} is not installed", where=where, hint=hint
+        ) from error
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
@@ -147,13 +155,17 @@ def process_error(error: BaseException) -> MemoryExhaustedError | None:
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
         return None
     return MemoryExhaustedError(
-        "cannot start more threads or processes", where="this machine", hint="raise the limit (ulimit -u)"
+        "cannot start more threads or processes",
+        where="this machine",
+        hint="raise the limit (ulimit -u)",
     )
 
 
 def is_exhausted(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out; most libraries have no type for it."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
         return True
     return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
 
@@ -181,7 +193,9 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    close = close or [other for other in words if sorted(other) == sorted(word)]  # two letters swapped in a short word
+    close = close or [
+        other for other in words if sorted(other) == sorted(word)
+    ]  # two letters swapped in a short word
     if close:
         return f"did you mean '{close[0]}'?"
     return f"allowed: {', '.join(words)}" if words else "nothing is allowed here"

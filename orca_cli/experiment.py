@@ -17,10 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import signals, storage, terminal
 from orca_cli.config import parts
-from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, interruption_in, is_exhausted, process_error
+from orca_cli.exceptions import (
+    DataError,
+    MemoryExhaustedError,
+    OrcaError,
+    interruption_in,
+    is_exhausted,
+    process_error,
+)
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
-from orca_cli.runs.directory import CURVE, SETTINGS, SUMMARY, TRACKER, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import (
+    CURVE,
+    SETTINGS,
+    SUMMARY,
+    TRACKER,
+    RunDirectory,
+    RunName,
+    read_or_empty,
+)
 from orca_cli.runs.outcome import Failure, Outcome, State, ended_by
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
@@ -93,7 +108,10 @@ def run_name(job: Composed) -> RunName:
 
 
 def train(
-    job: Composed, folder: RunDirectory, on_build: OnBuild = lambda summary: None, team: Team | None = None
+    job: Composed,
+    folder: RunDirectory,
+    on_build: OnBuild = lambda summary: None,
+    team: Team | None = None,
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
@@ -134,18 +152,24 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     device = choose_device(config.device)
     device = device if team is None else team.device(device)
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
-    storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
+    storage.write_text(
+        folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides)
+    )
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.set_state("build")
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
     with signals.immediate():  # it writes whole files only
         built = build(config, reporter, earlier)
-    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
+    engine = Engine(
+        device, choose_precision(config.precision, device, built.model.body.width), team
+    )
     if team is not None:
         lead(team, built, engine)
     if is_minutes(config):
         built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
-    facts = numerics(device) | {f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()}
+    facts = numerics(device) | {
+        f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()
+    }
     facts |= {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
     facts |= {key: decision.value for key, decision in built.plan.decided.items()}
     if team is not None:
@@ -194,7 +218,11 @@ def done_before(job: Composed) -> Outcome | None:
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
-    if run is None or not (run.path / storage.MANIFEST).exists() or run.status().get("state") != "completed":
+    if (
+        run is None
+        or not (run.path / storage.MANIFEST).exists()
+        or run.status().get("state") != "completed"
+    ):
         return None
     result = run.result()
     is_done = result and not completion.lacking(job.config, run, result)
@@ -202,7 +230,10 @@ def done_before(job: Composed) -> Outcome | None:
 
 
 def _with_baselines(
-    job: Composed, folder: RunDirectory, validated: Validated | None = None, tested: Tested | None = None
+    job: Composed,
+    folder: RunDirectory,
+    validated: Validated | None = None,
+    tested: Tested | None = None,
 ) -> Outcome:
     """Return the outcome of a completed run, after computing the baselines that it lacks (docs/baselines.md).
 
@@ -214,7 +245,11 @@ def _with_baselines(
     state: State = "skipped" if validated is None else "completed"
     names = completion.lacking(job.config, folder, before)
     if validated is None:
-        what = f"computing the baselines that it lacks, {', '.join(names)}" if names else "not run again (--force does)"
+        what = (
+            f"computing the baselines that it lacks, {', '.join(names)}"
+            if names
+            else "not run again (--force does)"
+        )
         terminal.log.info(f"already completed, {what}: {folder.path}")
     if not names:
         return Outcome(state, path=folder.path, result=before)
@@ -237,7 +272,11 @@ def _with_baselines(
             len(built.learned) == len(task.train) and built.plan.train.validate_on != "test",
             built.embedder,
             lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
-            lambda: completion.opened(folder, task.open_test, digests["test"]) if tested is None else tested.samples,
+            lambda: (
+                completion.opened(folder, task.open_test, digests["test"])
+                if tested is None
+                else tested.samples
+            ),
             *outputs[1:],
             digests,
             best_constant(built),
@@ -246,7 +285,9 @@ def _with_baselines(
     stop, result = completion.complete(job.config, folder, names, subject), folder.result()
     if result.get("baselines") != before.get("baselines"):
         state = "completed"
-    return Outcome(state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None)
+    return Outcome(
+        state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None
+    )
 
 
 def _rebuilt(job: Composed, folder: RunDirectory) -> Built:
@@ -274,13 +315,19 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
         try:
             if failure is None:
                 storage.check_held(folder.path)
-        except OrcaError as gone:  # which can cause any other failure, and leaves no place to record it
+        except (
+            OrcaError
+        ) as gone:  # which can cause any other failure, and leaves no place to record it
             return ended_by(gone, error, folder.path)
         failure = failure or _explained(error, folder)
         outcome = ended_by(failure, error, folder.path)
         try:
-            folder.set_state(outcome.state, code=outcome.code, error=Failure(failure, error).record())
-        except OrcaError as full:  # a full disk can hold neither the result nor the record that it failed
+            folder.set_state(
+                outcome.state, code=outcome.code, error=Failure(failure, error).record()
+            )
+        except (
+            OrcaError
+        ) as full:  # a full disk can hold neither the result nor the record that it failed
             terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
         folder.ended(outcome.state, {})
         return outcome
@@ -291,7 +338,10 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     if isinstance(error, OrcaError):
         return error
     if is_exhausted(error):
-        where, hint = folder.status().get("stage") or "build", "free some, or use a smaller body or less data"
+        where, hint = (
+            folder.status().get("stage") or "build",
+            "free some, or use a smaller body or less data",
+        )
         return MemoryExhaustedError("not enough memory", where=where, hint=hint)
     if known := process_error(error) or storage.disk_error(error):
         return known
@@ -299,7 +349,9 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     with suppress(OrcaError):
         storage.write_text(path, "".join(traceback.format_exception(error)))
         hint = f"the traceback is in {path}"
-    return OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
+    return OrcaError(
+        f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint
+    )
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:

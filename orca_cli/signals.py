@@ -133,7 +133,11 @@ def _leave() -> None:
 def raised() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does, in commands that have no state to save."""
     with ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ():
+        for number in (
+            (signal.SIGTERM, signal.SIGHUP)
+            if threading.current_thread() is threading.main_thread()
+            else ()
+        ):
             if signal.getsignal(number) is signal.SIG_DFL:
                 stack.callback(signal.signal, number, signal.signal(number, _raise))
         yield

@@ -36,7 +36,9 @@ class Result:
     """What a command returns; `render` prints it."""
 
     record: Mapping[str, Any]  # for other programs: JSON-able, with "schema"
-    shown: Iterable[RenderableType] = ()  # for people: texts, printed as they are, and Rich renderables
+    shown: Iterable[
+        RenderableType
+    ] = ()  # for people: texts, printed as they are, and Rich renderables
     failures: Sequence[OrcaError] = ()  # printed after the result, one line each
     code: int = 0  # of the process; default: that of the first failure
 
@@ -64,7 +66,9 @@ def to_json(record: Mapping[str, Any]) -> str:
 def visible(text: str, kept: str = "") -> str:
     """Return text of unknown origin with all that could move a cursor, hide or break a line as escapes, but for `kept`."""
     hidden = {char for char in text if unicodedata.category(char) in _HIDDEN and char not in kept}
-    return "".join(char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text)
+    return "".join(
+        char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text
+    )
 
 
 def for_spreadsheet(text: str) -> str:
@@ -93,15 +97,25 @@ def stdout() -> Console:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
+    drawn = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+        show_header=any(headers),
+    )
     for place, header in enumerate(headers):
-        drawn.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
+        drawn.add_column(
+            header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else ""
+        )
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return drawn
 
 
-facts = functools.partial(table, ("", ""))  # names and texts, as rows of two columns without a header
+facts = functools.partial(
+    table, ("", "")
+)  # names and texts, as rows of two columns without a header
 
 
 def counted(number: int, noun: str) -> str:
@@ -143,7 +157,9 @@ def print_result(*things: RenderableType) -> None:
             console.print(_shown(thing), soft_wrap=isinstance(thing, str))
     if captured is not None:
         # Tables pad their last column with spaces: in a file or a pipe these are in the way.
-        console.file.write("".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()))
+        console.file.write(
+            "".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines())
+        )
         console.file.flush()
 
 
@@ -171,7 +187,9 @@ def lost_output_allowed() -> Iterator[None]:
     except (OSError, SystemExit) as error:  # rich turns a closed pipe into SystemExit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         reason = "nobody reads it" if isinstance(error, (BrokenPipeError, SystemExit)) else error
-        log.warning(f"standard output is lost ({reason}); the work goes on, and its records are in the run's folder")
+        log.warning(
+            f"standard output is lost ({reason}); the work goes on, and its records are in the run's folder"
+        )
 
 
 def print_text(text: str) -> None:
@@ -209,10 +227,14 @@ class LogReporter:
             yield log_advance
             return
         console = Console(file=sys.stderr, highlight=False)
-        progress = Progress(*Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True)
+        progress = Progress(
+            *Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True
+        )
         progress.start()
         try:
-            task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")
+            task = progress.add_task(
+                escape(f"{_prefix}{visible(description)}"), total=total, note=""
+            )
 
             def advance(steps: int = 1, note: str = "") -> None:
                 progress.advance(task, steps)
@@ -245,7 +267,9 @@ def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = Tru
     """
     global _prefix, _has_bars
     _prefix, _has_bars = prefix, bars
-    logging.raiseExceptions = False  # a log that can no longer be written is not a failure of the work
+    logging.raiseExceptions = (
+        False  # a log that can no longer be written is not a failure of the work
+    )
     handler = logging.StreamHandler(sys.stderr)
     warn_once(handler, "standard error")
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))

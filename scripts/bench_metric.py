@@ -59,7 +59,9 @@ def taking_turns(works: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
 
     Functions take turns, since other work on a machine comes and goes. The first round is not counted.
     """
-    rounds = [[timeit.timeit(work, number=1) for work in works.values()] for _ in range(repeats + 1)]
+    rounds = [
+        [timeit.timeit(work, number=1) for work in works.values()] for _ in range(repeats + 1)
+    ]
     seconds = np.array(rounds[1:])
     return dict(zip(works, np.median([seconds, seconds / seconds[:, :1]], axis=1).T, strict=True))
 
@@ -93,8 +95,13 @@ def with_geomloss(source: Features, z: Tensor) -> Tensor:
 
 def with_pot(source: Features, z: Tensor) -> Tensor:
     """Return the exact value by POT's emd2 at both levels; no gradient."""
-    cost, labels = ot.dist(source.x.double().numpy(), z.detach().double().numpy()), source.labels.numpy()
-    between = np.array([ot.emd2([], [], cost[labels == a], numItermax=10**7) for a in range(source.num_classes)])
+    cost, labels = (
+        ot.dist(source.x.double().numpy(), z.detach().double().numpy()),
+        source.labels.numpy(),
+    )
+    between = np.array(
+        [ot.emd2([], [], cost[labels == a], numItermax=10**7) for a in range(source.num_classes)]
+    )
     return torch.tensor(ot.emd2([], [], (cost + between[labels][:, None]) / 2, numItermax=10**7))
 
 
@@ -113,7 +120,10 @@ def with_metric(name: str, labels: Tensor) -> Callable[[Features, Tensor], Tenso
 
 def against_baselines(points: int, width: int, classes: int, target: int) -> list[dict[str, Any]]:
     """Compare every solver with geomloss (value, gradient, seconds) and the value with POT's exact one."""
-    source, one_class = features(points, width, classes, "source"), features(target, width, 1, "target")
+    source, one_class = (
+        features(points, width, classes, "source"),
+        features(target, width, 1, "target"),
+    )
     solvers = {"geomloss": with_geomloss, "pot": with_pot}
     solvers |= {name: with_metric(name, one_class.labels) for name in METRICS}
     results: dict[str, Result] = {}
@@ -123,7 +133,10 @@ def against_baselines(points: int, width: int, classes: int, target: int) -> lis
         value = solvers[name](source, z)
         if value.requires_grad:
             value.backward()
-        results[name] = float(value.detach()), np.zeros(0) if z.grad is None else z.grad.numpy().ravel()
+        results[name] = (
+            float(value.detach()),
+            np.zeros(0) if z.grad is None else z.grad.numpy().ravel(),
+        )
 
     times = taking_turns({name: lambda name=name: work(name) for name in solvers}, 3)
     base, exact = results["geomloss"][1], results["pot"][0]
@@ -170,14 +183,18 @@ class Tokens:
         def halves(points: Features, size: int) -> list[Features]:
             rows = balanced_rows(points, size, CLASSES, generator)
             rows = rows[: len(rows) // 2 * 2]
-            return [Features(points.x[half], points.labels[half], points.num_classes) for half in np.split(rows, 2)]
+            return [
+                Features(points.x[half], points.labels[half], points.num_classes)
+                for half in np.split(rows, 2)
+            ]
 
         target = self.target(LARGE, draw)
         z, z_other = halves(target, len(target.x))
         x, x_other = halves(self.problem.source, 2 * len(z.x))
         fixed = replace(z_other, x=z_other.x.detach())
         across, within_target, within_source = (
-            metric.distance(one, metric.prepare(one), other).value for one, other in ((x, z), (fixed, z), (x, x_other))
+            metric.distance(one, metric.prepare(one), other).value
+            for one, other in ((x, z), (fixed, z), (x, x_other))
         )
         value = float((across - within_target / 2 - within_source / 2).detach())
         # Both sides of the target's own term move, and each has half of its slope in expectation.
@@ -192,7 +209,8 @@ class Tokens:
         """Return the deviation of W between draws over that between pairs of classes; a class has its part of a sample."""
         each, pairs = max(1, size // CLASSES), []
         sides = [
-            (side.x.detach().numpy(), side.labels.numpy()) for side in (self.problem.source, self.target(LARGE, 0))
+            (side.x.detach().numpy(), side.labels.numpy())
+            for side in (self.problem.source, self.target(LARGE, 0))
         ]
         for pair in itertools.product(*(np.unique(labels) for _, labels in sides)):
             members = [x[labels == label] for (x, labels), label in zip(sides, pair, strict=True)]
@@ -201,7 +219,10 @@ class Tokens:
             values = []
             for draw in range(8):
                 generator = numpy_generator(0, "bench", "labels", *map(int, pair), draw)
-                cost = cdist(*(x[generator.choice(len(x), each, replace=False)] for x in members), "sqeuclidean")
+                cost = cdist(
+                    *(x[generator.choice(len(x), each, replace=False)] for x in members),
+                    "sqeuclidean",
+                )
                 values.append(cost[linear_sum_assignment(cost)].mean())
             pairs.append(values)
         table = np.array(pairs)
@@ -220,8 +241,12 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"labels": "otdd_exact, debiased", "value": exact}]
     for labels, size in itertools.product((True, False), SIZES):
         metrics = {"minibatch_ot": OTDD(64, labels=False), "otdd": OTDD(size, labels)}
-        works = {name: lambda metric=metric: tokens.step(metric, 0) for name, metric in metrics.items()}
-        values, slopes = drawn(lambda draw, metric=metrics["otdd"]: tokens.step(metric, draw), DRAWS)
+        works = {
+            name: lambda metric=metric: tokens.step(metric, 0) for name, metric in metrics.items()
+        }
+        values, slopes = drawn(
+            lambda draw, metric=metrics["otdd"]: tokens.step(metric, draw), DRAWS
+        )
         mean = slopes.mean(axis=0)
         rows.append(
             {
@@ -241,12 +266,22 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", nargs="?", choices=("a", "d"), help="default: both")
     sizes = {"points": 2000, "width": 384, "classes": 8, "target": 128}
     for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"of part a; default: {default}")
-    parser.add_argument("--set", nargs="*", default=["task=digits"], metavar="KEY=VALUE", help="of the run of part d")
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"of part a; default: {default}"
+        )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=["task=digits"],
+        metavar="KEY=VALUE",
+        help="of the run of part d",
+    )
     arguments = parser.parse_args()
     tables = {}
     if arguments.part != "d":
@@ -255,7 +290,9 @@ def main() -> None:
     if arguments.part != "a":
         tables[f"metric=otdd on tokens of {' '.join(arguments.set)}"] = by_size(arguments.set)
     for title, rows in tables.items():
-        print(f"\n{title}\n{pd.DataFrame(rows).to_string(index=False, float_format='{:.4g}'.format, na_rep='')}")
+        print(
+            f"\n{title}\n{pd.DataFrame(rows).to_string(index=False, float_format='{:.4g}'.format, na_rep='')}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,18 @@ sys.path.insert(0, str(ROOT))
 from tests import browser  # noqa: E402
 from tests.report.trees import add_run, details  # noqa: E402
 
-TASKS = ("darcy", "deepsea", "digits", "ecg", "jsb", "listops", "ninapro", "satellite", "spherical", "cosmic")
+TASKS = (
+    "darcy",
+    "deepsea",
+    "digits",
+    "ecg",
+    "jsb",
+    "listops",
+    "ninapro",
+    "satellite",
+    "spherical",
+    "cosmic",
+)
 METRICS = ("otdd", "otdd_gaussian", "mmd", "moments", "none")
 # What a measured process runs: the command line, then its figures to standard error. Linux's ru_maxrss would count the
 # process that started it as well.
@@ -58,17 +69,27 @@ def measure(*words: str) -> str:
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, cwd=ROOT)
     seconds = time.perf_counter() - begin
     if done.returncode:
-        raise SystemExit(f"orca {' '.join(words)}: exit status {done.returncode}\n{done.stderr.decode()}")
+        raise SystemExit(
+            f"orca {' '.join(words)}: exit status {done.returncode}\n{done.stderr.decode()}"
+        )
     busy, kibibytes = map(float, done.stderr.split()[-2:])
     size = len(done.stdout) / 1000
-    return f"{seconds:6.2f} s (processor {busy:5.2f} s)  {kibibytes / 1024:5.0f} MiB  {size:6.0f} kB"
+    return (
+        f"{seconds:6.2f} s (processor {busy:5.2f} s)  {kibibytes / 1024:5.0f} MiB  {size:6.0f} kB"
+    )
 
 
 def main() -> None:
     """Make the folders and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10000], metavar="N")
-    parser.add_argument("--folder", type=Path, help="where to keep the folders for later calls; default: removed again")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to keep the folders for later calls; default: removed again",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for count in arguments.runs:
@@ -77,12 +98,18 @@ def main() -> None:
                 make(folder, count)
             for words in ([], ["--against", "metric=none"], ["--format", "html"]):
                 text = " ".join(words) or "table"
-                print(f"{count:6} runs  {text:22} {measure('report', str(folder), *words)}", flush=True)
+                print(
+                    f"{count:6} runs  {text:22} {measure('report', str(folder), *words)}",
+                    flush=True,
+                )
             if (program := browser.path()) is not None:
                 page = Path(temporary) / "page.html"
                 measure("report", str(folder), "--format", "html", "--out", str(page))
                 with browser.started(program) as started:
-                    print(f"{count:6} runs  opened in a browser in {started.open(page.as_uri()):.2f} s", flush=True)
+                    print(
+                        f"{count:6} runs  opened in a browser in {started.open(page.as_uri()):.2f} s",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ METRICS = (
 MODES = ("bitfit", "frozen", "full", "head", "layernorm", "lora", "prompt", "scratch")
 # Family of bodies -> a source of its modality.
 BODIES = dict.fromkeys(
-    ("auto", "bert", "deberta", "esm", "gpt2", "modernbert", "qwen3", "roberta", "smollm2", "t5"), "stdlib_docs"
+    ("auto", "bert", "deberta", "esm", "gpt2", "modernbert", "qwen3", "roberta", "smollm2", "t5"),
+    "stdlib_docs",
 ) | dict.fromkeys(("beit", "deit", "dinov2", "siglip", "swin", "swin_tiny", "vit"), "digits")
 # What changes how a run goes on `digits`.
 VARIANTS = {
@@ -111,13 +112,25 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
     def body(name: str) -> list[str]:
         return [f"body={name}", f"body.checkpoint={bodies[name]}"]
 
-    text, image = ["body=minilm", f"body.checkpoint={bodies['bert']}"], [*body("swin_tiny"), "source=digits"]
+    text, image = (
+        ["body=minilm", f"body.checkpoint={bodies['bert']}"],
+        [*body("swin_tiny"), "source=digits"],
+    )
     for task, protocol in product(benchmark_files.TASKS, ("clean", "paper", "release")):
         if protocol == "clean":
             benchmark_files.make(task, folder / "data")
         more = [] if protocol == "clean" else ["metric=none", *BESIDE_CLEAN.get(task, [])]
-        words = [f"task={task}", *(image if task in IMAGES else [*text, "source=stdlib_docs"]), *_BRIEF]
-        words += [f"paths.data={folder / 'data'}", "align.pseudo_labels=3", "train.epochs=1", *SMALL.get(task, [])]
+        words = [
+            f"task={task}",
+            *(image if task in IMAGES else [*text, "source=stdlib_docs"]),
+            *_BRIEF,
+        ]
+        words += [
+            f"paths.data={folder / 'data'}",
+            "align.pseudo_labels=3",
+            "train.epochs=1",
+            *SMALL.get(task, []),
+        ]
         yield f"task {task} {protocol}", Command([*words, f"protocol={protocol}", *more])
     digits = [*_DIGITS, *text, *_BRIEF]
     for metric in METRICS:
@@ -129,14 +142,29 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
     for name, changes in VARIANTS.items():
         yield f"digits {name}", Command([*digits, *changes.split()])
     for name, source in BODIES.items():
-        yield f"digits body={name}", Command([*_DIGITS, *body(name), *_BRIEF, "metric=moments", f"source={source}"])
+        yield (
+            f"digits body={name}",
+            Command([*_DIGITS, *body(name), *_BRIEF, "metric=moments", f"source={source}"]),
+        )
     for kind, shape in ((kind, shape) for kind, shapes in ARRAY_SHAPES.items() for shape in shapes):
         path = _arrays(folder, kind, [int(size) for size in shape.split("x")])
-        words = ["task=arrays", f"task.kind={kind}", f"task.train={path}", *(image if shape.count("x") > 1 else text)]
-        after = (("predict", "RUN", str(path), "--out", "p.npz"), ("export", "RUN", "exported"), ("score", "RUN"))
+        words = [
+            "task=arrays",
+            f"task.kind={kind}",
+            f"task.train={path}",
+            *(image if shape.count("x") > 1 else text),
+        ]
+        after = (
+            ("predict", "RUN", str(path), "--out", "p.npz"),
+            ("export", "RUN", "exported"),
+            ("score", "RUN"),
+        )
         after += (("predict", "exported", str(path), "--out", "q.npz"),)
         yield f"own {kind} {shape}", Command([*words, *_BRIEF], after)
-        yield f"own {kind} {shape} none, two members", Command([*words, *_BRIEF, "metric=none", "train.members=2"])
+        yield (
+            f"own {kind} {shape} none, two members",
+            Command([*words, *_BRIEF, "metric=none", "train.members=2"]),
+        )
     table = _table(folder)
     words = ["task=table", f"task.train={table}", *text, *_BRIEF]
     for name, more in {
@@ -146,7 +174,10 @@ def cases(folder: Path) -> Iterator[tuple[str, Command]]:
         " of sequences": ["task.sequence=letters", "task.target=kind"],
         " of long rows": ["task.id=who", "task.target=kind", "task.ignore=[letters]"],
     }.items():
-        yield f"table{name}", Command([*words, *more], (("predict", "RUN", str(table), "--out", "p.csv"),))
+        yield (
+            f"table{name}",
+            Command([*words, *more], (("predict", "RUN", str(table), "--out", "p.csv"),)),
+        )
     yield "images", Command(["task=images", f"task.path={_images(folder)}", *image, *_BRIEF])
     for name, more in {"killed": [], "killed in the second member": ["train.members=2"]}.items():
         words = [*digits, "train.epochs=12", "train.checkpoint_s=0", *more]
@@ -177,7 +208,14 @@ def _table(folder: Path) -> Path:
     for row in range(160):
         kind, who = row // 2 % 3, row // 2
         letters = "".join(rng.choice(list("ACGT"), 20 + kind))
-        cells = (who, "uvw"[kind], f"{kind + rng.normal():.3f}", kind // 2, kind % 2, "red" if kind else "blue")
+        cells = (
+            who,
+            "uvw"[kind],
+            f"{kind + rng.normal():.3f}",
+            kind // 2,
+            kind % 2,
+            "red" if kind else "blue",
+        )
         rows.append(",".join(map(str, (*cells, f"{rng.normal():.3f}", letters))))
     path = folder / "table.csv"
     path.write_text("\n".join(rows) + "\n")
@@ -197,7 +235,11 @@ def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, A
     """Run a case in a folder of its own below `folder`, and return its record."""
     place = folder / re.sub(r"\W+", "-", name)
     place.mkdir()
-    variables = {"ORCA_RUNS": str(place / "runs"), "ORCA_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    variables = {
+        "ORCA_RUNS": str(place / "runs"),
+        "ORCA_HOME": str(folder / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
     words = case.words if case.words[0] == "report" else ["run", *case.words]
     codes: list[int] = []
     if case.kill_at:
@@ -207,7 +249,9 @@ def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, A
         process.kill()
     for command in (words, *case.after):
         run = str(next(place.glob("runs/*/*/status.json"), Path("none/none")).parent)
-        process = server.start([run if word == "RUN" else word for word in command], more=variables, folder=place)
+        process = server.start(
+            [run if word == "RUN" else word for word in command], more=variables, folder=place
+        )
         codes.append(process.wait(_LIMIT_S))
     record: dict[str, Any] = {"codes": codes}
     if codes[-1]:
@@ -216,11 +260,19 @@ def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, A
         record["printed"] = hashlib.sha256(process.out.encode()).hexdigest()
     for path in place.glob("runs/*/*/result.json"):
         result = json.loads(path.read_text())
-        record |= {key: result[key] for key in ("weights_sha256", "parameters", "splits", "metric_value")}
-        record["errors"] = [result["error"]["value"], result["validation_error"], result["trivial_error"]]
+        record |= {
+            key: result[key] for key in ("weights_sha256", "parameters", "splits", "metric_value")
+        }
+        record["errors"] = [
+            result["error"]["value"],
+            result["validation_error"],
+            result["trivial_error"],
+        ]
     for path in sorted(place.glob("[pq].npz")):
         with np.load(path) as file:
-            record[path.name] = {key: hashlib.sha256(file[key].tobytes()).hexdigest() for key in sorted(file.files)}
+            record[path.name] = {
+                key: hashlib.sha256(file[key].tobytes()).hexdigest() for key in sorted(file.files)
+            }
     if (path := place / "p.csv").exists():
         record["p.csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return record
@@ -228,7 +280,11 @@ def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, A
 
 def _steps(folder: Path) -> int:
     path = next(folder.glob("runs/*/*/3_finetune/metrics.jsonl"), None)
-    return 0 if path is None else max(map(int, re.findall(r'"step": ?(\d+)', path.read_text())), default=0)
+    return (
+        0
+        if path is None
+        else max(map(int, re.findall(r'"step": ?(\d+)', path.read_text())), default=0)
+    )
 
 
 def run_all(waiting: list[tuple[str, Command]], folder: Path) -> dict[str, dict[str, Any]]:
@@ -259,7 +315,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for key in sorted({*before, *after}):
         one, other = before.get(key), after.get(key)
         if key == "errors" and one and other:
-            same = np.allclose(np.array(one, float), np.array(other, float), rtol=TOLERANCE, atol=0, equal_nan=True)
+            same = np.allclose(
+                np.array(one, float), np.array(other, float), rtol=TOLERANCE, atol=0, equal_nan=True
+            )
         else:
             same = one == other
         if not same:
@@ -269,7 +327,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Keep or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("keep", "check"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases")
@@ -285,7 +345,11 @@ def main() -> int:
         arguments.file.write_text(json.dumps(records, indent=1, sort_keys=True))
         return 0
     before = json.loads(arguments.file.read_text())
-    wrong = {name: lines for name, record in records.items() if (lines := differences(before.get(name, {}), record))}
+    wrong = {
+        name: lines
+        for name, record in records.items()
+        if (lines := differences(before.get(name, {}), record))
+    }
     for title, lines in wrong.items():
         print(f"{title}: {'; '.join(lines)}")
     return 1 if wrong else 0

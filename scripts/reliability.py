@@ -50,13 +50,22 @@ WHOLE_TARGETS = {
 }
 # The first table's lines: text -> beginnings of the names of the figures that it adds up.
 HEADLINES = {
-    "runs killed at random points, then repeated: same bits": ("kills / runs that ended with the same bits",),
-    "sweeps stopped, then repeated: no job lost, none run twice": ("sweeps stopped and typed again",),
+    "runs killed at random points, then repeated: same bits": (
+        "kills / runs that ended with the same bits",
+    ),
+    "sweeps stopped, then repeated: no job lost, none run twice": (
+        "sweeps stopped and typed again",
+    ),
     "sweeps with a crashing job: all other jobs completed": ("sweeps with a failing job",),
-    "power failures: every state the disk may be in is readable": ("states of a disk after a power failure",),
+    "power failures: every state the disk may be in is readable": (
+        "states of a disk after a power failure",
+    ),
     "full disks: a clear error, then an exact resume": ("full disks",),
     "failing system calls: nothing corrupted, nothing lost": ("system-call faults",),
-    "flipped bits and other damage to checkpoints: detected": ("flipped bits in checkpoints", "other damage to"),
+    "flipped bits and other damage to checkpoints: detected": (
+        "flipped bits in checkpoints",
+        "other damage to",
+    ),
     "invalid settings: refused with a clear error": ("bad configurations refused",),
     "hostile files: nothing executed, nothing leaked": ("hostile files",),
     "fuzzed input files: a value or a clear error": ("fuzz inputs",),
@@ -85,12 +94,27 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return what to call pytest with."""
     # Tests of one file share what they count and compare with, so a file stays in one process; the longest come first.
     shared = (
-        ["-n", str(arguments.workers), "--dist", "loadfile", "--no-loadscope-reorder"] if arguments.workers > 1 else []
+        ["-n", str(arguments.workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        if arguments.workers > 1
+        else []
     )
     files = sorted(SUITE.glob("test_*.py"), key=lambda path: (path.name not in LONGEST, path.name))
-    faults = [*(str(path.relative_to(ROOT)) for path in files), "-m", "not gpu and not wheel", *shared]
-    properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
-    if arguments.words or arguments.tier == "pr":  # the plain tests try the properties, with the same few examples
+    faults = [
+        *(str(path.relative_to(ROOT)) for path in files),
+        "-m",
+        "not gpu and not wheel",
+        *shared,
+    ]
+    properties = [
+        "tests",
+        "--ignore=tests/reliability",
+        "-m",
+        "hypothesis and not gpu and not wheel",
+        *shared,
+    ]
+    if (
+        arguments.words or arguments.tier == "pr"
+    ):  # the plain tests try the properties, with the same few examples
         return [[*faults, *arguments.words]]
     return [faults, properties]
 
@@ -105,14 +129,19 @@ def outcomes(path: Path) -> Outcomes:
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         if case.find("skipped") is None:
             file = case.get("classname", "").replace(".", "/")
-            passed[f"{file}.py::{case.get('name')}"] = case.find("failure") is None and case.find("error") is None
+            passed[f"{file}.py::{case.get('name')}"] = (
+                case.find("failure") is None and case.find("error") is None
+            )
     return passed
 
 
 def code() -> dict[str, str]:
     """Return path -> digest of the files that the figures are about."""
     files = sorted({file for pattern in ABOUT for file in ROOT.glob(pattern)})
-    return {str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files}
+    return {
+        str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+        for file in files
+    }
 
 
 def stale(record: dict[str, Any], now: dict[str, str]) -> str:
@@ -120,7 +149,9 @@ def stale(record: dict[str, Any], now: dict[str, str]) -> str:
     used = {outcome["attempt"] for outcome in record["tests"].values() if outcome["figures"]}
     counted = [record["attempts"][attempt].get("code", {}) for attempt in used]
     files = now.keys() | {path for attempt in counted for path in attempt}
-    changed = sorted(path for path in files if any(attempt.get(path) != now.get(path) for attempt in counted))
+    changed = sorted(
+        path for path in files if any(attempt.get(path) != now.get(path) for attempt in counted)
+    )
     if len(changed) <= TOLERANCE * len(files):
         return ""
     return (
@@ -133,17 +164,29 @@ def new_record(
     tier: str, about: dict[str, str], lines: list[dict[str, Any]], results: Outcomes, seconds: float
 ) -> dict[str, Any]:
     """Return the record of one call: the code it is about, and each test's outcome and figures."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     attempt = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None, "seconds": round(seconds),
                "code": about}  # fmt: skip
-    tests: dict[str, Any] = {test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in results.items()}
+    tests: dict[str, Any] = {
+        test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in results.items()
+    }
     for line in lines:
         # A test that was skipped says which figure it could not take.
         outcome = tests.setdefault(line["test"], {"attempt": 0, "passed": True, "figures": []})
         outcome["figures"].append(
-            {key: value for key, value in line.items() if key not in ("test", "tier") and value != ""}
+            {
+                key: value
+                for key, value in line.items()
+                if key not in ("test", "tier") and value != ""
+            }
         )
-    machine = {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+    machine = {
+        "processors": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
     return {"schema": SCHEMA, "machine": machine, "attempts": [attempt], "tests": tests}
 
 
@@ -152,7 +195,10 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     if old.get("schema") != SCHEMA:
         return new
     before = len(old["attempts"])
-    again = {test: outcome | {"attempt": outcome["attempt"] + before} for test, outcome in new["tests"].items()}
+    again = {
+        test: outcome | {"attempt": outcome["attempt"] + before}
+        for test, outcome in new["tests"].items()
+    }
     return new | {"attempts": old["attempts"] + new["attempts"], "tests": old["tests"] | again}
 
 
@@ -205,7 +251,11 @@ def figures(record: dict[str, Any]) -> dict[str, Figure]:
 def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
     """Return the figures as Markdown: all of them, or those that did not pass."""
     files = {test.split("::")[0] for test in record["tests"]}
-    never = sorted(path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in files)
+    never = sorted(
+        path.name
+        for path in SUITE.glob("test_*.py")
+        if f"tests/reliability/{path.name}" not in files
+    )
     last, machine = record["attempts"][-1], record["machine"]
     rows = figures(record)
     shown = {name: row for name, row in rows.items() if not failed_only or row.state != "passed"}
@@ -214,7 +264,11 @@ def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
         f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
         f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
         + (f" Never run: {', '.join(never)}." if never else "")
-        + (f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:" if failed_only and shown else ""),
+        + (
+            f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:"
+            if failed_only and shown
+            else ""
+        ),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
@@ -225,7 +279,9 @@ def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
         if row.tiers != {"nightly"}:
             words.append("pr tier" if row.tiers == {"pr"} else "in part of the pr tier")
         cells = (name, done, f"{row.target:,}" if row.target else "-", row.state, "; ".join(words))
-        lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+        )
     if not shown:
         lines = [f"{lines[0]} All {len(rows)} figures passed."]
     failed = [test for test, outcome in record["tests"].items() if not outcome["passed"]]
@@ -240,9 +296,13 @@ def headlines(record: dict[str, Any]) -> str:
     lines = ["| injected faults, and what has to follow | passed / run |", "| :-- | --: |"]
     for text, beginnings in HEADLINES.items():
         matching = [row for name, row in rows.items() if name.startswith(beginnings)]
-        states = {row.state for row in matching} - {"passed"} or ({"passed"} if matching else {"not run"})
+        states = {row.state for row in matching} - {"passed"} or (
+            {"passed"} if matching else {"not run"}
+        )
         done = f"{sum(row.passed for row in matching):,} / {sum(row.cases for row in matching):,}"
-        lines.append(f"| {text} | {done if states == {'passed'} else ', '.join([done, *sorted(states)])} |")
+        lines.append(
+            f"| {text} | {done if states == {'passed'} else ', '.join([done, *sorted(states)])} |"
+        )
     return "\n".join(lines)
 
 
@@ -254,9 +314,16 @@ def scorecard(record: dict[str, Any]) -> str:
 def publish(record: dict[str, Any]) -> None:
     """Write the report, a line a test, and the tables between the markers of the page."""
     REPORT.parent.mkdir(exist_ok=True)
-    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"]
-    tests = [f"{json.dumps(test)}: {json.dumps(record['tests'][test])}" for test in sorted(record["tests"])]
-    REPORT.write_text("{\n" + ",\n".join([*head, '"tests": {\n' + ",\n".join(tests) + "\n}"]) + "\n}\n")
+    head = [
+        f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"
+    ]
+    tests = [
+        f"{json.dumps(test)}: {json.dumps(record['tests'][test])}"
+        for test in sorted(record["tests"])
+    ]
+    REPORT.write_text(
+        "{\n" + ",\n".join([*head, '"tests": {\n' + ",\n".join(tests) + "\n}"]) + "\n}\n"
+    )
     text = PAGE.read_text()
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{PAGE}: the markers of the scorecard are missing")
@@ -270,11 +337,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
-    parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
     parser.add_argument(
-        "--table", action="store_true", help="run nothing; rewrite the page from the last report, print all figures"
+        "--dry", action="store_true", help="run and print what this run found, but publish nothing"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="run nothing; rewrite the page from the last report, print all figures",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the tests"
+    )
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
     arguments = parser.parse_args()
     if arguments.table:

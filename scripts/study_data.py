@@ -46,7 +46,16 @@ MOST = {"train": 200, "val": 100, "test": 500}
 SEEDS = 6
 TASK_IMAGES = 2500  # five rotations of the sphere: with one, the test would be of a rotation that training never sees
 VALIDATION = 0.2  # of the given training split, where no more than MOST says
-WHOLE = ("ACSF1", "ArrowHead", "Covid3Month", "JapaneseVowels", "OSULeaf", "PigCVP", "Trace", "watch")
+WHOLE = (
+    "ACSF1",
+    "ArrowHead",
+    "Covid3Month",
+    "JapaneseVowels",
+    "OSULeaf",
+    "PigCVP",
+    "Trace",
+    "watch",
+)
 SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "Trace")
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 PEPTIDE_LENGTH = 50
@@ -107,7 +116,9 @@ def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
     for part in ("train", "test"):
         if f"lengths_{part}" in arrays:
             x, lengths = arrays[f"x_{part}"], arrays[f"lengths_{part}"]
-            arrays[f"x_{part}"] = np.where(np.arange(x.shape[-1]) < lengths[:, None, None], x, 0).astype(x.dtype)
+            arrays[f"x_{part}"] = np.where(
+                np.arange(x.shape[-1]) < lengths[:, None, None], x, 0
+            ).astype(x.dtype)
     train, test = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
     if seed:
         x, y = (np.concatenate(pair) for pair in zip(train, test, strict=True))
@@ -119,7 +130,11 @@ def watch(folder: Path, seed: int) -> dict[str, Split]:
     """Return the windows of the wearable: no subject is in two splits."""
     arrays = read(folder / "series" / "watch.npz")
     x, y, group = (arrays[key] for key in ("x", "y", "group"))
-    subjects = np.random.default_rng([seed, *b"watch"]).permutation(np.unique(group)) if seed else np.arange(10, 0, -1)
+    subjects = (
+        np.random.default_rng([seed, *b"watch"]).permutation(np.unique(group))
+        if seed
+        else np.arange(10, 0, -1)
+    )
     rows = {"test": np.isin(group, subjects[:2]), "val": group == subjects[2]}
     rows["train"] = ~(rows["test"] | rows["val"])
     return {part: cut(x[chosen], y[chosen], part, "watch") for part, chosen in rows.items()}
@@ -128,7 +143,9 @@ def watch(folder: Path, seed: int) -> dict[str, Split]:
 def peptides(table: Path, seed: int) -> dict[str, Split]:
     """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
     with open(table, encoding="utf-8", newline="") as file:
-        rows = [(row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)]
+        rows = [
+            (row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)
+        ]
     rows = list(dict.fromkeys(rows))  # a peptide that occurs twice must not be in two splits
     x = np.zeros((len(rows), len(AMINO_ACIDS), PEPTIDE_LENGTH), dtype=np.float32)
     for place, (sequence, _) in enumerate(rows):
@@ -155,7 +172,9 @@ def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
         return arrays
     is_test = np.isin(arrays["group"], WATCH_TEST)
     parts = {"train": ~is_test, "test": is_test}
-    return {f"{key}_{part}": arrays[key][rows] for part, rows in parts.items() for key in ("x", "y")}
+    return {
+        f"{key}_{part}": arrays[key][rows] for part, rows in parts.items() for key in ("x", "y")
+    }
 
 
 def frequency() -> dict[str, np.ndarray]:
@@ -182,15 +201,32 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
     """Return the arrays of splits as x_PART and y_PART."""
-    return {f"{name}_{part}": array for part, pair in splits.items() for name, array in zip("xy", pair, strict=True)}
+    return {
+        f"{name}_{part}": array
+        for part, pair in splits.items()
+        for name, array in zip("xy", pair, strict=True)
+    }
 
 
 def main() -> int:
     """Make all sets that there are raw data for; the exit code is 1 where one is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER", help="with the raw sets")
-    parser.add_argument("--to", type=Path, default=default_folders()["data"], help="default: paths.data")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"draws: seeds 0 to SEEDS - 1; default: {SEEDS}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="with the raw sets",
+    )
+    parser.add_argument(
+        "--to", type=Path, default=default_folders()["data"], help="default: paths.data"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, help=f"draws: seeds 0 to SEEDS - 1; default: {SEEDS}"
+    )
     arguments = parser.parse_args()
     raw, to = arguments.source, arguments.to
     table = first(raw / "series", "peptides*.csv", "peptides.csv")
@@ -213,7 +249,10 @@ def main() -> int:
         ("peptides", partial(make_draws, "peptides", partial(peptides, table))),
         ("cifar10", make_images),
         ("jsb", lambda: copy(raw / "jsb" / "JSB_Chorales.mat", to / "jsb" / "JSB_Chorales.mat")),
-        *((name, lambda name=name: write(to / "whole" / f"{name}.npz", whole(raw, name))) for name in WHOLE),
+        *(
+            (name, lambda name=name: write(to / "whole" / f"{name}.npz", whole(raw, name)))
+            for name in WHOLE
+        ),
         ("peptides", lambda: copy(table, to / "whole" / "peptides.csv")),
     ]
     missing = 0

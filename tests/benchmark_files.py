@@ -22,7 +22,18 @@ from PIL import Image
 from tests.untrusted.pickles import python2
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
-TASKS = ["cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite", "deepsea"]
+TASKS = [
+    "cifar100",
+    "spherical",
+    "darcy",
+    "psicov",
+    "cosmic",
+    "ninapro",
+    "fsd50k",
+    "ecg",
+    "satellite",
+    "deepsea",
+]
 TASKS += ["jsb", "listops", "homology", "domainnet"]
 
 
@@ -57,7 +68,9 @@ def _cifar100(place, rng):
             "coarse_labels": (fine // 5).tolist(),
             "data": _stripes(rng, fine, (3072,)),
         }
-    members["meta"] = {f"{kind}_label_names": [f"{kind}_{i}" for i in range(100)] for kind in ("fine", "coarse")}
+    members["meta"] = {
+        f"{kind}_label_names": [f"{kind}_{i}" for i in range(100)] for kind in ("fine", "coarse")
+    }
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
         for name, record in members.items():
             content = python2(record)
@@ -68,7 +81,9 @@ def _cifar100(place, rng):
 
 def _spherical(place, rng):
     labels = {"train": np.arange(200) % 100, "test": np.arange(100) % 100}
-    parts = {part: {"images": _stripes(rng, y, (3, 60, 60)), "labels": y} for part, y in labels.items()}
+    parts = {
+        part: {"images": _stripes(rng, y, (3, 60, 60)), "labels": y} for part, y in labels.items()
+    }
     with gzip.open(place / "s2_cifar100.gz", "wb", compresslevel=1) as file:
         pickle.dump(parts, file)
 
@@ -76,10 +91,17 @@ def _spherical(place, rng):
 def _darcy(place, rng, size=41):
     """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
     for n, part in ((24, 1), (6, 2)):
-        squares = rng.normal(size=(n, -(-size // 5), -(-size // 5))).repeat(5, 1).repeat(5, 2)[:, :size, :size]
+        squares = (
+            rng.normal(size=(n, -(-size // 5), -(-size // 5)))
+            .repeat(5, 1)
+            .repeat(5, 2)[:, :size, :size]
+        )
         coefficient = np.where(squares > 0, 12.0, 3.0)
         path = place / f"piececonst_r421_N1024_smooth{part}.mat"
-        scipy.io.savemat(path, {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))})
+        scipy.io.savemat(
+            path,
+            {"coeff": coefficient, "sol": 0.01 / coefficient + 1e-4 * rng.random((n, size, size))},
+        )
 
 
 def _psicov(place, rng):
@@ -97,7 +119,11 @@ def _psicov(place, rng):
             hidden = (hidden + hidden.T) / 2
             # A ring of 30 residues: neighbours in space far apart in sequence; the diagonal is below 1, as in the files.
             distances = (20 * np.abs(np.sin(np.pi * steps / 30)) + 2 * hidden).astype(np.float32)
-            features = {"seq": "".join(rng.choice(list(AMINO), length)), "ccmpred": hidden, "freecon": hidden**2}
+            features = {
+                "seq": "".join(rng.choice(list(AMINO), length)),
+                "ccmpred": hidden,
+                "freecon": hidden**2,
+            }
             shapes = {
                 "sa": length,
                 "entropy": length,
@@ -107,7 +133,9 @@ def _psicov(place, rng):
             }
             features |= {feature: rng.random(shape) for feature, shape in shapes.items()}
             (root / "features" / f"{name}.pkl").write_bytes(pickle.dumps(features))
-            np.save(root / "distance" / f"{name}-cb.npy", _objects([length, features["seq"], distances]))
+            np.save(
+                root / "distance" / f"{name}-cb.npy", _objects([length, features["seq"], distances])
+            )
 
 
 def _cosmic(place, rng):
@@ -139,7 +167,9 @@ def _fsd50k(place, rng):
     names = [f"label_{i}" for i in range(200)]
     (place / "chunks").mkdir()
     (place / "noise_22050").mkdir()
-    (place / "chunks" / "lbl_map.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    (place / "chunks" / "lbl_map.json").write_text(
+        json.dumps({name: i for i, name in enumerate(names)})
+    )
     for number in range(2):
         _save_wav(place / "noise_22050" / f"noise_{number}.wav", 0.1 * rng.normal(size=22050 * 2))
     for split, clips, shift in (("tr", 12, 0), ("val", 4, 100), ("eval", 4, 200)):
@@ -151,7 +181,9 @@ def _fsd50k(place, rng):
                 path = Path("chunks") / split / f"{clip_id}_{chunk}.wav"
                 tone = np.sin(2 * np.pi * 220 * (1 + clip % 4) * np.arange(22050) / 22050)
                 _save_wav(place / path, 0.5 * tone + 0.05 * rng.normal(size=22050))
-                rows.append((f"/mnt/{path.as_posix()}", f"{names[clip % 4]},{names[4 + clip % 3]}", clip_id))
+                rows.append(
+                    (f"/mnt/{path.as_posix()}", f"{names[clip % 4]},{names[4 + clip % 3]}", clip_id)
+                )
         table = pd.DataFrame(rows, columns=["files", "labels", "ext"])
         table.to_csv(place / "chunks" / f"{split}.csv", index=False, lineterminator="\r\n")
 
@@ -170,7 +202,9 @@ def _ecg(place, rng):
         record = (300 * beats + 30 * rng.normal(size=length)).astype(np.int16)
         records.append(np.full(length, 7) if number == 5 else record)
         labels.append("NAO~"[label])
-    (place / "challenge2017.pkl").write_bytes(pickle.dumps({"data": _objects(records), "label": labels}))
+    (place / "challenge2017.pkl").write_bytes(
+        pickle.dumps({"data": _objects(records), "label": labels})
+    )
 
 
 def _satellite(place, rng):
@@ -178,7 +212,9 @@ def _satellite(place, rng):
         labels = 1 + np.arange(n) % 24
         phase = 2 * np.pi * labels[:, None] / 24
         data = 500 + 100 * np.sin(np.arange(46) / 5 + phase) + 10 * rng.normal(size=(n, 46))
-        np.save(place / f"satellite_{name}.npy", np.array({"data": data, "label": labels}, dtype=object))
+        np.save(
+            place / f"satellite_{name}.npy", np.array({"data": data, "label": labels}, dtype=object)
+        )
 
 
 def _deepsea(place, rng):
@@ -196,7 +232,11 @@ def _deepsea(place, rng):
 
 def _jsb(place, rng):
     cells = {}
-    for name, lengths in (("traindata", (25, 40, 60, 33)), ("validdata", (32, 30)), ("testdata", (32, 50, 28))):
+    for name, lengths in (
+        ("traindata", (25, 40, 60, 33)),
+        ("validdata", (32, 30)),
+        ("testdata", (32, 50, 28)),
+    ):
         pieces = []
         for length in lengths:
             notes = 40 + np.cumsum(rng.integers(-1, 2, length))
@@ -207,7 +247,12 @@ def _jsb(place, rng):
 
 def _listops(place, rng):
     """Expressions with the parentheses of the published files; the last one of each file has more than 1,024 tokens."""
-    operators = {"[MAX": max, "[MIN": min, "[MED": np.median, "[SM": lambda values: sum(values) % 10}
+    operators = {
+        "[MAX": max,
+        "[MIN": min,
+        "[MED": np.median,
+        "[SM": lambda values: sum(values) % 10,
+    }
     for name, n in (("train", 60), ("val", 20), ("test", 20)):
         lines = ["Source\tTarget"]
         for number in range(n):
@@ -221,7 +266,13 @@ def _listops(place, rng):
 
 def _homology(place, rng):
     """LMDB as in TAPE; the first training protein is longer than the input."""
-    parts = {"train": 40, "valid": 8, "test_fold_holdout": 10, "test_family_holdout": 4, "test_superfamily_holdout": 4}
+    parts = {
+        "train": 40,
+        "valid": 8,
+        "test_fold_holdout": 10,
+        "test_family_holdout": 4,
+        "test_superfamily_holdout": 4,
+    }
     for part, n in parts.items():
         proteins = []
         for number in range(n):
@@ -229,20 +280,34 @@ def _homology(place, rng):
             length = 1500 if part == "train" and number == 0 else 20 + number
             letters = AMINO[5 * (number % 4) : 5 * (number % 4) + 5] + "XBZUO"[number % 5]
             primary = "".join(rng.choice(list(letters), length))
-            proteins.append({"primary": primary, "protein_length": length, "id": f"d{number}", "fold_label": fold})
+            proteins.append(
+                {
+                    "primary": primary,
+                    "protein_length": length,
+                    "id": f"d{number}",
+                    "fold_label": fold,
+                }
+            )
         folder = place / "remote_homology" / f"remote_homology_{part}.lmdb"
         folder.mkdir(parents=True)
-        with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        with (
+            lmdb.open(str(folder), map_size=2**24) as environment,
+            environment.begin(write=True) as transaction,
+        ):
             transaction.put(b"num_examples", pickle.dumps(n))
             for number, protein in enumerate(proteins):
-                transaction.put(str(number).encode(), pickle.dumps(protein | {"id": protein["id"].encode()}))
+                transaction.put(
+                    str(number).encode(), pickle.dumps(protein | {"id": protein["id"].encode()})
+                )
 
 
 def _domainnet(place, rng):
     for split, n in (("train", 80), ("test", 40)):
         labels = np.arange(n) % 40
         lines = []
-        for number, (label, image) in enumerate(zip(labels, _stripes(rng, labels, (48, 64, 3)), strict=True)):
+        for number, (label, image) in enumerate(
+            zip(labels, _stripes(rng, labels, (48, 64, 3)), strict=True)
+        ):
             path = Path("sketch") / f"class_{label:02}" / f"sketch_{split}_{number:03}.jpg"
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(place / path, quality=95)

@@ -36,7 +36,9 @@ class Browser:
         self.requests: list[str] = []
         self._events: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -54,7 +56,13 @@ class Browser:
                 return answer["result"]
 
     def open(
-        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+        self,
+        address: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        scripts: bool = True,
     ) -> float:
         """Open a page and return the seconds until everything is loaded and drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -70,11 +78,15 @@ class Browser:
         self.call(
             "Emulation.setScriptExecutionDisabled", value=False
         )  # for `value`; those of the page do not start now
-        self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+        self.value(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))"
+        )
         return time.monotonic() - start
 
     def value(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
@@ -94,7 +106,11 @@ class Browser:
         self._events.append(event)
         if event == "Runtime.exceptionThrown":
             self.errors.append(str(facts["exceptionDetails"].get("text")))
-        elif event == "Runtime.consoleAPICalled" and facts["type"] in ("error", "warning", "assert"):
+        elif event == "Runtime.consoleAPICalled" and facts["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.errors.append(str([argument.get("value") for argument in facts["args"]]))
         elif event == "Log.entryAdded" and facts["entry"]["level"] in ("error", "warning"):
             self.errors.append(facts["entry"]["text"])
@@ -109,7 +125,9 @@ def started(program: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # required as root
         words = [program, *_FLAGS.split(), *sandbox, f"--user-data-dir={profile}", "about:blank"]
-        script = 'read_end=$1 write_end=$2; shift 2; eval "exec \\"\\$@\\" 3<&$read_end 4>&$write_end"'
+        script = (
+            'read_end=$1 write_end=$2; shift 2; eval "exec \\"\\$@\\" 3<&$read_end 4>&$write_end"'
+        )
         process = subprocess.Popen(
             ["bash", "-c", script, "bash", str(commands[0]), str(answers[1]), *words],
             pass_fds=(commands[0], answers[1]),

@@ -12,8 +12,19 @@ SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.pare
 _LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 
 
-def _save_tokenizer(folder: Path, special: Sequence[str] = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")) -> None:
-    words = [*special, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), "the", "of", "a", "return", "list"]
+def _save_tokenizer(
+    folder: Path, special: Sequence[str] = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+) -> None:
+    words = [
+        *special,
+        *_LETTERS,
+        *(f"##{letter}" for letter in _LETTERS),
+        "the",
+        "of",
+        "a",
+        "return",
+        "list",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
 
@@ -34,14 +45,25 @@ def save_tiny_bert(folder: Path, **changes) -> Path:
 
 def save_tiny_roberta(folder: Path) -> Path:
     """Save a RoBERTa of 2 layers, width 32, 66 positions (64 usable), with a tokenizer whose padding id is 1."""
-    _save(folder, 2, hf.RobertaModel, hf.RobertaConfig(**_BERT | {"max_position_embeddings": 66, "pad_token_id": 1}))
+    _save(
+        folder,
+        2,
+        hf.RobertaModel,
+        hf.RobertaConfig(**_BERT | {"max_position_embeddings": 66, "pad_token_id": 1}),
+    )
     _save_tokenizer(folder, ["[CLS]", "[PAD]", "[UNK]", "[SEP]", "[MASK]"])
     return folder
 
 
 def save_tiny_swin(folder: Path) -> Path:
     """Save a Swin of 3 stages, width 16 to 64, 32 x 32 pixels, patch 4."""
-    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1, 1], "num_heads": [2, 2, 2]}
+    sizes = {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [1, 1, 1],
+        "num_heads": [2, 2, 2],
+    }
     return _save(folder, 3, hf.SwinModel, hf.SwinConfig(**sizes, window_size=4, drop_path_rate=0.0))
 
 
@@ -72,21 +94,57 @@ _MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
 _GROUPED = _TEXT | {"num_key_value_heads": 2}
 _SIZES = {key: _BERT[key] for key in _BERT if key not in ("vocab_size", "max_position_embeddings")}
 _IMAGE = {"image_size": 32, "patch_size": 8, **_SIZES}
-_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "share_att_key": True}
+_DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "share_att_key": True,
+}
 _DEBERTA |= {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0}
 _T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-_BIASED = {"use_relative_position_bias": True, "use_absolute_position_embeddings": False, "use_mean_pooling": True}
-_GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0}
-_ESM = {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
-_DISTIL = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
+_BIASED = {
+    "use_relative_position_bias": True,
+    "use_absolute_position_embeddings": False,
+    "use_mean_pooling": True,
+}
+_GPT2 = {
+    "vocab_size": 100,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+}
+_ESM = {
+    "pad_token_id": 0,
+    "mask_token_id": 4,
+    "position_embedding_type": "rotary",
+    "emb_layer_norm_before": False,
+}
+_DISTIL = {
+    "vocab_size": 100,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 64,
+}
 _SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
 _MODELS = {
-    "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
+    "gpt2": (
+        hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}),
+        hf.GPT2Model,
+        _save_byte_pairs,
+    ),
     "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
     "mistral": (hf.MistralConfig(**_GROUPED, sliding_window=7), hf.MistralModel, _save_byte_pairs),
     "qwen2": (hf.Qwen2Config(**_GROUPED), hf.Qwen2Model, _save_byte_pairs),
     "qwen3": (hf.Qwen3Config(**_GROUPED, head_dim=8), hf.Qwen3Model, _save_byte_pairs),
-    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_tokenizer),
+    "modernbert": (
+        hf.ModernBertConfig(**_MARKED, local_attention=8),
+        hf.ModernBertModel,
+        _save_tokenizer,
+    ),
     "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_tokenizer),
     "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_tokenizer),
     "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_tokenizer),

@@ -36,18 +36,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     """Let tests/models/test_conformance.py be run on a body of one's own (docs/adding.md)."""
-    parser.addoption("--body", help="its name in conf/body, or its YAML file; by default every file of conf/body")
+    parser.addoption(
+        "--body", help="its name in conf/body, or its YAML file; by default every file of conf/body"
+    )
     parser.addoption("--checkpoint", help="a checkpoint of it, small, as a local folder")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
     """Count the examples of a property for the scorecard."""
-    counted = re.findall(r"(\d+) passing(?: examples?)?, (\d+) failing", getattr(item, "hypothesis_statistics", ""))
+    counted = re.findall(
+        r"(\d+) passing(?: examples?)?, (\d+) failing", getattr(item, "hypothesis_statistics", "")
+    )
     passed, failed = (sum(int(pair[place]) for pair in counted) for place in (0, 1))
     if counted:
         scorecard = Scorecard.for_test(item.nodeid)
-        scorecard.add("examples of properties / held", cases=passed + failed, passed=passed, target=0)
+        scorecard.add(
+            "examples of properties / held", cases=passed + failed, passed=passed, target=0
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -104,7 +104,9 @@ class Recorder:
             for inode in now.keys() | self._durable.keys():
                 node = now.get(inode, self._durable.get(inode))
                 if isinstance(node, dict):
-                    on_disk = node if inode in early and inode in now else self._durable.get(inode, {})
+                    on_disk = (
+                        node if inode in early and inode in now else self._durable.get(inode, {})
+                    )
                     state[inode] = dict(on_disk)
                 else:
                     state[inode] = self._durable.get(inode, b"")

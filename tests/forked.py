@@ -70,7 +70,12 @@ class Server:
     """
 
     def __init__(self, folder: Path, checkout: Path = ROOT, imports: Sequence[str] = ()) -> None:
-        self._folder, self._checkout, self._imports, self._numbers = folder, checkout, imports, count()
+        self._folder, self._checkout, self._imports, self._numbers = (
+            folder,
+            checkout,
+            imports,
+            count(),
+        )
         self._ended: dict[int, int] = {}
         self._unread = b""
 
@@ -79,7 +84,11 @@ class Server:
         variables |= {"PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
         command = [sys.executable, "-m", "tests.forked", *self._imports]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=self._checkout
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=variables,
+            cwd=self._checkout,
         )
         ready = self._message(_START_S)
         assert ready == {"ready": True}, f"the fork server was not ready in {_START_S:g} s: {ready}"
@@ -106,7 +115,11 @@ class Server:
         assert self._process.stdin is not None
         number = next(self._numbers)
         out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
-        request = {"words": words, "variables": dict(os.environ | more), "folder": str(folder or os.getcwd())}
+        request = {
+            "words": words,
+            "variables": dict(os.environ | more),
+            "folder": str(folder or os.getcwd()),
+        }
         request |= {"out": str(out), "err": str(err), "hook": hook, "limits": dict(limits)}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
@@ -131,7 +144,9 @@ class Server:
         assert self._process.stdout is not None
         end = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
-            if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[
+                0
+            ]:
                 return None
             more = os.read(self._process.stdout.fileno(), 65536)
             assert more, "the fork server has ended"
@@ -143,15 +158,31 @@ class Server:
 
 def _serve() -> None:
     """Answer requests until standard input ends."""
-    ours = ["config.compose", "commands.run", "stages.build", "stages.align", "stages.finetune", "cli", "commands.list"]
+    ours = [
+        "config.compose",
+        "commands.run",
+        "stages.build",
+        "stages.align",
+        "stages.finetune",
+        "cli",
+        "commands.list",
+    ]
     names = ["torch", "transformers.models.bert.modeling_bert", "hydra", "accelerate", "ot"]
-    names += [*(f"orca_cli.{name}" for name in ours), "tests.reliability.phases", "tests.reliability.workloads"]
+    names += [
+        *(f"orca_cli.{name}" for name in ours),
+        "tests.reliability.phases",
+        "tests.reliability.workloads",
+    ]
     for name in (*names, *sys.argv[1:]):
         importlib.import_module(name)
     from orca_cli.config import compose
 
-    with compose.session() as session:  # what Hydra's parser learns at the first overrides takes as long as a short run
-        session.compose(["metric=none", "align.lr=1e-3", "source.size=99", "paths.runs=a/b", "seed=1"])
+    with (
+        compose.session() as session
+    ):  # what Hydra's parser learns at the first overrides takes as long as a short run
+        session.compose(
+            ["metric=none", "align.lr=1e-3", "source.size=99", "paths.runs=a/b", "seed=1"]
+        )
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
@@ -221,7 +252,9 @@ def _become(request: dict[str, Any], pipe: tuple[int, int]) -> None:
     for descriptor in pipe:
         os.close(descriptor)
     for number, name in enumerate((os.devnull, request["out"], request["err"])):
-        opened = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        opened = os.open(
+            name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644
+        )
         os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()

@@ -22,9 +22,19 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding.md").read_text()
 # Path -> content for every "`path`" line that is followed by a code block.
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, flags=re.S | re.M))
-QUICK = ["source.size=100", "align.epochs=1", "align.source_points=50", "align.max_samples=8", "train.batch_size=8"]
+QUICK = [
+    "source.size=100",
+    "align.epochs=1",
+    "align.source_points=50",
+    "align.max_samples=8",
+    "train.batch_size=8",
+]
 QUICK += ["baselines=none"]
-LISTED = {"tasks": {"gestures", "ramps"}, "bodies": {"bert_small", "distilbert"}, "embedders": {"wide"}}
+LISTED = {
+    "tasks": {"gestures", "ramps"},
+    "bodies": {"bert_small", "distilbert"},
+    "embedders": {"wide"},
+}
 LISTED |= {"metrics": {"mean_shift"}, "finetune": {"values"}}
 
 
@@ -32,7 +42,9 @@ LISTED |= {"metrics": {"mean_shift"}, "finetune": {"values"}}
 def checkout(tmp_path_factory):
     """A copy of the package and conf/, to which every file of the page is added as a contributor would add it."""
     path = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "orca_cli", path / "orca_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "orca_cli", path / "orca_cli", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copytree(ROOT / "conf", path / "conf")
     for name, content in FILES.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +60,15 @@ def checkout(tmp_path_factory):
 @pytest.fixture(scope="module")
 def orca(checkout, tmp_path_factory):
     """Call the command line of the copy; returns its standard output."""
-    places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(checkout / "runs")}
-    with pytest.MonkeyPatch.context() as patch, Server(tmp_path_factory.mktemp("forked"), checkout) as server:
+    places = {
+        "HOME": str(checkout),
+        "ORCA_HOME": str(checkout / "home"),
+        "ORCA_RUNS": str(checkout / "runs"),
+    }
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Server(tmp_path_factory.mktemp("forked"), checkout) as server,
+    ):
         patch.delenv("PYTHONPATH", raising=False)
 
         def call(*words):
@@ -65,7 +84,14 @@ def test_a_task_body_embedder_metric_mode_and_tracker_are_listed_and_in_one_run(
     for group, names in LISTED.items():
         entries = json.loads(orca("list", group, "--config-dir", "my_conf", "--json"))[group]
         assert names <= {entry["name"] for entry in entries}
-    words = ["--config-dir", "my_conf", "task=gestures", "body=bert_small", "embedder=wide", "embedder.max_tokens=4"]
+    words = [
+        "--config-dir",
+        "my_conf",
+        "task=gestures",
+        "body=bert_small",
+        "embedder=wide",
+        "embedder.max_tokens=4",
+    ]
     words += ["metric=mean_shift", "finetune=values", "train.epochs=2", *QUICK]
     out = orca("run", *words, "tracker=losses")
     for text in ("width 32", "4 tokens", "before alignment", "finetune=values"):
@@ -81,13 +107,21 @@ def test_a_task_body_embedder_metric_mode_and_tracker_are_listed_and_in_one_run(
 
 
 def test_a_task_in_a_new_format_on_a_body_of_a_new_family(orca):
-    words = ["task=ramps", "body=distilbert", "body.checkpoint=tiny_distilbert", "finetune=layernorm", "metric=none"]
+    words = [
+        "task=ramps",
+        "body=distilbert",
+        "body.checkpoint=tiny_distilbert",
+        "finetune=layernorm",
+        "metric=none",
+    ]
     out = orca("run", *words, "train.epochs=1", *QUICK)
     assert "synthetic" in out
 
 
 def test_the_new_body_computes_what_transformers_compute(checkout, monkeypatch):
-    monkeypatch.setattr(bodies, "__path__", [*bodies.__path__, str(checkout / "orca_cli" / "models" / "bodies")])
+    monkeypatch.setattr(
+        bodies, "__path__", [*bodies.__path__, str(checkout / "orca_cli" / "models" / "bodies")]
+    )
     auto.families.cache_clear()
     try:
         body = auto.load(str(checkout / "tiny_distilbert")).eval()
@@ -103,9 +137,13 @@ def test_the_new_body_computes_what_transformers_compute(checkout, monkeypatch):
 
 @pytest.mark.slow
 def test_the_conformance_test_takes_the_new_body(checkout):
-    shutil.copytree(ROOT / "tests", checkout / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tests", checkout / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "pyproject.toml", checkout)
-    words = re.search(r"^pytest (tests/models/test_conformance.py --body .*)$", PAGE, re.M)[1].split()
+    words = re.search(r"^pytest (tests/models/test_conformance.py --body .*)$", PAGE, re.M)[
+        1
+    ].split()
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x", *words]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -121,7 +159,11 @@ def test_a_study_is_one_yaml(orca):
 
 
 def test_the_page_names_the_commands():
-    lines = ["run --config-dir my_conf task=gestures", "run body=distilbert", "run embedder=wide embedder.max_tokens=4"]
+    lines = [
+        "run --config-dir my_conf task=gestures",
+        "run body=distilbert",
+        "run embedder=wide embedder.max_tokens=4",
+    ]
     lines += ["run metric=mean_shift", "run tracker=losses", "run -m study=gestures seed=0"]
     lines += ["run -m finetune=full,values", "report --study gestures --against metric=none"]
     assert [line for line in lines if f"orca {line}" not in PAGE] == []

@@ -41,7 +41,9 @@ def own_data(tmp_path_factory):
     for number, label in enumerate(y):
         folder = tmp_path / "images" / str(label)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
     return {
         "arrays": [f"task.train={tmp_path / 'own.npz'}"],
         "images": [f"task.path={tmp_path / 'images'}"],
@@ -64,12 +66,18 @@ def overrides_for(path, own_data):
     return words
 
 
-CHOICES = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")]
+CHOICES = [
+    path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")
+]
 if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
     CHOICES = [path for path in CHOICES if path.stem != "lora"]
 
 # All are composed; of bodies, those are built here that tests/models/test_conformance.py does not build.
-BUILT = [path for path in CHOICES if path.parts[0] != "body" or path.stem in ("auto", "minilm", "swin", "swin_tiny")]
+BUILT = [
+    path
+    for path in CHOICES
+    if path.parts[0] != "body" or path.stem in ("auto", "minilm", "swin", "swin_tiny")
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,10 @@ def jobs(own_data, tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch, compose.session() as session:
         patch.setenv("ORCA_HOME", str(tmp_path_factory.mktemp("home")))
-        made = {path: session.compose([*overrides_for(path, own_data), "train.batch_size=4"]) for path in CHOICES}
+        made = {
+            path: session.compose([*overrides_for(path, own_data), "train.batch_size=4"])
+            for path in CHOICES
+        }
     names = {made[path].choices["body"] for path in BUILT} - {"minilm"}
     tiny = {name: save_tiny(name, root / name) for name in names}
     tiny["minilm"] = save_tiny_bert(root / "minilm", max_position_embeddings=512)
@@ -92,8 +103,13 @@ def test_composes_checks_and_builds(path, jobs):
     job = jobs[path]
     about = job.config.source["data"]
     if about.get("files") or about.get("origin") == "own":
-        job.config.metric.pop("_target_", None)  # nothing is aligned: files of the source are not here
-    if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN):  # they are read in tests/cli/test_tasks.py
+        job.config.metric.pop(
+            "_target_", None
+        )  # nothing is aligned: files of the source are not here
+    if path.parts[0] == "task" and path.stem not in (
+        *SMALL,
+        *OWN,
+    ):  # they are read in tests/cli/test_tasks.py
         with pytest.raises(DataError, match=f"orca data get {path.stem}"):
             build(job.config, LogReporter())
         return
@@ -109,8 +125,16 @@ def test_composes_checks_and_builds(path, jobs):
 
 TYPED = [
     (["task=deepsea", "protocol=paper", "train.lr=3e-5"], "align.lr", 3e-5),
-    (["task=deepsea", "protocol=paper", "task.loss.positive_weight=2"], "task.loss.positive_weight", 2),
-    (["task=deepsea", "protocol=paper", "task.train_on_validation=false"], "task.train_on_validation", False),
+    (
+        ["task=deepsea", "protocol=paper", "task.loss.positive_weight=2"],
+        "task.loss.positive_weight",
+        2,
+    ),
+    (
+        ["task=deepsea", "protocol=paper", "task.train_on_validation=false"],
+        "task.train_on_validation",
+        False,
+    ),
     (["task=deepsea", "hparams=clean/ecg-roberta"], "train.lr", 5e-4),  # of another task
     (["task=deepsea", "protocol=paper", "~departures"], "task.train_on_validation", False),
 ]
@@ -130,7 +154,10 @@ def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
     task = "# @package _global_\n# Mine.\ndefaults: [override /body: minilm]\n"
     task += "task:\n  _target_: orca_cli.benchmarks.digits.load\n  kind: classes\n"
     block = "  departures: {paper: {train_size: 50}}\n  hparams: {clean: {minilm: {train: {lr: 1e-3}}}}\n"
-    files = {"task/mine": task, "hparams/clean/mine-roberta": "# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n"}
+    files = {
+        "task/mine": task,
+        "hparams/clean/mine-roberta": "# @package _global_\n# Mine.\ntrain: {lr: 0.5}\n",
+    }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -139,7 +166,9 @@ def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
     (tmp_path / "task" / "mine.yaml").write_text(task + block)
     assert composed().train.lr == 1e-3
     assert composed("protocol=paper").task["train_size"] == 50
-    (tmp_path / "hparams" / "clean" / "mine-minilm.yaml").write_text("# @package _global_\ntrain: {lr: 0.5}\n")
+    (tmp_path / "hparams" / "clean" / "mine-minilm.yaml").write_text(
+        "# @package _global_\ntrain: {lr: 0.5}\n"
+    )
     with pytest.raises(ConfigError, match="rename it"):
         composed()
 
@@ -153,7 +182,9 @@ def test_all_values_of_a_search_space_can_be_set(path):
             typed = {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
             words = [f"{key}={value}" for key, value in (space.fixed | typed).items()]
             (job,) = session.expand(words).jobs
-            assert not [key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)]
+            assert not [
+                key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)
+            ]
 
 
 # What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).
@@ -177,7 +208,9 @@ def test_tasks_of_the_paper_bring_the_papers_setting_and_others_a_source_without
         plain = session.compose([]).choices["metric"]
         for row in BROUGHT.strip().splitlines():
             task, words, source, embedder, finetune, rate = row.split()
-            task_words = [task] if "=" in task else [f"task={task}", *SMALL.get(task, []), *own_data[task]]
+            task_words = (
+                [task] if "=" in task else [f"task={task}", *SMALL.get(task, []), *own_data[task]]
+            )
             job = session.compose([*task_words, *words.split(",")])
             assert (job.choices["source"], job.choices["finetune"]) == (source, finetune), row
             assert job.choices["metric"] == ("otdd_reference" if "release" in words else plain), row

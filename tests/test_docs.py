@@ -37,20 +37,34 @@ def test_exit_codes_are_unique_and_documented():
     codes = [kind.code for kind in kinds if issubclass(kind, exceptions.OrcaError)]
     assert len(codes) == len(set(codes))
     table = (ROOT / "docs" / "runs.md").read_text().split("## Exit codes")[1].split("##")[0]
-    documented = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")}
+    documented = {
+        int(code)
+        for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M)
+        for code in row.split(",")
+    }
     assert set(codes) | {0, 129, 143} == documented
 
 
 def commands():
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
-    return [line for language, block in blocks if not language for line in block.splitlines() if line.strip()]
+    return [
+        line
+        for language, block in blocks
+        if not language
+        for line in block.splitlines()
+        if line.strip()
+    ]
 
 
 def test_the_installation_and_test_commands_are_what_ci_runs():
     first, second = (line for line in commands() if line.startswith("pip install"))
     assert first == 'pip install -e ".[offline]" && orca run'
     assert second == 'pip install -e ".[offline,dev]" && pytest -n 2 --dist worksteal'
-    for line in ('pip install --quiet -e ".[offline,dev]"', "\npytest -n 2 --dist worksteal ", "\norca run "):
+    for line in (
+        'pip install --quiet -e ".[offline,dev]"',
+        "\npytest -n 2 --dist worksteal ",
+        "\norca run ",
+    ):
         assert line in CI
 
 
@@ -59,7 +73,11 @@ def folder(tmp_path, monkeypatch):
     """The files that the README's commands name."""
     (tmp_path / "my_conf" / "task").mkdir(parents=True)
     shutil.copy(ROOT / "conf" / "task" / "digits.yaml", tmp_path / "my_conf" / "task" / "mine.yaml")
-    np.savez(tmp_path / "my.npz", x=np.random.default_rng(0).normal(size=(90, 3, 20)), y=np.arange(90) % 3)
+    np.savez(
+        tmp_path / "my.npz",
+        x=np.random.default_rng(0).normal(size=(90, 3, 20)),
+        y=np.arange(90) % 3,
+    )
     save_tiny_swin(tmp_path / "path" / "to" / "swin")
     images = {"x_train": np.zeros((40, 3, 32, 32), np.uint8), "y_train": np.arange(40) % 10}
     (tmp_path / "home" / "data" / "cifar10").mkdir(parents=True)
@@ -82,7 +100,9 @@ def test_the_other_commands_of_the_readme(folder, capfd):
     from tests.report.trees import add_run
 
     add_run(folder / "runs")
-    lines = [line for line in commands() if line.startswith("orca") and not line.startswith("orca run ")]
+    lines = [
+        line for line in commands() if line.startswith("orca") and not line.startswith("orca run ")
+    ]
     assert len(lines) >= 2
     for line in [*lines, "orca list", "orca doctor"]:
         assert main(shlex.split(line)[1:]) == 0, line
@@ -90,8 +110,17 @@ def test_the_other_commands_of_the_readme(folder, capfd):
 
 def test_the_readmes_section_on_using_a_model_works_as_written(folder, capfd, monkeypatch):
     section = README.split("## Your data in, a model out")[1].split("\n## ")[0]
-    shell, python = (re.search(f"```{language}\n(.*?)```", section, flags=re.S)[1] for language in ("sh", "python"))
-    quick = ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=16", "metric=none", "baselines=none"]
+    shell, python = (
+        re.search(f"```{language}\n(.*?)```", section, flags=re.S)[1]
+        for language in ("sh", "python")
+    )
+    quick = [
+        "train.epochs=1",
+        "train.warmup_epochs=0",
+        "train.batch_size=16",
+        "metric=none",
+        "baselines=none",
+    ]
     quick.append(f"body.checkpoint={save_tiny_bert(folder / 'bert')}")
     made = orca_cli.run
     monkeypatch.setattr(orca_cli, "run", lambda *overrides: made(*overrides, *quick))
@@ -111,13 +140,19 @@ def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_th
     record = json.loads(reliability.REPORT.read_text())
     names = reliability.figures(record)
     for beginnings in reliability.HEADLINES.values():
-        assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
+        assert not [
+            start for start in beginnings if not any(name.startswith(start) for name in names)
+        ]
     assert reliability.scorecard(record) in reliability.PAGE.read_text()
     assert reliability.stale(record, reliability.code()) == ""
     # It is once more than a quarter of the code has changed.
     now = {f"orca_cli/storage/{number}.py": "digest" for number in range(8)}
     record = {"tests": {"a": {"attempt": 0, "figures": [{}]}}, "attempts": [{"code": now}]}
-    for number, new, is_stale in ((2, {}, False), (3, {}, True), (2, {"orca_cli/storage/new.py": ""}, True)):
+    for number, new, is_stale in (
+        (2, {}, False),
+        (3, {}, True),
+        (2, {"orca_cli/storage/new.py": ""}, True),
+    ):
         other = dict.fromkeys(list(now)[:number], "other") | new
         assert ("have changed" in reliability.stale(record, now | other)) == is_stale, other
     assert reliability.stale(record | {"attempts": [{}]}, now)
@@ -125,15 +160,26 @@ def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_th
 
 def test_the_examples_of_the_cluster_page_are_shell_and_their_commands_accepted():
     page = (ROOT / "docs" / "cluster.md").read_text()
-    scripts, documents = (re.findall(rf"^```{kind}\n(.*?)^```$", page, flags=re.S | re.M) for kind in ("sh", "yaml"))
+    scripts, documents = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", page, flags=re.S | re.M) for kind in ("sh", "yaml")
+    )
     kuberay, other = map(yaml.safe_load, documents)
     assert len(scripts) >= 4
     for text in (*scripts, other["run"]):
-        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-n"], input=text, capture_output=True, text=True, check=False
+        )
         assert (done.returncode, done.stderr) == (0, ""), text
-    assert kuberay["spec"]["workerGroupSpecs"][0]["template"] == kuberay["spec"]["headGroupSpec"]["template"]
+    assert (
+        kuberay["spec"]["workerGroupSpecs"][0]["template"]
+        == kuberay["spec"]["headGroupSpec"]["template"]
+    )
     lines = re.findall(r"orca (run -m task=digits [^>\n]*?)(?: >|\"$|$)", page, flags=re.M)
-    assert {word for line in lines for word in line.split() if word.startswith("-")} >= {"--on", "--threads", "--gpus"}
+    assert {word for line in lines for word in line.split() if word.startswith("-")} >= {
+        "--on",
+        "--threads",
+        "--gpus",
+    }
     parser = argparse.ArgumentParser()
     for add in run.ARGUMENTS:
         add(parser)

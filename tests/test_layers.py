@@ -22,14 +22,32 @@ ORDER = [
     "cli",
     "__main__",
 ]
-LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {"exceptions": -1}
-# Lines of a room. One that is full gives something up before it takes more in; a limit is lowered with what was cut.
-LIMITS = {
-    "baselines": 970, "benchmarks": 2590, "commands": 2175, "config": 1870, "data": 5255, "interfaces": 475,
-    "launching": 985, "metrics": 1690, "models": 2545, "prediction": 1200, "report": 2360, "runs": 1305,
-    "scoring": 1100, "stages": 2520, "storage": 645, "training": 1260,
-}  # fmt: skip
-LARGEST_FILE, LARGEST_FUNCTION = 450, 60
+LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {
+    "exceptions": -1
+}
+# Budgets in `ast` nodes, without contexts and docstrings: what there is to understand, however it is laid out.
+# A room that is full gives something up before it takes more in.
+BUDGETS = {
+    "baselines": 6950,
+    "benchmarks": 15900,
+    "commands": 14450,
+    "config": 10960,
+    "data": 33890,
+    "interfaces": 950,
+    "launching": 5490,
+    "metrics": 11000,
+    "models": 13390,
+    "prediction": 6450,
+    "report": 15750,
+    "runs": 7080,
+    "scoring": 6040,
+    "stages": 15250,
+    "storage": 2710,
+    "top level": 5500,
+    "training": 6090,
+}
+LARGEST_PRODUCT = 173_000
+LARGEST_FILE, LARGEST_FUNCTION = 500, 114  # lines
 
 
 def unit(path: Path) -> str:
@@ -62,27 +80,59 @@ def test_every_module_has_a_level():
 
 def violations(path: Path) -> list[str]:
     here = unit(path)
-    targets = {name.split(".")[1] for name in imported(path) if name.startswith("orca_cli.")} & set(LEVELS)
-    return [f"{here} imports {target}" for target in targets if target != here and LEVELS[target] >= LEVELS[here]]
+    targets = {name.split(".")[1] for name in imported(path) if name.startswith("orca_cli.")} & set(
+        LEVELS
+    )
+    return [
+        f"{here} imports {target}"
+        for target in targets
+        if target != here and LEVELS[target] >= LEVELS[here]
+    ]
 
 
 def test_imports_point_downwards():
-    assert {str(path.relative_to(ROOT)): problems for path in modules() if (problems := violations(path))} == {}
+    assert {
+        str(path.relative_to(ROOT)): problems
+        for path in modules()
+        if (problems := violations(path))
+    } == {}
 
 
-def test_no_room_and_no_file_outgrows_its_limit():
-    lines = {path: len(path.read_text().splitlines()) for path in modules()}
+def size(path: Path) -> int:
+    """Return the nodes of a module, without contexts and docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = sum(
+        isinstance(n, documented) and ast.get_docstring(n) is not None for n in nodes(path)
+    )
+    return sum(not isinstance(n, ast.expr_context) for n in nodes(path)) - 2 * docstrings
+
+
+def test_no_room_outgrows_its_budget():
     rooms = Counter()
-    for path, count in lines.items():
-        rooms.update({unit(path): count} if path.parent != ROOT else {})
-    assert rooms.keys() == LIMITS.keys()
-    assert {room: count for room, count in rooms.items() if count > LIMITS[room]} == {}
-    assert [str(path) for path, count in lines.items() if count > LARGEST_FILE] == []
+    for path in sorted(ROOT.rglob("*.py")):
+        rooms["top level" if path.parent == ROOT else unit(path)] += size(path)
+    assert rooms.keys() == BUDGETS.keys()
+    assert {room: count for room, count in rooms.items() if count > BUDGETS[room]} == {}
+    assert rooms.total() <= LARGEST_PRODUCT
+
+
+def test_no_file_holds_more_than_a_concept():
+    lines = {path: len(path.read_text().splitlines()) for path in modules()}
+    assert {str(path): count for path, count in lines.items() if count > LARGEST_FILE} == {}
 
 
 def test_no_function_is_longer_than_a_page():
-    functions = [(path, node) for path in modules() for node in nodes(path) if isinstance(node, ast.FunctionDef)]
-    too_long = [(path, node) for path, node in functions if node.end_lineno - node.lineno >= LARGEST_FUNCTION]
+    functions = [
+        (path, node)
+        for path in modules()
+        for node in nodes(path)
+        if isinstance(node, ast.FunctionDef)
+    ]
+    too_long = [
+        (path, node)
+        for path, node in functions
+        if node.end_lineno - node.lineno >= LARGEST_FUNCTION
+    ]
     assert [f"{path.relative_to(ROOT)}: {node.name}" for path, node in too_long] == []
 
 
@@ -104,5 +154,7 @@ for words in (["--help"], ["run", "--help"], ["report", "--help"], ["list"], ["d
     heavy = {"torch", "transformers", "ot", "hydra", "omegaconf", "scipy", "sklearn"} & set(sys.modules)
     assert not heavy, (words, heavy)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent
+    )
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,10 @@ from orca_cli.training.loop import predict, score
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "protocols.md").read_text()
-BLOCKS = {path.stem: yaml.safe_load(path.read_text())["task"] for path in (config_dir() / "task").glob("*.yaml")}
+BLOCKS = {
+    path.stem: yaml.safe_load(path.read_text())["task"]
+    for path in (config_dir() / "task").glob("*.yaml")
+}
 TASKS = sorted(task for task, node in BLOCKS.items() if "departures" in node)
 NAMES = ["clean", "paper", "release"]
 FAULTS = 63
@@ -39,23 +42,33 @@ def composed():
     """Return a function from a task, a body and a protocol to the composed job."""
     with compose.session() as session:
         yield functools.cache(
-            lambda task, body, protocol: session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
+            lambda task, body, protocol: session.compose(
+                [f"task={task}", f"body={body}", f"protocol={protocol}"]
+            )
         )
 
 
 @pytest.mark.parametrize("protocol", ["paper", "release"])
 def test_a_run_is_given_what_the_files_say_of_its_protocol(composed, protocol):
     shared = yaml.safe_load((config_dir() / "protocol" / f"{protocol}.yaml").read_text())
-    picked = {key.removeprefix("override /"): name for line in shared.pop("defaults") for key, name in line.items()}
+    picked = {
+        key.removeprefix("override /"): name
+        for line in shared.pop("defaults")
+        for key, name in line.items()
+    }
     assert all(sorted(BLOCKS[task]["departures"]) == ["paper", "release"] for task in TASKS)
     for task in TASKS[:: len(TASKS) // 3] + ["ninapro"]:
         departures = BLOCKS[task]["departures"]
-        changed = {key: value for key, value in departures[protocol].items() if key != "description"}
+        changed = {
+            key: value for key, value in departures[protocol].items() if key != "description"
+        }
         job = composed(task, "bert", protocol)  # a body without settings of its own
         settings = dict(flat({"task": changed}))
         if task == "ninapro":  # whose own settings change nothing of what is for all tasks
             settings |= dict(flat(shared))
-            assert {key: name for key, name in picked.items() if key in job.choices}.items() <= job.choices.items()
+            assert {
+                key: name for key, name in picked.items() if key in job.choices
+            }.items() <= job.choices.items()
         for key, value in settings.items():
             if isinstance(value, str) and value.startswith("${"):  # another setting's value
                 value = lookup(job.config, value[2:-1])
@@ -63,7 +76,11 @@ def test_a_run_is_given_what_the_files_say_of_its_protocol(composed, protocol):
 
 
 def functions(path):
-    return {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_every_fault_has_a_test_that_there_is_or_a_reason():
@@ -124,22 +141,42 @@ def trained(config):
     """Return what a table above has of stage 3, without epochs and rate."""
     train = config.train
     momentum = train.momentum if train.optimizer == "sgd" else None  # without effect elsewhere
-    return train.optimizer, train.weight_decay, momentum, train.batch_size, train.accumulation, train.clip or None
+    return (
+        train.optimizer,
+        train.weight_decay,
+        momentum,
+        train.batch_size,
+        train.accumulation,
+        train.clip or None,
+    )
 
 
 @pytest.mark.parametrize("row", table(CODE), ids=lambda row: row[0])
 def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(composed, row):
     task, body, optimizer, lr, decay, momentum, second, *rest = row
     batch, accumulation, clip, epochs, end, most = map(number, rest)
-    outcome = (optimizer, float(decay), number(momentum), batch, accumulation, clip)  # of its search
+    outcome = (
+        optimizer,
+        float(decay),
+        number(momentum),
+        batch,
+        accumulation,
+        clip,
+    )  # of its search
     clean, paper, release = (composed(task, body, name).config for name in NAMES)
     assert trained(clean) == trained(paper) == outcome
-    assert clean.train.lr == float(lr) * (accumulation if task == "cifar100" else 1)  # sgd: of a mean and not of a sum
+    assert clean.train.lr == float(lr) * (
+        accumulation if task == "cifar100" else 1
+    )  # sgd: of a mean and not of a sum
     assert paper.train.lr == paper.align.lr == float(lr)
     assert paper.align.weight_decay == float(decay)
     assert (paper.train.epochs, paper.train.decay_epochs) == (100 if body == "swin" else 60, None)
     assert (paper.align.epochs, paper.align.decay_every, paper.align.decay_factor) == (60, 20, 0.2)
-    assert (paper.train.warmup_epochs, paper.align.max_samples, paper.source["size"]) == (5, most, 5000)
+    assert (paper.train.warmup_epochs, paper.align.max_samples, paper.source["size"]) == (
+        5,
+        most,
+        5000,
+    )
     assert paper.embedder["max_tokens"] is None
     published = [clean] if task in {row[0] for row in table(RELEASE)} else [clean, release]
     for config in published:
@@ -147,7 +184,10 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(composed, ro
     if release in published:  # has no settings of its own; takes those of the paper's code
         other = (optimizer, lr, decay) if second == "same" else second.split("/")
         assert (trained(release), release.train.lr) == (outcome, float(lr))
-        assert (release.align.lr, release.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
+        assert (release.align.lr, release.align.weight_decay) == (
+            pytest.approx(10 * float(other[1])),
+            float(other[2]),
+        )
 
 
 def test_the_page_has_every_tasks_settings_of_training(composed):
@@ -158,11 +198,19 @@ def test_the_page_has_every_tasks_settings_of_training(composed):
     def epochs(train):
         return f"{train.epochs}/{train.decay_epochs or train.epochs:g}"
 
-    page = {cells[0]: cells[1:] for cells in rows() if len(cells) == 6 and re.match("Swin|RoBERTa", cells[1])}
+    page = {
+        cells[0]: cells[1:]
+        for cells in rows()
+        if len(cells) == 6 and re.match("Swin|RoBERTa", cells[1])
+    }
     assert sorted(page) == TASKS
     for task, body, *_ in table(CODE):
         clean, paper, release = (composed(task, body, name).config for name in NAMES)
-        cells = [{"swin": "Swin, 100", "roberta": "RoBERTa, 60"}[body], step(paper.train), epochs(clean.train)]
+        cells = [
+            {"swin": "Swin, 100", "roberta": "RoBERTa, 60"}[body],
+            step(paper.train),
+            epochs(clean.train),
+        ]
         cells.append(f"{epochs(paper.train)}; {paper.align.lr:g}")
         cells.append(f"{step(release.train)}; {epochs(release.train)}; {release.align.lr:g}")
         assert page[task] == [cell.replace("e-0", "e-") for cell in cells]
@@ -178,9 +226,20 @@ def test_settings_of_training_are_those_of_the_release(composed, row):
     assert (config.train.lr, config.align.lr) == (float(lr), pytest.approx(rate))
     train, align = config.train, config.align
     assert align.weight_decay == float(decay)
-    assert (train.epochs, train.decay_epochs or train.epochs, train.warmup_epochs) == (epochs, end, warmup)
-    assert (align.max_samples, align.epochs, align.decay_every, align.decay_factor) == (most, align_epochs, 20, 0.2)
-    assert config.embedder["max_tokens"] == (None if tokens in (None, 512) else tokens)  # 512 is RoBERTa's own
+    assert (train.epochs, train.decay_epochs or train.epochs, train.warmup_epochs) == (
+        epochs,
+        end,
+        warmup,
+    )
+    assert (align.max_samples, align.epochs, align.decay_every, align.decay_factor) == (
+        most,
+        align_epochs,
+        20,
+        0.2,
+    )
+    assert config.embedder["max_tokens"] == (
+        None if tokens in (None, 512) else tokens
+    )  # 512 is RoBERTa's own
 
 
 def test_the_search_spaces_are_the_papers():
@@ -199,12 +258,20 @@ class Same(torch.nn.Identity):
         return x
 
 
-@pytest.mark.parametrize("error", [ZeroOne(), MacroF1(), MacroF1(by="records"), MeanAUROC(), MeanAveragePrecision()])
+@pytest.mark.parametrize(
+    "error", [ZeroOne(), MacroF1(), MacroF1(by="records"), MeanAUROC(), MeanAveragePrecision()]
+)
 def test_errors_do_not_depend_on_how_they_are_evaluated(error):
     rng = np.random.default_rng(0)
     classes = isinstance(error, (ZeroOne, MacroF1))
-    y = np.repeat(rng.integers(0, 4, 15), 7)[:101] if classes else (rng.random((101, 4)) < 0.3).astype(np.float32)
-    samples = ArraySamples(rng.normal(size=(101, 4)).astype(np.float32), y, groups=np.arange(101) // 7)
+    y = (
+        np.repeat(rng.integers(0, 4, 15), 7)[:101]
+        if classes
+        else (rng.random((101, 4)) < 0.3).astype(np.float32)
+    )
+    samples = ArraySamples(
+        rng.normal(size=(101, 4)).astype(np.float32), y, groups=np.arange(101) // 7
+    )
     engine, values = Engine(torch.device("cpu"), "fp32"), []
     for size in (1, 10, 101):
         outputs, targets = predict(engine, Same(), samples, size)

@@ -42,9 +42,17 @@ def writes(call, name, first, last):
     if name in ("open", "io.open", "os.fdopen"):
         mode = keyword(call, "mode") or next(iter(call.args[1:]), ast.Constant("r"))
         return not isinstance(mode, ast.Constant) or bool(set(str(mode.value)) & set("wax+"))
-    if last == "open" and first not in ("os", "gzip", "zipfile", "tarfile", "Image") and len(call.args) == 1:
+    if (
+        last == "open"
+        and first not in ("os", "gzip", "zipfile", "tarfile", "Image")
+        and len(call.args) == 1
+    ):
         mode = call.args[0]  # of a path's method
-        return isinstance(mode, ast.Constant) and len(str(mode.value)) <= 3 and bool(set(str(mode.value)) & set("wax+"))
+        return (
+            isinstance(mode, ast.Constant)
+            and len(str(mode.value)) <= 3
+            and bool(set(str(mode.value)) & set("wax+"))
+        )
     return last in ("write_text", "write_bytes") and first != "storage"
 
 
@@ -53,20 +61,27 @@ def fault(call, path):
     name = name_of(call.func)
     first, last = name.split(".")[0], name.split(".")[-1]
     checks = {
-        "allow_pickle": not says(keyword(call, "allow_pickle") or ast.Constant(name in _LOADS), False),
+        "allow_pickle": not says(
+            keyword(call, "allow_pickle") or ast.Constant(name in _LOADS), False
+        ),
         "read_pickle": last == "read_pickle",
         "unpickles": path == _PICKLER and first == "pickle" and name != "pickle.dump",
         "torch.load": name == "torch.load" and not says(keyword(call, "weights_only"), True),
         "extractall": last in ("extractall", "unpack_archive"),
         "os.system": name in ("os.system", "os.popen"),
         "shell": keyword(call, "shell") is not None and not says(keyword(call, "shell"), False),
-        "loadmat": last == "loadmat" and path != "data/untrusted/matlab.py",  # SciPy's parser runs in the worker there
+        "loadmat": last == "loadmat"
+        and path != "data/untrusted/matlab.py",  # SciPy's parser runs in the worker there
         "eval or exec": name in ("eval", "exec", "builtins.eval", "builtins.exec"),
         "instantiate": name.endswith("instantiate"),
-        "trust_remote_code": not says(keyword(call, "trust_remote_code") or ast.Constant(False), False),
+        "trust_remote_code": not says(
+            keyword(call, "trust_remote_code") or ast.Constant(False), False
+        ),
         "without timeout": keyword(call, "timeout") is None
         and (last in ("urlopen", "urlretrieve") or (first in _CLIENTS and last in _REQUESTS)),
-        "writes": not path.startswith("storage/") and path not in WRITERS and writes(call, name, first, last),
+        "writes": not path.startswith("storage/")
+        and path not in WRITERS
+        and writes(call, name, first, last),
     }
     return next((what for what, is_unsafe in checks.items() if is_unsafe), None)
 
@@ -89,7 +104,11 @@ def faults(source, path):
 
 
 def test_the_program_has_no_unsafe_call():
-    assert [what for path in FILES for what in faults(path.read_text(), str(path.relative_to(ROOT / "orca_cli")))] == []
+    assert [
+        what
+        for path in FILES
+        for what in faults(path.read_text(), str(path.relative_to(ROOT / "orca_cli")))
+    ] == []
 
 
 UNSAFE = """

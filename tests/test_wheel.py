@@ -17,7 +17,9 @@ pytestmark = pytest.mark.wheel
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT],
+        check=True,
+        capture_output=True,
     )
     return next(folder.glob("*.whl"))
 

@@ -30,7 +30,10 @@ NAMES = {
     PROBE: "a ridge on the features of the body as it starts",
     MINIROCKET: "MiniRocket with ridge",
 }
-PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {CONSTANT: (), MINIROCKET: ("aeon", "numba", "scikit-learn")}
+PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {
+    CONSTANT: (),
+    MINIROCKET: ("aeon", "numba", "scikit-learn"),
+}
 # Of computing, for one fit; the first MiniRocket on a machine is compiled.
 LIMITS_S = dict.fromkeys(NAMES, 60.0) | {MINIROCKET: 120.0}
 _SECONDS = 2**21  # values of the training inputs up to which MiniRocket takes seconds
@@ -52,10 +55,15 @@ def baseline_names(
     """
     if which == "none" or kind == "dense":
         return [] if which == "none" else [CONSTANT, "linear"]
-    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(map(task.get, _SERIES))
+    is_table = current_target(str(task.get("_target_"))) == _TABLE and not any(
+        map(task.get, _SERIES)
+    )
     is_table = is_table or math.prod(input_shape[1:]) == 1
     is_quick = which == "all" or (has_aeon() and samples * math.prod(input_shape) <= _SECONDS)
-    left_out = {"boosting": not is_table, MINIROCKET: is_table or len(input_shape) != 2 or not is_quick}
+    left_out = {
+        "boosting": not is_table,
+        MINIROCKET: is_table or len(input_shape) != 2 or not is_quick,
+    }
     return [name for name in NAMES if not left_out.get(name)]
 
 
@@ -70,7 +78,9 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
     if "test" not in splits or not {"kind", "input_shape"} <= built.keys():
         return []
     recorded, samples = result.get("baselines") or {}, splits["train"]["n"]
-    names = baseline_names(config.baselines, config.task, built["kind"], built["input_shape"], samples)
+    names = baseline_names(
+        config.baselines, config.task, built["kind"], built["input_shape"], samples
+    )
     return [name for name in names if name not in recorded]
 
 
@@ -98,19 +108,31 @@ def complete(
         subject = make()
         # The sentence needs the outputs of all of them; those that were computed before come from the cache.
         every = [name for name in NAMES if name in (*names, *recorded)]
-        baselines.update(compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter()))
-        comparison = verdict.verdict(subject.error, before["error"]["value"], *saved(folder), baselines)
+        baselines.update(
+            compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter())
+        )
+        comparison = verdict.verdict(
+            subject.error, before["error"]["value"], *saved(folder), baselines
+        )
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
-        terminal.log.warning(f"baselines: {' '.join(str(why).split())}; the same command computes what is missing")
+        terminal.log.warning(
+            f"baselines: {' '.join(str(why).split())}; the same command computes what is missing"
+        )
     if baselines:
         result = folder.result()
-        new = {name: one.record() for name, one in baselines.items() if one.outputs is not None or name not in recorded}
+        new = {
+            name: one.record()
+            for name, one in baselines.items()
+            if one.outputs is not None or name not in recorded
+        }
         ordered = {name: (recorded | new)[name] for name in NAMES if name in recorded | new}
         spent = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
         seconds = result["seconds"] | {"baselines": round(spent, 2)}
-        folder.write_result(result | {"baselines": ordered, "comparison": comparison, "seconds": seconds})
+        folder.write_result(
+            result | {"baselines": ordered, "comparison": comparison, "seconds": seconds}
+        )
     return stop
 
 
@@ -122,7 +144,11 @@ def saved(folder: RunDirectory) -> tuple[Any, Any, Any]:
     path = folder.stage("finetune") / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["outputs"]), torch.from_numpy(arrays["targets"]), arrays.get("groups")
+            return (
+                torch.from_numpy(arrays["outputs"]),
+                torch.from_numpy(arrays["targets"]),
+                arrays.get("groups"),
+            )
     except (KeyError, OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
@@ -132,7 +158,9 @@ def opened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> A
     count_read(folder)
     samples = open_test()
     if samples.digest() != digest:
-        raise DataError("the test data are not those that the run was tested on", where=folder.path.name)
+        raise DataError(
+            "the test data are not those that the run was tested on", where=folder.path.name
+        )
     return samples
 
 

@@ -23,14 +23,24 @@ from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Reporter, Samples
 from orca_cli.scoring.classification import Balanced
-from orca_cli.scoring.regression import MAE, RMSE, MeanSquared, NormalisedRMSE, OneMinusR2, RelativeL2
+from orca_cli.scoring.regression import (
+    MAE,
+    RMSE,
+    MeanSquared,
+    NormalisedRMSE,
+    OneMinusR2,
+    RelativeL2,
+)
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
 _REVISION = 4  # of this package's computations; a change makes every cached entry a miss
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
-_EMBEDDED = (completion.FEATURES, completion.PROBE)  # which learn from what parts of the run make of its data
+_EMBEDDED = (
+    completion.FEATURES,
+    completion.PROBE,
+)  # which learn from what parts of the run make of its data
 _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 
@@ -38,10 +48,16 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 class Baseline:
     """One simple model on the data of a run, as `compute` yields it; errors are as stored, fractions where a per cent."""
 
-    error: float | None  # on the test split, by the task's own error; None where it is undefined or the model failed
-    validation_error: float | None = None  # on samples that it was not fitted to and that are not test ones
+    error: (
+        float | None
+    )  # on the test split, by the task's own error; None where it is undefined or the model failed
+    validation_error: float | None = (
+        None  # on samples that it was not fitted to and that are not test ones
+    )
     seconds: float | None = None  # of computing for fitting and predicting, when that was done
-    trained_on: Mapping[str, Any] = field(default_factory=dict)  # splits, n samples that it was fitted to, of how many
+    trained_on: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # splits, n samples that it was fitted to, of how many
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     about: str = ""  # what was chosen in fitting, in words
     reason: str = ""  # why there is no error
@@ -54,7 +70,9 @@ class Baseline:
         return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
 
 
-def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter) -> Iterator[tuple[str, Baseline]]:
+def compute(
+    names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter
+) -> Iterator[tuple[str, Baseline]]:
     """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported.
 
     What is computed is kept in the folder baselines of `cache`. InterruptionError where a signal asks to stop.
@@ -67,7 +85,9 @@ def compute(names: Sequence[str], subject: Subject, cache: Path, reporter: Repor
             except InterruptionError:
                 raise
             except (OrcaError, OSError, MemoryError, ValueError) as failure:
-                baseline = Baseline(None, reason=" ".join(str(failure).split()) or type(failure).__name__)
+                baseline = Baseline(
+                    None, reason=" ".join(str(failure).split()) or type(failure).__name__
+                )
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
@@ -82,7 +102,9 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     versions = {package: version(package) for package in completion.PACKAGES[name]}
     is_constant = name == completion.CONSTANT
-    entry, count = _constant(subject) if is_constant else _fitted(name, subject, cache, [splits, versions])
+    entry, count = (
+        _constant(subject) if is_constant else _fitted(name, subject, cache, [splits, versions])
+    )
     outputs, validation_error = entry.tensors["outputs"], None
     measured = error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
     if "held_out" in entry.tensors:
@@ -92,7 +114,9 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
     seconds, about = entry.record["seconds"], str(entry.record["about"])
     trained_on = {"splits": splits, "n": count, "of": len(learned)}
     reason = "" if measured is not None else "undefined on this test split"
-    return Baseline(measured, validation_error, seconds, trained_on, versions, about, reason, outputs)
+    return Baseline(
+        measured, validation_error, seconds, trained_on, versions, about, reason, outputs
+    )
 
 
 def _constant(subject: Subject) -> tuple[Entry, int]:
@@ -104,9 +128,13 @@ def _constant(subject: Subject) -> tuple[Entry, int]:
         tensors["held_out"] = constant.expand(len(rows), *constant.shape)
     elif (fold := _folds(subject, rows)) is not None:
         y = samples.targets()[rows]
-        apart = [subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)]
+        apart = [
+            subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)
+        ]
         tensors["held_out"] = torch.from_numpy(np.stack(apart)[fold])
-    return Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""}), len(subject.learned)
+    return Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""}), len(
+        subject.learned
+    )
 
 
 def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:
@@ -117,7 +145,12 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
     is_raw = name == completion.MINIROCKET or task.kind == "dense"
     rows, judged = subject.rows(subject.learned, is_raw), subject.rows(judge, is_raw)
-    settings: dict[str, Any] = {"model": name, "form": form, "k": task.num_outputs, "causal": task.causal}
+    settings: dict[str, Any] = {
+        "model": name,
+        "form": form,
+        "k": task.num_outputs,
+        "causal": task.causal,
+    }
     settings["balanced"] = isinstance(subject.error, Balanced)
     judged_on = "folds" if judge is None else subject.digests["val"]
     data = [subject.digests[split] for split in (*facts[0], "test")]
@@ -125,7 +158,13 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     start = subject.start() if name == completion.PROBE else None
     if is_embedded:
         part = start or subject.embedder
-        key.append([weights_sha256(part.state_dict()), str(part), str(getattr(subject.embedder, "layout", None))])
+        key.append(
+            [
+                weights_sha256(part.state_dict()),
+                str(part),
+                str(getattr(subject.embedder, "layout", None)),
+            ]
+        )
 
     def compute_entry() -> Entry:
         began = time.monotonic()
@@ -133,7 +172,11 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
             x, new = subject.embedded() if start is None else subject.probed(start)
         else:
             x, new = subject.raw if is_raw else subject.table
-        seconds, kept, y = time.monotonic() - began if is_embedded else 0.0, rows, subject.learned.targets()[rows]
+        seconds, kept, y = (
+            time.monotonic() - began if is_embedded else 0.0,
+            rows,
+            subject.learned.targets()[rows],
+        )
         known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
         if not known.any():
             raise DataError("no training sample has a target")
@@ -141,19 +184,33 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
             x, y, kept = x[known], y[known], rows[known]
         fold = _folds(subject, kept) if judge is None else None
         limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
-        request = settings | {"x": x, "y": y, "groups": _groups(subject.learned, kept), "fold": fold, "new": new}
+        request = settings | {
+            "x": x,
+            "y": y,
+            "groups": _groups(subject.learned, kept),
+            "fold": fold,
+            "new": new,
+        }
         limits = math.ceil(limit_s), _WAIT * limit_s
         try:
-            fit_result = isolation.isolated(models.fitted, "baselines", *limits, parent=os.getpid(), **request)
+            fit_result = isolation.isolated(
+                models.fitted, "baselines", *limits, parent=os.getpid(), **request
+            )
         except isolation.StoppedError as error:
             raise DataError(f"it {error}") from error
         outputs = torch.from_numpy(fit_result["outputs"])
         tensors = {"outputs": outputs[len(judged) :]}
         if fold is not None:
-            tensors |= {"held_out": torch.from_numpy(fit_result["held_out"]), "rows": torch.from_numpy(kept)}
+            tensors |= {
+                "held_out": torch.from_numpy(fit_result["held_out"]),
+                "rows": torch.from_numpy(kept),
+            }
         elif judge is not None:
             tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
-        return Entry(tensors, {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]})
+        return Entry(
+            tensors,
+            {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]},
+        )
 
     name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return cached(cache / "baselines" / name_of_entry, compute_entry), len(rows)
@@ -170,7 +227,9 @@ def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
     learned = subject.learned
     classes = learned.targets()[rows] if subject.task.kind == "classes" else None
     try:
-        return folds(len(rows), FOLDS, seed=models.SEED, classes=classes, groups=_groups(learned, rows))
+        return folds(
+            len(rows), FOLDS, seed=models.SEED, classes=classes, groups=_groups(learned, rows)
+        )
     except DataError:
         return None
 
@@ -188,7 +247,10 @@ def _form(subject: Subject) -> str:
     form, shape = "class_maps", some.shape[1:]
     if np.issubdtype(some.dtype, np.floating):
         form, shape = "maps", some.shape[2:]
-        if not isinstance(subject.error, _MEASURES_OF_NUMBERS) and np.isin(some[~np.isnan(some)], (0, 1)).all():
+        if (
+            not isinstance(subject.error, _MEASURES_OF_NUMBERS)
+            and np.isin(some[~np.isnan(some)], (0, 1)).all()
+        ):
             form = "masks"
     if shape != task.input_shape[1:] or (form == "masks" and task.num_outputs > 1):
         what = "several labels at each position, or outputs and inputs that differ in extent"

@@ -66,24 +66,36 @@ class Subject:
 
         There is less room for `raw` inputs than for features. No split (None) has no indices.
         """
-        rows, room = np.arange(len(samples or ())), MOST_CELLS // (2 * math.prod(self.task.input_shape))
+        rows, room = (
+            np.arange(len(samples or ())),
+            MOST_CELLS // (2 * math.prod(self.task.input_shape)),
+        )
         most = min(MOST_ROWS, max(2, room)) if raw else MOST_ROWS
         if len(rows) <= most:
             return rows
-        return np.sort(seeding.numpy_generator(SEED, "baselines", "samples").choice(rows, most, replace=False))
+        return np.sort(
+            seeding.numpy_generator(SEED, "baselines", "samples").choice(rows, most, replace=False)
+        )
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features by the function `table`, [n, F] and [m, F] float32."""
         rows = len(self.rows(self.learned, raw=False))
-        most = min(max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))), max(1, MOST_CELLS // max(rows, len(self.test))))
-        return self._read(lambda x, valid: table(x.numpy(), None if valid is None else valid.numpy(), most))
+        most = min(
+            max(_LEAST, min(MOST_RAW, _CELLS // max(1, rows))),
+            max(1, MOST_CELLS // max(rows, len(self.test))),
+        )
+        return self._read(
+            lambda x, valid: table(x.numpy(), None if valid is None else valid.numpy(), most)
+        )
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs, [n, C, *E] and [m, C, *E], 0 at padding; DataError for a test split that is too large."""
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
-            raise DataError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
+            raise DataError(
+                f"the test split has more than {2 * MOST_CELLS:,} values, too many for it"
+            )
         return self._read(lambda x, valid: x.numpy(), raw=True)
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +116,10 @@ class Subject:
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
         """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F]; it stays on its device."""
-        device, pool = next(model.eval().parameters()).device, cast(PooledPredictor, model.predictor).pool
+        device, pool = (
+            next(model.eval().parameters()).device,
+            cast(PooledPredictor, model.predictor).pool,
+        )
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
             features = model.features(x.to(device), None if valid is None else valid.to(device))
@@ -114,7 +129,11 @@ class Subject:
 
     @torch.no_grad()
     def _read(
-        self, take: Callable[[Tensor, Tensor | None], np.ndarray], *, raw: bool = False, at_once: int = 256
+        self,
+        take: Callable[[Tensor, Tensor | None], np.ndarray],
+        *,
+        raw: bool = False,
+        at_once: int = 256,
     ) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.task.input_shape)))
         start = time.process_time()
@@ -123,7 +142,9 @@ class Subject:
             for first in range(0, len(rows), size):
                 signals.check()
                 if time.process_time() - start > _LIMIT_S:
-                    raise DataError(f"reading the samples takes more than {_LIMIT_S} s of processor time")
+                    raise DataError(
+                        f"reading the samples takes more than {_LIMIT_S} s of processor time"
+                    )
                 batch = samples.batch(rows[first : first + size])
                 yield take(batch.x, batch.valid)
 
@@ -139,7 +160,9 @@ def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
     along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, `valid` [B,
     *E], the share of positions that are not padding is a feature too.
     """
-    columns = [x.reshape(len(x), -1)] if math.prod(x.shape[1:]) <= most else _summaries(x, valid, most)
+    columns = (
+        [x.reshape(len(x), -1)] if math.prod(x.shape[1:]) <= most else _summaries(x, valid, most)
+    )
     if valid is not None:
         columns.append(valid.reshape(len(x), -1).mean(axis=1, keepdims=True))
     return np.concatenate(columns, axis=1).astype(np.float32)
@@ -152,7 +175,10 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     mean = x.sum(axis=axes) / count  # padding is 0
     around = np.where(mask, x - np.expand_dims(mean, axes), 0)
     columns = [mean, np.sqrt((around**2).sum(axis=axes) / count)]
-    columns += [x.min(axis=axes, initial=np.inf, where=mask), x.max(axis=axes, initial=-np.inf, where=mask)]
+    columns += [
+        x.min(axis=axes, initial=np.inf, where=mask),
+        x.max(axis=axes, initial=-np.inf, where=mask),
+    ]
     if x.shape[-1] > 1:
         both = mask[..., 1:] & mask[..., :-1]
         steps = np.where(both, np.abs(np.diff(x, axis=-1)), 0)
@@ -160,9 +186,14 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
     if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
         power = np.abs(np.fft.rfft(around, axis=2)) ** 2
         edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).astype(int))
-        bands = [power[:, :, low:high].mean(axis=2) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        bands = [
+            power[:, :, low:high].mean(axis=2)
+            for low, high in zip(edges[:-1], edges[1:], strict=True)
+        ]
         columns.append(np.log1p(np.stack(bands, axis=2)).reshape(len(x), -1))
-    columns = [np.where(np.isfinite(column), column, 0) for column in columns]  # samples of padding alone
+    columns = [
+        np.where(np.isfinite(column), column, 0) for column in columns
+    ]  # samples of padding alone
     left = most - sum(column.shape[1] for column in columns)
     if left < x.shape[1]:  # the channels' own figures take all the room
         return [np.concatenate(columns, axis=1)[:, : max(1, most)]]
@@ -179,7 +210,11 @@ def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
         factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))
         largest = sizes.index(max(sizes))
         shrunk = [max(1, int(size * factor)) for size in sizes]
-        sizes = shrunk if shrunk != sizes else [*sizes[:largest], sizes[largest] - 1, *sizes[largest + 1 :]]
+        sizes = (
+            shrunk
+            if shrunk != sizes
+            else [*sizes[:largest], sizes[largest] - 1, *sizes[largest + 1 :]]
+        )
     total, weight = x, np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
     for axis, size in enumerate(sizes, 2):
         starts = np.arange(size) * x.shape[axis] // size

@@ -90,7 +90,14 @@ def fitted(
 
 
 def _outputs(
-    model: str, form: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, new: np.ndarray, /, **settings: Any
+    model: str,
+    form: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    new: np.ndarray,
+    /,
+    **settings: Any,
 ) -> tuple[np.ndarray, str]:
     """Return the outputs of a model of training samples for new ones, and what was chosen."""
     if model == "minirocket":  # by aeon (Dempster et al. 2021); a ridge learns from the features
@@ -104,14 +111,20 @@ def _outputs(
         predict, about = dense(form, x, y, **settings)
     step = max(1, _AT_ONCE // max(1, new[:1].size))
     parts = [new[at : at + step] for at in range(0, len(new), step)]
-    parts = [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts
+    parts = (
+        [rocket.transform(_long_enough(part)) for part in parts] if model == "minirocket" else parts
+    )
     values = np.concatenate([predict(part) for part in parts])
     if form in ("labels", "masks"):
-        values = values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]  # above 0 where present
+        values = (
+            values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]
+        )  # above 0 where present
     return values.astype(np.float32), about
 
 
-def classes(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> Fitted:
+def classes(
+    model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool
+) -> Fitted:
     """Fit a classifier; it predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
 
     A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket. Its penalty is chosen by
@@ -125,12 +138,16 @@ def classes(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None,
     """
     transform = _as_model_takes(model, x)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of folds without a rare class, and of fits that stop early
+        warnings.simplefilter(
+            "ignore"
+        )  # of folds without a rare class, and of fits that stop early
         made = _learned(model, transform(x), y, groups, k, balanced)
     return lambda new: _scores(made, transform(new), k), _about(made)
 
 
-def _learned(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> Any:
+def _learned(
+    model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool
+) -> Any:
     """Return a model of scikit-learn for classes, y [n] int64, or numbers, y [n] or [n, K]; a constant where none can be."""
     from sklearn import dummy, ensemble, linear_model
 
@@ -156,11 +173,15 @@ def _learned(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None
         c = _chosen_c(x, y, groups, k, balanced)
         made = linear_model.LogisticRegression(C=c, max_iter=1000, class_weight=weight)
     else:
-        made = linear_model.RidgeClassifierCV(alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups))
+        made = linear_model.RidgeClassifierCV(
+            alphas=_ROCKET_ALPHAS, class_weight=weight, cv=_group_folds(groups)
+        )
     return made.fit(x, y)
 
 
-def _chosen_c(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool) -> float:
+def _chosen_c(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool
+) -> float:
     """Return the C of a logistic regression with the least 0-1 error in cross-validation, and among equals log-loss."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -203,7 +224,9 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
         for columns in np.split(together, len(together)) if model == "boosting" else [together]:
             target = y[np.ix_(rows, columns)]
             target = target[:, 0] if len(columns) == 1 else target
-            fitted.append((columns, transform, _learned(model, transform(x[rows]), target, some, 0, False)))
+            fitted.append(
+                (columns, transform, _learned(model, transform(x[rows]), target, some, 0, False))
+            )
 
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
@@ -236,13 +259,20 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
     centre, usual, place = np.zeros(()), np.zeros(()), np.zeros((int(np.prod(extent)), 0))
     if form == "maps":
         known = ~np.isnan(y)
-        centre, usual = x.mean(axis=0), np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        centre, usual = (
+            x.mean(axis=0),
+            np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1),
+        )
         usual = np.where(known.any(axis=0), usual, y[known].mean())
         known = known.any(axis=1)
     else:
         flat = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
         place = np.stack([*flat, *(axis**2 for axis in flat)], axis=-1).reshape(-1, 2 * len(extent))
-        y = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64) if form == "masks" else y
+        y = (
+            np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64)
+            if form == "masks"
+            else y
+        )
         known = y >= 0
 
     def features(sample: np.ndarray) -> np.ndarray:
@@ -250,7 +280,9 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
         padded = np.pad(sample - centre, ((0, 0), *[sides] * len(extent)))
         axes: Any = tuple(range(1, sample.ndim))
         windows = sliding_window_view(padded, window, axis=axes)  # [C, *E, *window]
-        return np.concatenate([np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1)
+        return np.concatenate(
+            [np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1
+        )
 
     each = max(1, min(_MOST_ROWS, _CELLS // features(x[0]).shape[1]) // len(x))
     tables, places = [], []

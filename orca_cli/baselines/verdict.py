@@ -41,13 +41,20 @@ def verdict(
         or None; is: better, about as good, worse, or unknown without a standard error; features: the same three of the ridge
         on the embedder's features, None without it; text: one sentence.
     """
-    candidates = {name: one for name, one in baselines.items() if None not in (one.error, one.validation_error)}
+    candidates = {
+        name: one
+        for name, one in baselines.items()
+        if None not in (one.error, one.validation_error)
+    }
     if value is None or not candidates:
         return None
 
     def beside(name: str) -> dict[str, Any]:
         one: Any = candidates[name]
-        difference, deviation = one.error - value, standard_error(error, outputs, one.outputs, targets, groups)
+        difference, deviation = (
+            one.error - value,
+            standard_error(error, outputs, one.outputs, targets, groups),
+        )
         word = "better" if difference > 0 else "worse"
         if deviation is None or abs(difference) <= BEYOND * deviation:
             word = "unknown" if deviation is None else "about as good"
@@ -62,8 +69,13 @@ def verdict(
     difference, deviation = comparison["difference"], comparison["standard_error"]
     apart = shown(abs(difference), " points")
     within = "" if deviation is None else f" ± {shown(BEYOND * deviation, '')}"
-    took = f" in {rival.seconds:{'.0f' if rival.seconds >= 10 else '.2g'}} s" if rival.seconds else ""
-    what, use = f"{NAMES[name]} ({shown(rival.error)}{took})", "" if name == CONSTANT else "use it, or "
+    took = (
+        f" in {rival.seconds:{'.0f' if rival.seconds >= 10 else '.2g'}} s" if rival.seconds else ""
+    )
+    what, use = (
+        f"{NAMES[name]} ({shown(rival.error)}{took})",
+        "" if name == CONSTANT else "use it, or ",
+    )
     side = "below" if difference > 0 else "above"
     text = {
         "better": f"{apart}{within} better than {what}, the simple model that validates best",
@@ -72,7 +84,9 @@ def verdict(
         "worse": f"{what} does better here by {apart}{within}: {use}try more training data or another body",
     }[comparison["is"]]
     if features is not None and features["is"] in ("about as good", "worse"):
-        named = "it" if name == FEATURES else f"{NAMES[FEATURES]} ({shown(candidates[FEATURES].error)})"
+        named = (
+            "it" if name == FEATURES else f"{NAMES[FEATURES]} ({shown(candidates[FEATURES].error)})"
+        )
         text += f"; the body adds nothing to {named}"
     return comparison | {"features": features, "text": text}
 
@@ -88,7 +102,9 @@ def standard_error(
     """
     resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
     # The samples of each record.
-    members = None if groups is None else [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    members = (
+        None if groups is None else [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    )
     count = len(outputs) if members is None else len(members)
     if count < 2 or resamples < _LEAST:
         return None

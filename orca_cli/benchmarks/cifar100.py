@@ -45,7 +45,9 @@ def load(
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     x, y = read(archive, "train")
-    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
+    rows, held_out = hold_out(
+        y, validation, validation_size, train_size, train_on_validation, split_seed
+    )
     samples = partial(PixelSamples, mean=MEAN, std=STD)
     return TaskData(
         kind="classes",
@@ -69,7 +71,9 @@ def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return checked(data, labels, _CLASSES, f"{archive}[{name}]")
 
 
-def checked(x: object, labels: object, num_classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+def checked(
+    x: object, labels: object, num_classes: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return images, uint8 [N, 3072] or [N, 3, 32, 32], in the latter form, and N labels in 0..num_classes-1 as int64.
 
     Raises DataError, with `where` (file and entry), if they have another form.

@@ -43,7 +43,9 @@ class Form:
     start: int
     size: int
     sky_at_test: bool
-    sky_low: float = -0.9  # the share of the sky's level that is added to an image is drawn from here
+    sky_low: float = (
+        -0.9
+    )  # the share of the sky's level that is added to an image is drawn from here
     sky_high: float = 3.0
     ignored: str = "missing"  # the target where the mask is not known
     centre: float = 0.0  # subtracted from the counts, which `spread` then divides
@@ -58,7 +60,13 @@ class Stamps(MapSamples):
     """
 
     def __init__(
-        self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
+        self,
+        root: Path,
+        part: str,
+        stamps: Sequence[PurePosixPath],
+        form: Form,
+        cache: Path,
+        reporter: Reporter,
     ):
         self._root, self.stamps, self._form = root, tuple(stamps), form
         skies = sorted({(root / stamp).with_name(_SKY) for stamp in stamps})
@@ -79,9 +87,15 @@ class Stamps(MapSamples):
         image, mask, ignored = read_stamp(path, self._form)
         content = hashlib.sha256(image.tobytes() + mask.tobytes() + ignored.tobytes()).hexdigest()
         broken = int((~np.isfinite(image)).sum())
-        return np.where(ignored, np.nan, mask), {"sha256": content, "sky": read_sky(path), "broken": broken}
+        return np.where(ignored, np.nan, mask), {
+            "sha256": content,
+            "sky": read_sky(path),
+            "broken": broken,
+        }
 
-    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, bool, None]:
+    def read(
+        self, index: int, augment: np.random.Generator | None
+    ) -> tuple[np.ndarray, bool, None]:
         """Return the image [1, S, S], scaled, 0 at pixels that are not finite; with `augment`, a part of the sky is added."""
         image, _, _ = read_stamp(self._root / self.stamps[index], self._form)
         share = 0.0
@@ -90,11 +104,19 @@ class Stamps(MapSamples):
             share = float(generator.uniform(self._form.sky_low, self._form.sky_high))
         # float64: the sky is large beside what remains after the centre is gone.
         counts = image.astype(np.float64) + self.records[index]["sky"] * share
-        return np.where(np.isfinite(image), (counts - self._form.centre) / self._form.spread, 0.0)[None], True, None
+        return (
+            np.where(np.isfinite(image), (counts - self._form.centre) / self._form.spread, 0.0)[
+                None
+            ],
+            True,
+            None,
+        )
 
     def groups(self) -> np.ndarray:
         """Return the visit of each stamp, [n] int64."""
-        return np.unique(["_".join(stamp.parts[2:4]) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
+        return np.unique(
+            ["_".join(stamp.parts[2:4]) for stamp in self.stamps], return_inverse=True
+        )[1].astype(np.int64)
 
 
 def load(
@@ -147,14 +169,22 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
         for name in np.asarray(unpickle(listed, max_bytes=_MOST_BYTES)).reshape(-1):
             parts = PurePosixPath(str(name)).parts[-_DEPTH:]
             if ".." in parts:
-                raise UnsafeError(f"'{name}' leads out of the folder", where=str(listed), hint="remove the list")
+                raise UnsafeError(
+                    f"'{name}' leads out of the folder", where=str(listed), hint="remove the list"
+                )
             if len(parts) < _DEPTH or parts[0] != folder or not root.joinpath(*parts).is_file():
-                what = f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there"
-                raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
+                what = (
+                    f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there"
+                )
+                raise DataError(
+                    what, where=str(listed), hint="remove the list to use what the folder holds"
+                )
             stamps.append(PurePosixPath(*parts))
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
-        stamps = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != _SKY]
+        stamps = [
+            PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != _SKY
+        ]
     chosen = sorted({stamp for stamp in stamps if stamp.parts[1] == band})
     if not chosen:
         hint = f"task.filter is one of the folders in {folder}"
@@ -171,7 +201,12 @@ def read_stamp(path: Path, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarr
     end = form.start + form.size
     stored = arrays.open_arrays(path, str(path), AGAIN)[""]
     shape = stored.shape
-    if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub" or min(shape[1:]) < end:
+    if (
+        len(shape) != 3
+        or shape[0] not in (2, 3)
+        or stored.dtype.kind not in "fiub"
+        or min(shape[1:]) < end
+    ):
         what = f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W) with H, W of {end} or more"
         raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
     image, *masks = np.array(stored.read()[:, form.start : end, form.start : end], dtype=np.float32)
@@ -192,24 +227,39 @@ def read_sky(path: Path) -> float:
     levels = arrays.open_arrays(file, str(file), AGAIN)[""].read().reshape(-1)
     number = path.name.partition("_")[0]
     exposure = int(number) if number.isdecimal() else 0  # before the _
-    if levels.dtype.kind not in "fiu" or not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
-        raise fault(f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1", file)
+    if (
+        levels.dtype.kind not in "fiu"
+        or not 1 <= exposure <= len(levels)
+        or not np.isfinite(levels[exposure - 1])
+    ):
+        raise fault(
+            f"has no level for '{path.name}': {levels.dtype} of {len(levels)} exposures, numbered from 1",
+            file,
+        )
     return float(levels[exposure - 1])
 
 
-def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
+def _held_out(
+    stamps: list[PurePosixPath], fraction: float, unit: str, seed: int
+) -> set[PurePosixPath]:
     """Return the validation stamps: units in a seeded order until the fraction is best met, at least one."""
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
-        units.setdefault("_".join(stamp.parts[2:4]) if unit == "visit" else str(stamp), []).append(stamp)
+        units.setdefault("_".join(stamp.parts[2:4]) if unit == "visit" else str(stamp), []).append(
+            stamp
+        )
     if len(units) < 2:
         what = f"{len(units)} {unit} cannot be split into training and validation"
-        raise DataError(what, where="task.validation_unit", hint="use exposure, or give more stamps")
+        raise DataError(
+            what, where="task.validation_unit", hint="use exposure, or give more stamps"
+        )
     names = sorted(units)
     target_count, chosen = fraction * len(stamps), set[PurePosixPath]()
     for place in numpy_generator(seed, "cosmic", "validation").permutation(len(names))[:-1]:
         members = units[names[place]]
-        if chosen and abs(len(chosen) + len(members) - target_count) >= abs(len(chosen) - target_count):
+        if chosen and abs(len(chosen) + len(members) - target_count) >= abs(
+            len(chosen) - target_count
+        ):
             break
         chosen.update(members)
     return chosen
@@ -221,7 +271,9 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
     Stars and hits are outliers and hardly move these.
     """
     values = []
-    for index in np.sort(numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]):
+    for index in np.sort(
+        numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]
+    ):
         signals.check()
         image, _, ignored = read_stamp(root / stamps[index], form)
         values.append(image[~ignored])

@@ -31,10 +31,15 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.seeding import numpy_generator
 
-FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
+FILES = (
+    "piececonst_r421_N1024_smooth1.mat",
+    "piececonst_r421_N1024_smooth2.mat",
+)  # training and test
 HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
-_EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
+_EPS = (
+    1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
+)
 _VERSION = 1
 # What task.size stands for: nodes, stride, and samples per part.
 SIZES = {
@@ -67,7 +72,9 @@ def load(
     given = {"train": num_train, "validation": num_validation, "test": num_test}
     counts = counts | {part: count for part, count in given.items() if count is not None}
     if origin == "files":
-        files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
+        files = find(
+            data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead"
+        )
         read = partial(_read, counts, files, cache_folder, reporter)
     else:
         read = partial(_generated, nodes, stride, counts, data_seed, cache_folder, reporter)
@@ -98,7 +105,13 @@ def load(
 
 
 def _generated(
-    nodes: int, stride: int, counts: dict[str, int], data_seed: int, cache_folder: Path, reporter: Reporter, part: str
+    nodes: int,
+    stride: int,
+    counts: dict[str, int],
+    data_seed: int,
+    cache_folder: Path,
+    reporter: Reporter,
+    part: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return permeability and u of a part, [n, s, s] float32; all parts are generated, unless the cache has them."""
 
@@ -108,7 +121,9 @@ def _generated(
                 fields, solutions = [], []
                 for index in range(count):
                     signals.check()
-                    high = gaussian_field(nodes, numpy_generator(data_seed, "darcy", part, index)) >= 0
+                    high = (
+                        gaussian_field(nodes, numpy_generator(data_seed, "darcy", part, index)) >= 0
+                    )
                     solution = solve(np.where(high, HIGH, LOW))
                     fields.append(high[::stride, ::stride])
                     solutions.append(solution[::stride, ::stride].astype(np.float32))
@@ -116,9 +131,15 @@ def _generated(
                 np.save(folder / f"{part}_high.npy", np.stack(fields))
                 np.save(folder / f"{part}_u.npy", np.stack(solutions))
 
-    parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
+    parameters: dict[str, int | float | str] = {
+        "nodes": nodes,
+        "stride": stride,
+        "data_seed": data_seed,
+    }
     parameters |= {"version": _VERSION, **{f"num_{name}": count for name, count in counts.items()}}
-    high, u = load_arrays(folder_of(cache_folder, "darcy", parameters, make, reporter), [f"{part}_high", f"{part}_u"])
+    high, u = load_arrays(
+        folder_of(cache_folder, "darcy", parameters, make, reporter), [f"{part}_high", f"{part}_u"]
+    )
     return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
 
@@ -132,13 +153,17 @@ def _read(
         shape: tuple[int | str, ...] = ("N", "s", "s")
         for name, variable in (("permeability", "coeff"), ("pressure", "sol")):
             what = f"'{variable}'"
-            values = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), what)
+            values = check_array(
+                matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), what
+            )
             if (values.shape[1] - 1) % _FILE_STRIDE:
                 nodes = f"{what} has {values.shape[1]} nodes a side"
                 raise fault(f"{nodes}; expected 421, or another multiple of 5 plus 1", file)
             kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
             del values  # 1.5 GB, before the next variable is read
-            np.save(folder / f"{name}.npy", check_array(kept, shape, str(file), what, holds="finite"))
+            np.save(
+                folder / f"{name}.npy", check_array(kept, shape, str(file), what, holds="finite")
+            )
             shape = kept.shape
 
     parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
@@ -187,7 +212,9 @@ def solve(permeability: np.ndarray) -> np.ndarray:
         [middle, below, below, beside, beside], offsets=[0, inner, -inner, 1, -1], format="csc"
     ) * float((nodes - 1) ** 2)
     # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric patterns.
-    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    factors = splu(
+        matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
     u = np.zeros((nodes, nodes))
     u[1:-1, 1:-1] = factors.solve(np.ones(inner * inner)).reshape(inner, inner)
     return u

@@ -50,8 +50,16 @@ def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> Arra
         stored = entries(open_arrays(file, str(file), AGAIN), [f"x_{part}", f"y_{part}"], str(file))
         x, y = (one.read() for one in stored)
         np.save(folder / "x.npy", check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]"))
-        np.save(folder / "y.npy", check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary"))
+        np.save(
+            folder / "y.npy", check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
+        )
 
-    folder = folder_of(cache_folder, f"deepsea-{part}", {"version": _VERSION, **file_identity(file)}, make, reporter)
+    folder = folder_of(
+        cache_folder,
+        f"deepsea-{part}",
+        {"version": _VERSION, **file_identity(file)},
+        make,
+        reporter,
+    )
     (x,), (y,) = load_arrays(folder, ["x"], mapped=True), load_arrays(folder, ["y"])
     return ArraySamples(x.transpose(0, 2, 1), y.astype(np.float32))

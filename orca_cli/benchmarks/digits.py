@@ -25,12 +25,21 @@ def load(
     """
     package: Any = importlib.util.find_spec("sklearn")
     # 64 pixels and the class of every image, [n, 65], from scikit-learn's own file; importing it takes a second.
-    digits = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    digits = np.loadtxt(
+        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=","
+    )
     # [n, rows, columns]; pixels are integers in 0..16
     images = (digits[:, :-1].reshape(-1, 8, 8) / 16).astype(np.float32)
     x = images[:, None] if layout == "image" else images.transpose(0, 2, 1)
     y = digits[:, -1].astype(np.int64)
-    parts = split(len(y), train=train_size, validation=validation_size, test=test_size, seed=split_seed, classes=y)
+    parts = split(
+        len(y),
+        train=train_size,
+        validation=validation_size,
+        test=test_size,
+        seed=split_seed,
+        classes=y,
+    )
     return TaskData(
         kind="classes",
         input_shape=tuple(x.shape[1:]),

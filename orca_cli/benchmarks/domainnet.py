@@ -40,22 +40,32 @@ def load(
     Validation has every class in proportion, and identical files stay together. The reference draws augmentation once per
     image ("frozen"); "none" only resizes.
     """
-    lists = find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
+    lists = find(
+        data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path
+    )
     folder = lists[0].parent
-    (names, y, class_names), (test_names, test_y, _) = (_read(list_path, folder) for list_path in lists)
+    (names, y, class_names), (test_names, test_y, _) = (
+        _read(list_path, folder) for list_path in lists
+    )
     if twice := set(names) & set(test_names):
         raise fault(f"'{min(twice)}' is in the training list too", lists[1])
     hashes = content_hashes([folder / name for name in names], reporter)
     first, content = by_content(hashes)
-    drawn = hold_out(y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
+    drawn = hold_out(
+        y[first], "stratified", validation_size, train_size, train_on_validation, split_seed
+    )
     rows, held_out = (np.flatnonzero(np.isin(content, chosen)) for chosen in drawn)
     plain = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     frozen_seed = split_seed if augment == "frozen" else None
-    random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
+    random = View(
+        _SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed
+    )
 
     def samples(rows: np.ndarray, view: View) -> FileSamples:
         chosen = [names[row] for row in rows]
-        return FileSamples([folder / name for name in chosen], chosen, y[rows], [hashes[row] for row in rows], view)
+        return FileSamples(
+            [folder / name for name in chosen], chosen, y[rows], [hashes[row] for row in rows], view
+        )
 
     def open_test() -> FileSamples:
         paths = [folder / name for name in test_names]
@@ -84,7 +94,9 @@ def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, .
         name, _, label = line.strip().rpartition(" ")
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or any(mark in name for mark in "\\:\0"):
-            raise UnsafeError(f"line {number} names a file outside the folder: '{name[:80]}'", where=where)
+            raise UnsafeError(
+                f"line {number} names a file outside the folder: '{name[:80]}'", where=where
+            )
         if label not in _LABELS or len(parts) != 3:
             what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
             raise fault(what, where)

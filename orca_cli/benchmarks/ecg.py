@@ -22,7 +22,15 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays, refuse
+from orca_cli.data.published import (
+    check_array,
+    entries,
+    fault,
+    file_identity,
+    find,
+    load_arrays,
+    refuse,
+)
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
@@ -65,7 +73,9 @@ class Windows(ArraySamples):
         pad: whether a record that has no window gives one, with zeros after its end.
     """
 
-    def __init__(self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool) -> None:
+    def __init__(
+        self, records: Records, rows: np.ndarray, strides: Sequence[int], inclusive: bool, pad: bool
+    ) -> None:
         self._records = records
         self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)
@@ -147,7 +157,9 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
         validation, test = train_test_split(rest, test_size=0.5, random_state=0)
     else:
         learned, test = train_test_split(rows, test_size=0.1, random_state=0)
-        inner = splits.split(len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned])
+        inner = splits.split(
+            len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned]
+        )
         train, validation = learned[inner.train], learned[inner.validation]
     return splits.Split(*map(np.sort, (train, validation, test)))
 
@@ -159,23 +171,39 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
         data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
         with damage(where, "pickle"):  # no lists, a record of lists of different lengths
             recorded = [np.asarray(record) for record in data]
-            texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
-        refuse(not recorded or len(recorded) != len(texts), "data and label are not two lists of one length", where)
+            texts = [
+                name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names
+            ]
+        refuse(
+            not recorded or len(recorded) != len(texts),
+            "data and label are not two lists of one length",
+            where,
+        )
         if wrong := set(texts) - set(CLASSES):
             raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
         mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
         for row, signal in enumerate(recorded):
             signals.check()
-            values = check_array(signal, ("steps",), where, f"record {row}", holds="finite").astype(np.float64)
+            values = check_array(signal, ("steps",), where, f"record {row}", holds="finite").astype(
+                np.float64
+            )
             mean[row] = values.mean()
             if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
                 std[row] = deviation
         ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
         classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
-        arrays = {"steps": np.concatenate(recorded), "ends": ends, "classes": classes, "mean": mean, "std": std}
+        arrays = {
+            "steps": np.concatenate(recorded),
+            "ends": ends,
+            "classes": classes,
+            "mean": mean,
+            "std": std,
+        }
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
 
-    folder = folder_of(cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter)
+    folder = folder_of(
+        cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter
+    )
     (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))

@@ -64,9 +64,19 @@ class Sounds:
     """
 
     def __init__(
-        self, folder: Path, split: str, names: Sequence[str], noise: Sequence[Path] = (), redraw: bool = True
+        self,
+        folder: Path,
+        split: str,
+        names: Sequence[str],
+        noise: Sequence[Path] = (),
+        redraw: bool = True,
     ) -> None:
-        self._folder, self._noise, self._redraw, self._by_clip = folder, noise, redraw, split == "train"
+        self._folder, self._noise, self._redraw, self._by_clip = (
+            folder,
+            noise,
+            redraw,
+            split == "train",
+        )
         self._files, self._owners, self._labels = _read_table(folder, split, names)
         self._clips = np.arange(len(self._labels)) if self._by_clip else self._owners
         places = np.arange(len(self._clips) + 1)
@@ -83,7 +93,9 @@ class Sounds:
         if not self._redraw and self._noise:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
         sounds = []
-        for start, end, generator in zip(self._starts[indices], self._ends[indices], generators, strict=True):
+        for start, end, generator in zip(
+            self._starts[indices], self._ends[indices], generators, strict=True
+        ):
             row = int((start + end) // 2 if generator is None else generator.integers(start, end))
             sounds.append(read(self._folder / self._files[row]))
         features = log_mel(np.stack(sounds))
@@ -97,7 +109,10 @@ class Sounds:
                 background = log_mel(read(noise, start=generator.random())[None])[0]
                 features[row] = mix(features[row], background, generator)
         x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
-        return Batch(torch.from_numpy(x), torch.from_numpy(self._labels[self._clips[indices]].astype(np.float32)))
+        return Batch(
+            torch.from_numpy(x),
+            torch.from_numpy(self._labels[self._clips[indices]].astype(np.float32)),
+        )
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""
@@ -124,7 +139,9 @@ class Sounds:
         return digest.hexdigest()
 
 
-def load(data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True) -> TaskData:
+def load(
+    data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True
+) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
     What is drawn once (redraw=false) stays for all epochs and for stage 2.
@@ -133,7 +150,9 @@ def load(data_folder: Path, path: str | None = None, augmentation: bool = True, 
     with damage(str(folder / _MAPS), "map of labels"):
         numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, AGAIN))
         names = tuple(sorted(numbers, key=numbers.__getitem__))
-        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(range(len(names))):
+        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(
+            range(len(names))
+        ):
             raise ValueError("the numbers of the labels are not 0..K-1")
     noise = sorted((folder / "noise_22050").glob("*.wav")) if augmentation else []
     if augmentation and not noise:
@@ -151,7 +170,9 @@ def load(data_folder: Path, path: str | None = None, augmentation: bool = True, 
     )
 
 
-def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _read_table(
+    folder: Path, split: str, names: Sequence[str]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the chunks of a split, clip by clip, from its manifest; clips keep the order of their first rows.
 
     Files relative to the folder; the clip of each, [chunks] int64, ascending; labels [clips, K] uint8 of 0 and 1.
@@ -161,16 +182,24 @@ def _read_table(folder: Path, split: str, names: Sequence[str]) -> tuple[list[st
     place = folder / _TABLES[split]
     text = read_text(place, _MAX_TABLE_BYTES, AGAIN)
     with damage(str(place), "table"):
-        rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"])
+        rows = pd.read_csv(
+            io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"]
+        )
         rows["clip"] = pd.factorize(rows["ext"])[0]
         rows = rows.sort_values("clip", kind="stable", ignore_index=True)
-    paths = [[part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]]
+    paths = [
+        [part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]
+    ]
     if not paths or any(".." in parts or not parts for parts in paths) or "" in {*rows["ext"]}:
         raise fault("has a row without a file below the folder, or without a clip", place)
     # The longest end of the first path that names a file; all other paths are cut to as many parts.
     ends = range(len(paths[0]), 0, -1)
     tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
-    refuse(not tail, f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}", place)
+    refuse(
+        not tail,
+        f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}",
+        place,
+    )
     written = rows.groupby("clip")["labels"]
     refuse((written.nunique() > 1).any(), "has a clip with several sets of labels", place)
     labels = written.first().str.split(",").explode().str.strip()  # by clip
@@ -224,7 +253,9 @@ def log_mel(sounds: np.ndarray) -> np.ndarray:
         power = spectrum.real.square() + spectrum.imag.square()  # [B, 961, 101]
         mels = torch.from_numpy(mel_filters().T) @ power
         decibels = 10 * mels.clamp_min(_FLOOR).log10()
-        decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - _RANGE_DB) + _SHIFT_DB
+        decibels = (
+            torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - _RANGE_DB) + _SHIFT_DB
+        )
         return (decibels - decibels.mean(dim=(1, 2), keepdim=True)).numpy()
 
 
@@ -233,7 +264,9 @@ def mel_filters() -> np.ndarray:
     """Return the filters [961, 96] float32: triangles of height 1 between neighbours of 98 points, even on the HTK scale."""
     from transformers.audio_utils import mel_filter_bank
 
-    filters = mel_filter_bank(_N_FFT // 2 + 1, MELS, 0.0, RATE / 2, RATE, norm=None, mel_scale="htk")
+    filters = mel_filter_bank(
+        _N_FFT // 2 + 1, MELS, 0.0, RATE / 2, RATE, norm=None, mel_scale="htk"
+    )
     return np.ascontiguousarray(filters, dtype=np.float32)
 
 

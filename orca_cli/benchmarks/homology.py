@@ -21,7 +21,10 @@ from orca_cli.interfaces import TaskData
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 _CLS, _SEP, _UNKNOWN = 2, 3, 4
 # Letter -> channel, as a table over bytes.
-_TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN for byte in range(256))
+_TABLE = bytes(
+    VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN
+    for byte in range(256)
+)
 
 
 def load(
@@ -39,7 +42,9 @@ def load(
     Folds without a training protein are allowed in the other splits. Truncated proteins (see one_hot.OverLength) keep their
     first residues and their sep. Unmarked zero columns are averaged over in the pooling.
     """
-    first, second = ([form.format(split) for split in ("train", "valid", f"test_{test}")] for form in tape.FORMS)
+    first, second = (
+        [form.format(split) for split in ("train", "valid", f"test_{test}")] for form in tape.FORMS
+    )
     places = find(data_folder, "homology", first, path, others=[second])
 
     def read(*places: Path) -> Sequences:

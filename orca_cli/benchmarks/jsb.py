@@ -43,7 +43,9 @@ def load(
         kind="dense",
         input_shape=(_KEYS, extent),
         num_outputs=_KEYS,
-        train=_samples([*train, *validation] if train_on_validation else train, extent, mask_padding),
+        train=_samples(
+            [*train, *validation] if train_on_validation else train, extent, mask_padding
+        ),
         validation=_samples(validation, extent, mask_padding),
         open_test=lambda: _samples(_pieces(file, "testdata"), extent, mask_padding),
         causal=causal,
@@ -58,12 +60,18 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
-    refuse(cells.dtype != object or not cells.size, f"{cells.dtype} {cells.shape}; expected a row of cells", where)
+    refuse(
+        cells.dtype != object or not cells.size,
+        f"{cells.dtype} {cells.shape}; expected a row of cells",
+        where,
+    )
     pieces = []
     for index, cell in enumerate(cells.ravel()):
         piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
         if not 2 <= len(piece) <= _MOST_FRAMES:
-            raise fault(f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where)
+            raise fault(
+                f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where
+            )
         pieces.append(piece.astype(np.uint8))
     return pieces
 

@@ -81,17 +81,32 @@ def load(
     counts, (shortest, longest), length = _SIZES[size]
     given = {"train": num_train, "validation": num_validation, "test": num_test}
     if origin == "files":
-        names = [_FILES["validation" if (split, test_file) == ("test", "val") else split] for split in given]
-        packed, hint = [f"lra_release/listops-1000/{name}" for name in names], "task.origin=generated needs no files"
-        files = dict(zip(given, find(data_folder, "listops", names, path, hint, others=[packed]), strict=True))
+        names = [
+            _FILES["validation" if (split, test_file) == ("test", "val") else split]
+            for split in given
+        ]
+        packed, hint = (
+            [f"lra_release/listops-1000/{name}" for name in names],
+            "task.origin=generated needs no files",
+        )
+        files = dict(
+            zip(
+                given, find(data_folder, "listops", names, path, hint, others=[packed]), strict=True
+            )
+        )
     else:
-        length, counts = longest, counts | {split: count for split, count in given.items() if count is not None}
+        length, counts = (
+            longest,
+            counts | {split: count for split, count in given.items() if count is not None},
+        )
         grammar = {"max_depth": 10, "max_arity": 10, "min_length": shortest, "max_length": longest}
         folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
 
     def sequences(split: str) -> Sequences:
         made = [f"{split}_{part}" for part in _ARRAYS]
-        tokens, ends, classes = _read(files[split], given[split]) if origin == "files" else load_arrays(folder, made)
+        tokens, ends, classes = (
+            _read(files[split], given[split]) if origin == "files" else load_arrays(folder, made)
+        )
         return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
 
     form = ("listops", len(VOCABULARY), length, mask_padding, over_length)
@@ -123,7 +138,9 @@ def expressions(
         min_length, max_length: tokens, closing brackets included.
     """
     generator = numpy_generator(seed, "listops")
-    uniform = itertools.chain.from_iterable(generator.random(_DRAWS).tolist() for _ in itertools.count())
+    uniform = itertools.chain.from_iterable(
+        generator.random(_DRAWS).tolist() for _ in itertools.count()
+    )
     seen: set[bytes] = set()
     tokens = bytearray()
 
@@ -151,7 +168,11 @@ def expressions(
 
 
 def _generated(
-    cache_folder: Path, counts: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
+    cache_folder: Path,
+    counts: dict[str, int],
+    grammar: dict[str, int],
+    data_seed: int,
+    reporter: Reporter,
 ) -> Path:
     """Return the folder of the expressions that these settings determine; they are made where they are missing."""
 
@@ -165,10 +186,16 @@ def _generated(
                     drawn.append(one)
                     advance()
                 texts, values = zip(*drawn, strict=True)
-                for part, array in zip(_ARRAYS, (*end_to_end(texts), np.array(values, np.int64)), strict=True):
+                for part, array in zip(
+                    _ARRAYS, (*end_to_end(texts), np.array(values, np.int64)), strict=True
+                ):
                     np.save(folder / f"{split}_{part}.npy", array)
 
-    parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **grammar}
+    parameters: dict[str, int | float | str] = {
+        "version": _VERSION,
+        "data_seed": data_seed,
+        **grammar,
+    }
     parameters |= {f"num_{split}": count for split, count in counts.items()}
     return folder_of(cache_folder, "listops", parameters, make, reporter)
 
@@ -189,7 +216,8 @@ def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
                 continue
             if not (len(target) == 1 and target.isdigit()):
                 raise fault(
-                    f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab", where
+                    f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab",
+                    where,
                 )
             if wrong := [word for word in words or [source] if word not in _CHANNELS]:
                 what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"

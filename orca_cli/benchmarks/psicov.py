@@ -66,8 +66,12 @@ class Form:
     def seen(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
         """Return what a window [..., W, W] sees of a block [..., L, L] and of what is outside it."""
         (row, column), size = offsets, self.window
-        around = [(0, 0)] * (block.ndim - 2) + [(_PAD, max(_PAD, size - block.shape[-1] - _PAD))] * 2
-        return np.pad(block, around, constant_values=outside)[..., row : row + size, column : column + size]
+        around = [(0, 0)] * (block.ndim - 2) + [
+            (_PAD, max(_PAD, size - block.shape[-1] - _PAD))
+        ] * 2
+        return np.pad(block, around, constant_values=outside)[
+            ..., row : row + size, column : column + size
+        ]
 
     def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
         """Return [W, W] float32, NaN where there is no target."""
@@ -83,7 +87,13 @@ class Proteins(MapSamples):
     """
 
     def __init__(
-        self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
+        self,
+        root: Path,
+        collection: str,
+        proteins: Sequence[str],
+        form: Form,
+        cache: Path,
+        reporter: Reporter,
     ):
         self.proteins, self._form, self.masked = tuple(proteins), form, form.padded is None
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
@@ -109,7 +119,9 @@ class Proteins(MapSamples):
         target = self._form.target(distances, _FIRST)
         known = target[~np.isnan(target)].astype(np.float64)
         refuse(not len(known), "no distance is known", self._distances[index])
-        contents = "".join(storage.sha256_file(paths[index]) for paths in (self._features, self._distances))
+        contents = "".join(
+            storage.sha256_file(paths[index]) for paths in (self._features, self._distances)
+        )
         return target, {
             "length": len(distances),
             "sha256": hashlib.sha256(bytes.fromhex(contents)).hexdigest(),
@@ -118,21 +130,33 @@ class Proteins(MapSamples):
             "squares": float((known**2).sum()),
         }
 
-    def read(self, index: int, augment: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def read(
+        self, index: int, augment: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the features, the mask of what is protein, and the target of a window that is not the first; else None.
 
         With `augment`, windows of proteins that do not fit are drawn.
         """
         features, length = read_features(self._features[index]), self.records[index]["length"]
-        refuse(features.shape[-1] != length, f"{features.shape[-1]} residues, not {length}", self._features[index])
+        refuse(
+            features.shape[-1] != length,
+            f"{features.shape[-1]} residues, not {length}",
+            self._features[index],
+        )
         offsets = self._form.draw(length, augment)
         inside = self._form.seen(np.ones((length, length), bool), offsets)
-        target = self._form.target(read_distances(self._distances[index]), offsets) if offsets != _FIRST else None
+        target = (
+            self._form.target(read_distances(self._distances[index]), offsets)
+            if offsets != _FIRST
+            else None
+        )
         return self._form.seen(features, offsets), inside, target
 
     def scale(self) -> Scale:
         """Return mean and deviation of all known targets, one number each."""
-        count, total, squares = (sum(record[name] for record in self.records) for name in ("count", "sum", "squares"))
+        count, total, squares = (
+            sum(record[name] for record in self.records) for name in ("count", "sum", "squares")
+        )
         mean = total / count
         std = max(squares / count - mean**2, 0.0) ** 0.5 or 1.0
         return Scale(torch.full((1, 1, 1), mean), torch.full((1, 1, 1), std))
@@ -164,17 +188,27 @@ def load(
     """
     root, lists = _find_proteins(data_folder, path)
     proteins = [name for name in lists["deepcov"] if name not in set(lists["psicov"])]
-    parts = split(len(proteins), validation=num_validation, test=0, seed=split_seed, keys=("task.num_validation",) * 3)
+    parts = split(
+        len(proteins),
+        validation=num_validation,
+        test=0,
+        seed=split_seed,
+        keys=("task.num_validation",) * 3,
+    )
     chosen = range(len(proteins)) if train_on_validation else parts.train
     whole = Form(window, crop, _FARTHEST, None)
     clipped = Form(window, crop, _CLIP_TRAIN, _CLIP_TRAIN if pad_in_loss else None)
-    train = Proteins(root, "deepcov", [proteins[i] for i in chosen], clipped, cache_folder, reporter)
+    train = Proteins(
+        root, "deepcov", [proteins[i] for i in chosen], clipped, cache_folder, reporter
+    )
     return TaskData(
         kind="dense",
         input_shape=(_CHANNELS, window, window),
         num_outputs=1,
         train=train,
-        validation=Proteins(root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter),
+        validation=Proteins(
+            root, "deepcov", [proteins[i] for i in parts.validation], whole, cache_folder, reporter
+        ),
         open_test=lambda: Proteins(root, "psicov", lists["psicov"], whole, cache_folder, reporter),
         target_scale=train.scale() if scale_targets else None,
     )
@@ -194,14 +228,24 @@ def read_features(path: Path) -> np.ndarray:
     shapes |= dict.fromkeys(_PAIRS, (length, length))
     features = []
     for name, shape in shapes.items():
-        values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(np.float32)
+        values = check_array(stored.get(name), shape, str(path), what=f"'{name}'").astype(
+            np.float32
+        )
         values[np.isnan(values)] = 0
-        refuse(np.abs(values).max(initial=0) > _LARGEST, f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
+        refuse(
+            np.abs(values).max(initial=0) > _LARGEST,
+            f"'{name}' has values beyond +-{_LARGEST:.0f}",
+            path,
+        )
         features.append(values.T if name == "pssm" else values)
     residues = np.vstack(features[:4])  # [27, L]
     maps = np.empty((_CHANNELS, length, length), np.float32)
     pairs = 2 * len(residues)
-    maps[0:pairs:2], maps[1:pairs:2], maps[pairs:] = residues[:, None, :], residues[:, :, None], features[4:]
+    maps[0:pairs:2], maps[1:pairs:2], maps[pairs:] = (
+        residues[:, None, :],
+        residues[:, :, None],
+        features[4:],
+    )
     return maps
 
 
@@ -216,7 +260,9 @@ def read_distances(path: Path) -> np.ndarray:
     if len(parts) != 3 or not isinstance(parts[0], int | np.integer) or parts[0] < 2:
         raise fault("does not hold a tuple of length (2 or more), sequence and map", path)
     length = int(parts[0])
-    distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(np.float32)
+    distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(
+        np.float32
+    )
     if np.isinf(distances).any() or np.nanmax(distances, initial=0) > _FARTHEST:
         raise fault(f"holds distances above {_FARTHEST:.0f} Angstrom", path)
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
@@ -232,17 +278,26 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
     The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
     """
     names = [f"{collection}.lst" for collection in _COLLECTIONS]
-    id_files = find(data_folder, "psicov", names, path, others=[[f"protein/{name}" for name in names]])
+    id_files = find(
+        data_folder, "psicov", names, path, others=[[f"protein/{name}" for name in names]]
+    )
     lists: dict[str, list[str]] = {}
     for collection, file in zip(_COLLECTIONS, id_files, strict=True):
         words = re.findall(r"^[^\S\n]*(\S+)", read_text(file, _MAX_LIST_BYTES), re.MULTILINE)
         lists[collection] = list(dict.fromkeys(words))
         if wrong := next((name for name in lists[collection] if not _ID.fullmatch(name)), None):
             raise UnsafeError(
-                f"'{wrong[:40]}' is not the id of a protein", where=str(file), hint="letters, digits, _ . -"
+                f"'{wrong[:40]}' is not the id of a protein",
+                where=str(file),
+                hint="letters, digits, _ . -",
             )
         refuse(not lists[collection], "lists no protein", file)
     root, forms = id_files[0].parent, ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
-    files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
+    files = [
+        form.format(collection, name)
+        for collection, ids in lists.items()
+        for name in ids
+        for form in forms
+    ]
     find(root, "psicov", files, str(root), "or take the protein out of its list")
     return root, lists

@@ -13,7 +13,14 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import check_array, class_numbers, entries, file_identity, find, load_arrays
+from orca_cli.data.published import (
+    check_array,
+    class_numbers,
+    entries,
+    file_identity,
+    find,
+    load_arrays,
+)
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.pickle import unpickle
@@ -46,7 +53,9 @@ def load(
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)
-    rows, held_out = hold_out(y, "stratified", validation_size, train_size, train_on_validation, split_seed)
+    rows, held_out = hold_out(
+        y, "stratified", validation_size, train_size, train_on_validation, split_seed
+    )
     return TaskData(
         kind="classes",
         input_shape=(1, _DATES),
@@ -59,7 +68,9 @@ def load(
     )
 
 
-def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
+def _series(
+    file: Path, normalize: str, cache_folder: Path, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray]:
     """Return x [N, 1, 46] float32, a read-only memory map, and y [N] int64 in 0..23."""
     parameters = {"version": _VERSION, **file_identity(file), "normalize": normalize}
 
@@ -72,10 +83,15 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
         for start in range(0, len(data), _BLOCK):
             signals.check()
             block = data[start : start + _BLOCK]
-            with np.errstate(all="ignore"):  # what is not finite, or beyond float32, is refused below
+            with np.errstate(
+                all="ignore"
+            ):  # what is not finite, or beyond float32, is refused below
                 if normalize == "series":
                     values = block.astype(np.float64)
-                    least = _EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
+                    least = (
+                        _EPSILON * np.abs(values).max(axis=1, keepdims=True)
+                        + np.finfo(np.float64).tiny
+                    )
                     deviation = np.maximum(values.std(axis=1, keepdims=True), least)
                     block = (values - values.mean(axis=1, keepdims=True)) / deviation
                 x[start : start + _BLOCK, 0] = block

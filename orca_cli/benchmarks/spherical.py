@@ -73,19 +73,34 @@ def load(
     else:
         if origin == "cifar10":
             hint = "task.origin=file reads the published data"
-            parts, names = cifar10.read(data_folder, images, _PARTS, "task.images", hint), cifar10.NAMES
+            parts, names = (
+                cifar10.read(data_folder, images, _PARTS, "task.images", hint),
+                cifar10.NAMES,
+            )
         else:
-            (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images")
-            parts, names = {part: cifar100.read(archive, part) for part in _PARTS}, cifar100.class_names(archive)
+            (archive,) = find(
+                data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images"
+            )
+            parts, names = (
+                {part: cifar100.read(archive, part) for part in _PARTS},
+                cifar100.class_names(archive),
+            )
         digest = facts_digest(*(array for part in _PARTS for array in parts[part]))
         parameters = {"origin": origin, "images": digest, "data_seed": data_seed}
         make = partial(_project, parts, data_seed, reporter)
-    folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
+    folder = folder_of(
+        cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter
+    )
     (labels,) = load_arrays(folder, ["train_y"])
-    rows, held_out = hold_out(labels, validation, validation_size, train_size, train_on_validation, split_seed)
+    rows, held_out = hold_out(
+        labels, validation, validation_size, train_size, train_on_validation, split_seed
+    )
 
     def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
-        (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
+        (x,), (y,) = (
+            load_arrays(folder, [f"{part}_x"], mapped=True),
+            load_arrays(folder, [f"{part}_y"]),
+        )
         return PixelSamples(x, y, rows)
 
     return TaskData(
@@ -113,11 +128,15 @@ def _unpack(file: Path, folder: Path) -> None:
         np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where))
 
 
-def _project(parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path) -> None:
+def _project(
+    parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path
+) -> None:
     """Write the projected images as `_unpack` does."""
     for part, (images, labels) in parts.items():
         shape = (len(images), 3, _SIDE, _SIDE)
-        result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
+        result = np.lib.format.open_memmap(
+            folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape
+        )
         with reporter.track(f"projecting {part}", len(images)) as advance:
             for chunk, start in enumerate(range(0, len(images), _CHUNK)):
                 signals.check()
@@ -132,7 +151,10 @@ def _project(parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporte
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     unused, given = ("images", images) if origin == "file" else ("path", path)
-    what, hint = f"has no effect with task.origin={origin}", "leave it out, or give another task.origin"
+    what, hint = (
+        f"has no effect with task.origin={origin}",
+        "leave it out, or give another task.origin",
+    )
     check_rules((given is not None, unused, what, hint))
 
 
@@ -140,14 +162,18 @@ def grid() -> np.ndarray:
     """Return x, y, z on the unit sphere, [3, 60, 60]: polar angles pi j / 60 (row 0 is the north pole), azimuths pi k / 30."""
     steps = np.arange(_SIDE)
     polar, azimuth = np.meshgrid(np.pi * steps / _SIDE, np.pi * steps / (_SIDE // 2), indexing="ij")
-    return np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)])
+    return np.stack(
+        [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)]
+    )
 
 
 def random_rotation(generator: np.random.Generator) -> np.ndarray:
     """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992): a turn about z, then z to a random point."""
     turn, direction, height = generator.random(3)
     angle, towards = 2 * np.pi * turn, 2 * np.pi * direction
-    about_z = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    about_z = np.array(
+        [[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     radius = np.sqrt(2 * height)
     axis = np.array([np.sin(towards) * radius, np.cos(towards) * radius, np.sqrt(2 - 2 * height)])
     return (np.outer(axis, axis) - np.eye(3)) @ about_z

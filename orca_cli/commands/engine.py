@@ -27,8 +27,18 @@ if TYPE_CHECKING:  # imports Hydra
 
 FOLDER = ".sweeps"  # in the folder of runs: what executors leave there while they work
 NOT_STARTED = Outcome("not started")
-_FORWARDED = ("force", "allow_inexact_resume", "quiet", "traceback", "json")  # options without a value
-_TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")  # environment variables that jobs on other machines inherit
+_FORWARDED = (
+    "force",
+    "allow_inexact_resume",
+    "quiet",
+    "traceback",
+    "json",
+)  # options without a value
+_TRAVELLING = (
+    "ORCA_",
+    "HF_",
+    "TRANSFORMERS_",
+)  # environment variables that jobs on other machines inherit
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
     "orca_cli.stages.build",
@@ -52,8 +62,15 @@ class Engine:
         is_quiet: whether jobs log warnings only and print no result.
     """
 
-    def __init__(self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False) -> None:
-        self._arguments, self._root, self._name, self._is_quiet = arguments, root.absolute(), name, is_quiet
+    def __init__(
+        self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False
+    ) -> None:
+        self._arguments, self._root, self._name, self._is_quiet = (
+            arguments,
+            root.absolute(),
+            name,
+            is_quiet,
+        )
         self.is_local = arguments.on in (None, "local")  # jobs print here themselves
         self._time_limit_s = getattr(arguments, "time_limit", None)  # of each job
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
@@ -64,7 +81,9 @@ class Engine:
         words = ["run", *composed.overrides]
         words += [] if arguments.config_dir is None else ["--config-dir", str(arguments.config_dir)]
         words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-        words += [f"--{name.replace('_', '-')}" for name in _FORWARDED if getattr(arguments, name, False)]
+        words += [
+            f"--{name.replace('_', '-')}" for name in _FORWARDED if getattr(arguments, name, False)
+        ]
         words += ["-q", "--json"] * self._is_quiet
         command = Command(
             label,
@@ -75,15 +94,23 @@ class Engine:
             time_limit_s=self._time_limit_s,
             seen="" if self.is_local else str(self._folder),
         )
-        return Job(command, Path(composed.config.paths.runs or "").absolute(), experiment.run_name(composed))
+        return Job(
+            command,
+            Path(composed.config.paths.runs or "").absolute(),
+            experiment.run_name(composed),
+        )
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables that a job needs on top of those of the process that starts it."""
         variables: dict[str, str] = {}
         if not self.is_local:
-            variables |= {name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)}
+            variables |= {
+                name: value for name, value in os.environ.items() if name.startswith(_TRAVELLING)
+            }
             variables |= {"ORCA_RUNS": str(self._root), "PYTHONPATH": process.search_path()}
-        if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
+        if (threads := self._threads()) is not None and os.environ.get("OMP_NUM_THREADS") != str(
+            threads
+        ):
             variables["OMP_NUM_THREADS"] = str(threads)
         if self._arguments.gpus is not None and 0 < self._arguments.gpus < 1:
             variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / self._arguments.gpus))
@@ -96,7 +123,9 @@ class Engine:
         at_once, typed = self._arguments.at_once or 1, self._arguments.threads
         if typed is not None or (self.is_local and at_once == 1):
             return typed
-        processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        processors = (
+            len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        )
         variable = os.environ.get("OMP_NUM_THREADS", "")
         threads = int(variable) if variable.isdigit() else processors if self.is_local else 1
         return max(1, threads // at_once) if self.is_local else threads
@@ -117,7 +146,9 @@ class Engine:
         threads, most = self._threads() or 1, at_once or math.inf
         executor: Ray | Slurm = Ray(threads, share, most)
         if self._arguments.on == "slurm":
-            executor = Slurm(self._folder, f"orca-{self._name}", threads, share or 0.0, most, self._time_limit_s)
+            executor = Slurm(
+                self._folder, f"orca-{self._name}", threads, share or 0.0, most, self._time_limit_s
+            )
         try:
             with executor.opened() as opened:
                 Driver(work, opened, total).run()
@@ -130,7 +161,9 @@ def job_report(outcome: Outcome) -> dict[str, Any]:
     """Return what a job reports to its driver, which reads the result from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
     if outcome.failure is not None:
-        return process.failure_report(outcome.failure.error, outcome.state, path) | {"code": outcome.code}
+        return process.failure_report(outcome.failure.error, outcome.state, path) | {
+            "code": outcome.code
+        }
     return {"state": outcome.state, "code": outcome.code, "path": path}
 
 
@@ -141,13 +174,19 @@ def job_outcome(end: Ended) -> Outcome:
     state, code, facts = end.report["state"], end.report["code"], end.report.get("error")
     path, failure = None if end.report["path"] is None else Path(end.report["path"]), None
     if facts is not None:
-        error = getattr(exceptions, facts["kind"], OrcaError)(facts["what"], where=facts["where"], hint=facts["hint"])
+        error = getattr(exceptions, facts["kind"], OrcaError)(
+            facts["what"], where=facts["where"], hint=facts["hint"]
+        )
         if end.over_limit and state == "interrupted":
             state, error = "failed", OrcaError("exceeded --time-limit; the state is saved")
         error.code = code
         failure = Failure(error, error)
     # A completed run may come with a failure: its baselines may have been stopped.
-    result = read_or_empty(path / RESULT) if path is not None and state in ("completed", "skipped") else {}
+    result = (
+        read_or_empty(path / RESULT)
+        if path is not None and state in ("completed", "skipped")
+        else {}
+    )
     return Outcome(state, code, path, result, failure)
 
 

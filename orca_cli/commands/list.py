@@ -30,7 +30,12 @@ GROUPS = {
 }
 SETTINGS = "settings"
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
-_WHOLE_FILES = ("hparams", "protocol", "study", "space")  # groups whose files set keys of other groups
+_WHOLE_FILES = (
+    "hparams",
+    "protocol",
+    "study",
+    "space",
+)  # groups whose files set keys of other groups
 # Default errors; see scoring/reported.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
 EXAMPLES = """\
@@ -42,7 +47,10 @@ examples:
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
 ARGUMENTS = (
     argument(
-        "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+        "group",
+        nargs="?",
+        metavar="GROUP",
+        help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short",
     ),
     argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
     CONFIG_DIR,
@@ -57,8 +65,13 @@ def execute(arguments: argparse.Namespace) -> Result:
     if word is None:
         everything = {name: entries(group, extra) for name, group in GROUPS.items()}
         # The settings that a task's file has for a protocol and a body apply by themselves: PROTOCOL/TASK-BODY.
-        names = [(name, ", ".join(one for one in listed if "/" not in one)) for name, listed in everything.items()]
-        note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
+        names = [
+            (name, ", ".join(one for one in listed if "/" not in one))
+            for name, listed in everything.items()
+        ]
+        note = (
+            f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
+        )
         record = {name: [*listed.values()] for name, listed in everything.items()}
         return Result({"schema": 1, **record}, [table(("group", "choices"), names), note])
     if word not in (*GROUPS, SETTINGS):
@@ -78,11 +91,18 @@ def execute(arguments: argparse.Namespace) -> Result:
     for name in arguments.names:
         if name not in listed:
             raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, listed))
-    chosen = [entry for name, entry in listed.items() if not arguments.names or name in arguments.names]
+    chosen = [
+        entry for name, entry in listed.items() if not arguments.names or name in arguments.names
+    ]
     if word == SETTINGS:
-        rows = [(one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})") for one in chosen]
+        rows = [
+            (one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})")
+            for one in chosen
+        ]
         note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
-        return Result({"schema": 1, word: chosen}, [table(("setting", "default", "meaning"), rows), note])
+        return Result(
+            {"schema": 1, word: chosen}, [table(("setting", "default", "meaning"), rows), note]
+        )
     return Result({"schema": 1, word: chosen}, _shown(GROUPS[word], chosen, bool(arguments.names)))
 
 
@@ -95,7 +115,9 @@ def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    departures = configuration.variants("departures", extra) if group == "task" else {}  # by PROTOCOL/TASK
+    departures = (
+        configuration.variants("departures", extra) if group == "task" else {}
+    )  # by PROTOCOL/TASK
     listed: dict[str, dict[str, Any]] = {}
     for name, variant in configuration.variants(group, extra).items():
         content, path = dict(variant.settings), variant.path
@@ -110,20 +132,32 @@ def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
             "name": name,
             "description": variant.description,
             "picks": picks,
-            "parameters": {key: value for key, value in settings.items() if key not in (*_NOT_SETTINGS, group)},
+            "parameters": {
+                key: value for key, value in settings.items() if key not in (*_NOT_SETTINGS, group)
+            },
             "meanings": {} if is_in_task else configuration.comments(path),
             "file": str(path),
         }
         if group in catalogue.GROUPS:
             about = catalogue.read(group, name, path)
-            texts = {key: getattr(about, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
-            entry["data"] = {"state": data_folder.state(about, configuration.default_folders()["data"]), **texts}
+            texts = {
+                key: getattr(about, key)
+                for key in ("shape", "outputs", "error", "licence", "origin", "bytes")
+            }
+            entry["data"] = {
+                "state": data_folder.state(about, configuration.default_folders()["data"]),
+                **texts,
+            }
         if group == "task":
             node = settings.get("error")
             node = node.get("_target_") if isinstance(node, dict) else node
             usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
             entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
-            of_task = {key.partition("/")[0]: one for key, one in departures.items() if key.endswith(f"/{name}")}
+            of_task = {
+                key.partition("/")[0]: one
+                for key, one in departures.items()
+                if key.endswith(f"/{name}")
+            }
             entry["protocols"] = {protocol: one.description for protocol, one in of_task.items()}
         listed[name] = entry
     return listed
@@ -134,29 +168,45 @@ def _shown(group: str, chosen: list[dict[str, Any]], in_full: bool) -> Iterator[
     if group == "task":
         rows: list[tuple[str, ...]] = []
         for entry in chosen:
-            data, kind = entry["data"], str(entry["parameters"].get("kind", "???")).replace("???", "any")
-            shapes = [data[key] or ("any" if data["origin"] == "own" else "-") for key in ("shape", "outputs")]
+            data, kind = (
+                entry["data"],
+                str(entry["parameters"].get("kind", "???")).replace("???", "any"),
+            )
+            shapes = [
+                data[key] or ("any" if data["origin"] == "own" else "-")
+                for key in ("shape", "outputs")
+            ]
             rows.append((entry["name"], kind, *shapes, entry["error"], data["state"]))
         yield table(("task", "kind", "shape", "outputs", "error", "data"), rows)
         yield ""
     picked = sorted({key for entry in chosen for key in entry["picks"]})
-    rows = [(one["name"], *(one["picks"].get(key, "-") for key in picked), one["description"]) for one in chosen]
+    rows = [
+        (one["name"], *(one["picks"].get(key, "-") for key in picked), one["description"])
+        for one in chosen
+    ]
     yield table((group, *picked, "description"), rows)
     prefix, short = "" if group in _WHOLE_FILES else f"{group}.", []
     for entry in chosen:
         rows = []
         for key, value in flat(entry["parameters"]):
-            if key.rpartition(".")[2] == "_target_":  # a part's own key has the name of its class as value
+            if (
+                key.rpartition(".")[2] == "_target_"
+            ):  # a part's own key has the name of its class as value
                 key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
             if value != {}:
                 rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
         short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
         if in_full:
-            rows += [(f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()]
+            rows += [
+                (f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()
+            ]
             yield ""
             yield table((entry["name"], "default", "meaning"), rows)
     if group == "task":
-        yield "\nFiles of a task: orca data list NAME." + " Its parameters: orca list tasks NAME." * (not in_full)
+        yield (
+            "\nFiles of a task: orca data list NAME."
+            + " Its parameters: orca list tasks NAME." * (not in_full)
+        )
     elif not in_full:
         yield ""
         yield table((group, "parameters and their defaults"), [row for row in short if row[1]])

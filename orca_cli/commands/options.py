@@ -53,27 +53,47 @@ def seconds(text: str) -> float:
     return value
 
 
-RUNS = argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs")
+RUNS = argument(
+    "runs",
+    nargs="*",
+    type=Path,
+    metavar="RUNS",
+    help="folders of runs; default: $ORCA_RUNS, else ./runs",
+)
 _WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
 CONFIG_DIR = argument(
-    "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
+    "--config-dir",
+    type=Path,
+    metavar="DIR",
+    help="folder with your own task/x.yaml, body/x.yaml, ...",
 )
 ALLOW_MODULE = argument(
-    "--allow-module", action="append", default=[], metavar="NAME", help="trust a module of yours that a YAML file names"
+    "--allow-module",
+    action="append",
+    default=[],
+    metavar="NAME",
+    help="trust a module of yours that a YAML file names",
 )
 WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
 
 
 def run_argument(name: str, nargs: str | None = None) -> Argument:
     """Return one run, or several."""
-    return argument(name, nargs=nargs, metavar="RUN", help="a run's folder, its name, or the eight digits at its end")
+    return argument(
+        name,
+        nargs=nargs,
+        metavar="RUN",
+        help="a run's folder, its name, or the eight digits at its end",
+    )
 
 
 def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     """Add --on, --at-once, --threads and --gpus; `prefix` starts each help text, such as "with -m: "."""
     text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
     parser.add_argument("--on", choices=("local", "ray", "slurm"), help=text)
-    text = f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
+    text = (
+        f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
+    )
     parser.add_argument("--at-once", type=number(int, 1), metavar="N", help=text)
     text = f"{prefix}threads of each job; elsewhere than local 1 by default"
     parser.add_argument("--threads", type=number(int, 1), metavar="T", help=text)

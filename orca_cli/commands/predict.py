@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from orca_cli.commands.options import ALLOW_MODULE, argument, number
 from orca_cli.exceptions import UsageError
 from orca_cli.runs.claim import named
-from orca_cli.terminal import LogReporter, Result, configure_logging, counted, log, percent_or_number, print_text
+from orca_cli.terminal import (
+    LogReporter,
+    Result,
+    configure_logging,
+    counted,
+    log,
+    percent_or_number,
+    print_text,
+)
 
 if TYPE_CHECKING:  # imports torch
     import numpy as np
@@ -30,8 +38,12 @@ Nothing is fetched, and no training data are read."""
 # What `opened` reads.
 _CHECKPOINT = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
 MODEL = (
-    argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"),
-    argument("--best", action="store_true", help="of a folder of runs, take the best by validation"),
+    argument(
+        "run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"
+    ),
+    argument(
+        "--best", action="store_true", help="of a folder of runs, take the best by validation"
+    ),
     argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
     ALLOW_MODULE,
 )
@@ -40,11 +52,21 @@ _PART = "of a file that holds several splits, take one"
 ARGUMENTS = (
     *MODEL,
     argument("input", metavar="INPUT", help="new data: a file or folder"),
-    argument("--out", type=Path, metavar="FILE", help="write to FILE.csv or FILE.npz; default: csv on standard output"),
+    argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE.csv or FILE.npz; default: csv on standard output",
+    ),
     argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
     argument("--no-targets", action="store_true", help="read no targets, and show no error"),
     argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
-    argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto"),
+    argument(
+        "--device",
+        default="auto",
+        metavar="D",
+        help="auto, cpu, cuda, cuda:N or mps; default: auto",
+    ),
 )
 
 
@@ -55,7 +77,11 @@ def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
     """
     from orca_cli.prediction.loading import best_run, open_model
 
-    folder, reason = best_run(Path(arguments.run).expanduser()) if arguments.best else (named(arguments.run), None)
+    folder, reason = (
+        best_run(Path(arguments.run).expanduser())
+        if arguments.best
+        else (named(arguments.run), None)
+    )
     if reason is not None:
         log.info(f"best: {reason}")
     loaded = open_model(folder, arguments.checkpoint)
@@ -84,7 +110,12 @@ def execute(arguments: argparse.Namespace) -> Result:
             print_text(text)
     else:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
-    record |= {"samples": len(new), "out": arguments.out, "remarks": dict(predictor.remarks), "error": None}
+    record |= {
+        "samples": len(new),
+        "out": arguments.out,
+        "remarks": dict(predictor.remarks),
+        "error": None,
+    }
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:

@@ -18,7 +18,15 @@ from orca_cli.runs import claim
 from orca_cli.terminal import Result, size_text
 
 # Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
-CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "source_features", "unpacked")
+CACHES = (
+    "alignments",
+    "baselines",
+    "floors",
+    "generated",
+    "metric_sources",
+    "source_features",
+    "unpacked",
+)
 _DAY_S = 86400.0
 _RM = """\
 examples:
@@ -43,7 +51,9 @@ def rm(arguments: argparse.Namespace) -> Result:
     root = Path(default_folders()["runs"])
     paths = dict.fromkeys(claim.check_removable(claim.named(word), root) for word in arguments.runs)
     items = [{"run": path.name, "path": str(path)} for path in paths]
-    removed, failures = _removed(items, lambda item: claim.remove(Path(item["path"]), root), arguments.yes)
+    removed, failures = _removed(
+        items, lambda item: claim.remove(Path(item["path"]), root), arguments.yes
+    )
     verb = "removed" if arguments.yes else "would remove"
     shown = [f"{verb} {one['path']}, {size_text(one['bytes'])}" for one in removed]
     shown += [] if arguments.yes else ["--yes removes what is listed, for good"]
@@ -55,7 +65,11 @@ def gc(arguments: argparse.Namespace) -> Result:
 
     def remove(item: dict[str, Any]) -> None:
         path = Path(item["path"])
-        with storage.lock(_lock(path), timeout_s=1.0, what="it") if item["kind"] == "cache" else nullcontext():
+        with (
+            storage.lock(_lock(path), timeout_s=1.0, what="it")
+            if item["kind"] == "cache"
+            else nullcontext()
+        ):
             storage.remove(path)
 
     collectable = [{"path": str(path), "kind": kind} for path, kind in _collectable(arguments.days)]
@@ -63,8 +77,14 @@ def gc(arguments: argparse.Namespace) -> Result:
     total = sum(item["bytes"] for item in items)
     record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
     rows = [(item["path"], item["kind"], size_text(item["bytes"])) for item in items]
-    text = f"freed {size_text(total)}" if arguments.yes else f"would free {size_text(total)}; --yes does"
-    shown = [terminal.table(("path", "what", "size"), rows), text] if items else ["nothing to collect"]
+    text = (
+        f"freed {size_text(total)}"
+        if arguments.yes
+        else f"would free {size_text(total)}; --yes does"
+    )
+    shown = (
+        [terminal.table(("path", "what", "size"), rows), text] if items else ["nothing to collect"]
+    )
     return Result(record, shown, failures)
 
 
@@ -87,7 +107,11 @@ def _removed(
 def _collectable(days: float) -> Iterator[tuple[Path, str]]:
     """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
     root, cache = (Path(os.path.realpath(default_folders()[name])) for name in ("runs", "cache"))
-    tasks = [path for path in _entries(root) if path.is_dir() and path.name[0] != "." and not claim.is_run(path)]
+    tasks = [
+        path
+        for path in _entries(root)
+        if path.is_dir() and path.name[0] != "." and not claim.is_run(path)
+    ]
     tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
     for folder in (root, *tasks, *caches):
@@ -95,7 +119,9 @@ def _collectable(days: float) -> Iterator[tuple[Path, str]]:
             if storage.is_aside(path) or (storage.is_temporary(path) and _idle_days(path) >= 1):
                 yield path, "interrupted write"
             elif folder in caches and not storage.is_temporary(path):
-                is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path)))
+                is_ours = any(
+                    (inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path))
+                )
                 if is_ours and not storage.is_locked(_lock(path)) and _idle_days(path) >= days:
                     yield path, "cache"
 
@@ -123,7 +149,9 @@ def _idle_days(path: Path) -> float:
     return 0.0 if moment is None else (moment - last) / _DAY_S
 
 
-_YES = argument("--yes", action="store_true", help="remove it; without this, only say what would be removed")
+_YES = argument(
+    "--yes", action="store_true", help="remove it; without this, only say what would be removed"
+)
 _OLD = "a cache entry is old once it was not used for N days; default: 30"
 _DAYS = argument("--days", type=number(float, 0), default=30.0, metavar="N", help=_OLD)
 VERBS = {

@@ -17,7 +17,13 @@ from orca_cli.report.selection import RATE, Values, choose, pair, rates_of, sele
 from orca_cli.report.table import Table, build_table, with_published
 from orca_cli.terminal import Result, counted
 
-_FORM_OF = {".html": "html", ".md": "md", ".tex": "latex", ".csv": "csv", ".json": "json"}  # ending of a file -> format
+_FORM_OF = {
+    ".html": "html",
+    ".md": "md",
+    ".tex": "latex",
+    ".csv": "csv",
+    ".json": "json",
+}  # ending of a file -> format
 EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
@@ -36,7 +42,9 @@ examples:
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
 _ENDING = "default: that of --out by its ending, else table; --json is short for json"
-_AGAINST = "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
+_AGAINST = (
+    "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
+)
 _COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
 _OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
 ARGUMENTS = (
@@ -54,7 +62,9 @@ ARGUMENTS = (
     argument("--compare", action="store_true", help=_COMPARE),
     argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
     argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
-    argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"),
+    argument(
+        "--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"
+    ),
 )
 
 
@@ -62,14 +72,18 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
     if sum(map(bool, (arguments.against, arguments.compare, arguments.baselines))) > 1:
         hint = "ask for one after the other; others' results have no runs to compare"
-        raise UsageError("do not go together", where="--against, --compare and --baselines", hint=hint)
+        raise UsageError(
+            "do not go together", where="--against, --compare and --baselines", hint=hint
+        )
     table = _table(arguments)
     failures: list[OrcaError] = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):
         text = f"{counted(failed, 'run')} failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    comparison = None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
+    comparison = (
+        None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
+    )
     page = Page(table, comparison, rank(table) if arguments.compare else None)
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
@@ -77,7 +91,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
     if form == "table" and arguments.out is None:
         return Result(page.record(), page.renderables(terminal.stdout().width), failures)
-    text = page_of(page, shlex.join(arguments.typed), arguments.study or "") if form == "html" else page.text(form)
+    text = (
+        page_of(page, shlex.join(arguments.typed), arguments.study or "")
+        if form == "html"
+        else page.text(form)
+    )
     if arguments.out is None:
         return Result(page.record(), [text], failures)
     storage.write_text(arguments.out, text)
@@ -89,7 +107,9 @@ def _write_figures(page: Page, folder: Path) -> None:
     from orca_cli.report import figures  # imports numpy
 
     if not figures.is_available():
-        raise UnavailableError("figures need matplotlib", where="--figures", hint="pip install 'orca-transfer[plot]'")
+        raise UnavailableError(
+            "figures need matplotlib", where="--figures", hint="pip install 'orca-transfer[plot]'"
+        )
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
         storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
@@ -114,7 +134,9 @@ def _table(arguments: argparse.Namespace) -> Table:
         table = dataclasses.replace(build_table(collection), heading=heading, remarks=remarks)
     else:
         table = build_table(collection)
-        if arguments.compare or (arguments.against and not arguments.against.startswith(f"{RATE}=")):
+        if arguments.compare or (
+            arguments.against and not arguments.against.startswith(f"{RATE}=")
+        ):
             table = dataclasses.replace(table, heading=rates_of(table))
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)

@@ -53,7 +53,12 @@ _FLAGS = {
 }
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
 ARGUMENTS = (
-    argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, and choices of groups (orca list)"),
+    argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings, and choices of groups (orca list)",
+    ),
     CONFIG_DIR,
     ALLOW_MODULE,
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
@@ -70,7 +75,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         signals.end_with_parent(place.parent)
         if arguments.json:  # the sweep prints the record of all jobs
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} " if place else "", bars=place is None)
+    terminal.configure_logging(
+        quiet=arguments.quiet, prefix=f"{place.label} " if place else "", bars=place is None
+    )
     rank = ranks.from_environment() if place is None else None
     with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
         team: Team | None = None
@@ -115,10 +122,14 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     return Result({}, code=code)
 
 
-def _execute(arguments: argparse.Namespace, place: process.Place | None, team: Team | None) -> Outcome | Result:
+def _execute(
+    arguments: argparse.Namespace, place: process.Place | None, team: Team | None
+) -> Outcome | Result:
     for name in ("on", "at_once", "threads", "gpus", "time_limit"):
         if getattr(arguments, name) is not None and not arguments.multirun:
-            raise UsageError("applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m")
+            raise UsageError(
+                "applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m"
+            )
     from orca_cli.config import compose
 
     signals.check()
@@ -136,8 +147,13 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
         (job,) = expansion.jobs
         if place is not None and place.identity and job.identity.run != place.identity:
             hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
-            raise ConfigError("is another experiment here than for the sweep", where=place.label, hint=hint)
-    if place is not None and job.config.device in ("auto", "cuda"):  # a job of a sweep takes a GPU of its own
+            raise ConfigError(
+                "is another experiment here than for the sweep", where=place.label, hint=hint
+            )
+    if place is not None and job.config.device in (
+        "auto",
+        "cuda",
+    ):  # a job of a sweep takes a GPU of its own
         earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
         if arguments.force or earlier is None or not earlier.result():
             gpus.take(gpus.visible())
@@ -147,4 +163,6 @@ def _execute(arguments: argparse.Namespace, place: process.Place | None, team: T
             terminal.print_result(build_table(job, summary))
 
     more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
-    return experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more)
+    return experiment.run(
+        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
+    )

@@ -26,22 +26,40 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.prediction.record import is_export
 
     if is_export(path := named(arguments.run)):
-        raise DataError("an export has no saved predictions", where=str(path), hint="give the run that it was made of")
+        raise DataError(
+            "an export has no saved predictions",
+            where=str(path),
+            hint="give the run that it was made of",
+        )
     recomputed = recompute(path)
-    different, missing = recomputed.different, [name for name in recomputed.recorded if name not in recomputed.computed]
+    different, missing = (
+        recomputed.different,
+        [name for name in recomputed.recorded if name not in recomputed.computed],
+    )
     numbers = [
         {"name": name, "recorded": recomputed.recorded[name], "computed": value}
         for name, value in recomputed.computed.items()
     ]
-    record = {"schema": 1, "run": path.name, "path": str(path), "equal": not different, "percent": recomputed.percent}
+    record = {
+        "schema": 1,
+        "run": path.name,
+        "path": str(path),
+        "equal": not different,
+        "percent": recomputed.percent,
+    }
     record |= dict(zip(("error", "n", "skipped"), numbers, strict=False))
     record |= {"others": numbers[3:], "different": different, "missing": missing}
     name, computed = next(iter(recomputed.computed.items()))
-    recorded, shown = (percent_or_number(value, recomputed.percent) for value in (recomputed.recorded[name], computed))
+    recorded, shown = (
+        percent_or_number(value, recomputed.percent)
+        for value in (recomputed.recorded[name], computed)
+    )
     verdict = f"{name} {shown}, in result.json {recorded}: {'different' if different else 'equal'}"
     verdict += f"; not saved for: {', '.join(missing)}" if missing else ""
     failures = []
     if different:
         what = f"not as in result.json: {', '.join(different)}"
-        failures.append(ChecksumError(what, where=path.name, hint="orca doctor RUN says which files changed"))
+        failures.append(
+            ChecksumError(what, where=path.name, hint="orca doctor RUN says which files changed")
+        )
     return Result(record, [path.name, verdict], failures)

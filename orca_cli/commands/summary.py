@@ -56,7 +56,9 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
     data += ", synthetic" if summary["synthetic"] else ""
     data += f"; {summary['note']}" if summary["note"] else ""
-    tokens = f"kernel {summary['kernel']}, {summary['tokens']} tokens ({shape_text(summary['grid'])})"
+    tokens = (
+        f"kernel {summary['kernel']}, {summary['tokens']} tokens ({shape_text(summary['grid'])})"
+    )
     trained = f"finetune {steps['finetune']:,}" + (f", of {members} models" if members > 1 else "")
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     rows = {
@@ -76,20 +78,27 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the settings that the program decided, in a text for each reason."""
     settings: dict[str, list[str]] = {}
     for key, one in decided.items():
-        settings.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
+        settings.setdefault(str(one.get("why") or "no reason recorded"), []).append(
+            f"{key}={as_typed(one['value'])}"
+        )
     return [f"{' '.join(words)} ({why})" for why, words in settings.items()]
 
 
 def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str | Text]]:
     """Yield what a completed run achieved, as names and texts; older and damaged records lack some of it."""
-    error, distance, selected = (mapping(result.get(key)) for key in ("error", "metric_value", "selected"))
+    error, distance, selected = (
+        mapping(result.get(key)) for key in ("error", "metric_value", "selected")
+    )
 
     def shown(value: Any) -> str:
         return percent_or_number(number(value), error.get("percent") is True)
 
     if (before := number(distance.get("before"))) is not None:
         after = number(distance.get("after"))
-        yield "distance", f"{before:.4g} before alignment, {after or 0:.4g} after ({result.get('metric')})"
+        yield (
+            "distance",
+            f"{before:.4g} before alignment, {after or 0:.4g} after ({result.get('metric')})",
+        )
     if split := mapping(mapping(result.get("splits")).get("test")):
         skipped = f", {error['skipped']} skipped" if error.get("skipped") else ""
         trivial = f"(best constant predictor: {shown(result.get('trivial_error'))})"
@@ -97,11 +106,17 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
         yield "test", f"none: {error.get('reason')}"
-    on, validation = selected.get("on"), f"{error.get('name')} {shown(result.get('validation_error'))}"
+    on, validation = (
+        selected.get("on"),
+        f"{error.get('name')} {shown(result.get('validation_error'))}",
+    )
     if on == "nothing":
         yield "validation", f"none: {selected.get('reason')}; the weights are the last ones"
     elif on == "folds":
-        yield "validation", f"{validation} of all {selected.get('n')} samples, by {selected.get('folds')} folds"
+        yield (
+            "validation",
+            f"{validation} of all {selected.get('n')} samples, by {selected.get('folds')} folds",
+        )
     elif on is not None:
         yield "validation", f"{validation} after epoch {as_typed(selected.get('epoch'))}"
     beside = []
@@ -109,13 +124,20 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         fitted, value = mapping(mapping(one).get("trained_on")), mapping(one).get("error")
         n, whole = fitted.get("n"), fitted.get("of")
         some = "" if n == whole else f" (on {n} of {whole} training samples)"
-        beside += [f"{name}: not computed" if value is None else f"{name} {shown(value)}{some}"] * (name != "constant")
+        beside += [f"{name}: not computed" if value is None else f"{name} {shown(value)}{some}"] * (
+            name != "constant"
+        )
     if beside:
         yield "beside", ", ".join(beside)
     if comparison := mapping(result.get("comparison")).get("text"):
         yield "compared", str(comparison)
     seconds = {stage: number(value) for stage, value in mapping(result.get("seconds")).items()}
-    yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items() if value is not None)
+    yield (
+        "time",
+        ", ".join(
+            f"{stage} {value:.0f} s" for stage, value in seconds.items() if value is not None
+        ),
+    )
     if can_predict(run):
         yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
 

@@ -28,7 +28,12 @@ from orca_cli.terminal import Result, counted, duration
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
 
-_WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}  # by `claim.peek`
+_WOULD = {
+    "new": "run",
+    "resume": "resume",
+    "completed": "skip",
+    "running": "wait",
+}  # by `claim.peek`
 _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
@@ -43,17 +48,27 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
         peeked = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
         records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
     counts = Counter(one["would"] for one in records)
-    expected_s = (len(jobs) - counts["skip"]) * sum((summary.get("expected_s") or {}).values()) or None
+    expected_s = (len(jobs) - counts["skip"]) * sum(
+        (summary.get("expected_s") or {}).values()
+    ) or None
     record: dict[str, Any] = {"schema": 1, "study": sweep.study, "jobs": records, "build": summary}
-    record |= {"would": {would: counts[would] for would in _WOULD.values()}, "expected_s": expected_s}
-    record["left_out"] = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
+    record |= {
+        "would": {would: counts[would] for would in _WOULD.values()},
+        "expected_s": expected_s,
+    }
+    record["left_out"] = [
+        {"runs": count, "reason": reason} for reason, count in sweep.absent.items()
+    ]
     rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
     rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
     would = ", ".join(f"{word} {count}" for word, count in counts.items())
     total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
     total += f"; about {duration(expected_s)}" if expected_s else ""
     shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
-    return Result(record, [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)])
+    return Result(
+        record,
+        [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)],
+    )
 
 
 def _built(jobs: list[Composed]) -> dict[str, Any]:
@@ -62,10 +77,19 @@ def _built(jobs: list[Composed]) -> dict[str, Any]:
     from orca_cli.stages.expected_time import planned
     from orca_cli.training import engine as training
 
-    devices = [training.choose_device(job.config.device) for job in jobs]  # one that is absent is refused
-    config, device, start, reporter = jobs[0].config, devices[0], time.monotonic(), terminal.LogReporter()
+    devices = [
+        training.choose_device(job.config.device) for job in jobs
+    ]  # one that is absent is refused
+    config, device, start, reporter = (
+        jobs[0].config,
+        devices[0],
+        time.monotonic(),
+        terminal.LogReporter(),
+    )
     built = build(config, reporter, is_trained=False)
-    engine = training.Engine(device, training.choose_precision(config.precision, device, built.model.body.width))
+    engine = training.Engine(
+        device, training.choose_precision(config.precision, device, built.model.body.width)
+    )
     return planned(config, built, engine, {}, time.monotonic() - start, reporter).summary
 
 
@@ -83,7 +107,9 @@ class _Jobs:
         for label, job in self.left:
             if self.is_forced or (done := experiment.done_before(job)) is None:
                 return self.engine.job(label, job)
-            terminal.log.info(f"{label} already completed, not run again (--force does): {done.path}")
+            terminal.log.info(
+                f"{label} already completed, not run again (--force does): {done.path}"
+            )
             self.outcomes[label] = done
         return None
 
@@ -95,7 +121,9 @@ class _Jobs:
         """Keep how a job ended, and print the error that it could not print itself."""
         label = job.command.label
         outcome = self.outcomes[label] = job_outcome(end)
-        if outcome.failure is not None and (end.over_limit or not end.report or not self.engine.is_local):
+        if outcome.failure is not None and (
+            end.over_limit or not end.report or not self.engine.is_local
+        ):
             terminal.print_error(f"{label} orca: error: {outcome.failure.error}")
 
 
@@ -111,12 +139,16 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:
-        studies.add(root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs])
+        studies.add(
+            root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
+        )
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
     engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
     # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
-    named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
+    named = [
+        [f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs
+    ]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
     settings = [" ".join(text for text in texts if text not in common) for texts in named]
     work = _Jobs(engine, zip(labels, jobs, strict=True), arguments.force)
@@ -132,7 +164,12 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
         records.append({"settings": setting, **outcome_record(outcome)})
         note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
         ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
-        rows.append([Text(cell, style="red" if outcome.code else "") for cell in (label, setting, ended, note)])
+        rows.append(
+            [
+                Text(cell, style="red" if outcome.code else "")
+                for cell in (label, setting, ended, note)
+            ]
+        )
     counts = Counter(record["state"] for record in records)
     lost = len(jobs) - counts["completed"] - counts["skipped"]
     if lost and not failures:

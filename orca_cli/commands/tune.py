@@ -69,11 +69,17 @@ def execute(arguments: argparse.Namespace) -> Result:
             best, plain = search.best, search.trials[0]
             if best is None or plain.state != "completed":
                 what = f"trial 0, with the settings as they are, is not completed: {plain.note or plain.state}"
-                raise SweepError(what, where="tune", hint="rerun the command, or give other settings")
+                raise SweepError(
+                    what, where="tune", hint="rerun the command, or give other settings"
+                )
             if best is not plain:
                 _write(search, best, path)
     named = [f"hparams={path.stem}"] if best is not plain else []
-    words = [text for text in arguments.overrides if key_of(text) not in (*RULES, *["hparams"] * len(named))] + named
+    words = [
+        text
+        for text in arguments.overrides
+        if key_of(text) not in (*RULES, *["hparams"] * len(named))
+    ] + named
     if folder := path.parent.parent if named else arguments.config_dir:
         words += ["--config-dir", str(folder)]
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
@@ -113,13 +119,22 @@ def _write(search: Search, best: Trial, path: Path) -> None:
     content = copy.deepcopy(search.before)
     for key, value in (search.fixed | (best.settings or {})).items():
         *parents, last = key.split(".")
-        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = value
-    about = f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
-    storage.write_text(path, f"# @package _global_\n# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
+        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = (
+            value
+        )
+    about = (
+        f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
+    )
+    storage.write_text(
+        path, f"# @package _global_\n# {about}\n{yaml.safe_dump(content, sort_keys=False)}"
+    )
 
 
 def _settings(trial: Trial) -> str:
-    return " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items()) or "as they are"
+    return (
+        " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())
+        or "as they are"
+    )
 
 
 @dataclass
@@ -136,7 +151,9 @@ class _Trials:
         if (trial := self.search.ask()) is None:
             return None
         terminal.log.info(f"trial {trial.number}: {_settings(trial)}")
-        job = self.engine.job(f"[trial {trial.number}]", self.session.compose(self.search.overrides(trial.settings)))
+        job = self.engine.job(
+            f"[trial {trial.number}]", self.session.compose(self.search.overrides(trial.settings))
+        )
         self._by_job[job.name.identity] = trial
         return job
 
@@ -145,9 +162,15 @@ class _Trials:
         if (run := claim.look(job.root, job.name)) is None:
             return False
         summary = read_or_empty(run.stage("build") / SUMMARY)
-        steps = summary.get("steps", {}).get("finetune", 0) // summary.get("members", 1)  # 0 while unknown
+        steps = summary.get("steps", {}).get("finetune", 0) // summary.get(
+            "members", 1
+        )  # 0 while unknown
         lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
-        first = [line for line in lines if not line.get("member") and line.get("validation_error") is not None]
+        first = [
+            line
+            for line in lines
+            if not line.get("member") and line.get("validation_error") is not None
+        ]
         curve = [(line["step"] / steps, line["validation_error"]) for line in first]
         return self.search.is_behind(self._by_job[job.name.identity], curve)
 
@@ -160,7 +183,9 @@ class _Trials:
         self.watch(job)  # what it wrote since the last look
         trial, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
         error, result = None if outcome.failure is None else outcome.failure.error, outcome.result
-        if trial.note or isinstance(error, NonFiniteError):  # stopped, or diverged, which no settings can do worse
+        if trial.note or isinstance(
+            error, NonFiniteError
+        ):  # stopped, or diverged, which no settings can do worse
             run = claim.look(job.root, job.name)
             for folder in () if run is None else run.stage("finetune").glob("*/"):
                 storage.remove(folder)  # its weights and what it would resume from
@@ -170,13 +195,24 @@ class _Trials:
         if outcome.state == "not started" or isinstance(error, InterruptionError):
             return  # the next command does it again
         if error is None and result["validation_error"] is None:
-            error = DataError(f"the validation {result['error']['name']} is undefined", where=f"trial {trial.number}")
+            error = DataError(
+                f"the validation {result['error']['name']} is undefined",
+                where=f"trial {trial.number}",
+            )
         if error is None:
-            facts = {"error": result["error"]["name"], "percent": result["error"]["percent"], "run": result["run_id"]}
+            facts = {
+                "error": result["error"]["name"],
+                "percent": result["error"]["percent"],
+                "run": result["run_id"],
+            }
             facts["n"] = result["selected"].get("n") or result["splits"].get("val", {}).get("n")
             self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
             return
-        self.search.end(trial, "failed", note=str(error) if outcome.path is None else f"{error} ({outcome.path})")
+        self.search.end(
+            trial,
+            "failed",
+            note=str(error) if outcome.path is None else f"{error} ({outcome.path})",
+        )
         if trial.settings is None:
             raise error
         terminal.print_error(f"trial {trial.number} failed: {error}")

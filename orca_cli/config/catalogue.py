@@ -28,7 +28,9 @@ from orca_cli.exceptions import ConfigError, suggest
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")
 
-_INSIDE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]*[^\\/.][^\\]*"  # neither absolute nor with .. or a backslash
+_INSIDE = (
+    r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]*[^\\/.][^\\]*"  # neither absolute nor with .. or a backslash
+)
 Inside = Annotated[str, OneOf(("a path below the data set's folder",), _INSIDE)]
 Url = Annotated[str, OneOf(("an http or https address",), r"(?i:https?)://[^/?#].*")]
 Sha256 = Annotated[str, OneOf(("64 hexadecimal digits in lower case",), r"[0-9a-f]{64}")]
@@ -57,7 +59,9 @@ class DataSet:
     name: str  # of the file, and of the folder below paths.data
     group: str
     description: str = ""  # first comment of the file
-    origin: Literal["files", "generated", "bundled", "own", ""] = ""  # "" where the file says nothing about its data
+    origin: Literal["files", "generated", "bundled", "own", ""] = (
+        ""  # "" where the file says nothing about its data
+    )
     shape: str = ""
     outputs: str = ""
     error: str = ""
@@ -76,13 +80,19 @@ class DataSet:
 
 def data_sets(extra: Path | None = None) -> list[DataSet]:
     """Return what `read` finds for all tasks, then all sources, `extra` being a folder of the user's own; sorted by name."""
-    return [read(group, name, path) for group in GROUPS for name, path in configuration.choices(group, extra).items()]
+    return [
+        read(group, name, path)
+        for group in GROUPS
+        for name, path in configuration.choices(group, extra).items()
+    ]
 
 
 def find(word: str, entries: list[DataSet]) -> list[DataSet]:
     """Return the data sets that NAME, task=NAME or source=NAME names, the task first; ConfigError where there is none."""
     group, separator, name = word.rpartition("=")
-    matches = [entry for entry in entries if entry.name == name and (not separator or entry.group == group)]
+    matches = [
+        entry for entry in entries if entry.name == name and (not separator or entry.group == group)
+    ]
     if not matches:
         what = group if group in GROUPS else "task or source"
         names = {entry.name for entry in entries if not separator or entry.group == group}
@@ -99,14 +109,23 @@ def read(group: str, name: str, path: Path) -> DataSet:
     if node.get("data") is None:
         return DataSet(name, group, description)
     block = _settings(DataSet, node["data"], f"{path}: data", ("name", "group", "description"))
-    files = [_settings(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(block.pop("files", ()))]
+    files = [
+        _settings(DataFile, file, f"{path}: data.files[{i}]")
+        for i, file in enumerate(block.pop("files", ()))
+    ]
     origin = block.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
-    return DataSet(name, group, description, origin, **block, files=tuple(DataFile(**file) for file in files))
+    return DataSet(
+        name, group, description, origin, **block, files=tuple(DataFile(**file) for file in files)
+    )
 
 
 def _settings(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a mapping whose keys and values are those of a dataclass, `reserved` fields apart; null is left out."""
     entries = configuration.mapping(block, where).items()
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entries if value is not None}
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in entries
+        if value is not None
+    }
     parts.bind(kind, settings, where, reserved)
     return settings

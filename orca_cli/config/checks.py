@@ -15,7 +15,8 @@ from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
 
 _SECRET_NAMES = re.compile(
-    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$", re.I
+    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$",
+    re.I,
 )
 _SECRET_KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
@@ -43,16 +44,23 @@ _WORDS = {
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
-    sections = [("", config), *((f"{key}.", one) for key, one in vars(config).items() if is_dataclass(one))]
+    sections = [
+        ("", config),
+        *((f"{key}.", one) for key, one in vars(config).items() if is_dataclass(one)),
+    ]
     for prefix, section in sections:
-        for name in vars(section).keys() - section.__dataclass_fields__.keys():  # that `+` has added
+        for name in (
+            vars(section).keys() - section.__dataclass_fields__.keys()
+        ):  # that `+` has added
             raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train, kind = config.train, lookup(config, "task.kind")
     before, on_test = train.warmup_epochs or 0, train.validate_on == "test"
     folds = f"train.folds={train.folds}" if train.folds else ""
-    apart = folds or ("train.refit=true" if train.refit is True else "")  # what leaves no samples to choose by
+    apart = folds or (
+        "train.refit=true" if train.refit is True else ""
+    )  # what leaves no samples to choose by
     on_classes, on_labels = train.class_weights is not None, train.positive_weight is not None
     # Whether it is wrong, where, and what.
     contradictions = [
@@ -82,20 +90,32 @@ def check_settings(config: Config) -> None:
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))
+    return ConfigError(
+        f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known))
+    )
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
     """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
-    return {key: value for key, value in getattr(config, name).items() if key not in _WORDS.get(name, ())}
+    return {
+        key: value
+        for key, value in getattr(config, name).items()
+        if key not in _WORDS.get(name, ())
+    }
 
 
 def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
     for name in PARTS:
         if not isinstance(getattr(config, name), dict):
-            raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
-    check_value(config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights")
+            raise ConfigError(
+                "a group of settings is needed",
+                where=name,
+                hint=f"orca list {name} shows the choices",
+            )
+    check_value(
+        config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights"
+    )
     check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
     for word in ("loss", "error"):
@@ -105,8 +125,13 @@ def check_parts(config: Config) -> None:
     for name in PARTS:
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
         if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
-            checked[name] = parts.check(part_node(config, name), name, _RESERVED.get(name, ()), known)
-    least, classes = getattr(checked.get("metric"), "least_classes", 1), config.align.classes_per_problem
+            checked[name] = parts.check(
+                part_node(config, name), name, _RESERVED.get(name, ()), known
+            )
+    least, classes = (
+        getattr(checked.get("metric"), "least_classes", 1),
+        config.align.classes_per_problem,
+    )
     if classes is not None and 0 < classes < least:
         metric = config.metric[parts.TARGET].rpartition(".")[2]
         what = f"metric={metric} compares at least {least} classes, and a problem has {classes}"
@@ -118,7 +143,13 @@ def check_secrets(value: Any, key: str) -> None:
     """Raise ConfigError, which does not repeat it, where a setting or one inside it is a secret by its name or its form."""
     if _SECRET_NAMES.search(key):
         raise ConfigError("a secret is not a setting", where=key, hint=_SECRET_HINT)
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, one in inner:
         check_secrets(one, f"{key}.{name}")
     if isinstance(value, str) and (_SECRET_KEYS.search(value) or _LOGIN.search(value)):

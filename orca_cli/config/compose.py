@@ -29,7 +29,15 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from orca_cli import signals
 from orca_cli.config import checks, configuration, schema, study
-from orca_cli.config.configuration import BLOCKS, calls_resolver, choices, config_dir, default_folders, in_task, key_of
+from orca_cli.config.configuration import (
+    BLOCKS,
+    calls_resolver,
+    choices,
+    config_dir,
+    default_folders,
+    in_task,
+    key_of,
+)
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
@@ -46,7 +54,9 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     except OverrideParseException as error:
-        raise ConfigError(f"'{error.override}' is not an override", where="command line", hint=_QUOTING) from error
+        raise ConfigError(
+            f"'{error.override}' is not an override", where="command line", hint=_QUOTING
+        ) from error
 
 
 def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
@@ -63,7 +73,9 @@ def _check_typed(override: Override) -> None:
     """Check a typed value against its declaration; OmegaConf would accept 3 as a text and true as "True"."""
     key = override.key_or_group
     if re.match(r"(task|source)\.data(\.|$)|task\.(departures|hparams)(\.|$)", key):
-        raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
+        raise ConfigError(
+            "is file metadata, not a setting", where=key, hint="take it out of the command"
+        )
     if key.startswith("hydra"):
         hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
         raise ConfigError("is not for the command line", where=key, hint=hint)
@@ -78,7 +90,9 @@ def _check_typed(override: Override) -> None:
         checks.check_secrets(None, key)
     value = override.value()
     value = value.text if isinstance(value, QuotedString) else value
-    if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
+    if key in schema.declared() and not (
+        isinstance(value, str) and "${" in value
+    ):  # what is interpolated comes later
         check_value(value, schema.declared()[key], key)
 
 
@@ -93,7 +107,9 @@ def _refused(error: BaseException) -> ConfigError:
         known = [word for word in section if word not in ("hydra", *BLOCKS)]
         return checks.unknown(name, known, prefix + dot, f" in {file[1]}.yaml" if file else "")
     text = next(iter(str(cause if key else error).splitlines()), type(error).__name__)
-    return ConfigError(text, where=key or "configuration", hint="orca list settings shows types and defaults")
+    return ConfigError(
+        text, where=key or "configuration", hint="orca list settings shows types and defaults"
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,9 @@ class Composed:
     content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
-    labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
+    labels: dict[str, str] = field(
+        default_factory=dict
+    )  # in a study: axis -> choice; see `study.Arm`
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -116,7 +134,11 @@ class Composed:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
         unnamed = (*GROUPS, "seed", "protocol", "study")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
-        named = ((key, value) for key, _, value in pairs if key not in unnamed and not key.startswith("hydra"))
+        named = (
+            (key, value)
+            for key, _, value in pairs
+            if key not in unnamed and not key.startswith("hydra")
+        )
         return {key: value for key, value in named if not is_without_effect(key)}
 
 
@@ -152,12 +174,16 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
         for block in BLOCKS:
             if any("/" in name for name in choices(block, extra)):
-                configuration.variants(block, extra)  # raises where a file would replace what a task's file says
+                configuration.variants(
+                    block, extra
+                )  # raises where a file would replace what a task's file says
     ConfigStore.instance().store(name="schema", node=Config)
     for block in BLOCKS:  # those of another session
         ConfigStore.instance().repo.pop(block, None)
     folders = create_config_search_path(str(config_dir()))
-    if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
+    if (
+        extra is not None
+    ):  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
         folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
     version.setbase("1.3")
     GlobalHydra.instance().clear()
@@ -182,7 +208,11 @@ class Session:
             if override.key_or_group == "study":
                 raise ConfigError("a study is a sweep", where=text, hint="add -m")
             if override.is_sweep_override():
-                raise UsageError(f"'{text}' names several values", where=key_of(text), hint="a sweep needs orca run -m")
+                raise UsageError(
+                    f"'{text}' names several values",
+                    where=key_of(text),
+                    hint="a sweep needs orca run -m",
+                )
         self._check_choices(parsed)
         return self._compose(overrides)
 
@@ -192,18 +222,26 @@ class Session:
         ConfigError where none is left, unless `may_be_empty` allows that for a study.
         """
         chosen = [text for text in overrides if key_of(text) == "study"]
-        parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
+        parsed = _parse(
+            [text for text in overrides if text not in chosen],
+            GlobalHydra.instance().config_loader(),
+        )
         self._check_choices(_parse(chosen))
         name = chosen[-1].partition("=")[2].strip("'\"") if chosen else ""
         # Any other sweep is a study that has no axes but those that are typed.
-        preset = study.Study.read(name, choices("study", self._extra)[name]) if chosen else study.Study()
+        preset = (
+            study.Study.read(name, choices("study", self._extra)[name]) if chosen else study.Study()
+        )
         arms, jobs = self._arms(preset, parsed), []
         for arm in (arm for arm in arms if not arm.lacks):
             signals.check()
             jobs.append(replace(self._compose(arm.overrides), labels=arm.labels if chosen else {}))
         absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
         if not jobs and not (chosen and may_be_empty):
-            hint = "; ".join(study.absent_lines(absent)) or "nothing fits a glob(), or `except` leaves all out"
+            hint = (
+                "; ".join(study.absent_lines(absent))
+                or "nothing fits a glob(), or `except` leaves all out"
+            )
             raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
         return Sweep(jobs, name, absent)
 
@@ -212,12 +250,18 @@ class Session:
         for override in parsed:
             key = override.key_or_group
             # An axis may have choices that the group of that name lacks, such as a metric with settings.
-            if not set(_texts_of(override, preset.axes.get(key, ()))) <= set(preset.axes.get(key, ())):
+            if not set(_texts_of(override, preset.axes.get(key, ()))) <= set(
+                preset.axes.get(key, ())
+            ):
                 self._check_choices([override])
             axis = study.SET if key == "task" and key not in preset.axes else key
             if axis in preset.axes:
-                names = _texts_of(override, preset.axes[key] if axis == key else choices(key, self._extra))
-                preset = preset.narrowed(axis, names, key if key in (*_ALL_GROUPS, *schema.declared()) else "")
+                names = _texts_of(
+                    override, preset.axes[key] if axis == key else choices(key, self._extra)
+                )
+                preset = preset.narrowed(
+                    axis, names, key if key in (*_ALL_GROUPS, *schema.declared()) else ""
+                )
             elif override.is_delete():
                 typed[key] = {"null": (str(override.input_line),)}
             else:
@@ -237,7 +281,9 @@ class Session:
             with open_dict(cfg):
                 del cfg["hydra"]
             if missing := sorted(OmegaConf.missing_keys(cfg)):
-                raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
+                raise ConfigError(
+                    "a value is needed", where=missing[0], hint=f"give {missing[0]}=..."
+                )
             content: Any = OmegaConf.to_container(cfg, resolve=True)
             config: Any = OmegaConf.to_object(cfg)
         except _UNREADABLE as error:
@@ -247,7 +293,9 @@ class Session:
         for name, folder in default_folders().items():
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
-        written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
+        written: Any = OmegaConf.to_container(
+            hydra.overrides.task, resolve=False
+        )  # interpolations in them stay text
         return Composed(config, content, names, list(written))
 
     def _load(self, overrides: list[str]) -> DictConfig:
@@ -258,7 +306,10 @@ class Session:
         self._store_variants(overrides)
         load = GlobalHydra.instance().config_loader().load_configuration
         cfg = load("config", overrides, RunMode.RUN)
-        task, instead = cfg.hydra.runtime.choices["task"], OmegaConf.select(cfg, "source.data.without_files")
+        task, instead = (
+            cfg.hydra.runtime.choices["task"],
+            OmegaConf.select(cfg, "source.data.without_files"),
+        )
         is_typed = any(key_of(text) == "source" for text in overrides)
         is_papers = OmegaConf.select(cfg, "task.departures.paper") is not None
         if not (is_typed or is_papers or instead in (None, task)):
@@ -271,25 +322,43 @@ class Session:
 
     def _store_variants(self, overrides: list[str]) -> None:
         """Give Hydra the variants of the tasks that are named, as if each were a file of conf/departures or conf/hparams."""
-        typed = [text.partition("=")[2].strip("'\"") for text in overrides if key_of(text) in ("task", *BLOCKS)]
-        words = [name.rpartition("/")[2] for name in (configuration.default_choices()["task"], *typed)]
+        typed = [
+            text.partition("=")[2].strip("'\"")
+            for text in overrides
+            if key_of(text) in ("task", *BLOCKS)
+        ]
+        words = [
+            name.rpartition("/")[2] for name in (configuration.default_choices()["task"], *typed)
+        ]
         for task, path in choices("task", self._extra).items():
-            if task in self._stored or not any(word == task or word.startswith(f"{task}-") for word in words):
+            if task in self._stored or not any(
+                word == task or word.startswith(f"{task}-") for word in words
+            ):
                 continue
             self._stored.add(task)
             content: Any = OmegaConf.to_container(OmegaConf.load(path))
             for block, name, _, settings in in_task(task, content, str(path)):
                 folder, _, stem = name.rpartition("/")
-                ConfigStore.instance().store(stem, settings, group=f"{block}/{folder}", package="_global_")
+                ConfigStore.instance().store(
+                    stem, settings, group=f"{block}/{folder}", package="_global_"
+                )
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in (one for one in parsed if one.key_or_group in _ALL_GROUPS):
             group, files = override.key_or_group, choices(override.key_or_group, self._extra)
             if override.is_delete() or isinstance(override.value(), (list, type(None))):
                 if group in NEEDED_GROUPS:
-                    raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
+                    raise ConfigError(
+                        "one choice is needed",
+                        where=group,
+                        hint=f"orca list {group} shows the choices",
+                    )
                 continue
             names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
-            allowed = configuration.variants(group, self._extra) if names and group in BLOCKS else files
+            allowed = (
+                configuration.variants(group, self._extra) if names and group in BLOCKS else files
+            )
             for name in sorted(names - allowed.keys()):
-                raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+                raise ConfigError(
+                    f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed)
+                )

@@ -60,7 +60,9 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
         raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
     builtin, users = _files(config_dir() / group), {} if extra is None else _files(extra / group)
     for name in sorted(builtin.keys() & users.keys()):
-        raise ConfigError(f"the program has its own '{name}'", where=str(users[name]), hint="rename it")
+        raise ConfigError(
+            f"the program has its own '{name}'", where=str(users[name]), hint="rename it"
+        )
     return dict(sorted((builtin | users).items()))
 
 
@@ -71,7 +73,9 @@ def key_of(text: str) -> str:
 
 def calls_resolver(text: str) -> bool:
     """Return whether a setting may read the environment or run code: every call of a resolver has a colon behind `${`."""
-    return re.search(r"\$\{.*:", text, re.DOTALL) is not None  # its name can itself be interpolated, `${${a}:TOKEN}`
+    return (
+        re.search(r"\$\{.*:", text, re.DOTALL) is not None
+    )  # its name can itself be interpolated, `${${a}:TOKEN}`
 
 
 def quoted(path: Path) -> str:
@@ -81,14 +85,19 @@ def quoted(path: Path) -> str:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
-    return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}
+    return {
+        file.relative_to(folder).as_posix().removesuffix(".yaml"): file
+        for file in folder.rglob("*.yaml")
+    }
 
 
 def default_choices() -> dict[str, str]:
     """Return group -> file that a run takes unless another is typed or picked, as conf/config.yaml lists them."""
     path = config_dir() / "config.yaml"
     if not isinstance(lines := content(path).get("defaults"), list):
-        raise ConfigError("has no list 'defaults'", where=str(path), hint="install the program again")
+        raise ConfigError(
+            "has no list 'defaults'", where=str(path), hint="install the program again"
+        )
     return {group: name for line in lines if isinstance(line, dict) for group, name in line.items()}
 
 
@@ -100,7 +109,11 @@ def default_folders() -> dict[str, Path]:
     import platformdirs
 
     home = Path(os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
-    return {"runs": Path(os.environ.get("ORCA_RUNS") or "runs"), "data": home / "data", "cache": home / "cache"}
+    return {
+        "runs": Path(os.environ.get("ORCA_RUNS") or "runs"),
+        "data": home / "data",
+        "cache": home / "cache",
+    }
 
 
 def description(path: Path) -> str:
@@ -131,8 +144,14 @@ def comments(path: Path) -> dict[str, str]:
 
 def picks(defaults: Any) -> dict[str, str]:
     """Return group -> choice of the lines `override /group: choice` in a file's defaults."""
-    lines = [line for line in defaults if isinstance(line, dict)] if isinstance(defaults, list) else []
-    pairs = [(str(key).partition("override /")[2], str(value)) for line in lines for key, value in line.items()]
+    lines = (
+        [line for line in defaults if isinstance(line, dict)] if isinstance(defaults, list) else []
+    )
+    pairs = [
+        (str(key).partition("override /")[2], str(value))
+        for line in lines
+        for key, value in line.items()
+    ]
     return {group: choice for group, choice in pairs if group}
 
 
@@ -182,12 +201,17 @@ class Variant:
 
     path: Path  # the file that holds them
     description: str
-    settings: dict[str, Any]  # as they are written; with `defaults` where a file of its own picks in other groups
+    settings: dict[
+        str, Any
+    ]  # as they are written; with `defaults` where a file of its own picks in other groups
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
     """Return name -> choice of a group of conf/, sorted by name; tasks' files hold some of `departures` and `hparams`."""
-    named = {name: Variant(path, description(path), content(path)) for name, path in choices(group, extra).items()}
+    named = {
+        name: Variant(path, description(path), content(path))
+        for name, path in choices(group, extra).items()
+    }
     for task, path in choices("task", extra).items() if group in BLOCKS else ():
         for block, name, text, settings in in_task(task, content(path), str(path)):
             if block == group and name in named:  # Hydra would take the file
@@ -198,7 +222,9 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
     return dict(sorted(named.items()))
 
 
-def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def in_task(
+    task: str, content: dict[str, Any], where: str
+) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield block, name, description and settings of every variant in the plain content of a task's file."""
     node = content.get("task")
     if not isinstance(node, dict):
@@ -208,13 +234,17 @@ def in_task(task: str, content: dict[str, Any], where: str) -> Iterator[tuple[st
         yield "departures", f"{protocol}/{task}", str(rest.pop("description", "")), {"task": rest}
     for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
         for body, settings in mapping(bodies, f"{where}: hparams.{protocol}").items():
-            rest = mapping(settings, f"{where}: hparams.{protocol}.{body}", ("description", *_SECTIONS))
+            rest = mapping(
+                settings, f"{where}: hparams.{protocol}.{body}", ("description", *_SECTIONS)
+            )
             yield "hparams", f"{protocol}/{task}-{body}", str(rest.pop("description", "")), rest
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
     """Refuse keys that occur twice, and aliases that blow up: a file of 200 bytes can stand for 10^9 values."""
-    sizes: dict[int, int] = {}  # of a node with all that its aliases stand for; 0 while they are counted
+    sizes: dict[
+        int, int
+    ] = {}  # of a node with all that its aliases stand for; 0 while they are counted
 
     def size(node: yaml.Node) -> int:
         where = f"{path}:{node.start_mark.line + 1}"
@@ -224,13 +254,21 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
             if isinstance(node, yaml.MappingNode):
                 keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
                 last = {key.value: key for key in keys}
-                if again := next((last[key.value] for key in keys if last[key.value] is not key), None):
+                if again := next(
+                    (last[key.value] for key in keys if last[key.value] is not key), None
+                ):
                     place = f"{path}:{again.start_mark.line + 1}"
-                    raise ConfigError(f"duplicate key {again.value}", where=place, hint="keep one of them")
+                    raise ConfigError(
+                        f"duplicate key {again.value}", where=place, hint="keep one of them"
+                    )
                 parts = [part for pair in node.value for part in pair]
             sizes[id(node)] = 1 + sum(map(size, parts))
         if not 0 < sizes[id(node)] <= _MOST_VALUES:
-            what = f"stands for more than {_MOST_VALUES} values" if sizes[id(node)] else "contains itself"
+            what = (
+                f"stands for more than {_MOST_VALUES} values"
+                if sizes[id(node)]
+                else "contains itself"
+            )
             raise UnsafeError(what, where=where, hint=_PLAIN)
         return sizes[id(node)]
 
@@ -247,17 +285,25 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         group, where = path.relative_to(folder).parts[0], str(path)
         if not path.resolve().is_relative_to(root):
-            raise UnsafeError("is a link that leads out of the folder", where=where, hint="put the file there")
+            raise UnsafeError(
+                "is a link that leads out of the folder", where=where, hint="put the file there"
+            )
         if group == "hydra" or len(path.relative_to(folder).parts) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
-            raise ConfigError(f"there is no group '{group}'", where=where, hint=suggest(group, groups))
+            raise ConfigError(
+                f"there is no group '{group}'", where=where, hint=suggest(group, groups)
+            )
         for package in re.findall(r"^\s*#\s*@package\s+(\S+)", _text(path), re.MULTILINE):
             if package not in ("_global_", "_group_", group):
-                raise UnsafeError(f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS)
+                raise UnsafeError(
+                    f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS
+                )
         for key, text in _texts(content(path)):
             if calls_resolver(text):
-                raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
+                raise UnsafeError(
+                    f"{key} runs a resolver", where=where, hint="give the value itself"
+                )
             changes_run = key.startswith("defaults") and ("hydra" in text or "@" in text)
             if changes_run or key.partition(".")[0] in ("hydra", "paths"):
                 what = f"'{text}' at '{key}' would change how the program runs"
@@ -284,11 +330,19 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     if len(raw) > _MOST_BYTES:
-        raise ConfigError(f"is larger than {_MOST_BYTES} bytes", where=str(path), hint="settings are a page of text")
+        raise ConfigError(
+            f"is larger than {_MOST_BYTES} bytes",
+            where=str(path),
+            hint="settings are a page of text",
+        )
     if raw.startswith(codecs.BOM_UTF8):
-        raise ConfigError("begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one")
+        raise ConfigError(
+            "begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one"
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError("cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from error
+        raise ConfigError(
+            "cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8"
+        ) from error

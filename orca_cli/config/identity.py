@@ -13,7 +13,9 @@ from orca_cli.config.retired import as_before
 from orca_cli.config.schema import GROUPS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-_HASH_BELOW = 2**30  # bytes; larger files, and all files of a larger folder, count by size and modification time
+_HASH_BELOW = (
+    2**30
+)  # bytes; larger files, and all files of a larger folder, count by size and modification time
 SHORT = 8
 
 
@@ -34,7 +36,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     was changed makes another experiment, one that was only moved does not.
     """
     kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
-    kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
+    kept["train"] = {
+        key: value
+        for key, value in content["train"].items()
+        if f"train.{key}" not in WITHOUT_EFFECT
+    }
     kept = as_before(kept)
     kept["train"]["average"] = None  # runs from when these were settings keep their identity
     kept["augment"] = {"_target_": None}
@@ -44,19 +50,31 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
         seen: dict[str, str] = {}
-        settings = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
+        settings = {
+            key: value for key, value in kept[part].items() if key != "data"
+        }  # where to get the files
         place = Path(str(settings.get("path") or choices[part])).expanduser()
         folder = place if settings.get("path") and place.is_dir() else data_folder / place
         data = kept[part].get("data")
         described = (data.get("files") or []) if isinstance(data, dict) else []
-        members = [str(member) for file in described for member in (file["path"], *(file.get("members") or []))]
-        digests = {member: digest for member in members if (digest := _counted(folder / member, seen))}
+        members = [
+            str(member)
+            for file in described
+            for member in (file["path"], *(file.get("members") or []))
+        ]
+        digests = {
+            member: digest for member in members if (digest := _counted(folder / member, seen))
+        }
         if digests:  # all that is read in the folder, so that its path does not count
             settings |= {"path": None}
-        kept[part] = _by_content(settings, data_folder, seen) | ({"files": digests} if digests else {})
+        kept[part] = _by_content(settings, data_folder, seen) | (
+            {"files": digests} if digests else {}
+        )
         if part != "body":
             files |= seen
-    return Identity(_sha256(kept), _sha256({key: value for key, value in kept.items() if key != "seed"}), files)
+    return Identity(
+        _sha256(kept), _sha256({key: value for key, value in kept.items() if key != "seed"}), files
+    )
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
@@ -83,7 +101,9 @@ def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bo
     if isinstance(value, dict):
         # A bare word may match a folder by chance ("classes"); only some settings mean one.
         return {
-            key: item if key in _SYMBOLS else _by_content(item, data_folder, seen, bare=key in _FOLDERS)
+            key: item
+            if key in _SYMBOLS
+            else _by_content(item, data_folder, seen, bare=key in _FOLDERS)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -100,7 +120,10 @@ def digest_of(path: Path) -> str | None:
         files = _files(path) if path.is_dir() else [path]
         is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if path.is_dir():
-            lines = "\n".join(f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}" for file in files)
+            lines = "\n".join(
+                f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}"
+                for file in files
+            )
             return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
         if path.is_file():
             return _file_digest(path, is_large)
@@ -128,7 +151,9 @@ def _file_digest(path: Path, is_large: bool) -> str:
     facts = path.stat()
     if is_large:
         return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
-    return "sha256:" + _sha256_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return "sha256:" + _sha256_of(
+        path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    )
 
 
 # The jobs of a sweep name the same files, which are read once.

@@ -18,8 +18,14 @@ from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
-_PLUGINS = tuple(f"orca_cli.{name}" for name in ("data", "benchmarks", "models", "metrics", "scoring", "runs.tracking"))
-_CLOSED = ("orca_cli.data.untrusted", "orca_cli.data.data_folder")  # they open, unpack and fetch files
+_PLUGINS = tuple(
+    f"orca_cli.{name}"
+    for name in ("data", "benchmarks", "models", "metrics", "scoring", "runs.tracking")
+)
+_CLOSED = (
+    "orca_cli.data.untrusted",
+    "orca_cli.data.data_folder",
+)  # they open, unpack and fetch files
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -38,7 +44,11 @@ _NUMBERS = {
     "nrmse": "regression.NormalisedRMSE",
 }
 _ENTROPY = {"cross_entropy": "losses.MaskedCrossEntropy"}
-_NUMBER_LOSSES = {"mse": "losses.MaskedMSE", "huber": "losses.MaskedHuber", "mae": "losses.MaskedMAE"}
+_NUMBER_LOSSES = {
+    "mse": "losses.MaskedMSE",
+    "huber": "losses.MaskedHuber",
+    "mae": "losses.MaskedMAE",
+}
 
 # Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
 _DENSE_CLASSES = "dense classes"
@@ -51,7 +61,8 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
             "macro_f1": "multilabel.LabelMacroF1",
         },
         "values": _NUMBERS,
-        "dense": _NUMBERS | {"mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
+        "dense": _NUMBERS
+        | {"mse": "regression.MeanSquared", "relative_l2": "regression.RelativeL2"},
         _DENSE_CLASSES: _CLASSES,
     },
     "loss": {
@@ -82,19 +93,34 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
-    arguments = {name: value for name, value in retired.current_settings(node).items() if name != TARGET}
-    arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
-    arguments |= {name: value for name, value in runtime.items() if name in inspect.signature(target).parameters}
+    arguments = {
+        name: value for name, value in retired.current_settings(node).items() if name != TARGET
+    }
+    arguments |= {
+        name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)
+    }
+    arguments |= {
+        name: value
+        for name, value in runtime.items()
+        if name in inspect.signature(target).parameters
+    }
     bind(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
         return target(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{target.__qualname__} refuses its settings: {error}", where=key) from error
+        raise ConfigError(
+            f"{target.__qualname__} refuses its settings: {error}", where=key
+        ) from error
 
 
-def check(node: dict[str, Any], key: str, reserved: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> Any:
+def check(
+    node: dict[str, Any],
+    key: str,
+    reserved: Iterable[str] = (),
+    known: Mapping[str, Any] = _NOTHING,
+) -> Any:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
     As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
@@ -127,7 +153,9 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     module_name, attribute = name.rsplit(".", 1)
     if not _allowed(module_name):
         what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}, or within {' or '.join(_CLOSED)}"
-        raise UnsafeError(what, where=where, hint=f"if you trust it, add --allow-module {module_name}")
+        raise UnsafeError(
+            what, where=where, hint=f"if you trust it, add --allow-module {module_name}"
+        )
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
@@ -135,10 +163,16 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise ConfigError(what, where=where, hint="--traceback shows where") from error
     target = getattr(module, attribute, None)
     if target is None:
-        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        names = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module_name
+        ]
         hint = suggest(attribute, names)
         raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
-    if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(target.__module__):
+    if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(
+        target.__module__
+    ):
         hint = "name a class or function by its own module"
         raise UnsafeError(f"'{name}' is not defined there", where=where, hint=hint)
     return target
@@ -159,7 +193,9 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
     if value not in names:
         scope = "" if kind is None else f" for task.kind={kind}"
         scope += " with integer targets" if integer_targets and kind == "dense" else ""
-        raise ConfigError(f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names))
+        raise ConfigError(
+            f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names)
+        )
     return {TARGET: _HOME + names[value]}
 
 
@@ -186,23 +222,41 @@ def bind(
     """Check names and values against the signature; parameters of richer types are left to their owners."""
     parameters, reserved = inspect.signature(target).parameters, {*reserved, *known}
     others = [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD]
-    settable = [name for name, one in parameters.items() if one.kind is not one.VAR_POSITIONAL and name not in reserved]
+    settable = [
+        name
+        for name, one in parameters.items()
+        if one.kind is not one.VAR_POSITIONAL and name not in reserved
+    ]
     settable = [name for name in settable if name not in others]
     for name in arguments:
         if name in reserved or (name not in parameters and not others):
             what = f"{target.__qualname__} has no parameter '{name}'"
-            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known]))
+            raise ConfigError(
+                what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known])
+            )
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
+            raise ConfigError(
+                "a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=..."
+            )
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # of torch's classes, or a module of the user's own
+        hints = typing.get_type_hints(
+            target.__init__ if inspect.isclass(target) else target, include_extras=True
+        )
+    except (
+        NameError,
+        TypeError,
+        AttributeError,
+    ):  # of torch's classes, or a module of the user's own
         hints = {}
     for name, value in (arguments | dict(known)).items():
         if name in hints and not _is_node(value):
             check_value(value, hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        settings = {name: parameter.default for name, parameter in parameters.items()} | arguments | dict(known)
+        settings = (
+            {name: parameter.default for name, parameter in parameters.items()}
+            | arguments
+            | dict(known)
+        )
         checker(**{name: settings[name] for name in inspect.signature(checker).parameters})

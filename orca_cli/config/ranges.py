@@ -45,7 +45,9 @@ class OneOf:
 
     def holds(self, value: str) -> bool:
         """Return whether a text is one of them."""
-        return re.fullmatch(self.pattern, value) is not None if self.pattern else value in self.words
+        return (
+            re.fullmatch(self.pattern, value) is not None if self.pattern else value in self.words
+        )
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ def check_value(value: Any, hint: Any, where: str) -> None:
         return
     allowed = in_words(hint)
     closest = suggest(value, re.split(r", | or ", allowed)) if isinstance(value, str) else ""
-    allowed = f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"
+    allowed = (
+        f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"
+    )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    raise ConfigError(f"{shown(value)} is {'out of range' if is_number else 'not allowed'}", where=where, hint=allowed)
+    raise ConfigError(
+        f"{shown(value)} is {'out of range' if is_number else 'not allowed'}",
+        where=where,
+        hint=allowed,
+    )
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -77,7 +85,9 @@ def fits(value: Any, hint: Any) -> bool:
     """
     hint, words, bounds = _read(hint)
     if words or bounds:
-        fits_all = fits(value, hint) and all(_BOUNDS[name][1](value, bound) for name, bound in bounds)
+        fits_all = fits(value, hint) and all(
+            _BOUNDS[name][1](value, bound) for name, bound in bounds
+        )
         return fits_all and all(one.holds(value) for one in words)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin in _UNIONS:
@@ -87,7 +97,11 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (list, Sequence):
         return isinstance(value, (list, tuple)) and all(fits(item, members[0]) for item in value)
     if origin is tuple and members:
-        return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(fits, value, members))
+        return (
+            isinstance(value, (list, tuple))
+            and len(value) == len(members)
+            and all(map(fits, value, members))
+        )
     if hint in (int, float):
         whole = isinstance(value, int) and abs(value) <= _LARGEST
         fraction = hint is float and isinstance(value, float) and math.isfinite(value)
@@ -111,7 +125,9 @@ def in_words(hint: Any) -> str:
         return f"list of {in_words(members[0])}"
     if origin is tuple and members:
         return f"[{', '.join(map(in_words, members))}]"
-    return {type(None): "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {type(None): "null", bool: "true or false"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
 
 
 def meaning(hint: Any) -> str:
@@ -128,7 +144,10 @@ def shown(value: Any) -> str:
 def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
     """Return the type, the choices and the bounds of an annotation; other metadata do not limit a value."""
     metadata = getattr(hint, "__metadata__", ())
-    kind = next((item.hint for item in metadata if isinstance(item, Takes)), hint.__origin__ if metadata else hint)
+    kind = next(
+        (item.hint for item in metadata if isinstance(item, Takes)),
+        hint.__origin__ if metadata else hint,
+    )
     bounds = [(name, getattr(item, name, None)) for item in metadata for name in _BOUNDS]
     words = [item for item in metadata if isinstance(item, OneOf)]
     return kind, words, [(name, bound) for name, bound in bounds if bound is not None]

@@ -40,12 +40,33 @@ _BEFORE = {now: before for before, now in _NOW.items()}
 
 _LIMITS = {"tolerance": 0.01, "max_iterations": 500, "newton_points": 512, "newton_steps": 15}
 _ANNEALED = {"scaling": 0.25, "chunk": 1024} | _LIMITS
-_LISTOPS = {"max_depth": 10, "max_arity": 10, "min_length": None, "max_length": None, "input_length": None}
-_PACKAGES = ["asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"]
+_LISTOPS = {
+    "max_depth": 10,
+    "max_arity": 10,
+    "min_length": None,
+    "max_length": None,
+    "input_length": None,
+}
+_PACKAGES = [
+    "asyncio",
+    "email",
+    "http",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "unittest",
+    "xml",
+]
 # Part -> settings that it no longer has, as the files in conf/ had them. What they did then is what the part does now.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "benchmarks.cifar100.load": {"permute": False},
-    "benchmarks.cosmic.load": {"keys": None, "field": None, "sky_low": -0.9, "sky_high": 3.0, "ignored": "missing"},
+    "benchmarks.cosmic.load": {
+        "keys": None,
+        "field": None,
+        "sky_low": -0.9,
+        "sky_high": 3.0,
+        "ignored": "missing",
+    },
     "benchmarks.darcy.load": {"stride": None, "nodes": None},
     "benchmarks.ecg.load": {"window": 1000, "stride": 500},
     "benchmarks.fsd50k.load": {"masking": 0.5, "mixing": 0.75, "most_noise": 0.5, "frozen_seed": 0},
@@ -88,7 +109,9 @@ def as_before(settings: Any) -> Any:
         return settings
     target = settings.get("_target_")
     lost = _SETTINGS.get(current_target(str(target)).removeprefix("orca_cli."), {})
-    before = {"_target_": _BEFORE.get(current_target(target), target)} if isinstance(target, str) else {}
+    before = (
+        {"_target_": _BEFORE.get(current_target(target), target)} if isinstance(target, str) else {}
+    )
     return lost | {key: as_before(value) for key, value in settings.items()} | before
 
 

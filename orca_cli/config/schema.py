@@ -11,17 +11,33 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from orca_cli.config.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes
+from orca_cli.config.ranges import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    OneOf,
+    Positive,
+    Seed,
+    Share,
+    Takes,
+)
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 # Protocols that train as the released code does (docs/protocols.md): the gradient of a step is the sum of its batches' mean
 # gradients, targets enter it in the task's own units, and stage 2 has the optimizer of stage 3.
 AS_PUBLISHED = ("paper", "release")
-ERROR_CHUNKS = {"release": 1000}  # protocol -> samples of a split after which an error is averaged; else over all
+ERROR_CHUNKS = {
+    "release": 1000
+}  # protocol -> samples of a split after which an error is averaged; else over all
 
 AtLeastTwo = Annotated[int, Ge(2)]
-Device = Annotated[str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")]
-Rate = Annotated[float, Interval(gt=0, le=1e30)]  # times ten, as Adam's first step has it, still a float32
+Device = Annotated[
+    str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")
+]
+Rate = Annotated[
+    float, Interval(gt=0, le=1e30)
+]  # times ten, as Adam's first step has it, still a float32
 
 
 @dataclass
@@ -29,9 +45,12 @@ class Paths:
     """Folders; left out of a run's identity."""
 
     runs: Annotated[str | None, "Where run folders go. Default: $ORCA_RUNS, else ./runs."] = None
-    data: Annotated[str | None, "Where data sets are. Default: $ORCA_HOME/data, else the user's cache folder."] = None
+    data: Annotated[
+        str | None, "Where data sets are. Default: $ORCA_HOME/data, else the user's cache folder."
+    ] = None
     cache: Annotated[
-        str | None, "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as above."
+        str | None,
+        "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as above.",
     ] = None
 
 
@@ -68,7 +87,9 @@ class Predictor:
 class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
-    epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
+    epochs: Annotated[
+        CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."
+    ] = 60
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
     largest_step: Annotated[
         Positive | None,
@@ -77,7 +98,9 @@ class Align:
         "layer. null: no limit.",
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0
-    decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
+    decay_every: Annotated[
+        Count, "The learning rate is multiplied by decay_factor every N epochs."
+    ] = 20
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
     max_samples: Annotated[
         Count | None,
@@ -89,16 +112,20 @@ class Align:
         "asks for: 1, all, or (otdd) up to 8 of each side, drawn at every step, with equally many points each.",
     ] = None
     unit_gradient: Annotated[
-        bool, "Divide gradients by the norm of the first one, so that one align.lr suits all metrics and optimizers."
+        bool,
+        "Divide gradients by the norm of the first one, so that one align.lr suits all metrics and optimizers.",
     ] = True
     features: Annotated[
         str,
         OneOf(("tokens", "sequence", "pooled")),
         "What a point is: every token of a sample, all its tokens in a row, or their mean (pooled).",
     ] = "tokens"
-    source_points: Annotated[AtLeastTwo, "Source points, drawn once; all if there are fewer."] = 3000
+    source_points: Annotated[AtLeastTwo, "Source points, drawn once; all if there are fewer."] = (
+        3000
+    )
     source_seed: Annotated[
-        Seed | None, "Seed of the draws of source examples and points, which runs then share; null: the run's own seed."
+        Seed | None,
+        "Seed of the draws of source examples and points, which runs then share; null: the run's own seed.",
     ] = 0
     source_cloud: Annotated[
         str,
@@ -121,10 +148,12 @@ class Align:
         " Default: as many as the source has classes.",
     ] = None
     check_every: Annotated[
-        Count, "Epochs between measurements on held-out (validation) data: metric, exact OTDD and diagnostics."
+        Count,
+        "Epochs between measurements on held-out (validation) data: metric, exact OTDD and diagnostics.",
     ] = 20
     exact: Annotated[
-        bool, "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); takes seconds."
+        bool,
+        "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); takes seconds.",
     ] = False
 
 
@@ -139,7 +168,8 @@ class Train:
         " null: by the budget.",
     ] = None
     accumulation: Annotated[
-        Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
+        Count,
+        "Batches per optimizer step; the gradient is that of the mean over all their samples.",
     ] = 1
     class_weights: Annotated[
         Any,
@@ -162,7 +192,8 @@ class Train:
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Annotated[Share, "Momentum of sgd."] = 0.9
     warmup_epochs: Annotated[
-        NotNegative | None, "The learning rate rises linearly from 0 over N epochs (null: by the budget) ..."
+        NotNegative | None,
+        "The learning rate rises linearly from 0 over N epochs (null: by the budget) ...",
     ] = None
     warmup_limit: Annotated[
         Fraction | None,
@@ -173,7 +204,8 @@ class Train:
         "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
     clip: Annotated[
-        NotNegative | None, "Largest norm of the gradient, per optimizer step. 0: no clipping; null: by the budget."
+        NotNegative | None,
+        "Largest norm of the gradient, per optimizer step. 0: no clipping; null: by the budget.",
     ] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
     select: Annotated[
@@ -232,9 +264,12 @@ class Config:
     train: Train = field(default_factory=Train)
     paths: Paths = field(default_factory=Paths)
     seed: Annotated[
-        Seed, "Seed of all random draws but the split of the data, which has its own (task.split_seed)."
+        Seed,
+        "Seed of all random draws but the split of the data, which has its own (task.split_seed).",
     ] = 0
-    device: Annotated[Device, "Where to compute; a device that is asked for and absent is an error."] = "auto"
+    device: Annotated[
+        Device, "Where to compute; a device that is asked for and absent is an error."
+    ] = "auto"
     precision: Annotated[
         str,
         OneOf(("auto", "fp32", "bf16", "fp16")),
@@ -271,7 +306,13 @@ class Config:
     ] = True
 
 
-GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
+GROUPS = (
+    "task",
+    "body",
+    "source",
+    "metric",
+    "finetune",
+)  # whose choices name a run, a table row or a column
 NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
 # Keys, or sections of them, that cannot change a result; `tune` is one of older runs.
 WITHOUT_EFFECT = (

@@ -45,7 +45,9 @@ Choices = dict[str, tuple[str, ...]]  # name -> overrides
 class Arm:
     """One run of a study."""
 
-    labels: dict[str, str]  # axis -> name of the choice, and what was typed besides; not part of the run's identity
+    labels: dict[
+        str, str
+    ]  # axis -> name of the choice, and what was typed besides; not part of the run's identity
     overrides: list[str]
     lacks: str = ""  # why it cannot run; empty if it can
 
@@ -67,19 +69,37 @@ class Study:
         content = mapping(configuration.content(path), where, _PARTS)
         axes: dict[str, Choices] = {}
         for axis, node in mapping(content.get("axes"), f"{where}: axes").items():
-            named = {text: f"{axis}={text}" for text in _texts(node)} if isinstance(node, list) else node
+            named = (
+                {text: f"{axis}={text}" for text in _texts(node)}
+                if isinstance(node, list)
+                else node
+            )
             inside = mapping(named, f"{where}: {axis}").items()
-            axes[axis] = {choice: _overrides(entry, f"{where}: {axis}.{choice}") for choice, entry in inside}
+            axes[axis] = {
+                choice: _overrides(entry, f"{where}: {axis}.{choice}") for choice, entry in inside
+            }
         left_out = []
         for entry in content.get("except") or []:
             condition = mapping(entry, f"{where}: except", axes)
             left_out.append({axis: _texts(node) for axis, node in condition.items()})
-            for axis, choice in ((axis, choice) for axis, names in left_out[-1].items() for choice in names):
+            for axis, choice in (
+                (axis, choice) for axis, names in left_out[-1].items() for choice in names
+            ):
                 if choice not in axes[axis]:
                     hint = suggest(choice, axes[axis])
-                    raise ConfigError(f"{axis} has no '{choice}'", where=f"{where}: except", hint=hint)
-        files = {key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()}
-        return cls(name, _overrides(content.get("common") or [], f"{where}: common"), axes, tuple(left_out), files)
+                    raise ConfigError(
+                        f"{axis} has no '{choice}'", where=f"{where}: except", hint=hint
+                    )
+        files = {
+            key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()
+        }
+        return cls(
+            name,
+            _overrides(content.get("common") or [], f"{where}: common"),
+            axes,
+            tuple(left_out),
+            files,
+        )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
         """Return the study with the choices of an axis that were typed.
@@ -89,7 +109,11 @@ class Study:
         choices, chosen = self.axes[axis], {}
         for name in names:
             if name not in choices and not setting:
-                raise ConfigError(f"study={self.name} has no {axis} '{name}'", where=axis, hint=suggest(name, choices))
+                raise ConfigError(
+                    f"study={self.name} has no {axis} '{name}'",
+                    where=axis,
+                    hint=suggest(name, choices),
+                )
             chosen[name] = choices.get(name, (f"{setting}={name}",))
         return replace(self, axes=self.axes | {axis: chosen})
 
@@ -100,12 +124,26 @@ class Study:
             typed: key -> its values and their overrides, for what the command line sets besides; each value makes arms.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
-        preset = [text for choices in self.axes.values() for texts in choices.values() for text in texts]
-        blank, axes, arms = {key_of(text) for text in preset if text.endswith(_BLANK)}, self.axes | dict(typed), []
-        unnamed = {key for key in typed if key in blank or key.startswith(_NOT_IN_FILES) or is_without_effect(key)}
-        for chosen in itertools.product(*([(axis, name) for name in choices] for axis, choices in axes.items())):
+        preset = [
+            text for choices in self.axes.values() for texts in choices.values() for text in texts
+        ]
+        blank, axes, arms = (
+            {key_of(text) for text in preset if text.endswith(_BLANK)},
+            self.axes | dict(typed),
+            [],
+        )
+        unnamed = {
+            key
+            for key in typed
+            if key in blank or key.startswith(_NOT_IN_FILES) or is_without_effect(key)
+        }
+        for chosen in itertools.product(
+            *([(axis, name) for name in choices] for axis, choices in axes.items())
+        ):
             labels = dict(chosen)
-            if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
+            if any(
+                all(labels[axis] in names for axis, names in one.items()) for one in self.left_out
+            ):
                 continue
             texts = [*self.common, *(text for axis, name in chosen for text in axes[axis][name])]
             for axis in self.axes:
@@ -113,7 +151,11 @@ class Study:
             merged: dict[str, str] = {}
             for key, text in ((key_of(text), text) for text in texts):
                 # What only the command line can give goes to the choices that ask for it.
-                if key not in blank or text.endswith(_BLANK) or merged.get(key, "").endswith(_BLANK):
+                if (
+                    key not in blank
+                    or text.endswith(_BLANK)
+                    or merged.get(key, "").endswith(_BLANK)
+                ):
                     merged[key] = text
             named = {axis: name for axis, name in labels.items() if axis not in unnamed}
             arms.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
@@ -126,7 +168,9 @@ class Study:
             value = text.partition("=")[2].strip("'\"")
             path = Path(value).expanduser()
             if text.endswith(_BLANK):
-                lacks.append(f"needs {key}=...: {self.files.get(key, 'give it on the command line')}")
+                lacks.append(
+                    f"needs {key}=...: {self.files.get(key, 'give it on the command line')}"
+                )
             elif key in self.files and not (path.exists() or (data_folder / path).exists()):
                 lacks.append(f"no {value} in the data folder {data_folder}: {self.files[key]}")
         return "; ".join(lacks)
@@ -134,7 +178,10 @@ class Study:
 
 def absent_lines(absent: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why arms cannot run."""
-    return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in absent.items()]
+    return [
+        f"{count} run{'s' if count > 1 else ''} left out: {reason}"
+        for reason, count in absent.items()
+    ]
 
 
 def _texts(node: Any) -> tuple[str, ...]:
@@ -145,9 +192,17 @@ def _texts(node: Any) -> tuple[str, ...]:
 
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
-    if not isinstance(texts, list) or not all(isinstance(text, str) and "=" in text for text in texts):
-        raise ConfigError("is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]")
+    if not isinstance(texts, list) or not all(
+        isinstance(text, str) and "=" in text for text in texts
+    ):
+        raise ConfigError(
+            "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
+        )
     for text in texts:
         if re.split(r"[./]", key_of(text))[0] in _NOT_IN_FILES:
-            raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint="type it on the command line")
+            raise UnsafeError(
+                f"'{text}' sets how the program runs",
+                where=where,
+                hint="type it on the command line",
+            )
     return tuple(texts)

@@ -34,7 +34,9 @@ class Pool:
     supplied: Iterable[str]  # splits with data of their own
     classes: np.ndarray | None  # [N] to stratify by
     groups: np.ndarray | None  # [N] of samples that stay together
-    contents: Callable[[np.ndarray], np.ndarray | None]  # returns a hash of the inputs of rows, [n]; None of too many
+    contents: Callable[
+        [np.ndarray], np.ndarray | None
+    ]  # returns a hash of the inputs of rows, [n]; None of too many
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Fitted:
     preprocessing: Preprocessing
     input_shape: tuple[int, ...]  # (C, *E)
     targets: TargetForm
-    samples: Callable[[str], Samples]  # opens a split by its name, and reports what does not fit the training samples
+    samples: Callable[
+        [str], Samples
+    ]  # opens a split by its name, and reports what does not fit the training samples
     notes: Sequence[str]  # to which opening train and validation may add
 
 
@@ -52,7 +56,13 @@ Fit = Callable[[dict[str, np.ndarray]], Fitted]
 
 
 def assemble(
-    name: str, reporter: Reporter, kind: Kind, pool: Pool, fractions: tuple[float, float], split_seed: int, fit: Fit
+    name: str,
+    reporter: Reporter,
+    kind: Kind,
+    pool: Pool,
+    fractions: tuple[float, float],
+    split_seed: int,
+    fit: Fit,
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
@@ -64,9 +74,15 @@ def assemble(
     refuse_if(count < _MIN_SAMPLES, f"too few {pool.unit}: {count}", pool.where, hint)
     drawn, drawn_notes = draw(pool, fractions, split_seed)
     fitted = fit(pool.rows | drawn)
-    train, validation, targets = fitted.samples("train"), fitted.samples("validation"), fitted.targets
+    train, validation, targets = (
+        fitted.samples("train"),
+        fitted.samples("validation"),
+        fitted.targets,
+    )
     note = "; ".join([*drawn_notes, *fitted.notes, *targets.warnings(train.targets())])
-    reporter.say(f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}")
+    reporter.say(
+        f"{name}: {len(train)} training and {len(validation)} validation {pool.unit}; {note}"
+    )
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,
@@ -82,7 +98,9 @@ def assemble(
     )
 
 
-def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+def draw(
+    pool: Pool, fractions: tuple[float, float], seed: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of the training data that train and the splits that are drawn from it take, and notes on these.
 
     Both are empty where the data give every split. `fractions` are those of validation and test, of the groups where there are
@@ -94,13 +112,18 @@ def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[dict[st
     if not missing:
         return {}, []
     classes, groups = (None if one is None else one[train] for one in (pool.classes, pool.groups))
-    keys = ([] if groups is None else ["task.group"]) + ["task.validation_fraction", "task.test_fraction"]
+    keys = ([] if groups is None else ["task.group"]) + [
+        "task.validation_fraction",
+        "task.test_fraction",
+    ]
     joint, identical = joined(groups, pool.contents(train))
     place, units, classes = merged(len(train), classes, joint)
     validation, test = (float(shares[part]) if part in missing else 0.0 for part in shares)
     parts = split(units, validation=validation, test=test, seed=seed, classes=classes, keys=keys)
     how = [] if classes is None else ["stratified"]
     how += [f"{units} groups kept together"] if groups is not None and units < len(train) else []
-    notes = [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+    notes = [
+        f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"
+    ]
     rows = {part: train[np.isin(place, getattr(parts, part))] for part in ("train", *missing)}
     return rows, [*notes, identical] if identical else notes

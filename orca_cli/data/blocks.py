@@ -28,10 +28,23 @@ class Ragged:
     """
 
     def __init__(
-        self, row: _Row, lengths: np.ndarray, sample: tuple[int, int], dtype: DTypeLike, storage: object = None
+        self,
+        row: _Row,
+        lengths: np.ndarray,
+        sample: tuple[int, int],
+        dtype: DTypeLike,
+        storage: object = None,
     ) -> None:
-        self.shape, self.ndim, self.dtype = (len(lengths), *sample), 1 + len(sample), np.dtype(dtype)
-        self._row, self._storage, self.lengths = row, storage, np.minimum(lengths, sample[1]).astype(np.int64)
+        self.shape, self.ndim, self.dtype = (
+            (len(lengths), *sample),
+            1 + len(sample),
+            np.dtype(dtype),
+        )
+        self._row, self._storage, self.lengths = (
+            row,
+            storage,
+            np.minimum(lengths, sample[1]).astype(np.int64),
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -63,7 +76,9 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def parts(
+    x: np.ndarray | Ragged, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Return an iterator over what `read` returns for stretches of about 16 MiB, so that mapped files are never held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     return (read(x, some) for some in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)))

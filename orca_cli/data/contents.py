@@ -35,7 +35,10 @@ def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Non
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
     masks = [None] * len(x) if valid is None else valid
-    yield from (one.tobytes() + (b"" if mask is None else mask.tobytes()) for one, mask in zip(x, masks, strict=True))
+    yield from (
+        one.tobytes() + (b"" if mask is None else mask.tobytes())
+        for one, mask in zip(x, masks, strict=True)
+    )
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
@@ -47,12 +50,17 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"
-    _, first, place, counts = np.unique(contents, return_index=True, return_inverse=True, return_counts=True)
+    _, first, place, counts = np.unique(
+        contents, return_index=True, return_inverse=True, return_counts=True
+    )
     if not (repeated := int(counts[counts > 1].sum())):
         return groups, ""
     what = f"{repeated} samples have inputs that others have too"
     if len(first) < _FEW and 2 * len(first) < len(contents):
-        return groups, f"warning: {what}, only {len(first)} are distinct: identical ones are in several splits"
+        return (
+            groups,
+            f"warning: {what}, only {len(first)} are distinct: identical ones are in several splits",
+        )
     note = f"{what}: identical ones stay in one split"
     if groups is None:
         return first[place], note
@@ -72,7 +80,9 @@ def input_hashes(batch: Batch) -> np.ndarray:
     return hashes(_bytes_of(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()))
 
 
-def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> dict[str, int]:
+def count_shared(
+    first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
+) -> dict[str, int]:
     """Return how many samples (`of`) of a second split were read, and how many (`shared`) have inputs that the first has too.
 
     `complete` says whether both splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are
@@ -94,8 +104,13 @@ def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> n
     values, rows = math.prod(input_shape), np.arange(len(samples))
     if len(rows) > (most := min(_MOST_SAMPLES, max(1, _MOST_VALUES // values))):
         drawn = 0 if seed is None else most
-        rows = np.sort(seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False))
+        rows = np.sort(
+            seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False)
+        )
     size = max(1, min(256, _BATCH_VALUES // values))
     return np.concatenate(
-        [np.empty(0, np.uint64), *(input_hashes(samples.batch(some)) for some in in_turn(rows, size))]
+        [
+            np.empty(0, np.uint64),
+            *(input_hashes(samples.batch(some)) for some in in_turn(rows, size)),
+        ]
     )

@@ -85,7 +85,9 @@ def verify(file: DataFile, folder: Path) -> str:
     elif expected_sha256 is None and file.md5 is not None and (md5 := md5_file(path)) != file.md5:
         problem = f"its MD5 is {md5}, but the one published is {file.md5}"
     if problem:
-        raise ChecksumError(problem, where=str(path), hint=f"move the file away and get it again{advice}")
+        raise ChecksumError(
+            problem, where=str(path), hint=f"move the file away and get it again{advice}"
+        )
     record(folder, file.path, path.stat().st_size, digest, "found here")
     return digest
 
@@ -132,7 +134,9 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
         content["files"].pop(file.path, None)
         storage.write_json(folder / CHECKSUMS, content)
         aside = storage.quarantine(archive)
-        raise DataError(f"{error.what}; moved to {aside.name}", where=error.where, hint=error.hint) from error
+        raise DataError(
+            f"{error.what}; moved to {aside.name}", where=error.where, hint=error.hint
+        ) from error
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
@@ -145,7 +149,9 @@ def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
         return {}
     try:
         members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
-    except ChecksumError:  # reported when checksums are compared; a list of names must not fail because of it
+    except (
+        ChecksumError
+    ):  # reported when checksums are compared; a list of names must not fail because of it
         return {}
     return members if isinstance(members, dict) else {}
 
@@ -157,7 +163,9 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
         return {"schema": SCHEMA, "files": {}, "unpacked": {}}  # type: ignore[dict-item]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] == SCHEMA and all(isinstance(content[key], dict) for key in ("files", "unpacked")):
+        if content["schema"] == SCHEMA and all(
+            isinstance(content[key], dict) for key in ("files", "unpacked")
+        ):
             return content
         text = f"of schema {content['schema']}"
     except (OSError, ValueError, KeyError, TypeError) as error:

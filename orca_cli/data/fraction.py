@@ -38,7 +38,9 @@ class Part:
 
     def digest(self) -> str:
         """Return a SHA-256 over the digest of the whole and the chosen rows."""
-        return hashlib.sha256(f"{self.whole.digest()} {self.rows.dtype.str}".encode() + self.rows.tobytes()).hexdigest()
+        return hashlib.sha256(
+            f"{self.whole.digest()} {self.rows.dtype.str}".encode() + self.rows.tobytes()
+        ).hexdigest()
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
@@ -59,9 +61,15 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     drawn = split(total, validation=0, test=0, train=count, seed=seed, classes=classes)
     how = "" if classes is None else ", every class in proportion"
     note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
-    if classes is not None and (lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))):
+    if classes is not None and (
+        lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
+    ):
         note += f", which leaves {lost} classes without any"
-    return replace(task, train=Part(task.train, drawn.train), note=f"{task.note}; {note}" if task.note else note)
+    return replace(
+        task,
+        train=Part(task.train, drawn.train),
+        note=f"{task.note}; {note}" if task.note else note,
+    )
 
 
 class Joined:
@@ -83,12 +91,20 @@ class Joined:
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._ends, indices, side="right")
         starts = self._ends - [len(part) for part in self._parts]
-        batches = [self._parts[part].batch(indices[owner == part] - starts[part], augment) for part in np.unique(owner)]
+        batches = [
+            self._parts[part].batch(indices[owner == part] - starts[part], augment)
+            for part in np.unique(owner)
+        ]
         order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
-        x, y = (torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y"))
+        x, y = (
+            torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y")
+        )
         if all(batch.valid is None for batch in batches):
             return Batch(x, y)
-        masks = [torch.ones_like(one.x[:, 0], dtype=torch.bool) if one.valid is None else one.valid for one in batches]
+        masks = [
+            torch.ones_like(one.x[:, 0], dtype=torch.bool) if one.valid is None else one.valid
+            for one in batches
+        ]
         return Batch(x, y, torch.cat(masks)[order])
 
     def targets(self) -> np.ndarray:
@@ -102,4 +118,6 @@ class Joined:
 
     def digest(self) -> str:
         """Return a SHA-256 over the parts' own."""
-        return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
+        return hashlib.sha256(
+            " ".join(["joined", *(part.digest() for part in self._parts)]).encode()
+        ).hexdigest()

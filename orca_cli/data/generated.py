@@ -41,7 +41,9 @@ def folder_of(
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    with storage.cached(path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check) as is_whole:
+    with storage.cached(
+        path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
+    ) as is_whole:
         if not is_whole:
             reporter.say(f"generating {name} once into {path}")
             with storage.commit_folder(path) as temporary:
@@ -79,20 +81,26 @@ class MapSamples(ABC):
         settings: dict[str, int | float | str],
         facts: dict[str, Any],
     ) -> None:
-        state = (
-            hashlib.sha256()
-        )  # of names, sizes and times of change: reading gigabytes at every start would take minutes
+        state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
         for path in files:
             try:
                 stat = path.stat()
             except OSError as error:
                 raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
             state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        parameters = {"version": _MAPS_VERSION, "count": count, "files": state.hexdigest(), **settings}
+        parameters = {
+            "version": _MAPS_VERSION,
+            "count": count,
+            "files": state.hexdigest(),
+            **settings,
+        }
 
         def make(folder: Path) -> None:
             records = []
-            with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
+            with (
+                open(folder / "targets.npy", "wb") as file,
+                reporter.track(f"reading {name}", count) as advance,
+            ):
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
                 for index in range(count):
@@ -124,14 +132,19 @@ class MapSamples(ABC):
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W]; `augment` is passed to `read`."""
         x, valid = (
-            np.empty((len(indices), *form), kind) for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
+            np.empty((len(indices), *form), kind)
+            for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
         )
         y = np.array(self._maps[indices])
         for row, index in enumerate(indices):
             x[row], valid[row], target = self.read(int(index), augment)
             y[row, 0] = y[row, 0] if target is None else target
         release_pages(self._maps)
-        return Batch(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(valid) if self.masked else None)
+        return Batch(
+            torch.from_numpy(x),
+            torch.from_numpy(y),
+            torch.from_numpy(valid) if self.masked else None,
+        )
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
@@ -143,4 +156,6 @@ class MapSamples(ABC):
 
     def digest(self) -> str:
         """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
-        return hashlib.sha256(json.dumps(self._facts | {"records": self.records}, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self._facts | {"records": self.records}, sort_keys=True).encode()
+        ).hexdigest()

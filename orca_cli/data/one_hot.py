@@ -29,7 +29,9 @@ class Sequences:
     classes: np.ndarray  # [n] int64
     longer: np.ndarray  # [n] bool, those that do not fit into the input, cut already or not
 
-    def samples(self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength) -> SymbolSamples:
+    def samples(
+        self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength
+    ) -> SymbolSamples:
         """Return samples of these sequences, without those that are `longer` where `over_length` is "drop".
 
         The other arguments are those of `SymbolSamples`.
@@ -40,24 +42,37 @@ class Sequences:
         return SymbolSamples(name, sequences, num_symbols, length, mask)
 
 
-def longer_note(parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength) -> str:
+def longer_note(
+    parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
+) -> str:
     """Return a note on the sequences of splits that are longer than the input; empty where there are none."""
     counts = [
-        f"{int(one.longer.sum())} of {len(one.ends)} in {part}" for part, one in parts.items() if one.longer.any()
+        f"{int(one.longer.sum())} of {len(one.ends)} in {part}"
+        for part, one in parts.items()
+        if one.longer.any()
     ]
-    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})" if counts else ""
+    return (
+        f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
+        if counts
+        else ""
+    )
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return the symbols of all texts [sum of lengths] uint8, and where each text ends in them [n] int64."""
-    return np.frombuffer(b"".join(texts), np.uint8), np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return np.frombuffer(b"".join(texts), np.uint8), np.cumsum(
+        [len(text) for text in texts], dtype=np.int64
+    )
 
 
 def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
     """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1; tokens beyond V-1 become zeros."""
     starts, symbols = np.concatenate([[0], ends[:-1]]), np.arange(num_symbols)[:, None]
     return Ragged(
-        lambda row: tokens[starts[row] : ends[row]] == symbols, ends - starts, (num_symbols, length), np.uint8
+        lambda row: tokens[starts[row] : ends[row]] == symbols,
+        ends - starts,
+        (num_symbols, length),
+        np.uint8,
     )
 
 
@@ -67,8 +82,12 @@ class SymbolSamples(ArraySamples):
     With `mask` the zero columns after the end are marked as padding. The name is that of the task, for the digest.
     """
 
-    def __init__(self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool) -> None:
-        super().__init__(one_hot(sequences.tokens, sequences.ends, num_symbols, length), sequences.classes)
+    def __init__(
+        self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool
+    ) -> None:
+        super().__init__(
+            one_hot(sequences.tokens, sequences.ends, num_symbols, length), sequences.classes
+        )
         self._name, self._sequences, self._length, self._mask = name, sequences, length, mask
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

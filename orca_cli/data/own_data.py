@@ -9,9 +9,22 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.terminal import counted
 
-MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
+MISSING_WORDS = (
+    "",
+    "?",
+    ".",
+    "na",
+    "n/a",
+    "#n/a",
+    "<na>",
+    "nan",
+    "null",
+    "none",
+)  # in fields of tables
 _SHOWN = 10  # names in a note
-Rule = tuple[bool, str, str, str]  # whether settings break it, the setting to name, what is wrong with it, what to do
+Rule = tuple[
+    bool, str, str, str
+]  # whether settings break it, the setting to name, what is wrong with it, what to do
 
 
 def check_rules(*rules: Rule) -> None:
@@ -46,7 +59,9 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
     return paths
 
 
-def check_columns(names: Iterable[str | None], columns: Sequence[str], key: str, where: str) -> None:
+def check_columns(
+    names: Iterable[str | None], columns: Sequence[str], key: str, where: str
+) -> None:
     """Raise DataError, with the closest name or all of them, where a column does not exist; None is no column."""
     if absent := [name for name in names if name is not None and name not in columns]:
         close = suggest(absent[0], columns)

@@ -12,10 +12,15 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1, red, green, blue
+IMAGENET_MEAN, IMAGENET_STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of pixels in 0..1, red, green, blue
 
 
-def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator) -> np.ndarray:
+def random_crop(
+    images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator
+) -> np.ndarray:
     """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size]; uniform over all that fit."""
     images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))
@@ -30,7 +35,11 @@ def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def augmented(
-    images: np.ndarray, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
+    images: np.ndarray,
+    size: tuple[int, int],
+    padding: int,
+    flip: bool,
+    generator: np.random.Generator,
 ) -> np.ndarray:
     """Return images [B, C, H, W] cropped to `size`, unless nothing could be cut off, and mirrored where `flip` says so."""
     if padding or images.shape[2:] != size:
@@ -44,7 +53,9 @@ def normalised(
     """Return uint8 images [B, C, H, W] as float32 in 0..1; with mean and std [C], positive, (pixel - mean) / std of these."""
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
-        centre, spread = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+        centre, spread = (
+            np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std)
+        )
         x = (x - centre) / spread
     return torch.from_numpy(np.ascontiguousarray(x))
 
@@ -77,7 +88,9 @@ class PixelSamples(ArraySamples):
         release_pages(self._x)
         if augment is not None:
             images = augmented(images, images.shape[2:], self._padding, self._flip, augment)
-        return Batch(normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows]))
+        return Batch(
+            normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows])
+        )
 
     def digest(self) -> str:
         """Return a SHA-256 over images, targets and normalisation."""

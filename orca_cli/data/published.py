@@ -48,7 +48,11 @@ def find(
             return present
         missing.append(next(f"'{name}'" for name in listed if held(name) is None))
     get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-    raise DataError(f"no file {' or '.join(missing)}", where=str(place), hint=note(get, f"or give {key}=FOLDER", hint))
+    raise DataError(
+        f"no file {' or '.join(missing)}",
+        where=str(place),
+        hint=note(get, f"or give {key}=FOLDER", hint),
+    )
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:
@@ -59,7 +63,10 @@ def file_identity(path: Path) -> dict[str, int | float | str]:
 
 def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
     """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
-    return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
+    return [
+        np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
+        for name in names
+    ]
 
 
 def fault(what: str, where: object) -> DataError:
@@ -76,7 +83,11 @@ def refuse(is_wrong: object, what: str, where: object) -> None:
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
-        held = ", ".join(map(str, [*record][:10])) if isinstance(record, dict) else f"a {type(record).__name__}"
+        held = (
+            ", ".join(map(str, [*record][:10]))
+            if isinstance(record, dict)
+            else f"a {type(record).__name__}"
+        )
         raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
     return [record[name] for name in names]
 
@@ -110,12 +121,18 @@ def check_array(
             if holds == "binary" and not np.isin(array, (0, 1)).all():
                 raise fault(f"{what} has other values than 0 and 1".strip(), where)
             return array
-    actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    actual = (
+        f"{array.dtype} {array.shape}"
+        if isinstance(array, np.ndarray)
+        else f"a {type(array).__name__}"
+    )
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     raise fault(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where)
 
 
-def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0) -> np.ndarray:
+def class_numbers(
+    labels: object, n: int, num_classes: int, where: str, first: int = 0
+) -> np.ndarray:
     """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
 
     DataError for labels of another form, and for the first one that is out of range.

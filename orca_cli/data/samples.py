@@ -30,9 +30,13 @@ class Gaps:
 
     how: How
     fill: np.ndarray  # [C] float64, each channel's mean over the training set
-    flagged: tuple[int, ...] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
+    flagged: tuple[
+        int, ...
+    ] = ()  # the I channels that get an indicator, 1 where a value was missing, else 0
 
-    def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def filled(
+        self, x: np.ndarray, valid: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E] bool.
 
         Inputs in which nothing is missing are returned as they are, others as float64. NaN stays at padding, where `valid`
@@ -68,14 +72,21 @@ def count_missing(x: np.ndarray | Ragged) -> int:
 
 
 def remarks(
-    steps: np.ndarray | None, length: int, gaps: Gaps | None = None, x: np.ndarray | Ragged | None = None
+    steps: np.ndarray | None,
+    length: int,
+    gaps: Gaps | None = None,
+    x: np.ndarray | Ragged | None = None,
 ) -> dict[str, int]:
     """Return what is done to samples so that they fit the model, each with the number of samples; nothing where that is 0.
 
     `steps` [n] are those of sequences, which are cut after L, or None where all samples have one shape; x [n, C, *E] are the
     samples whose missing values `gaps` fills, or None.
     """
-    counts = {f"longer than {length} steps and cut at the end": 0 if steps is None else int((steps > length).sum())}
+    counts = {
+        f"longer than {length} steps and cut at the end": 0
+        if steps is None
+        else int((steps > length).sum())
+    }
     if gaps is not None and x is not None:
         counts[f"with missing values, filled by task.gaps={gaps.how}"] = count_missing(x)
     return {what: count for what, count in counts.items() if count}
@@ -141,7 +152,13 @@ class ArraySamples:
         """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
         lengths = self._x.lengths if isinstance(self._x, Ragged) else None
-        arrays = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups, "lengths": lengths}
+        arrays = {
+            "x": self._x,
+            "y": self._y,
+            "valid": self._valid,
+            "groups": self._groups,
+            "lengths": lengths,
+        }
         scale = {} if self._scale is None else {"mean": self._scale.mean, "std": self._scale.std}
         for name, array in (arrays | scale).items():
             if array is not None:
@@ -150,12 +167,17 @@ class ArraySamples:
                 for block in blocks(array, rows):
                     digest.update(block.tobytes())
         if self._gaps is not None:
-            digest.update(f"gaps {self._gaps.how} {self._gaps.flagged}".encode() + self._gaps.fill.tobytes())
+            digest.update(
+                f"gaps {self._gaps.how} {self._gaps.flagged}".encode() + self._gaps.fill.tobytes()
+            )
         return digest.hexdigest()
 
 
 def as_inputs(
-    x: np.ndarray, valid: np.ndarray | None, scale: ChannelScale | None = None, gaps: Gaps | None = None
+    x: np.ndarray,
+    valid: np.ndarray | None,
+    scale: ChannelScale | None = None,
+    gaps: Gaps | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding, None without.
 
@@ -229,7 +251,9 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, squares / count
 
 
-def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments_of_known(
+    x: np.ndarray | Ragged, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean and variance [C] of inputs that are read once, and the number of missing values [C].
 
     Padding and gaps do not count. The mean of a channel of which nothing is known is NaN.
@@ -242,9 +266,13 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndar
         known = ~unknown if valid is None else ~unknown & valid[:, None]
         size = known.sum(axis=axes).astype(np.float64)
         part_mean = np.where(known, part, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
-        around = np.where(known, part - part_mean.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
+        around = np.where(known, part - part_mean.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(
+            np.float64
+        )
         total = np.maximum(count + size, 1)
-        squares = squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
+        squares = (
+            squares + (around**2).sum(axis=axes) + (part_mean - mean) ** 2 * count * size / total
+        )
         mean = mean + (part_mean - mean) * size / total
         count = count + size
         missing = missing + unknown.sum(axis=axes)
@@ -262,4 +290,6 @@ def target_scale(y: np.ndarray) -> Scale:
     mean, std = np.transpose([(np.nanmean(column), np.nanstd(column)) for column in wide])
     std = np.where(std <= 1e-7 * np.abs(mean), 1.0, std)
     shape = (-1, *(1,) * (y.ndim - 2))
-    return Scale(torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float())
+    return Scale(
+        torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float()
+    )

@@ -31,7 +31,9 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: bool = True) -> dict[str, np.ndarray]:
+def marked_rows(
+    marks: np.ndarray, where: str, hint: str = "", for_training: bool = True
+) -> dict[str, np.ndarray]:
     """Return the rows of each split that `marks` [n] name, ascending, of the splits that have any.
 
     A mark is a word of PART_NAMES in any case, or 0, 1, 2 for train, validation, test. DataError for others, and where
@@ -39,8 +41,13 @@ def marked_rows(marks: np.ndarray, where: str, hint: str = "", for_training: boo
     """
     words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     is_part = {part: np.isin(words, [*names, _NUMBERS[part]]) for part, names in PART_NAMES.items()}
-    wrong, allowed = ~np.any([*is_part.values()], axis=0), f"allowed: train, validation, test, or 0, 1, 2{hint}"
-    refuse_entry(wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed)
+    wrong, allowed = (
+        ~np.any([*is_part.values()], axis=0),
+        f"allowed: train, validation, test, or 0, 1, 2{hint}",
+    )
+    refuse_entry(
+        wrong, np.asarray(marks), f"is not a split ({int(wrong.sum())} rows)", where, allowed
+    )
     is_empty = for_training and not is_part["train"].any()
     refuse_if(is_empty, "no rows are for training", where, f"mark some with train{hint}")
     return {part: np.flatnonzero(chosen) for part, chosen in is_part.items() if chosen.any()}
@@ -69,12 +76,18 @@ def split(
         keys: the settings that give the sizes, for messages.
     """
     n_test, n_validation = (
-        one if isinstance(one, int) else max(int(one > 0), round(one * n)) for one in (test, validation)
+        one if isinstance(one, int) else max(int(one > 0), round(one * n))
+        for one in (test, validation)
     )
     rest = n - n_test - n_validation
     n_train = rest if train is None else train
     sizes = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
-    refuse_if(rest < 1 or n_train > rest, f"{sizes} are more than the {n} in all", keys[0], f"change {', '.join(keys)}")
+    refuse_if(
+        rest < 1 or n_train > rest,
+        f"{sizes} are more than the {n} in all",
+        keys[0],
+        f"change {', '.join(keys)}",
+    )
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         # Sorting by each sample's place within its class, as a fraction, spreads every class evenly over the order. The last
@@ -85,11 +98,20 @@ def split(
             place[members] = np.arange(1, len(members) + 1) / len(members)
         # The sort is stable: samples with the same place stay in the random order.
         order = order[np.argsort(place[order], kind="stable")]
-    return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
+    return Split(
+        np.sort(order[n - n_train :]),
+        np.sort(order[n_test : n_test + n_validation]),
+        np.sort(order[:n_test]),
+    )
 
 
 def folds(
-    n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
+    n: int,
+    count: int,
+    *,
+    seed: int = 0,
+    classes: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the fold of each of n samples, [n] int64 in 0..count-1; DataError for fewer samples, or groups, than folds.
 
@@ -97,8 +119,12 @@ def folds(
     fold; sizes are numbers of groups then, and the class of a group is the most frequent one in it.
     """
     place, units, codes = merged(n, classes, groups)
-    what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
-    refuse_if(units < count, what, "train.folds", f"use train.folds={units} or less" if units > 1 else "")
+    what = (
+        f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
+    )
+    refuse_if(
+        units < count, what, "train.folds", f"use train.folds={units} or less" if units > 1 else ""
+    )
     order = numpy_generator(seed, "folds").permutation(units)
     if codes is not None:
         # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
@@ -108,18 +134,25 @@ def folds(
     return dealt[place]
 
 
-def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, int, np.ndarray | None]:
+def merged(
+    n: int, classes: np.ndarray | None, groups: np.ndarray | None
+) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Return the units that n samples form, which a split keeps whole: their groups [n], or without groups each sample alone.
 
     That is the unit of each sample, [n] in 0..units-1; the number of units; and the class of each unit, numbered from 0, None
     without classes. A group has its most frequent class, or the lowest of several such.
     """
     place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units, codes = int(place.max()) + 1, None if classes is None else np.unique(classes, return_inverse=True)[1]
+    units, codes = (
+        int(place.max()) + 1,
+        None if classes is None else np.unique(classes, return_inverse=True)[1],
+    )
     if codes is None or groups is None:
         return place, units, codes
     pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)
-    order = np.lexsort((pairs[1], -counts, pairs[0]))  # the lowest of several that are most frequent comes first
+    order = np.lexsort(
+        (pairs[1], -counts, pairs[0])
+    )  # the lowest of several that are most frequent comes first
     return place, units, pairs[1][order][np.searchsorted(pairs[0][order], np.arange(units))]
 
 
@@ -136,18 +169,33 @@ def group_rows(
         return {}
     texts, parts = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, str]]()
     for name, (column, where) in held.items():
-        if column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all():  # 1.0 is the group 1
-            column = np.where(np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str))
+        if (
+            column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all()
+        ):  # 1.0 is the group 1
+            column = np.where(
+                np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str)
+            )
         values = texts[name] = column.astype(str)
         refuse_rows(np.isin(values, ("", "nan", "None")), "group", where)
         marked = rows if rows and name == "train" else {name: np.arange(len(values))}
-        parts |= {part: (np.unique(values[chosen]), f"{where} ({part})") for part, chosen in marked.items()}
+        parts |= {
+            part: (np.unique(values[chosen]), f"{where} ({part})")
+            for part, chosen in marked.items()
+        }
     for (values, where), (others, other) in permutations(parts.values(), 2):
         if len(shared := np.intersect1d(values, others)):
             what = f"group '{shared[0]}' is also in {other} ({len(shared)} are in both)"
-            raise DataError(what, where=where, hint="rows that belong together must be in one split")
+            raise DataError(
+                what, where=where, hint="rows that belong together must be in one split"
+            )
     place = np.unique(np.concatenate([*texts.values()]), return_inverse=True)[1].astype(np.int64)
-    return dict(zip(texts, np.split(place, np.cumsum([len(one) for one in texts.values()])[:-1]), strict=True))
+    return dict(
+        zip(
+            texts,
+            np.split(place, np.cumsum([len(one) for one in texts.values()])[:-1]),
+            strict=True,
+        )
+    )
 
 
 def hold_out(
@@ -162,10 +210,19 @@ def hold_out(
 
     Other arguments are settings, see conf/task/cifar100.yaml. A size is a number of rows (int) or a fraction of N (float).
     """
-    parts = split(len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes)
+    parts = split(
+        len(classes),
+        validation=validation_size,
+        test=0,
+        train=train_size,
+        seed=split_seed,
+        classes=classes,
+    )
     train, held_out = parts.train, parts.validation
     if validation == "last":
         cut = len(classes) - len(held_out)
         held_out = np.arange(cut, len(classes))
-        train = split(cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]).train
+        train = split(
+            cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]
+        ).train
     return (np.union1d(train, held_out) if train_on_validation else train), held_out

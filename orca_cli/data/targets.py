@@ -49,11 +49,17 @@ class TargetForm:
             hint = f"give labels as in training, such as {self.classes[0]!r}, add training samples, or remove these samples"
             refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
-        return self._integers(y, where) if self.kind in ("classes", "class_maps") else self._numbers(y, where)
+        return (
+            self._integers(y, where)
+            if self.kind in ("classes", "class_maps")
+            else self._numbers(y, where)
+        )
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
-        is_wrong = y.shape[1:] != self.extent or y.dtype.kind not in "iub"  # a missing number makes all floats
+        is_wrong = (
+            y.shape[1:] != self.extent or y.dtype.kind not in "iub"
+        )  # a missing number makes all floats
         sizes = ", ".join(map(str, ("n", *self.extent)))
         what = f"classes have shape {y.shape} and dtype {y.dtype}, expected integers ({sizes})"
         refuse_if(is_wrong, what, where, "store real-valued targets as float32")
@@ -76,12 +82,22 @@ class TargetForm:
         sizes, columns = "".join(f", {size}" for size in extent), self.num_outputs or "K"
         expected = f"expected (n{sizes or ','}) or (n, {columns}{sizes}) of real numbers"
         is_wrong = y.shape[1:] != (k, *extent) or not k or y.dtype.kind not in "fiub"
-        hint = "dense targets have the extent of the inputs, values and labels one column per output"
-        refuse_if(is_wrong, f"{self.kind} have shape {y.shape}, {expected}, not {y.dtype}", where, hint)
+        hint = (
+            "dense targets have the extent of the inputs, values and labels one column per output"
+        )
+        refuse_if(
+            is_wrong, f"{self.kind} have shape {y.shape}, {expected}, not {y.dtype}", where, hint
+        )
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
-            refuse(wrong, y, "entries are neither 0 nor 1", where, "for one class per sample use kind=classes")
+            refuse(
+                wrong,
+                y,
+                "entries are neither 0 nor 1",
+                where,
+                "for one class per sample use kind=classes",
+            )
         return y.astype(np.float32)
 
     def note(self) -> str:
@@ -92,7 +108,9 @@ class TargetForm:
             "class_maps": f"{k} classes at every position",
             "values": f"{counted(k, 'number')} a sample",
         }
-        return notes.get(self.kind, f"{k} {self.kind}") + (f" ({listed(self.names)})" if named else "")
+        return notes.get(self.kind, f"{k} {self.kind}") + (
+            f" ({listed(self.names)})" if named else ""
+        )
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that are never or always set in training."""
@@ -125,7 +143,12 @@ def fit_targets(
     are_numbers = kind != "classes" and not (is_dense and is_integer)
     hint = f"remove it: {where} says how many outputs there are"
     check_rules(
-        (kind == "classes" and missing, "missing_targets", "does not apply to task.kind=classes", "remove it"),
+        (
+            kind == "classes" and missing,
+            "missing_targets",
+            "does not apply to task.kind=classes",
+            "remove it",
+        ),
         (are_numbers and num_classes is not None, "num_classes", "applies only to classes", hint),
     )
     if kind == "classes" and names:
@@ -136,12 +159,26 @@ def fit_targets(
         is_whole = values.dtype.kind == "U" or (values[0], values[-1]) == (0, len(values) - 1)
         what = f"{len(values)} training labels, {values[0]} to {values[-1]}, are not {num_classes} classes from 0 on"
         hint = "correct the labels, or leave task.num_classes out: any labels are classes then"
-        refuse_if(num_classes is not None and (len(values) != num_classes or not is_whole), what, where, hint)
+        refuse_if(
+            num_classes is not None and (len(values) != num_classes or not is_whole),
+            what,
+            where,
+            hint,
+        )
         _refuse_equal(len(values) < 2, len(labels), values, where)
-        look_like_numbers = 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+        look_like_numbers = (
+            2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+        )
         what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-        refuse_if(look_like_numbers, what, where, "to predict numbers use kind=values; is this the array of labels?")
-        return TargetForm("classes", len(values), tuple(map(str, values.tolist())), tuple(values.tolist()))
+        refuse_if(
+            look_like_numbers,
+            what,
+            where,
+            "to predict numbers use kind=values; is this the array of labels?",
+        )
+        return TargetForm(
+            "classes", len(values), tuple(map(str, values.tolist())), tuple(values.tolist())
+        )
     if not are_numbers:
         form = TargetForm("class_maps", num_classes or 0, extent=extent)
         train = form.encode(y, where)[rows]
@@ -149,7 +186,12 @@ def fit_targets(
         _refuse_equal(len(present) < 2, train.size, present, where)
         k = num_classes or int(present[-1]) + 1
         what = f"{k - len(present)} of the classes 0..{k - 1} have no position in the training set"
-        refuse_if(len(present) < k, what, where, "number the classes without gaps; task.num_classes, if given, is K")
+        refuse_if(
+            len(present) < k,
+            what,
+            where,
+            "number the classes without gaps; task.num_classes, if given, is K",
+        )
         return replace(form, num_outputs=k)
     if is_dense:
         form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
@@ -160,7 +202,9 @@ def fit_targets(
     if kind == "labels":
         return form
     unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
-    refuse_if(unknown.any(), f"output {int(unknown.argmax())} has no training target", where, "remove it")
+    refuse_if(
+        unknown.any(), f"output {int(unknown.argmax())} has no training target", where, "remove it"
+    )
     is_equal = not is_dense and bool((np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all())
     _refuse_equal(is_equal, len(values), values[0], where)
     return replace(form, scale=target_scale(values))
@@ -168,7 +212,12 @@ def fit_targets(
 
 def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -> None:
     what = f"all {count} training targets are {', '.join(map(str, values.tolist())) or 'ignored'}"
-    refuse_if(are_equal, what, where, "provide two classes or more, or numbers that differ in their first seven digits")
+    refuse_if(
+        are_equal,
+        what,
+        where,
+        "provide two classes or more, or numbers that differ in their first seven digits",
+    )
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
@@ -188,7 +237,13 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
         wide = labels.astype(np.float64)
         wrong = ~((wide % 1 == 0) & (np.abs(wide) <= _LARGEST) & (wide != IGNORED_CLASS))
     what = f"labels are not whole numbers up to 2**53, or are {IGNORED_CLASS}, which marks ignored positions"
-    refuse(wrong, labels, what, where, "class labels are integers or strings; to predict numbers use kind=values")
+    refuse(
+        wrong,
+        labels,
+        what,
+        where,
+        "class labels are integers or strings; to predict numbers use kind=values",
+    )
     return labels.astype(np.int64)
 
 
@@ -197,10 +252,14 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
     try:
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError as error:
-        raise DataError(f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings") from error
+        raise DataError(
+            f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings"
+        ) from error
 
 
-def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
+def check_finite(
+    values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0
+) -> None:
     """Raise DataError where numbers [n, ...] are infinite in float32, or NaN unless `allow_nan`.
 
     `offset` is added to the first index in messages, where the values are a later part of an array.
@@ -214,10 +273,16 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
     refuse(wrong, values, what, where, "replace them or remove these samples", offset)
 
 
-def refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
+def refuse(
+    wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0
+) -> None:
     """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
     if wrong.any():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
         place = (first[0] + offset, *first[1:])
         index = f"({', '.join(map(str, place))})" if len(place) > 1 else str(place[0])
-        raise DataError(f"{wrong.sum()} {what}, the first is {values[first]} at index {index}", where=where, hint=hint)
+        raise DataError(
+            f"{wrong.sum()} {what}, the first is {values[first]} at index {index}",
+            where=where,
+            hint=hint,
+        )

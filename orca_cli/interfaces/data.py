@@ -36,7 +36,9 @@ class Batch:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with all of its tensors changed."""
-        return Batch(change(self.x), change(self.y), None if self.valid is None else change(self.valid))
+        return Batch(
+            change(self.x), change(self.y), None if self.valid is None else change(self.valid)
+        )
 
 
 class Samples(Protocol):
@@ -202,7 +204,9 @@ class SourceData:
     """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns."""
 
     modality: Modality
-    digest: str  # SHA-256 of all that determines the examples: runs with the same digest share features
+    digest: (
+        str  # SHA-256 of all that determines the examples: runs with the same digest share features
+    )
     read: Callable[[], Examples]
 
     @cached_property

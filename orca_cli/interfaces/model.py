@@ -48,10 +48,14 @@ class Tokens:
 
     x: Tensor  # [B, P + T, D]
     mask: Tensor  # [B, P + T] bool, False where the token is padding
-    grid: tuple[int, ...]  # extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on
+    grid: tuple[
+        int, ...
+    ]  # extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on
     causal: bool = False  # whether a feature may depend on its own and earlier tokens only
     prefix: int = 0  # P, the tokens that stand before those of the grid
-    samples: Tensor | None = None  # [B, S], features of whole samples that go past the body to the predictor
+    samples: Tensor | None = (
+        None  # [B, S], features of whole samples that go past the body to the predictor
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Embedder(Protocol):
     max_tokens: int | None
     resolution: Resolution
 
-    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> nn.Module:
         """Return the layer, of width D; random weights are drawn from torch's global generator.
 
         `body` is what it can start from; `prefix` [P, D] the body's tokens that are to stand before the others, or None.

@@ -26,7 +26,9 @@ class Distance:
     """What a metric returns."""
 
     value: Tensor  # scalar, differentiable in the target's features
-    diagnostics: dict[str, float] = field(default_factory=dict)  # such as iterations and marginal error
+    diagnostics: dict[str, float] = field(
+        default_factory=dict
+    )  # such as iterations and marginal error
 
 
 class Metric(Protocol):
@@ -72,7 +74,9 @@ class Error(Protocol):
     name: str  # the field's, such as "0-1 error"
     percent: bool  # whether tables show it times 100
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
 
         Targets are shaped as Batch.y; `groups` [n] int64 are the samples' records, where the split has any.

@@ -104,7 +104,9 @@ class Driver:
                 for _, handle in self._running:
                     self.executor.signal(handle, signal.SIGTERM)
                 while self._running:
-                    self._running = [one for one in self._running if self.executor.ended(one[1]) is None]
+                    self._running = [
+                        one for one in self._running if self.executor.ended(one[1]) is None
+                    ]
                     time.sleep(LOOK_EVERY_S)
             raise
 
@@ -120,7 +122,11 @@ class Driver:
         for job, handle in list(self._running):
             if (end := self.executor.ended(handle)) is not None:
                 self._running.remove((job, handle))
-                is_final = job.name.identity in self._stopped or end.over_limit or signals.pending() is not None
+                is_final = (
+                    job.name.identity in self._stopped
+                    or end.over_limit
+                    or signals.pending() is not None
+                )
                 if is_final or not self._again(job, end):
                     self._end(job, end)
         if (begun := time.monotonic()) > self._next_watch:
@@ -128,12 +134,18 @@ class Driver:
                 if job.name.identity not in self._stopped and self.work.watch(job):
                     self._stopped.add(job.name.identity)
                     self.executor.signal(handle, signal.SIGTERM)
-            self._next_watch = time.monotonic() + max(_WATCH_EVERY_S, 5 * (time.monotonic() - begun))
+            self._next_watch = time.monotonic() + max(
+                _WATCH_EVERY_S, 5 * (time.monotonic() - begun)
+            )
         if self._running and begun > self._next_line:
             self._next_line = begun + _LINE_EVERY_S
             counts = self._ended | Counter(running=len(self._running), waiting=len(self._waiting))
-            terminal.log.info(f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {self.total}")
-        return bool(self._running) or (signals.pending() is None and (bool(self._waiting) or self._has_more))
+            terminal.log.info(
+                f"{', '.join(f'{count} {state}' for state, count in counts.items())} of {self.total}"
+            )
+        return bool(self._running) or (
+            signals.pending() is None and (bool(self._waiting) or self._has_more)
+        )
 
     def _start(self) -> None:
         """Give the executor as many jobs as it takes."""
@@ -147,7 +159,11 @@ class Driver:
             if due:
                 self._waiting.remove(due.pop(0))
             state = claim.peek(job.root, job.name, force="--force" in job.command.words)
-            run = claim.look(job.root, job.name) if state == "completed" and job.name.identity in self._counts else None
+            run = (
+                claim.look(job.root, job.name)
+                if state == "completed" and job.name.identity in self._counts
+                else None
+            )
             if state == "running":
                 self._pass_over(job)
             elif run is not None:  # by another process meanwhile
@@ -166,7 +182,9 @@ class Driver:
         """Put a job back until the process that works on its run may have ended."""
         counts = self._counts[job.name.identity]
         if not counts["elsewhere"]:
-            terminal.log.info(f"{job.command.label} another process works on this run; going on with the others")
+            terminal.log.info(
+                f"{job.command.label} another process works on this run; going on with the others"
+            )
         counts["elsewhere"] += 1
         self._waiting.append((time.monotonic() + _ELSEWHERE_S, job))
 
@@ -188,7 +206,11 @@ class Driver:
         if not cause or counts[cause] >= RETRIES[cause]:
             return False
         counts[cause] += 1
-        killed = f"its process was killed by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        killed = (
+            f"its process was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"exit code {status}"
+        )
         reason = end.lost or (end.report.get("error") or {}).get("what") or killed
         again = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
         terminal.log.warning(f"{job.command.label} {reason}; {again}")

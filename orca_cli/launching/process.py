@@ -40,12 +40,18 @@ class Command:
     """What one job runs; JSON-able, since it travels to other machines."""
 
     label: str  # starts each line that the job prints, such as "[2/6]"
-    words: list[str]  # command line without the program's name; its command takes the option --job, see `Place`
-    variables: dict[str, str] = field(default_factory=dict)  # of the environment, on top of those of who starts it
+    words: list[
+        str
+    ]  # command line without the program's name; its command takes the option --job, see `Place`
+    variables: dict[str, str] = field(
+        default_factory=dict
+    )  # of the environment, on top of those of who starts it
     folder: str = ""  # where it runs; empty for that of the process that starts it
     identity: str = ""  # hash of the run that it has to be; empty to take any
     time_limit_s: float | None = None  # after which it gets SIGTERM, and GRACE_S later SIGKILL
-    seen: str = ""  # a file that every machine has to see, in the shared folder of runs; empty for none
+    seen: str = (
+        ""  # a file that every machine has to see, in the shared folder of runs; empty for none
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ class Ended:
     """How a job ended; JSON-able."""
 
     status: int | None = None  # exit code; -N if signal N ended it; None if it was not started
-    report: Mapping[str, Any] = field(default_factory=dict)  # what it reported; empty if it could not
+    report: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what it reported; empty if it could not
     over_limit: bool = False  # it was stopped because it exceeded the time limit
     lost: str = ""  # why its worker or its machine was lost, in words; empty if they were not
     last_words: str = ""  # the end of what it wrote to standard error, if it could not report
@@ -91,7 +99,12 @@ class Process:
         words = [*command.words, OPTION, *place]
         torch = sys.modules.get("torch")  # a GPU driver does not work in a fork
         has_gpu = torch is not None and torch.cuda.is_initialized()
-        is_forked = sys.platform == "linux" and not command.variables and not has_gpu and threading.active_count() == 1
+        is_forked = (
+            sys.platform == "linux"
+            and not command.variables
+            and not has_gpu
+            and threading.active_count() == 1
+        )
         _flush()  # or a fork would write it once more
         signals.block()
         try:
@@ -115,7 +128,9 @@ class Process:
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
-            raise StorageError(f"cannot start a process: {error}", hint="end other processes and retry") from error
+            raise StorageError(
+                f"cannot start a process: {error}", hint="end other processes and retry"
+            ) from error
         finally:
             os.close(writable)
             signals.unblock()
@@ -137,7 +152,9 @@ class Process:
             status = os.waitstatus_to_exitcode(wait_status) if done else None
         if status is None:
             return None
-        os.set_blocking(self._readable, False)  # a process that the job left behind may hold the other end open
+        os.set_blocking(
+            self._readable, False
+        )  # a process that the job left behind may hold the other end open
         try:
             report = json.loads(os.read(self._readable, _LONGEST))
         except (BlockingIOError, ValueError):
@@ -146,7 +163,11 @@ class Process:
         last_words = ""
         if self._errors is not None:
             self._errors.seek(0)
-            last_words = "" if report else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+            last_words = (
+                ""
+                if report
+                else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+            )
             self._errors.close()
         return Ended(status, report, self._over_limit, last_words=last_words)
 
@@ -156,7 +177,9 @@ class Local:
     """The executor of this machine: jobs as processes."""
 
     at_once: float
-    main: Main | None = None  # the program's main function if this process may be forked; None starts interpreters
+    main: Main | None = (
+        None  # the program's main function if this process may be forked; None starts interpreters
+    )
     name: str = "local"
     ended, signal = staticmethod(Process.ended), staticmethod(Process.signal)
 
@@ -173,12 +196,16 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     command = Command(**order)
     if command.seen and not os.path.exists(command.seen):
         hint = "set ORCA_RUNS to a folder that all machines see under the same path"
-        error = ConfigError(f"{socket.gethostname()} does not see {command.seen}", where="paths.runs", hint=hint)
+        error = ConfigError(
+            f"{socket.gethostname()} does not see {command.seen}", where="paths.runs", hint=hint
+        )
         return asdict(Ended(error.code, failure_report(error)))
     process = Process(command)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {one: signal.signal(one, lambda number, _: process.signal(number)) for one in _PASSED_ON}
+        handlers = {
+            one: signal.signal(one, lambda number, _: process.signal(number)) for one in _PASSED_ON
+        }
     try:
         while True:
             try:
@@ -192,11 +219,18 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
             signal.signal(number, handler)
 
 
-def failure_report(error: OrcaError, state: str = "failed", path: str | None = None) -> dict[str, Any]:
+def failure_report(
+    error: OrcaError, state: str = "failed", path: str | None = None
+) -> dict[str, Any]:
     """Return the report of a job that an error ended."""
     texts = {"what": error.what, "where": error.where, "hint": error.hint}
     short = {key: text[:_LONGEST_TEXT] for key, text in texts.items()}
-    return {"state": state, "code": error.code, "path": path, "error": {"kind": type(error).__name__, **short}}
+    return {
+        "state": state,
+        "code": error.code,
+        "path": path,
+        "error": {"kind": type(error).__name__, **short},
+    }
 
 
 def report(pipe: int, record: Mapping[str, Any]) -> None:
@@ -209,7 +243,9 @@ def report(pipe: int, record: Mapping[str, Any]) -> None:
 
 def search_path() -> str:
     """Return this process' search path for modules, without what belongs to the interpreter, as PYTHONPATH has it."""
-    outside = (path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix)))
+    outside = (
+        path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))
+    )
     return os.pathsep.join(outside)
 
 

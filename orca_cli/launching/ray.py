@@ -50,9 +50,16 @@ class Ray:
             resources = self._ray.cluster_resources()
             self.gpus = float("GPU" in resources) if self.gpus is None else self.gpus
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            if not any(node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= self.gpus for node in nodes):
+            if not any(
+                node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= self.gpus
+                for node in nodes
+            ):
                 what = f"no node has {self.threads} processors and {self.gpus:g} GPUs for a job"
-                raise ConfigError(what, where="--threads, --gpus", hint="ask for less, or add such a node: ray start")
+                raise ConfigError(
+                    what,
+                    where="--threads, --gpus",
+                    hint="ask for less, or add such a node: ray start",
+                )
             # max_retries=0: the driver alone decides what is tried again.
             options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**options)(attend)
@@ -63,7 +70,9 @@ class Ray:
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
         """Submit commands."""
-        return [self._task.options(name=f"orca {one.label}").remote(asdict(one)) for one in commands]
+        return [
+            self._task.options(name=f"orca {one.label}").remote(asdict(one)) for one in commands
+        ]
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a task ended; None while it waits or runs."""
@@ -89,4 +98,8 @@ class Ray:
 def _gone(what: str) -> NetworkError:
     hint = "see `ray status`, start it and rerun the command; without the variable a cluster of this machine is started"
     address = os.environ.get(ADDRESS)
-    return NetworkError(f"the Ray cluster {what}", where=f"{ADDRESS}={address}" if address else "--on ray", hint=hint)
+    return NetworkError(
+        f"the Ray cluster {what}",
+        where=f"{ADDRESS}={address}" if address else "--on ray",
+        hint=hint,
+    )

@@ -36,7 +36,10 @@ from orca_cli.runs.settings import as_typed
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session
 
-RULES = {"space": "small", "trials": "20"}  # settings of a search that are none of a run, with their defaults
+RULES = {
+    "space": "small",
+    "trials": "20",
+}  # settings of a search that are none of a run, with their defaults
 FOLDER = ".searches"  # in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
@@ -61,9 +64,7 @@ _ALWAYS = {"sampler": "tpe", "seeds": 1, "reduction": _REDUCTION, "rungs": len(_
 # act on alignment, which trials leave out.
 SEARCHED = ("train", "embedder", "finetune", "predictor", "body")
 _DIGITS = 3  # of a number drawn from a continuous range
-_FORMS = (
-    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; YAML reads 1e-5 as text"
-)
+_FORMS = "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; YAML reads 1e-5 as text"
 
 Plain = str | int | float | bool | None
 
@@ -79,7 +80,9 @@ class Space:
     def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
         """Return drawn values as settings: a number from a continuous range has three digits."""
         return {
-            key: float(f"{drawn[key]:.{_DIGITS}g}") if getattr(param, "step", 0) is None else drawn[key]
+            key: float(f"{drawn[key]:.{_DIGITS}g}")
+            if getattr(param, "step", 0) is None
+            else drawn[key]
             for key, param in self.params.items()
         }
 
@@ -99,8 +102,12 @@ class Trial:
     state: str = "waiting"  # or running, completed, stopped, failed
     error: float | None = None  # validation error of a completed one; the last one of a stopped one
     note: str = ""  # when it was stopped, or why it failed
-    facts: dict[str, Any] = field(default_factory=dict)  # error's name, whether in per cent, samples, seconds, run
-    curve: dict[str, float] = field(default_factory=dict)  # resource -> validation error, before the whole is reached
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # error's name, whether in per cent, samples, seconds, run
+    curve: dict[str, float] = field(
+        default_factory=dict
+    )  # resource -> validation error, before the whole is reached
 
 
 @dataclass
@@ -111,18 +118,25 @@ class Search:
     space: Space  # what is searched
     most: int  # trials
     seed: int  # of the trials and of what is drawn
-    typed: dict[str, str] = field(default_factory=dict)  # overrides of all trials that were typed; key -> override
+    typed: dict[str, str] = field(
+        default_factory=dict
+    )  # overrides of all trials that were typed; key -> override
     fixed: dict[str, Plain] = field(
         default_factory=dict
     )  # settings of the trials that draw, and of the run that follows
-    before: dict[str, Any] = field(default_factory=dict)  # `hparams` that the trials start from, as they are written
+    before: dict[str, Any] = field(
+        default_factory=dict
+    )  # `hparams` that the trials start from, as they are written
     trials: list[Trial] = field(default_factory=lambda: [Trial(0, None, {})])
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
         """Return the overrides of a trial; `settings` is None for the settings as they are."""
         drawn = {} if settings is None else self.fixed | dict(settings)
         runs = configuration.quoted((self.folder / "runs").absolute())
-        given = {key: f"{key}={as_typed(value)}" for key, value in (_CLOSED | drawn | {"seed": self.seed}).items()}
+        given = {
+            key: f"{key}={as_typed(value)}"
+            for key, value in (_CLOSED | drawn | {"seed": self.seed}).items()
+        }
         return list((self.typed | given | {"paths.runs": f"paths.runs={runs}"}).values())
 
     @contextmanager
@@ -141,7 +155,8 @@ class Search:
                     raise DataError(what, where=str(path), hint="move it away to search anew")
                 known = Trial.__dataclass_fields__
                 self.trials = [
-                    Trial(**{key: value for key, value in one.items() if key in known}) for one in record["trials"]
+                    Trial(**{key: value for key, value in one.items() if key in known})
+                    for one in record["trials"]
                 ]
             for one in self.trials:
                 if one.state not in ("completed", "stopped"):
@@ -179,7 +194,9 @@ class Search:
         ]
         for attempt in range(_MOST_DRAWS):
             seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
-            tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_START_AFTER, constant_liar=True)
+            tpe = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=_START_AFTER, constant_liar=True
+            )
             study = optuna.create_study(sampler=tpe)
             study.add_trials(earlier)
             drawn = dict(study.ask(self.space.params).params)
@@ -201,7 +218,9 @@ class Search:
                 continue
             trial.curve[str(resource)] = error
             for least in (one for one in _COMPARED if before < one <= resource):
-                reached = sorted(one for one in (_at(other, least) for other in self.trials) if one is not None)
+                reached = sorted(
+                    one for one in (_at(other, least) for other in self.trials) if one is not None
+                )
                 is_behind = error > reached[max(len(reached) // _REDUCTION, 1) - 1]
                 if is_behind and trial.settings is not None:
                     trial.note = f"stopped by the search after {100 * part:.0f} % of its steps"
@@ -240,16 +259,22 @@ def find_space(text: str, extra: Path | None) -> Space:
     path = spaces.get(text, Path(text).expanduser())
     if text not in spaces and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
-            f"no such space: '{text}'", where="space", hint=f"{suggest(text, spaces)} or give a YAML file"
+            f"no such space: '{text}'",
+            where="space",
+            hint=f"{suggest(text, spaces)} or give a YAML file",
         )
     content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
-    params, fixed = (configuration.mapping(content.get(part), f"{path}: {part}") for part in ("params", "fixed"))
+    params, fixed = (
+        configuration.mapping(content.get(part), f"{path}: {part}") for part in ("params", "fixed")
+    )
     for key in [*params, *fixed]:
         group, dot, _ = key.partition(".")
         if group not in SEARCHED or not dot or key == "train.validate_on":
             hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
             raise ConfigError(f"'{key}' is not for a search", where=str(path), hint=hint)
-    return Space(path.stem, {key: _param(one, f"{path}: {key}") for key, one in params.items()}, fixed)
+    return Space(
+        path.stem, {key: _param(one, f"{path}: {key}") for key, one in params.items()}, fixed
+    )
 
 
 def _param(declaration: Any, where: str) -> Any:
@@ -263,10 +288,16 @@ def _param(declaration: Any, where: str) -> Any:
         if not fits(numbers, list[float]):
             raise ValueError("its ends are not numbers")
         is_whole = fits(numbers, list[int])
-        with warnings.catch_warnings(action="ignore"):  # the last step is the highest inside the range
-            return (distributions.IntDistribution if is_whole else distributions.FloatDistribution)(**declaration)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # the last step is the highest inside the range
+            return (distributions.IntDistribution if is_whole else distributions.FloatDistribution)(
+                **declaration
+            )
     except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS) from error
+        raise ConfigError(
+            f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
+        ) from error
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
@@ -278,7 +309,10 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     """
     need("optuna", "tune", "tune")
     typed = {key_of(text): text for text in overrides}
-    rules = {key: typed.pop(key, f"{key}={default}").partition("=")[2].strip("'\"") for key, default in RULES.items()}
+    rules = {
+        key: typed.pop(key, f"{key}={default}").partition("=")[2].strip("'\"")
+        for key, default in RULES.items()
+    }
     most: Any = int(rules["trials"]) if rules["trials"].isdecimal() else rules["trials"]
     check_value(most, Count, "trials")
     job, space = session.compose(list(typed.values())), find_space(rules["space"], extra)
@@ -288,7 +322,9 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     # Without alignment nothing depends on its settings; so whatever metric is typed, the search is the same.
     left_out = (*_CLOSED, "paths.runs")
     kept = {
-        key: text for key, text in typed.items() if key not in left_out and not key.startswith(("metric.", "align."))
+        key: text
+        for key, text in typed.items()
+        if key not in left_out and not key.startswith(("metric.", "align."))
     }
     fixed = {key: value for key, value in space.fixed.items() if key not in typed}
     run = f"{job.choices['task']}-{job.choices['body']}"
@@ -301,11 +337,17 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     ends = {key: space.ends(key) for key in space.params}
     try:  # so that a wrong value is refused before the first trial
         for place in range(max(map(len, ends.values()), default=1)):
-            session.compose(search.overrides({key: values[place % len(values)] for key, values in ends.items()}))
+            session.compose(
+                search.overrides({key: values[place % len(values)] for key, values in ends.items()})
+            )
     except ConfigError as error:
-        raise ConfigError(error.what, where=f"space={space.name}: {error.where}", hint=error.hint) from error
+        raise ConfigError(
+            error.what, where=f"space={space.name}: {error.where}", hint=error.hint
+        ) from error
     params = {key: repr(param) for key, param in space.params.items()}
     varied = {"params": params, "baseline": {"metric": "none"}, "fixed": space.fixed}
     parts = [plain.identity.settings, varied, fixed, _ALWAYS | {"seed": search.seed}]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return replace(search, folder=Path(job.config.paths.runs or "") / FOLDER / f"{run}-none-{digest[:8]}")
+    return replace(
+        search, folder=Path(job.config.paths.runs or "") / FOLDER / f"{run}-none-{digest[:8]}"
+    )

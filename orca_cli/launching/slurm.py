@@ -28,7 +28,17 @@ LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a nee
 _ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
 _WARNING_S = 120  # from the warning signal to the end of an allocation, for a job to save its state
 # SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one: a job that is not requeued stays so.
-_ALIVE = {"READY", "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "RESIZING", "UNKNOWN"}
+_ALIVE = {
+    "READY",
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "SUSPENDED",
+    "COMPLETING",
+    "REQUEUED",
+    "RESIZING",
+    "UNKNOWN",
+}
 _CODES = {
     "PREEMPTED": exceptions.PreemptionError.code,
     "TIMEOUT": exceptions.PreemptionError.code,
@@ -71,8 +81,13 @@ class Slurm:
             raise exceptions.UnavailableError(what, where="--on slurm", hint=hint)
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         limit = self.time_limit_s
-        minutes = _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
-        more = {"signal": f"{signals.PREEMPTION.name.removeprefix('SIG')}@{_WARNING_S}", "requeue": True}
+        minutes = (
+            _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
+        )
+        more = {
+            "signal": f"{signals.PREEMPTION.name.removeprefix('SIG')}@{_WARNING_S}",
+            "requeue": True,
+        }
         more |= {"gpus": math.ceil(self.gpus)} if self.gpus else {}
         self._executor.update_parameters(
             timeout_min=minutes,
@@ -81,10 +96,14 @@ class Slurm:
             slurm_additional_parameters=more,
         )
         with ExitStack() as stack:
-            with suppress(exceptions.LockedError):  # of a driver of the same sweep that lives, whose jobs these are
+            with suppress(
+                exceptions.LockedError
+            ):  # of a driver of the same sweep that lives, whose jobs these are
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
                 waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
-                with suppress(OSError, subprocess.TimeoutExpired):  # a needless job finds its run done
+                with suppress(
+                    OSError, subprocess.TimeoutExpired
+                ):  # a needless job finds its run done
                     subprocess.run(waiting, capture_output=True, timeout=30, check=False)
             yield self
 
@@ -99,7 +118,11 @@ class Slurm:
             with self._executor.batch():
                 for place, one in enumerate(commands):
                     path = self.folder / f"{storage.timestamp()}-{place}.json"
-                    submitted.append(_Submitted(self._executor.submit(attend_and_write, asdict(one), str(path)), path))
+                    submitted.append(
+                        _Submitted(
+                            self._executor.submit(attend_and_write, asdict(one), str(path)), path
+                        )
+                    )
         except (subprocess.CalledProcessError, failed) as error:
             output = getattr(error, "output", None) or str(error)
             text = output.decode(errors="replace") if isinstance(output, bytes) else output

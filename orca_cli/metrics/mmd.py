@@ -7,7 +7,13 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.clouds import Solved, centred, check_finite, closed_form, half_squared_distances
+from orca_cli.metrics.transport.clouds import (
+    Solved,
+    centred,
+    check_finite,
+    closed_form,
+    half_squared_distances,
+)
 
 _KERNELS = 5  # K of a point with itself
 _CHUNK = 1024  # points that are compared with all others at once
@@ -47,7 +53,9 @@ class MMD:
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
         source_bandwidth = _mean_square(scatter, len(x))
-        nodes = [source_bandwidth * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES]
+        nodes = [
+            source_bandwidth * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES
+        ]
         return {"mean": mean, "scatter": scatter, "self_kernel": _self_kernel(x, nodes)}
 
     @closed_form
@@ -60,7 +68,9 @@ class MMD:
         points = z.double()
         centre = points.mean(0)
         between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
-        bandwidth = _mean_square(prepared["scatter"] + (points - centre).square().sum() + between, n + m)
+        bandwidth = _mean_square(
+            prepared["scatter"] + (points - centre).square().sum() + between, n + m
+        )
         check_finite("bandwidth", torch.tensor(bandwidth, dtype=torch.float64))
         ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
         if _LOWEST <= ratio <= _HIGHEST:
@@ -77,7 +87,9 @@ class MMD:
             kernel, slope = _kernel(rows, z)
             cross += kernel.sum(dtype=torch.float64)
             gradient -= clouds.gradient(slope, rows, z).mul_(4 / (n * m))
-        (z,) = centred(z - z[0])  # far from the source, small distances within the target keep their digits
+        (z,) = centred(
+            z - z[0]
+        )  # far from the source, small distances within the target keep their digits
         within = torch.zeros_like(cross)
         for rows, part in zip(z.split(_CHUNK), gradient.split(_CHUNK), strict=True):
             kernel, slope = _kernel(rows, z)
@@ -128,5 +140,7 @@ def _interpolate(table: Tensor, ratio: float) -> Tensor:
     gaps = [place - math.cos(angle) for angle in _ANGLES]
     if 0 in gaps:
         return table[gaps.index(0)]
-    weight = table.new_tensor([(-1) ** i * math.sin(_ANGLES[i]) / gap for i, gap in enumerate(gaps)])
+    weight = table.new_tensor(
+        [(-1) ** i * math.sin(_ANGLES[i]) / gap for i, gap in enumerate(gaps)]
+    )
     return (weight * table).sum() / weight.sum()

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Count
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport.clouds import (
+    Solved,
+    centred,
+    closed_form,
+    half_squared_distances,
+    prepare_nothing,
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,18 @@ class OTDD:
     """
 
     all_classes = True
-    samples_source = True  # is given as many random source points as target points, drawn anew for every value
+    samples_source = (
+        True  # is given as many random source points as target points, drawn anew for every value
+    )
 
     size: Annotated[
-        Count, "Points of each side that are matched at once; fewer where a side has less than twice as many."
+        Count,
+        "Points of each side that are matched at once; fewer where a side has less than twice as many.",
     ] = 128
     labels: Annotated[bool, "Whether distances between classes enter the cost."] = True
     classes: Annotated[
-        Count, "Classes of each side in one draw, with equally many points each; without labels of no effect."
+        Count,
+        "Classes of each side in one draw, with equally many points each; without labels of no effect.",
     ] = 8
 
     prepare = prepare_nothing
@@ -70,23 +80,38 @@ class OTDD:
 
         sides = paired(x, z)
         costs = half_squared_distances(*sides)
-        labels = [side.to(costs)[:, :, None] for side in paired(source.labels, target.labels)] if self.labels else []
-        packed = torch.cat([costs, *labels], 2).cpu().numpy()  # together, so that the host waits for a GPU once
-        solved = [_labelled(one[:, :size], *one[:, size:].T) if labels else (_matched(one)[1], None) for one in packed]
+        labels = (
+            [side.to(costs)[:, :, None] for side in paired(source.labels, target.labels)]
+            if self.labels
+            else []
+        )
+        packed = (
+            torch.cat([costs, *labels], 2).cpu().numpy()
+        )  # together, so that the host waits for a GPU once
+        solved = [
+            _labelled(one[:, :size], *one[:, size:].T) if labels else (_matched(one)[1], None)
+            for one in packed
+        ]
         match = torch.from_numpy(np.stack([columns for columns, _ in solved])).to(costs.device)
         # Every pair of matched points counts once across, and minus a half within a side.
-        weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
+        weights = (
+            costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
+        )
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
         # The value's slope in the rows and in the columns of every pair of samples; a matching is a permutation of rows to
         # columns, and its inverse takes columns to rows.
         in_rows = weights[:, None, None] * (sides[0] - _take(sides[1], match))
         in_columns = -_take(in_rows, match.argsort(1))
         if labels:
-            coupling = torch.from_numpy(np.stack([inner for _, inner in solved if inner is not None])).to(costs.device)
+            coupling = torch.from_numpy(
+                np.stack([inner for _, inner in solved if inner is not None])
+            ).to(costs.device)
             coupling *= weights[:, None, None]
             value = value + (coupling * costs).sum()
             in_rows = in_rows + coupling.sum(2)[:, :, None] * sides[0] - coupling @ sides[1]
-            in_columns = in_columns + coupling.sum(1)[:, :, None] * sides[1] - coupling.mT @ sides[0]
+            in_columns = (
+                in_columns + coupling.sum(1)[:, :, None] * sides[1] - coupling.mT @ sides[0]
+            )
         slope = torch.zeros_like(target.x)
         shaped = slope[: pairs * size].unflatten(0, (pairs, size))
         shaped += in_columns[:pairs]
@@ -95,7 +120,9 @@ class OTDD:
         return value, slope, {}
 
 
-def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(
+    cost: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return an optimal matching where distances between classes enter the cost, and the couplings behind these distances.
 
     Args:
@@ -106,7 +133,9 @@ def _labelled(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[
         columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching, as often as the outer one
         joins the two.
     """
-    (row_order, row_runs, row_classes), (column_order, column_runs, column_classes) = map(_by_class, (rows, columns))
+    (row_order, row_runs, row_classes), (column_order, column_runs, column_classes) = map(
+        _by_class, (rows, columns)
+    )
     in_order = np.ix_(row_order, column_order)
     within = cost[in_order]
     whole, inner = within.copy(), np.zeros_like(within)
@@ -139,7 +168,9 @@ def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         return linear_sum_assignment(cost)
-    except ValueError:  # a cost is not finite; the value is not either, and the check of it reports that
+    except (
+        ValueError
+    ):  # a cost is not finite; the value is not either, and the check of it reports that
         return (np.arange(len(cost)),) * 2
 
 

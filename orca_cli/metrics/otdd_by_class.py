@@ -17,7 +17,13 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.clouds import ClassIndex, Cost, PairGroup, half_squared_distances, index_classes
+from orca_cli.metrics.transport.clouds import (
+    ClassIndex,
+    Cost,
+    PairGroup,
+    half_squared_distances,
+    index_classes,
+)
 from orca_cli.metrics.transport.entropic import Solution, Transport, softmin
 from orca_cli.metrics.transport.problem import Reg, class_plans, slope, solve_outer, source_term
 
@@ -59,21 +65,29 @@ class OTDDByClass:
         return {"class_self": class_self.double(), "self_term": self_term.double()}
 
     @clouds.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
+    def distance(
+        self, source: Features, prepared: dict[str, Tensor], target: Features
+    ) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
         Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`).
         """
         transport, half = self.transport, self.reg / 2
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
+        sources, targets = (
+            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
+        )
         cross, intra = half_squared_distances(x, z), half_squared_distances(z, z)
         cross_cost, intra_cost = clouds.from_matrix(cross), clouds.from_matrix(intra)
 
         selves, target_self = self._solve_selves(targets, intra_cost)
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        outer = solve_outer(transport, cross, None, self.reg, source, target) if len(targets.present) == 1 else None
+        outer = (
+            solve_outer(transport, cross, None, self.reg, source, target)
+            if len(targets.present) == 1
+            else None
+        )
         inside = partial(transport.solve, reg=half, start=outer[0].g if outer else None)
         between = _solve_pairs(sources, targets, cross_cost, inside)
         label_cross = _table(between, prepared["class_self"].to(x), target_self)

@@ -33,7 +33,9 @@ class OTDDExact:
     prepare = clouds.prepare_nothing
 
     @clouds.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
+    def distance(
+        self, source: Features, prepared: dict[str, Tensor], target: Features
+    ) -> clouds.Solved:
         """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
         No diagnostics.
@@ -42,7 +44,10 @@ class OTDDExact:
         cost = clouds.half_squared_distances(x, z)
         rows, columns = source.labels.cpu(), target.labels.cpu()
         shape = source.num_classes, target.num_classes
-        sources, targets = index_classes(rows, shape[0], cost.dtype), index_classes(columns, shape[1], cost.dtype)
+        sources, targets = (
+            index_classes(rows, shape[0], cost.dtype),
+            index_classes(columns, shape[1], cost.dtype),
+        )
         labels, plans = cost.new_zeros(shape), {}
         for a, b in pairs(sources, targets):
             block = cost[sources.points(a)][:, targets.points(b)]
@@ -62,8 +67,12 @@ class OTDDExact:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solver's state is read from its log
-            plan, log = ot.emd([], [], cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False)
+            plan, log = ot.emd(
+                [], [], cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False
+            )
         if log["warning"] is not None:
             what = f"exact transport between {len(cost)} and {cost.shape[1]} points was not solved: {log['warning']}"
-            raise NonFiniteError(what, where="metric", hint="raise metric.max_iterations or take fewer points")
+            raise NonFiniteError(
+                what, where="metric", hint="raise metric.max_iterations or take fewer points"
+            )
         return torch.from_numpy(plan)

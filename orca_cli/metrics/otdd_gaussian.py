@@ -26,7 +26,9 @@ from orca_cli.metrics.transport.clouds import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.entropic import Transport
 from orca_cli.metrics.transport.problem import Reg, slope, solve_outer, source_term
 
-_Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
+_Slopes = list[
+    tuple[int, int, Tensor, Tensor]
+]  # a pair of classes, some points and the slope of half of W in them
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,35 @@ class OTDDGaussian:
         points = {label: x[classes.points(label)].double() for label in classes.present}
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
-            labels[a, b] = labels[b, a] = 2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-        return {"self_term": source_term(self.transport, x, source.labels, labels, self.reg).double()}
+            labels[a, b] = labels[b, a] = (
+                2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
+            )
+        return {
+            "self_term": source_term(self.transport, x, source.labels, labels, self.reg).double()
+        }
 
     @clouds.closed_form
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> clouds.Solved:
+    def distance(
+        self, source: Features, prepared: dict[str, Tensor], target: Features
+    ) -> clouds.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
         Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two outer problems.
         """
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
-        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
+        sources, targets = (
+            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
+        )
         label_cross, slopes = _couplings(x, z, sources, targets)
         label_intra, intra_slopes = _couplings(z, z, targets, targets)
 
-        outer, plan, mass = solve_outer(self.transport, cross, label_cross, self.reg, source, target)
-        itself, own_plan, own_mass = solve_outer(self.transport, intra, label_intra + label_intra.T, self.reg, target)
+        outer, plan, mass = solve_outer(
+            self.transport, cross, label_cross, self.reg, source, target
+        )
+        itself, own_plan, own_mass = solve_outer(
+            self.transport, intra, label_intra + label_intra.T, self.reg, target
+        )
         value = outer.value[0] - itself.value[0] / 2 - prepared["self_term"].to(x) / 2
         gradient = slope([plan], cross, x, z)
         for a, b, points, change in slopes:
@@ -91,7 +105,9 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
         moved = plan.T @ left_points
-        labels[a, b] = left_points.square().sum() / p + ((right_points / q - 2 * moved) * right_points).sum()
+        labels[a, b] = (
+            left_points.square().sum() / p + ((right_points / q - 2 * moved) * right_points).sum()
+        )
         slopes.append((a, b, right.points(b), right_points / q - moved))
         if x is z:
             slopes.append((a, b, left.points(a), left_points / p - plan @ right_points))

@@ -38,7 +38,14 @@ from torch import Tensor
 from orca_cli.config.ranges import Positive
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import clouds
-from orca_cli.metrics.transport.clouds import ClassIndex, Cost, Solved, half_squared_distances, index_classes, resolved
+from orca_cli.metrics.transport.clouds import (
+    ClassIndex,
+    Cost,
+    Solved,
+    half_squared_distances,
+    index_classes,
+    resolved,
+)
 from orca_cli.metrics.transport.entropic import log_sum_exp
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
@@ -49,7 +56,9 @@ _NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(
 _TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
 _REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
-_HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
+_HELD_ELEMENTS = (
+    2**26
+)  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
 # Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
 # each: 1/2, and 0 at padding.
 _Levels = tuple[Tensor, Tensor]
@@ -89,14 +98,23 @@ class OTDDReference:
             points = x[classes.points(label)]
             tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
         selves = _read(tables, squares, self.reg / 2)
-        between = self._label_distances(classes, classes, clouds.from_points(x), squares, selves + selves.T)
+        between = self._label_distances(
+            classes, classes, clouds.from_points(x), squares, selves + selves.T
+        )
         labels = between + between.T
 
         def outer_cost(some: slice) -> Tensor:
             return _rows(x)(some).add_(labels[source.labels[some]][:, source.labels], alpha=0.5)
 
-        source_self = _tabulate(outer_cost, x, _outer_square(ranges, len(classes.present) + 1), self.reg)
-        return {"low": ranges[0], "high": ranges[1], "class_self": tables, "source_self": source_self[None]}
+        source_self = _tabulate(
+            outer_cost, x, _outer_square(ranges, len(classes.present) + 1), self.reg
+        )
+        return {
+            "low": ranges[0],
+            "high": ranges[1],
+            "class_self": tables,
+            "source_self": source_self[None],
+        }
 
     @clouds.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
@@ -108,21 +126,29 @@ class OTDDReference:
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources, targets = (index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target))
+        sources, targets = (
+            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
+        )
         ranges, target_ranges = (prepared["low"], prepared["high"]), _ranges(target)
-        squares, own_squares = (_square_diameters(one, target_ranges) for one in (ranges, target_ranges))
+        squares, own_squares = (
+            _square_diameters(one, target_ranges) for one in (ranges, target_ranges)
+        )
         # What each target class's transport to itself costs, at its diameters with the source's classes and with its own.
         counts = source.num_classes, target.num_classes
         selves = torch.zeros(counts[1], sum(counts), dtype=torch.float64, device=z.device)
         for label in targets.present:
             members = targets.points(label)
             block = target_cost[members][:, members]
-            levels = _levels_from([row[label] for row in (*squares, *own_squares)], self.reg / 2, block)
+            levels = _levels_from(
+                [row[label] for row in (*squares, *own_squares)], self.reg / 2, block
+            )
             selves[label] = _selves(block.__getitem__, len(block), levels)[0]
         cross, inner = selves.split(counts, 1)
         cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
         labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
-        inner = self._label_distances(targets, targets, clouds.from_matrix(target_cost), own_squares, inner + inner.T)
+        inner = self._label_distances(
+            targets, targets, clouds.from_matrix(target_cost), own_squares, inner + inner.T
+        )
 
         cost.add_((labels / 2)[source.labels][:, target.labels])
         target_cost.add_(((inner + inner.T) / 2)[target.labels][:, target.labels])
@@ -140,10 +166,19 @@ class OTDDReference:
         within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
         error = float((plan.sum(1) - 1 / n).abs().sum())
         value = value[0] - target_self[0] - source_self
-        return value, within @ z - plan.T @ x, {"iterations": float(len(levels[1])), "marginal_error": error}
+        return (
+            value,
+            within @ z - plan.T @ x,
+            {"iterations": float(len(levels[1])), "marginal_error": error},
+        )
 
     def _label_distances(
-        self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: Tensor
+        self,
+        left: ClassIndex,
+        right: ClassIndex,
+        cost: Cost,
+        squares: list[list[float]],
+        selves: Tensor,
     ) -> Tensor:
         """Return W [k, l] of all `pairs` of classes, 0 for others.
 
@@ -155,7 +190,9 @@ class OTDDReference:
             chosen = zip(group.left.tolist(), group.right.tolist(), strict=True)
             levels = _levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
             values, _, _ = _cross(cost(group.rows, group.columns), group.a, group.b, levels)
-            table[group.left, group.right] = 2 * (values - selves[group.left, group.right].to(values))
+            table[group.left, group.right] = 2 * (
+                values - selves[group.left, group.right].to(values)
+            )
         return table
 
 
@@ -163,8 +200,12 @@ def _ranges(features: Features) -> _Ranges:
     """Return the smallest and the largest feature of every class, [k, d] float64; infinite for a class without points."""
     shape = (features.num_classes, features.x.shape[1])
     index = features.labels[:, None].expand_as(features.x)
-    low = features.x.new_full(shape, torch.inf).scatter_reduce_(0, index, features.x.detach(), "amin")
-    high = features.x.new_full(shape, -torch.inf).scatter_reduce_(0, index, features.x.detach(), "amax")
+    low = features.x.new_full(shape, torch.inf).scatter_reduce_(
+        0, index, features.x.detach(), "amin"
+    )
+    high = features.x.new_full(shape, -torch.inf).scatter_reduce_(
+        0, index, features.x.detach(), "amax"
+    )
     return low.double(), high.double()
 
 
@@ -196,9 +237,16 @@ def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
         # Of points this close any level makes one; 0 cannot be divided by.
         first = max(square, reg * 1e-6)
         padding = length - count - 2
-        regs.append([first] * (padding + 1) + [first * _SCALING ** (2 * place) for place in range(count)] + [reg])
+        regs.append(
+            [first] * (padding + 1)
+            + [first * _SCALING ** (2 * place) for place in range(count)]
+            + [reg]
+        )
         steps.append([0.0] * padding + [0.5] * (count + 2))
-    levels, step = (torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True) for table in (regs, steps))
+    levels, step = (
+        torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True)
+        for table in (regs, steps)
+    )
     return levels, step
 
 
@@ -239,7 +287,9 @@ def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
                 some = slice(first, first + together)
                 shape = (len(f[some]), *block.shape)
                 held = memory[: math.prod(shape)].view(shape)
-                result[some, rows] = _softmin(block.expand(shape), f[some], weights[some], reg[some], held)
+                result[some, rows] = _softmin(
+                    block.expand(shape), f[some], weights[some], reg[some], held
+                )
         return result
 
     f = softmin(torch.zeros_like(weights), regs[0])
@@ -274,7 +324,9 @@ def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
         start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
         total = 0.0
         for knot, value in zip(_NODES, table[start:], strict=False):
-            total += value * math.prod((node - other) / (knot - other) for other in _NODES if other != knot)
+            total += value * math.prod(
+                (node - other) / (knot - other) for other in _NODES if other != knot
+            )
         return total
 
     rows = zip(tables.tolist(), squares, strict=True)
@@ -293,5 +345,7 @@ def _period(position: float) -> int:
 def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
     """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
     inverse = reg.reciprocal()[:, None]
-    exponent = torch.addcmul((log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory)
+    exponent = torch.addcmul(
+        (log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory
+    )
     return log_sum_exp(exponent).mul_(-reg[:, None])

@@ -30,7 +30,9 @@ class TransRate:
     all_classes = True
     least_classes = 2  # with one, the value says nothing
 
-    eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the normalised features."] = 1e-4
+    eps: Annotated[
+        Positive, "Distortion of the coding rate, in squared units of the normalised features."
+    ] = 1e-4
 
     prepare = prepare_nothing
 
@@ -46,7 +48,9 @@ class TransRate:
         if len(present) == 1:
             class_rate = rate
         else:
-            class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
+            class_rate = torch.stack(
+                [self._coding_rate(z[target.labels == label]) for label in present]
+            ).mean()
         value = (class_rate - rate).to(target.x.dtype)
         check_finite("distance", value)
         return Distance(value)

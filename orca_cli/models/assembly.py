@@ -60,7 +60,9 @@ def build_model(
     pools_prefix = pooling == "class_token" and kind != "dense"
     prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
     if pools_prefix and prefix is None:
-        raise ConfigError("this body has no classification token", where="predictor.pooling", hint="use mean")
+        raise ConfigError(
+            "this body has no classification token", where="predictor.pooling", hint="use mean"
+        )
     largest = body.max_tokens - (0 if prefix is None else len(prefix))
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
         what = f"{embedder.max_tokens} is more than the body takes"
@@ -79,7 +81,9 @@ def build_model(
     if kind == "dense":
         predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
     else:
-        predictor = PooledPredictor(body.feature_width, num_outputs, pooling, getattr(first, "sample_width", 0))
+        predictor = PooledPredictor(
+            body.feature_width, num_outputs, pooling, getattr(first, "sample_width", 0)
+        )
     return TransferModel(first, body, predictor, scale=target_scale, causal=causal)
 
 
@@ -115,5 +119,7 @@ def describe(model: TransferModel) -> dict[str, Any]:
         "max_tokens": body.max_tokens,
         "width": body.width,
         "feature_width": body.feature_width,
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()
+        },
     }

@@ -17,7 +17,9 @@ from orca_cli.interfaces import TokenLayout
 _FEW = 64  # tokens
 
 
-def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
+def layout(
+    input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None
+) -> TokenLayout:
     """Return how inputs of shape (C, L), (C, H, W) or (C, D, H, W) become at most `max_tokens` tokens, 1 or more.
 
     The kernel k is the smallest with so few tokens (paper 3.1). Bodies without a canvas (text) take the input as it is: a map
@@ -38,7 +40,12 @@ def coarse(layout: TokenLayout) -> TokenLayout:
 
 
 def input_grid(
-    input_shape: tuple[int, ...], *, patch: int, most: tuple[int, int], least: int, max_tokens: int | None
+    input_shape: tuple[int, ...],
+    *,
+    patch: int,
+    most: tuple[int, int],
+    least: int,
+    max_tokens: int | None,
 ) -> tuple[int, int]:
     """Return (rows, columns) of patches that an input of shape (C, *E) is worth, whatever a body was pretrained with.
 
@@ -59,14 +66,19 @@ def input_grid(
         rows, columns = token_grid(extent, smallest_kernel(extent, max_tokens))
         return rows, columns
     kernel = min(patch, smallest_kernel(extent, _FEW))
-    rows, columns = (min(max(size, least), top) for size, top in zip(token_grid(extent, kernel), most, strict=True))
+    rows, columns = (
+        min(max(size, least), top)
+        for size, top in zip(token_grid(extent, kernel), most, strict=True)
+    )
     return rows, columns
 
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
     """Return the smallest k for which the product of ceil(size / k) over the axes is at most `max_tokens`."""
     kernel = max(1, math.floor((math.prod(extent) / max_tokens) ** (1 / len(extent))))
-    while kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens:  # rounding of the root
+    while (
+        kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens
+    ):  # rounding of the root
         kernel -= 1
     while math.prod(token_grid(extent, kernel)) > max_tokens:
         kernel += 1
@@ -107,7 +119,11 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
     if not slice_:
         return _resample(resize(maps, layout.fold).flatten(-2), length)
     height, width = slice_
-    maps = resize(maps, (rows * height, columns * width)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
+    maps = (
+        resize(maps, (rows * height, columns * width))
+        .unflatten(3, (columns, width))
+        .unflatten(2, (rows, height))
+    )
     return _resample(maps.transpose(3, 4).flatten(2, 3), length)
 
 
@@ -115,15 +131,21 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return maps [B, C, *size] for maps [B, C, H, W]; bilinear, with antialiasing where it shrinks."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return functional.interpolate(
+        x, size=size, mode="bilinear", align_corners=False, antialias=True
+    )
 
 
-def resize_positions(positions: Tensor, source_grid: tuple[int, int], grid: tuple[int, ...]) -> Tensor:
+def resize_positions(
+    positions: Tensor, source_grid: tuple[int, int], grid: tuple[int, ...]
+) -> Tensor:
     """Return positions [T, D] of a grid for those [rows * columns, D] of another, bicubic as in vision transformers."""
     if source_grid == tuple(grid):
         return positions
     maps = positions.T.unflatten(1, source_grid).unsqueeze(0)  # [1, D, rows, columns]
-    return functional.interpolate(maps, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
+    return (
+        functional.interpolate(maps, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
+    )
 
 
 def _resample(x: Tensor, length: int) -> Tensor:
@@ -131,5 +153,7 @@ def _resample(x: Tensor, length: int) -> Tensor:
     if x.shape[2] == length:
         return x
     last = x.movedim(2, -1)
-    resampled = functional.interpolate(last.flatten(1, -2), size=length, mode="linear", align_corners=False)
+    resampled = functional.interpolate(
+        last.flatten(1, -2), size=length, mode="linear", align_corners=False
+    )
     return resampled.reshape(*last.shape[:-1], length).movedim(-1, 2)

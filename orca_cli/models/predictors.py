@@ -72,7 +72,9 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     `values` [B, T, K * factor^axes] hold the channel first, then the position inside the patch, row by row.
     """
     axes = len(grid)
-    split = values.unflatten(-1, (-1, *(factor,) * axes)).unflatten(1, grid)  # [B, *grid, K, *patch]
+    split = values.unflatten(-1, (-1, *(factor,) * axes)).unflatten(
+        1, grid
+    )  # [B, *grid, K, *patch]
     pairs = [place for axis in range(1, 1 + axes) for place in (axis, 1 + axes + axis)]
     interleaved = split.permute(0, 1 + axes, *pairs)  # [B, K, grid, patch, grid, patch]
     return interleaved.reshape(values.shape[0], -1, *(size * factor for size in grid))

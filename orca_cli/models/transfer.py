@@ -26,7 +26,13 @@ class TransferModel(nn.Module):
     scale_std: Tensor
 
     def __init__(
-        self, embedder: Any, body: Any, predictor: nn.Module, *, scale: Scale | None = None, causal: bool = False
+        self,
+        embedder: Any,
+        body: Any,
+        predictor: nn.Module,
+        *,
+        scale: Scale | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.causal = causal
@@ -76,7 +82,9 @@ class TransferModel(nn.Module):
                 mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
         features = self.body(Tokens(joined, mask, tokens.grid, self.causal, length))
         outputs = features.x.float() if _is_mixed(x.device) else features.x
-        if valid is not None:  # what a body computes at padding depends on the batch's other samples; outputs must not
+        if (
+            valid is not None
+        ):  # what a body computes at padding depends on the batch's other samples; outputs must not
             outputs = outputs.masked_fill(~features.mask.unsqueeze(-1), 0.0)
         return replace(features, x=outputs, samples=tokens.samples)
 
@@ -113,7 +121,9 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     if kind in ("classes", "class_maps"):
         return functional.log_softmax(joined, dim=2).logsumexp(0) - math.log(len(outputs))
     if kind == "labels":
-        return functional.logsigmoid(joined).logsumexp(0) - functional.logsigmoid(-joined).logsumexp(0)
+        return functional.logsigmoid(joined).logsumexp(0) - functional.logsigmoid(
+            -joined
+        ).logsumexp(0)
     return joined.mean(0)
 
 
@@ -122,7 +132,10 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
 
     These are names of parameters and buffers, such as `trained_state` has. Several models then hold a frozen body once.
     """
-    names, kept = set(unshared), vars(model.body)  # among these are large objects that are no parameters
+    names, kept = (
+        set(unshared),
+        vars(model.body),
+    )  # among these are large objects that are no parameters
     tensors = (*model.named_parameters(), *model.named_buffers())
     shared: list[Any] = [tensor for name, tensor in tensors if name not in names]
     shared += [kept[name] for name in ("embeddings", "_tokenizer", "config") if name in kept]

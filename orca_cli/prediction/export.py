@@ -104,7 +104,9 @@ def export(loaded: Loaded, target: Path) -> None:
         StorageError: it cannot be written, or there is too little space.
     """
     if os.path.lexists(target):
-        raise ConfigError("exists already", where=str(target), hint="name a new folder; nothing is overwritten")
+        raise ConfigError(
+            "exists already", where=str(target), hint="name a new folder; nothing is overwritten"
+        )
     body = getattr(loaded.members[0].body, "folder", None)
     if body is None:
         what = "cannot be exported: its body was not made from a folder with a config.json"
@@ -119,7 +121,9 @@ def export(loaded: Loaded, target: Path) -> None:
     settings.pop("paths", None)  # of this machine
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
         for name, member in zip(record.weight_files, loaded.members, strict=True):
-            weights = {key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()}
+            weights = {
+                key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()
+            }
             save_file(weights, folder / name)
         write_preprocessing(folder, loaded.preprocessing)
         storage.write_json(folder / BODY_CONFIG, shareable_config(body))
@@ -131,12 +135,18 @@ def export(loaded: Loaded, target: Path) -> None:
 def model_card(loaded: Loaded) -> str:
     """Return a model card as Markdown, with the head that model hubs read; texts of the run, maybe a stranger's, are inert."""
     record, result = loaded.record, loaded.record.result
-    targets, features = loaded.preprocessing.targets, getattr(loaded.preprocessing, "feature_names", None)
+    targets, features = (
+        loaded.preprocessing.targets,
+        getattr(loaded.preprocessing, "feature_names", None),
+    )
     splits, selected, error = (mapping(result.get(key)) for key in ("splits", "selected", "error"))
     comparison = mapping(result.get("comparison"))
     on, verb = selected.get("on"), "validated" if selected.get("by") == "last" else "chosen"
     chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
-    errors = {error.get("name"): error.get("value"), "best constant predictor": result.get("trivial_error")}
+    errors = {
+        error.get("name"): error.get("value"),
+        "best constant predictor": result.get("trivial_error"),
+    }
     errors |= {f"baseline: {name}": value for name, value in baselines(result)}
     percent, validation = error.get("percent") is True, number(result.get("validation_error"))
     checkpoint = str(record.body.get("checkpoint"))
@@ -152,27 +162,36 @@ def model_card(loaded: Loaded) -> str:
             for name in ("train", "val", "test")
             if splits.get(name)
         ),
-        chosen=chosen + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
+        chosen=chosen
+        + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
         reads=_md(result.get("test_reads")),
         errors="\n".join(
-            f"| {_md(name)} | {percent_or_number(number(value), percent)} |" for name, value in errors.items()
+            f"| {_md(name)} | {percent_or_number(number(value), percent)} |"
+            for name, value in errors.items()
         ),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
-        validated=f" On validation: {percent_or_number(validation, percent)}." if validation is not None else "",
-        comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}." if comparison else "",
+        validated=f" On validation: {percent_or_number(validation, percent)}."
+        if validation is not None
+        else "",
+        comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}."
+        if comparison
+        else "",
         run=_code(record.name),
         protocol=_md(result.get("protocol")),
         seed=record.seed,
         names_of_parts=", ".join(
-            f"{key}={_md(result.get(key))}" for key in ("task", "body", "source", "metric", "finetune")
+            f"{key}={_md(result.get(key))}"
+            for key in ("task", "body", "source", "metric", "finetune")
         ),
         parameters=sum(value.numel() for value in loaded.model.parameters()),
         checkpoint=_code(checkpoint),
         checkpoint_sha256=_code(record.checkpoint_sha256),
         licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
         weights_sha256=_code(record.weights_sha256),
-        versions=", ".join(f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value),
+        versions=", ".join(
+            f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value
+        ),
     )
 
 

@@ -35,7 +35,14 @@ from orca_cli.models.bodies.base import Body
 from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.finetuning.modes import load_trained_state
 from orca_cli.models.transfer import Ensemble, TransferModel, twin
-from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
+from orca_cli.prediction.record import (
+    WEIGHTS,
+    ModelRecord,
+    is_export,
+    own_file,
+    read_export,
+    read_run,
+)
 from orca_cli.report.collect import collect, mapping
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, keeps_weights, read_or_empty
 from orca_cli.runs.preprocessing import BODY_CONFIG, can_predict, load_preprocessing
@@ -57,13 +64,19 @@ class Loaded:
     record: ModelRecord  # what its run says about it
     preprocessing: Preprocessing  # how new data become its inputs
     folder: Path  # the run or export
-    members: tuple[TransferModel, ...] = ()  # their outputs are averaged; on the CPU, in evaluation mode
+    members: tuple[
+        TransferModel, ...
+    ] = ()  # their outputs are averaged; on the CPU, in evaluation mode
 
     @cached_property
     def model(self) -> TransferModel | Ensemble:
         """Return the only member, or a model that averages what several predict (`models.transfer.Ensemble`)."""
         several = len(self.members) > 1
-        return Ensemble(self.members, self.preprocessing.targets.kind).eval() if several else self.members[0]
+        return (
+            Ensemble(self.members, self.preprocessing.targets.kind).eval()
+            if several
+            else self.members[0]
+        )
 
 
 def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
@@ -84,7 +97,10 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
     """
     if not is_export(folder):
         return _open_run(folder, body_checkpoint)
-    loaded, body = Loaded(read_export(folder), load_preprocessing(folder), folder), folder / BODY_CONFIG.parent
+    loaded, body = (
+        Loaded(read_export(folder), load_preprocessing(folder), folder),
+        folder / BODY_CONFIG.parent,
+    )
     layers, members = check_modest(body), []
     for name in loaded.record.weight_files:
         tensors = storage.read_tensors(folder / name)
@@ -123,13 +139,19 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
                     members.append(_whole(loaded, tensors, body))
                     continue
             is_whole = False
-            members.append(twin(members[0], tensors) if members else _with_checkpoint(loaded, body_checkpoint))
-            with _described(folder):  # the weights that the run trained; the others are those of the checkpoint
+            members.append(
+                twin(members[0], tensors) if members else _with_checkpoint(loaded, body_checkpoint)
+            )
+            with _described(
+                folder
+            ):  # the weights that the run trained; the others are those of the checkpoint
                 load_trained_state(members[-1], tensors)
         whole = replace(loaded, members=tuple(member.eval() for member in members))
         if weights_sha256(whole.model.state_dict()) == record.weights_sha256:
             return whole
-    raise ChecksumError("the weights are not those that the run was tested with", where=str(finetune))
+    raise ChecksumError(
+        "the weights are not those that the run was tested with", where=str(finetune)
+    )
 
 
 def _whole(loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> TransferModel:
@@ -146,7 +168,9 @@ def _whole(loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> 
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         theirs, ours = (
-            f"{str(one[name].dtype).removeprefix('torch.')} {tuple(one[name].shape)}" if name in one else "missing"
+            f"{str(one[name].dtype).removeprefix('torch.')} {tuple(one[name].shape)}"
+            if name in one
+            else "missing"
             for one in (tensors, expected)
         )
         if theirs != ours:
@@ -159,8 +183,13 @@ def _whole(loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path) -> 
         # Buffers that follow from the body's settings are not stored with the weights.
         if empty := [name for name, buffer in model.body.named_buffers() if buffer.is_meta]:
             aside = getattr(model.body, "embeddings", None)
-            if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
-                raise UnsafeError("the body's embedding layer is too large", where=str(loaded.folder))
+            if (
+                aside is not None
+                and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS
+            ):
+                raise UnsafeError(
+                    "the body's embedding layer is too large", where=str(loaded.folder)
+                )
             with architecture_only("cpu"):
                 made = dict(load_body(node, 0).named_buffers())
             for name in empty:
@@ -177,7 +206,9 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     name = str(node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
     if "${" in name:
-        raise DataError(f"names its body's checkpoint as {name}", where=str(loaded.folder), hint=hint)
+        raise DataError(
+            f"names its body's checkpoint as {name}", where=str(loaded.folder), hint=hint
+        )
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # nothing is fetched
     try:
         with _described(loaded.folder):
@@ -239,14 +270,22 @@ def best_run(folder: Path) -> tuple[Path, str]:
     validated: dict[tuple[str, str, bool], list[tuple[float, Path]]] = defaultdict(list)
     unvalidated: list[Path] = []
     for run in collect([folder]).runs:
-        if (score := run.score) is None or not can_predict(run.path) or score.validated_on == "test":
+        if (
+            (score := run.score) is None
+            or not can_predict(run.path)
+            or score.validated_on == "test"
+        ):
             continue
         if score.validated_on == "nothing":
             unvalidated.append(run.path)
         elif score.validation is not None:
             result = read_or_empty(run.path / RESULT)
-            data = mapping(result.get("selected")).get("sha256") or mapping(result.get("splits")).get("val")
-            validated[str(data), score.error_name, score.percent].append((score.validation, run.path))
+            data = mapping(result.get("selected")).get("sha256") or mapping(
+                result.get("splits")
+            ).get("val")
+            validated[str(data), score.error_name, score.percent].append(
+                (score.validation, run.path)
+            )
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
     best = {key: min(runs, key=lambda run: run[0]) for key, runs in validated.items()}

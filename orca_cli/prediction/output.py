@@ -39,13 +39,19 @@ class Decoder:
 
     def __init__(self, targets: Targets, num_outputs: int) -> None:
         self.form, self.num_outputs = targets.kind, num_outputs
-        self.has_probabilities = self.form in ("classes", "labels", "class_maps")  # outputs are logits
+        self.has_probabilities = self.form in (
+            "classes",
+            "labels",
+            "class_maps",
+        )  # outputs are logits
         self.is_map = self.form in ("maps", "class_maps")
         self.names: Sequence[str] = targets.names if len(targets.names) == num_outputs else ()
         self.classes: np.ndarray | None = None
         if self.has_probabilities:
             class_names = targets.classes or targets.names
-            self.classes = np.array(class_names) if len(class_names) == num_outputs else np.arange(num_outputs)
+            self.classes = (
+                np.array(class_names) if len(class_names) == num_outputs else np.arange(num_outputs)
+            )
 
     @property
     def columns(self) -> list[str]:
@@ -65,7 +71,9 @@ class Decoder:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
         wide = outputs.astype(np.float64)
-        return np.asarray(expit(wide) if self.form == "labels" else softmax(wide, axis=1), np.float32)
+        return np.asarray(
+            expit(wide) if self.form == "labels" else softmax(wide, axis=1), np.float32
+        )
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs [n, K, ...] for encoded targets (as Batch.y): higher is better, 1 the best.
@@ -94,15 +102,25 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
     """
     suffix = ".csv" if out is None else out.suffix.lower()
     if out is not None and out.exists() and source.exists() and out.samefile(source):
-        raise ConfigError("is the input, which would be lost", where="--out", hint="name another file")
+        raise ConfigError(
+            "is the input, which would be lost", where="--out", hint="name another file"
+        )
     if suffix not in SUFFIXES or (out is not None and out.is_dir()):
         hint = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
-        raise ConfigError(f"'{out}' is a folder, or has a suffix that is not written", where="--out", hint=hint)
+        raise ConfigError(
+            f"'{out}' is a folder, or has a suffix that is not written", where="--out", hint=hint
+        )
     if decoder.is_map and suffix != ".npz":
-        raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
+        raise ConfigError(
+            "dense outputs are maps, which a table has no place for",
+            where="--out",
+            hint="give FILE.npz",
+        )
 
 
-def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+def parts_of(
+    outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
+) -> Iterator[Columns]:
     """Yield the columns of predictions by name, part by part.
 
     Args:
@@ -113,13 +131,19 @@ def parts_of(outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str]
     stop = 0
     for part in outputs:
         start, stop, predictions = stop, stop + len(part), decoder.predictions(part)
-        pairs = [("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))]
+        pairs = [
+            ("index", np.arange(start, stop)) if ids is None else ("id", np.array(ids[start:stop]))
+        ]
         if predictions.ndim == 1:
             pairs.append(("prediction", predictions))
         else:
             pairs += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
-            pairs += zip([f"p_{name}" for name in decoder.columns], decoder.probabilities(part).T, strict=True)
+            pairs += zip(
+                [f"p_{name}" for name in decoder.columns],
+                decoder.probabilities(part).T,
+                strict=True,
+            )
         columns: Columns = {}
         for name, values in pairs:
             while name in columns:  # a label may be called `index`
@@ -132,14 +156,18 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
     """Yield a table as csv text, part by part; texts that a spreadsheet would compute get an apostrophe before them."""
     for number, columns in enumerate(parts):
         shown = {
-            place: list(map(for_spreadsheet, column.astype(str))) if column.dtype.kind in "UO" else column
+            place: list(map(for_spreadsheet, column.astype(str)))
+            if column.dtype.kind in "UO"
+            else column
             for place, column in enumerate(columns.values())
         }
         header = [for_spreadsheet(name) for name in columns] if number == 0 else False
         yield pd.DataFrame(shown).to_csv(header=header, index=False, lineterminator="\n")
 
 
-def write(out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None) -> None:
+def write(
+    out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
+) -> None:
     """Write predictions to a file by its suffix, whole or not at all; folders above it are made.
 
     A .npz file has the arrays outputs, prediction and probability (of classes and labels, not of maps); id, classes and names

@@ -53,9 +53,15 @@ class Predictor:
 
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
+            raise ConfigError(
+                f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more"
+            )
         self.loaded = loaded
-        self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
+        self.record, self.preprocessing, self.model = (
+            loaded.record,
+            loaded.preprocessing,
+            loaded.model,
+        )
         self.kind, self.input_shape = self.record.kind, tuple(self.record.input_shape)
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
@@ -82,12 +88,16 @@ class Predictor:
         Raises:
             DataError: the samples do not have the form of the training data.
         """
-        return np.concatenate([self.decoder.predictions(part) for part in self.stream(self.opened(x))])
+        return np.concatenate(
+            [self.decoder.predictions(part) for part in self.stream(self.opened(x))]
+        )
 
     @available_if(lambda self: self.decoder.has_probabilities)
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities: [n, K], or [n, K, *E] for a class at every position; models of numbers lack this method."""
-        return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
+        return np.concatenate(
+            [self.decoder.probabilities(part) for part in self.stream(self.opened(x))]
+        )
 
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
@@ -107,7 +117,11 @@ class Predictor:
 
     def fit(self, x: Any, y: Any = None) -> Self:
         """Raise ConfigError: the model is trained already; `orca run` trains another."""
-        raise ConfigError("a finished run is not trained again", where="fit", hint="orca_cli.run(...) trains another")
+        raise ConfigError(
+            "a finished run is not trained again",
+            where="fit",
+            hint="orca_cli.run(...) trains another",
+        )
 
     def opened(self, x: Any, part: str = "") -> NewData:
         """Return samples in memory, or those of a file or folder, as new data; new data are returned as they are.
@@ -120,7 +134,9 @@ class Predictor:
         """
         if isinstance(x, (str, Path)):
             path = Path(x).expanduser()
-            if str(x).startswith(("./", "../", "/", "~")) and not path.exists():  # a bare name may be a hub id
+            if (
+                str(x).startswith(("./", "../", "/", "~")) and not path.exists()
+            ):  # a bare name may be a hub id
                 raise DataError("no such file or folder", where=str(x))
             x = self.preprocessing.open(path, "INPUT", part)
         new = x if isinstance(x, NewData) else self.preprocessing.given(x)
@@ -138,13 +154,21 @@ class Predictor:
             MemoryExhaustedError: a batch does not fit.
         """
         size, device = self.batch_size, self.device
-        setting = "fp32" if self.record.precision == "fp16" and device.type == "cpu" else self.record.precision
+        setting = (
+            "fp32"
+            if self.record.precision == "fp16" and device.type == "cpu"
+            else self.record.precision
+        )
         engine = Engine(device, choose_precision(setting, device, self.model.body.width))
         self.model.to(device).eval()
-        values = self.record.num_outputs * (math.prod(self.input_shape[1:]) if self.decoder.is_map else 1)
+        values = self.record.num_outputs * (
+            math.prod(self.input_shape[1:]) if self.decoder.is_map else 1
+        )
         together = max(1, min(_TOGETHER, _WAITING_VALUES // (size * values)))
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
-        reads = (functools.partial(self._read, engine, new, start) for start in range(0, len(new), size))
+        reads = (
+            functools.partial(self._read, engine, new, start) for start in range(0, len(new), size)
+        )
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
@@ -159,7 +183,9 @@ class Predictor:
                 advance(sum(map(len, done)))
                 yield from done
 
-    def _outputs(self, engine: Engine, batches: Iterable[Batch], where: str) -> Iterator[np.ndarray]:
+    def _outputs(
+        self, engine: Engine, batches: Iterable[Batch], where: str
+    ) -> Iterator[np.ndarray]:
         count = 0
         for batch in batches:
             signals.check()
@@ -178,7 +204,9 @@ class Predictor:
         raw = new.inputs(start, min(start + self.batch_size, len(new)))
         x, valid = self.preprocessing.inputs(raw, where)
         if x.shape[1:] != self.input_shape:  # of a record that does not belong to its preprocessing
-            what = f"become inputs of shape {tuple(x.shape[1:])}, the model takes {self.input_shape}"
+            what = (
+                f"become inputs of shape {tuple(x.shape[1:])}, the model takes {self.input_shape}"
+            )
             raise DataError(what, where=where)
         if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
             self.remarks.update(remarks(raw))
@@ -188,18 +216,28 @@ class Predictor:
     def measured_error(self) -> Error:
         """Return what the run reports as its error, to be called with outputs and targets of a whole split."""
         record, integer = self.record, self.decoder.form in ("classes", "class_maps")
-        return named_error(record.error, self.kind, integer, record.error_chunks, record.train_batch_size)
+        return named_error(
+            record.error, self.kind, integer, record.error_chunks, record.train_batch_size
+        )
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
-        if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):
+        if (
+            y is not None
+            and self.decoder.is_map
+            and getattr(self.preprocessing, "has_masks", False)
+        ):
             what = "maps of padded samples say nothing of where the samples end"
             raise DataError(what, where="y", hint="give a file that holds both")
         if y is None:
             targets = new.targets()
         else:
             values = np.asarray(y)  # pandas keeps text as objects
-            is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
-            targets = self.preprocessing.targets.encode(values.astype(str) if is_text else values, "y")
+            is_text = values.dtype.kind == "O" and all(
+                isinstance(value, str) for value in values.flat
+            )
+            targets = self.preprocessing.targets.encode(
+                values.astype(str) if is_text else values, "y"
+            )
         if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
         if len(targets) != len(new):
@@ -225,7 +263,9 @@ class Predictor:
         return Tags(
             estimator_type=kind,
             target_tags=TargetTags(required=True, multi_output=has_labels),
-            classifier_tags=ClassifierTags(multi_label=has_labels) if kind == "classifier" else None,
+            classifier_tags=ClassifierTags(multi_label=has_labels)
+            if kind == "classifier"
+            else None,
             regressor_tags=RegressorTags() if kind == "regressor" else None,
             input_tags=InputTags(),
             requires_fit=False,

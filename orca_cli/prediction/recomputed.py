@@ -28,12 +28,18 @@ class Recomputed:
 
     percent: bool  # whether the error is a fraction that is shown in per cent
     recorded: Mapping[str, float | None]
-    computed: Mapping[str, float | None]  # without the further errors that the saved predictions do not suffice for
+    computed: Mapping[
+        str, float | None
+    ]  # without the further errors that the saved predictions do not suffice for
 
     @property
     def different(self) -> list[str]:
         """Return the names of numbers that are not the same to six digits."""
-        return [name for name, value in self.computed.items() if not _is_same(self.recorded[name], value)]
+        return [
+            name
+            for name, value in self.computed.items()
+            if not _is_same(self.recorded[name], value)
+        ]
 
 
 def _is_same(recorded: float | None, computed: float | None) -> bool:
@@ -49,7 +55,10 @@ def recompute(run: Path) -> Recomputed:
         DataError: no completed run, or what it saved does not suffice, such as records of a run that is older than these.
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name what is no error.
     """
-    summary_file, predictions = f"{STAGE_FOLDERS['build']}/{SUMMARY}", f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
+    summary_file, predictions = (
+        f"{STAGE_FOLDERS['build']}/{SUMMARY}",
+        f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}",
+    )
     result = completed(run)
     for name in (SETTINGS, summary_file, predictions):
         own_file(run, name)
@@ -60,7 +69,9 @@ def recompute(run: Path) -> Recomputed:
     if not noted or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
         raise DataError("its records do not say which error it has", where=str(run), hint=_AGAIN)
     stored = open_arrays(run / predictions, str(run / predictions), _AGAIN)
-    saved = {name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"}
+    saved = {
+        name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"
+    }
     try:
         batch, chunk = setting(settings, "train.batch_size", summary), recorded_chunks(settings)
         error = named_error(node, kind, saved["targets"].dtype.kind != "f", chunk, batch)
@@ -69,7 +80,12 @@ def recompute(run: Path) -> Recomputed:
         what = f"cannot be computed from what the run saved: {failure}"
         raise DataError(what, where=str(run), hint="run it again with --force") from failure
     others = mapping(noted.get("others"))
-    recorded = {error.name: noted.get("value"), "n": noted.get("n"), "skipped": noted.get("skipped"), **others}
+    recorded = {
+        error.name: noted.get("value"),
+        "n": noted.get("n"),
+        "skipped": noted.get("skipped"),
+        **others,
+    }
     computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
     computed |= {name: score.others[name] for name in others if name in score.others}
     known = {name: None if number(value) is None else value for name, value in recorded.items()}

@@ -15,7 +15,15 @@ from orca_cli.config.retired import current_target, recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
 from orca_cli.report.collect import mapping
-from orca_cli.runs.directory import ENVIRONMENT, RESULT, SETTINGS, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
+from orca_cli.runs.directory import (
+    ENVIRONMENT,
+    RESULT,
+    SETTINGS,
+    STAGE_FOLDERS,
+    STATUS,
+    SUMMARY,
+    read_or_empty,
+)
 from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
@@ -57,7 +65,9 @@ class ModelRecord:
     embedder: dict[str, Any]  # a node, as the next two
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: dict[str, Any] | str | None  # node or short name of the task's error; None for the usual one of its kind
+    error: (
+        dict[str, Any] | str | None
+    )  # node or short name of the task's error; None for the usual one of its kind
     error_chunks: Count | None  # samples after which it is averaged; None: over the whole split
     train_batch_size: int
     checkpoint_sha256: str  # of the body's checkpoint
@@ -75,7 +85,9 @@ class ModelRecord:
     def weight_files(self) -> Iterator[str]:
         """Yield the names of an export's files of weights: the outputs of these models are averaged."""
         # One by one: a stranger's record may speak of more members than memory could name.
-        yield from (WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members))
+        yield from (
+            WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members)
+        )
 
 
 def check_node(node: Any, group: str) -> None:
@@ -89,7 +101,9 @@ def check_node(node: Any, group: str) -> None:
         misplaced = ours and not target.startswith(_HOMES[group])
         if misplaced or (group == "body" and ours and not target.endswith(".load")):
             hint = f"allowed: what is defined in {_HOMES[group].rstrip('.')}"
-            raise UnsafeError(f"'{target}' is no {group}", where=f"{group}.{parts.TARGET}", hint=hint)
+            raise UnsafeError(
+                f"'{target}' is no {group}", where=f"{group}.{parts.TARGET}", hint=hint
+            )
         for value in node.values():
             check_node(value, group)
 
@@ -109,7 +123,11 @@ def own_file(folder: Path, name: str, most: int | None = None) -> Path:
         except OSError as error:
             raise ChecksumError("is missing", where=str(folder / name)) from error
         if stat.S_ISLNK(facts.st_mode):
-            raise UnsafeError("is a link, which could lead anywhere", where=str(path), hint="copy what it leads to")
+            raise UnsafeError(
+                "is a link, which could lead anywhere",
+                where=str(path),
+                hint="copy what it leads to",
+            )
     if not stat.S_ISREG(facts.st_mode):
         raise UnsafeError("is not a file", where=str(path))
     if most is not None and facts.st_size > most:
@@ -148,7 +166,9 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
     for name in sorted(hints.keys() | values.keys()):
         value = values.get(name)
         is_node = name in ("embedder", "body", "finetune", "result", "environment")
-        if not (name in hints and name in values and fits(value, hints[name])) or (is_node and type(value) is not dict):
+        if not (name in hints and name in values and fits(value, hints[name])) or (
+            is_node and type(value) is not dict
+        ):
             raise DataError(f"is not a model's record: {name} is {shown(value)}", where=where)
     for name, key in _SETTINGS_OF.items():
         check_value(values[name], schema.declared()[key], key)
@@ -178,7 +198,9 @@ def completed(folder: Path) -> dict[str, Any]:
     if result is not None:
         return result
     if state := read_or_empty(folder / STATUS).get("state"):
-        raise DataError(f"the run is not completed (state: {state})", where=where, hint="rerun its command")
+        raise DataError(
+            f"the run is not completed (state: {state})", where=where, hint="rerun its command"
+        )
     hint = "give a run's folder, an exported one, or a folder of runs and --best"
     raise DataError("neither a run nor an export", where=where, hint=hint)
 
@@ -193,15 +215,26 @@ def read_run(folder: Path) -> ModelRecord:
     build, where, result = STAGE_FOLDERS["build"], str(folder), completed(folder)
     if not (folder / build / FILE).exists():
         what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
-        raise DataError(what, where=where, hint="those of its test split are in 3_finetune/predictions.npz")
-    records, arrays = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"], f"{build}/{ARRAYS_FILE}"
+        raise DataError(
+            what, where=where, hint="those of its test split are in 3_finetune/predictions.npz"
+        )
+    records, arrays = (
+        [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"],
+        f"{build}/{ARRAYS_FILE}",
+    )
     for name in (storage.MANIFEST, *records):
         own_file(folder, name, _LARGEST_RECORD)
     own_file(folder, arrays)
     storage.verify_folder(folder, only=[*records, arrays])
-    summary, settings = read_or_empty(folder / build / SUMMARY), configuration.content(folder / SETTINGS)
+    summary, settings = (
+        read_or_empty(folder / build / SUMMARY),
+        configuration.content(folder / SETTINGS),
+    )
     values = {
-        **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
+        **{
+            key: summary.get(key)
+            for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")
+        },
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
         "error": mapping(settings.get("task")).get("error"),

@@ -53,7 +53,12 @@ class Confusion:
         """Return JSON-able numbers: recall and precision by class (None where undefined), the matrix of at most 60 classes."""
         counts = self.counts
         precision = _ratio(counts.diagonal(), counts.sum(axis=0))
-        record = {"kind": "classes", "n": int(counts.sum()), "correct": int(counts.trace()), "names": list(self.names)}
+        record = {
+            "kind": "classes",
+            "n": int(counts.sum()),
+            "correct": int(counts.trace()),
+            "names": list(self.names),
+        }
         record |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, precision)]}
         return record | ({"confusion": counts.tolist()} if len(counts) <= _MOST_CLASSES else {})
 
@@ -133,7 +138,8 @@ class Values:
         return {
             "kind": "values",
             "values": [
-                {"name": one.name, "n": len(one.true)} | {name: _plain(value) for name, value in one.measures.items()}
+                {"name": one.name, "n": len(one.true)}
+                | {name: _plain(value) for name, value in one.measures.items()}
                 for one in self.numbers
             ],
         }
@@ -144,7 +150,9 @@ Answer = Confusion | Labels | Values
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Return above / below in float64, NaN where the lower number is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+    return np.divide(
+        above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0
+    )
 
 
 def _plain(value: float) -> float | None:
@@ -194,15 +202,27 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
         digits = len(str(counts.max()))
         rows: list[list[str | Text]] = []
         for i, name in enumerate(names):
-            cells = [Text(f"{n or '.':>{digits}}", "bold green" if i == j else "") for j, n in enumerate(counts[i])]
-            rows.append([name if name == str(i) else f"{i} {name}", *cells, percent(confusion.recall[i])])
-        matrix = terminal.table(("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows)
+            cells = [
+                Text(f"{n or '.':>{digits}}", "bold green" if i == j else "")
+                for j, n in enumerate(counts[i])
+            ]
+            rows.append(
+                [name if name == str(i) else f"{i} {name}", *cells, percent(confusion.recall[i])]
+            )
+        matrix = terminal.table(
+            ("true", *(f"{k:>{digits}}" for k in range(len(names))), "recall"), rows
+        )
         if Console(width=10_000).measure(matrix).maximum <= width:
-            return [Text.assemble((confusion.right, "bold"), "; rows: true class, columns: predicted"), matrix]
+            return [
+                Text.assemble((confusion.right, "bold"), "; rows: true class, columns: predicted"),
+                matrix,
+            ]
     pairs = np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool)).tolist()
     worst = sorted(pairs, key=lambda pair: -counts[tuple(pair)])[:_MOST_ROWS]
     most = ", ".join(f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in worst)
-    above = f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}"
+    above = (
+        f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: {most}"
+    )
     return [Text(confusion.right, "bold"), *([Text(above)] if pairs else [])]
 
 
@@ -214,18 +234,34 @@ def read(run: Path) -> Answer | None:
     """
     summary = read_or_empty(run / STAGE_FOLDERS["build"] / SUMMARY)
     path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
-    reader = {"classes": _confusion, "labels": _labels, "values": _values}.get(str(summary.get("kind")))
+    reader = {"classes": _confusion, "labels": _labels, "values": _values}.get(
+        str(summary.get("kind"))
+    )
     if reader is None or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
     outputs, targets = (arrays.get(name) for name in ("outputs", "targets"))
-    if outputs is not None and targets is not None and len(outputs.shape) == 2 and 0 not in outputs.shape:
+    if (
+        outputs is not None
+        and targets is not None
+        and len(outputs.shape) == 2
+        and 0 not in outputs.shape
+    ):
         names, k = summary.get("class_names"), outputs.shape[1]
-        class_names: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
+        class_names: Iterable[object] = (
+            names if isinstance(names, list) and len(names) == k else range(k)
+        )
         has_numbers = outputs.dtype.kind == "f" and targets.dtype.kind in "fiu"
-        if has_numbers and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]:
-            return reader(outputs.read(), targets.read(), [visible(str(name)) for name in class_names])
-    raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
+        if (
+            has_numbers
+            and targets.shape == outputs.shape[: 1 if summary["kind"] == "classes" else 2]
+        ):
+            return reader(
+                outputs.read(), targets.read(), [visible(str(name)) for name in class_names]
+            )
+    raise DataError(
+        "does not hold the predictions of a run", where=str(path), hint="run it again with --force"
+    )
 
 
 def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
@@ -233,7 +269,10 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     true = targets[is_labelled].astype(np.int64)
     if ((true < 0) | (true >= k)).any():
         raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
-    return Confusion(np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k).reshape(k, k), names)
+    return Confusion(
+        np.bincount(true * k + outputs[is_labelled].argmax(axis=1), minlength=k * k).reshape(k, k),
+        names,
+    )
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
@@ -247,5 +286,7 @@ def _values(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> A
     numbers = []
     for k, name in enumerate(names):
         is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
-        numbers.append(Number("" if names == ["0"] else name, targets[is_finite, k], outputs[is_finite, k]))
+        numbers.append(
+            Number("" if names == ["0"] else name, targets[is_finite, k], outputs[is_finite, k])
+        )
     return Values(numbers)

@@ -31,14 +31,20 @@ class Score:
     n: int  # what the error is a mean over, such as the number of samples or classes
     skipped: int  # items that the error could not be computed for
     percent: bool  # the error is a fraction, shown times 100
-    trivial: float | None  # error of the best constant predictor on this test set; None if undefined
+    trivial: (
+        float | None
+    )  # error of the best constant predictor on this test set; None if undefined
     synthetic: bool
     test_set: str  # SHA-256 of the test split; empty if not recorded
     size: str  # the task's word for number and size of samples, such as small; empty if it has none
     steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
-    baselines: list[tuple[str, float]]  # simple models on the same test set, best first, without the constant
+    baselines: list[
+        tuple[str, float]
+    ]  # simple models on the same test set, best first, without the constant
     validation: float | None  # validation error; None if nothing validates, or it is undefined
-    validated_on: str  # validation, folds, test or nothing; test chooses weights whose error is too low
+    validated_on: (
+        str  # validation, folds, test or nothing; test chooses weights whose error is too low
+    )
     validated_by: int  # samples; 0 if not recorded
     weights: str  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
 
@@ -62,8 +68,12 @@ class Run:
     identity: str
     state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
     reason: str = ""  # why it is not completed; empty if it is
-    settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
-    variant: dict[str, str] = field(default_factory=dict)  # overridden settings besides groups, {"train.epochs": "3"}
+    settings: str = (
+        ""  # hash of all settings except the seed; runs with different ones are never averaged
+    )
+    variant: dict[str, str] = field(
+        default_factory=dict
+    )  # overridden settings besides groups, {"train.epochs": "3"}
     decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
     score: Score | None = None
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
@@ -85,7 +95,9 @@ def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
     for run in runs:
         if run.test_set:
             sets_by_seed[run.seed if run.arm else None].add(run.test_set)
-    return set[str]().union(*(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1))
+    return set[str]().union(
+        *(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,9 @@ class Collection:
 
     def changed(self, change: Callable[[Run], Iterable[Run]]) -> "Collection":
         """Return the collection with `change(run)`, any number of runs, in place of each run, superseded ones included."""
-        runs, superseded = ([new for run in group for new in change(run)] for group in (self.runs, self.superseded))
+        runs, superseded = (
+            [new for run in group for new in change(run)] for group in (self.runs, self.superseded)
+        )
         return replace(self, runs=runs, superseded=superseded)
 
 
@@ -130,7 +144,9 @@ def collect(folders: Sequence[Path]) -> Collection:
     seen: set[tuple[int, int]] = set()
     for folder in folders:
         if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
-            raise DataError("no such folder of runs", where=str(folder), hint="make one with: orca run")
+            raise DataError(
+                "no such folder of runs", where=str(folder), hint="make one with: orca run"
+            )
         for run_folder in _find(folder, broken):
             try:
                 facts = run_folder.stat()
@@ -141,12 +157,16 @@ def collect(folders: Sequence[Path]) -> Collection:
                 broken.append(Broken(run_folder, str(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
-        raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
+        raise DataError(
+            "contains no runs", where=names, hint="type: orca run, or: orca report FOLDER"
+        )
     runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
     counting = {*newest.values(), *completed.values()}
-    kept, superseded = ([run for run in runs if (run.path in counting) == counts] for counts in (True, False))
+    kept, superseded = (
+        [run for run in runs if (run.path in counting) == counts] for counts in (True, False)
+    )
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
 
@@ -178,18 +198,27 @@ def _read_run(path: Path) -> Run:
         if record is None:
             raise UnreadableError(f"no {STATUS}: never started, or not a run")
         state, reason = _progress(path, record)
-        if state == "dead" and (read_record(path / RESULT) is not None or read_record(path / STATUS) != record):
+        if state == "dead" and (
+            read_record(path / RESULT) is not None or read_record(path / STATUS) != record
+        ):
             return _read_run(path)  # it moved on after its record was read and before its lock was
     decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
     return Run(
         path,
-        **{key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")},
+        **{
+            key: _required(record, key, name, str)
+            for key in ("task", *GROUPS, "protocol", "identity")
+        },
         seed=_required(record, "seed", name, int),
         state=state,
         reason=reason,
         settings=str(record.get("settings") or ""),
         variant={str(key): str(value) for key, value in mapping(record.get("variant")).items()},
-        decided={str(key): as_typed(one["value"]) for key, one in decisions.items() if "value" in mapping(one)},
+        decided={
+            str(key): as_typed(one["value"])
+            for key, one in decisions.items()
+            if "value" in mapping(one)
+        },
         score=score,
     )
 
@@ -238,8 +267,12 @@ def _score(result: dict[str, Any]) -> Score:
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return name and error of the simple models in a result.json, lowest first; not the constant, nor undefined errors."""
     models = mapping(result.get("baselines")).items()
-    errors = [(str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"]
-    return sorted(((name, error) for name, error in errors if error is not None), key=lambda model: model[1])
+    errors = [
+        (str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"
+    ]
+    return sorted(
+        ((name, error) for name, error in errors if error is not None), key=lambda model: model[1]
+    )
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
@@ -253,7 +286,9 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
 def _number(record: dict[str, Any], key: str) -> float | None:
     value = number(record.get(key))
     if value is None and record.get(key, "") is not None:
-        raise UnreadableError(f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}")
+        raise UnreadableError(
+            f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}"
+        )
     return value
 
 

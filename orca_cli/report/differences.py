@@ -65,7 +65,11 @@ def relative(base: float, error: float) -> float:
     It orders pairs of positive errors as log(base / error) does, and is about as large where they are close; unlike that, it is
     defined for an error of 0.
     """
-    return 0.0 if math.isclose(base, error, rel_tol=_SAME) else 2 * (base - error) / (abs(base) + abs(error))
+    return (
+        0.0
+        if math.isclose(base, error, rel_tol=_SAME)
+        else 2 * (base - error) / (abs(base) + abs(error))
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -82,11 +82,15 @@ def inline(chart: Chart) -> str:
     """
 
     def attributes(styled: re.Match[str]) -> str:
-        items = (item.split(": ", 1) for item in styled[2].split("; ") if not item.startswith("font"))
+        items = (
+            item.split(": ", 1) for item in styled[2].split("; ") if not item.startswith("font")
+        )
         return styled[1] + " ".join(f'{name}="{value}"' for name, value in items)
 
     text = _svg(chart, "")
-    text = re.sub(r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL)
+    text = re.sub(
+        r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL
+    )
     text = re.sub(
         r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text
     )  # ids are the same in all
@@ -109,8 +113,12 @@ def _svg(chart: Chart, heading: str) -> str:
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=without)
     # A tenth of a point is enough.
     label = f"{chart.title}. {chart.note}"
-    short = re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue())
-    return _NOT_XML.sub("\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1))
+    short = re.sub(
+        r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue()
+    )
+    return _NOT_XML.sub(
+        "\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1)
+    )
 
 
 def _name(text: str) -> str:
@@ -123,7 +131,9 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         axes.plot(one.gain.interval or [one.gain.mean] * 2, [place, place], "C0-")
         axes.plot(one.gain.mean, place, "C0o")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
-    axes.set_yticks(range(len(arms)), [f"{_name(one.arm)}\n{gain_text(one.gain, 1)}" for one in arms])
+    axes.set_yticks(
+        range(len(arms)), [f"{_name(one.arm)}\n{gain_text(one.gain, 1)}" for one in arms]
+    )
     axes.set(xlabel=comparison.unit, ylim=(len(arms) - 0.5, -0.5))
 
 
@@ -136,22 +146,31 @@ def curves_of(path: Path) -> dict[str, Curve]:
     recorded, curves = mapping(read_or_empty(path / RESULT).get("curves")), {}
     for kind, stage, name, _, _ in _KINDS:
         lines = lines if isinstance(lines := recorded.get(stage), list) else []
-        points = ((number(line.get("epoch")), number(line.get(name))) for line in map(mapping, lines))
+        points = (
+            (number(line.get("epoch")), number(line.get(name))) for line in map(mapping, lines)
+        )
         curves[kind] = {x: y for x, y in points if x is not None and y is not None}
     return curves
 
 
-def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[tuple[float, float, float, float]]:
+def mean_curve(
+    curves: Iterable[Curve], scale: float = 1.0
+) -> list[tuple[float, float, float, float]]:
     """Return x, mean, lowest and highest value times `scale`, in the order of x, for each x of most of the non-empty curves."""
     read = [curve for curve in curves if curve]
-    by_x = {x: [scale * curve[x] for curve in read if x in curve] for x in sorted({x for curve in read for x in curve})}
+    by_x = {
+        x: [scale * curve[x] for curve in read if x in curve]
+        for x in sorted({x for curve in read for x in curve})
+    }
     most = {x: values for x, values in by_x.items() if 2 * len(values) > len(read)}
     return [(x, fmean(values), min(values), max(values)) for x, values in most.items()]
 
 
 def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes") -> None:
     for look, (name, points) in lines.items():
-        across, mean, lowest, highest = zip(*points[:: -(-len(points) // _MOST_POINTS)], strict=True)
+        across, mean, lowest, highest = zip(
+            *points[:: -(-len(points) // _MOST_POINTS)], strict=True
+        )
         axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
         axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.2, linewidth=0)
     axes.set(xlabel=x, ylabel=y)
@@ -171,18 +190,35 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
         yield Chart("gains", title, note, partial(_draw_gains, comparison), size)
     for place, title in enumerate(column_names(table.columns)):
         rows = [row for row in table.rows if row.cells[place].runs]
-        names = names_of([row.method for row in rows]) if len(rows) > 1 else [row.method.metric for row in rows]
+        names = (
+            names_of([row.method for row in rows])
+            if len(rows) > 1
+            else [row.method.metric for row in rows]
+        )
         rows = rows[:_MOST_METHODS]
-        read = [[curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]] for row in rows]
+        read = [
+            [curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]] for row in rows
+        ]
         note = "Mean over seeds, band: lowest to highest"
-        note += f"; the first {len(rows)} of {len(names)} methods." if len(names) > len(rows) else "."
+        note += (
+            f"; the first {len(rows)} of {len(names)} methods." if len(names) > len(rows) else "."
+        )
         for kind, _, _, y, x in _KINDS:
             scale = table.columns[place].scale if kind == "validation" else 1.0
             means = [mean_curve((one[kind] for one in curves), scale) for curves in read]
             # Distances of metrics have nothing in common.
-            for part, metric in enumerate(sorted({row.method.metric for row in rows}) if kind == "distance" else [""]):
-                looks = [look for look, row in enumerate(rows) if means[look] and metric in ("", row.method.metric)]
-                lines = {look: (f"{_name(names[look])} ({len(read[look])})", means[look]) for look in looks}
+            for part, metric in enumerate(
+                sorted({row.method.metric for row in rows}) if kind == "distance" else [""]
+            ):
+                looks = [
+                    look
+                    for look, row in enumerate(rows)
+                    if means[look] and metric in ("", row.method.metric)
+                ]
+                lines = {
+                    look: (f"{_name(names[look])} ({len(read[look])})", means[look])
+                    for look in looks
+                }
                 if lines:
                     heading = _name(f"{title}: {metric} {y}".replace(":  ", ": "))
                     draw = partial(_draw_lines, lines, x, f"{y}, %" if scale != 1.0 else y)

@@ -22,7 +22,16 @@ from rich.text import Text
 from orca_cli import __version__, terminal
 from orca_cli.report import paired, ranks
 from orca_cli.report.credits import CITATION
-from orca_cli.report.layout import ALARM, Entry, Layout, clean, framed, layout_of, notes_of, seeds_text
+from orca_cli.report.layout import (
+    ALARM,
+    Entry,
+    Layout,
+    clean,
+    framed,
+    layout_of,
+    notes_of,
+    seeds_text,
+)
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
 from orca_cli.report.table import Cell, Column, Table
@@ -82,7 +91,11 @@ class Page:
             for places in _blocks(layout, width):
                 shown += [_table(layout, places), Text("")]
             shown += [Text(alarm, "bold red") for alarm in layout.alarms]
-            shown += [Text(text) for text in (layout.caption, *(f"- {note}" for note in layout.notes)) if text]
+            shown += [
+                Text(text)
+                for text in (layout.caption, *(f"- {note}" for note in layout.notes))
+                if text
+            ]
             shown += [Text(""), Text("Not in the means:", "bold")] if layout.problems else []
             for state, reason, folder in layout.problems:
                 shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
@@ -92,14 +105,18 @@ class Page:
         """Return the tables as texts: two for a comparison, else one."""
         if self.comparison is not None:
             return framed(self.table, paired.layouts_of(self.comparison))
-        return framed(self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)])
+        return framed(
+            self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)]
+        )
 
     def record(self) -> dict[str, Any]:
         """Return the report as a JSON-able record, errors as stored; `schema` counts up when its form changes."""
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
             return paired.record_of(self.comparison) | rates
-        return (_record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}) | rates
+        return (
+            _record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}
+        ) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of a csv file: cells and what stands below them, or arms by set and over all sets, or methods."""
@@ -115,7 +132,9 @@ class Page:
                     yield {"row": "method"} | column | row | cell | {"values": {}}
             for name, references in record["references"].items():
                 pairs = zip(columns, references, strict=True)
-                yield from ({"row": name} | column | one for column, one in pairs if one is not None)
+                yield from (
+                    {"row": name} | column | one for column, one in pairs if one is not None
+                )
 
 
 def _record(table: Table) -> dict[str, Any]:
@@ -125,12 +144,25 @@ def _record(table: Table) -> dict[str, Any]:
         "rows": [
             vars(row.method)
             | {"settings": dict(row.method.settings)}
-            | {"cells": [_cell(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]}
+            | {
+                "cells": [
+                    _cell(column, cell)
+                    for column, cell in zip(table.columns, row.cells, strict=True)
+                ]
+            }
             for row in table.rows
         ],
-        "references": {name: [one and vars(one) for one in row] for name, row in table.references.items()},
+        "references": {
+            name: [one and vars(one) for one in row] for name, row in table.references.items()
+        },
         "unfinished": [
-            {"run": str(run.path), "state": run.state, "reason": run.reason, "task": run.task, "seed": run.seed}
+            {
+                "run": str(run.path),
+                "state": run.state,
+                "reason": run.reason,
+                "task": run.task,
+                "seed": run.seed,
+            }
             for run in table.unfinished
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
@@ -162,7 +194,10 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return CSV with every field of any line; what is nested has a dotted name."""
-    fields = [{_field(name): _field(value) for name, value in flat(dict(line)) if value != {}} for line in lines]
+    fields = [
+        {_field(name): _field(value) for name, value in flat(dict(line)) if value != {}}
+        for line in lines
+    ]
     file = io.StringIO()
     names = list({name: None for line in fields for name in line})
     writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
@@ -192,7 +227,9 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
     blocks: list[list[int]] = [[]]
     for place, header in enumerate(layout.columns):
         entries = [entries[place] for _, entries in layout.rows]
-        column = needed([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
+        column = needed(
+            [*header, *(text for entry in entries for text in (entry.main, entry.rest))]
+        )
         if blocks[-1] and column > room:
             blocks.append([])
             room = free
@@ -202,7 +239,9 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _table(layout: Layout, places: list[int]) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False)
+    table = RichTable(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False
+    )
     for name in layout.names:
         table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
     for place in places:
@@ -224,14 +263,22 @@ def _markdown(layout: Layout) -> str:
     escape = functools.partial(_MARKDOWN.sub, r"\\\g<0>")
     lines = [f"**{escape(layout.heading)}**", ""] if layout.heading else []
     if layout.rows:
-        head = [*map(escape, layout.names), *("<br>".join(map(escape, header)) for header in layout.columns)]
+        head = [
+            *map(escape, layout.names),
+            *("<br>".join(map(escape, header)) for header in layout.columns),
+        ]
         rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
-        lines += [f"| {' | '.join(cells)} |" for cells in (head, rule, *_rows(layout, escape, "**{}**"))] + [""]
+        lines += [
+            f"| {' | '.join(cells)} |" for cells in (head, rule, *_rows(layout, escape, "**{}**"))
+        ] + [""]
     lines += [line for alarm in layout.alarms for line in (f"**{escape(alarm)}**", "")]
     lines += [escape(layout.caption), ""] if layout.caption else []
     lines += [f"- {escape(note)}" for note in layout.notes]
     lines += ["", "Not in the means:", ""] if layout.problems else []
-    lines += [f"- {escape(state)}: {escape(reason)} ({escape(path)})" for state, reason, path in layout.problems]
+    lines += [
+        f"- {escape(state)}: {escape(reason)} ({escape(path)})"
+        for state, reason, path in layout.problems
+    ]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -244,9 +291,16 @@ def _latex(layout: Layout) -> str:
     lines = [f"% {layout.heading}"] if layout.heading else []
     lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
-        lines += [rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}", r"\toprule"]
-        *levels, last = zip_longest(*(map(escape, header) for header in layout.columns), fillvalue="")
-        head = [[*("" for _ in layout.names), *level] for level in levels] + [[*map(escape, layout.names), *last]]
+        lines += [
+            rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}",
+            r"\toprule",
+        ]
+        *levels, last = zip_longest(
+            *(map(escape, header) for header in layout.columns), fillvalue=""
+        )
+        head = [[*("" for _ in layout.names), *level] for level in levels] + [
+            [*map(escape, layout.names), *last]
+        ]
         body = _rows(layout, escape, r"\textbf{{{}}}")
         lines += [" & ".join(row) + r" \\" for row in (*head, *body)]
         lines.insert(-len(body), r"\midrule")
@@ -281,13 +335,21 @@ def page_of(view: Page, command: str, study: str) -> str:
 
     def content(name: str) -> tuple[Markup, str]:
         text = resources.files("orca_cli.report").joinpath(name).read_text("utf-8")
-        return Markup(text), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+        return Markup(
+            text
+        ), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
     names = ("Gains", "Gains by set") if view.comparison else ("Ranks",) if view.ranking else ()
-    tables = dict(zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False))
+    tables = dict(
+        zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False)
+    )
     (sheet, sheet_hash), (script, script_hash) = content("style.css"), content("script.js")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.finalize = lambda value: clean(value, longest=_LONGEST) if type(value) is str else value  # not Markup
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.finalize = lambda value: (
+        clean(value, longest=_LONGEST) if type(value) is str else value
+    )  # not Markup
     return environment.from_string(content("page.html")[0]).render(
         policy=f"default-src 'none'; style-src '{sheet_hash}'; script-src '{script_hash}'; "
         "base-uri 'none'; form-action 'none'",
@@ -298,7 +360,9 @@ def page_of(view: Page, command: str, study: str) -> str:
         command=command,
         version=__version__,
         tables=tables | {"Results": Page(view.table).layouts()[0]},
-        charts=list(figures.all_charts(view.table, view.comparison)) if figures.is_available() else None,
+        charts=list(figures.all_charts(view.table, view.comparison))
+        if figures.is_available()
+        else None,
         ALARM=ALARM,
         citation=CITATION.splitlines(),
     )

@@ -86,7 +86,10 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 def layout_of(table: Table) -> Layout:
     """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
-    formats = [_format(column, [row.cells[i] for row in table.rows]) for i, column in enumerate(table.columns)]
+    formats = [
+        _format(column, [row.cells[i] for row in table.rows])
+        for i, column in enumerate(table.columns)
+    ]
     methods = [row.method for row in table.rows]
     names = ["body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune"]
     names += ["settings"] if any(method.settings for method in methods) else []
@@ -106,7 +109,9 @@ def layout_of(table: Table) -> Layout:
         f"lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} (exact "
         "sign-flip test, Holm over the others)."
     )
-    caption += " best baseline: of simple models on the same split." * ("best baseline" in table.references)
+    caption += " best baseline: of simple models on the same split." * (
+        "best baseline" in table.references
+    )
     caption += " trivial: the best constant predictor." * ("trivial" in table.references)
     columns, protocol = headers(table.columns)
     return Layout(names, columns, rows, (caption + protocol) * bool(rows), notes_of(table))
@@ -114,7 +119,13 @@ def layout_of(table: Table) -> Layout:
 
 def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     """Return views of a table with what every view shows: heading, remarks and alarms first, runs that means exclude last."""
-    chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
+    chosen = sorted(
+        {
+            f"{clean(one.task)} ({clean(one.protocol)})"
+            for one in table.columns
+            if one.chosen_on_test
+        }
+    )
     text = "these errors are too low and not comparable with others"
     alarms = [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
@@ -128,13 +139,17 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
 
 def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float | None], str]:
     """Return how errors of a column are shown; "-" for None."""
-    decimals = decimals_of([mean * column.scale for cell in cells if (mean := cell.mean) is not None])
+    decimals = decimals_of(
+        [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
+    )
     return lambda value: "-" if value is None else number(value * column.scale, decimals)
 
 
 def _entry(cell: Cell, shown: Callable[[float | None], str]) -> Entry:
     """Return "12.6 ± 0.8 (3)", with "-" for no mean, or the deviation of one seed, and below "+1 failed +2 running"."""
-    text = f"{shown(cell.mean)} ± {shown(cell.deviation)} ({len(cell.values)})" if cell.values else "-"
+    text = (
+        f"{shown(cell.mean)} ± {shown(cell.deviation)} ({len(cell.values)})" if cell.values else "-"
+    )
     rest = [f"at {clean(cell.choice)}"] if cell.choice else []
     rest += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
     rest += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
@@ -156,7 +171,10 @@ def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
 def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with the other lines above it if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
-    return [name if counts[name] == 1 else f"{name} ({', '.join(lines)})" for name, *lines in headers(columns)[0]]
+    return [
+        name if counts[name] == 1 else f"{name} ({', '.join(lines)})"
+        for name, *lines in headers(columns)[0]
+    ]
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
@@ -172,7 +190,9 @@ def notes_of(table: Table) -> list[str]:
             names_by_note[note].append(name)
     notes = [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
     if count := len(table.superseded):
-        notes.append(f"older attempts that do not count (only an experiment's newest completed run does): {count}")
+        notes.append(
+            f"older attempts that do not count (only an experiment's newest completed run does): {count}"
+        )
     return notes
 
 
@@ -180,7 +200,9 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     """Yield how a column's runs differ, what they share although no row says it, and what their errors are worth."""
     runs = [run for _, cell in cells for run in cell.runs]
     common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
-    if hidden := common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}:
+    if hidden := common - {
+        setting for row, cell in cells if cell.runs for setting in row.method.settings
+    }:
         yield f"all runs with {settings_text(sorted(hidden))}"
     seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
     counts = Counter(text for _, text in seeds)

@@ -20,8 +20,15 @@ from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
 from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical, is_source_implied
 from orca_cli.terminal import counted
 
-_ARM, _ARM_GROUPS = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
-_COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET)  # to both runs of a pair
+_ARM, _ARM_GROUPS = (
+    "arm",
+    ("source", "metric", "finetune"),
+)  # an axis of studies, and what its choices set among others
+_COMMON = (
+    *(name for name in FIELDS if name not in GROUPS),
+    SET,
+    TEST_SET,
+)  # to both runs of a pair
 _DECIDED = "decided"  # value of settings that were left open
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
 _ROUNDING = 1e-12  # gains below are 0 but for rounding
@@ -111,7 +118,9 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         DataError: no row has that value, there is no pair, a run has several partners, or a set was measured in several ways.
     """
     if axis in _COMMON:
-        raise UsageError(f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none")
+        raise UsageError(
+            f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
+        )
     blocks, unpaired, same = _blocks(table, axis, baseline)
     if not blocks:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
@@ -124,7 +133,9 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     check_sets(columns, "--against")
     is_relative = not all(column.percent for column in columns)
     arms = dict.fromkeys(block.arm for block in blocks)
-    overall = [_overall([block for block in blocks if block.arm == arm], is_relative) for arm in arms]
+    overall = [
+        _overall([block for block in blocks if block.arm == arm], is_relative) for arm in arms
+    ]
     groups: tuple[Sequence[Block | Overall], ...] = blocks, overall
     for group in groups:
         for one, p in zip(group, holm([one.gain.p for one in group]), strict=True):
@@ -158,9 +169,13 @@ def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, i
         if seeds := tuple(sorted(both - equal)):
             before, after = (tuple(one.by_seed[seed] for seed in seeds) for one in (base, cell))
             column = table.columns[place]
-            gains = [column.scale * (first - second) for first, second in zip(before, after, strict=True)]
+            gains = [
+                column.scale * (first - second) for first, second in zip(before, after, strict=True)
+            ]
             chosen = tuple(one.runs[0].choice for one in (base, cell) if one.choice)
-            blocks.append(Block(column, value, others, seeds, before, after, chosen, gains, effect(gains)))
+            blocks.append(
+                Block(column, value, others, seeds, before, after, chosen, gains, effect(gains))
+            )
     return blocks, unpaired, same
 
 
@@ -170,7 +185,11 @@ def _valued(table: Table, axis: str) -> Iterator[tuple[str, int, Others, Cell]]:
     Defaults differ between sets. What runs decide themselves does too, so all methods that leave the setting open are one arm.
     """
     # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
-    implied = ("source",) if axis == "body" and is_source_implied(row.method for row in table.rows) else ()
+    implied = (
+        ("source",)
+        if axis == "body" and is_source_implied(row.method for row in table.rows)
+        else ()
+    )
     besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
     values = Values()
     for row in table.rows:
@@ -193,8 +212,14 @@ def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int],
     base, errors = baseline.by_seed, cell.by_seed
     on_same_test = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
     both = errors.keys() & base.keys() if is_task_setting else on_same_test
-    one, other = ({run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell))
-    return both, {seed for seed in both if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]}
+    one, other = (
+        {run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell)
+    )
+    return both, {
+        seed
+        for seed in both
+        if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]
+    }
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -211,7 +236,9 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         sets[block.column].append(block)
-        for seed, gain, base, error in zip(block.seeds, block.gains, block.baseline, block.errors, strict=True):
+        for seed, gain, base, error in zip(
+            block.seeds, block.gains, block.baseline, block.errors, strict=True
+        ):
             by_seed[seed].append(100 * relative(base, error) if is_relative else gain)
     means = differences = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
     if len(sets) == 1:  # then seeds are what there is to judge by
@@ -219,13 +246,18 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     elif is_relative:
         differences = []
         for group in sets.values():
-            base, error = fmean(fmean(one.baseline) for one in group), fmean(fmean(one.errors) for one in group)
+            base, error = (
+                fmean(fmean(one.baseline) for one in group),
+                fmean(fmean(one.errors) for one in group),
+            )
             differences.append(100 * relative(base, error))
     seeds = [len({seed for block in group for seed in block.seeds}) for group in sets.values()]
     wins, losses = sum(mean > _ROUNDING for mean in means), sum(mean < -_ROUNDING for mean in means)
     signs = (wins, len(means) - wins - losses, losses)
     count = sum(len(block.seeds) for block in blocks)
-    return Overall(blocks[0].arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences))
+    return Overall(
+        blocks[0].arm, len(sets), count, (min(seeds), max(seeds)), *signs, effect(differences)
+    )
 
 
 def sentence(one: Overall, comparison: Comparison) -> str:
@@ -275,8 +307,18 @@ def layouts_of(comparison: Comparison) -> list[Layout]:
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     rows = []
     for one in comparison.overall:
-        texts = [str(one.sets), f"{one.wins}/{one.ties}/{one.losses}", p_text(one.gain.p), p_text(one.holm_p)]
-        rows.append(([clean(one.arm)], [Entry(gain_text(one.gain, 1), best=is_sure(one)), *map(Entry, texts)]))
+        texts = [
+            str(one.sets),
+            f"{one.wins}/{one.ties}/{one.losses}",
+            p_text(one.gain.p),
+            p_text(one.holm_p),
+        ]
+        rows.append(
+            (
+                [clean(one.arm)],
+                [Entry(gain_text(one.gain, 1), best=is_sure(one)), *map(Entry, texts)],
+            )
+        )
     notes = [sentence(one, comparison) for one in comparison.overall]
     caption = (
         f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % t "
@@ -295,8 +337,12 @@ def _by_set(comparison: Comparison) -> Layout:
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
         settings = settings_text(item for item in block.others if item not in shared)
-        entries = rows.setdefault((clean(block.arm), clean(settings)), [Entry("-") for _ in columns])
-        base, error = (block.column.scale * fmean(values) for values in (block.baseline, block.errors))
+        entries = rows.setdefault(
+            (clean(block.arm), clean(settings)), [Entry("-") for _ in columns]
+        )
+        base, error = (
+            block.column.scale * fmean(values) for values in (block.baseline, block.errors)
+        )
         decimals = 1 if block.column.percent else layout.decimals_of([base, error])
         rest = f"{number(base, decimals)} > {number(error, decimals)}"
         rest += f", at {clean(' > '.join(block.chosen))}" if block.chosen else ""
@@ -327,7 +373,9 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
         "against": {comparison.axis: comparison.baseline},
         "margin": MARGIN,
         "unit": comparison.unit,
-        "arms": [asdict(one) | {"sentence": sentence(one, comparison)} for one in comparison.overall],
+        "arms": [
+            asdict(one) | {"sentence": sentence(one, comparison)} for one in comparison.overall
+        ],
         "sets": [line.pop("column") | line for line in sets],
         "unpaired": comparison.unpaired,
         "same_computation": comparison.same,

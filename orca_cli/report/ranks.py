@@ -76,8 +76,14 @@ def rank(table: Table) -> Ranking:
             holes[column.name] = lacking
             continue
         if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
-            what = f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
-            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., as in orca report")
+            what = (
+                f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
+            )
+            raise DataError(
+                what,
+                where="--compare",
+                hint=f"narrow with --where {TEST_SET}=..., as in orca report",
+            )
         counted.append(column)
         means.append(tuple(error for error in errors if error is not None))
     check_sets(counted, "--compare")
@@ -96,7 +102,9 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     names = []
     for one in methods:
         settings = settings_text((item for item in one.settings if item not in common), " ")
-        names.append(" ".join(filter(None, (*(getattr(one, name) for name in fields), settings))) or str(one))
+        names.append(
+            " ".join(filter(None, (*(getattr(one, name) for name in fields), settings))) or str(one)
+        )
     return names
 
 
@@ -114,11 +122,20 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     means = dict(zip(errors, stats.rankdata(rounded, axis=0).mean(axis=1).tolist(), strict=True))
     first, *_ = names = sorted(means, key=lambda name: (means[name], name))
     friedman = None
-    if len(errors) > 2 and len(rounded[0]) > 1 and any(len(set(task)) > 1 for task in zip(*rounded, strict=True)):
+    if (
+        len(errors) > 2
+        and len(rounded[0]) > 1
+        and any(len(set(task)) > 1 for task in zip(*rounded, strict=True))
+    ):
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
-    pairs = list(itertools.combinations(names, 2))  # with the first as the better one, its own come first
+    pairs = list(
+        itertools.combinations(names, 2)
+    )  # with the first as the better one, its own come first
     gains = {
-        (one, other): [100 * relative(base, error) for error, base in zip(errors[one], errors[other], strict=True)]
+        (one, other): [
+            100 * relative(base, error)
+            for error, base in zip(errors[one], errors[other], strict=True)
+        ]
         for one, other in pairs
     }
     p = {pair: sign_flip(gains[pair]) for pair in pairs if len(names) <= MOST}
@@ -127,7 +144,9 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     for pair in pairs[: len(names) - 1]:
         wins, losses = sum(gain > 0 for gain in gains[pair]), sum(gain < 0 for gain in gains[pair])
         facts = (fmean(gains[pair]), wins, len(rounded[0]) - wins - losses, losses)
-        standings.append(Standing(pair[1], means[pair[1]], *facts, p.get(pair), corrected.get(pair)))
+        standings.append(
+            Standing(pair[1], means[pair[1]], *facts, p.get(pair), corrected.get(pair))
+        )
     return standings, friedman
 
 
@@ -139,14 +158,22 @@ def layout_of(ranking: Ranking) -> Layout:
         if one is not ranking.standings[0]:
             signs = f"{one.wins}/{one.ties}/{one.losses}"
             texts[1:] = number(one.gain, 1, "+"), signs, p_text(one.p), p_text(one.holm_p)
-        is_sure = one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
+        is_sure = (
+            one.wins + one.losses >= LEAST and one.holm_p is not None and one.holm_p <= LARGEST_P
+        )
         entries = [Entry(text, best=is_sure and place == 1) for place, text in enumerate(texts)]
         rows.append(([clean(one.method)], entries))
-    test = "" if ranking.friedman is None else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
+    test = (
+        ""
+        if ranking.friedman is None
+        else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
+    )
     n, holes = len(ranking.tasks), ranking.holes
     notes = [f"over the {n} of {n + len(holes)} tasks on which every method has an error{test}"]
     if not rows:
-        notes = ["nothing to compare: no task has an error of every method, of two or more; narrow with --where"]
+        notes = [
+            "nothing to compare: no task has an error of every method, of two or more; narrow with --where"
+        ]
     if holes:
         lacking = (f"{task} ({', '.join(methods)})" for task, methods in holes.items())
         notes.append(f"left out, with the methods that have no error there: {'; '.join(lacking)}")
@@ -155,5 +182,11 @@ def layout_of(ranking: Ranking) -> Layout:
         "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "
         f"corrected for all pairs of methods. Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} then."
     )
-    columns = [["rank"], ["gain of the first", "% of the error"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
+    columns = [
+        ["rank"],
+        ["gain of the first", "% of the error"],
+        ["wins/ties/losses"],
+        ["p"],
+        ["p, Holm"],
+    ]
     return Layout(["method"], columns, rows, caption if rows else "", notes)

@@ -28,7 +28,9 @@ def pair(text: str, option: str) -> tuple[str, str]:
     """Return key and value of KEY=VALUE; UsageError where the text is something else."""
     key, _, value = text.partition("=")
     if not (key and value):
-        raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")
+        raise UsageError(
+            f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none"
+        )
     return key, value
 
 
@@ -44,7 +46,13 @@ class Values:
         A run of `select_study` has the names of the study's choices in place of what these set, and `set` is its task.
         """
         fields = {name: str(getattr(run, name)) for name in FIELDS}
-        known = {**run.decided, **run.variant, **fields, SET: run.task, TEST_SET: run.test_set[:8] or None}
+        known = {
+            **run.decided,
+            **run.variant,
+            **fields,
+            SET: run.task,
+            TEST_SET: run.test_set[:8] or None,
+        }
         if key in known:
             return known[key]
         # The hash of the settings leaves out those without an effect on the result.
@@ -76,7 +84,11 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else KEY_HINT
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    kept = {spelt for spelt in every if spelt is not None and canonical(spelt) in [*map(canonical, names)]}
+    kept = {
+        spelt
+        for spelt in every
+        if spelt is not None and canonical(spelt) in [*map(canonical, names)]
+    }
     return collection.changed(lambda run: [run] if values.lookup(run, key) in kept else [])
 
 
@@ -92,7 +104,9 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     if name not in (names := [there for _, there in recorded]):
         hint = suggest(name, names) if names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    members = [one for folder, there in recorded if there == name for one in studies.read(folder, name)]
+    members = [
+        one for folder, there in recorded if there == name for one in studies.read(folder, name)
+    ]
     axes = sorted(set.intersection(*(set(one.labels) for one in members))) if members else []
     axes = [axis for axis in axes if not is_without_effect(axis)]
     labels_by_arm: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
@@ -105,7 +119,11 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     def named(run: Run) -> Iterator[Run]:
         for labels in labels_by_arm.get(run.identity, {}).values():
             groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
-            variant = {key: text for key, text in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
+            variant = {
+                key: text
+                for key, text in labels.items()
+                if key not in (SET, "seed", "task", *GROUPS)
+            }
             arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
             yield replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
 
@@ -127,14 +145,22 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         DataError: no run has it, or no run is left that could judge.
     """
     if key in (*FIELDS, SET):
-        raise UsageError(f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}")
-    typed = {id(run): canonical(value) for run in collection.runs if (value := values.lookup(run, key)) is not None}
+        raise UsageError(
+            f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}"
+        )
+    typed = {
+        id(run): canonical(value)
+        for run in collection.runs
+        if (value := values.lookup(run, key)) is not None
+    }
     if not typed:
         raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
     arms: dict[tuple[Column, Method], list[tuple[str, Run]]] = defaultdict(list)
     for run, column, method in placed(collection.runs):
         if id(run) in typed:
-            arm = replace(method, settings=tuple(item for item in method.settings if item[0] != key))
+            arm = replace(
+                method, settings=tuple(item for item in method.settings if item[0] != key)
+            )
             arms[column, arm].append((typed[id(run)], run))
     limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE)}
     judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
@@ -144,7 +170,11 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
         name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
         scored = [(value, run.score) for value, run in runs if run.seed == seed and run.score]
-        valid = {value: one for value, one in scored if one.validated_on != "test" and one.validation is not None}
+        valid = {
+            value: one
+            for value, one in scored
+            if one.validated_on != "test" and one.validation is not None
+        }
         value, is_edge = _lowest({value: one.validation or 0.0 for value, one in valid.items()})
         judging = [run for tried, run in runs if tried == value and run.seed != seed]
         judged |= {id(run): value + " (edge)" * is_edge for run in judging}
@@ -155,14 +185,24 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
     chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
     if not judged:
-        what = clean(f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge")
-        raise DataError(what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3")
+        what = clean(
+            f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge"
+        )
+        raise DataError(
+            what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3"
+        )
     judges = []
     for run in (run for run in collection.runs if id(run) in judged):
-        variant = {name: text for name, text in run.variant.items() if name != key}  # it no longer names the method
+        variant = {
+            name: text for name, text in run.variant.items() if name != key
+        }  # it no longer names the method
         judges.append(replace(run, variant=variant, choice=judged[id(run)]))
     notes = [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
-    return replace(collection, runs=judges), f"each arm at its own {key}, {chosen_on}; judged by the other seeds", notes
+    return (
+        replace(collection, runs=judges),
+        f"each arm at its own {key}, {chosen_on}; judged by the other seeds",
+        notes,
+    )
 
 
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
@@ -178,7 +218,9 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     lowest = min(errors.values(), default=0.0)
     best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)] or [""]
     value = best[(len(best) - 1) // 2]
-    return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[0] < math.inf
+    return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[
+        0
+    ] < math.inf
 
 
 def rates_of(table: Table) -> str:

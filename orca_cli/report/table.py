@@ -17,10 +17,19 @@ from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, mixed_tes
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import as_typed
 
-_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")  # settings that name a user's own data
+_NAMES_OF_DATA = (
+    "task.test",
+    "task.train",
+    "task.path",
+    "task.dataset",
+)  # settings that name a user's own data
 TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
-MISSING = ("undefined", "not tested", *UNFINISHED)  # why a run is not in a mean; not tested: test=false
+MISSING = (
+    "undefined",
+    "not tested",
+    *UNFINISHED,
+)  # why a run is not in a mean; not tested: test=false
 _PUBLISHED = ("task", "method", "error", "source")
 
 
@@ -87,14 +96,22 @@ class Cell:
         self.hidden = [run for run in completed if run is not newest[run.seed]]  # not counted
         self.scored = [(run, run.score) for run in self.runs if run.score is not None]
         # Seed and test data -> test error: errors of two methods are compared where both keys are equal.
-        self.by_test = {(run.seed, run.test_set): one.value for run, one in self.scored if one.value is not None}
+        self.by_test = {
+            (run.seed, run.test_set): one.value for run, one in self.scored if one.value is not None
+        }
         self.by_seed = {seed: value for (seed, _), value in self.by_test.items()}
         self.values = list(self.by_seed.values())
         self.mean = fmean(self.values) if self.values else None
-        self.deviation = stdev(self.values) if len(self.values) > 1 else None  # sample standard deviation (n - 1)
-        self.missing = Counter(run.state for run in self.every if run.score is None)  # of MISSING -> number of runs
+        self.deviation = (
+            stdev(self.values) if len(self.values) > 1 else None
+        )  # sample standard deviation (n - 1)
+        self.missing = Counter(
+            run.state for run in self.every if run.score is None
+        )  # of MISSING -> number of runs
         lacking = [score for _, score in self.scored if score.value is None]
-        self.missing.update("undefined" if score.n + score.skipped else "not tested" for score in lacking)
+        self.missing.update(
+            "undefined" if score.n + score.skipped else "not tested" for score in lacking
+        )
 
     @property
     def unaligned(self) -> int:
@@ -160,15 +177,22 @@ def build_table(collection: Collection) -> Table:
     runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
     for run, column, method in placed(collection.runs):
         runs[method, column].append(run)
-    columns, methods = sorted({column for _, column in runs}), sorted({method for method, _ in runs})
+    columns, methods = (
+        sorted({column for _, column in runs}),
+        sorted({method for method, _ in runs}),
+    )
     rows = [Row(method, [Cell(runs[method, column]) for column in columns]) for method in methods]
     references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
     for place in range(len(columns)):
         cells = [row.cells[place] for row in rows]
         _mark(cells)
         scores = [score for cell in cells for _, score in cell.scored]
-        references["best baseline"].append(_range([score.baselines[0] for score in scores if score.baselines]))
-        references["trivial"].append(_range([("", score.trivial) for score in scores if score.trivial is not None]))
+        references["best baseline"].append(
+            _range([score.baselines[0] for score in scores if score.baselines])
+        )
+        references["trivial"].append(
+            _range([("", score.trivial) for score in scores if score.trivial is not None])
+        )
     references = {name: ranges for name, ranges in references.items() if any(ranges)}
     unfinished = [run for run in collection.runs if run.state != "completed"]
     return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
@@ -185,10 +209,20 @@ def _mark(cells: Sequence[Cell]) -> None:
     for cell, mean in shown:
         cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
         if cell.best and len(shown) > 1 and len(cell.values) >= LEAST:
-            errors, others = cell.by_test, (other.by_test for other, _ in shown if other is not cell)
-            gains = [[other[test] - error for test, error in errors.items() if test in other] for other in others]
-            if all(len(differences) >= LEAST and math.fsum(differences) > 0 for differences in gains):
-                cell.earned = max(holm([sign_flip(differences) for differences in gains])) <= LARGEST_P
+            errors, others = (
+                cell.by_test,
+                (other.by_test for other, _ in shown if other is not cell),
+            )
+            gains = [
+                [other[test] - error for test, error in errors.items() if test in other]
+                for other in others
+            ]
+            if all(
+                len(differences) >= LEAST and math.fsum(differences) > 0 for differences in gains
+            ):
+                cell.earned = (
+                    max(holm([sign_flip(differences) for differences in gains])) <= LARGEST_P
+                )
 
 
 def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
@@ -219,7 +253,11 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
     sizes = Counter(columns)
-    counts = Counter((column, item) for column, one in zip(columns, variants, strict=True) for item in one.items())
+    counts = Counter(
+        (column, item)
+        for column, one in zip(columns, variants, strict=True)
+        for item in one.items()
+    )
     shown = sorted({key for (column, (key, _)), count in counts.items() if count < sizes[column]})
     methods = []
     hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
@@ -231,7 +269,9 @@ def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
         every, method = hashes[columns[place], methods[place]], methods[place]
         # In a study whose seeds draw the samples every run has settings of its own.
         if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
-            methods[place] = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+            methods[place] = replace(
+                method, settings=(*method.settings, ("settings", run.settings[:8]))
+            )
     return list(zip(runs, columns, methods, strict=True))
 
 
@@ -249,13 +289,24 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         data = first_path.setdefault((run.task, run.test_set or path), path) if path else ""
         one, marks = run.score, ("", False, False, False, "")
         if one is not None:
-            marks = (one.error_name, one.percent, one.synthetic, one.validated_on == "test", one.size)
+            marks = (
+                one.error_name,
+                one.percent,
+                one.synthetic,
+                one.validated_on == "test",
+                one.size,
+            )
         columns.append(Column(run.task, run.protocol, *marks, data))
-    sets = Counter(task for task, data in {(column.task, column.data) for column in columns} if data)
+    sets = Counter(
+        task for task, data in {(column.task, column.data) for column in columns} if data
+    )
     columns = [column if sets[column.task] > 1 else replace(column, data="") for column in columns]
     scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
     first = {(one.task, one.protocol, one.data): one for one in sorted(scored, reverse=True)}
-    return [one if one in scored else first.get((one.task, one.protocol, one.data), one) for one in columns]
+    return [
+        one if one in scored else first.get((one.task, one.protocol, one.data), one)
+        for one in columns
+    ]
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -267,12 +318,22 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
     variants = []
     for run, column in zip(runs, columns, strict=True):
-        key = (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
+        key = (
+            column,
+            run.body,
+            run.source,
+            run.metric,
+            run.finetune,
+            run.arm,
+            run.settings or run.path,
+        )
         merged[key] |= {key: canonical(value) for key, value in run.variant.items()}
         variants.append(merged[key])
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, (column, variant) in enumerate(zip(columns, variants, strict=True)):
-        groups[column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))].append(place)
+        groups[
+            column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))
+        ].append(place)
     for places in groups.values():
         mixed = mixed_test_sets(runs[place] for place in places)
         for place in places:
@@ -309,13 +370,24 @@ def with_published(table: Table, path: Path) -> Table:
                     row = rows.setdefault(label, [None] * len(table.columns))
                     for number, column in enumerate(table.columns):
                         words = "real data, ours are synthetic" if column.synthetic else ""
-                        row[number] = row[number] or (Reference(error, error, words) if task == column.task else None)
+                        row[number] = row[number] or (
+                            Reference(error, error, words) if task == column.task else None
+                        )
     except (OSError, ValueError, csv.Error) as problem:
         hint = f"a line is {','.join(_PUBLISHED)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
-        raise DataError(f"cannot be read: {problem}", where=f"{path}, line {place}", hint=hint) from problem
+        raise DataError(
+            f"cannot be read: {problem}", where=f"{path}, line {place}", hint=hint
+        ) from problem
     if not rows:
-        hint = suggest(min(tasks), in_percent) if tasks and in_percent else "orca report shows the tasks"
+        hint = (
+            suggest(min(tasks), in_percent)
+            if tasks and in_percent
+            else "orca report shows the tasks"
+        )
         what = f"no run is of a task in it ({', '.join(sorted(tasks)) or 'no line'})"
         raise DataError(what, where=str(path), hint=hint)
-    notes = [f"[{n}] reported by others, under their conditions: {source}" for source, n in numbers.items()]
+    notes = [
+        f"[{n}] reported by others, under their conditions: {source}"
+        for source, n in numbers.items()
+    ]
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])

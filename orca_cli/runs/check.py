@@ -14,7 +14,11 @@ from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
-_RECORDS = (directory.RESULT, directory.ENVIRONMENT, f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}")
+_RECORDS = (
+    directory.RESULT,
+    directory.ENVIRONMENT,
+    f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}",
+)
 
 
 @dataclass
@@ -50,8 +54,13 @@ def check(path: Path) -> Checked:
         LockedError: a process works on the run.
         StorageError: a file cannot be read, or the status not written.
     """
-    if not any((path / name).exists() for name in (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)):
-        raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
+    if not any(
+        (path / name).exists()
+        for name in (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)
+    ):
+        raise DataError(
+            "not a run: it has no records", where=str(path), hint="rerun the command to start it"
+        )
     report = Checked(path)
     if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
@@ -70,7 +79,9 @@ def check(path: Path) -> Checked:
             report.stale.append(str(name))
     if report.stale:
         names = ", ".join(report.stale)
-        report.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
+        report.notes.append(
+            f"stale: changed since the run began, so rerunning its command starts a new run: {names}"
+        )
     if inexact := read_or_empty(path / directory.RESULT).get("inexact"):
         report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
     if report.state in LIVING:
@@ -84,14 +95,22 @@ def check(path: Path) -> Checked:
 def _verify(report: Checked) -> None:
     """Compare the files of all folders that have a manifest, and the records that carry a checksum of themselves."""
     path = report.path
-    folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not is_passing(manifest, path)})
+    folders = sorted(
+        {
+            manifest.parent
+            for manifest in path.rglob(storage.MANIFEST)
+            if not is_passing(manifest, path)
+        }
+    )
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         sealed = folder == path or (folder / directory.CURVE).exists()
         files, problems = storage.folder_problems(folder, extra_allowed=sealed)
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
-    readers: list[tuple[Path, Callable[[Path], Any]]] = [(path / name, read_record) for name in _RECORDS]
+    readers: list[tuple[Path, Callable[[Path], Any]]] = [
+        (path / name, read_record) for name in _RECORDS
+    ]
     if path not in folders:
         fingerprints = sorted(path.glob(f"*/{directory.FINGERPRINT}"))
         report.files += len(fingerprints)
@@ -107,7 +126,10 @@ def _verify(report: Checked) -> None:
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = report.path
-    completed, status = read_or_empty(path / directory.RESULT), read_or_empty(path / directory.STATUS)
+    completed, status = (
+        read_or_empty(path / directory.RESULT),
+        read_or_empty(path / directory.STATUS),
+    )
     report.state = str(status.get("state") or "")
     is_lost = (path / directory.RESULT).exists() and not completed
     is_known = is_lost or (report.state == "completed") == bool(completed)
@@ -116,13 +138,18 @@ def _restore_status(report: Checked) -> None:
     reason = "it was wrong" if (path / directory.STATUS).exists() else "it was missing"
     name = _name(completed) or _name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
     if name is None:
-        report.damaged.append(f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command")
+        report.damaged.append(
+            f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
+        )
         return
     # An unfinished run has reached the last stage that it has begun, and the step of its newest checkpoint.
     begun = [stage for stage, folder in directory.STAGE_FOLDERS.items() if (path / folder).exists()]
     report.state, step = "completed" if completed else begun[-1] if begun else "created", None
     if begun and not completed:
-        step = max(checkpoints(path / directory.STAGE_FOLDERS[begun[-1]] / directory.CHECKPOINTS), default=None)
+        step = max(
+            checkpoints(path / directory.STAGE_FOLDERS[begun[-1]] / directory.CHECKPOINTS),
+            default=None,
+        )
     with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if (path / directory.STATUS).is_dir():
             storage.quarantine(path / directory.STATUS)

@@ -53,7 +53,9 @@ def _beats_elsewhere(run: Path, status: dict[str, Any], recent_counts: bool) -> 
 
 
 @contextmanager
-def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False) -> Iterator[RunDirectory]:
+def claim(
+    root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False
+) -> Iterator[RunDirectory]:
     """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
 
     Args:
@@ -100,14 +102,18 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
         if _beats_elsewhere(run, status := read_or_empty(run / STATUS), recent_counts=False):
             who = read_or_empty(holder) or status
             what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
-            raise LockedError(what, where=run.name, hint="wait for it to end, or for that time, and type it again")
+            raise LockedError(
+                what, where=run.name, hint="wait for it to end, or for that time, and type it again"
+            )
 
     def guarded() -> str:
         held_by = read_or_empty(holder)
         return f"this run ({identity}): process {held_by.get('pid')} on {held_by.get('host')}"
 
     with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=guarded):
-        storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
+        storage.write_json(
+            holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()}
+        )
         yield
 
 
@@ -125,13 +131,20 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
     records = {path: read_or_empty(path / STATUS) for path in paths}
-    records = {path: status for path, status in records.items() if status.get("identity", identity) == identity}
+    records = {
+        path: status
+        for path, status in records.items()
+        if status.get("identity", identity) == identity
+    }
     newest = next(iter(records), None)
     if repeat:
         status = {} if newest is None else records[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
-    return next((path for path in records if read_or_empty(path / RESULT).get("state") == "completed"), newest)
+    return next(
+        (path for path in records if read_or_empty(path / RESULT).get("state") == "completed"),
+        newest,
+    )
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
@@ -163,16 +176,22 @@ def named(word: str) -> Path:
         return path
     root = configuration.default_folders()["runs"]
     ending = f"_{word}" if _SHORT.fullmatch(word) else "/"  # no name has a slash
-    folders = [folder for folder in root.glob("*/*") if folder.name == word or folder.name.endswith(ending)]
+    folders = [
+        folder for folder in root.glob("*/*") if folder.name == word or folder.name.endswith(ending)
+    ]
     if not folders:
-        hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
+        hint = (
+            f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
+        )
         raise DataError("no such run", where=word, hint=hint)
     return max(folders, key=lambda folder: folder.name)
 
 
 def is_run(path: Path) -> bool:
     """Return whether a folder is a run's: it has a record, or the name that the program gives runs."""
-    return begun(path) is not None or any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
+    return begun(path) is not None or any(
+        (path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT)
+    )
 
 
 def check_removable(path: Path, root: Path) -> Path:
@@ -189,7 +208,9 @@ def check_removable(path: Path, root: Path) -> Path:
     """
     home, real = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     if path.is_symlink():
-        raise UnsafeError("is a link; only what lies in the folder of runs is removed", where=str(path))
+        raise UnsafeError(
+            "is a link; only what lies in the folder of runs is removed", where=str(path)
+        )
     if home not in real.parents:
         hint = "set ORCA_RUNS to its folder of runs to remove it"
         raise UnsafeError(f"leads out of the folder of runs, {home}", where=str(path), hint=hint)
@@ -199,14 +220,20 @@ def check_removable(path: Path, root: Path) -> Path:
         what = "is not a run: it has no records, or is a part of one"
         raise DataError(what, where=str(path), hint="orca runs list shows the runs")
     if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
-        raise LockedError("a process works on this run", where=str(real), hint="stop it first, or wait for it to end")
+        raise LockedError(
+            "a process works on this run",
+            where=str(real),
+            hint="stop it first, or wait for it to end",
+        )
     return real
 
 
 def remove(path: Path, root: Path) -> None:
     """Remove a run; arguments and errors as those of `check_removable`, and StorageError where the disk refuses."""
     real = check_removable(path, root)
-    identity = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[:SHORT]
+    identity = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[
+        :SHORT
+    ]
     # Other processes are kept off it.
     with (
         alone(real.parent, _UNSAFE.sub("-", identity)),

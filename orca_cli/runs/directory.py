@@ -110,7 +110,10 @@ class RunDirectory:
             FingerprintError: something differs, or the record is lost, and the user did not allow it.
         """
         pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = [*self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"), *self.path.glob(f"2_align/{storage.MANIFEST}")]
+        began = [
+            *self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"),
+            *self.path.glob(f"2_align/{storage.MANIFEST}"),
+        ]
         path, values = self.stage(stage) / FINGERPRINT, now | {"settings": self.name.identity}
         record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
         try:
@@ -121,14 +124,23 @@ class RunDirectory:
                 raise FingerprintError(what, where=str(path), hint=_WAYS) from error
             earlier = record | {"inexact": [FINGERPRINT]}
         start = earlier["values"]
-        both = {key: (start.get(key, _ABSENT), values.get(key, _ABSENT)) for key in sorted({*start, *values})}
+        both = {
+            key: (start.get(key, _ABSENT), values.get(key, _ABSENT))
+            for key in sorted({*start, *values})
+        }
         changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
         if changed and not self._allow_inexact:
-            changes = ", ".join(f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items())
-            threads = f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+            changes = ", ".join(
+                f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items()
+            )
+            threads = (
+                f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
+            )
             what = f"cannot resume exactly; changed since the run started: {changes}"
             raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
-        storage.write_checked_json(path, record | {"inexact": sorted({*earlier["inexact"], *changed})})
+        storage.write_checked_json(
+            path, record | {"inexact": sorted({*earlier["inexact"], *changed})}
+        )
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
@@ -164,7 +176,9 @@ class RunDirectory:
     def seal(self, stage: str) -> None:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
         folder = self.stage(stage)
-        storage.seal(folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity)
+        storage.seal(
+            folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity
+        )
         storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
@@ -180,7 +194,11 @@ class RunDirectory:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
-            for file in [storage.MANIFEST, SUMMARY, *(path.name for path in folder.glob("*.safetensors"))]:
+            for file in [
+                storage.MANIFEST,
+                SUMMARY,
+                *(path.name for path in folder.glob("*.safetensors")),
+            ]:
                 if (folder / file).exists():
                     storage.quarantine(folder / file)
             return None
@@ -191,7 +209,9 @@ class RunDirectory:
 
         A run that was killed while testing opens it twice; baselines of a completed run may open it again.
         """
-        storage.remove(self.path / storage.MANIFEST)  # of a completed run, which is sealed again with its result
+        storage.remove(
+            self.path / storage.MANIFEST
+        )  # of a completed run, which is sealed again with its result
         path = self.stage("finetune") / "test_reads.jsonl"
         storage.append_json_line(path, {"time": storage.now().isoformat()})
         return len(storage.read_json_lines(path))
@@ -249,7 +269,12 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the result record; from then on the run is completed, and needs no checkpoints."""
-        record = {"schema": SCHEMA, "run_id": self.path.name, "state": "completed", **vars(self.name)}
+        record = {
+            "schema": SCHEMA,
+            "run_id": self.path.name,
+            "state": "completed",
+            **vars(self.name),
+        }
         storage.remove(self.path / storage.MANIFEST)  # of a lost result
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
@@ -258,7 +283,9 @@ class RunDirectory:
         """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""
         if not (self.path / storage.MANIFEST).exists():
             folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
-            for folder in folders + (_trained(self.path) if self.result().get("keep_weights") is False else []):
+            for folder in folders + (
+                _trained(self.path) if self.result().get("keep_weights") is False else []
+            ):
                 storage.remove(folder)
             with storage.guarded(self.path):
                 files = _lasting(self.path)
@@ -274,7 +301,9 @@ def keeps_weights(path: Path) -> bool:
 
 def _trained(path: Path) -> list[Path]:
     """Return the folders of a run that hold what stage 3 trained."""
-    return sorted(folder for folder in (path / STAGE_FOLDERS["finetune"]).glob("*") if folder.is_dir())
+    return sorted(
+        folder for folder in (path / STAGE_FOLDERS["finetune"]).glob("*") if folder.is_dir()
+    )
 
 
 def _lasting(path: Path) -> list[Path]:
@@ -282,8 +311,14 @@ def _lasting(path: Path) -> list[Path]:
     files = []
     for file in path.rglob("*"):
         above = [folder for folder in file.parents if path in folder.parents]
-        is_sealed = file.name != storage.MANIFEST and any((folder / storage.MANIFEST).exists() for folder in above)
-        is_changing = str(file.relative_to(path)) in _CHANGING or path / TRACKER in above or is_passing(file, path)
+        is_sealed = file.name != storage.MANIFEST and any(
+            (folder / storage.MANIFEST).exists() for folder in above
+        )
+        is_changing = (
+            str(file.relative_to(path)) in _CHANGING
+            or path / TRACKER in above
+            or is_passing(file, path)
+        )
         if file.is_file() and not is_sealed and not is_changing:
             files.append(file)
     return files
@@ -313,4 +348,6 @@ def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
     """Return some columns of a curve, at most 100 lines, evenly spread, the first and the last among them."""
     count = min(_MOST_POINTS, len(lines))
     places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
-    return [{name: lines[place][name] for name in names if name in lines[place]} for place in places]
+    return [
+        {name: lines[place][name] for name in names if name in lines[place]} for place in places
+    ]

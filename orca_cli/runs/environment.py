@@ -12,7 +12,15 @@ from packaging.requirements import Requirement
 from orca_cli.exceptions import UnavailableError
 
 PACKAGES = (
-    *("orca-transfer", "torch", "transformers", "accelerate", "safetensors", "hydra-core", "omegaconf"),
+    *(
+        "orca-transfer",
+        "torch",
+        "transformers",
+        "accelerate",
+        "safetensors",
+        "hydra-core",
+        "omegaconf",
+    ),
     *("pot", "numpy", "scipy", "scikit-learn", "pandas", "rich"),
 )
 
@@ -32,7 +40,11 @@ def requirements() -> list[Requirement]:
         lines = metadata.requires("orca-transfer") or []
     except metadata.PackageNotFoundError:
         return []
-    return [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [
+        one
+        for one in map(Requirement, lines)
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    ]
 
 
 def unmet_requirements() -> list[str]:

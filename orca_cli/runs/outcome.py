@@ -19,7 +19,11 @@ class Failure:
 
     def record(self) -> dict[str, str]:
         """Return the failure as recorded in status.json."""
-        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
+        return {
+            "kind": type(self.error).__name__,
+            "message": str(self.error),
+            "hint": self.error.hint,
+        }
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,15 @@ class Outcome:
     state: State  # skipped: it had been completed before
     code: int = 0  # exit code
     path: Path | None = None  # the run's folder; None where none was made
-    result: Mapping[str, Any] = field(default_factory=dict)  # of result.json; empty unless completed or skipped
+    result: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of result.json; empty unless completed or skipped
     failure: Failure | None = None
 
 
-def ended_by(error: OrcaError, cause: BaseException | None = None, path: Path | None = None) -> Outcome:
+def ended_by(
+    error: OrcaError, cause: BaseException | None = None, path: Path | None = None
+) -> Outcome:
     """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
     return Outcome(state, error.code, path, failure=Failure(error, cause or error))

@@ -17,7 +17,9 @@ from orca_cli.interfaces import Preprocessing
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
 FILE, ARRAYS_FILE = "preprocessing.json", "preprocessing.safetensors"
-BODY_CONFIG = Path("body", "config.json")  # of the body's checkpoint, so that whole weights need no checkpoint
+BODY_CONFIG = Path(
+    "body", "config.json"
+)  # of the body's checkpoint, so that whole weights need no checkpoint
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
 
@@ -56,9 +58,13 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     path, arrays_path = folder / FILE, folder / ARRAYS_FILE
     written = storage.read_checked_json(path)
     if written.get("schema") != _SCHEMA:
-        raise DataError(f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT)
+        raise DataError(
+            f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT
+        )
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != written["arrays_sha256"]:
-        raise ChecksumError(f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path))
+        raise ChecksumError(
+            f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
+        )
     arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
     owner = parts.resolve({parts.TARGET: written["target"]}, str(path))
     try:
@@ -75,11 +81,18 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     import torch
 
     if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name), arrays, f"{name}.{one.name}") for one in fields(value)}
+        return {
+            one.name: _plain(getattr(value, one.name), arrays, f"{name}.{one.name}")
+            for one in fields(value)
+        }
     if isinstance(value, (np.ndarray, torch.Tensor)):
         arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
         return None
-    return [_plain(item, arrays, name) for item in value] if isinstance(value, (list, tuple)) else value
+    return (
+        [_plain(item, arrays, name) for item in value]
+        if isinstance(value, (list, tuple))
+        else value
+    )
 
 
 def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
@@ -92,13 +105,25 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
             return None
         kinds = [member for member in members if is_dataclass(member)]
         # Alternatives are distinguished by the names of their fields.
-        hint = next((kind for kind in kinds if {field.name for field in fields(kind)} == set(value)), members[0])
+        hint = next(
+            (kind for kind in kinds if {field.name for field in fields(kind)} == set(value)),
+            members[0],
+        )
         return _typed(hint, value, arrays, name)
     if isinstance(hint, type) and is_dataclass(hint):
         # `interfaces` imports torch for type checkers only.
         hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
-        return hint(**{key: _typed(hints[key], item, arrays, f"{name}.{key}") for key, item in value.items()})
+        return hint(
+            **{
+                key: _typed(hints[key], item, arrays, f"{name}.{key}")
+                for key, item in value.items()
+            }
+        )
     if hint in (np.ndarray, torch.Tensor):
         array = arrays[name.removeprefix(".")]
         return array if hint is np.ndarray else torch.from_numpy(array)
-    return tuple(_typed(members[0], item, arrays, name) for item in value) if origin is tuple else value
+    return (
+        tuple(_typed(members[0], item, arrays, name) for item in value)
+        if origin is tuple
+        else value
+    )

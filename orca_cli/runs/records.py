@@ -28,7 +28,9 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         facts = path.stat()
         # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > most_bytes:
-            raise UnreadableError(f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)")
+            raise UnreadableError(
+                f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)"
+            )
         record = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
@@ -38,10 +40,16 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         raise UnreadableError(f"{path.name} is not a record but {type(record).__name__}")
     schema = record.get("schema")
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
-        raise UnreadableError(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
+        raise UnreadableError(
+            f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}"
+        )
     if schema > SCHEMA:
-        raise NewerSchemaError(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
-    return record | {"metric": metric_of(schema, record["metric"])} if "metric" in record else record
+        raise NewerSchemaError(
+            f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
+        )
+    return (
+        record | {"metric": metric_of(schema, record["metric"])} if "metric" in record else record
+    )
 
 
 def metric_of(schema: int, name: Any) -> Any:

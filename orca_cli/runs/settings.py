@@ -31,7 +31,11 @@ def decided(path: Path) -> dict[str, dict[str, Any]]:
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
         if isinstance(decisions, dict):
-            return {str(key): one for key, one in decisions.items() if isinstance(one, dict) and "value" in one}
+            return {
+                str(key): one
+                for key, one in decisions.items()
+                if isinstance(one, dict) and "value" in one
+            }
     return {}
 
 

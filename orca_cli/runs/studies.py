@@ -38,7 +38,9 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
-    with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
+    with storage.lock(
+        path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"
+    ):
         earlier = read(root, study) if path.exists() else []
         merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
         records = [vars(member) for member in merged.values()]
@@ -57,9 +59,17 @@ def read(root: Path, study: str) -> list[Member]:
         members = []
         for one in record["runs"]:
             labels = {str(axis): str(name) for axis, name in one["labels"].items()}
-            labels |= {"metric": metric_of(record["schema"], labels["metric"])} if "metric" in labels else {}
+            labels |= (
+                {"metric": metric_of(record["schema"], labels["metric"])}
+                if "metric" in labels
+                else {}
+            )
             members.append(Member(str(one["identity"]), labels))
         return members
     except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
-        hint = f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
-        raise DataError(f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint) from error
+        hint = (
+            f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
+        )
+        raise DataError(
+            f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint
+        ) from error

@@ -15,7 +15,9 @@ Unit = Literal["samples", "records"]
 _BLOCK = 2**22  # entries that are ranked at once
 
 
-def check_fit(fits: bool, outputs: Array, targets: Array, takes: str, where: str = "task.error") -> None:
+def check_fit(
+    fits: bool, outputs: Array, targets: Array, takes: str, where: str = "task.error"
+) -> None:
     """Raise DataError unless outputs and targets fit together; `takes` says in words which shapes are expected."""
     if not fits:
         what = f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
@@ -26,19 +28,28 @@ def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
     """Raise DataError unless both have one shape with as many axes as this, such as (n, K, L), or more for (n, 1, *E)."""
     axes = shape.count(",") + 1
     fits = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
-    check_fit(fits and outputs.shape == targets.shape, outputs, targets, f"outputs and targets of one shape {shape}")
+    check_fit(
+        fits and outputs.shape == targets.shape,
+        outputs,
+        targets,
+        f"outputs and targets of one shape {shape}",
+    )
 
 
 def check_numbers(broken: np.ndarray, what: str = "NaN or infinite") -> None:
     """Raise NonFiniteError where outputs that count are not numbers: an error of NaN cannot be compared with others."""
     if count := int(broken.sum()):
-        raise NonFiniteError(f"{count} outputs are {what}", where="task.error", hint="try a smaller train.lr")
+        raise NonFiniteError(
+            f"{count} outputs are {what}", where="task.error", hint="try a smaller train.lr"
+        )
 
 
 def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return output - target in float64, zero where the target is NaN, and where it is not; raises as the checks above."""
     fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)")
+    check_fit(
+        fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
+    )
     known = ~np.isnan(targets)
     difference = np.where(known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
     check_numbers(~np.isfinite(difference))
@@ -46,7 +57,11 @@ def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
 
 def records(
-    groups: np.ndarray | None, targets: np.ndarray, counted: np.ndarray | slice = slice(None), *, required: bool
+    groups: np.ndarray | None,
+    targets: np.ndarray,
+    counted: np.ndarray | slice = slice(None),
+    *,
+    required: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the record of each counted sample, [m] in 0..R-1, and the target [R, ...] that all samples of each record share.
 
@@ -61,14 +76,18 @@ def records(
             return record, shared
         what = "of one record have different targets"
     if required:
-        raise DataError(f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples")
+        raise DataError(
+            f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples"
+        )
     return None
 
 
 def mean(values: np.ndarray) -> Score:
     """Return the mean of the values that are not NaN; `n` counts these, `skipped` the others."""
     defined = values[~np.isnan(values)]
-    return Score(float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined))
+    return Score(
+        float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined)
+    )
 
 
 def one_minus_mean(values: np.ndarray) -> Score:
@@ -121,14 +140,21 @@ def aurocs(scores: np.ndarray, present: np.ndarray, known: np.ndarray | bool = T
     known = np.broadcast_to(known, scores.shape)
     step, areas = max(1, _BLOCK // max(1, len(scores))), [np.zeros(0)]
     for start in range(0, scores.shape[1], step):
-        values, is_present, is_known = (table[:, start : start + step] for table in (scores, present, known))
-        ranks = stats.rankdata(np.where(is_known, _comparable(values), np.nan), axis=0, nan_policy="omit")
+        values, is_present, is_known = (
+            table[:, start : start + step] for table in (scores, present, known)
+        )
+        ranks = stats.rankdata(
+            np.where(is_known, _comparable(values), np.nan), axis=0, nan_policy="omit"
+        )
         positives = (is_present & is_known).sum(0)
         negatives = is_known.sum(0) - positives
         sums = np.where(is_present & is_known, ranks, 0.0).sum(0)
         with np.errstate(invalid="ignore"):
             # What the positive entries win against the negative ones alone.
-            areas.append((sums - positives * (positives + 1) / 2) / (positives * negatives.astype(np.float64)))
+            areas.append(
+                (sums - positives * (positives + 1) / 2)
+                / (positives * negatives.astype(np.float64))
+            )
     return np.concatenate(areas)
 
 

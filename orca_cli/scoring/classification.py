@@ -19,7 +19,9 @@ class ZeroOne:
     name = "0-1 error"
     percent = True
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
         _check_shapes(outputs, targets)
         wrong = np.where(targets != IGNORED_CLASS, _predictions(outputs) != targets, np.nan)
@@ -47,7 +49,9 @@ class Balanced(ZeroOne):
 
     name = "balanced 0-1 error"
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count classes: those that occur among the targets, and the others."""
         _check_shapes(outputs, targets)
         k, counted = outputs.shape[1], targets != IGNORED_CLASS
@@ -66,7 +70,9 @@ class ClassAUROC(ZeroOne):
 
     name = "1 - AUROC"
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of outputs [n, K] against [n]; `n` and `skipped` count classes."""
         import torch
 
@@ -75,7 +81,9 @@ class ClassAUROC(ZeroOne):
         # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
         logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
         scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        return checks.one_minus_mean(checks.aurocs(scores, truth[:, None] == np.arange(outputs.shape[1])))
+        return checks.one_minus_mean(
+            checks.aurocs(scores, truth[:, None] == np.arange(outputs.shape[1]))
+        )
 
 
 class MacroF1:
@@ -98,31 +106,45 @@ class MacroF1:
     percent = True
 
     def __init__(
-        self, num_classes: Count | None = None, by: checks.Unit = "samples", also_first: Count | None = None
+        self,
+        num_classes: Count | None = None,
+        by: checks.Unit = "samples",
+        also_first: Count | None = None,
     ) -> None:
         self._num_classes, self.by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
         k = self._num_classes or outputs.shape[1]
         if k > outputs.shape[1]:
-            raise DataError(f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes")
+            raise DataError(
+                f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes"
+            )
         counted = targets != IGNORED_CLASS
-        scores, truth = np.moveaxis(outputs, 1, -1)[counted], targets[counted]  # [samples or positions, K], [...]
+        scores, truth = (
+            np.moveaxis(outputs, 1, -1)[counted],
+            targets[counted],
+        )  # [samples or positions, K], [...]
         f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
         recorded = checks.records(
             groups if targets.ndim == 1 else None, targets, counted, required=self.by == "records"
         )
         if recorded is not None:
             record, shared = recorded
-            f1_by_unit["records"] = _class_f1(_majority(scores, record, len(shared)), shared, outputs.shape[1])
+            f1_by_unit["records"] = _class_f1(
+                _majority(scores, record, len(shared)), shared, outputs.shape[1]
+            )
         others = {}
         for unit, values in f1_by_unit.items():
             for count in (k, self._also_first):
                 if count is not None and (unit, count) != (self.by, k):
-                    name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
+                    name = f"1 - macro F1 of {unit}" + (
+                        "" if count == k else f", classes 0-{count - 1}"
+                    )
                     others[name] = checks.one_minus_mean(values[:count]).value
         return replace(checks.one_minus_mean(f1_by_unit[self.by][:k]), others=others)
 
@@ -157,7 +179,9 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     k = scores.shape[1]
     predicted = _predictions(scores)
     voting = predicted < k
-    votes = np.bincount(record[voting] * k + predicted[voting], minlength=count * k).reshape(count, k)
+    votes = np.bincount(record[voting] * k + predicted[voting], minlength=count * k).reshape(
+        count, k
+    )
     # All tied classes have the same number of samples under them, so sums order them as means do.
     level = checks.sums_by_record(scores[voting], record[voting], count)
     best = np.where(votes == votes.max(axis=1, keepdims=True), level, -np.inf).argmax(axis=1)
@@ -167,4 +191,6 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
 def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     """Return F1 of every class, [K] float64; NaN for a class that is neither predicted nor a target."""
     with np.errstate(invalid="ignore"):
-        return 2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
+        return (
+            2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
+        )

@@ -40,7 +40,9 @@ class MaskError:
 
     percent = True
 
-    def __init__(self, report: Report = "auroc", count_ignored: bool = False, threshold: Fraction = 0.5) -> None:
+    def __init__(
+        self, report: Report = "auroc", count_ignored: bool = False, threshold: Fraction = 0.5
+    ) -> None:
         self._report, self._count_ignored = report, count_ignored
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
@@ -51,18 +53,29 @@ class MaskError:
         }
         self.name = self._names[report]
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
         checks.check_same(outputs, targets, "(n, 1, *E)")
         pixels = math.prod(targets.shape[1:])
-        scores, known = outputs.reshape(len(outputs), pixels), ~np.isnan(targets).reshape(len(targets), pixels)
+        scores, known = (
+            outputs.reshape(len(outputs), pixels),
+            ~np.isnan(targets).reshape(len(targets), pixels),
+        )
         present = targets.reshape(known.shape) > 0.5
         if self._count_ignored:
             scores, known = np.where(known, scores, 0.0), np.ones_like(known)
         pooled, truth = scores[known], present[known]
         checks.check_numbers(np.isnan(pooled), "NaN")
-        by_position, positive = checks.one_minus_mean(checks.aurocs(scores, present, known)), pooled > 0
-        misses, alarms = checks.mean(1.0 - positive[truth]).value, checks.mean(1.0 * positive[~truth]).value
+        by_position, positive = (
+            checks.one_minus_mean(checks.aurocs(scores, present, known)),
+            pooled > 0,
+        )
+        misses, alarms = (
+            checks.mean(1.0 - positive[truth]).value,
+            checks.mean(1.0 * positive[~truth]).value,
+        )
         errors = (
             checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
             None if misses is None or alarms is None else (misses + alarms) / 2,
@@ -86,12 +99,16 @@ class MaskError:
         if self._report == "fnr":
             return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
         positives, counts = np.zeros((2, *train_targets.shape[1:]))
-        for target in train_targets:  # one image at a time: the targets may be all of a large mapped file
+        for (
+            target
+        ) in train_targets:  # one image at a time: the targets may be all of a large mapped file
             positives += target > 0.5
             counts += 1.0 if self._count_ignored else ~np.isnan(target)
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
-        return (np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))).astype(np.float32)
+        return (np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))).astype(
+            np.float32
+        )
 
 
 class NatsPerFrame:
@@ -111,7 +128,9 @@ class NatsPerFrame:
         self._count_padding = count_padding
         self.name = _MEAN if count_padding else _FRAMES
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
         checks.check_same(outputs, targets, "(n, K, L)")
         known = ~np.isnan(targets)
@@ -135,7 +154,9 @@ class NatsPerFrame:
         """
         known = ~np.isnan(train_targets)
         present = (train_targets > 0.5).sum(axis=(0, 2))
-        frequency = np.repeat(((present + 0.5) / (known.sum(axis=(0, 2)) + 1))[:, None], known.shape[2], axis=1)
+        frequency = np.repeat(
+            ((present + 0.5) / (known.sum(axis=(0, 2)) + 1))[:, None], known.shape[2], axis=1
+        )
         if self._count_padding:
             frequency *= (known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
@@ -157,23 +178,33 @@ class LongRangeMAE:
 
     percent = False
 
-    def __init__(self, separation: Count = 24, threshold: Positive = 8.0, symmetrize_twice: bool = False) -> None:
+    def __init__(
+        self, separation: Count = 24, threshold: Positive = 8.0, symmetrize_twice: bool = False
+    ) -> None:
         self._separation, self._threshold = separation, threshold
         self._below = 0.75 if symmetrize_twice else 0.5
         self.name = f"long-range MAE{threshold:g}"
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error of maps [n, 1, W, W] in Angstrom; `n` and `skipped` count proteins.
 
         Targets are NaN outside a protein's own L x L block and where unknown.
         """
-        fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
+        fits = (
+            outputs.ndim == 4
+            and outputs.shape == targets.shape
+            and outputs.shape[1::2] == (1, outputs.shape[2])
+        )
         checks.check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = np.full(len(outputs), np.nan)
         for index, rows, columns in self._pairs(targets):
             predictions = outputs[index, 0].astype(np.float64)
             above, below = predictions[rows, columns], predictions[columns, rows]
-            checks.check_numbers(~(np.isfinite(above) & np.isfinite(below)), f"NaN or infinite in protein {index}")
+            checks.check_numbers(
+                ~(np.isfinite(above) & np.isfinite(below)), f"NaN or infinite in protein {index}"
+            )
             predicted = np.maximum(self._below * below + (1 - self._below) * above, _LEAST)
             errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
         return checks.mean(errors)
@@ -184,7 +215,10 @@ class LongRangeMAE:
         It is the median over their pairs, each weighted by one over its protein's number of pairs; half the threshold
         where no protein has any.
         """
-        pairs = [train_targets[index, 0, rows, columns] for index, rows, columns in self._pairs(train_targets)]
+        pairs = [
+            train_targets[index, 0, rows, columns]
+            for index, rows, columns in self._pairs(train_targets)
+        ]
         pairs = pairs or [np.array([self._threshold / 2])]
         distances = np.concatenate(pairs)
         order = np.argsort(distances, kind="stable")
@@ -195,6 +229,8 @@ class LongRangeMAE:
     def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each protein that has pairs, with their rows and columns; memory is that of one map."""
         for index, target in enumerate(targets):
-            rows, columns = np.triu(target[0] <= self._threshold, self._separation).nonzero()  # NaN compares as False
+            rows, columns = np.triu(
+                target[0] <= self._threshold, self._separation
+            ).nonzero()  # NaN compares as False
             if len(rows):
                 yield index, rows, columns

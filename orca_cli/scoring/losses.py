@@ -24,7 +24,9 @@ class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
 
     count_missing = False
-    _entries: Callable[[Tensor, Tensor], Tensor]  # the loss of every entry; where the target is unknown, both are 0
+    _entries: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # the loss of every entry; where the target is unknown, both are 0
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
@@ -49,17 +51,23 @@ class MaskedBCE(_Masked):
 
     weights: Tensor
 
-    def __init__(self, positive_weight: Positive | list[Positive] = 1.0, count_missing: bool = False) -> None:
+    def __init__(
+        self, positive_weight: Positive | list[Positive] = 1.0, count_missing: bool = False
+    ) -> None:
         super().__init__()
         self.positive_weight, self.count_missing = positive_weight, count_missing
-        self.register_buffer("weights", torch.tensor(positive_weight, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "weights", torch.tensor(positive_weight, dtype=torch.float32), persistent=False
+        )
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = self.weights.to(outputs)
         if weight.ndim:
             _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
             weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
-        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction="none")
+        return functional.binary_cross_entropy_with_logits(
+            outputs, targets, pos_weight=weight, reduction="none"
+        )
 
 
 class MaskedMSE(_Masked):
@@ -121,10 +129,15 @@ class MaskedCrossEntropy(nn.Module):
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
         takes = "logits (B, K, *E) and classes (B, *E)"
         _check_shapes(outputs, targets, outputs.shape[:1] + outputs.shape[2:], takes)
-        known, weights = targets != IGNORED_CLASS, None if self.weights is None else self.weights.to(outputs)
+        known, weights = (
+            targets != IGNORED_CLASS,
+            None if self.weights is None else self.weights.to(outputs),
+        )
         if weights is not None:
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
-        loss = functional.cross_entropy(outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none")
+        loss = functional.cross_entropy(
+            outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none"
+        )
         if weights is None:
             return loss.sum() / known.sum().clamp_min(1)
         total = torch.where(known, weights[targets.clamp_min(0)], 0.0).sum()
@@ -155,7 +168,11 @@ class RelativeL2Loss(nn.Module):
         difference = torch.where(unknown, 0.0, outputs - truth)
         ratio = difference.flatten(1).norm(dim=1) / (truth.flatten(1).norm(dim=1) + self.eps)
         counted = (~unknown).flatten(1).any(dim=1)
-        return _masked_mean(ratio, counted) if self.reduction == "mean" else torch.where(counted, ratio, 0.0).sum()
+        return (
+            _masked_mean(ratio, counted)
+            if self.reduction == "mean"
+            else torch.where(counted, ratio, 0.0).sum()
+        )
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of samples with a known entry."""
@@ -201,14 +218,20 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
     return MaskedMSE() if real else MaskedCrossEntropy()
 
 
-def _check_shapes(outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = _ONE_SHAPE) -> None:
+def _check_shapes(
+    outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = _ONE_SHAPE
+) -> None:
     # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
     check_fit(targets.shape == expected, outputs, targets, takes, "task.loss")
 
 
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
-        raise ConfigError(f"{weights} weights, but {outputs} outputs", where=where, hint="give one for each output")
+        raise ConfigError(
+            f"{weights} weights, but {outputs} outputs",
+            where=where,
+            hint="give one for each output",
+        )
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

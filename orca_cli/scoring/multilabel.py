@@ -30,16 +30,24 @@ class MeanAveragePrecision:
         self.by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
         scores = {"samples": _precisions(outputs, targets)}
-        if (by_record := checks.records(groups, targets, required=self.by == "records")) is not None:
+        if (
+            by_record := checks.records(groups, targets, required=self.by == "records")
+        ) is not None:
             record, shared = by_record
-            means = checks.sums_by_record(outputs, record, len(shared)) / np.bincount(record)[:, None]
+            means = (
+                checks.sums_by_record(outputs, record, len(shared)) / np.bincount(record)[:, None]
+            )
             scores["records"] = _precisions(means, shared)
         score = scores.pop(self.by)
-        return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()})
+        return replace(
+            score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
+        )
 
 
 class MeanAUROC:
@@ -51,7 +59,9 @@ class MeanAUROC:
 
     name, percent, constant = "1 - AUROC", True, checks.mean_constant
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
         return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, ~np.isnan(targets)))
@@ -65,12 +75,16 @@ class LabelMacroF1:
 
     name, percent = "1 - macro F1", True
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
         predicted, present = (outputs > 0) & ~np.isnan(targets), targets > 0.5
         with np.errstate(invalid="ignore"):  # of labels without either
-            return checks.one_minus_mean(2 * (predicted & present).sum(0) / (predicted.sum(0) + present.sum(0)))
+            return checks.one_minus_mean(
+                2 * (predicted & present).sum(0) / (predicted.sum(0) + present.sum(0))
+            )
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
@@ -79,5 +93,7 @@ class LabelMacroF1:
 
 def _precisions(outputs: np.ndarray, targets: np.ndarray) -> Score:
     rows = enumerate(~np.isnan(targets.T))
-    precisions = [checks.average_precision(outputs[row, k], targets[row, k] > 0.5) for k, row in rows]
+    precisions = [
+        checks.average_precision(outputs[row, k], targets[row, k] > 0.5) for k, row in rows
+    ]
     return checks.one_minus_mean(np.array(precisions))

@@ -21,7 +21,9 @@ class RelativeL2:
     name = "relative l2"
     percent = False
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count samples."""
         difference, known = differences(outputs, targets)
         norm = np.linalg.norm(_flat(np.where(known, targets, 0.0)), axis=1)
@@ -46,7 +48,12 @@ class RelativeL2:
             distance = np.maximum(_distances(target, known, median), floor)
             median = _weighted_mean(target, known, weights / distance)
         nearest = target[_distances(target, known, median).argmin()]
-        candidates = [median, nearest, _weighted_mean(target, known, np.ones_like(norm)), np.zeros_like(median)]
+        candidates = [
+            median,
+            nearest,
+            _weighted_mean(target, known, np.ones_like(norm)),
+            np.zeros_like(median),
+        ]
         costs = [_distances(target, known, one) @ weights for one in candidates]
         return candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:]).astype(np.float32)
 
@@ -56,11 +63,15 @@ class MeanSquared:
 
     name, percent, constant = "MSE", False, mean_constant
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` and `skipped` count entries."""
         difference, known = differences(outputs, targets)
         n = int(known.sum())
-        return Score(float(np.square(_flat(difference)).sum()) / n if n else None, n, targets.size - n)
+        return Score(
+            float(np.square(_flat(difference)).sum()) / n if n else None, n, targets.size - n
+        )
 
 
 class _Values:
@@ -69,9 +80,13 @@ class _Values:
     name: str
     percent, constant = False, mean_constant
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the error; `n` counts known targets, `skipped` the others, and all of outputs for which it is undefined."""
-        difference, known = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in differences(outputs, targets))
+        difference, known = (
+            np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in differences(outputs, targets)
+        )
         target = np.moveaxis(targets, 1, 0).reshape(known.shape).astype(np.float64)
         count = known.sum(1)
         centre = np.where(known, target, 0.0).sum(1) / np.maximum(count, 1)
@@ -108,7 +123,9 @@ class MAE(_Values):
         """Return [K, *E]: the lower median of the training targets at every position; that of all where none is known."""
         median = _median(train_targets)
         if np.isnan(median).any():
-            median = np.where(np.isnan(median), np.nan_to_num(_median(train_targets.reshape(-1))), median)
+            median = np.where(
+                np.isnan(median), np.nan_to_num(_median(train_targets.reshape(-1))), median
+            )
         return median.astype(np.float32)
 
 
@@ -144,4 +161,6 @@ def _weighted_mean(target: np.ndarray, known: np.ndarray, weights: np.ndarray) -
 def _median(targets: np.ndarray) -> np.ndarray:
     """Return the lower median over the first axis of what is known; NaN where nothing is."""
     middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
-    return np.take_along_axis(np.sort(targets, axis=0), middle[None], 0)[0]  # NaN are sorted to the end
+    return np.take_along_axis(np.sort(targets, axis=0), middle[None], 0)[
+        0
+    ]  # NaN are sorted to the end

@@ -28,23 +28,36 @@ class ChunkMean:
         ConfigError: `error` is not an error.
     """
 
-    def __init__(self, error: Error, size: Count = 1000, batch: Count = 1, drop_tail: bool = False) -> None:
+    def __init__(
+        self, error: Error, size: Count = 1000, batch: Count = 1, drop_tail: bool = False
+    ) -> None:
         if not callable(error):
-            raise ConfigError(f"{error!r} is not an error", where="task.error.error", hint="give a node with _target_")
+            raise ConfigError(
+                f"{error!r} is not an error",
+                where="task.error.error",
+                hint="give a node with _target_",
+            )
         self._error, self._size, self._batch, self._drop_tail = error, size, batch, drop_tail
         self.name, self.percent = f"{error.name}, mean over chunks", error.percent
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
+    ) -> Score:
         """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
         chunks = self._chunks(len(outputs))
-        parts = [(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]) for chunk in chunks]
+        parts = [
+            (outputs[chunk], targets[chunk], None if groups is None else groups[chunk])
+            for chunk in chunks
+        ]
         defined = [value for part in parts if (value := self._error(*part).value) is not None]
         whole_split = {self._error.name: whole.value, **whole.others}
         others = {f"{name}, whole split": value for name, value in whole_split.items()}
         is_cut = bool(chunks) and chunks[-1].stop < len(outputs)
         skipped = len(chunks) - len(defined) + is_cut
-        return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
+        return Score(
+            sum(defined) / len(defined) if defined else None, len(defined), skipped, others
+        )
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return the best constant of the other error."""
@@ -65,7 +78,9 @@ class ChunkMean:
         return full
 
 
-def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, batch: int) -> Error:
+def named_error(
+    node: Any, kind: str, integer_targets: bool, chunk: int | None, batch: int
+) -> Error:
     """Return the error of a run.
 
     Args:
@@ -85,5 +100,7 @@ def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, 
         hint = "give a short name, or a class of orca_cli.scoring that measures a whole split"
         raise ConfigError(f"{type(error).__name__} is not an error", where="task.error", hint=hint)
     # One that is an average over chunks itself stays as it is, and so does one by records, which a chunk would cut apart.
-    is_whole = chunk is None or isinstance(error, ChunkMean) or getattr(error, "by", "") == "records"
+    is_whole = (
+        chunk is None or isinstance(error, ChunkMean) or getattr(error, "by", "") == "records"
+    )
     return error if is_whole else ChunkMean(error, chunk or 0, batch)

@@ -68,10 +68,15 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     run.set_state("align", step=0)
     source, trajectory = trained(built, engine, run, reporter)
     record, lines = trajectory.record, trajectory.record["lines"]
-    spread = {name: {"before": lines[0][name], "after": value} for name, value in record["collapse"].items()}
+    spread = {
+        name: {"before": lines[0][name], "after": value}
+        for name, value in record["collapse"].items()
+    }
     for name, value in source.spread.items():
         spread[name]["source"] = value
-    share, *parts = (spread[name] for name in ("token_variance", "variance_within", "variance_between"))
+    share, *parts = (
+        spread[name] for name in ("token_variance", "variance_within", "variance_between")
+    )
     total = {when: sum(part[when] for part in parts) for when in ("before", "after", "source")}
     is_alike = share["after"] < _COLLAPSED * share["before"]
     if is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"]):
@@ -85,13 +90,17 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
     built.model.embedder.load_state_dict(trajectory.tensors)
-    storage.write_with(run.stage("align") / _EMBEDDER, lambda path: save_tensors(path, trajectory.tensors))
+    storage.write_with(
+        run.stage("align") / _EMBEDDER, lambda path: save_tensors(path, trajectory.tensors)
+    )
     run.write_summary("align", {"aligned": aligned})
     run.seal("align")
     return aligned
 
 
-def trained(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> tuple[EmbeddedSource, Entry]:
+def trained(
+    built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
+) -> tuple[EmbeddedSource, Entry]:
     """Return the source and the trajectory (see `Trainer.train`), from the cache or made here.
 
     The caller loads the trajectory's weights: one from the cache leaves the model's embedder as it was. Writes the stage's
@@ -157,7 +166,9 @@ def _optimizer_settings(plan: Plan) -> dict[str, Any]:
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 
 
-def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
+def limited_rates(
+    optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align
+) -> list[float]:
     """Give every parameter a group of its own and return, in their order, the factor on the rate of each, in (0, 1].
 
     With it no rate exceeds `Align.largest_step` times the root mean square of the parameter at the call, before the first step.
@@ -165,7 +176,10 @@ def limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, setting
     has to have one group, of all parameters of the embedder in their order.
     """
     (group,) = optimizer.param_groups
-    sizes = {name: float(value.detach().float().square().mean().sqrt()) for name, value in embedder.named_parameters()}
+    sizes = {
+        name: float(value.detach().float().square().mean().sqrt())
+        for name, value in embedder.named_parameters()
+    }
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
     if settings.largest_step is None:
         return [1.0] * len(group["params"])
@@ -190,7 +204,9 @@ class Trainer:
     def __post_init__(self) -> None:
         plan, embedder, problem = self.built.plan, self.built.model.embedder, self.problem
         rates: dict[str, Any] = {"lr": plan.align.lr, "weight_decay": plan.align.weight_decay}
-        self._optimizer = make_optimizer(parameters=embedder.parameters(), **rates, **_optimizer_settings(plan))
+        self._optimizer = make_optimizer(
+            parameters=embedder.parameters(), **rates, **_optimizer_settings(plan)
+        )
         self._shares = limited_rates(self._optimizer, embedder, plan.align)
         folder, owner = self.run.stage("align") / CHECKPOINTS, self.run.name.identity
         self._saver = checkpoint.Saver(folder, owner=owner, every_s=plan.train.checkpoint_s)
@@ -227,15 +243,25 @@ class Trainer:
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
             after = problem.value(problem.train)
-            record = {"before": self._before, "after": after, "collapse": self._diagnose(), "lines": lines}
+            record = {
+                "before": self._before,
+                "after": after,
+                "collapse": self._diagnose(),
+                "lines": lines,
+            }
             return Entry(checkpoint.snapshot(self.built.model.embedder), record)
-        except InterruptionError:  # between two groups of classes: the weights are those of the last step
+        except (
+            InterruptionError
+        ):  # between two groups of classes: the weights are those of the last step
             self._save()
             raise
 
     def _save(self) -> None:
         step, records = len(self._lines), {"before": self._before, "lines": self._lines}
-        weights, state = checkpoint.snapshot(self.built.model.embedder), checkpoint.optimizer_tensors(self._optimizer)
+        weights, state = (
+            checkpoint.snapshot(self.built.model.embedder),
+            checkpoint.optimizer_tensors(self._optimizer),
+        )
         if self._saver.save(checkpoint.Checkpoint(step, weights, state, records=records)):
             self.run.set_state("align", step=step)
 
@@ -243,7 +269,9 @@ class Trainer:
         """Take one optimizer step; returns its line. NonFiniteError leaves the weights as they were."""
         start = time.monotonic()
         settings, model, problem = self.built.plan.align, self.built.model, self.problem
-        lr = step_decay(step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        lr = step_decay(
+            step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor
+        )
         for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
             group["lr"] = lr * share
         try:
@@ -261,17 +289,27 @@ class Trainer:
                 raise NonFiniteError(f"the gradient of the distance is {norm}")
         except NonFiniteError as error:
             what = f"{error.what}, with a rate of {lr:g}; the step was not taken"
-            raise NonFiniteError(what, where=f"align, epoch {step}", hint="try a smaller align.lr") from error
+            raise NonFiniteError(
+                what, where=f"align, epoch {step}", hint="try a smaller align.lr"
+            ) from error
         first = self._lines[0]["gradient_norm"] if self._lines else norm
         if settings.unit_gradient and first > 0:
             torch._foreach_mul_(gradients, 1 / first)
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
-        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics, "seconds": seconds}
+        return line | {
+            "loss": loss,
+            "lr": lr,
+            "gradient_norm": norm,
+            **diagnostics,
+            "seconds": seconds,
+        }
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:
         """Return how the tokens of fixed held-out samples are spread."""
         samples = self.problem.heldout.samples
         model = self.built.model.eval()
-        return collapse(embed(model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+        return collapse(
+            embed(model, self.engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES)))
+        )

@@ -63,7 +63,11 @@ class Built:
 
 
 def build(
-    config: Config, reporter: Reporter, earlier: Mapping[str, Any] | None = None, *, is_trained: bool = True
+    config: Config,
+    reporter: Reporter,
+    earlier: Mapping[str, Any] | None = None,
+    *,
+    is_trained: bool = True,
 ) -> Built:
     """Read the data and build the transfer model; a small one leaves the process with one thread (`limit_threads`).
 
@@ -88,21 +92,32 @@ def build(
     model, mode = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
         what = f"the source holds {source.modality} data, but the body takes {model.body.modality}"
-        raise ConfigError(what, where="source", hint="use stdlib_docs for text, cifar10 or digits for images")
-    limit_threads(sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens)
+        raise ConfigError(
+            what, where="source", hint="use stdlib_docs for text, cifar10 or digits for images"
+        )
+    limit_threads(
+        sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens
+    )
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
-    integer, chunk = not np.issubdtype(task.train.targets().dtype, np.floating), ERROR_CHUNKS.get(config.protocol)
+    integer, chunk = (
+        not np.issubdtype(task.train.targets().dtype, np.floating),
+        ERROR_CHUNKS.get(config.protocol),
+    )
     error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     first = copy.deepcopy(model.embedder)
-    return Built(task, plan.train.learned(task), plan, loss, error, model, first, mode, summary, source)
+    return Built(
+        task, plan.train.learned(task), plan, loss, error, model, first, mode, summary, source
+    )
 
 
-def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> tuple[TransferModel, Finetune]:
+def make_model(
+    settings: Config, task: TaskData, *, is_trained: bool = True
+) -> tuple[TransferModel, Finetune]:
     """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied.
 
     An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the seed. One that begins as the
@@ -128,15 +143,23 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
         if not is_trained:
             most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
         if len(rows) > most:
-            rows = np.sort(seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most])
+            rows = np.sort(
+                seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most]
+            )
         read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
         model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if is_started(settings, model) and not all(parameter.requires_grad for parameter in model.body.parameters()):
+    if is_started(settings, model) and not all(
+        parameter.requires_grad for parameter in model.body.parameters()
+    ):
         # An embedder that is the body's own layer is frozen as the body is; its norm is trained where the body's are.
         model.embedder.requires_grad_(False)
-        if all(parameter.requires_grad for norm in model.body.norms() for parameter in norm.parameters()):
+        if all(
+            parameter.requires_grad
+            for norm in model.body.norms()
+            for parameter in norm.parameters()
+        ):
             model.embedder.norm.requires_grad_(True)
     return model, mode
 
@@ -144,7 +167,9 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
 def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
     """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
     is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
-    return isinstance(model.predictor, PooledPredictor) and (is_known or settings.predictor.init == "ridge")
+    return isinstance(model.predictor, PooledPredictor) and (
+        is_known or settings.predictor.init == "ridge"
+    )
 
 
 def is_started(settings: Config, model: TransferModel) -> bool:
@@ -160,11 +185,19 @@ def make_loss(config: Config, task: TaskData) -> Loss:
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = parts.named("loss", config.task.get("loss"), task.kind, integer)
-    loss: Loss = default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
-    counts_all = not (integer or counts_targets(loss))  # such as torch's, NaN at the first sample without a target
-    if counts_all and any(np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))):
+    loss: Loss = (
+        default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
+    )
+    counts_all = not (
+        integer or counts_targets(loss)
+    )  # such as torch's, NaN at the first sample without a target
+    if counts_all and any(
+        np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))
+    ):
         what = f"{type(loss).__name__} does not leave out unknown targets"
-        raise ConfigError(what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses")
+        raise ConfigError(
+            what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses"
+        )
     return weighted(loss, task, config.train)
 
 
@@ -195,7 +228,9 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
         ConfigError: there are not as many weights as outputs, or they do not suit the targets or the loss.
     """
     of_classes = train.class_weights is not None
-    key, setting = (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
+    key, setting = (
+        (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
+    )
     if setting is None:
         return loss
     if setting != "balanced":
@@ -209,16 +244,27 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
             hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
             raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
         absent, present = (sizes.sum(), (sizes > 0).sum() * sizes) if of_classes else sizes
-        weights = np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0).tolist()
+        weights = np.where(
+            (absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0
+        ).tolist()
     if of_classes and isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
         return MaskedCrossEntropy(weights)
-    if of_classes and type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+    if (
+        of_classes
+        and type(loss) is nn.CrossEntropyLoss
+        and loss.weight is None
+        and loss.reduction == "mean"
+    ):
         smoothing = loss.label_smoothing
-        return nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing)
+        return nn.CrossEntropyLoss(
+            torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing
+        )
     if not of_classes and isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
         return MaskedBCE(weights, loss.count_missing)
     what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
-    raise ConfigError(what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels")
+    raise ConfigError(
+        what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels"
+    )
 
 
 def with_train(built: Built, **changes: Any) -> Built:
@@ -235,7 +281,9 @@ def replanned(built: Built, config: Config, recorded: Decided) -> Built:
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens, is_known = model.embedder.layout.tokens, is_started(config, model)
-    return decide(config, task, tokens, parameters=parameters, is_started=is_known, recorded=recorded)
+    return decide(
+        config, task, tokens, parameters=parameters, is_started=is_known, recorded=recorded
+    )
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -255,7 +303,11 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
         task = replace(task, validation=task.open_test(), validation_drawn=False)
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
-            raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
+            raise DataError(
+                f"the {name} split is empty",
+                where="task",
+                hint="give more data or other split sizes",
+            )
     return task
 
 
@@ -294,7 +346,10 @@ def _folders(settings: Config) -> dict[str, Path]:
 
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
-    trained, shapes = sum(one.numel() for one in model.parameters() if one.requires_grad), describe(model)
+    trained, shapes = (
+        sum(one.numel() for one in model.parameters() if one.requires_grad),
+        describe(model),
+    )
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
@@ -304,7 +359,9 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
         "synthetic": task.synthetic,
         "size": task.size,
         "checkpoint_sha256": model.body.checkpoint_digest,
-        "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
+        "checkpoint_revision": revision(model.body.folder)
+        if hasattr(model.body, "folder")
+        else None,
         "threads": torch.get_num_threads(),
         **shapes,
         "parameters": dict(shapes["parameters"]) | {"trained": trained},
@@ -315,7 +372,10 @@ def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
     train = plan.train
     steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
-        "steps": {"align": plan.align.epochs if has_alignment(plan) else 0, "finetune": train.models * steps},
+        "steps": {
+            "align": plan.align.epochs if has_alignment(plan) else 0,
+            "finetune": train.models * steps,
+        },
         "members": train.models,
         "warmup_epochs": train.warmup_length,
         "decided": {key: decision._asdict() for key, decision in plan.decided.items()},

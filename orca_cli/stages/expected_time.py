@@ -22,7 +22,14 @@ from orca_cli.interfaces import Reporter
 from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, has_alignment, replanned, with_train
 from orca_cli.stages.optimizer_steps import OptimizerSteps
-from orca_cli.stages.plan import MOST_MEMBERS, Decided, Decision, budget_name, is_minutes, read_decisions
+from orca_cli.stages.plan import (
+    MOST_MEMBERS,
+    Decided,
+    Decision,
+    budget_name,
+    is_minutes,
+    read_decisions,
+)
 from orca_cli.stages.problem import compare
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -66,7 +73,9 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
     train, tested = built.plan.train, len(built.task.train) + len(built.task.validation)
     evaluated = tested * costs.step / _FORWARD / train.step_size(train.count_learned(built.task))
-    aligned_again = 0 if train.folds else (train.models - 1) * costs.align  # members with embedders of their own
+    aligned_again = (
+        0 if train.folds else (train.models - 1) * costs.align
+    )  # members with embedders of their own
     training = train.models * (train.epochs * _epoch(built, costs) + evaluated)
     return {"align": costs.align, "finetune": training + aligned_again}
 
@@ -84,7 +93,9 @@ def _step(built: Built, engine: Engine) -> float:
 
     def mean(built: Built, most: int) -> float:
         seconds: list[float] = []
-        with closing(OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)) as steps:
+        with closing(
+            OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)
+        ) as steps:
             while len(seconds) < most and sum(seconds) < _ENOUGH_S:
                 start = time.perf_counter()
                 steps.take(len(seconds))
@@ -114,12 +125,19 @@ def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
         problem.backward(0)
         middle = time.perf_counter()
         problem.value(problem.train)
-        values = (2 + math.ceil(settings.epochs / settings.check_every)) * (time.perf_counter() - middle)
+        values = (2 + math.ceil(settings.epochs / settings.check_every)) * (
+            time.perf_counter() - middle
+        )
         return settings.epochs * (middle - start) + values
 
 
 def planned(
-    config: Config, built: Built, engine: Engine, earlier: Mapping[str, Any], spent_s: float, reporter: Reporter
+    config: Config,
+    built: Built,
+    engine: Engine,
+    earlier: Mapping[str, Any],
+    spent_s: float,
+    reporter: Reporter,
 ) -> Built:
     """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
 
@@ -152,11 +170,19 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
     one = plan.train.models * _epoch(built, costs)
     left = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
     if left < one:
-        reporter.say(f"build: {budget} is too short: one epoch takes about {one:.2g} s, and one is trained anyway")
+        reporter.say(
+            f"build: {budget} is too short: one epoch takes about {one:.2g} s, and one is trained anyway"
+        )
     epochs, members = max(1, int(min(left / one, whole))), 1
     if _MEMBERS in decided and not plan.train.folds:
-        members += max(0, int(min((left - whole * one) / (seconds(members=2) - seconds()), MOST_MEMBERS - 1)))
-    numbers = {key: value for key, value in ((_EPOCHS, epochs), (_MEMBERS, members)) if key in decided}
+        members += max(
+            0, int(min((left - whole * one) / (seconds(members=2) - seconds()), MOST_MEMBERS - 1))
+        )
+    numbers = {
+        key: value for key, value in ((_EPOCHS, epochs), (_MEMBERS, members)) if key in decided
+    }
     repeat = " ".join(f"{key}={value}" for key, value in numbers.items())
-    why = f"{budget}: a step takes {costs.step:.2g} s on this machine; repeat this run with {repeat}"
+    why = (
+        f"{budget}: a step takes {costs.step:.2g} s on this machine; repeat this run with {repeat}"
+    )
     return {key: Decision(value, why) for key, value in numbers.items()}

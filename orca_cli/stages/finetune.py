@@ -103,12 +103,20 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    train, folder, owner, members = built.plan.train, run.stage("finetune"), run.name.identity, members_of(built)
+    train, folder, owner, members = (
+        built.plan.train,
+        run.stage("finetune"),
+        run.name.identity,
+        members_of(built),
+    )
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
     saver = checkpoint.Saver(folder / CHECKPOINTS, owner=owner, every_s=train.checkpoint_s)
     saved, finished = saver.load(), dict[int, Entry]()
     for number, member in enumerate(members):
-        if member.folder and (done := checkpoint.read_finished(folder / member.folder, owner=owner)) is not None:
+        if (
+            member.folder
+            and (done := checkpoint.read_finished(folder / member.folder, owner=owner)) is not None
+        ):
             finished[number] = done
     if saved is not None and saved.records["member"] in finished:
         saved = None  # of its last step
@@ -120,9 +128,13 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             if number in finished:
                 advance(steps[number], "")
                 continue
-            if number > 0:  # each fold from the same start, other members with an embedder of their own
+            if (
+                number > 0
+            ):  # each fold from the same start, other members with an embedder of their own
                 part = run.part(folder / CHECKPOINTS / f"start-{number}")
-                load_trained_state(built.model, first or drawn_again(built, engine, part, seed=member.seed))
+                load_trained_state(
+                    built.model, first or drawn_again(built, engine, part, seed=member.seed)
+                )
             begun = saved if saved is not None and saved.records["member"] == number else None
             if begun is not None:
                 reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
@@ -131,15 +143,23 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             if not member.folder:
                 return _alone(built, run, training)
             chosen, tensors = training.chosen(), {}
-            if member.rows is not None and member.held_out is not None:  # its fold, which it has not seen
+            if (
+                member.rows is not None and member.held_out is not None
+            ):  # its fold, which it has not seen
                 load_trained_state(built.model, chosen)
                 tensors["outputs"] = _predict(built, engine, built.model, member.held_out)[0]
-            finished[number] = done = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
+            finished[number] = done = Entry(
+                tensors, {"epoch": training.epoch, "lines": training.lines}
+            )
             checkpoint.commit_weights(folder / member.folder, chosen, owner=owner, finished=done)
-    return _together(built, engine, run, members, [finished[number] for number in range(len(members))])
+    return _together(
+        built, engine, run, members, [finished[number] for number in range(len(members))]
+    )
 
 
-def _predict(built: Built, engine: Engine, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+def _predict(
+    built: Built, engine: Engine, model: nn.Module, samples: Samples
+) -> tuple[Tensor, Tensor]:
     with signals.immediate():
         return predict(engine, model, samples, built.plan.train.eval_batch_size)
 
@@ -148,14 +168,20 @@ def _alone(built: Built, run: RunDirectory, training: MemberTraining) -> Trained
     """Return the only member; writes last/ and best/."""
     for name, weights in {"last": trained_state(built.model), "best": training.best}.items():
         if weights:
-            checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
+            checkpoint.commit_weights(
+                run.stage("finetune") / name, weights, owner=run.name.identity
+            )
     load_trained_state(built.model, training.chosen())
     return _trained(built, built.model, training.error, [training.epoch], training.lines)
 
 
-def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]) -> Trained:
+def _together(
+    built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]
+) -> Trained:
     """Return several members as one, with the error of each sample's outputs by the fold that has not seen it, or of all."""
-    weights = [storage.read_tensors(run.stage("finetune") / member.folder / WEIGHTS) for member in members]
+    weights = [
+        storage.read_tensors(run.stage("finetune") / member.folder / WEIGHTS) for member in members
+    ]
     models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
     for one, state in zip(models, weights, strict=True):
         load_trained_state(one, state)
@@ -168,7 +194,9 @@ def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Mem
         outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
         targets = torch.from_numpy(np.array(samples.targets()))
         fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
-        run.write_arrays("finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold)
+        run.write_arrays(
+            "finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold
+        )
     elif samples is not None:
         outputs, targets = _predict(built, engine, model, samples)
     if samples is not None:
@@ -176,13 +204,20 @@ def _together(built: Built, engine: Engine, run: RunDirectory, members: list[Mem
     curve = []
     for lines in zip(*(done.record["lines"] for done in finished), strict=True):
         values = {name: [line[name] for line in lines] for name in _MEANS}
-        means = {name: None if None in numbers else sum(numbers) / len(numbers) for name, numbers in values.items()}
+        means = {
+            name: None if None in numbers else sum(numbers) / len(numbers)
+            for name, numbers in values.items()
+        }
         curve.append(lines[0] | means)
     return _trained(built, model, error, [done.record["epoch"] for done in finished], curve)
 
 
 def _trained(
-    built: Built, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
+    built: Built,
+    model: nn.Module,
+    error: float | None,
+    epochs: list[int],
+    lines: list[dict[str, Any]],
 ) -> Trained:
     """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
     train, learned = built.plan.train, built.learned
@@ -222,7 +257,9 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     with signals.immediate():
         samples = built.task.open_test()
         if len(samples) == 0:
-            raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
+            raise DataError(
+                "the test split is empty", where="task", hint="give more data or other split sizes"
+            )
         overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
@@ -231,12 +268,18 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         what = f"the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
         log.warning(f"test: {what}; the test error is likely optimistic")
     constant = best_constant(built)
-    trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
+    trivial = score(
+        built.error, constant.expand(len(targets), *constant.shape), samples, targets
+    ).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
-    if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
+    if (
+        groups := samples.groups()
+    ) is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", PREDICTIONS, **arrays)
-    return Tested(measured, trivial, split_record(samples) | {"also_in_train": overlap}, reads, samples)
+    return Tested(
+        measured, trivial, split_record(samples) | {"also_in_train": overlap}, reads, samples
+    )
 
 
 def best_constant(built: Built) -> Tensor:
@@ -247,7 +290,9 @@ def best_constant(built: Built) -> Tensor:
     targets = built.learned.targets()
     most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
     if len(targets) > most:  # all would not fit into memory with room to work in
-        rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(len(targets))[:most]
+        rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(
+            len(targets)
+        )[:most]
         targets = targets[np.sort(rows)]
     return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))
 
@@ -260,7 +305,10 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     built, aligned, trained = validated.built, validated.aligned, validated.trained
     measured, reason = Score(None, 0), "the test split stayed closed (test=false)"
     if tested is not None:
-        measured, reason = tested.score, f"undefined on all {tested.score.skipped} that it averages over"
+        measured, reason = (
+            tested.score,
+            f"undefined on all {tested.score.skipped} that it averages over",
+        )
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {

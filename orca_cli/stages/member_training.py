@@ -68,12 +68,20 @@ def members_of(built: Built) -> list[Member]:
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
-    fold = folds(len(learned), train.folds, seed=plan.task.get("split_seed", 0), classes=classes, groups=groups)
+    fold = folds(
+        len(learned),
+        train.folds,
+        seed=plan.task.get("split_seed", 0),
+        classes=classes,
+        groups=groups,
+    )
     members = []
     for i in range(train.folds):
         rows, others = np.flatnonzero(fold == i), np.flatnonzero(fold != i)
         seed = seeding.derive(plan.seed, "finetune", "fold", i)
-        members.append(Member(i, f"fold-{i}", seed, Part(learned, others), Part(learned, rows), rows))
+        members.append(
+            Member(i, f"fold-{i}", seed, Part(learned, others), Part(learned, rows), rows)
+        )
     return members
 
 
@@ -121,12 +129,19 @@ class MemberTraining:
     def __post_init__(self, saved: checkpoint.Checkpoint | None) -> None:
         built, samples, seed = self.built, self.member.samples, self.member.seed
         self._train = built.plan.train
-        self._is_start_fitted = saved is None and ridge_start.start(built, self.engine, samples, seed)
+        self._is_start_fitted = saved is None and ridge_start.start(
+            built, self.engine, samples, seed
+        )
         self._steps = OptimizerSteps(built, self.engine, samples, seed)
         self._step = 0
         self.best: dict[str, Tensor] = {}
         # What a checkpoint holds beside tensors; "start": validation of the weights before any step, if they may be chosen.
-        self._records: dict[str, Any] = {"start": None, "lines": [], "loss_sum": 0.0, "best_epoch": 0}
+        self._records: dict[str, Any] = {
+            "start": None,
+            "lines": [],
+            "loss_sum": 0.0,
+            "best_epoch": 0,
+        }
         self._records["member"] = self.member.number
         if saved is not None:
             self._step, self.best = saved.step - self.first_step, saved.kept
@@ -151,10 +166,17 @@ class MemberTraining:
                 if self._step == self._steps.per_epoch * (len(lines) + 1):
                     self._end_epoch()
                 error = lines[-1]["validation_error"] if lines else None
-                advance(self._step - shown, "" if error is None else f"validation {self.built.error.name} {error:.4f}")
+                advance(
+                    self._step - shown,
+                    "" if error is None else f"validation {self.built.error.name} {error:.4f}",
+                )
                 shown, is_last = self._step, self._step == self._steps.total
                 # What follows the last step may be interrupted.
-                if signals.pending() is not None or is_last or self.saver.is_due(self.first_step + self._step):
+                if (
+                    signals.pending() is not None
+                    or is_last
+                    or self.saver.is_due(self.first_step + self._step)
+                ):
                     self._save()
                 signals.check()
                 if is_last:
@@ -171,7 +193,9 @@ class MemberTraining:
     @property
     def error(self) -> float | None:
         """Return the validation error of the chosen weights; None where it is undefined, or nothing validates."""
-        return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])["validation_error"]
+        return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])[
+            "validation_error"
+        ]
 
     def chosen(self) -> dict[str, Tensor]:
         """Return the weights that `train.select` says, as `trained_state`, once all steps are taken; the model has the last."""
@@ -209,7 +233,12 @@ class MemberTraining:
 
     def _validated(self) -> dict[str, float | None]:
         """Return error and loss on what validates; on an interruption, save a checkpoint first so that no step is repeated."""
-        built, engine, samples, size = self.built, self.engine, self.member.held_out, self._train.eval_batch_size
+        built, engine, samples, size = (
+            self.built,
+            self.engine,
+            self.member.held_out,
+            self._train.eval_batch_size,
+        )
         if samples is None:
             return {"validation_error": None, "validation_loss": None}
         if self._train.validate_on == "test":

@@ -54,21 +54,33 @@ class OptimizerSteps:
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
         # Parts of the model that do not start at random learn at the rate of the body.
-        is_own, is_ridge = getattr(model.embedder, "is_body_layer", False), is_ridge_wanted(plan, model)
+        is_own, is_ridge = (
+            getattr(model.embedder, "is_body_layer", False),
+            is_ridge_wanted(plan, model),
+        )
         known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():
             groups[name.startswith(known)].append(parameter)
-        rates = {name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")}
+        rates = {
+            name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")
+        }
         optimizer = make_optimizer(
-            train.optimizer, groups[True], outer=groups[False], betas=BETAS, fused=engine.device.type == "cpu", **rates
+            train.optimizer,
+            groups[True],
+            outer=groups[False],
+            betas=BETAS,
+            fused=engine.device.type == "cpu",
+            **rates,
         )
         self.optimizer = engine.prepare(optimizer)
         unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
         # Drawn once an epoch; what is read ahead may be of the next one.
         self._order = functools.lru_cache(2)(
-            lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
+            lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(
+                len(samples)
+            )
         )
         self._feed: Generator[Batch, None, None] | None = None
         self._next = 0
@@ -83,7 +95,10 @@ class OptimizerSteps:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step) * group["rate"]
         settings, team, rows = self._settings, self._engine.team, self._rows(step)
-        with signals.postponed() if team is not None else nullcontext(), governed_by("train.batch_size", _SMALLER):
+        with (
+            signals.postponed() if team is not None else nullcontext(),
+            governed_by("train.batch_size", _SMALLER),
+        ):
             if team is not None and team.leads:
                 if not self._is_shared:
                     self._share(team)
@@ -119,15 +134,21 @@ class OptimizerSteps:
         """Yield what reads the batches of a step and all that follow it, one after the other."""
         size, pin = self._settings.batch_size, self._engine.pin
         for step in range(first_step, self.total):
-            for read in read_step(self._samples, self._rows(step), size, seed=self._seed, step=step):
+            for read in read_step(
+                self._samples, self._rows(step), size, seed=self._seed, step=step
+            ):
                 yield functools.partial(lambda call: pin(call()), read)
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
         learned = self._built.learned
-        rows = np.arange(len(learned)) if self._samples is learned else cast(Part, self._samples).rows
+        rows = (
+            np.arange(len(learned)) if self._samples is learned else cast(Part, self._samples).rows
+        )
         scaler = self._engine.scaler_state()
-        team.order(_PLAN, train=dataclasses.asdict(self._built.plan.train), seed=self._seed, scaler=scaler)
+        team.order(
+            _PLAN, train=dataclasses.asdict(self._built.plan.train), seed=self._seed, scaler=scaler
+        )
         team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
         team.share_weights(self._built.model, self._engine.device)
         team.share(checkpoint.optimizer_tensors(self.optimizer), _CPU)
@@ -150,7 +171,11 @@ class OptimizerSteps:
 
 def lead(team: Team, built: Built, engine: Engine) -> None:
     """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
-    team.order(_BUILD, precision=engine.precision, **{name: built.summary[name] for name in ("splits", "decided")})
+    team.order(
+        _BUILD,
+        precision=engine.precision,
+        **{name: built.summary[name] for name in ("splits", "decided")},
+    )
     team.gathered(lambda: {}, 0)
 
 
@@ -169,10 +194,16 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
                 elif order["name"] == _PLAN:
                     plans.close()
                     rows = team.share({}, _CPU)["rows"].numpy()
-                    samples = built.learned if len(rows) == len(built.learned) else Part(built.learned, rows)
+                    samples = (
+                        built.learned
+                        if len(rows) == len(built.learned)
+                        else Part(built.learned, rows)
+                    )
                     team.share_weights(built.model, engine.device)
                     state = team.share({}, _CPU)
-                    steps = OptimizerSteps(with_train(built, **order["train"]), engine, samples, order["seed"])
+                    steps = OptimizerSteps(
+                        with_train(built, **order["train"]), engine, samples, order["seed"]
+                    )
                     plans.callback(steps.close)
                     if state:
                         checkpoint.restore_optimizer(steps.optimizer, state)
@@ -188,7 +219,9 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
     return int(order["code"])
 
 
-def _build(team: Team, settings: Callable[[], Config], order: Mapping[str, Any]) -> tuple[Built, Engine]:
+def _build(
+    team: Team, settings: Callable[[], Config], order: Mapping[str, Any]
+) -> tuple[Built, Engine]:
     """Build what the first process has built, on the device of this one."""
     made: list[tuple[Built, Engine]] = []
 
@@ -199,7 +232,9 @@ def _build(team: Team, settings: Callable[[], Config], order: Mapping[str, Any])
         for name, split in built.summary["splits"].items():
             if split != (first := order["splits"][name]):
                 what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
-                raise DataError(what, where=f"task ({name})", hint="give all processes the same paths.data")
+                raise DataError(
+                    what, where=f"task ({name})", hint="give all processes the same paths.data"
+                )
         built.model.to(device)
         made.append((built, Engine(device, order["precision"], team)))
         return {}

@@ -16,7 +16,9 @@ from orca_cli.interfaces import Samples, TaskData
 
 # Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
 BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing
-ERROR_FROM = 300  # from which on they choose by the error; fewer by the loss, which moves with every sample
+ERROR_FROM = (
+    300  # from which on they choose by the error; fewer by the loss, which moves with every sample
+)
 _OPEN = (None, "auto")
 
 
@@ -35,7 +37,9 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     recorded = record.get("splits", {})
     if any(recorded.get(name) != split for name, split in splits.items()):
         return {}
-    return {key: Decision(one["value"], one["why"]) for key, one in record.get("decided", {}).items()}
+    return {
+        key: Decision(one["value"], one["why"]) for key, one in record.get("decided", {}).items()
+    }
 
 
 @dataclass(kw_only=True)
@@ -73,7 +77,9 @@ class TrainPlan(Train):
             return self
         if accumulation > samples:
             accumulation = max(1, samples // batch_size)
-        return replace(self, batch_size=min(batch_size, samples // accumulation), accumulation=accumulation)
+        return replace(
+            self, batch_size=min(batch_size, samples // accumulation), accumulation=accumulation
+        )
 
     def step_size(self, samples: int) -> int:
         """Return how many of a number of samples an optimizer step sees."""
@@ -126,8 +132,16 @@ _WARMUP = 0.1  # of the steps
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 # budget -> how many times the steps of `normal`, and how many members are averaged.
 # started: `normal` of a model that starts with its body's own features and a predictor for them.
-_LEVELS = {"quick": (0.25, 1), "normal": (1.0, 2), "thorough": (1.0, MOST_MEMBERS), "started": (0.25, 1)}
-_SEVERAL_SAMPLES, _SEVERAL_TOKENS = 5000, 128  # the most of which `normal` averages members of a small model
+_LEVELS = {
+    "quick": (0.25, 1),
+    "normal": (1.0, 2),
+    "thorough": (1.0, MOST_MEMBERS),
+    "started": (0.25, 1),
+}
+_SEVERAL_SAMPLES, _SEVERAL_TOKENS = (
+    5000,
+    128,
+)  # the most of which `normal` averages members of a small model
 _LONGEST = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
 
 
@@ -158,7 +172,10 @@ def decide(
         is_started: whether the embedder starts as the body's own layer, and the predictor as a ridge.
         recorded: decisions that stand, of an earlier attempt or by a time that was measured.
     """
-    train, decided = TrainPlan(**vars(config.train)), dict[str, Decision]()  # what is open is set below
+    train, decided = (
+        TrainPlan(**vars(config.train)),
+        dict[str, Decision](),
+    )  # what is open is set below
 
     def settle(name: str, value: Any, why: str) -> None:
         nonlocal train
@@ -172,7 +189,11 @@ def decide(
         settle(name, value, f"{count} validation samples, {how} than {least}")
 
     if train.folds:
-        settle("select", "last", f"train.folds={train.folds} judges by all samples, and none are left to choose by")
+        settle(
+            "select",
+            "last",
+            f"train.folds={train.folds} judges by all samples, and none are left to choose by",
+        )
     if train.refit is True:
         settle("select", "last", "train.refit=true leaves no samples to choose by")
     choose("select", "last", "best", BEST_FROM)
@@ -195,7 +216,11 @@ def decide(
     settle("members", 1 if train.folds else members, why)
     settle("outer_rate", _OUTER_RATE if train.lr is None else 1.0, why)
     settle("lr", _RATES[0] if is_small else _RATES[1], why)
-    settle("warmup_epochs", round(_WARMUP * min(train.epochs, train.decay_epochs or train.epochs), 6), why)
+    settle(
+        "warmup_epochs",
+        round(_WARMUP * min(train.epochs, train.decay_epochs or train.epochs), 6),
+        why,
+    )
     settle("weight_decay", _WEIGHT_DECAY, why)
     settle("clip", _CLIP, why)
     return Plan(**vars(config) | {"train": train, "decided": decided})
@@ -206,7 +231,11 @@ def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
         "validation chooses": select == "best",
         "validation was not drawn from the training data": not task.validation_drawn,
         "train.validate_on=test": config.train.validate_on == "test",
-        "task.train_fraction says how much is trained on": config.task.get("train_fraction") is not None,
+        "task.train_fraction says how much is trained on": config.task.get("train_fraction")
+        is not None,
     }
     reason = next((reason for reason, holds in against.items() if holds), "")
-    return not reason, reason or "nothing is chosen by validation, which was drawn from the training data"
+    return (
+        not reason,
+        reason or "nothing is chosen by validation, which was drawn from the training data",
+    )

@@ -27,15 +27,25 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.build import Built, cache_folder, source_seed
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
-from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, select_points, source_features
+from orca_cli.stages.source_features import (
+    EmbeddedSource,
+    Wanted,
+    prepared_metric,
+    select_points,
+    source_features,
+)
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
 
 EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
-_DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
+_DRAWN_VALUES = (
+    2**27
+)  # input values of a class's samples: of large ones, fewer give more tokens each
 _LEAST_SAMPLES = 8
 _POINTS_OF_A_CLASS, _POINTS_OF_CLASSES = 128, 256  # in a problem, by default
-_EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once: each call costs as much as a thousand
+_EMBEDDED_POINTS = (
+    2**13
+)  # points of several problems that are embedded at once: each call costs as much as a thousand
 _EXACT_SOURCE_POINTS, _EXACT_TARGET_POINTS = 500, 200
 
 
@@ -75,24 +85,36 @@ class Problem:
     def classes(self) -> int:
         """Return the number of target classes in one problem; 0: all."""
         setting = self.settings.classes_per_problem
-        return setting if setting is not None else int(not getattr(self.metric, "all_classes", False))
+        return (
+            setting if setting is not None else int(not getattr(self.metric, "all_classes", False))
+        )
 
     @property
     def balanced(self) -> int:
         """Return how many classes of a side a draw is balanced over; 0: of all classes, by their shares."""
-        return getattr(self.metric, "balanced_classes", 0) if self.settings.classes_per_problem is None else 0
+        return (
+            getattr(self.metric, "balanced_classes", 0)
+            if self.settings.classes_per_problem is None
+            else 0
+        )
 
     @property
     def size(self) -> int:
         """Return the most points that a problem has."""
-        return self.settings.max_samples or (_POINTS_OF_A_CLASS if self.classes == 1 else _POINTS_OF_CLASSES)
+        return self.settings.max_samples or (
+            _POINTS_OF_A_CLASS if self.classes == 1 else _POINTS_OF_CLASSES
+        )
 
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
         """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`.
 
         A metric that balances its classes has one group, of as many as it takes.
         """
-        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members)).tolist()
+        order = (
+            seeding.numpy_generator(self.seed, "align", "order", *names)
+            .permutation(list(split.members))
+            .tolist()
+        )
         if self.balanced:
             return [tuple(order[: self.balanced])]
         size = self.classes or len(order)
@@ -111,7 +133,11 @@ class Problem:
             part.backward()
             loss += float(part.detach())
             for name in ("iterations", "marginal_error"):
-                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                values = [
+                    distance.diagnostics[name]
+                    for _, distance in distances
+                    if name in distance.diagnostics
+                ]
                 if values:
                     worst[name] = max(worst.get(name, 0.0), *values)
         return loss, worst
@@ -129,17 +155,27 @@ class Problem:
             some, distances = groups[start : start + together], []
             signals.check()
             for group, points in zip(some, self.points(split, some, *names), strict=True):
-                weight = 1.0 if self.balanced else sum(len(split.members[one]) / len(split.samples) for one in group)
+                weight = (
+                    1.0
+                    if self.balanced
+                    else sum(len(split.members[one]) / len(split.samples) for one in group)
+                )
                 generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
-                distances.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
+                distances.append(
+                    (weight, measure(self.metric, self.source, self.prepared, points, generator))
+                )
             yield distances
 
     @torch.no_grad()
     def value(self, split: Labelled) -> float:
         """Return the weighted sum over all groups on a draw that is the same at every call; NonFiniteError if it is none."""
-        value = sum(weight * float(one.value) for some in self.parts(split, "fixed") for weight, one in some)
+        value = sum(
+            weight * float(one.value) for some in self.parts(split, "fixed") for weight, one in some
+        )
         if not math.isfinite(value):
-            raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
+            raise NonFiniteError(
+                f"the distance is {value}", where="align", hint="try a smaller align.lr"
+            )
         return value
 
     @torch.no_grad()
@@ -152,11 +188,15 @@ class Problem:
         problem = replace(self, settings=replace(self.settings, max_samples=_EXACT_TARGET_POINTS))
         (target,) = problem.points(self.heldout, [tuple(sorted(self.heldout.members))], "exact")
         generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
-        source = _some(self.source, np.sort(generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]))
+        source = _some(
+            self.source, np.sort(generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS])
+        )
         metric = OTDDExact()
         return float(metric.distance(source, metric.prepare(source), target).value)
 
-    def points(self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int) -> list[Features]:
+    def points(
+        self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int
+    ) -> list[Features]:
         """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share.
 
         Raises:
@@ -165,19 +205,36 @@ class Problem:
         draws = []
         for group in groups:
             for target_class, most in zip(group, self._shares(split, group, *names), strict=True):
-                generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
+                generator = seeding.numpy_generator(
+                    self.seed, "align", "samples", target_class, *names
+                )
                 members = split.members[target_class]
                 size = min(most, len(members), self._readable)
-                draws.append(Draw(np.sort(generator.choice(members, size=size, replace=False)), most, generator))
-        embedded = embed_points(self.model, self.engine, split.samples, draws, self.settings.features)
+                draws.append(
+                    Draw(
+                        np.sort(generator.choice(members, size=size, replace=False)),
+                        most,
+                        generator,
+                    )
+                )
+        embedded = embed_points(
+            self.model, self.engine, split.samples, draws, self.settings.features
+        )
         is_sequence = self.settings.features == "sequence"
-        if is_sequence and any(draw.most and not len(cloud) for draw, cloud in zip(draws, embedded, strict=True)):
+        if is_sequence and any(
+            draw.most and not len(cloud) for draw, cloud in zip(draws, embedded, strict=True)
+        ):
             what = f"of some class no sample has all {self.model.embedder.layout.tokens} tokens"
-            raise ConfigError(what, where="align.features=sequence", hint="use align.features=tokens or pooled")
+            raise ConfigError(
+                what, where="align.features=sequence", hint="use align.features=tokens or pooled"
+            )
         clouds, result = iter(embedded), []
         for group in groups:
             parts = [next(clouds).to(self.source.x.dtype) for _ in group]
-            numbers = [cloud.new_full((len(cloud),), place, dtype=torch.int64) for place, cloud in enumerate(parts)]
+            numbers = [
+                cloud.new_full((len(cloud),), place, dtype=torch.int64)
+                for place, cloud in enumerate(parts)
+            ]
             result.append(Features(torch.cat(parts), torch.cat(numbers), len(group)))
         return result
 
@@ -186,7 +243,9 @@ class Problem:
         """Return how many samples of a class are read at most; where a sample is a point, as many as there are points."""
         if self.settings.features != "tokens":
             return self.size
-        return max(_LEAST_SAMPLES, _DRAWN_VALUES // math.prod(self.model.embedder.layout.input_shape))
+        return max(
+            _LEAST_SAMPLES, _DRAWN_VALUES // math.prod(self.model.embedder.layout.input_shape)
+        )
 
     def _shares(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
         """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
@@ -205,7 +264,9 @@ class Problem:
         return np.diff(ends, prepend=0.0).astype(int).tolist()
 
 
-def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True) -> tuple[Problem, EmbeddedSource]:
+def compare(
+    built: Built, engine: Engine, reporter: Reporter, whole: bool = True
+) -> tuple[Problem, EmbeddedSource]:
     """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
 
     With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. Of pseudo-labels
@@ -213,26 +274,49 @@ def compare(built: Built, engine: Engine, reporter: Reporter, whole: bool = True
     device has no float64.
     """
     if engine.device.type == "mps":
-        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
+        raise UnavailableError(
+            "mps has no float64", where="device", hint="use device=cpu, or metric=none"
+        )
     plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
-    tokens, points, draw = built.model.embedder.layout.tokens, settings.source_points, source_seed(plan)
-    wanted = Wanted(settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels)
+    tokens, points, draw = (
+        built.model.embedder.layout.tokens,
+        settings.source_points,
+        source_seed(plan),
+    )
+    wanted = Wanted(
+        settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels
+    )
     assert built.source is not None
-    source = source_features(built.model.body, built.source, wanted, engine.device, cache, reporter, whole)
+    source = source_features(
+        built.model.body, built.source, wanted, engine.device, cache, reporter, whole
+    )
     metric: Metric = parts.build(plan.metric, "metric")
-    cloud = replace(source.cloud, x=source.cloud.x.to(engine.device), labels=source.cloud.labels.to(engine.device))
+    cloud = replace(
+        source.cloud,
+        x=source.cloud.x.to(engine.device),
+        labels=source.cloud.labels.to(engine.device),
+    )
     prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    count, targets = settings.pseudo_labels or cloud.num_classes, (task.train.targets(), task.validation.targets())
+    count, targets = (
+        settings.pseudo_labels or cloud.num_classes,
+        (task.train.targets(), task.validation.targets()),
+    )
     classes = class_labels(task.kind, *targets, num_clusters=count, seed=plan.seed)
     if settings.target_labels == "shuffled":
         classes = shuffled(classes, plan.seed)
     train, heldout = map(Labelled, (task.train, task.validation), classes)
-    return Problem(built.model, engine, metric, cloud, prepared, train, heldout, settings, plan.seed), source
+    return Problem(
+        built.model, engine, metric, cloud, prepared, train, heldout, settings, plan.seed
+    ), source
 
 
 def measure(
-    metric: Metric, source: Features, prepared: dict[str, Tensor], target: Features, generator: np.random.Generator
+    metric: Metric,
+    source: Features,
+    prepared: dict[str, Tensor],
+    target: Features,
+    generator: np.random.Generator,
 ) -> Distance:
     """Return a metric's distance; one that samples the source is given as many of its points as the target has.
 
@@ -250,7 +334,9 @@ def measure(
     return metric.distance(source, prepared, target)
 
 
-def balanced_rows(points: Features, size: int, most: int, generator: np.random.Generator) -> np.ndarray:
+def balanced_rows(
+    points: Features, size: int, most: int, generator: np.random.Generator
+) -> np.ndarray:
     """Return rows of points [m], m <= size, of at most `most` classes, which are drawn and take turns.
 
     Each class gives size / (number of classes) rows, rounded down, or all that it has.
@@ -258,7 +344,9 @@ def balanced_rows(points: Features, size: int, most: int, generator: np.random.G
     labels = points.labels.cpu().numpy()
     chosen = generator.permutation(np.unique(labels))[: min(most, size)]
     each = size // len(chosen)
-    rows = np.concatenate([generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen])
+    rows = np.concatenate(
+        [generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen]
+    )
     return rows[_in_turn(labels[rows], generator)]
 
 
@@ -308,7 +396,9 @@ def embed_points(
     clouds, first = [], 0
     for batch in read:
         here = (rows >= first) & (rows < first + len(batch.x))
-        where = (torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places))
+        where = (
+            torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places)
+        )
         clouds.append(tokens_at(batch.x, batch.valid, *where))
         first += len(batch.x)
     return list(torch.cat(clouds).split([len(some) for some in chosen]))
@@ -321,7 +411,9 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
     for draw, start, count in zip(draws, cuts, np.diff(cuts), strict=False):
         every = np.arange(start, start + count)
         few = count <= draw.most
-        chosen.append(every if few else np.sort(draw.generator.choice(every, size=draw.most, replace=False)))
+        chosen.append(
+            every if few else np.sort(draw.generator.choice(every, size=draw.most, replace=False))
+        )
     return chosen
 
 
@@ -330,12 +422,18 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
     Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
     """
-    pieces = [model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)]
+    pieces = [
+        model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
+    ]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
     return replace(pieces[0], x=x, mask=mask)
 
 
-def _batches(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Iterator[Batch]:
+def _batches(
+    model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray
+) -> Iterator[Batch]:
     """Yield the samples on the run's device, as many at a time as `EMBEDDED_VALUES` allows."""
-    for some in batches(indices, max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))):
+    for some in batches(
+        indices, max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
+    ):
         yield engine.move(samples.batch(some))

@@ -10,7 +10,9 @@ from orca_cli import seeding, signals
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import IGNORED_CLASS, Kind
 
-WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
+WHOLE_VALUES = (
+    2**26
+)  # values that k-means may see at once (256 MiB in float32); above, they come in batches
 BATCH_VALUES = 2**24
 _RESTARTS = 10
 _PASSES = 3
@@ -38,7 +40,9 @@ def class_labels(
     k = min(num_clusters, len(train))
     width, encode = _encoder(kind, train)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer distinct targets than clusters is fine here
         if len(train) * width <= WHOLE_VALUES:
             means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encode(train))
         else:
@@ -50,7 +54,9 @@ def class_labels(
         labels = []
         for targets in (train, validation):
             batches = _batches(targets, np.arange(len(targets)), width)
-            labels.append(np.concatenate([means.predict(encode(targets[rows])) for rows in batches]))
+            labels.append(
+                np.concatenate([means.predict(encode(targets[rows])) for rows in batches])
+            )
     return labels[0].astype(np.int64), labels[1].astype(np.int64)
 
 
@@ -72,7 +78,10 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.nda
     edges = np.unique(np.quantile(known_values, np.arange(1, count) / count, method="inverted_cdf"))
     edges = edges[edges < known_values[-1]]
     median = known_values[(len(known_values) - 1) // 2]
-    bins = [np.searchsorted(edges, np.where(np.isnan(y), median, y), side="left") for y in (train, validation)]
+    bins = [
+        np.searchsorted(edges, np.where(np.isnan(y), median, y), side="left")
+        for y in (train, validation)
+    ]
     return bins[0].astype(np.int64), bins[1].astype(np.int64)
 
 
@@ -81,7 +90,9 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
 
     What is subtracted and divided by is of the known values of the training targets, which are read a batch at a time.
     """
-    classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1  # 0: real values
+    classes = (
+        0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
+    )  # 0: real values
     width = train[0].size * max(classes, 1)
 
     def values(targets: np.ndarray) -> np.ndarray:
@@ -97,19 +108,25 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
         batches = _batches(train, np.arange(len(train)), width)
         return sum(measure(values(train[rows]).astype(np.float64)) for rows in batches)
 
-    counts, total = summed(lambda known: np.stack([(~np.isnan(known)).sum(0), np.nansum(known, axis=0)]))
+    counts, total = summed(
+        lambda known: np.stack([(~np.isnan(known)).sum(0), np.nansum(known, axis=0)])
+    )
     mean, scale = (total / np.maximum(counts, 1)).astype(np.float32), np.ones(width, np.float32)
     if not classes and kind != "labels":
         squares = summed(lambda known: np.nansum((known - mean) ** 2, axis=0))
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
         channels = train.shape[1] if train.ndim > 1 else 1
-        variance = squares.reshape(channels, -1).sum(1) / np.maximum(counts.reshape(channels, -1).sum(1), 1)
+        variance = squares.reshape(channels, -1).sum(1) / np.maximum(
+            counts.reshape(channels, -1).sum(1), 1
+        )
         deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
         scale = np.repeat(deviation, width // channels).astype(np.float32)
     return width, lambda targets: np.nan_to_num((values(targets) - mean) / scale)
 
 
-def _batches(targets: np.ndarray, order: np.ndarray, width: int, least: int = 1) -> Iterator[np.ndarray]:
+def _batches(
+    targets: np.ndarray, order: np.ndarray, width: int, least: int = 1
+) -> Iterator[np.ndarray]:
     """Yield indices of batches of bounded size; batches with fewer than `least` samples are left out."""
     size = max(least, BATCH_VALUES // max(1, width))
     for start in range(0, len(order), size):

@@ -24,7 +24,11 @@ _MOST = 2000  # samples
 _LEAST = 4
 _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
-_SHARES = (0.5, 0.0, 1.0)  # of what went past the body: both alike, the body alone, what went past it alone
+_SHARES = (
+    0.5,
+    0.0,
+    1.0,
+)  # of what went past the body: both alike, the body alone, what went past it alone
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
@@ -41,7 +45,9 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         return False
     rows = np.arange(len(samples))
     if len(rows) > _MOST:
-        rows = np.sort(seeding.numpy_generator(seed, "finetune", "ridge").permutation(len(rows))[:_MOST])
+        rows = np.sort(
+            seeding.numpy_generator(seed, "finetune", "ridge").permutation(len(rows))[:_MOST]
+        )
     targets = torch.from_numpy(np.array(samples.targets()[rows]))
     known = targets >= 0 if built.task.kind == "classes" else ~targets.isnan().any(1)
     rows, targets = rows[known.numpy()], targets[known]
@@ -51,7 +57,10 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     for block in _seen(built.model, engine, samples, rows):
         deviation = block.std(0)
         varies = deviation > _CONSTANT  # a row has length 1 on average
-        factor = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0) / max(1, varies.sum()) ** 0.5
+        factor = (
+            np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
+            / max(1, varies.sum()) ** 0.5
+        )
         places.append((block.mean(0), factor))
         blocks.append((block - places[-1][0]) * factor)
     # The outputs [n, K] that it is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units.
@@ -61,10 +70,16 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     elif built.task.kind == "labels":
         y = 2 * y - 1
     elif built.model.has_scale:
-        y = ((targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()).double().numpy()
+        y = (
+            ((targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu())
+            .double()
+            .numpy()
+        )
     weight, bias, held_out = _ridge(blocks, y)
     if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
-        measure: Any = copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
+        measure: Any = (
+            copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
+        )
         outputs = torch.from_numpy(held_out).float()
         losses = [float(measure(float(scale) * outputs, targets)) for scale in _SCALES]
         scale = float(_SCALES[int(np.nanargmin(losses))])
@@ -81,7 +96,9 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     return True
 
 
-def _seen(model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray) -> list[np.ndarray]:
+def _seen(
+    model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray
+) -> list[np.ndarray]:
     """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
@@ -102,10 +119,14 @@ def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     candidates = []
     for share in _SHARES if len(blocks) > 1 else (0.0,):
-        factor = np.repeat(np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks])
+        factor = np.repeat(
+            np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks]
+        )
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of matrices that are nearly singular, at the least penalties
+            warnings.simplefilter(
+                "ignore"
+            )  # of matrices that are nearly singular, at the least penalties
             model.fit(np.concatenate(blocks, 1) * factor, y)
         candidates.append((model, factor))
     best, factors = max(candidates, key=lambda one: one[0].best_score_)

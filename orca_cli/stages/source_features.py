@@ -97,7 +97,11 @@ def collapse(tokens: Tokens) -> dict[str, float]:
         NaN or infinite.
     """
     if not bool(tokens.x.isfinite().all()):
-        raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
+        raise NonFiniteError(
+            "a token of the embedder is NaN or infinite",
+            where="align",
+            hint="try a smaller align.lr",
+        )
     x = tokens.x.double()
     spread = variances(moments(replace(tokens, x=x - x[tokens.mask].mean(0))))
     total = sum(spread.values())
@@ -130,15 +134,24 @@ def source_features(
     path = cache_folder / "source_features" / _key(key, numerics_key(device))
     stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
     x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
-    return EmbeddedSource(Features(x, labels, stored.record["classes"]), stored.record["spread"], key)
+    return EmbeddedSource(
+        Features(x, labels, stored.record["classes"]), stored.record["spread"], key
+    )
 
 
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
 ) -> dict[str, Tensor]:
     """Return what a metric with these `settings` computes from the source alone (`Metric.prepare`), cached as the source is."""
-    key = _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, numerics_key(source.x.device))
-    return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
+    key = _key(
+        source_key,
+        json.dumps(settings, sort_keys=True),
+        source.x.dtype,
+        numerics_key(source.x.device),
+    )
+    return cached(
+        cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))
+    ).tensors
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
@@ -155,15 +168,24 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter) -> Entry:
+def _embed(
+    body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter
+) -> Entry:
     """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones.
 
     Every point gets a random rank, and those with the smallest ranks are kept, in the order in which they came.
     """
-    generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
-    inputs, labels = source.examples.inputs, torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64))
+    generator = seeding.torch_generator(
+        wanted.seed, "align", "source", wanted.features, wanted.points
+    )
+    inputs, labels = (
+        source.examples.inputs,
+        torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64)),
+    )
     most = wanted.points + (_FRESH if whole else 0)
-    kept: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p] of some batches, on the CPU
+    kept: list[
+        tuple[Tensor, ...]
+    ] = []  # points [p, d], labels [p] and ranks [p] of some batches, on the CPU
     held, sums = 0, torch.zeros(())
 
     def drawn() -> tuple[Tensor, ...]:
@@ -176,7 +198,11 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
         for some in order.split(_BATCH):
             signals.check()
             chosen = some.numpy()
-            texts_or_images = inputs[chosen] if isinstance(inputs, np.ndarray) else [inputs[int(row)] for row in chosen]
+            texts_or_images = (
+                inputs[chosen]
+                if isinstance(inputs, np.ndarray)
+                else [inputs[int(row)] for row in chosen]
+            )
             tokens = body.embed_source(texts_or_images)
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
@@ -189,7 +215,9 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter
             if held >= most and not whole:
                 break
     if held < 2:
-        what = f"only {held} source examples have the {wanted.length} tokens that a target sample has"
+        what = (
+            f"only {held} source examples have the {wanted.length} tokens that a target sample has"
+        )
         hint = "use align.features=tokens, or a lower embedder.max_tokens"
         raise ConfigError(what, where="align.features", hint=hint)
     x, labels, rank = drawn()
@@ -205,7 +233,9 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
         generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
-        x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
+        x = mean + noise @ (
+            x - mean
+        )  # a sample of the Gaussian with the points' own mean and covariance
     if wanted.labels == "shuffled":
         generator = seeding.torch_generator(wanted.seed, "align", "shuffled")
         labels = labels[torch.randperm(len(labels), generator=generator)]

@@ -53,13 +53,21 @@ def _explain(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
         number = int(match[1])
-    free, what, hint = _free_bytes(path), getattr(error, "strerror", None) or error, "choose another folder"
+    free, what, hint = (
+        _free_bytes(path),
+        getattr(error, "strerror", None) or error,
+        "choose another folder",
+    )
     if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
         what = "a file, or a link that leads to no folder, stands where a folder is needed"
-    elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
+    elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (
+        number is None and free is not None and free < 2**20
+    ):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
         what, hint = f"no space left to write{left}", "free some space and repeat"
-    return StorageError(f"cannot be written: {what or type(error).__name__}", where=f"{path!s:.200}", hint=hint)
+    return StorageError(
+        f"cannot be written: {what or type(error).__name__}", where=f"{path!s:.200}", hint=hint
+    )
 
 
 def _free_bytes(path: Path) -> int | None:
@@ -110,7 +118,9 @@ def check_held(path: Path) -> None:
     for folder in (path, *path.parents):
         if folder in _held and _node(folder) != _held[folder]:
             hint = "put it back, or rerun the command to start over"
-            raise StorageError("was deleted, renamed or replaced while in use", where=str(folder), hint=hint)
+            raise StorageError(
+                "was deleted, renamed or replaced while in use", where=str(folder), hint=hint
+            )
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
@@ -135,12 +145,16 @@ def make_folder(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` that nobody can foresee, for what is not complete yet."""
-    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"  # of "." too, which has no name
+    return (
+        path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
+    )  # of "." too, which has no name
 
 
 def new_file(path: Path) -> int:
     """Create a file and return its descriptor, open for writing; whatever has its name, such as a planted link, is an error."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL does not follow links
+    return os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666
+    )  # O_EXCL does not follow links
 
 
 def check_temporary() -> None:
@@ -204,7 +218,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")  # in JSON it is an escape that gives the same name again
+    return text.encode(
+        errors="backslashreplace"
+    )  # in JSON it is an escape that gives the same name again
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -272,7 +288,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # the library says "not found", torch raises RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # the library says "not found", torch raises RuntimeError
         raise unreadable(path, error) from error
 
 

@@ -31,7 +31,9 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """
     disk.make_folder(path.parent)
     with disk.guarded(path):
-        temporary = Path(tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
+        temporary = Path(
+            tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
+        )
         try:
             yield temporary
             for entry in (entries := sorted(temporary.rglob("*"))):
@@ -50,14 +52,23 @@ def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     """Write a folder's manifest: size and SHA-256 of some files in it."""
     with disk.guarded(folder):
         entries = {
-            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": disk.sha256_file(file)}
+            str(file.relative_to(folder)): {
+                "size": file.stat().st_size,
+                "sha256": disk.sha256_file(file),
+            }
             for file in sorted(files)
         }
-    disk.write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
+    disk.write_checked_json(
+        folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries}
+    )
 
 
 def verify_folder(
-    path: Path, *, extra_allowed: bool = False, only: Collection[str] | None = None, contents: bool = True
+    path: Path,
+    *,
+    extra_allowed: bool = False,
+    only: Collection[str] | None = None,
+    contents: bool = True,
 ) -> str:
     """Check every file of a committed or sealed folder against its manifest, and return its owner.
 
@@ -74,7 +85,9 @@ def verify_folder(
     manifest = _manifest(path)
     for name in set(only or ()) - manifest["files"].keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
-    for problem in _problems(path, manifest["files"], extra_allowed or only is not None, only, contents):
+    for problem in _problems(
+        path, manifest["files"], extra_allowed or only is not None, only, contents
+    ):
         raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
 
@@ -94,25 +107,36 @@ def _manifest(path: Path) -> dict[str, Any]:
         what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
         raise CheckpointError(what, where=str(path), hint="use a newer program")
     files = manifest.get("files")
-    if not isinstance(files, dict) or any(name.startswith("/") or ".." in PurePath(name).parts for name in files):
+    if not isinstance(files, dict) or any(
+        name.startswith("/") or ".." in PurePath(name).parts for name in files
+    ):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
 
 
 def _problems(
-    path: Path, entries: Any, extra_allowed: bool, only: Collection[str] | None = None, contents: bool = True
+    path: Path,
+    entries: Any,
+    extra_allowed: bool,
+    only: Collection[str] | None = None,
+    contents: bool = True,
 ) -> Iterator[str]:
     for name in entries if only is None else only:
         file, entry = path / name, entries[name]
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
-            elif file.stat().st_size != entry["size"] or (contents and disk.sha256_file(file) != entry["sha256"]):
+            elif file.stat().st_size != entry["size"] or (
+                contents and disk.sha256_file(file) != entry["sha256"]
+            ):
                 yield f"the content of '{name}' has changed since it was written"
         except OSError as error:
             raise disk.unreadable(file, error) from error
     if not extra_allowed:
-        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *entries}
+        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {
+            MANIFEST,
+            *entries,
+        }
         if extra := sorted(name for name in names if not name.startswith(".")):
             yield f"'{extra[0]}' does not belong to it"
 
@@ -142,7 +166,9 @@ def remove(path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             doomed = disk.temporary_name(path)
             path.rename(doomed)
-            disk.fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
+            disk.fsync_folder(
+                path.parent
+            )  # else a power failure can bring the name back, with nothing behind it
             shutil.rmtree(doomed)
         else:
             path.unlink(missing_ok=True)
@@ -151,7 +177,11 @@ def remove(path: Path) -> None:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files of a folder; links are not followed, and what cannot be read counts 0."""
     is_folder, total = os.path.isdir(path) and not os.path.islink(path), 0
-    for file in [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if is_folder else [path]:
+    for file in (
+        [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        if is_folder
+        else [path]
+    ):
         with suppress(OSError):  # deleted meanwhile
             total += file.lstat().st_size
     return total
@@ -165,7 +195,9 @@ def clean_temporary(folder: Path) -> None:
 
 
 @contextmanager
-def cached(path: Path, *, waiting_for: str, say: Callable[[str], None], check: Callable[[], None]) -> Iterator[bool]:
+def cached(
+    path: Path, *, waiting_for: str, say: Callable[[str], None], check: Callable[[], None]
+) -> Iterator[bool]:
     """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
 
     Others that want the entry wait, and make it if the one at work ends early. A damaged entry is moved aside.

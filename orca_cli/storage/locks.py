@@ -56,7 +56,9 @@ def clock(folder: Path) -> float | None:
 def age_s(path: Path) -> float | None:
     """Return the seconds since a file was touched, by its file system's clock (None: it has none); infinite without a file."""
     try:
-        with open(path, "rb") as file:  # a file that is opened has its true time; others may come from a cache
+        with open(
+            path, "rb"
+        ) as file:  # a file that is opened has its true time; others may come from a cache
             touched = os.fstat(file.fileno()).st_mtime
     except OSError:
         return math.inf

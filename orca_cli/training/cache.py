@@ -32,7 +32,9 @@ class Entry:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = lambda: True) -> Entry:
+def cached(
+    path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = lambda: True
+) -> Entry:
     """Return what a cache entry holds; where it is absent or damaged, compute and commit it.
 
     Of processes that want one entry, the first computes it and the others wait; InterruptionError where a signal ends the wait.
@@ -43,7 +45,9 @@ def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = 
         keep: whether computed content may be stored for others; asked afterwards.
     """
     waiting_for = f"computes the same {path.parent.name.replace('_', ' ')}"
-    with storage.cached(path, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
+    with storage.cached(
+        path, waiting_for=waiting_for, say=log.info, check=signals.check
+    ) as is_whole:
         if is_whole:
             record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
             return Entry(storage.read_tensors(path / _TENSORS), record)
@@ -77,7 +81,8 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "torch_build": torch.version.git_version,
         **{package: version_of(package) for package in _PACKAGES},
         "threads": torch.get_num_threads(),
-        "blas_threads": blas or str(os.cpu_count()),  # that numpy's and scipy's linear algebra may use
+        "blas_threads": blas
+        or str(os.cpu_count()),  # that numpy's and scipy's linear algebra may use
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -70,7 +70,11 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
         if checkpoint.kept:
             save_tensors(temporary / _KEPT, checkpoint.kept)
-        state = {"step": checkpoint.step, "records": checkpoint.records, "scaler": checkpoint.scaler}
+        state = {
+            "step": checkpoint.step,
+            "records": checkpoint.records,
+            "scaler": checkpoint.scaler,
+        }
         storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
     for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
@@ -107,9 +111,13 @@ def _load(path: Path, owner: str) -> Checkpoint:
         raise CheckpointError(what, where=str(path), hint="use a newer program")
     if path.name != f"step-{trainer['step']:08d}":
         raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
-    weights, optimizer = (storage.read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    weights, optimizer = (
+        storage.read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")
+    )
     kept = storage.read_tensors(path / _KEPT) if (path / _KEPT).exists() else {}
-    return Checkpoint(trainer["step"], weights, optimizer, kept, trainer["records"], trainer.get("scaler", {}))
+    return Checkpoint(
+        trainer["step"], weights, optimizer, kept, trainer["records"], trainer.get("scaler", {})
+    )
 
 
 class Saver:
@@ -139,7 +147,9 @@ class Saver:
         return True
 
 
-def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None) -> None:
+def commit_weights(
+    folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None
+) -> None:
     """Commit a folder with model.safetensors and a manifest; one that exists is replaced.
 
     Of a member it also has what `read_finished` returns while others still train: outputs.safetensors and member.json.
@@ -169,7 +179,9 @@ def read_finished(folder: Path, *, owner: str) -> Entry | None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as tensors by names such as "5.exp_avg"; its settings come from the configuration."""
     return {
-        f"{number}.{name}": value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
+        f"{number}.{name}": value.detach().cpu()
+        if isinstance(value, Tensor)
+        else torch.tensor(value)
         for number, group in optimizer.state_dict()["state"].items()
         for name, value in group.items()
         if value is not None
@@ -182,7 +194,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for key, value in tensors.items():
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

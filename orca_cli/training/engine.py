@@ -17,7 +17,9 @@ from orca_cli.interfaces import Batch
 from orca_cli.training.team import Team
 
 _BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
-_LEAST_SCALE = 1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
+_LEAST_SCALE = (
+    1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
+)
 
 
 def choose_device(setting: str) -> torch.device:
@@ -33,8 +35,16 @@ def choose_device(setting: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = setting.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
-        raise ConfigError(f"'{setting}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps")
-    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+        raise ConfigError(
+            f"'{setting}' is not a device",
+            where="device",
+            hint="allowed: auto, cpu, cuda, cuda:N, mps",
+        )
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[kind]
     if int(index or 0) >= present:
         what = f"'{setting}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)"
         raise UnavailableError(what, where="device", hint="use device=cpu or device=auto")
@@ -44,7 +54,9 @@ def choose_device(setting: str) -> torch.device:
 def check_precision(device: torch.device, precision: str) -> None:
     """Raise ConfigError for fp16 on the CPU."""
     if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
+        raise ConfigError(
+            "fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16"
+        )
 
 
 def choose_precision(setting: str, device: torch.device, width: int) -> str:
@@ -70,7 +82,11 @@ _SMALL_PARAMETERS, _SMALL_TOKENS = 50_000_000, 128
 
 def limit_threads(parameters: int, tokens: int) -> None:
     """Give this process one thread for a small model, unless the environment says how many there are (OMP_NUM_THREADS)."""
-    if "OMP_NUM_THREADS" not in os.environ and parameters <= _SMALL_PARAMETERS and tokens <= _SMALL_TOKENS:
+    if (
+        "OMP_NUM_THREADS" not in os.environ
+        and parameters <= _SMALL_PARAMETERS
+        and tokens <= _SMALL_TOKENS
+    ):
         torch.set_num_threads(1)
 
 
@@ -100,7 +116,9 @@ def checkpoint_layers(body: nn.Module) -> None:
     innermost = [module for module in marked(body) if marked(module) == [module]]
     if not innermost:
         what = "transformers does not mark the layers of this body"
-        raise ConfigError(what, where="train.gradient_checkpointing", hint="leave it out, or use another body")
+        raise ConfigError(
+            what, where="train.gradient_checkpointing", hint="leave it out, or use another body"
+        )
     for layer in innermost:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
@@ -162,7 +180,9 @@ class Engine:
             return
         if not state:
             what = "the checkpoint has no gradient scale"
-            raise CheckpointError(what, where="precision=fp16", hint="use --force to restart the run")
+            raise CheckpointError(
+                what, where="precision=fp16", hint="use --force to restart the run"
+            )
         scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:
@@ -189,9 +209,13 @@ class Engine:
 
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""
-        return batch.mapped(lambda value: value.pin_memory()) if self.device.type == "cuda" else batch
+        return (
+            batch.mapped(lambda value: value.pin_memory()) if self.device.type == "cuda" else batch
+        )
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; copying a pinned one does not block the CPU."""
         is_gpu = self.device.type == "cuda"
-        return batch.mapped(lambda value: value.to(self.device, non_blocking=is_gpu and value.is_pinned()))
+        return batch.mapped(
+            lambda value: value.to(self.device, non_blocking=is_gpu and value.is_pinned())
+        )

@@ -55,20 +55,26 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         return _taken
     text = os.environ.get(JOBS_PER_GPU) or "1"
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"'{text}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more")
+        raise ConfigError(
+            f"'{text}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more"
+        )
     locks, places = folder or _folder(), int(text)
     is_waiting = False
     while True:
         for place, name in itertools.product(range(places), names):
             try:
-                _kept.enter_context(storage.lock(locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock"))
+                _kept.enter_context(
+                    storage.lock(locks / f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}.{place}.lock")
+                )
             except LockedError:
                 continue
             os.environ[VISIBLE] = _taken = name
             log.info(f"GPU {name}" + (f", place {place + 1} of {places}" if places > 1 else ""))
             return name
         if not is_waiting:
-            log.info(f"all {len(names) * places} places of the GPUs {', '.join(names)} are taken: waiting for one")
+            log.info(
+                f"all {len(names) * places} places of the GPUs {', '.join(names)} are taken: waiting for one"
+            )
             is_waiting = True
         signals.check()
         time.sleep(_LOOK_EVERY_S)
@@ -82,5 +88,7 @@ def _folder() -> Path:
     path = storage.make_folder(Path(tempfile.gettempdir()) / name)
     facts = path.lstat()
     if path.is_symlink() or facts.st_uid != os.getuid():
-        raise StorageError("does not belong to this user", where=str(path), hint="remove it, or set TMPDIR")
+        raise StorageError(
+            "does not belong to this user", where=str(path), hint="remove it, or set TMPDIR"
+        )
     return path

@@ -22,14 +22,23 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.scoring.losses import counts_targets, is_sum, is_undefined, normalized, shares, weight_of
+from orca_cli.scoring.losses import (
+    counts_targets,
+    is_sum,
+    is_undefined,
+    normalized,
+    shares,
+    weight_of,
+)
 from orca_cli.training.engine import Engine
 
 T = TypeVar("T")
 
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
 _AHEAD = 2  # batches that wait
-_READING = threading.Lock()  # two readers of one process share files, such as the splits of a task; one reads at a time
+_READING = (
+    threading.Lock()
+)  # two readers of one process share files, such as the splits of a task; one reads at a time
 
 
 def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
@@ -78,7 +87,11 @@ class Piece:
 
     def cut(self, batch: Batch) -> Batch:
         """Return the samples of the piece; they share the batch's memory."""
-        return batch if len(self) == len(batch.x) else batch.mapped(lambda value: value[self.start : self.stop])
+        return (
+            batch
+            if len(self) == len(batch.x)
+            else batch.mapped(lambda value: value[self.start : self.stop])
+        )
 
 
 def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
@@ -91,7 +104,13 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
     """
     length = -(-batch_size // processes)
     return [
-        Piece(number, number * processes + place, place * length, min((place + 1) * length, size), place == rank)
+        Piece(
+            number,
+            number * processes + place,
+            place * length,
+            min((place + 1) * length, size),
+            place == rank,
+        )
         for number, size in enumerate(sizes)
         for place in range(processes)
         if place * length < size
@@ -109,7 +128,9 @@ def read_step(
     """Yield what reads the batches of one optimizer step; augmentation is drawn for each by the step and its place."""
 
     def read(chosen: np.ndarray, part: int) -> Batch:
-        return samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
+        return samples.batch(
+            chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part)
+        )
 
     for part, chosen in enumerate(batches(indices, batch_size)):
         yield functools.partial(read, chosen, part)
@@ -149,18 +170,26 @@ def train_step(
     model.train()
     optimizer.zero_grad()
     if prepared is None:
-        prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
+        prepared = (
+            read() for read in read_step(samples, indices, batch_size, seed=seed, step=step)
+        )
     sizes = [len(chosen) for chosen in batches(indices, batch_size)]
     pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
     prepared, shares = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
         values = {}
-        for number, batch in enumerate(prepared):  # each process reads all, so that augmentation draws the same
+        for number, batch in enumerate(
+            prepared
+        ):  # each process reads all, so that augmentation draws the same
             for place, piece in enumerate(pieces):
-                if piece.batch == number and piece.is_own and shares[place]:  # without a share it teaches nothing
+                if (
+                    piece.batch == number and piece.is_own and shares[place]
+                ):  # without a share it teaches nothing
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    values[place] = _add_gradient(engine, model, loss, piece.cut(batch), shares[place], unit)
+                    values[place] = _add_gradient(
+                        engine, model, loss, piece.cut(batch), shares[place], unit
+                    )
         return values
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -169,7 +198,9 @@ def train_step(
     for name, value in (("loss", total), ("gradient", norm)):
         if not (math.isfinite(value) or (name == "gradient" and engine.skips_overflow)):
             what = f"the {name} is {value} at step {step}, with a rate of {lr:g}; the step was not taken"
-            raise NonFiniteError(what, where="train.lr", hint="try a smaller train.lr, or train.clip=1")
+            raise NonFiniteError(
+                what, where="train.lr", hint="try a smaller train.lr, or train.clip=1"
+            )
     optimizer.step()
     return total, norm
 
@@ -190,14 +221,18 @@ def _shares(
         def weigh_pieces() -> dict[int, float]:
             whole.extend(prepared)
             mine = ((place, piece) for place, piece in enumerate(pieces) if piece.is_own)
-            return {place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in mine}
+            return {
+                place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in mine
+            }
 
         weights = engine.gathered(weigh_pieces, len(pieces))
         prepared = whole
     step_shares: list[float] = []
     for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__):
         places = list(group)
-        step_shares += normalized([weights[place] for place in places], [sizes[place] for place in places])
+        step_shares += normalized(
+            [weights[place] for place in places], [sizes[place] for place in places]
+        )
     return prepared, step_shares
 
 
@@ -226,11 +261,17 @@ def _summed(
     """Compute the gradient of a step, of all processes; returns the losses of its pieces and the norm before clipping."""
     if engine.team is None:
         numbers = [*gradient().values(), engine.clip(trained, clip)]
-        is_narrow = numbers[0].device.type == "mps" or {number.dtype for number in numbers} == {torch.float32}
+        is_narrow = numbers[0].device.type == "mps" or {number.dtype for number in numbers} == {
+            torch.float32
+        }
         wide = torch.float32 if is_narrow else torch.float64
-        *losses, norm = torch.stack([number.to(wide) for number in numbers]).tolist()  # in one transfer
+        *losses, norm = torch.stack(
+            [number.to(wide) for number in numbers]
+        ).tolist()  # in one transfer
         return losses, norm
-    losses = engine.gathered(lambda: {place: float(value) for place, value in gradient().items()}, count)
+    losses = engine.gathered(
+        lambda: {place: float(value) for place, value in gradient().items()}, count
+    )
     held = {place: 1.0 for place, parameter in enumerate(trained) if parameter.grad is not None}
     counts = engine.gathered(lambda: held, len(trained))
     # A parameter that has no gradient anywhere is left without.
@@ -242,7 +283,9 @@ def _summed(
     return losses, float(engine.clip(trained, clip))
 
 
-def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:
+def loss_values(
+    loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report, in the task's units.
 
     A gradient in the task's units would depend on them: that of a squared error shrinks with their square, and falls below
@@ -266,7 +309,9 @@ def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tens
 
 
 @torch.no_grad()
-def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> tuple[Tensor, Tensor]:
+def predict(
+    engine: Engine, model: nn.Module, samples: Samples, batch_size: int
+) -> tuple[Tensor, Tensor]:
     """Return outputs and targets of a whole split, on the CPU, in the order of the split; leaves the model in evaluation mode.
 
     Returns:
@@ -287,7 +332,10 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
 
     reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
-        governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),
+        governed_by(
+            "train.eval_batch_size",
+            f"use less than {batch_size}" if batch_size > 1 else "use a smaller body",
+        ),
         closing(read_ahead(reads)) as results,
     ):
         for batch, batch_targets in results:
@@ -311,7 +359,12 @@ def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> S
 
 @torch.no_grad()
 def whole_loss(
-    engine: Engine, loss: Loss, outputs: Tensor, targets: Tensor, batch_size: int, unit: float | Tensor = 1.0
+    engine: Engine,
+    loss: Loss,
+    outputs: Tensor,
+    targets: Tensor,
+    batch_size: int,
+    unit: float | Tensor = 1.0,
 ) -> float | None:
     """Return the loss of a whole split as `train_step` reports it, from the outputs of `predict`; None if it is not finite.
 

@@ -41,15 +41,28 @@ def from_environment() -> Rank | None:
     """
     if any(name not in os.environ for name in _NAMES):
         return None
-    names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": os.environ["RANK"], "LOCAL_WORLD_SIZE": "1"}
+    names = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": os.environ["RANK"],
+        "LOCAL_WORLD_SIZE": "1",
+    }
     try:
-        number, size, local, here = (int(os.environ.get(name, default)) for name, default in names.items())
+        number, size, local, here = (
+            int(os.environ.get(name, default)) for name, default in names.items()
+        )
     except ValueError as error:
-        raise UsageError(f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun") from error
+        raise UsageError(
+            f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
+        ) from error
     if size <= 1:
         return None
     if not 0 <= number < size:
-        raise UsageError(f"{number} is not in 0..{size - 1} (WORLD_SIZE={size})", where="RANK", hint="use torchrun")
+        raise UsageError(
+            f"{number} is not in 0..{size - 1} (WORLD_SIZE={size})",
+            where="RANK",
+            hint="use torchrun",
+        )
     return Rank(number, size, local, here)
 
 

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, distributed
 
 from orca_cli import exceptions, signals
-from orca_cli.exceptions import ConfigError, InterruptionError, NetworkError, OrcaError, UnavailableError, is_exhausted
+from orca_cli.exceptions import (
+    ConfigError,
+    InterruptionError,
+    NetworkError,
+    OrcaError,
+    UnavailableError,
+    is_exhausted,
+)
 from orca_cli.training.ranks import Rank
 
 _MEETING = datetime.timedelta(minutes=10)
@@ -53,18 +60,28 @@ class Team:
                 raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu")
         # Each process of a machine gets its part of the processors, unless the environment says how many threads there are.
         if "OMP_NUM_THREADS" not in os.environ:
-            count = max(1, len(os.sched_getaffinity(0)) // rank.here) if hasattr(os, "sched_getaffinity") else 1
+            count = (
+                max(1, len(os.sched_getaffinity(0)) // rank.here)
+                if hasattr(os, "sched_getaffinity")
+                else 1
+            )
             os.environ["OMP_NUM_THREADS"] = str(count)
             torch.set_num_threads(count)
         os.environ.setdefault("LOCAL_RANK", str(rank.local))  # accelerate asks for it
         both = torch.cuda.is_available() and distributed.is_nccl_available()
         try:
-            with signals.postponed():  # no signal's exception may leave a meeting of the processes half done
-                distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=_MEETING)
+            with (
+                signals.postponed()
+            ):  # no signal's exception may leave a meeting of the processes half done
+                distributed.init_process_group(
+                    "cpu:gloo,cuda:nccl" if both else "gloo", timeout=_MEETING
+                )
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
             where = f"process {rank.number} of {rank.size}"
-            raise NetworkError(f"the others cannot be reached: {error}", where=where, hint="see MASTER_ADDR") from error
+            raise NetworkError(
+                f"the others cannot be reached: {error}", where=where, hint="see MASTER_ADDR"
+            ) from error
         atexit.register(_leave)
 
     @property
@@ -83,10 +100,16 @@ class Team:
             return chosen
         if chosen.type != "cuda" or chosen.index is not None:
             what = f"'{chosen}' is one device, and there are {self.rank.size} processes"
-            raise ConfigError(what, where="device", hint="use device=cuda, device=cpu or device=auto")
+            raise ConfigError(
+                what, where="device", hint="use device=cuda, device=cpu or device=auto"
+            )
         if self.rank.here > torch.cuda.device_count():
-            what = f"{self.rank.here} processes and {torch.cuda.device_count()} GPUs on this machine"
-            raise UnavailableError(what, where="device", hint="start as many processes as there are GPUs")
+            what = (
+                f"{self.rank.here} processes and {torch.cuda.device_count()} GPUs on this machine"
+            )
+            raise UnavailableError(
+                what, where="device", hint="start as many processes as there are GPUs"
+            )
         torch.cuda.set_device(self.rank.local)
         return torch.device("cuda", self.rank.local)
 
@@ -115,7 +138,10 @@ class Team:
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Return the first process's tensors, on a device; those that other processes pass are ignored."""
-        mine = [(name, str(one.dtype).removeprefix("torch."), list(one.shape)) for name, one in tensors.items()]
+        mine = [
+            (name, str(one.dtype).removeprefix("torch."), list(one.shape))
+            for name, one in tensors.items()
+        ]
         received = {}
         for name, dtype, shape in self._said({"header": mine}, 0)["header"]:
             value = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
@@ -140,7 +166,9 @@ class Team:
                 flat = torch.cat([one.reshape(-1) for one in bucket])
                 with _reaching_the_others():
                     distributed.all_reduce(flat)
-                for one, summed in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
+                for one, summed in zip(
+                    bucket, flat.split([one.numel() for one in bucket]), strict=True
+                ):
                     one.copy_(summed.view_as(one))
                 bucket = []
 
@@ -182,7 +210,11 @@ class Team:
         length = torch.tensor([len(content)])
         with _reaching_the_others():
             distributed.broadcast(length, sender, group=self._all)
-            received = content if self.rank.number == sender else torch.empty(int(length), dtype=torch.uint8)
+            received = (
+                content
+                if self.rank.number == sender
+                else torch.empty(int(length), dtype=torch.uint8)
+            )
             distributed.broadcast(received, sender, group=self._all)
         return json.loads(bytes(received.numpy()))
 
@@ -200,9 +232,19 @@ def _reaching_the_others() -> Iterator[None]:
 
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
     if isinstance(error, OrcaError):
-        return {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+        return {
+            "kind": type(error).__name__,
+            "what": error.what,
+            "where": error.where,
+            "hint": error.hint,
+        }
     if error is not None and is_exhausted(error):
-        return {"kind": "MemoryExhaustedError", "what": "not enough memory", "where": "train.batch_size", "hint": ""}
+        return {
+            "kind": "MemoryExhaustedError",
+            "what": "not enough memory",
+            "where": "train.batch_size",
+            "hint": "",
+        }
     what = f"process {rank.number} of {rank.size}: unexpected {type(error).__name__}: {error}"
     return {"kind": "OrcaError", "what": what, "where": "", "hint": ""}
 

@@ -23,7 +23,9 @@ from orca_cli.scoring.regression import RelativeL2
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
-X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * np.array([1, -1])[:, None]).astype(np.float32)
+X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * np.array([1, -1])[:, None]).astype(
+    np.float32
+)
 FLAT, POOLED = X.reshape(60, -1), np.c_[X.mean(2), X.max(2)]
 TABLE = {"_target_": "orca_cli.data.table.load", "id": None}
 
@@ -65,12 +67,21 @@ class Start(nn.Module):
 
 
 def subject(task, learned):
-    return Subject(task, ZeroOne(), learned, False, Tokens(), None, task.open_test, None, None, {}, None)
+    return Subject(
+        task, ZeroOne(), learned, False, Tokens(), None, task.open_test, None, None, {}, None
+    )
 
 
 @pytest.fixture
 def task():
-    return TaskData("classes", (2, 12), 3, samples(slice(30)), samples(slice(30, 45)), lambda: samples(slice(45, 60)))
+    return TaskData(
+        "classes",
+        (2, 12),
+        3,
+        samples(slice(30)),
+        samples(slice(30, 45)),
+        lambda: samples(slice(45, 60)),
+    )
 
 
 @pytest.fixture
@@ -81,11 +92,19 @@ def messages():
 @pytest.fixture
 def run(tmp_path, messages, monkeypatch):
     """Compute baselines; models are fitted in this process."""
-    monkeypatch.setattr(isolation, "isolated", lambda *_, parent, **request: models.fitted(**request))
+    monkeypatch.setattr(
+        isolation, "isolated", lambda *_, parent, **request: models.fitted(**request)
+    )
 
-    def call(task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None):
+    def call(
+        task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None
+    ):
         error, test = error or ZeroOne(), test or task.open_test()
-        digests = {"train": task.train.digest(), "val": task.validation.digest(), "test": test.digest()}
+        digests = {
+            "train": task.train.digest(),
+            "val": task.validation.digest(),
+            "test": test.digest(),
+        }
         learned = Joined([task.train, task.validation]) if with_validation else task.train
         constant = torch.from_numpy(error.constant(task.train.targets(), task.num_outputs))
         of_test = (lambda: test, torch.from_numpy(test.targets()), test.groups(), digests, constant)
@@ -97,7 +116,9 @@ def run(tmp_path, messages, monkeypatch):
 
 
 @pytest.mark.parametrize("with_validation", [False, True])
-def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(task, run, monkeypatch, messages, with_validation):
+def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(
+    task, run, monkeypatch, messages, with_validation
+):
     """Chosen on the validation split, or by cross-validation where that split was trained on or is small."""
     monkeypatch.setattr(inputs, "LEAST_JUDGES", 15)
     baselines = run(task, ("constant", "linear", "features"), with_validation=with_validation)
@@ -105,7 +126,9 @@ def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(task, run, mo
     scaler = StandardScaler().fit(FLAT[:n])
     c = float(baselines["linear"].about[2:])
     model = LogisticRegression(C=c, max_iter=1000).fit(scaler.transform(FLAT[:n]), Y[:n])
-    assert baselines["linear"].error == (model.predict(scaler.transform(FLAT[45:])) != Y[45:]).mean()
+    assert (
+        baselines["linear"].error == (model.predict(scaler.transform(FLAT[45:])) != Y[45:]).mean()
+    )
     assert baselines["linear"].record()["trained_on"] == {"splits": names, "n": n, "of": n}
     assert (baselines["constant"].error, messages) == (pytest.approx(2 / 3), [])
     if not with_validation:
@@ -116,10 +139,16 @@ def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(task, run, mo
             rows, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             wrong += list(ridge(POOLED[rows], Y[rows], POOLED[held]).argmax(1) != Y[held])
     features = baselines["features"]
-    assert features.record()["validation_error"] == features.validation_error == pytest.approx(np.mean(wrong))
+    assert (
+        features.record()["validation_error"]
+        == features.validation_error
+        == pytest.approx(np.mean(wrong))
+    )
     # The test error does not depend on how the best model is chosen.
     monkeypatch.setattr(inputs, "LEAST_JUDGES", 16)
-    assert run(task, ["features"], with_validation=with_validation)["features"].error == features.error
+    assert (
+        run(task, ["features"], with_validation=with_validation)["features"].error == features.error
+    )
 
 
 def test_what_was_computed_once_is_taken_from_the_cache(task, run, monkeypatch):
@@ -154,7 +183,9 @@ OVER_TIME = isolation.StoppedError("needs more than its limit"), "it needs more 
 
 
 @pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])
-def test_a_failure_is_reported_and_the_others_go_on(task, run, messages, monkeypatch, failure, reason):
+def test_a_failure_is_reported_and_the_others_go_on(
+    task, run, messages, monkeypatch, failure, reason
+):
     computed = isolation.isolated
 
     def failing(*places, **request):
@@ -187,18 +218,31 @@ def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages)
     maps = X[:, :1] - X[:, 1:] + 3
     baselines = run(dense(maps), ("constant", "linear"), RelativeL2())
     assert baselines["linear"].error < 0.1 * baselines["constant"].error
-    assert run(dense((X[:, :1] > 0).astype(np.float32)), ["linear"], MaskError())["linear"].error < 0.05
+    assert (
+        run(dense((X[:, :1] > 0).astype(np.float32)), ["linear"], MaskError())["linear"].error
+        < 0.05
+    )
     assert messages == []
-    unknown = dense(np.where(np.arange(60)[:, None, None] < 30, np.nan, X[:, :1] > 0).astype(np.float32))
-    assert run(unknown, ["linear"], MaskError())["linear"].reason == "no training sample has a target"
+    unknown = dense(
+        np.where(np.arange(60)[:, None, None] < 30, np.nan, X[:, :1] > 0).astype(np.float32)
+    )
+    assert (
+        run(unknown, ["linear"], MaskError())["linear"].reason == "no training sample has a target"
+    )
 
 
-def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(task, run):
+def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(
+    task, run
+):
     for embedder, features in ((Tokens(), POOLED), (Knowing(), X[:, :1, 0])):
         baseline = run(task, ["features"], embedder=embedder)["features"]
-        assert baseline.outputs.numpy() == pytest.approx(ridge(features[:30], Y[:30], features[45:]), abs=1e-4)
+        assert baseline.outputs.numpy() == pytest.approx(
+            ridge(features[:30], Y[:30], features[45:]), abs=1e-4
+        )
     probe = run(task, ["probe"], start=Start(1.0))["probe"]
-    assert probe.outputs.numpy() == pytest.approx(ridge(X[:30].mean(2), Y[:30], X[45:].mean(2)), abs=1e-4)
+    assert probe.outputs.numpy() == pytest.approx(
+        ridge(X[:30].mean(2), Y[:30], X[45:].mean(2)), abs=1e-4
+    )
     # Padding is left out, and a sample of padding alone has features too.
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)

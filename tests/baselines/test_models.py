@@ -41,7 +41,9 @@ def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(fe
     x = (rng.normal(size=(120, features)) + 1.5 * np.eye(3, features)[y]).astype(np.float32)
     new = rng.normal(size=(30, features)).astype(np.float32)
     predicted, about = outputs("linear", "classes", x, y, new, 3)
-    direct = make_pipeline(StandardScaler(), LogisticRegression(C=float(about[2:]), tol=1e-8, max_iter=5000))
+    direct = make_pipeline(
+        StandardScaler(), LogisticRegression(C=float(about[2:]), tol=1e-8, max_iter=5000)
+    )
     expected = direct.fit(x.astype(np.float64), y).predict_proba(new.astype(np.float64))
     assert np.exp(predicted) == pytest.approx(expected, abs=2e-3)
     y = x[:, :2] @ np.array([[1.0, 0], [2, -1]]) + 0.1 * RNG.normal(size=(120, 2))
@@ -51,7 +53,10 @@ def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(fe
 
 
 BOOSTING = HistGradientBoostingClassifier, HistGradientBoostingRegressor
-FOREST = partial(RandomForestClassifier, 300), partial(RandomForestRegressor, 300, max_features=1 / 3)
+FOREST = (
+    partial(RandomForestClassifier, 300),
+    partial(RandomForestRegressor, 300, max_features=1 / 3),
+)
 
 
 @pytest.mark.parametrize(("model", "pair"), [("boosting", BOOSTING), ("forest", FOREST)])
@@ -78,7 +83,9 @@ def test_unknown_targets_are_left_out_output_by_output(model):
 
 
 @pytest.mark.parametrize("model", ["linear", "forest", "boosting", "features"])
-def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_the_least_score(model):
+def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_the_least_score(
+    model,
+):
     x = RNG.normal(size=(200, 3))
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
@@ -92,13 +99,18 @@ def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_
 
 
 CONSTANT = (np.full((12, 3), 1e30), np.arange(12) % 2)
-ONE_CLASS, A_CLASS_A_SAMPLE = (RNG.normal(size=(12, 4)), np.zeros(12, int)), (RNG.normal(size=(6, 40)), np.arange(6))
+ONE_CLASS, A_CLASS_A_SAMPLE = (
+    (RNG.normal(size=(12, 4)), np.zeros(12, int)),
+    (RNG.normal(size=(6, 40)), np.arange(6)),
+)
 
 
 @pytest.mark.parametrize(("x", "y"), [CONSTANT, ONE_CLASS, A_CLASS_A_SAMPLE])
 def test_degenerate_data_give_outputs_all_the_same(x, y):
     for model in ("linear", "boosting", "features"):
-        assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[0].shape == (2, 6)
+        assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[
+            0
+        ].shape == (2, 6)
         assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
 
 
@@ -106,13 +118,19 @@ def test_balanced_classes_weigh_alike_and_samples_of_one_group_stay_in_one_fold(
     x = RNG.normal(size=(300, 1))
     y = (np.arange(300) < 30).astype(int)
     x[:, 0] += 1.5 * y
-    scores = [outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0] for balanced in (False, True)]
+    scores = [
+        outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0]
+        for balanced in (False, True)
+    ]
     assert (scores[0].argmax(1) == 1).mean() < 0.5 < (scores[1].argmax(1) == 1).mean()
     # Features identify the group, which says nothing about other groups: the strongest penalty is chosen.
     groups = np.repeat(np.arange(24), 5)
     rng = np.random.default_rng(0)
     x, y = np.eye(24)[groups] + 0.1 * rng.normal(size=(120, 24)), rng.integers(0, 2, 24)[groups]
-    chosen = [outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1] for grouping in (None, groups)]
+    chosen = [
+        outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1]
+        for grouping in (None, groups)
+    ]
     assert chosen == ["C=0.1", "C=0.0001"]
 
 
@@ -141,7 +159,9 @@ def test_a_class_at_every_position():
     assert ((scores[:, 0] > 0) == present[20:]).mean() > 0.97
 
 
-@pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed"
+)
 @pytest.mark.parametrize("length", [6, 40])
 def test_minirocket_tells_waves_apart(length):
     y, phase = np.arange(60) % 3, RNG.random((60, 1)) * 6
@@ -171,5 +191,7 @@ def test_summaries_hold_what_is_known_and_padding_counts_for_nothing_but_its_sha
     assert np.isfinite(features).all()
     assert features[:, -1] == pytest.approx([1 / 3, 0])
     known = x[0, :, :2000]
-    expected = np.concatenate([getattr(known, name)(axis=1) for name in ("mean", "std", "min", "max")])
+    expected = np.concatenate(
+        [getattr(known, name)(axis=1) for name in ("mean", "std", "min", "max")]
+    )
     assert features[0, :8] == pytest.approx(expected, abs=1e-4)

@@ -31,28 +31,55 @@ def test_the_standard_error_is_that_of_the_paired_difference():
     first, second = answers(40), answers(20, 40)
     difference = np.r_[-np.ones(40), np.ones(20), np.zeros(N - 60)]
     expected = difference.std() / np.sqrt(N)
-    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(expected, rel=0.15)
+    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(
+        expected, rel=0.15
+    )
     assert standard_error(ZeroOne(), first, first, TARGETS, None) == 0
     # Twenty samples of a record that are right or wrong together count as one.
     groups = np.repeat(np.arange(20), 20)
     record_error = difference.reshape(20, 20).mean(axis=1).std() / np.sqrt(20)
-    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(record_error, rel=0.25)
+    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(
+        record_error, rel=0.25
+    )
     assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
 
 
 # (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, what the text has)
 VERDICTS = [
-    (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
+    (
+        20,
+        60,
+        0,
+        "forest",
+        "better",
+        r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)",
+    ),
     (60, 62, 100, "forest", "about as good", "a tie with a random forest"),
-    (60, 70, 0, "forest", "better", ""),  # a difference in few samples counts when the two models disagree on few
+    (
+        60,
+        70,
+        0,
+        "forest",
+        "better",
+        "",
+    ),  # a difference in few samples counts when the two models disagree on few
     (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
-    (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it"),
+    (
+        60,
+        20,
+        0,
+        "forest",
+        "worse",
+        r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it",
+    ),
     (60, 20, 0, "features", "worse", "; the body adds nothing to it"),
 ]
 
 
 @pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "text"), VERDICTS)
-def test_a_difference_beyond_two_standard_errors_is_said_in_points(ours, theirs, first, name, verdict, text):
+def test_a_difference_beyond_two_standard_errors_is_said_in_points(
+    ours, theirs, first, name, verdict, text
+):
     baselines = {
         "constant": Baseline(0.5, 0.5, outputs=answers(200)),
         name: Baseline(theirs / N, 0.1, 2.0, outputs=answers(theirs, first)),
@@ -76,7 +103,10 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
     is_linear = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
     assert is_linear == ("linear", "about as good", "better")
     # Without validation errors, a standard error or an error there is no verdict.
-    assert against({name: replace(one, validation_error=None) for name, one in baselines.items()}, 52) is None
+    assert (
+        against({name: replace(one, validation_error=None) for name, one in baselines.items()}, 52)
+        is None
+    )
     alone = against(baselines, 52, np.zeros(N, dtype=int))
     assert (alone["is"], alone["features"]["is"]) == ("unknown", "unknown")
     assert verdict(ZeroOne(), None, answers(1), TARGETS, None, baselines) is None
@@ -95,8 +125,12 @@ def test_of_three_equally_good_models_few_are_called_better_or_worse():
         models = [torch.from_numpy(np.stack([~one, one], axis=1)).float() for one in wrong]
         chosen = generator.binomial(100, 0.15, size=2) / 100
         baselines = {
-            name: Baseline(float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place])
+            name: Baseline(
+                float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place]
+            )
             for place, name in ((1, "linear"), (2, "forest"))
         }
-        words.append(verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines)["is"])
+        words.append(
+            verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines)["is"]
+        )
     assert sum(word != "about as good" for word in words) / count < 0.08  # 4.4 %

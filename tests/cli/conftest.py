@@ -31,7 +31,9 @@ def tiny(tmp_path_factory):
     return {
         "bert": save_tiny_bert(root / "bert"),
         # Dropout of attention weights takes most of a step's time and memory on a CPU at this length.
-        "long": save_tiny_bert(root / "long", max_position_embeddings=512, attention_probs_dropout_prob=0.0),
+        "long": save_tiny_bert(
+            root / "long", max_position_embeddings=512, attention_probs_dropout_prob=0.0
+        ),
         "hungry": save_tiny_bert(root / "hungry", max_position_embeddings=512),
         "swin": save_tiny_swin(root / "swin"),
         "vit": save_tiny_vit(root / "vit"),
@@ -108,7 +110,9 @@ def run(orca, environment):
     def call(*words):
         code, out, err = orca("run", *words)
         assert code == 0, err
-        path = max(environment.glob("*/*/result.json"), key=lambda path: path.parent.name)  # names begin with the time
+        path = max(
+            environment.glob("*/*/result.json"), key=lambda path: path.parent.name
+        )  # names begin with the time
         return Done(path.parent, json.loads(path.read_text()), out, err)
 
     return call
@@ -165,7 +169,8 @@ def completed_once(fork_server, home, small, tmp_path_factory):
     """One run of `small`, for all tests that only look at it: (folder of runs, standard output)."""
     runs = tmp_path_factory.mktemp("completed")
     case = fork_server.start(
-        without_baselines(["run", *small]), more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"}
+        without_baselines(["run", *small]),
+        more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"},
     )
     assert case.wait(120) == 0, case.err
     return runs, case.out
@@ -186,7 +191,12 @@ def start(environment):
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | more
         command = [sys.executable, "-m", "orca_cli", *without_baselines(words)]
         return subprocess.Popen(
-            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+            command,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **settings,
         )
 
     return call

@@ -12,7 +12,9 @@ from tests.cli.conftest import curve
 FALLS_TO = 0.5  # of the exact distance before alignment
 
 
-def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(run, small):
+def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(
+    run, small
+):
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
     done = run(*small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)
     epochs = curve(done.folder, "2_align")
@@ -31,7 +33,13 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
 @pytest.mark.slow
 def test_tokens_that_draw_together_are_warned_of(run, small):
     """Biased transport draws the target together: its distance falls, and little of the tokens' variance is left."""
-    far = ["metric=otdd_by_class", "align.epochs=20", "align.lr=0.1", "embedder=patch", "align.check_every=100"]
+    far = [
+        "metric=otdd_by_class",
+        "align.epochs=20",
+        "align.lr=0.1",
+        "embedder=patch",
+        "align.check_every=100",
+    ]
     done = run(*small, *far, "train.epochs=1")
     assert "the tokens have drawn together" in done.err
     assert done.result["alignment"]["steps"] == 20
@@ -42,7 +50,9 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
     sgd = ["protocol=paper", "source=stdlib_docs", "train.optimizer=sgd", "train.momentum=0"]
     sgd += ["align.features=tokens", "align.epochs=1", "train.epochs=1"]
     with compose.session() as session:
-        before = build(session.compose([*small, *sgd]).config, LogReporter()).model.embedder.state_dict()
+        before = build(
+            session.compose([*small, *sgd]).config, LogReporter()
+        ).model.embedder.state_dict()
     moved = {}
     for unit in (True, False):
         for metric in ("otdd", "moments"):
@@ -50,16 +60,27 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
             after = load_file(run(*small, *sgd, *words).folder / "2_align" / "embedder.safetensors")
             change = torch.cat([(after[name] - before[name]).flatten() for name in before])
             moved[unit, metric] = change.norm().item()
-    units, raw = ([value for (unit, _), value in moved.items() if unit is scaled] for scaled in (True, False))
+    units, raw = (
+        [value for (unit, _), value in moved.items() if unit is scaled] for scaled in (True, False)
+    )
     assert units == pytest.approx([1e-2] * len(units), rel=1e-3)
     assert max(raw) > 10 * min(raw)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"])  # otdd_by_class: above
+@pytest.mark.parametrize(
+    "metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]
+)  # otdd_by_class: above
 def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, metric):
-    settings = ["align.epochs=11", "align.check_every=10", "align.exact=true", "align.largest_step=null"]
+    settings = [
+        "align.epochs=11",
+        "align.check_every=10",
+        "align.exact=true",
+        "align.largest_step=null",
+    ]
     done = run(*small, f"metric={metric}", *settings, "train.epochs=1")
-    exact = [line["heldout_exact"] for line in curve(done.folder, "2_align") if "heldout_exact" in line]
+    exact = [
+        line["heldout_exact"] for line in curve(done.folder, "2_align") if "heldout_exact" in line
+    ]
     assert len(exact) == 2
     assert exact[-1] < FALLS_TO * exact[0], exact

@@ -7,7 +7,10 @@ from orca_cli.config import compose
 
 # What is typed after `orca run` -> what the line has to contain; more is in tests/reliability/test_configs.py.
 SETTINGS = {
-    "train.positive_weight=balanced": ["train.positive_weight: does not apply to task.kind=classes", "class_weights"],
+    "train.positive_weight=balanced": [
+        "train.positive_weight: does not apply to task.kind=classes",
+        "class_weights",
+    ],
     "train.epochs": ["'train.epochs' is not an override"],
     "task.train=j\u00fcrgen.npz": ["is not an override", "in quotes"],
     "~finetune": ["finetune", "one choice is needed"],
@@ -55,7 +58,15 @@ def test_what_does_not_go_together(refused, small, tiny, tmp_path):
 
 def test_an_engine_that_is_missing(fork, small):
     for name, extra in (("ray", "ray"), ("submitit", "slurm")):
-        case = fork("run", *small, "-m", "seed=0,1", "--on", extra, hook=f"tests.reliability.job_faults:without:{name}")
+        case = fork(
+            "run",
+            *small,
+            "-m",
+            "seed=0,1",
+            "--on",
+            extra,
+            hook=f"tests.reliability.job_faults:without:{name}",
+        )
         assert case.wait(60) == 14, case.err
         assert f"orca: error: --on {extra}: " in case.err
         assert f"pip install 'orca-transfer[{extra}]'" in case.err
@@ -74,7 +85,12 @@ SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 NO_SAMPLE = "align.features=sequence: of some class no sample has all"
 # What else may be wrong with arrays is in tests/tasks/test_bad_arrays.py.
 BAD_DATA = [
-    (11, {"x": np.full((60, 3, 9), np.nan)}, ["metric=none"], ["own.npz", "channel 0, 1, 2 has no known value"]),
+    (
+        11,
+        {"x": np.full((60, 3, 9), np.nan)},
+        ["metric=none"],
+        ["own.npz", "channel 0, 1, 2 has no known value"],
+    ),
     (10, ENDS, SEQUENCE, [NO_SAMPLE, "align.features=tokens"]),
 ]
 
@@ -83,6 +99,15 @@ BAD_DATA = [
 def test_bad_data_of_ones_own(refused, environment, tiny, code, arrays, overrides, texts):
     x = np.random.default_rng(0).normal(size=(60, 3, 9)).astype(np.float32)
     np.savez("own.npz", **({"x": x, "y": np.arange(60) % 3} | arrays))
-    words = ["task=arrays", "task.kind=classes", "task.train=own.npz", f"body.checkpoint={tiny['bert']}"]
-    refused(code, ["run", *words, "train.epochs=1", "align.epochs=1", "train.batch_size=8", *overrides], *texts)
+    words = [
+        "task=arrays",
+        "task.kind=classes",
+        "task.train=own.npz",
+        f"body.checkpoint={tiny['bert']}",
+    ]
+    refused(
+        code,
+        ["run", *words, "train.epochs=1", "align.epochs=1", "train.batch_size=8", *overrides],
+        *texts,
+    )
     assert not list(environment.rglob("result.json"))

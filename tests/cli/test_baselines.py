@@ -15,20 +15,36 @@ SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 @pytest.fixture
 def cold(small, tmp_path):
     """Words of a short run with a cache of its own."""
-    return [*small, *SHORT, "task.layout=image", "train.refit=false", f"paths.cache={tmp_path / 'cache'}"]
+    return [
+        *small,
+        *SHORT,
+        "task.layout=image",
+        "train.refit=false",
+        f"paths.cache={tmp_path / 'cache'}",
+    ]
 
 
-def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(orca, run, cold, tmp_path):
+def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(
+    orca, run, cold, tmp_path
+):
     first = run(*cold, "baselines=none")
     done = run(*cold, "baselines=simple")
-    assert "computing the baselines that it lacks, constant, linear, forest, features, probe" in done.err
+    assert (
+        "computing the baselines that it lacks, constant, linear, forest, features, probe"
+        in done.err
+    )
     result = done.result
     assert done.folder == first.folder
-    assert (first.result["test_reads"], result["test_reads"]) == (1, 2)  # opened once more, which is counted
+    assert (first.result["test_reads"], result["test_reads"]) == (
+        1,
+        2,
+    )  # opened once more, which is counted
     new = {"baselines", "comparison", "test_reads", "seconds"}
     assert {key for key in result if result[key] != first.result[key]} == new
     assert orca("doctor", first.folder)[0] == 0
-    assert "already completed, not run again" in run(*cold, "baselines=none").err  # they are no part of the experiment
+    assert (
+        "already completed, not run again" in run(*cold, "baselines=none").err
+    )  # they are no part of the experiment
 
     assert result["baselines"]["forest"]["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
     assert result["baselines"]["constant"]["error"] == result["trivial_error"]
@@ -43,7 +59,10 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
     assert (again["baselines"], again["test_reads"]) == (result["baselines"], 1)
     assert set(cache.iterdir()) == entries
     other = run(*cold, "seed=1", "baselines=simple").result["baselines"]
-    assert {name for name, one in result["baselines"].items() if other[name] != one} == {"features", "probe"}
+    assert {name for name, one in result["baselines"].items() if other[name] != one} == {
+        "features",
+        "probe",
+    }
 
 
 @pytest.mark.slow
@@ -54,14 +73,25 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
     rng = np.random.default_rng(0)
     rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
-    words = ["task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple", "train.refit=true"]
+    words = [
+        "task=table",
+        "task.train=own.csv",
+        "task.target=c",
+        *SHORT,
+        "baselines=simple",
+        "train.refit=true",
+    ]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160")
     baselines, splits = done.result["baselines"], done.result["splits"]
     assert list(baselines) == ["constant", "linear", "forest", "boosting", "features", "probe"]
     assert baselines["boosting"]["error"] < 0.1 < 0.3 < baselines["linear"]["error"]
     assert done.result["comparison"]["baseline"] in ("forest", "boosting")
     count = splits["train"]["n"] + splits["val"]["n"]
-    assert baselines["linear"]["trained_on"] == {"splits": ["train", "val"], "n": count, "of": count}
+    assert baselines["linear"]["trained_on"] == {
+        "splits": ["train", "val"],
+        "n": count,
+        "of": count,
+    }
     assert orca("export", done.folder, tmp_path / "exported")[0] == 0
     card = (tmp_path / "exported" / "README.md").read_text()
     assert f"| baseline: linear | {100 * baselines['linear']['error']:.2f} % |" in card
@@ -69,21 +99,35 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again_has_them(run, fork, cold, environment):
+def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again_has_them(
+    run, fork, cold, environment
+):
     hook = "tests.reliability.signal_points:at:baseline,2,^INT"
-    case = fork("run", "-m", *cold, "seed=0,1", "baselines=simple", hook=hook, more={SENT: os.devnull})
+    case = fork(
+        "run", "-m", *cold, "seed=0,1", "baselines=simple", hook=hook, more={SENT: os.devnull}
+    )
     assert case.wait() == 130
     (result,) = results(environment)
     assert list(result["baselines"]) == ["constant", "linear"]
     done = run(*cold, "baselines=simple")
     assert list(done.result["baselines"]) == ["constant", "linear", "forest", "features", "probe"]
     assert all(one["error"] is not None for one in done.result["baselines"].values())
-    assert (done.result["weights_sha256"], done.result["error"]) == (result["weights_sha256"], result["error"])
+    assert (done.result["weights_sha256"], done.result["error"]) == (
+        result["weights_sha256"],
+        result["error"],
+    )
 
 
-def test_a_run_that_is_killed_before_its_weights_are_dropped_loses_them_later(run, fork, cold, environment):
+def test_a_run_that_is_killed_before_its_weights_are_dropped_loses_them_later(
+    run, fork, cold, environment
+):
     words = [*cold, "keep_weights=false"]
-    fork("run", *words, hook="tests.reliability.signal_points:at:result,1,KILL", more={SENT: os.devnull}).wait()
+    fork(
+        "run",
+        *words,
+        hook="tests.reliability.signal_points:at:result,1,KILL",
+        more={SENT: os.devnull},
+    ).wait()
     (folder,) = run_folders(environment)
     assert (folder / "result.json").exists()
     assert keeps_weights(folder)

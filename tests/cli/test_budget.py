@@ -12,19 +12,33 @@ from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.terminal import LogReporter
 
-NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
+NAMES = (
+    "epochs",
+    "members",
+    "batch_size",
+    "lr",
+    "outer_rate",
+    "warmup_epochs",
+    "weight_decay",
+    "clip",
+)
 
 
 @pytest.fixture
 def bare(small):
     """A small run whose settings of stage 3 are left to the budget."""
-    open_ = [f"train.{name}=null" for name in (*NAMES, "decay_epochs")]  # the task has settings of its own
+    open_ = [
+        f"train.{name}=null" for name in (*NAMES, "decay_epochs")
+    ]  # the task has settings of its own
     return [*(word for word in small if not word.startswith("train.")), "metric=none", *open_]
 
 
 def typed(*words, **more):
     """Return overrides in which a later value of a setting replaces an earlier one."""
-    return [f"{key}={value}" for key, value in (dict(word.split("=", 1) for word in words) | more).items()]
+    return [
+        f"{key}={value}"
+        for key, value in (dict(word.split("=", 1) for word in words) | more).items()
+    ]
 
 
 @pytest.fixture
@@ -55,17 +69,24 @@ def test_what_a_budget_decides_is_said_recorded_and_gives_the_same_plan_when_typ
     bare = [*bare, "task.validation_size=5"]
     first = run(*bare, "budget=quick")
     decided = first.result["decided"]
-    assert {key for key in decided if "budget=quick" in decided[key]["why"]} == {f"train.{name}" for name in NAMES}
+    assert {key for key in decided if "budget=quick" in decided[key]["why"]} == {
+        f"train.{name}" for name in NAMES
+    }
     assert len(first.result["curves"]["finetune"]) == decided["train.epochs"]["value"]
     assert (first.result["protocol"], first.result["variant"]["budget"]) == ("clean", "quick")
     values = {key: str(decision["value"]).lower() for key, decision in decided.items()}
     with compose.session() as session:
-        jobs = [session.compose(words).config for words in ([*bare, "budget=quick"], typed(*bare, **values))]
+        jobs = [
+            session.compose(words).config
+            for words in ([*bare, "budget=quick"], typed(*bare, **values))
+        ]
     plans = [build(config, LogReporter()).plan for config in jobs]
     assert (vars(plans[0].train), plans[1].decided) == (vars(plans[1].train), {})
 
 
-def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats(orca, run, bare, timed, monkeypatch):
+def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats(
+    orca, run, bare, timed, monkeypatch
+):
     def fails(*_):
         raise OrcaError("stop", where="test")
 
@@ -91,7 +112,9 @@ def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned,
     assert (plan["build"]["decided"]["train.epochs"]["value"], "too short" in err) == (1, True)
     timed(step=5.0, align=200.0)
     for words, members, epochs in (([], 2, 100), (["train.folds=3"], 3, 133)):
-        record = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
+        record = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0][
+            "build"
+        ]
         assert (record["members"], record["decided"]["train.epochs"]["value"]) == (members, epochs)
         assert sum(record["expected_s"].values()) < 99 * 60
 
@@ -104,8 +127,12 @@ def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(e
         (["task.validation_size=5", "train.folds=3"], 40 / 16 * 2 + 20 / 32, 3, 0),
     ):
         with compose.session() as session:
-            built = build(session.compose(typed(*bare, *words, "train.epochs=5")).config, LogReporter())
+            built = build(
+                session.compose(typed(*bare, *words, "train.epochs=5")).config, LogReporter()
+            )
         seconds = expected(built, Costs(step=2.0, align=7.0))
         tested = members * (60 + len(built.task.validation)) / 32
         assert seconds["align"] == 7
-        assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
+        assert seconds["finetune"] == pytest.approx(
+            5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02
+        )

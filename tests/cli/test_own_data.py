@@ -13,11 +13,17 @@ from tests.cli.conftest import outputs
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(size=240)
-X = (SIGNAL[:, None, None] * np.ones((1, 2, 12)) + 0.3 * RNG.normal(size=(240, 2, 12))).astype(np.float32)
+X = (SIGNAL[:, None, None] * np.ones((1, 2, 12)) + 0.3 * RNG.normal(size=(240, 2, 12))).astype(
+    np.float32
+)
 N = 40
 Y = np.arange(N) % 2
 
-BODIES = {"bert": ["body=minilm"], "swin": ["body=swin_tiny", "source=digits"], "vit": ["body=vit", "source=digits"]}
+BODIES = {
+    "bert": ["body=minilm"],
+    "swin": ["body=swin_tiny", "source=digits"],
+    "vit": ["body=vit", "source=digits"],
+}
 SMALL = ["source.size=160", "align.epochs=2", "align.source_points=100", "align.max_samples=16"]
 SMALL += ["train.epochs=10", "train.batch_size=16", "train.warmup_epochs=1", "train.lr=3e-3"]
 
@@ -45,7 +51,12 @@ VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
 # name -> (body, kind, settings, arrays)
 COMBINATIONS = {
-    "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
+    "classes of maps": (
+        "vit",
+        "classes",
+        [],
+        {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)},
+    ),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
     "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
 }
@@ -54,7 +65,9 @@ COMBINATIONS = {
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_own_data_of_one_to_three_dimensions_are_learned(run_on, name):
     body, kind, more, arrays = COMBINATIONS[name]
-    done = run_on(f"task.kind={kind}", "train.epochs=6", "train.batch_size=8", *more, body=body, **arrays)
+    done = run_on(
+        f"task.kind={kind}", "train.epochs=6", "train.batch_size=8", *more, body=body, **arrays
+    )
     assert callable(load_preprocessing(done.folder / "1_build").inputs)
     assert learned(done, 0.5 if name == "volumes" else 0.8), done.out
 
@@ -64,16 +77,32 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
     levels = RNG.permutation(np.arange(20, 240, 3))[:60]
     for level in levels:
         noise = np.random.default_rng(int(level)).integers(-9, 9, (16, 16, 3))
-        Image.fromarray((level + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{level}.png")
-    pd.DataFrame({"file": levels, "grams": levels * 2.5}).to_csv(tmp_path / "grams.csv", index=False)
-    words = ["task=images", "task.path=photos", "task.table=grams.csv", "task.error=mae", "paths.data=."]
+        Image.fromarray((level + noise).clip(0, 255).astype(np.uint8)).save(
+            tmp_path / "photos" / f"{level}.png"
+        )
+    pd.DataFrame({"file": levels, "grams": levels * 2.5}).to_csv(
+        tmp_path / "grams.csv", index=False
+    )
+    words = [
+        "task=images",
+        "task.path=photos",
+        "task.table=grams.csv",
+        "task.error=mae",
+        "paths.data=.",
+    ]
     assert learned(run_on(*words, "metric=none", "train.epochs=12", body="swin"), 0.5)
 
 
 def test_gaps_are_filled_alike_in_training_and_in_prediction(run_on, orca):
     x = X.copy()
     x[np.random.default_rng(3).random(x.shape) < 0.1] = np.nan
-    settings = ["task.kind=values", "task.gaps=linear", "task.gap_indicator=true", "metric=none", "train.epochs=3"]
+    settings = [
+        "task.kind=values",
+        "task.gaps=linear",
+        "task.gap_indicator=true",
+        "metric=none",
+        "train.epochs=3",
+    ]
     done = run_on(*settings, x=x, y=SIGNAL, split=np.repeat(["train", "val", "test"], 80))
     assert "are interpolated in time, flagged by 2 more channels (task.gaps=linear)" in done.err
     assert learned(done, 0.6)
@@ -89,12 +118,19 @@ def series():
 
 def length_arrays(folder):
     x, ends = series()
-    np.savez(folder / "own.npz", x=np.where(np.arange(12) < ends[:, None, None], x, 99), y=Y, lengths=ends)
+    np.savez(
+        folder / "own.npz",
+        x=np.where(np.arange(12) < ends[:, None, None], x, 99),
+        y=Y,
+        lengths=ends,
+    )
     return ["task=arrays", "task.kind=classes", "task.train=own.npz"], "own.npz"
 
 
 def symbol_table(folder):
-    texts = ["".join(RNG.choice(list("ACGT"[2 * y : 2 * y + 2]), 3 + i % 9)) for i, y in enumerate(Y)]
+    texts = [
+        "".join(RNG.choice(list("ACGT"[2 * y : 2 * y + 2]), 3 + i % 9)) for i, y in enumerate(Y)
+    ]
     pd.DataFrame({"dna": texts, "kind": Y}).to_csv(folder / "own.csv", index=False)
     return ["task=table", "task.train=own.csv", "task.sequence=dna", "task.target=kind"], "own.csv"
 
@@ -102,11 +138,25 @@ def symbol_table(folder):
 def long_table(folder):
     x, ends = series()
     tables = [
-        pd.DataFrame({"who": i, "t": range(ends[i]), "a": x[i, 0, : ends[i]], "b": x[i, 1, : ends[i]], "kind": Y[i]})
+        pd.DataFrame(
+            {
+                "who": i,
+                "t": range(ends[i]),
+                "a": x[i, 0, : ends[i]],
+                "b": x[i, 1, : ends[i]],
+                "kind": Y[i],
+            }
+        )
         for i in range(N)
     ]
     pd.concat(tables).sample(frac=1, random_state=0).to_csv(folder / "own.csv", index=False)
-    return ["task=table", "task.train=own.csv", "task.id=who", "task.time=t", "task.target=kind"], "own.csv"
+    return [
+        "task=table",
+        "task.train=own.csv",
+        "task.id=who",
+        "task.time=t",
+        "task.target=kind",
+    ], "own.csv"
 
 
 FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_table}
@@ -115,10 +165,17 @@ FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_t
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_and_its_predictions(run_on, orca, tmp_path, name):
     words, file = FORMS[name](tmp_path)
-    done = run_on(*words, "train.epochs=3", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200")
+    done = run_on(
+        *words, "train.epochs=3", "train.batch_size=8", "train.lr=1e-3", "align.source_points=200"
+    )
     assert learned(done)
     code, out, err = orca("predict", done.folder, file)
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
     places = [int(row["id"]) for row in rows] if name == "long table" else range(N)
-    assert np.mean([int(row["prediction"]) != Y[place] for row, place in zip(rows, places, strict=True)]) < 0.25
+    assert (
+        np.mean(
+            [int(row["prediction"]) != Y[place] for row, place in zip(rows, places, strict=True)]
+        )
+        < 0.25
+    )

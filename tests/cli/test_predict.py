@@ -62,7 +62,10 @@ class Trained:
     y: np.ndarray
 
     def __post_init__(self):
-        self.result, self.expected = json.loads((self.path / "result.json").read_text()), outputs(self.path)
+        self.result, self.expected = (
+            json.loads((self.path / "result.json").read_text()),
+            outputs(self.path),
+        )
 
     def predict(self, *more, run=None):
         """Predict the test split; returns (standard output, standard error)."""
@@ -88,8 +91,16 @@ def make(fork_server, home, tiny, tmp_path_factory):
         y = targets(kind, x, y)
         np.savez(folder / "train.npz", x=x[:N], y=y[:N])
         np.savez(folder / "test.npz", x=x[N:], y=y[N:])
-        name = {"bert": "minilm", "swin": "swin_tiny source=digits", "vit": "vit source=digits"}[body]
-        words = ["task=arrays", f"task.kind={KINDS.get(kind, kind)}", *f"body={name}".split(), *QUICK, *more]
+        name = {"bert": "minilm", "swin": "swin_tiny source=digits", "vit": "vit source=digits"}[
+            body
+        ]
+        words = [
+            "task=arrays",
+            f"task.kind={KINDS.get(kind, kind)}",
+            *f"body={name}".split(),
+            *QUICK,
+            *more,
+        ]
         words += [f"task.{split}={folder / split}.npz" for split in ("train", "test")]
         words.append(f"body.checkpoint={folder / 'checkpoint'}")
         places = {"ORCA_RUNS": str(folder / "runs"), "ORCA_HOME": str(home), "COLUMNS": "100"}
@@ -113,10 +124,24 @@ CLASS_TOKEN = "predictor.pooling=class_token"
 LORA = ["finetune=bitfit" if importlib.util.find_spec("peft") is None else "finetune=lora"]
 CASES = {
     "classes": ("bert", "classes", SERIES),
-    "labels of a random body, bf16": ("bert", "labels", SERIES, "precision=bf16", "finetune=scratch", "metric=none"),
+    "labels of a random body, bf16": (
+        "bert",
+        "labels",
+        SERIES,
+        "precision=bf16",
+        "finetune=scratch",
+        "metric=none",
+    ),
     "values, an error by name": ("bert", "several values", (30,), "task.error=mae"),
     "maps, a part of the body": ("swin", "maps", FLAT, *LORA, "metric=none"),
-    "images, a deep prompt": ("vit", "classes", PICTURES, "finetune=prompt", "finetune.depth=deep", CLASS_TOKEN),
+    "images, a deep prompt": (
+        "vit",
+        "classes",
+        PICTURES,
+        "finetune=prompt",
+        "finetune.depth=deep",
+        CLASS_TOKEN,
+    ),
     "several models": ("bert", "class maps", SERIES, "train.folds=2"),
 }
 
@@ -128,14 +153,20 @@ def check_card(run, export):
     shown = f"{100 * value:.2f} %" if result["error"]["percent"] else f"{value:.4g}"
     assert f"| {name} | {shown} |" in card
     assert all(
-        text in card for text in (result["weights_sha256"], *(one["sha256"] for one in result["splits"].values()))
+        text in card
+        for text in (
+            result["weights_sha256"],
+            *(one["sha256"] for one in result["splits"].values()),
+        )
     )
     assert str(run.path) not in card + (export / "config.yaml").read_text()
 
 
 # The bits of several models: test_selection.py.
 @pytest.mark.parametrize("name", [name for name in CASES if name != "several models"])
-def test_the_test_split_has_the_bits_of_the_run(trained, orca, refused, request, tmp_path, monkeypatch, name):
+def test_the_test_split_has_the_bits_of_the_run(
+    trained, orca, refused, request, tmp_path, monkeypatch, name
+):
     run = trained(*CASES[name])
     shown = json.loads(run.predict("--out", tmp_path / "p.npz", "--json")[0])
     assert np.array_equal(np.load(tmp_path / "p.npz")["outputs"], run.expected)
@@ -172,7 +203,9 @@ def test_all_forms_of_output_say_the_same(trained, tmp_path):
     assert list(rows[0]) == ["index", "prediction", "p_high", "p_low", "p_mid"]
     wide = run.expected.astype(np.float64)
     probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
-    printed = np.array([[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows])
+    printed = np.array(
+        [[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows]
+    )
     np.testing.assert_allclose(printed, probabilities, rtol=1e-5)
     named = np.array(["high", "low", "mid"])[run.expected.argmax(axis=1)]
     assert [row["prediction"] for row in rows] == named.tolist()
@@ -192,14 +225,20 @@ def test_outputs_of_other_kinds(trained, refused):
     run = trained(*CASES["labels of a random body, bf16"])
     rows = table(run.predict()[0])
     assert list(rows[0]) == ["index", "0", "1", "p_0", "p_1"]
-    assert [[int(row["0"]), int(row["1"])] for row in rows] == (run.expected >= 0).astype(int).tolist()
+    assert [[int(row["0"]), int(row["1"])] for row in rows] == (run.expected >= 0).astype(
+        int
+    ).tolist()
     run = trained(*CASES["values, an error by name"])
-    printed = [[float(row["prediction_0"]), float(row["prediction_1"])] for row in table(run.predict()[0])]
+    printed = [
+        [float(row["prediction_0"]), float(row["prediction_1"])] for row in table(run.predict()[0])
+    ]
     np.testing.assert_array_equal(np.array(printed, np.float32), run.expected)
     model = orca_cli.load(run.path)
     assert is_regressor(model)
     assert model.predict(run.x[N:]).tolist() == run.expected.tolist()
-    assert model.score(run.x[N:], run.y[N:]) == pytest.approx(r2_score(run.y[N:], run.expected), rel=1e-4)
+    assert model.score(run.x[N:], run.y[N:]) == pytest.approx(
+        r2_score(run.y[N:], run.expected), rel=1e-4
+    )
     run = trained(*CASES["maps, a part of the body"])
     words = ["predict", run.path, run.folder / "test.npz"]
     assert refused(10, words, "maps, which a table has no place for; give FILE.npz") == ""
@@ -208,11 +247,20 @@ def test_outputs_of_other_kinds(trained, refused):
 def test_tables(run, orca, tiny):
     i = np.arange(N + TEST)
     frame = pd.DataFrame(
-        {"a": i % 7 + 0.5, "b": np.array(["x", "y", "z"])[i % 3], "target": np.array(["no", "yes"])[i % 2]}
+        {
+            "a": i % 7 + 0.5,
+            "b": np.array(["x", "y", "z"])[i % 3],
+            "target": np.array(["no", "yes"])[i % 2],
+        }
     )
     frame[:N].to_csv("train.csv", index=False)
     frame[N:].to_csv("test.csv", index=False)
-    words = ["task.train=train.csv", "task.test=test.csv", "task.target=target", f"body.checkpoint={tiny['bert']}"]
+    words = [
+        "task.train=train.csv",
+        "task.test=test.csv",
+        "task.target=target",
+        f"body.checkpoint={tiny['bert']}",
+    ]
     path = run("task=table", *words, *QUICK).folder
     assert orca("predict", path, "test.csv", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
@@ -221,14 +269,18 @@ def test_tables(run, orca, tiny):
     assert model.score(frame[N:], frame["target"][N:]) == model.score("test.csv")
 
 
-def test_a_run_without_its_weights_is_compared_and_does_not_predict(trained, run, orca, refused, environment):
+def test_a_run_without_its_weights_is_compared_and_does_not_predict(
+    trained, run, orca, refused, environment
+):
     kept = trained(*CASES["classes"])
     first = run(*kept.words, "keep_weights=false")
     assert not list((first.folder / "3_finetune").rglob("*.safetensors"))
     assert orca("doctor", first.folder)[0] == 0
     test = kept.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
-    refused(11, ["predict", environment, test, "--best"], "holds no completed run on data of your own")
+    refused(
+        11, ["predict", environment, test, "--best"], "holds no completed run on data of your own"
+    )
     assert "already completed" in run(*kept.words).err  # the same experiment
     assert first.result["weights_sha256"] == kept.result["weights_sha256"]
 
@@ -241,18 +293,29 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         path = environment / "arrays" / f"{run.path.name[:-2]}{number}{number}"
         shutil.copytree(run.path, path)
         for name in ("result.json", "status.json"):
-            record = json.loads((path / name).read_text()) | {"run_id": path.name, "identity": str(number) * 64}
+            record = json.loads((path / name).read_text()) | {
+                "run_id": path.name,
+                "identity": str(number) * 64,
+            }
             if name == "result.json":
                 record["error"]["value"] = test
-                record |= {"validation_error": validation, "selected": {"on": on, "sha256": samples}}
+                record |= {
+                    "validation_error": validation,
+                    "selected": {"on": on, "sha256": samples},
+                }
             (path / name).write_text(json.dumps(record))
         return path.name
 
     shutil.copytree(run.path, environment / "arrays" / run.path.name)
-    code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz", "--json")
+    code, out, err = orca(
+        "predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz", "--json"
+    )
     assert (code, json.loads(out)["run"]) == (0, run.path.name), err
     assert orca("export", environment, tmp_path / "model", "--best")[0] == 0
-    assert json.loads((tmp_path / "model" / "export.json").read_text())["result"]["run_id"] == run.path.name
+    assert (
+        json.loads((tmp_path / "model" / "export.json").read_text())["result"]["run_id"]
+        == run.path.name
+    )
     add(1, None, on="nothing")
     with pytest.raises(DataError, match="all 2 runs trained on their validation samples"):
         best_run(environment)
@@ -267,7 +330,9 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         best_run(environment)
 
 
-def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, environment, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_line(
+    trained, orca, refused, tiny, environment, tmp_path
+):
     run = trained(*CASES["classes"])
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
@@ -277,16 +342,40 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
     (unfinished / "result.json").unlink()
     test = run.folder / "test.npz"
     for words, code, text in (
-        ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
-        ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
-        ([run.path, tmp_path / "huge.npy", "--out", "p.csv"], 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
-        ([run.path, test, "--out", "p.txt"], 10, "'p.txt' is a folder, or has a suffix that is not written"),
-        ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
+        (
+            [run.path, tmp_path / "short.npy"],
+            11,
+            "samples have shape (2, 7), those of the training set (2, 20)",
+        ),
+        (
+            [run.path, tmp_path / "unseen.npz"],
+            11,
+            "1 labels have no training sample, the first is huge at index 19",
+        ),
+        (
+            [run.path, tmp_path / "huge.npy", "--out", "p.csv"],
+            11,
+            "huge.npy: the outputs of sample 11 are NaN or inf",
+        ),
+        (
+            [run.path, test, "--out", "p.txt"],
+            10,
+            "'p.txt' is a folder, or has a suffix that is not written",
+        ),
+        (
+            [run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"],
+            10,
+            "--out: is the input",
+        ),
         ([run.path, test, "--json"], 2, "add --out FILE"),
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
         ([tmp_path, test], 11, "neither a run nor an export"),
         ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
-        ([run.path, test, "--checkpoint", tiny["long"]], 13, "has changed since the run: other weights would give"),
+        (
+            [run.path, test, "--checkpoint", tiny["long"]],
+            13,
+            "has changed since the run: other weights would give",
+        ),
     ):
         assert refused(code, ["predict", *words], text) == ""
     assert not [*tmp_path.glob("p.*"), *tmp_path.glob(".tmp-*")]
@@ -296,7 +385,9 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, orca, refused, tiny, 
     assert refused(10, ["export", run.path, tmp_path / "unfinished"], "exists already") == ""
 
 
-def test_other_weights_than_those_tested_are_refused_though_their_manifest_is_right(trained, refused, tmp_path):
+def test_other_weights_than_those_tested_are_refused_though_their_manifest_is_right(
+    trained, refused, tmp_path
+):
     run, other = trained(*CASES["classes"]), tmp_path / "other"
     shutil.copytree(run.path, other)
     folder = other / "3_finetune" / "last"
@@ -304,7 +395,9 @@ def test_other_weights_than_those_tested_are_refused_though_their_manifest_is_ri
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, folder / "model.safetensors")
     storage.seal(folder, [file for file in folder.iterdir() if file.name != storage.MANIFEST])
-    refused(13, ["predict", other, run.folder / "test.npz"], "not those that the run was tested with")
+    refused(
+        13, ["predict", other, run.folder / "test.npz"], "not those that the run was tested with"
+    )
 
 
 def test_from_python(trained, monkeypatch, tmp_path):
@@ -331,9 +424,13 @@ def test_from_python(trained, monkeypatch, tmp_path):
     monkeypatch.setenv("ORCA_RUNS", str(run.folder / "runs"))
     outcome = orca_cli.run(*run.words)
     assert (outcome.state, outcome.code, outcome.path) == ("skipped", 0, run.path)
-    maps = orca_cli.load(dataclasses.replace(outcome, state="completed", code=143))  # stopped among its baselines
+    maps = orca_cli.load(
+        dataclasses.replace(outcome, state="completed", code=143)
+    )  # stopped among its baselines
     predicted, expected = maps.predict(run.x[N:]), run.y[N:, None]
-    assert maps.score(run.x[N:], expected) == pytest.approx(r2_score(expected.ravel(), predicted.ravel()), rel=1e-5)
+    assert maps.score(run.x[N:], expected) == pytest.approx(
+        r2_score(expected.ravel(), predicted.ravel()), rel=1e-5
+    )
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     failed = orca_cli.run(*[word.replace("train.npz", "none.npz") for word in run.words])
     assert (failed.state, failed.code) == ("failed", 11)
@@ -367,9 +464,13 @@ def test_report_shows_their_errors(orca, recorded):
 
 @pytest.mark.parametrize("kind", RECORDED_KINDS)
 def test_their_predictions_and_errors_are_what_they_were(orca, recorded, kind, tmp_path):
-    code, _, err = orca("predict", recorded[kind], RECORDED / "new.npz", "--out", tmp_path / "new.npz")
+    code, _, err = orca(
+        "predict", recorded[kind], RECORDED / "new.npz", "--out", tmp_path / "new.npz"
+    )
     assert code == 0, err
-    before, now = (np.load(path) for path in (RECORDED / "predicted" / f"{kind}.npz", tmp_path / "new.npz"))
+    before, now = (
+        np.load(path) for path in (RECORDED / "predicted" / f"{kind}.npz", tmp_path / "new.npz")
+    )
     assert set(now) == set(before)
     for name in before:
         if before[name].dtype.kind == "f":
@@ -383,7 +484,11 @@ def test_their_predictions_and_errors_are_what_they_were(orca, recorded, kind, t
 
 def test_an_export_predicts_as_it_did(orca, tmp_path):
     shutil.copytree(RECORDED / "exported", tmp_path / "exported")
-    code, _, err = orca("predict", tmp_path / "exported", RECORDED / "new.npz", "--out", tmp_path / "new.npz")
+    code, _, err = orca(
+        "predict", tmp_path / "exported", RECORDED / "new.npz", "--out", tmp_path / "new.npz"
+    )
     assert code == 0, err
-    before, now = (np.load(path) for path in (RECORDED / "predicted" / "classes.npz", tmp_path / "new.npz"))
+    before, now = (
+        np.load(path) for path in (RECORDED / "predicted" / "classes.npz", tmp_path / "new.npz")
+    )
     np.testing.assert_allclose(now["probability"], before["probability"], rtol=1e-4, atol=1e-5)

@@ -13,7 +13,12 @@ from orca_cli import storage
 from tests.checkpoints import save_tiny_bert
 from tests.cli.conftest import ROOT, curve, results, run_folders, wait_for, without_baselines
 
-UNEVEN = ["task.validation_size=33", "task.test_size=45", "train.eval_batch_size=7", "task.train_size=59"]
+UNEVEN = [
+    "task.validation_size=33",
+    "task.test_size=45",
+    "train.eval_batch_size=7",
+    "task.train_size=59",
+]
 CLOSE = {"rel": 2e-5, "abs": 1e-7}  # float32 sums in another order, over a dozen steps
 AT_STEP = "digits/*/3_finetune/checkpoints/step-00000001"
 
@@ -37,7 +42,12 @@ def together(fork):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        places = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": size}
+        places = {
+            "WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "LOCAL_WORLD_SIZE": size,
+        }
         shared = {name: str(value) for name, value in places.items()}
         more = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
         return [fork(*words, more=variables) for variables in more]
@@ -48,7 +58,14 @@ def together(fork):
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
     """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
-    words = ["run", *small, f"body.checkpoint={still}", *UNEVEN, "train.members=2", "train.epochs=2"]
+    words = [
+        "run",
+        *small,
+        f"body.checkpoint={still}",
+        *UNEVEN,
+        "train.members=2",
+        "train.epochs=2",
+    ]
     alone = fork(*words, f"paths.runs={tmp_path / 'one'}")
     pair = together(*words)
     assert ended([alone, *pair]) == [0, 0, 0], pair[0].err
@@ -67,7 +84,9 @@ def test_two_processes_give_the_run_of_one(fork, together, environment, small, s
 
 
 @pytest.mark.slow
-def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, environment, small, still, tmp_path):
+def test_a_signal_to_any_process_ends_all_and_the_run_resumes(
+    fork, together, environment, small, still, tmp_path
+):
     words = [
         "run",
         *small,
@@ -100,7 +119,14 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, en
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run(together, environment, small, still):
-    words = ["run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100", "train.checkpoint_s=0"]
+    words = [
+        "run",
+        *small,
+        f"body.checkpoint={still}",
+        "metric=none",
+        "train.epochs=100",
+        "train.checkpoint_s=0",
+    ]
     pair = together(*words)
     wait_for(environment, AT_STEP, pair[0])
     os.kill(pair[1].pid, signal.SIGKILL)
@@ -108,7 +134,10 @@ def test_a_process_that_is_killed_ends_the_run(together, environment, small, sti
     (folder,) = run_folders(environment)
     for path in (folder / "3_finetune" / "checkpoints").glob("step-*"):
         storage.verify_folder(path)
-    assert pair[0].err.count("another process of this run has ended; rerun the same command to resume") == 1
+    assert (
+        pair[0].err.count("another process of this run has ended; rerun the same command to resume")
+        == 1
+    )
 
 
 def test_what_is_done_by_one_process_is_refused(together, environment):
@@ -122,11 +151,25 @@ def test_what_is_done_by_one_process_is_refused(together, environment):
 @pytest.mark.slow
 def test_accelerate_launch_starts_one_run(environment, small, still):
     """By torchrun, which it calls."""
-    words = without_baselines(["run", *small, f"body.checkpoint={still}", "metric=none", "device=cpu", *UNEVEN])
-    start = "--multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
-    command = [sys.executable, "-m", "accelerate.commands.launch", *start.split(), "-m", "orca_cli", *words]
+    words = without_baselines(
+        ["run", *small, f"body.checkpoint={still}", "metric=none", "device=cpu", *UNEVEN]
+    )
+    start = (
+        "--multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *start.split(),
+        "-m",
+        "orca_cli",
+        *words,
+    ]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     (record,) = results(environment)
     assert record["training"]["processes"] == 2

@@ -11,8 +11,19 @@ from tests.cli.conftest import curve, put_aside, run_folders
 
 # Checkpoints after every step, and enough steps to be hit inside an epoch.
 OFTEN = ["train.checkpoint_s=0", "train.epochs=4", "align.epochs=6"]
-ALIGNING, TRAINING = "digits/*/2_align/checkpoints/step-00000002", "digits/*/3_finetune/checkpoints/step-00000005"
-KEYS = ("weights_sha256", "error", "validation_error", "metric_value", "alignment", "splits", "curves")
+ALIGNING, TRAINING = (
+    "digits/*/2_align/checkpoints/step-00000002",
+    "digits/*/3_finetune/checkpoints/step-00000005",
+)
+KEYS = (
+    "weights_sha256",
+    "error",
+    "validation_error",
+    "metric_value",
+    "alignment",
+    "splits",
+    "curves",
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +31,9 @@ def uninterrupted():
     return {}
 
 
-@pytest.mark.parametrize(("pattern", "number"), [(ALIGNING, signal.SIGKILL), (TRAINING, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("pattern", "number"), [(ALIGNING, signal.SIGKILL), (TRAINING, signal.SIGINT)]
+)
 def test_resumed_run_has_the_same_bits(
     run, refused, stopped, environment, small, tmp_path, uninterrupted, pattern, number
 ):
@@ -28,7 +41,11 @@ def test_resumed_run_has_the_same_bits(
     if not uninterrupted:
         run(*small, *OFTEN, "--force")
         uninterrupted.update(put_aside(environment))
-    words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]  # where no finished alignment is to be found
+    words = [
+        *small,
+        *OFTEN,
+        f"paths.cache={tmp_path / 'cold'}",
+    ]  # where no finished alignment is to be found
     code, err = stopped(*words, at=pattern, number=number)
     (folder,) = run_folders(environment)
     status = json.loads((folder / "status.json").read_text())
@@ -55,7 +72,9 @@ def change_fingerprint(folder, key, value):
     path = folder / "1_build" / "fingerprint.json"
     whole, began = path.read_bytes(), storage.read_checked_json(path)
     began["values"][key] = value
-    storage.write_checked_json(path, {name: began[name] for name in ("schema", "values", "inexact")})
+    storage.write_checked_json(
+        path, {name: began[name] for name in ("schema", "values", "inexact")}
+    )
     return path, whole
 
 
@@ -63,7 +82,9 @@ LORA = [] if importlib.util.find_spec("peft") is None else ["finetune=lora", "fi
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(run, stopped, small, tmp_path):
+def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(
+    run, stopped, small, tmp_path
+):
     words = [*small, *OFTEN, *LORA, "metric=none"]
     stopped(*words, f"paths.cache={tmp_path / 'cold'}", at=TRAINING)
     resumed = run(*words, f"paths.cache={tmp_path / 'cold'}")
@@ -72,7 +93,9 @@ def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(run, st
     assert {key: resumed.result[key] for key in KEYS} == {key: whole.result[key] for key in KEYS}
 
 
-def test_an_interrupted_run_resumes_inexactly_where_that_is_allowed(run, stopped, environment, small, tmp_path):
+def test_an_interrupted_run_resumes_inexactly_where_that_is_allowed(
+    run, stopped, environment, small, tmp_path
+):
     words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]
     assert stopped(*words, at=ALIGNING, number=signal.SIGTERM)[0] == 143
     change_fingerprint(*run_folders(environment), "threads", "2")

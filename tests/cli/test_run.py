@@ -35,7 +35,9 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     for word in ("input 8 x 8", "8 tokens", "before alignment", "validation", "0-1 error"):
         assert word in completed
     (run,) = run_folders(environment)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}_minilm_otdd_full_s0_[0-9a-f]{8}", run.name)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}_minilm_otdd_full_s0_[0-9a-f]{8}", run.name
+    )
     assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == RUN_FILES
     (result,) = results(environment)
     assert set(result) == RESULT_FIELDS
@@ -44,21 +46,35 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert len({result["splits"][name]["sha256"] for name in ("train", "val", "test")}) == 3
     assert result["metric_value"]["after"] < result["metric_value"]["before"]
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
-    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):  # the result has the curves in short
+    for stage, folder in (
+        ("align", "2_align"),
+        ("finetune", "3_finetune"),
+    ):  # the result has the curves in short
         epochs = [line["epoch"] for line in curve(run, folder)]
-        assert [line["epoch"] for line in result["curves"][stage]] == epochs == list(range(epochs[0], epochs[0] + 3))
+        assert (
+            [line["epoch"] for line in result["curves"][stage]]
+            == epochs
+            == list(range(epochs[0], epochs[0] + 3))
+        )
     assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")
-    assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(result["error"]["value"])
+    assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(
+        result["error"]["value"]
+    )
     right = round(50 * (1 - result["error"]["value"]))
     answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
     assert answer in completed
 
 
 @pytest.mark.usefixtures("completed")
-def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, environment, small, tmp_path):
-    for more in ([], ["device=cpu", "train.checkpoint_s=7"]):  # settings without effect do not make another run
+def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(
+    orca, environment, small, tmp_path
+):
+    for more in (
+        [],
+        ["device=cpu", "train.checkpoint_s=7"],
+    ):  # settings without effect do not make another run
         assert "already completed" in orca("run", *small, *more)[2]
     assert len(run_folders(environment)) == 1
     code, out, err = orca("run", *small, "--json")
@@ -66,12 +82,19 @@ def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, en
     assert (code, run["state"], [run["result"]]) == (0, "skipped", results(environment))
     predictions = run_folders(environment)[0] / "3_finetune" / "predictions.npz"
     targets = np.load(predictions)["targets"]
-    assert np.sum(run["answer"]["confusion"], axis=1).tolist() == np.bincount(targets, minlength=10).tolist()
+    assert (
+        np.sum(run["answer"]["confusion"], axis=1).tolist()
+        == np.bincount(targets, minlength=10).tolist()
+    )
     predictions.write_bytes(b"PK damaged")
     code, out, err = orca("run", *small, "--json")
     assert (code, json.loads(out)["run"]["answer"], "cannot be shown" in err) == (0, None, True)
     code, out, _ = orca("run", *small, "--force", "--quiet", f"paths.cache={tmp_path / 'cold'}")
-    assert (code, "0-1 error" in out, "samples right" in out) == (0, True, False)  # a quiet run draws no picture
+    assert (code, "0-1 error" in out, "samples right" in out) == (
+        0,
+        True,
+        False,
+    )  # a quiet run draws no picture
     first, second = results(environment)
     for key in ("weights_sha256", "error", "metric_value"):
         assert first[key] == second[key], key
@@ -89,13 +112,23 @@ def begins(small):
     return call
 
 
-BANK = ("weight", "token_mean", "token_deviation", "sample_mean", "sample_deviation")  # of filters, which are fixed
+BANK = (
+    "weight",
+    "token_mean",
+    "token_deviation",
+    "sample_mean",
+    "sample_deviation",
+)  # of filters, which are fixed
 
 
 def test_all_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, small):
     """Metric and finetune must not matter, but for scratch, whose body is random."""
     words = ["finetune=layernorm", "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
-    first, second, scratch = begins("metric=none"), begins(*words), begins("metric=none", "finetune=scratch")
+    first, second, scratch = (
+        begins("metric=none"),
+        begins(*words),
+        begins("metric=none", "finetune=scratch"),
+    )
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     query = "body.encoder.layer.0.attention.self.query.weight"
@@ -103,7 +136,9 @@ def test_all_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, 
     assert np.array_equal(first["predictor.linear.weight"], scratch["predictor.linear.weight"])
     last = load_file(run(*small, *words).folder / "3_finetune/last/model.safetensors")
     changed = {name for name in last if not np.array_equal(first[name], last[name])}
-    expected = {name for name in last if "LayerNorm" in name or name.startswith(("predictor.", "embedder."))}
+    expected = {
+        name for name in last if "LayerNorm" in name or name.startswith(("predictor.", "embedder."))
+    }
     assert changed == expected - {f"embedder.beside.{name}" for name in BANK}
 
 
@@ -112,27 +147,43 @@ def test_the_scale_of_features_is_that_of_the_training_split(begins):
     tensors = begins("embedder=multiscale")
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
-    np.testing.assert_allclose(tensors["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        tensors["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6
+    )
     deviation = pixels.std(0)
     expected = np.where(deviation > 1e-4, deviation, 1.0)
-    np.testing.assert_allclose(tensors["embedder.beside.sample_deviation"][-64:], expected, rtol=1e-3)
+    np.testing.assert_allclose(
+        tensors["embedder.beside.sample_deviation"][-64:], expected, rtol=1e-3
+    )
 
 
 def test_a_sweep_runs_every_job_once(orca, environment, small):
     """However its settings are typed, and although some of its jobs fail."""
-    sweep = ["run", "-m", *small, "metric=none", "train.epochs=1", "train.lr=1e-3,0.001", "seed=0,1"]
+    sweep = [
+        "run",
+        "-m",
+        *small,
+        "metric=none",
+        "train.epochs=1",
+        "train.lr=1e-3,0.001",
+        "seed=0,1",
+    ]
     sweep.append("task.train_size=60,9999")
     code, out, err = orca(*sweep)
     assert (code, "sweep of 4 runs: 2 completed, 2 failed" in out) == (3, True), out
     assert re.search(r"task\.train_size=9999.*  failed \(11\)", out)
     assert "9999 for training are more than the" in err
     assert "Traceback" not in err
-    states = sorted(json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment))
+    states = sorted(
+        json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment)
+    )
     assert states == ["completed"] * 2 + ["failed"] * 2
     # Once more: the completed ones are skipped, and each outcome is that of its own job.
     record = json.loads(orca(*sweep[:-1], "task.train_size=60", "--json")[1])
     assert (record["schema"], [job["state"] for job in record["jobs"]]) == (1, ["skipped"] * 2)
-    assert [f"seed={job['result']['seed']}" in job["settings"] for job in record["jobs"]] == [True] * 2
+    assert [f"seed={job['result']['seed']}" in job["settings"] for job in record["jobs"]] == [
+        True
+    ] * 2
 
 
 @pytest.mark.usefixtures("completed")
@@ -142,7 +193,9 @@ def test_a_dry_run_builds_and_says_whether_a_completed_run_is_repeated(orca, env
         assert code == 0, err
         plan = json.loads(out)
         assert (plan["jobs"][0]["would"], plan["build"]["num_outputs"]) == (would, 10)
-    code, out, _ = orca("run", small[0], "-m", *small[1:], "--dry-run", "finetune=glob(*)")  # flags in any order
+    code, out, _ = orca(
+        "run", small[0], "-m", *small[1:], "--dry-run", "finetune=glob(*)"
+    )  # flags in any order
     assert code == 0
     assert all(name in out for name in ("full", "head", "layernorm", "scratch"))
     assert len(run_folders(environment)) == 1
@@ -158,7 +211,13 @@ def test_own_configuration_folder(run, environment, small, tmp_path):
         "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
         f"task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
     )
-    words = ["--config-dir", folder, "task=own", "metric=none", *(word for word in small if word[:4] != "task")]
+    words = [
+        "--config-dir",
+        folder,
+        "task=own",
+        "metric=none",
+        *(word for word in small if word[:4] != "task"),
+    ]
     assert run(*words).result["task"] == "own"
     # The same name with other content is another experiment.
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)), y=y)
@@ -183,16 +242,29 @@ def test_errors_of_records_are_computed_again(orca, run, tiny):
     y = np.arange(30).repeat(3) % 3
     x = np.random.default_rng(0).normal(size=(90, 2, 12)) + y[:, None, None]
     np.savez("own.npz", x=x, y=y, patient=np.arange(30).repeat(3))
-    words = ["task=arrays", "task.kind=classes", "task.train=own.npz", "task.group=patient", "metric=none"]
-    words += ["task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}", "train.batch_size=16"]
+    words = [
+        "task=arrays",
+        "task.kind=classes",
+        "task.train=own.npz",
+        "task.group=patient",
+        "metric=none",
+    ]
+    words += [
+        "task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}",
+        "train.batch_size=16",
+    ]
     done = run(*words, f"body.checkpoint={tiny['bert']}", "train.epochs=1")
     assert done.result["error"]["name"] == "1 - macro F1 of records"
     record = json.loads(orca("score", done.folder, "--json")[1])
     assert (record["error"]["computed"], record["missing"]) == (done.result["error"]["value"], [])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra tensorboard is not installed")
-def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(orca, completed, environment, small):
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="the extra tensorboard is not installed"
+)
+def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(
+    orca, completed, environment, small
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     code, _, err = orca("run", *small, "tracker=tensorboard")
@@ -200,7 +272,14 @@ def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(orca, com
     code, _, err = orca("run", *small, "tracker=tensorboard", "--force")
     assert code == 0, err
     first, second = results(environment)
-    for key in ("weights_sha256", "error", "validation_error", "metric_value", "identity", "variant"):
+    for key in (
+        "weights_sha256",
+        "error",
+        "validation_error",
+        "metric_value",
+        "identity",
+        "variant",
+    ):
         assert first[key] == second[key], key
     run = run_folders(environment)[-1]
     events = EventAccumulator(str(run / "tracker"), size_guidance={"scalars": 0})
@@ -213,7 +292,11 @@ def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(orca, com
             assert points == pytest.approx(known, rel=1e-6)
     (error,) = events.Scalars("final/test_error")
     assert error.value == pytest.approx(second["error"]["value"])
-    assert not [name for name in json.loads((run / "MANIFEST.json").read_text())["files"] if "tracker" in name]
+    assert not [
+        name
+        for name in json.loads((run / "MANIFEST.json").read_text())["files"]
+        if "tracker" in name
+    ]
     next((run / "tracker").iterdir()).write_bytes(b"")
     assert orca("doctor", str(run))[0] == 0  # it is not the run's truth
 

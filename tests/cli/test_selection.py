@@ -52,10 +52,16 @@ def run(orca, environment, tmp_path, tiny):
 
 def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
     path, result = run()
-    assert (result["validation_error"], result["selected"]["on"], result["selected"]["by"]) == (None, "nothing", "last")
+    assert (result["validation_error"], result["selected"]["on"], result["selected"]["by"]) == (
+        None,
+        "nothing",
+        "last",
+    )
     assert result["selected"]["learned"] == N
     assert result["splits"]["train"]["n"] + result["splits"]["val"]["n"] == N
-    assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == {"last"}
+    assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == {
+        "last"
+    }
     # Each step of 8 takes a fifth of 40 samples; without a refit 34 make as many steps.
     assert result["curves"]["finetune"][-1]["step"] == 3 * 5
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
@@ -64,12 +70,16 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
 
 def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
     rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take), (0.15, 0.15), 0
+        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take),
+        (0.15, 0.15),
+        0,
     )
     changed = NOISE.copy()
     changed[rows["validation"][0]] += 1
     settings = ["task.normalize=false", "train.select=last", "train.refit=false"]
-    weights = {run("classes", *settings, data=(x, Y))[1]["weights_sha256"] for x in (NOISE, changed)}
+    weights = {
+        run("classes", *settings, data=(x, Y))[1]["weights_sha256"] for x in (NOISE, changed)
+    }
     assert len(weights) == 1
 
 
@@ -77,7 +87,9 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     maps = NOISE, (NOISE[:, 0] > 0).astype(int)
     path, _ = run("dense", "train.members=2", "finetune=layernorm", "precision=bf16", data=maps)
     names = ["member-0", "member-1"]
-    assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == set(names)
+    assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == set(
+        names
+    )
     weights = [load_file(path / "3_finetune" / name / "model.safetensors") for name in names]
     assert len({tensors["predictor.linear.weight"].sum().item() for tensors in weights}) == 2
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
@@ -108,9 +120,14 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
     x = NOISE.astype(np.float32)
     x[1:N:2] = x[0:N:2]
     path, result = run("classes", "train.folds=4", data=(x, Y))
-    assert "folds: 40 samples have inputs that others have too: identical ones stay in one fold" in run.err
+    assert (
+        "folds: 40 samples have inputs that others have too: identical ones stay in one fold"
+        in run.err
+    )
     rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, lambda rows: rows // 2), (0.15, 0.15), 0
+        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, lambda rows: rows // 2),
+        (0.15, 0.15),
+        0,
     )
     held = np.load(path / "3_finetune" / "out_of_fold.npz")
     row_folds = held["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
@@ -123,11 +140,15 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
     members = [member.eval() for member in model.loaded.members]
     with torch.no_grad():
         x, _ = model.preprocessing.inputs(np.load("test.npz")["x"][:8])
-        np.testing.assert_allclose(averaged([one(x) for one in members], "classes"), outputs(path)[:8], atol=1e-5)
+        np.testing.assert_allclose(
+            averaged([one(x) for one in members], "classes"), outputs(path)[:8], atol=1e-5
+        )
 
 
 @pytest.mark.slow
-def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(run, environment, tmp_path, monkeypatch):
+def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(
+    run, environment, tmp_path, monkeypatch
+):
     """A step of training, and a comparison near the end of the alignment of the second member."""
     taken, stops = {"step": 0, "compared": 0}, {}
     for name, owner, method in (("step", OptimizerSteps, "take"), ("compared", OTDD, "distance")):

@@ -11,7 +11,9 @@ from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 
 
-def test_one_alignment_serves_all_ways_of_fine_tuning_and_one_source_all_seeds(run, small, tmp_path):
+def test_one_alignment_serves_all_ways_of_fine_tuning_and_one_source_all_seeds(
+    run, small, tmp_path
+):
     """The bits of a run do not depend on who computed its alignment."""
 
     def entries(kind="alignments"):
@@ -44,7 +46,9 @@ def test_training_is_a_call_that_leaves_the_test_split_closed(environment, job):
     with claim.claim(environment, experiment.run_name(job)) as folder:
         validated = experiment.train(job, folder)
         original = validated.built.task.open_test
-        object.__setattr__(validated.built.task, "open_test", lambda: opened.append(1) or original())
+        object.__setattr__(
+            validated.built.task, "open_test", lambda: opened.append(1) or original()
+        )
         assert not opened
         assert not list(environment.glob("*/*/3_finetune/test_reads.jsonl"))
         assert 0 <= validated.trained.validation_error <= 1
@@ -70,7 +74,9 @@ def test_a_run_is_a_call_with_a_typed_outcome(environment, job, monkeypatch):
     assert json.loads((failed.path / "status.json").read_text())["error"]["kind"] == "OrcaError"
 
 
-def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(environment, job, monkeypatch):
+def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(
+    environment, job, monkeypatch
+):
     def swallowed(*_):
         try:
             raise InterruptionError.by(signal.SIGTERM)

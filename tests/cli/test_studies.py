@@ -12,7 +12,9 @@ from tests.cli.conftest import results
 @pytest.fixture
 def words(small, tmp_path):
     """The command line of a study of two sets, one of which lacks its file, and two arms."""
-    common = ", ".join(f'"{text}"' for text in (*small, "finetune=full") if not text.startswith("task"))
+    common = ", ".join(
+        f'"{text}"' for text in (*small, "finetune=full") if not text.startswith("task")
+    )
     (tmp_path / "conf" / "study").mkdir(parents=True)
     (tmp_path / "conf" / "study" / "mine.yaml").write_text(
         f"""\
@@ -53,9 +55,13 @@ def test_a_study_from_the_dry_run_to_the_comparison(orca, words, environment, tm
     assert "sweep of 4 runs: 3 completed, 1 already completed" in ended("run", *words, "seed=0")
     assert "4 runs: would skip 4" in ended("run", *words, "seed=0", "--dry-run")
 
-    assert all("study" not in result and "set" not in result for result in results(environment))  # kept beside the runs
+    assert all(
+        "study" not in result and "set" not in result for result in results(environment)
+    )  # kept beside the runs
     members = studies.read(environment, "mine")
-    assert {member.identity for member in members} == {result["identity"] for result in results(environment)}
+    assert {member.identity for member in members} == {
+        result["identity"] for result in results(environment)
+    }
 
     record = ended("report", "--study", "mine", "--json")
     assert sorted(column["task"] for column in record["columns"]) == ["steps", "waves"]

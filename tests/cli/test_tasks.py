@@ -27,7 +27,10 @@ SMALL = {
     "darcy": ["task.origin=files", "task.num_train=16", "task.num_validation=8", "task.num_test=6"],
 }
 # Windows of an electrocardiogram overlap so much that even a small file makes hundreds of them.
-TASKS = [pytest.param(task, marks=pytest.mark.slow) if task == "ecg" else task for task in benchmark_files.TASKS]
+TASKS = [
+    pytest.param(task, marks=pytest.mark.slow) if task == "ecg" else task
+    for task in benchmark_files.TASKS
+]
 IMAGES = ("cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "domainnet")
 
 
@@ -63,10 +66,15 @@ def command(data, tiny):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_read_in_three_splits_in_part_and_trained(command, environment, task):
     with compose.session() as session:
-        config, part = (session.compose(command(task, *more)).config for more in ((), ("task.train_fraction=0.5",)))
+        config, part = (
+            session.compose(command(task, *more)).config
+            for more in ((), ("task.train_fraction=0.5",))
+        )
     built, half = build(config, LogReporter()), read_task(part, LogReporter())
     whole = built.task
-    assert len({split.digest() for split in (whole.train, whole.validation, whole.open_test())}) == 3
+    assert (
+        len({split.digest() for split in (whole.train, whole.validation, whole.open_test())}) == 3
+    )
     assert len(half.train) == max(1, round(0.5 * len(whole.train)))
     assert half.validation.digest() == whole.validation.digest()
     assert half.open_test().digest() == whole.open_test().digest()
@@ -75,7 +83,9 @@ def test_every_task_is_read_in_three_splits_in_part_and_trained(command, environ
     if task != "fsd50k":  # pieces of clips are drawn
         assert torch.equal(first.x, whole.train.batch(half.train.rows[:1]).x)
     before = [parameter.detach().clone() for parameter in built.model.parameters()]
-    with closing(OptimizerSteps(built, Engine(choose_device("cpu"), "fp32"), built.learned, 0)) as plan:
+    with closing(
+        OptimizerSteps(built, Engine(choose_device("cpu"), "fp32"), built.learned, 0)
+    ) as plan:
         plan.take(0)
     after = list(built.model.parameters())
     assert all(parameter.isfinite().all() for parameter in after)
@@ -87,7 +97,13 @@ BESIDE_CLEAN = {"darcy": ["task.size=small"]}
 
 
 # Each form of outputs once; what the protocols other than clean set is compared in test_protocols.py.
-RUNS = [("psicov", "clean"), ("fsd50k", "clean"), ("homology", "clean"), ("jsb", "release"), ("darcy", "release")]
+RUNS = [
+    ("psicov", "clean"),
+    ("fsd50k", "clean"),
+    ("homology", "clean"),
+    ("jsb", "release"),
+    ("darcy", "release"),
+]
 RUNS += [("ninapro", "paper")]
 
 
@@ -107,13 +123,23 @@ def test_has_the_settings_of_every_protocol(run, command, task, protocol):
 def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch):
     """Through the model that a run builds: what comes after a frame is changed, and its output keeps its bits."""
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    words = ["task=jsb", "body=minilm", f"body.checkpoint={tiny['long']}", f"paths.data={data('jsb')}", "metric=none"]
+    words = [
+        "task=jsb",
+        "body=minilm",
+        f"body.checkpoint={tiny['long']}",
+        f"paths.data={data('jsb')}",
+        "metric=none",
+    ]
     seen = {}
     for causal in (True, False):
         with compose.session() as session:
             job = session.compose([*words, f"task.causal={causal}", "train.batch_size=2"])
         built = build(job.config, LogReporter())
-        model, batch, seen[causal] = built.model.eval(), built.task.validation.batch(np.arange(2)), []
+        model, batch, seen[causal] = (
+            built.model.eval(),
+            built.task.validation.batch(np.arange(2)),
+            [],
+        )
         for frame in (0, 7, 28):
             other = batch.x.clone()
             other[:, :, frame + 1 :] = 1 - other[:, :, frame + 1 :]
@@ -131,16 +157,34 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(ru
     data = tmp_path / "data"
     benchmark_files.make("deepsea", data)
     (data / "conll2003").mkdir()
-    text = "-DOCSTART- -X- -X- O\n\n" + "".join(NEWS.format(name) for name in ("PER", "LOC", "ORG", "MISC")) * 8
+    text = (
+        "-DOCSTART- -X- -X- O\n\n"
+        + "".join(NEWS.format(name) for name in ("PER", "LOC", "ORG", "MISC")) * 8
+    )
     (data / "conll2003" / "eng.train").write_text(text)
-    sizes = ["train.epochs=3", "train.accumulation=2", "train.warmup_epochs=1", "train.checkpoint_s=0"]
+    sizes = [
+        "train.epochs=3",
+        "train.accumulation=2",
+        "train.warmup_epochs=1",
+        "train.checkpoint_s=0",
+    ]
     checkpoint = save_tiny_roberta(tmp_path / "roberta")
-    example = ["task=deepsea", "body=roberta", f"body.checkpoint={checkpoint}", f"paths.data={data}", *sizes]
+    example = [
+        "task=deepsea",
+        "body=roberta",
+        f"body.checkpoint={checkpoint}",
+        f"paths.data={data}",
+        *sizes,
+    ]
     with compose.session() as session:
         job = session.compose(example)
     done = run(*example)
     assert (done.result["source"], done.result["metric"]) == ("conll2003", job.choices["metric"])
-    assert (done.result["finetune"], done.result["body"], done.result["protocol"]) == ("full", "roberta", "clean")
+    assert (done.result["finetune"], done.result["body"], done.result["protocol"]) == (
+        "full",
+        "roberta",
+        "clean",
+    )
     first = build(job.config, LogReporter()).model.embedder.state_dict()
     aligned = load_file(done.folder / "2_align" / "embedder.safetensors")
     moved = {name for name in first if not torch.equal(first[name], aligned[name])}
@@ -151,7 +195,13 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(ru
 def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path):
     """Neither the task's files nor the body's are there, and what is missing first is said first."""
     words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
-    refused(11, words, "conll2003: no file 'eng.train' or 'train.txt'", "orca data get conll2003", "source.path=")
+    refused(
+        11,
+        words,
+        "conll2003: no file 'eng.train' or 'train.txt'",
+        "orca data get conll2003",
+        "source.path=",
+    )
 
 
 @pytest.mark.gpu

@@ -12,9 +12,18 @@ def same(a, b):
     return np.allclose(a, b, rtol=0, atol=1e-20)  # a bias of 0 does move at a rate of 1e-30
 
 
-def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alone(run, small, tmp_path):
+def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alone(
+    run, small, tmp_path
+):
     """At a rate of nearly 0 the weights at the end are those that stage 3 started from."""
-    small = [*small, "task.layout=image", "source.size=80", "embedder=patch", "train.epochs=1", "train.lr=1e-30"]
+    small = [
+        *small,
+        "task.layout=image",
+        "source.size=80",
+        "embedder=patch",
+        "train.epochs=1",
+        "train.lr=1e-30",
+    ]
     small += ["train.weight_decay=0", "metric=moments"]
 
     def ended(*words):
@@ -23,13 +32,17 @@ def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alon
         return done, load_file(done.folder / "3_finetune" / "last" / "model.safetensors")
 
     with compose.session() as session:
-        before = build(session.compose([*small, "finetune=full"]).config, LogReporter()).model.state_dict()
+        before = build(
+            session.compose([*small, "finetune=full"]).config, LogReporter()
+        ).model.state_dict()
     _, aligned = ended("finetune=full")
     changed = {key for key in before if not same(before[key], aligned[key])}
     assert changed
     assert all(key.startswith("embedder.") for key in changed)
     done, tensors = ended("finetune=bitfit")
-    assert all(same(aligned[key], value) for key, value in tensors.items() if key.startswith("embedder."))
+    assert all(
+        same(aligned[key], value) for key, value in tensors.items() if key.startswith("embedder.")
+    )
     # attention, feed-forward, two norms
     parameters, biases = done.result["parameters"], 2 * (4 * 32 + 48 + 32 + 2 * 32)
     assert parameters["trained"] == biases + parameters["embedder"] + parameters["predictor"]

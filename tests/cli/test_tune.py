@@ -11,9 +11,7 @@ pytest.importorskip("optuna", reason="the extra tune is not installed")
 from tests.cli.conftest import results
 
 SPACE = "params: {train.lr: [1.0e-2, 2.0e-2, 3.0e-2]}\nfixed: {train.epochs: 5, train.outer_rate: 1.0}\n"
-WEAK = (
-    "# @package _global_\n# Learns next to nothing.\ntrain: {lr: 1.0e-7, epochs: 1, warmup_epochs: 0, batch_size: 16}\n"
-)
+WEAK = "# @package _global_\n# Learns next to nothing.\ntrain: {lr: 1.0e-7, epochs: 1, warmup_epochs: 0, batch_size: 16}\n"
 
 
 @pytest.fixture
@@ -22,7 +20,11 @@ def words(small, tmp_path):
     for name, text in {"space/rates.yaml": SPACE, "hparams/weak.yaml": WEAK}.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True)
         (tmp_path / "own" / name).write_text(text)
-    kept = [text for text in small if not text.startswith(("train.epochs", "train.lr", "train.warmup", "train.batch"))]
+    kept = [
+        text
+        for text in small
+        if not text.startswith(("train.epochs", "train.lr", "train.warmup", "train.batch"))
+    ]
     return [*kept, "--config-dir", str(tmp_path / "own")]
 
 
@@ -34,7 +36,9 @@ def trial_runs(environment):
 
 
 @pytest.mark.slow
-def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
+def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(
+    fork, environment, words
+):
     """Nothing of a search opens the test split; the run after it does."""
     case = fork("tune", *words, *SEARCH, "metric=none")
     end = time.monotonic() + 300
@@ -48,16 +52,26 @@ def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best
     assert "trial 0: " not in again.err
     search = json.loads(again.out)["search"]
     assert [trial["state"] for trial in search["trials"]] == ["completed"] * 2
-    assert search["best"]["error"] == min(trial["error"] for trial in search["trials"]) < search["defaults"]
+    assert (
+        search["best"]["error"]
+        == min(trial["error"] for trial in search["trials"])
+        < search["defaults"]
+    )
     runs = trial_runs(environment)
     assert len(runs) == 2
     assert (runs[0] / "result.json").read_bytes() == first
     for run in runs:
         result = json.loads((run / "result.json").read_text())
-        assert (result["state"], result["test_reads"], result["error"]["value"]) == ("completed", 0, None)
+        assert (result["state"], result["test_reads"], result["error"]["value"]) == (
+            "completed",
+            0,
+            None,
+        )
         assert set(result["splits"]) == {"train", "val"}
         names = {path.name for path in (run / "3_finetune").iterdir()}
-        assert names == {"metrics.jsonl"}  # neither predictions, nor reads of the test split, nor weights
+        assert names == {
+            "metrics.jsonl"
+        }  # neither predictions, nor reads of the test split, nor weights
 
     # The next run, as the last line of the search says it, is that one.
     command = search["next"].split()

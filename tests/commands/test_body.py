@@ -42,7 +42,9 @@ def test_every_body_is_listed_with_where_it_is(cache):
     listing = read_json("body", "list")
     swin = next(body for body in listing["bodies"] if body["name"] == "swin_tiny")
     assert (swin["state"], swin["family"], swin["revision"]) == ("cached", "swin", COMMIT)
-    assert swin["bytes"] == sum((folder / name).stat().st_size for name in ("config.json", "model.safetensors"))
+    assert swin["bytes"] == sum(
+        (folder / name).stat().st_size for name in ("config.json", "model.safetensors")
+    )
     assert f"cached {COMMIT[:8]}" in read_text("body", "list")
 
 
@@ -51,18 +53,28 @@ def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
     (tmp_path / "conf" / "body").mkdir(parents=True)
     for name, checkpoint in (("mine", folder), ("open", "???")):
         text = f"body:\n  _target_: orca_cli.models.bodies.swin.load\n  checkpoint: {checkpoint}\n"
-        (tmp_path / "conf" / "body" / f"{name}.yaml").write_text(f"# @package _global_\n# Mine.\n{text}")
+        (tmp_path / "conf" / "body" / f"{name}.yaml").write_text(
+            f"# @package _global_\n# Mine.\n{text}"
+        )
     (add(cache, "roberta-base") / "config.json").write_text("{")
     listing = read_json("body", "list", "--config-dir", tmp_path / "conf")["bodies"]
     bodies = {body["name"]: body for body in listing}
-    assert (bodies["mine"]["state"], bodies["mine"]["family"], bodies["mine"]["code"]) == ("folder", "swin", "swin")
+    assert (bodies["mine"]["state"], bodies["mine"]["family"], bodies["mine"]["code"]) == (
+        "folder",
+        "swin",
+        "swin",
+    )
     assert (bodies["open"]["state"], bodies["roberta"]["state"]) == ("to be given", "incomplete")
 
 
 def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
     swin = read_json("body", "get", "swin_tiny")
-    assert (swin["action"], swin["revision"], swin["sha256"]) == ("found", COMMIT, checkpoints.digest(folder))
+    assert (swin["action"], swin["revision"], swin["sha256"]) == (
+        "found",
+        COMMIT,
+        checkpoints.digest(folder),
+    )
     assert "'roberta-base' is not on this machine and the model hub cannot be reached" in refused(
         15, "body", "get", "roberta"
     )
@@ -74,9 +86,20 @@ def hub(root, names):
     """Serve the folders of repositories as a model hub does; the block gets its address and the requested paths."""
     for name in names:
         files = list((root / name / "resolve" / COMMIT).iterdir())
-        tree = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in files]
-        about = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
-        for place, record in (("revision/main", about), (f"revision/{COMMIT}", about), (f"tree/{COMMIT}", tree)):
+        tree = [
+            {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT}
+            for file in files
+        ]
+        about = {
+            "id": name,
+            "sha": COMMIT,
+            "siblings": [{"rfilename": file.name} for file in files],
+        }
+        for place, record in (
+            ("revision/main", about),
+            (f"revision/{COMMIT}", about),
+            (f"tree/{COMMIT}", tree),
+        ):
             path = root / "api" / "models" / name / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record))
@@ -93,7 +116,9 @@ def hub(root, names):
             requests.append(self.path)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root)) as http:
-        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         try:
             yield f"http://127.0.0.1:{http.server_address[1]}", requests
         finally:
@@ -103,14 +128,22 @@ def hub(root, names):
 def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypatch):
     def get(url, *words):
         template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "cache")}
-        for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        settings = {
+            "ENDPOINT": url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+        }
+        for name, value in (
+            settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        ).items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         return call("body", "get", *words)
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     names = ("own/whole", "own/pickled")
-    whole, pickled = (save_tiny_bert(tmp_path / "hub" / name / "resolve" / COMMIT) for name in names)
+    whole, pickled = (
+        save_tiny_bert(tmp_path / "hub" / name / "resolve" / COMMIT) for name in names
+    )
     (pickled / "model.safetensors").unlink()
     for folder in (whole, pickled):
         (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
@@ -127,7 +160,10 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     assert not [path for path in requests if path.endswith((".bin", ".py"))]
     (first, _, pickled_error), (second, _, gone_error) = refusals
     assert (first, second) == (11, 10)
-    assert "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched" in pickled_error
+    assert (
+        "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched"
+        in pickled_error
+    )
     assert "the hub has no 'own/gone'" in gone_error
     code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert code == 0, err

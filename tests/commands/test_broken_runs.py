@@ -64,7 +64,13 @@ RESULT: dict[str, Any] = {
 MORE: dict[str, dict[str, Any]] = {
     "result.json": RESULT,
     "status.json": {"state": "interrupted", "step": 3, "error": {"kind": "a", "message": "b"}},
-    "env.json": {"schema": 1, "python": "3", "packages": {"torch": "1"}, "command": ["a"], "files": {"/x": "y"}},
+    "env.json": {
+        "schema": 1,
+        "python": "3",
+        "packages": {"torch": "1"},
+        "command": ["a"],
+        "files": {"/x": "y"},
+    },
     "1_build/summary.json": {"decided": {"train.lr": {"value": 0.1, "why": "x"}}, "num_outputs": 3},
 }
 
@@ -74,7 +80,8 @@ def zoo(tmp_path_factory):
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _, bad = (
-        _add(root, f"{error}") for error in ("classification.ZeroOne", "regression.RMSE", "classification.MacroF1")
+        _add(root, f"{error}")
+        for error in ("classification.ZeroOne", "regression.RMSE", "classification.MacroF1")
     )
     records = {}
     for name, more in MORE.items():
@@ -86,7 +93,9 @@ def zoo(tmp_path_factory):
 @examples(8)
 @example(number=0, where=("error", "n"), wrong=10**400)
 @example(number=0, where=("seconds", "build"), wrong=10**400)
-@given(number=st.integers(0, len(MORE) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG))
+@given(
+    number=st.integers(0, len(MORE) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG)
+)
 def test_a_wrong_value_in_any_field(zoo, number, where, wrong):
     root, good, bad, records = zoo
     name = list(MORE)[number]

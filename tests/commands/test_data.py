@@ -97,20 +97,33 @@ def test_the_block_of_the_page_on_adding_is_accepted(here):
     path = here / "conf" / "task" / "ramps.yaml"
     path.write_text(f"# Ramps\n{block}")
     (file,) = catalogue.read("task", "ramps", path).files
-    assert (file.path, file.unpack, len(file.urls), file.instead) == ("ramps.zip", "zip", 2, ("ramps*.npy",))
+    assert (file.path, file.unpack, len(file.urls), file.instead) == (
+        "ramps.zip",
+        "zip",
+        2,
+        ("ramps*.npy",),
+    )
 
 
 MALFORMED = [
     ({"files": [{"path": "../a"}]}, "files[0].path"),
-    ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "allowed: list of an http or https address"),
-    ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?"),
+    (
+        {"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]},
+        "allowed: list of an http or https address",
+    ),
+    (
+        {"files": [{"path": "a", "unpack": "rar"}]},
+        "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?",
+    ),
     ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
 ]
 
 
 def test_a_malformed_block_is_named(here, orca):
     for block, words in MALFORMED:
-        (here / "conf" / "task" / "mine.yaml").write_text("# Mine\n" + yaml.safe_dump({"task": {"data": block}}))
+        (here / "conf" / "task" / "mine.yaml").write_text(
+            "# Mine\n" + yaml.safe_dump({"task": {"data": block}})
+        )
         code, out, err = orca("list")
         assert (code, out, err.count("\n")) == (10, "", 1)
         assert words in err
@@ -118,7 +131,13 @@ def test_a_malformed_block_is_named(here, orca):
 
 
 def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
-    describe(here, files=[one("a.npz", "https://one.org/a", "http://two.org/a", bytes=2_500_000), one("b.txt")])
+    describe(
+        here,
+        files=[
+            one("a.npz", "https://one.org/a", "http://two.org/a", bytes=2_500_000),
+            one("b.txt"),
+        ],
+    )
     describe(here, "made", origin="generated")
     describe(here, "boxed", block={"origin": "bundled"})
     arrays(mine / "a.npz")
@@ -127,7 +146,10 @@ def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
     out = orca("list", "mine")[1]
     assert "2.5 MB" in out
     assert f"ask me for {mine} https://three.org/drive" in " ".join(out.split())
-    assert orca("list", "mien")[2] == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
+    assert (
+        orca("list", "mien")[2]
+        == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
+    )
 
 
 def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, state):
@@ -160,7 +182,10 @@ def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, min
     for words in ("mine/a.npz", "/page: answers with a web page", "/none: HTTP 404"):
         assert words in first
     assert second == "orca: error: mine/b.npz: no address is known"
-    assert out.splitlines()[:2] == [f"mine by hand: ask me for {mine}", "  from https://three.org/drive"]
+    assert out.splitlines()[:2] == [
+        f"mine by hand: ask me for {mine}",
+        "  from https://three.org/drive",
+    ]
     assert not (mine / "a.npz").exists()
 
 
@@ -168,7 +193,10 @@ def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
     """An interrupted download: tests/untrusted/test_downloads.py."""
     content = b"PK\x03\x04" + bytes(3_000_000)
     describe(here, files=[one("a.npz", web.file("/a", content))])
-    both = [fork_server.start(["data", "get", "mine", "--config-dir", str(here / "conf")]) for _ in range(2)]
+    both = [
+        fork_server.start(["data", "get", "mine", "--config-dir", str(here / "conf")])
+        for _ in range(2)
+    ]
     assert [case.wait(60) for case in both] == [0, 0]
     assert sorted("downloaded" in case.out for case in both) == [False, True]
     assert len(web.requests) == 1
@@ -215,15 +243,27 @@ def check(orca, *words):
 
 def test_check_counts_what_is_there(here, mine, orca):
     path = arrays(mine / "a.npz", 90)
-    describe(here, files=[one("a.npz")], normalize=False, test_fraction=0.1, validation_fraction=0.2)
+    describe(
+        here, files=[one("a.npz")], normalize=False, test_fraction=0.1, validation_fraction=0.2
+    )
     record = check(orca, "mine", "task.test_fraction=0.2")
     content = np.load(path)
     assert (record["kind"], record["input_shape"], record["num_outputs"]) == ("classes", [2, 9], 3)
     splits = record["splits"]
-    assert {name: split["n"] for name, split in splits.items()} == {"train": 54, "validation": 18, "test": 18}
-    assert max(split["inputs"]["max"] for split in splits.values()) == pytest.approx(content["x"].max())
+    assert {name: split["n"] for name, split in splits.items()} == {
+        "train": 54,
+        "validation": 18,
+        "test": 18,
+    }
+    assert max(split["inputs"]["max"] for split in splits.values()) == pytest.approx(
+        content["x"].max()
+    )
     assert splits["train"]["classes"] == {"counts": [18, 18, 18]}
-    assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [(0, 18), (0, 18), (0, 18)]
+    assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [
+        (0, 18),
+        (0, 18),
+        (0, 18),
+    ]
     assert record["problems"] == []
     record = check(orca, "mine", "--samples", "8")
     assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
@@ -231,7 +271,15 @@ def test_check_counts_what_is_there(here, mine, orca):
 
 def test_check_finds_what_is_wrong(here, mine, orca):
     content = dict(np.load(arrays(mine / "a.npz")))
-    rows = [0, 0, 1, 2, 3, 4, 5]  # what counts is the samples of test, so one that is there twice counts twice
+    rows = [
+        0,
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # what counts is the samples of test, so one that is there twice counts twice
     test = {
         "x": np.concatenate([content["x"][rows], content["x"][7:12] + 1]),
         "y": content["y"][[*rows, *range(7, 12)]],
@@ -239,7 +287,9 @@ def test_check_finds_what_is_wrong(here, mine, orca):
     np.savez(mine / "test.npz", **test)
     describe(here, files=[one("a.npz")], test=str(mine / "test.npz"), normalize=False)
     record = check(orca, "mine")
-    assert sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
+    assert (
+        sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
+    )
     assert "samples of test are also in train" in " ".join(record["problems"])
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()

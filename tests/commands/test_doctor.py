@@ -42,14 +42,19 @@ def verdict(code):
     actual, out, _ = call("doctor")
     record = json.loads(call("doctor", "--json")[1])
     assert (actual, record["exit_code"], record["works"]) == (code, code, code == 0)
-    assert "".join(out.split()).endswith("".join(record["verdict"].split()))  # folded at the console's width
+    assert "".join(out.split()).endswith(
+        "".join(record["verdict"].split())
+    )  # folded at the console's width
     return record["verdict"]
 
 
 def test_a_working_machine(tmp_path, monkeypatch):
     assert verdict(0) == "orca run can work"
     record = read_json("doctor")
-    assert (record["schema"], record["weights"]["from"]) == (1, "package tiny_weights, checksum verified")
+    assert (record["schema"], record["weights"]["from"]) == (
+        1,
+        "package tiny_weights, checksum verified",
+    )
     assert not (tmp_path / "home").exists()
     (tmp_path / "runs").write_text("a file")
     assert "ORCA_RUNS" in verdict(30)
@@ -84,7 +89,18 @@ def test_weights(packaged, tmp_path, monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     """A completed run as a run leaves it, without training."""
-    name = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", "a" * 64, "b" * 64, {"train.lr": "1"})
+    name = RunName(
+        "digits",
+        "minilm",
+        "digits",
+        "otdd",
+        "full",
+        0,
+        "clean",
+        "a" * 64,
+        "b" * 64,
+        {"train.lr": "1"},
+    )
     with claim(tmp_path / "runs", name) as run:
         assert isinstance(run, RunDirectory)
         run.write_environment({"schema": 1})

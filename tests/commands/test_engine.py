@@ -15,11 +15,31 @@ STOPPED = InterruptionError.by(signal.SIGTERM)
 # what -> (how the job ended, its state, its exit code, its error)
 WITHOUT_REPORT = {
     "lost": (Ended(lost="the node has gone"), "failed", 1, "the node has gone"),
-    "over its limit": (Ended(-9, over_limit=True), "failed", 1, "exceeded --time-limit and had to be killed"),
-    "exit code": (Ended(7, last_words="one\ntwo"), "failed", 7, "the process exited with code 7: two"),
-    "out of memory": (Ended(-9), "failed", 1, "killed by SIGKILL, as the system does when memory runs out"),
+    "over its limit": (
+        Ended(-9, over_limit=True),
+        "failed",
+        1,
+        "exceeded --time-limit and had to be killed",
+    ),
+    "exit code": (
+        Ended(7, last_words="one\ntwo"),
+        "failed",
+        7,
+        "the process exited with code 7: two",
+    ),
+    "out of memory": (
+        Ended(-9),
+        "failed",
+        1,
+        "killed by SIGKILL, as the system does when memory runs out",
+    ),
     "crashed": (Ended(-11), "failed", 1, "the process was killed by SIGSEGV"),
-    "stopped with the sweep": (Ended(-15), "interrupted", 143, "stopped by SIGTERM before it began"),
+    "stopped with the sweep": (
+        Ended(-15),
+        "interrupted",
+        143,
+        "stopped by SIGTERM before it began",
+    ),
 }
 
 
@@ -29,7 +49,12 @@ def test_a_job_that_could_not_report(name):
     if state == "interrupted":
         signals.note(signal.SIGTERM)
     outcome = job_outcome(end)
-    assert (outcome.state, outcome.code, outcome.failure.error.code, outcome.result) == (state, code, code, {})
+    assert (outcome.state, outcome.code, outcome.failure.error.code, outcome.result) == (
+        state,
+        code,
+        code,
+        {},
+    )
     assert str(outcome.failure.error).endswith(text)
 
 
@@ -41,7 +66,9 @@ def test_a_report_gives_the_outcome_that_the_job_had(tmp_path):
         Outcome("completed", 0, tmp_path, record),
         Outcome("skipped", 0, tmp_path, record),
         Outcome("failed", 11, tmp_path, {}, Failure(error, error)),
-        Outcome("completed", 143, tmp_path, record, Failure(STOPPED, STOPPED)),  # among its baselines
+        Outcome(
+            "completed", 143, tmp_path, record, Failure(STOPPED, STOPPED)
+        ),  # among its baselines
     ):
         again = job_outcome(Ended(outcome.code, job_report(outcome)))
         assert (again.state, again.code, again.path, again.result) == (*vars(outcome).values(),)[:4]

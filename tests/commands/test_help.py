@@ -11,10 +11,24 @@ from tests.commands.called import read_text, refused
 from tests.commands.test_score import _add
 from tests.report.trees import add_run, details
 
-HEAVY = {"torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn", "requests", "optuna"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "ot",
+    "hydra",
+    "omegaconf",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "requests",
+    "optuna",
+}
 LINES = [f"{name} --help" for name in COMMANDS]
 for group in ("runs", "data", "body"):
-    LINES += [f"{group} {verb} --help" for verb in importlib.import_module(f"orca_cli.commands.{group}").VERBS]
+    LINES += [
+        f"{group} {verb} --help"
+        for verb in importlib.import_module(f"orca_cli.commands.{group}").VERBS
+    ]
 
 
 def test_help_has_usage_and_examples():
@@ -46,10 +60,26 @@ def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, mon
     for folder in folders:
         (folder / "config.yaml").write_text("seed: 0\n")
     runs = [folder.name for folder in folders]
-    lines = [f"report --format {form}" for form in ("table", "csv", "html")] + ["list", "list tasks", "list settings"]
-    lines += ["runs list", f"runs show {runs[0]}", f"runs diff {' '.join(runs)}", "runs gc", f"runs rm --yes {runs[0]}"]
+    lines = [f"report --format {form}" for form in ("table", "csv", "html")] + [
+        "list",
+        "list tasks",
+        "list settings",
+    ]
+    lines += [
+        "runs list",
+        f"runs show {runs[0]}",
+        f"runs diff {' '.join(runs)}",
+        "runs gc",
+        f"runs rm --yes {runs[0]}",
+    ]
     lines.append(f"score {_add(tmp_path, 'regression.RMSE')}")
-    command = [sys.executable, "-c", CODE, ",".join(HEAVY), "transformers,hydra,ot,orca_cli.models.bodies"]
+    command = [
+        sys.executable,
+        "-c",
+        CODE,
+        ",".join(HEAVY),
+        "transformers,hydra,ot,orca_cli.models.bodies",
+    ]
     done = subprocess.run([*command, *LINES, *lines], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -49,9 +49,7 @@ def test_own_files_must_have_names_of_their_own(config_dir):
 
 
 def test_a_task_is_listed_with_body_parameters_and_data(config_dir, monkeypatch):
-    block = (
-        "  data: {shape: 4 x 1000, outputs: 36 labels, error: 1 - AUROC, licence: CC0, files: [{path: a}, {path: b}]}\n"
-    )
+    block = "  data: {shape: 4 x 1000, outputs: 36 labels, error: 1 - AUROC, licence: CC0, files: [{path: a}, {path: b}]}\n"
     (config_dir / "task" / "mine.yaml").write_text(MINE + block)
     monkeypatch.setenv("ORCA_HOME", str(config_dir / "home"))
     folder = config_dir / "home" / "data" / "mine"
@@ -60,12 +58,25 @@ def test_a_task_is_listed_with_body_parameters_and_data(config_dir, monkeypatch)
         (folder / name).touch()
     listing = read_json("list", "tasks", "--config-dir", config_dir)
     (entry,) = (entry for entry in listing["tasks"] if entry["name"] == "mine")
-    assert (listing["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
+    assert (listing["schema"], entry["description"], entry["picks"]) == (
+        1,
+        "My own   task",
+        {"body": "swin_tiny"},
+    )
     assert (entry["parameters"]["kind"], entry["parameters"]["size"]) == ("dense", 3)
-    assert (entry["data"]["shape"], entry["error"], "data" in entry["parameters"]) == ("4 x 1000", "1 - AUROC", False)
+    assert (entry["data"]["shape"], entry["error"], "data" in entry["parameters"]) == (
+        "4 x 1000",
+        "1 - AUROC",
+        False,
+    )
     text = read_text("list", "tasks", "mine", "--config-dir", config_dir)
     assert "digits" not in text
-    lines = ["task.size 3 edge of a sample", "task.flag true", "task.nothing null", "task.loss L1Loss"]
+    lines = [
+        "task.size 3 edge of a sample",
+        "task.flag true",
+        "task.nothing null",
+        "task.loss L1Loss",
+    ]
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert not [line for line in (*lines, "task.nested.depth [1,2]") if line not in rows]
     assert "mine dense 4 x 1000 36 labels 1 - AUROC present" in rows
@@ -77,18 +88,28 @@ def test_every_task_is_listed_with_the_error_that_it_reports_and_a_shape():
     own_settings = {"arrays": file[:2], "table": [file[0], file[2]], "images": file[3:]}
     entries = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}
     assert len(entries) == 18
-    assert [entries[name]["data"]["state"] for name in ("listops", "digits")] == ["generated", "bundled"]
+    assert [entries[name]["data"]["state"] for name in ("listops", "digits")] == [
+        "generated",
+        "bundled",
+    ]
     with compose.session() as session:
         for name, entry in entries.items():
-            node = session.compose([f"task={name}", *own_settings.get(name, [])]).config.task.get("error")
+            node = session.compose([f"task={name}", *own_settings.get(name, [])]).config.task.get(
+                "error"
+            )
             assert (entry["data"]["origin"] == "own") == (name in own_settings), name
-            assert bool(entry["data"]["shape"] and entry["data"]["outputs"]) == (name not in own_settings), name
+            assert bool(entry["data"]["shape"] and entry["data"]["outputs"]) == (
+                name not in own_settings
+            ), name
             if node is not None:
                 assert entry["error"] == parts.build(node, "task.error").name, name
 
 
 def test_what_is_named_is_listed_and_what_is_not_there_refused_with_what_was_meant():
-    assert [entry["name"] for entry in read_json("list", "metrics", "mmd", "otdd")["metrics"]] == ["mmd", "otdd"]
+    assert [entry["name"] for entry in read_json("list", "metrics", "mmd", "otdd")["metrics"]] == [
+        "mmd",
+        "otdd",
+    ]
     assert read_text("list", "metric") == read_text("list", "metrics")  # by its folder
     for words, meant in ((["tasks", "digts"], "digits"), (["metrcs"], "metrics")):
         assert f"did you mean '{meant}'?" in refused(2, "list", *words)
@@ -96,7 +117,9 @@ def test_what_is_named_is_listed_and_what_is_not_there_refused_with_what_was_mea
 
 def test_settings_are_all_of_the_schema_with_their_meaning():
     entries = {entry["key"]: entry for entry in read_json("list", "settings")["settings"]}
-    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type is not Any} | {"task"}
+    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type is not Any} | {
+        "task"
+    }
     assert {key.partition(".")[0] for key in entries} == parts
     rate = {"default": None, "allowed": "float above 0 and at most 1e+30 or null"}
     assert rate.items() <= entries["train.lr"].items()

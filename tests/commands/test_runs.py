@@ -49,7 +49,9 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root):
     }
     assert [one["replaced"] for one in entries] == [False] * 6
     add_run(root)  # again
-    assert [one["run"] for one in read_json("runs", "list")["runs"] if one["replaced"]] == [done.name]
+    assert [one["run"] for one in read_json("runs", "list")["runs"] if one["replaced"]] == [
+        done.name
+    ]
     reasons = {one["run"]: one["reason"] for one in entries}
     assert "newer program" in reasons[future.name]
     assert "not valid JSON" in reasons[damaged.name]
@@ -60,7 +62,9 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     typed = add_run(root, variant={"train.lr": "1e-4"})
     composed = _with_settings(add_run(root, seed=1), "train:\n  lr: 0.0001\n  clip: null\n")
     why = {"train.lr": {"value": 0.002, "why": "few samples"}}
-    decided = _with_settings(add_run(root, seed=2, metric="none"), "train:\n  lr: null\n  clip: 1.0\n", why)
+    decided = _with_settings(
+        add_run(root, seed=2, metric="none"), "train:\n  lr: null\n  clip: 1.0\n", why
+    )
 
     def names(*words):
         return {one["run"] for one in read_json("runs", "list", *words)["runs"]}
@@ -73,10 +77,18 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
 
 
 def test_show_tells_result_decisions_baselines_and_files(root):
-    facts = {"comparison": {"text": "better than linear"}, "baselines": {"linear": {"error": 0.25, "seconds": 1.0}}}
+    facts = {
+        "comparison": {"text": "better than linear"},
+        "baselines": {"linear": {"error": 0.25, "seconds": 1.0}},
+    }
     run = add_run(root, decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}}, **facts)
     out = read_text("runs", "show", run.name[-8:])
-    for text in ("zero_one 10.00 % on 497", "linear 25.00 %", "better than linear", "train.lr=0.0002 (budget=normal)"):
+    for text in (
+        "zero_one 10.00 % on 497",
+        "linear 25.00 %",
+        "better than linear",
+        "train.lr=0.0002 (budget=normal)",
+    ):
         assert text in out
     record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
@@ -97,9 +109,15 @@ def test_diff_shows_settings_that_differ_and_results(root):
     decided = {"train.clip": {"value": 1.0, "why": "x"}}
     text = "train: {lr: 0.1, epochs: 3}\ntask: {data: {licence: CC0}}\nseed: 0\n"
     first = _with_settings(add_run(root, value=0.1), text, decided)
-    second = _with_settings(add_run(root, value=0.2, seed=1), "train: {lr: 0.1, epochs: 5, clip: 2}\nseed: 1\n", {})
+    second = _with_settings(
+        add_run(root, value=0.2, seed=1), "train: {lr: 0.1, epochs: 5, clip: 2}\nseed: 1\n", {}
+    )
     diff = read_json("runs", "diff", first, second)
-    expected = {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"a": 1.0, "b": 2}}
+    expected = {
+        "train.epochs": {"a": 3, "b": 5},
+        "seed": {"a": 0, "b": 1},
+        "train.clip": {"a": 1.0, "b": 2},
+    }
     assert (diff["settings"], diff["same_experiment"]) == (expected, False)
     assert diff["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     assert read_json("runs", "diff", first, first)["same_experiment"]
@@ -168,7 +186,15 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
     expected = dict.fromkeys((damaged, aside, half_removed), "interrupted write") | {old: "cache"}
-    kept = [being_written, elsewhere / ".tmp-old", used, locked, foreign, done, root / "digits" / "a.bad-2026"]
+    kept = [
+        being_written,
+        elsewhere / ".tmp-old",
+        used,
+        locked,
+        foreign,
+        done,
+        root / "digits" / "a.bad-2026",
+    ]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
@@ -181,7 +207,9 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     assert read_json("runs", "gc", "--days", "1000")["items"] == []
 
 
-def test_report_writes_files_and_reads_the_folder_that_the_environment_names(root, tmp_path, monkeypatch):
+def test_report_writes_files_and_reads_the_folder_that_the_environment_names(
+    root, tmp_path, monkeypatch
+):
     for number in range(2):
         add_run(root, task=f"task{number}")
     for form in ("table", "md", "csv", "json", "latex"):
@@ -189,10 +217,15 @@ def test_report_writes_files_and_reads_the_folder_that_the_environment_names(roo
         assert "\x1b" not in (tmp_path / "new" / form).read_text()
     text = read_text("report", "--format", "md")
     assert text == (tmp_path / "new" / "md").read_text()
-    assert [column["task"] for column in read_json("report", root, "--where", "task=task1")["columns"]] == ["task1"]
+    assert [
+        column["task"] for column in read_json("report", root, "--where", "task=task1")["columns"]
+    ] == ["task1"]
     monkeypatch.delenv("ORCA_RUNS")
     monkeypatch.chdir(tmp_path / "new")
-    assert refused(11, "report") == "orca: error: runs: no such folder of runs; make one with: orca run\n"
+    assert (
+        refused(11, "report")
+        == "orca: error: runs: no such folder of runs; make one with: orca run\n"
+    )
 
 
 def test_report_is_strict_where_runs_have_failed_or_are_broken(root):

@@ -24,12 +24,26 @@ def _add(root, error, *, with_groups=True, node=None):
     made = parts.build(case.node, "task.error")
     score = made(outputs, targets, groups)
     assert score.value is not None
-    fields = {"n": score.n, "skipped": score.skipped, "percent": made.percent, "others": dict(score.others)}
-    run = add_run(root, value=score.value, error={"name": made.name, **fields}, seed=len(list(root.glob("*/*"))))
+    fields = {
+        "n": score.n,
+        "skipped": score.skipped,
+        "percent": made.percent,
+        "others": dict(score.others),
+    }
+    run = add_run(
+        root,
+        value=score.value,
+        error={"name": made.name, **fields},
+        seed=len(list(root.glob("*/*"))),
+    )
     for stage in ("1_build", "3_finetune"):
         (run / stage).mkdir()
-    (run / "1_build" / "summary.json").write_text(json.dumps({"schema": 1, "kind": FORMS[case.form]}))
-    (run / "config.yaml").write_text(yaml.safe_dump({"task": {"error": case.node if node is None else node}}))
+    (run / "1_build" / "summary.json").write_text(
+        json.dumps({"schema": 1, "kind": FORMS[case.form]})
+    )
+    (run / "config.yaml").write_text(
+        yaml.safe_dump({"task": {"error": case.node if node is None else node}})
+    )
     saved = {"outputs": outputs, "targets": targets} | ({"groups": groups} if with_groups else {})
     np.savez(run / PREDICTIONS, **saved)
     return run
@@ -59,7 +73,10 @@ def test_what_is_refused(tmp_path):
     (linked / PREDICTIONS).rename(linked / "elsewhere.npz")
     (linked / PREDICTIONS).symlink_to(linked / "elsewhere.npz")
     cases = [(damaged, 11, "predictions.npz"), (linked, 12, "is a link")]
-    cases += [(_add(tmp_path, "regression.RMSE", node={"_target_": target}), 12, target) for target in TARGETS]
+    cases += [
+        (_add(tmp_path, "regression.RMSE", node={"_target_": target}), 12, target)
+        for target in TARGETS
+    ]
     cases.append((add_run(tmp_path, seed=99, state="failed"), 11, "not completed"))
     records = _add(tmp_path, "classification.MacroF1", with_groups=False)
     cases.append((records, 11, "cannot be computed from what the run saved"))
@@ -69,4 +86,6 @@ def test_what_is_refused(tmp_path):
 
 def test_an_export_has_nothing_to_score():
     exported = Path(__file__).parent.parent / "recorded" / "exported"
-    assert "an export has no saved predictions; give the run that it was made of" in refused(11, "score", exported)
+    assert "an export has no saved predictions; give the run that it was made of" in refused(
+        11, "score", exported
+    )

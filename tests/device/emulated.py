@@ -27,9 +27,18 @@ _aten = torch.ops.aten
 _CPU = torch.device("cpu")
 _COPIES = (_aten._to_copy.default, _aten.copy_.default)
 _INDEXING = {_aten.index.Tensor, _aten._unsafe_index.Tensor}
-_INDEXED_WRITES = {_aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+_INDEXED_WRITES = {
+    _aten.index_put.default,
+    _aten.index_put_.default,
+    _aten._index_put_impl_.default,
+}
 # Besides element-wise operations these take a single number from the CPU.
-_TAKE_NUMBERS = {_aten.fill_.Tensor, _aten.fill.Tensor, _aten.masked_fill.Tensor, _aten.masked_fill_.Tensor}
+_TAKE_NUMBERS = {
+    _aten.fill_.Tensor,
+    _aten.fill.Tensor,
+    _aten.masked_fill.Tensor,
+    _aten.masked_fill_.Tensor,
+}
 # The shape of what they return, or whether they fail, is in the data, so the host waits for it.
 _READ_BY_NAME = {
     "_local_scalar_dense", "bincount", "equal", "is_nonzero", "linalg_eigh", "linalg_svd", "masked_select", "nonzero",
@@ -79,8 +88,14 @@ class DeviceTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> DeviceTensor:
         assert type(held) is torch.Tensor, type(held)
-        form = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        tensor = torch.Tensor._make_wrapper_subclass(cls, held.size(), **form, layout=held.layout, device=DEVICE)
+        form = {
+            "strides": held.stride(),
+            "storage_offset": held.storage_offset(),
+            "dtype": held.dtype,
+        }
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls, held.size(), **form, layout=held.layout, device=DEVICE
+        )
         tensor.held = held.detach()
         return tensor
 
@@ -89,7 +104,9 @@ class DeviceTensor(torch.Tensor):
 
     def numpy(self, *, force: bool = False) -> Any:
         if not force:
-            raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
+            raise TypeError(
+                f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first."
+            )
         return self.cpu().numpy()
 
     @property
@@ -116,7 +133,11 @@ class DeviceTensor(torch.Tensor):
         if target.type != DEVICE.type:
             return result
         result = _wrapped(result)
-        return return_and_correct_aliasing(func, args, kwargs, result) if _facts(func).aliases else result
+        return (
+            return_and_correct_aliasing(func, args, kwargs, result)
+            if _facts(func).aliases
+            else result
+        )
 
 
 class _Facts(NamedTuple):
@@ -132,9 +153,12 @@ def _facts(func) -> _Facts:
     infos = [(place, one.name, one.alias_info) for place, one in enumerate(schema.arguments)]
     return _Facts(
         aliases=any(value.alias_info is not None for value in (*schema.arguments, *schema.returns)),
-        written=[(place, name) for place, name, alias in infos if alias is not None and alias.is_write],
+        written=[
+            (place, name) for place, name, alias in infos if alias is not None and alias.is_write
+        ],
         takes_numbers=torch.Tag.pointwise in func.tags or func in _TAKE_NUMBERS | _INDEXED_WRITES,
-        refused=torch.Tag.inplace_view in func.tags or schema.name in ("aten::set_", "aten::resize_"),
+        refused=torch.Tag.inplace_view in func.tags
+        or schema.name in ("aten::set_", "aten::resize_"),
     )
 
 
@@ -176,7 +200,11 @@ def _target(func, args, kwargs) -> torch.device:
         return DEVICE if to else _CPU
     is_copied = func is _aten._to_copy.default and device is not None and device.type != DEVICE.type
     indices = _tensors(args[1]) if func in _INDEXING | _INDEXED_WRITES else []
-    if is_copied or name in _READ_BY_NAME or any(index.dtype in (torch.bool, torch.uint8) for index in indices):
+    if (
+        is_copied
+        or name in _READ_BY_NAME
+        or any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+    ):
         _note("reads", func)
     elif not all(map(_on_device, indices)):
         _note("writes", func)
@@ -187,14 +215,20 @@ def _check(func, args, kwargs) -> None:
     """Raise where CUDA would, for tensors that do not lie together."""
     facts = _facts(func)
     if facts.refused:
-        raise NotImplementedError(f"the emulated device does not follow {func}, which changes a tensor in place")
+        raise NotImplementedError(
+            f"the emulated device does not follow {func}, which changes a tensor in place"
+        )
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type == "cpu":
-        raise RuntimeError(f"expected a generator of the device '{DEVICE}' but found one of the cpu, in {func}")
+        raise RuntimeError(
+            f"expected a generator of the device '{DEVICE}' but found one of the cpu, in {func}"
+        )
     apart = [tensor for tensor in _tensors(*args, *kwargs.values()) if not _on_device(tensor)]
     if func in _COPIES or not apart:
         return
-    written = [args[place] if place < len(args) else kwargs.get(name) for place, name in facts.written]
+    written = [
+        args[place] if place < len(args) else kwargs.get(name) for place, name in facts.written
+    ]
     if all(map(_on_device, _tensors(*written))):
         if func in _INDEXING and _on_device(args[0]):
             return
@@ -210,7 +244,9 @@ def _check(func, args, kwargs) -> None:
 
 
 def _empty(size, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
-    return DeviceTensor(torch.empty(size, dtype=dtype, memory_format=memory_format or torch.contiguous_format))
+    return DeviceTensor(
+        torch.empty(size, dtype=dtype, memory_format=memory_format or torch.contiguous_format)
+    )
 
 
 def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memory=None):

@@ -15,7 +15,10 @@ from tests.cli.conftest import curve, outputs, put_aside, run_folders
 
 
 def curves(folder):
-    distances = [[line[name] for name in ("loss", "heldout", "heldout_exact")] for line in curve(folder, "2_align")]
+    distances = [
+        [line[name] for name in ("loss", "heldout", "heldout_exact")]
+        for line in curve(folder, "2_align")
+    ]
     return [*distances, *([line["train_loss"]] for line in curve(folder))]
 
 
@@ -36,7 +39,9 @@ def fail_at(patch, number):
     patch.setattr(torch.optim.AdamW, "step", broken)
 
 
-def test_a_run_agrees_with_the_cpu_and_predicts_on_both(run, orca, words, on_device, monkeypatch, tmp_path):
+def test_a_run_agrees_with_the_cpu_and_predicts_on_both(
+    run, orca, words, on_device, monkeypatch, tmp_path
+):
     """What was trained there has the same bits there again; an export is made for both."""
     command = [*words("swin", (1, 8, 8)), "align.epochs=1", "train.epochs=1"]
     ours = run(*command).folder
@@ -63,13 +68,25 @@ def test_a_run_agrees_with_the_cpu_and_predicts_on_both(run, orca, words, on_dev
 
 
 COMBINATIONS = [
-    ("bert", (2, 12), "dense", ["align.features=pooled", "embedder=overlap", "metric=minibatch_ot", "metric.size=16"]),
-    ("vit", (1, 8, 8), "labels", ["finetune=layernorm", "metric=mmd", "embedder=multiscale", "train.members=2"]),
+    (
+        "bert",
+        (2, 12),
+        "dense",
+        ["align.features=pooled", "embedder=overlap", "metric=minibatch_ot", "metric.size=16"],
+    ),
+    (
+        "vit",
+        (1, 8, 8),
+        "labels",
+        ["finetune=layernorm", "metric=mmd", "embedder=multiscale", "train.members=2"],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("body", "shape", "targets", "more"), COMBINATIONS)
-def test_every_family_of_bodies_and_kind_of_targets(run, words, on_device, body, shape, targets, more):
+def test_every_family_of_bodies_and_kind_of_targets(
+    run, words, on_device, body, shape, targets, more
+):
     """With missing targets, so that losses are masked."""
     done = run(*words(body, shape, targets, missing=0.3), *more, "train.epochs=1", "align.epochs=1")
     assert device_of(done.folder) == on_device.type

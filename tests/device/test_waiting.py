@@ -18,7 +18,13 @@ from tests.device.emulated import DEVICE, counted
 SOLVERS = ("metrics/transport/entropic.py",)
 # Reads of one distance to three target classes, those of the solvers apart. A metric that is not named has the usual few:
 # of the source, the target, the result, and its diagnostics.
-BESIDE_SOLVERS = {"otdd_by_class": 11, "otdd_gaussian": 24, "otdd_reference": 17, "otdd_exact": 7, "transrate": 12}
+BESIDE_SOLVERS = {
+    "otdd_by_class": 11,
+    "otdd_gaussian": 24,
+    "otdd_reference": 17,
+    "otdd_exact": 7,
+    "transrate": 12,
+}
 USUAL = 6
 
 
@@ -28,7 +34,10 @@ def clouds(*sizes, width=6):
 
 
 def batch(device, problems=5, rows=40, columns=9):
-    costs = [half_squared_distances(*clouds(rows, columns, width=2 + number)) for number in range(problems)]
+    costs = [
+        half_squared_distances(*clouds(rows, columns, width=2 + number))
+        for number in range(problems)
+    ]
     a, b = torch.full((problems, rows), 1 / rows), torch.full((problems, columns), 1 / columns)
     b[0, -2:] = 0
     b[0] /= b[0].sum()
@@ -55,8 +64,24 @@ def test_tensors_of_two_devices_do_not_meet_and_what_the_host_waits_for_is_count
         torch.randn(3, generator=torch.Generator(), device=DEVICE)
     assert torch.equal((torch.tensor(2.0) - x.masked_fill(x > 2, 2.0)).cpu(), 2 - here.clamp(max=2))
     for calls, expected in (
-        ((lambda: bool((x > 0).all()), x.tolist, x.cpu, lambda: x[x > 0], lambda: torch.unique(x)), (1, 0)),
-        ((lambda: here.to(DEVICE), lambda: torch.tensor([1.0], device=DEVICE), lambda: x[torch.tensor([0])]), (0, 1)),
+        (
+            (
+                lambda: bool((x > 0).all()),
+                x.tolist,
+                x.cpu,
+                lambda: x[x > 0],
+                lambda: torch.unique(x),
+            ),
+            (1, 0),
+        ),
+        (
+            (
+                lambda: here.to(DEVICE),
+                lambda: torch.tensor([1.0], device=DEVICE),
+                lambda: x[torch.tensor([0])],
+            ),
+            (0, 1),
+        ),
         ((lambda: (x * 2).sum().exp(), lambda: here.to(DEVICE, non_blocking=True)), (0, 0)),
     ):
         for call in calls:
@@ -77,7 +102,9 @@ def test_newton_waits_twice_an_iteration_at_most_and_sinkhorn_once(device):
     with counted() as transfers:
         solution = transport.by_sinkhorn(cost, a, b, 0.05)
     assert solution.iterations > 10
-    assert total(transfers.reads) <= 10 + solution.iterations  # one more at every level, and for the largest cost
+    assert (
+        total(transfers.reads) <= 10 + solution.iterations
+    )  # one more at every level, and for the largest cost
     assert not transfers.writes
 
 
@@ -91,7 +118,9 @@ def test_a_distance_is_the_cpus_and_waits_a_few_times_beside_its_solvers(device,
         results = []
         for place in (torch.device("cpu"), device):
             source = Features(x.to(place), (torch.arange(n) % 4).to(place), 4)
-            target = Features(z.clone().to(place).requires_grad_(), (torch.arange(m) % 3).to(place), 3)
+            target = Features(
+                z.clone().to(place).requires_grad_(), (torch.arange(m) % 3).to(place), 3
+            )
             prepared = {key: value.to(place) for key, value in metric.prepare(source).items()}
             with counted() as transfers:
                 value = metric.distance(source, prepared, target).value
@@ -106,7 +135,9 @@ def test_a_distance_is_the_cpus_and_waits_a_few_times_beside_its_solvers(device,
 def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment):
     """With masked losses and batches of unequal weight; a CPU hands over pinned batches without waiting."""
     with compose.session() as session:
-        built = build(session.compose(words("swin", (1, 8, 8), "dense", missing=0.3)).config, LogReporter())
+        built = build(
+            session.compose(words("swin", (1, 8, 8), "dense", missing=0.3)).config, LogReporter()
+        )
     built.model.to(device)
     for accumulation, clip in ((1, 0), (3, 0.5)):
         changed = with_train(built, batch_size=2, accumulation=accumulation, clip=clip)

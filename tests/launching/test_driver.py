@@ -31,7 +31,9 @@ def fate(words):
     if times and begun > int(times):
         kind = "says"
     if kind == "says":
-        process.report(place.pipe, {"state": "completed", "code": 0, "path": None, "label": place.label})
+        process.report(
+            place.pipe, {"state": "completed", "code": 0, "path": None, "label": place.label}
+        )
         return 0
     if kind == "raises":
         raise ZeroDivisionError("on purpose")
@@ -51,7 +53,9 @@ def fate(words):
         if kind == "deaf":
             an_hour_passes(notes)
             time.sleep(600)
-        process.report(place.pipe, {"state": "interrupted", "code": signals.exit_code(), "path": None})
+        process.report(
+            place.pipe, {"state": "interrupted", "code": signals.exit_code(), "path": None}
+        )
     return signals.exit_code()
 
 
@@ -104,17 +108,33 @@ def drive(work, at_once=1, main=fate):
 
 
 def children():
-    return {number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()}
+    return {
+        number
+        for task in Path("/proc/self/task").iterdir()
+        for number in (task / "children").read_text().split()
+    }
 
 
 def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp_path):
-    before, work = children(), Jobs(tmp_path, "says", "7", "KILL", "says", "SEGV", "raises", "KILL*2", "says")
+    before, work = (
+        children(),
+        Jobs(tmp_path, "says", "7", "KILL", "says", "SEGV", "raises", "KILL*2", "says"),
+    )
     drive(work, at_once=2)
     ends = work.in_order()
     assert [end.status for end in ends] == [0, 7, -signal.SIGKILL, 0, -signal.SIGSEGV, 1, 0, 0]
     assert [bool(end.report) for end in ends] == [end.status == 0 for end in ends]
     always = 1 + RETRIES["lost"]  # a job that kills its process every time is given up
-    assert [work.begun()[f"[{number}]"] for number in range(8)] == [1, 1, always, 1, always, 1, 3, 1]
+    assert [work.begun()[f"[{number}]"] for number in range(8)] == [
+        1,
+        1,
+        always,
+        1,
+        always,
+        1,
+        3,
+        1,
+    ]
     assert children() == before
 
 
@@ -122,7 +142,10 @@ def test_each_cause_has_its_count(tmp_path, monkeypatch):
     monkeypatch.setattr("orca_cli.launching.driver.PAUSE_S", {})
     monkeypatch.setitem(RETRIES, "preempted", 5)
     causes = {"disk": "storage", "memory": "memory", "75": "preempted"}
-    work = Jobs(tmp_path, *(kind for name, cause in causes.items() for kind in (f"{name}*{RETRIES[cause]}", name)))
+    work = Jobs(
+        tmp_path,
+        *(kind for name, cause in causes.items() for kind in (f"{name}*{RETRIES[cause]}", name)),
+    )
     drive(work, at_once=2)
     ends, begun = work.in_order(), work.begun()
     for place, (name, cause) in enumerate(causes.items()):
@@ -132,12 +155,18 @@ def test_each_cause_has_its_count(tmp_path, monkeypatch):
 
 
 def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp_path, monkeypatch):
-    hours = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(list(tmp_path.glob("hour-*"))))
+    hours = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + 3600 * len(list(tmp_path.glob("hour-*")))
+    )
     monkeypatch.setattr(process, "time", hours)
     work = Jobs(tmp_path, "waits", "deaf", "says", time_limit_s=1800.0)
     drive(work)
     interrupted, deaf, after = work.in_order()
-    assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (143, "interrupted", True)
+    assert (interrupted.status, interrupted.report["state"], interrupted.over_limit) == (
+        143,
+        "interrupted",
+        True,
+    )
     assert (deaf.status, dict(deaf.report), deaf.over_limit) == (-signal.SIGKILL, {}, True)
     assert (after.status, after.over_limit) == (0, False)
     assert set(work.begun().values()) == {1}
@@ -146,7 +175,13 @@ def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_signal_is_passed_on_and_no_other_job_starts(tmp_path, number, code):
     # After the first; the second has been started already. The others would wait for ever.
-    work = Jobs(tmp_path, "says", "waits", "waits", ended=lambda: signals.pending() or os.kill(os.getpid(), number))
+    work = Jobs(
+        tmp_path,
+        "says",
+        "waits",
+        "waits",
+        ended=lambda: signals.pending() or os.kill(os.getpid(), number),
+    )
     assert drive(work, at_once=2) == number
     first, second, third = work.in_order()
     assert first.status == 0

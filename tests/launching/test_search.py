@@ -67,14 +67,19 @@ def test_successive_halving_stops_those_that_it_should(tmp_path, restarts):
         expected[place] = 9 if ends or place == 0 else 3
     assert lengths == expected
     assert {1, 3} <= set(lengths)
-    assert (search.count("completed"), search.count("stopped")) == (lengths.count(9), 25 - lengths.count(9))
+    assert (search.count("completed"), search.count("stopped")) == (
+        lengths.count(9),
+        25 - lengths.count(9),
+    )
 
 
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
     with opened(tmp_path, GRID, trials=50) as search:
         running = iter(search.ask, None)  # all at a time
         settings = [tuple((trial.settings or {}).values()) for trial in running]
-        assert len(set(settings)) == len(settings) == 1 + 8  # the settings as they are, and every point of the grid
+        assert (
+            len(set(settings)) == len(settings) == 1 + 8
+        )  # the settings as they are, and every point of the grid
 
 
 def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_path):
@@ -90,7 +95,10 @@ def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_pat
         again = [search.ask(), search.ask()]
         assert [trial.settings for trial in again] == [None, second.settings]
         assert search.ask() is None
-        for trial, error in ((again[1], 0.3), (again[0], 0.9)):  # the settings as they are go on, whatever their curve
+        for trial, error in (
+            (again[1], 0.3),
+            (again[0], 0.9),
+        ):  # the settings as they are go on, whatever their curve
             assert not search.is_behind(trial, [(1 / 9, error)])
             search.end(trial, "completed", error=error)
         assert search.count("completed") == 3
@@ -100,7 +108,10 @@ def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_p
     def drawn(folder, seed, commands=(14,)):
         for trials in commands:
             with opened(folder, trials=trials, seed=seed) as search:
-                played(search, lambda trial: 1.0 if trial.settings is None else trial.settings["train.lr"])
+                played(
+                    search,
+                    lambda trial: 1.0 if trial.settings is None else trial.settings["train.lr"],
+                )
         return [trial.settings for trial in search.trials]
 
     first = drawn(tmp_path / "a", 1)
@@ -111,7 +122,12 @@ def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_p
 def test_a_search_of_an_earlier_version_goes_on(tmp_path):
     trials = [{"number": 0, "settings": None, "params": {}, "curve": {"900": 0.5}, "rungs": {}}]
     trials.append(
-        {"number": 1, "settings": {"train.lr": 0.002}, "params": {"train.lr": 0.002001}, "curve": {"300": 0.4}}
+        {
+            "number": 1,
+            "settings": {"train.lr": 0.002},
+            "params": {"train.lr": 0.002001},
+            "curve": {"300": 0.4},
+        }
     )
     done = [one | {"state": "completed", "error": 0.4, "note": "", "facts": {}} for one in trials]
     storage.write_checked_json(tmp_path / "s" / FILE, {"schema": 1, "draws": 1, "trials": done})
@@ -123,7 +139,10 @@ def test_a_search_of_an_earlier_version_goes_on(tmp_path):
 def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_path):
     with opened(tmp_path) as search:
         played(search)
-        with pytest.raises(LockedError, match="another process works on this run .*: process"), opened(tmp_path):
+        with (
+            pytest.raises(LockedError, match="another process works on this run .*: process"),
+            opened(tmp_path),
+        ):
             pass
     path = tmp_path / "s" / FILE
     path.write_text(path.read_text().replace('"completed"', '"running"'))
@@ -135,7 +154,9 @@ def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_pat
 def session(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
     (root / "space").mkdir()
-    (root / "space" / "rates.yaml").write_text("params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}")
+    (root / "space" / "rates.yaml").write_text(
+        "params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}"
+    )
     with compose.session(root) as session:
         yield session, lambda *words: made(session, words, root)
 
@@ -155,14 +176,18 @@ def test_contradictions_are_refused_with_their_place(make):
             make("space=rates", *words)
 
 
-def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_the_number_of_trials(make):
+def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_the_number_of_trials(
+    make,
+):
     first = make("space=rates", "metric=otdd", "align.lr=0.5").folder.name
     assert make("space=rates", "trials=99", "metric=none").folder.name == first
     names = {make("space=rates", word).folder.name for word in ("train.weight_decay=0.5", "seed=1")}
     assert len(names | {first}) == 3
 
 
-def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, session):
+def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(
+    make, session
+):
     typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
     search = make("space=rates", "seed=3", *typed)
     plain, drawn = search.overrides(None), search.overrides({"train.lr": 1e-3})
@@ -171,5 +196,7 @@ def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_t
     assert settings == (False, "none", "validation", False)
     assert config.metric.get("_target_") is None
     assert config.train.epochs == 7  # typed, so the space's does not count
-    assert [text for text in drawn if text not in plain and text.startswith("train.")] == ["train.lr=0.001"]
+    assert [text for text in drawn if text not in plain and text.startswith("train.")] == [
+        "train.lr=0.001"
+    ]
     assert not any(text.startswith("train.lr") for text in plain)

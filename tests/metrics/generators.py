@@ -62,7 +62,9 @@ def converged(kind, reg=0.1, newton_points=512):
 
 
 def cosine(one, other):
-    return torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0).item()
+    return torch.nn.functional.cosine_similarity(
+        one.flatten().double(), other.flatten().double(), dim=0
+    ).item()
 
 
 def squares(x, y):
@@ -76,13 +78,18 @@ def geomloss_otdd(source, target, reg, **annealing):
     clouds = [f.x.detach()[f.labels == c] for f in (source, target) for c in range(f.num_classes)]
     table = torch.zeros(k + l, k + l, dtype=source.x.dtype)
     for a, b in itertools.combinations(range(k + l), 2):
-        table[a, b] = table[b, a] = SamplesLoss(cost=squares, **settings)(clouds[a], clouds[b]).item()
+        table[a, b] = table[b, a] = SamplesLoss(cost=squares, **settings)(
+            clouds[a], clouds[b]
+        ).item()
 
     def cost(x, y):
         rows, columns = x[..., -1].long(), y[..., -1].long()
         return squares(x[..., :-1], y[..., :-1]) / 2 + table[rows[:, :, None], columns[:, None]] / 2
 
-    joined = [torch.cat([f.x, (f.labels + start)[:, None].to(f.x)], 1) for f, start in ((source, 0), (target, k))]
+    joined = [
+        torch.cat([f.x, (f.labels + start)[:, None].to(f.x)], 1)
+        for f, start in ((source, 0), (target, k))
+    ]
     return SamplesLoss(cost=cost, **settings)(*joined)
 
 

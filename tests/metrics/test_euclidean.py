@@ -41,7 +41,9 @@ def test_values_agree_with_scipy_and_numpy(seed, n, m, d):
 
 
 # In pieces beyond 1,024 points; the bandwidth of the far cloud lies outside what is tabulated.
-@pytest.mark.parametrize(("n", "m", "scale", "shift"), [(1030, 11, 1, 0.5), (11, 1030, 1, 0.5), (23, 11, 1, 40)])
+@pytest.mark.parametrize(
+    ("n", "m", "scale", "shift"), [(1030, 11, 1, 0.5), (11, 1030, 1, 0.5), (23, 11, 1, 40)]
+)
 def test_mmd_of_many_and_of_distant_points_is_that_of_the_definition(n, m, scale, shift):
     x, z = cloud(n, 4, "x"), cloud(m, 4, "z", scale=scale) + shift
     assert value(MMD(), x, z) == pytest.approx(mmd_definition(x, z)[0], abs=1e-12)
@@ -66,8 +68,12 @@ def test_points_on_top_of_each_other_have_no_part_in_the_gradient():
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_float32_neither_overflows_nor_vanishes(scale):
     x, z = cloud(9, 4, "x").float(), cloud(5, 4, "z").float()
-    assert value(Euclidean(), x * scale, z * scale) == pytest.approx(scale * cdist(x, z).mean(), rel=1e-5)
-    torch.testing.assert_close(gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z))
+    assert value(Euclidean(), x * scale, z * scale) == pytest.approx(
+        scale * cdist(x, z).mean(), rel=1e-5
+    )
+    torch.testing.assert_close(
+        gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z)
+    )
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-20, 100.0), (1.0, 100.0), (1e15, 0.0)])
@@ -76,7 +82,9 @@ def test_mmd_in_float32_is_near_float64_at_any_scale_and_place(scale, shift):
     exact = value(MMD(), x.double(), z.double())
     assert value(MMD(), x * scale, z * scale) == pytest.approx(exact, abs=3e-5)
     slope = gradient(MMD(), x * scale, z * scale) * scale
-    torch.testing.assert_close(slope.double(), gradient(MMD(), x.double(), z.double()), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(
+        slope.double(), gradient(MMD(), x.double(), z.double()), rtol=1e-2, atol=1e-6
+    )
 
 
 def transrate_definition(target, eps):
@@ -97,4 +105,6 @@ def test_transrate_is_that_of_the_formula(n, d, k):
     target = labelled(n, d, k, "target", spread=2)
     for eps in (1e-4, 0.5):
         expected = -transrate_definition(target, eps)
-        assert value(TransRate(eps), labelled(5, 2, 1, "source"), target) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert value(TransRate(eps), labelled(5, 2, 1, "source"), target) == pytest.approx(
+            expected, rel=1e-9, abs=1e-9
+        )

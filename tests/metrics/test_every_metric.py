@@ -17,7 +17,14 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.metrics.transrate import TransRate
-from tests.metrics.generators import changed, converged, difference_quotients, gradient, labelled, value
+from tests.metrics.generators import (
+    changed,
+    converged,
+    difference_quotients,
+    gradient,
+    labelled,
+    value,
+)
 
 FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}
 SINKHORN, NEWTON = (converged(OTDDByClass, 0.5, points) for points in (0, 512))
@@ -31,7 +38,14 @@ GRADIENTS = {
     "moments": (Moments(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
     "otdd, without labels": (OTDD(5, labels=False), (23, 1), (21, 1), 3, 1e-5, CLOSE),
     "otdd, 3 to 2": (OTDD(5), (23, 3), (21, 2), 3, 1e-6, CLOSE),
-    "otdd_exact, 3 to 2": (OTDDExact(), (15, 3), (8, 2), 3, 1e-6, {"rel": 1e-6}),  # within the step plans hold
+    "otdd_exact, 3 to 2": (
+        OTDDExact(),
+        (15, 3),
+        (8, 2),
+        3,
+        1e-6,
+        {"rel": 1e-6},
+    ),  # within the step plans hold
     "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
     "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
     "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (14, 3), (8, 1), 3, 1e-4, WITHIN_SOLVER),
@@ -45,7 +59,9 @@ def test_gradient_is_that_of_finite_differences(name):
     metric, (n, k), (m, other), d, step, tolerance = GRADIENTS[name]
     source, target = labelled(n, d, k, "source", spread=2), labelled(m, d, other, "target")
     slope = gradient(metric, source, target)
-    for move, quotient in difference_quotients(lambda x: value(metric, source, replace(target, x=x)), target.x, step):
+    for move, quotient in difference_quotients(
+        lambda x: value(metric, source, replace(target, x=x)), target.x, step
+    ):
         assert quotient == pytest.approx((slope * move).sum().item(), **tolerance)
 
 

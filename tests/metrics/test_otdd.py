@@ -37,18 +37,25 @@ def sample_distance(a, b, labels):
 
 def samples(points, size, pairs):
     starts = range(0, size * pairs, size)
-    return [Features(points.x[at : at + size], points.labels[at : at + size], points.num_classes) for at in starts]
+    return [
+        Features(points.x[at : at + size], points.labels[at : at + size], points.num_classes)
+        for at in starts
+    ]
 
 
 @pytest.mark.parametrize("labels", [False, True])
-@pytest.mark.parametrize(("n", "m", "size", "pairs"), [(24, 24, 6, 4), (30, 17, 5, 3), (9, 40, 64, 2)])
+@pytest.mark.parametrize(
+    ("n", "m", "size", "pairs"), [(24, 24, 6, 4), (30, 17, 5, 3), (9, 40, 64, 2)]
+)
 def test_value_is_that_of_exact_transport_between_consecutive_samples(n, m, size, pairs, labels):
     source, target = labelled(n, 3, 3, "x"), labelled(m, 3, 2, "z", scale=2)
     each = min(size, min(n, m) // 2)
     xs, zs = samples(source, each, pairs), samples(target, each, pairs)
     expected = np.mean([sample_distance(x, z, labels) for x, z in zip(xs, zs, strict=True)])
     for side in (xs, zs):
-        expected -= np.mean([sample_distance(*side[i : i + 2], labels) for i in range(0, pairs - 1, 2)]) / 2
+        expected -= (
+            np.mean([sample_distance(*side[i : i + 2], labels) for i in range(0, pairs - 1, 2)]) / 2
+        )
     assert value(OTDD(size, labels), source, target) == pytest.approx(expected)
 
 
@@ -64,7 +71,9 @@ def test_the_labels_of_the_source_reach_the_gradient():
 def test_single_points_are_compared_across_alone():
     x, z = cloud(1, 3, "x"), cloud(1, 3, "z")
     for labels, factor in ((False, 0.5), (True, 1)):
-        assert value(OTDD(labels=labels), x, z) == pytest.approx(factor * (x - z).square().sum().item())
+        assert value(OTDD(labels=labels), x, z) == pytest.approx(
+            factor * (x - z).square().sum().item()
+        )
 
 
 def covariance(x):
@@ -107,7 +116,9 @@ def assigned(cost):
 
 
 def assigned_otdd(source, target):
-    x, z, rows, columns = (part.numpy() for part in (source.x, target.x, source.labels, target.labels))
+    x, z, rows, columns = (
+        part.numpy() for part in (source.x, target.x, source.labels, target.labels)
+    )
     squares = cdist(x, z, "sqeuclidean")
     total = squares / 2
     for a in np.unique(rows):
@@ -118,10 +129,21 @@ def assigned_otdd(source, target):
 
 
 @examples(15)
-@given(st.integers(0, 10**6), st.integers(4, 12), st.integers(4, 8), st.integers(1, 4), st.integers(1, 3))
+@given(
+    st.integers(0, 10**6),
+    st.integers(4, 12),
+    st.integers(4, 8),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
 def test_the_exact_distance_is_that_of_assignment(seed, n, m, k, classes):
-    source, target = labelled(n, 3, k, seed, "source", spread=2), labelled(m, 3, classes, seed, "target")
-    assert value(OTDDExact(), source, target) == pytest.approx(assigned_otdd(source, target), rel=1e-9)
+    source, target = (
+        labelled(n, 3, k, seed, "source", spread=2),
+        labelled(m, 3, classes, seed, "target"),
+    )
+    assert value(OTDDExact(), source, target) == pytest.approx(
+        assigned_otdd(source, target), rel=1e-9
+    )
 
 
 def test_float32_far_from_the_origin_classes_without_points_and_an_unsolved_program():
@@ -132,4 +154,6 @@ def test_float32_far_from_the_origin_classes_without_points_and_an_unsolved_prog
     assert result.value.dtype == torch.float32
     assert result.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
     with pytest.raises(NonFiniteError, match=r"metric\.max_iterations"):
-        distance(OTDDExact(max_iterations=3), labelled(60, 3, 2, "source"), labelled(40, 3, 2, "target"))
+        distance(
+            OTDDExact(max_iterations=3), labelled(60, 3, 2, "source"), labelled(40, 3, 2, "target")
+        )

@@ -10,7 +10,16 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.seeding import torch_generator
-from tests.metrics.generators import changed, cloud, converged, cosine, geomloss_otdd, gradient, labelled, value
+from tests.metrics.generators import (
+    changed,
+    cloud,
+    converged,
+    cosine,
+    geomloss_otdd,
+    gradient,
+    labelled,
+    value,
+)
 
 
 @pytest.mark.parametrize(("k", "m", "newton_points"), [(3, 1, 512), (2, 4, 0)])
@@ -22,7 +31,10 @@ def test_value_agrees_with_geomloss(k, m, newton_points):
 
 def test_defaults_are_near_the_converged_problem_in_float32():
     source, target = labelled(60, 16, 4, "source", scale=2), labelled(24, 16, 2, "target", scale=2)
-    single, exact = [changed(part, torch.Tensor.float) for part in (source, target)], converged(OTDDByClass)
+    single, exact = (
+        [changed(part, torch.Tensor.float) for part in (source, target)],
+        converged(OTDDByClass),
+    )
     assert value(OTDDByClass(), *single) == pytest.approx(value(exact, source, target), rel=1e-3)
     assert cosine(gradient(OTDDByClass(), *single), gradient(exact, source, target)) > 0.995
 
@@ -34,7 +46,9 @@ def test_costs_much_larger_than_the_distance_lose_no_digits_and_an_overflow_is_n
     for m in (1, 2):
         single = Features(x, labels, 2), Features(x[:10] + 0.5, labels[:10] % m, m)
         double = [changed(part, torch.Tensor.double) for part in single]
-        assert value(OTDDByClass(), *single) == pytest.approx(value(OTDDByClass(), *double), rel=1e-5)
+        assert value(OTDDByClass(), *single) == pytest.approx(
+            value(OTDDByClass(), *double), rel=1e-5
+        )
     huge = Features(cloud(6, 2, "huge").float() * 1e25, torch.tensor([0, 1] * 3), 2)
     with pytest.raises(NonFiniteError):
         value(OTDDByClass(), huge, cloud(3, 2, "target").float())
@@ -46,20 +60,34 @@ def test_costs_much_larger_than_the_distance_lose_no_digits_and_an_overflow_is_n
         (4, 1, 90, 25, 6, 1.0, torch.float64),
         (3, 1, 61, 20, 24, 0.3, torch.float32),
         (3, 4, 40, 21, 5, 3.0, torch.float64),
-        (3, 4, 40, 21, 5, 0.1, torch.float64),  # points within the blur: the label distances inside the target count
+        (
+            3,
+            4,
+            40,
+            21,
+            5,
+            0.1,
+            torch.float64,
+        ),  # points within the blur: the label distances inside the target count
         (1, 1, 20, 20, 3, 0.1, torch.float32),  # features of about the size of the blur
         (3, 1, 30, 1, 3, 1.0, torch.float64),
     ],
 )
-def test_value_and_gradient_of_the_released_code_are_those_of_geomloss(k, classes, n, m, d, scale, dtype):
+def test_value_and_gradient_of_the_released_code_are_those_of_geomloss(
+    k, classes, n, m, d, scale, dtype
+):
     close = dtype == torch.float64
     source = changed(labelled(n, d, k, "source", scale=scale, spread=scale), lambda x: x.to(dtype))
-    target = changed(labelled(m, d, classes, "target", scale=0.7 * scale, spread=scale), lambda x: x.to(dtype))
+    target = changed(
+        labelled(m, d, classes, "target", scale=0.7 * scale, spread=scale), lambda x: x.to(dtype)
+    )
     target.x.requires_grad_()
     expected = geomloss_otdd(source, target, 0.1)
     (expected_slope,) = torch.autograd.grad(expected, target.x)
     slope = gradient(OTDDReference(0.1), source, target)
-    assert value(OTDDReference(0.1), source, target) == pytest.approx(expected.item(), rel=1e-5 if close else 1e-4)
+    assert value(OTDDReference(0.1), source, target) == pytest.approx(
+        expected.item(), rel=1e-5 if close else 1e-4
+    )
     assert cosine(slope, expected_slope) > 1 - (1e-9 if close else 1e-5)
     assert slope.norm().item() == pytest.approx(expected_slope.norm().item(), rel=1e-3)
 

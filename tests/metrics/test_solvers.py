@@ -43,7 +43,9 @@ def test_agrees_with_pot(name, n, m):
     ours = plans(cost[None], solution, a, b, reg)[0]
     np.testing.assert_allclose(ours.numpy(), plan, atol=1e-8)
     entropy = (plan * np.log(np.clip(plan, 1e-300, None) / (a[0][:, None] * b).numpy())).sum()
-    assert solution.value.item() == pytest.approx((plan * cost.numpy()).sum() + reg * entropy, abs=1e-8)
+    assert solution.value.item() == pytest.approx(
+        (plan * cost.numpy()).sum() + reg * entropy, abs=1e-8
+    )
     assert solution.error.item() < 1e-9
 
 
@@ -66,9 +68,13 @@ def test_padding_gets_no_mass_and_an_unsolved_problem_says_so(name):
     assert solution.value[0].item() == pytest.approx(alone.value.item(), abs=1e-9)
     x, z = cloud(30, 3, "x", scale=10), cloud(20, 3, "z", scale=10)
     cost, weights = half_squared_distances(x, z)[None], (uniform(1, 30), uniform(1, 20))
-    solution = SOLVERS[name](Transport(1e-9, max_iterations=1, newton_steps=1), cost, *weights, 0.01)
+    solution = SOLVERS[name](
+        Transport(1e-9, max_iterations=1, newton_steps=1), cost, *weights, 0.01
+    )
     plan = plans(cost, solution, *weights, 0.01)
-    assert solution.error.item() == pytest.approx((plan.sum(1) - 1 / 20).abs().sum().item(), abs=1e-9)
+    assert solution.error.item() == pytest.approx(
+        (plan.sum(1) - 1 / 20).abs().sum().item(), abs=1e-9
+    )
     assert plan.sum(2) == pytest.approx(uniform(1, 30), abs=1e-9)
     assert solution.error.item() > 1e-3
 
@@ -85,9 +91,15 @@ def test_a_bad_start_is_mended_and_a_good_one_used():
 
 
 @examples(15)
-@given(seed=st.integers(0, 10**6), reg=st.sampled_from([0.02, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0, 10.0]))
+@given(
+    seed=st.integers(0, 10**6),
+    reg=st.sampled_from([0.02, 0.1, 1.0]),
+    scale=st.sampled_from([0.1, 1.0, 10.0]),
+)
 def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
     x, z = cloud(40, 6, seed, "x", scale=scale), cloud(11, 6, seed, "z", scale=scale)
     cost = half_squared_distances(x, z)[None]
-    solution = Transport(1e-8, newton_steps=200).by_newton(cost, uniform(1, 40), uniform(1, 11), reg)
+    solution = Transport(1e-8, newton_steps=200).by_newton(
+        cost, uniform(1, 40), uniform(1, 11), reg
+    )
     assert solution.error.item() < 1e-8

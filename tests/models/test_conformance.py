@@ -30,7 +30,12 @@ from tests.checkpoints import save_tiny
 from tests.models.conftest import build
 
 BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
-SAME = ("auto", "minilm", "swin_tiny", "dinov2_small")  # the code and the tiny checkpoint of another
+SAME = (
+    "auto",
+    "minilm",
+    "swin_tiny",
+    "dinov2_small",
+)  # the code and the tiny checkpoint of another
 ROLES = ("query", "key", "value", "output", "feed_forward")
 CASES = [("dense", (2, 30)), ("classes", (3, 9, 7)), ("dense", (1, 2, 5, 3))]
 # Bodies that refuse some finetune modes: windows and position biases every prompt, unnamed layers a deep one.
@@ -50,7 +55,11 @@ def pytest_generate_tests(metafunc):
 def folder(name, tmp_path_factory, request):
     """A checkpoint whose weights are all random: with those that families draw as zeros, others would have no effect."""
     root = tmp_path_factory.mktemp("checkpoint")
-    return changed(request.config.getoption("checkpoint") or save_tiny(name, root / "drawn"), root / "random", noisy)
+    return changed(
+        request.config.getoption("checkpoint") or save_tiny(name, root / "drawn"),
+        root / "random",
+        noisy,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +102,13 @@ def changed(folder, place, change):
 
 def noisy(tensors):
     generator, floating = torch.Generator().manual_seed(7), torch.is_floating_point
-    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
-    return {name: value + 0.05 * noise[name] if floating(value) else value for name, value in tensors.items()}
+    noise = {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()
+    }
+    return {
+        name: value + 0.05 * noise[name] if floating(value) else value
+        for name, value in tensors.items()
+    }
 
 
 def test_takes_inputs_of_any_shape_and_every_weight_is_used(body):
@@ -104,11 +118,16 @@ def test_takes_inputs_of_any_shape_and_every_weight_is_used(body):
         outputs = model(inputs(shape))
         assert outputs.shape == (3, 3, *(shape[1:] if kind == "dense" else ()))
         outputs.square().sum().backward()
-        assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in model.parameters())
+        assert all(
+            weight.grad is not None and torch.isfinite(weight.grad).all()
+            for weight in model.parameters()
+        )
         assert model.embedder.convolution.weight.grad.any()
 
 
-def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else_and_is_that_of_a_sample_alone(body):
+def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else_and_is_that_of_a_sample_alone(
+    body,
+):
     model, valid = made(body), torch.arange(30) < torch.tensor([[30], [11], [5]])
     x = inputs((2, 30)).requires_grad_()
     outputs = model(x, valid)
@@ -123,7 +142,10 @@ def test_all_its_weights_are_those_of_the_file(body, node, folder, tmp_path):
     """Adding 1 to every tensor of the file adds 1 to every weight: none is initialised at random."""
 
     def grown(tensors):
-        return {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        return {
+            name: tensor + 1 if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
 
     other = parts.build(node | {"checkpoint": changed(folder, tmp_path / "grown", grown)}, "body")
     assert list(body.parameters())
@@ -138,7 +160,10 @@ def test_checkpoints_that_do_not_fit_are_refused(node, folder, tmp_path):
 
     def deeper(tensors):
         last = max(map(place, tensors))
-        more = {name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone() for name, tensor in tensors.items()}
+        more = {
+            name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone()
+            for name, tensor in tensors.items()
+        }
         return more | tensors
 
     def shallower(tensors):
@@ -147,10 +172,14 @@ def test_checkpoints_that_do_not_fit_are_refused(node, folder, tmp_path):
 
     for change, message in ((deeper, "more layers than config.json names"), (shallower, "missing")):
         with pytest.raises(DataError, match=message):
-            parts.build(node | {"checkpoint": changed(folder, tmp_path / change.__name__, change)}, "body")
+            parts.build(
+                node | {"checkpoint": changed(folder, tmp_path / change.__name__, change)}, "body"
+            )
     other = changed(folder, tmp_path / "other", dict)
     config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"model_type": "perceiver"}))
+    (tmp_path / "other" / "config.json").write_text(
+        json.dumps(config | {"model_type": "perceiver"})
+    )
     with pytest.raises(ConfigError, match="is of family 'perceiver', but this body takes"):
         parts.build(node | {"checkpoint": other}, "body")
 
@@ -163,7 +192,9 @@ def test_every_linear_layer_has_its_role(body):
     assert with_role <= linears
     # Swin merges patches between its stages, which is none of the roles.
     assert not [name for name in linears - with_role if not name.endswith("downsample.reduction")]
-    assert not set(names_by_role["feed_forward"]) & {name for role in ROLES[:4] for name in names_by_role[role]}
+    assert not set(names_by_role["feed_forward"]) & {
+        name for role in ROLES[:4] for name in names_by_role[role]
+    }
 
 
 def test_the_source_is_embedded_without_gradient(body, source):
@@ -182,7 +213,9 @@ def test_the_source_is_embedded_without_gradient(body, source):
 
 def test_random_weights_are_all_drawn_by_the_seed_and_leave_the_source(body, node, source):
     first, again = (load_body(node | {"weights": "random"}, seed=0).eval() for _ in range(2))
-    for before, drawn, same in zip(body.parameters(), first.parameters(), again.parameters(), strict=True):
+    for before, drawn, same in zip(
+        body.parameters(), first.parameters(), again.parameters(), strict=True
+    ):
         assert torch.equal(drawn, same)
         assert drawn.dim() == 1 or not torch.equal(before, drawn)
     assert torch.equal(first.embed_source(source).x, body.embed_source(source).x)
@@ -190,10 +223,18 @@ def test_random_weights_are_all_drawn_by_the_seed_and_leave_the_source(body, nod
 
 def test_takes_a_finetune_mode_or_refuses_it(name, body):
     """What one trains within it gets gradients."""
-    modes = {"bitfit": BitFit(), "shallow": Prompt(tokens=4), "deep": Prompt(tokens=4, depth="deep")}
+    modes = {
+        "bitfit": BitFit(),
+        "shallow": Prompt(tokens=4),
+        "deep": Prompt(tokens=4, depth="deep"),
+    }
     if importlib.util.find_spec("peft") is not None:
         modes |= {"lora": LoRA(rank=2)}
-    refused, x, plain = set(), inputs((3, 6, 6), n=2), made(body, kind="dense", input_shape=(3, 6, 6))
+    refused, x, plain = (
+        set(),
+        inputs((3, 6, 6), n=2),
+        made(body, kind="dense", input_shape=(3, 6, 6)),
+    )
     for key, mode in modes.items():
         model = copy.deepcopy(plain)
         try:
@@ -204,10 +245,18 @@ def test_takes_a_finetune_mode_or_refuses_it(name, body):
         outputs = model.eval()(x)
         assert outputs.shape == (2, 3, 6, 6)
         outputs.square().mean().backward()
-        trained = [value for key, value in model.named_parameters() if key.startswith("body.") and value.requires_grad]
+        trained = [
+            value
+            for key, value in model.named_parameters()
+            if key.startswith("body.") and value.requires_grad
+        ]
         assert any(value.grad is not None and value.grad.any() for value in trained)
-    expected = ({"bitfit"} if name in NO_BIASES else set()) | ({"shallow", "deep"} if name in NO_PROMPT else set())
-    assert name not in BODIES or refused == expected | (set() if name in LAYERS_LISTED else {"deep"})
+    expected = ({"bitfit"} if name in NO_BIASES else set()) | (
+        {"shallow", "deep"} if name in NO_PROMPT else set()
+    )
+    assert name not in BODIES or refused == expected | (
+        set() if name in LAYERS_LISTED else {"deep"}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -221,12 +270,26 @@ def trained(tmp_path_factory):
         for part, rows in (("train", slice(18)), ("test", slice(18, 24))):
             np.savez(root / f"{part}.npz", x=x[rows], y=y[rows])
         files = [f"task.{part}={root / part}.npz" for part in ("train", "test")]
-        words = [f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}", "task=arrays", "task.kind=classes"]
-        words += [*files, "embedder=patch", "metric=none", "finetune=layernorm", "baselines=none", "train.epochs=1"]
+        words = [
+            f"body={Path(name).stem}",
+            f"body.checkpoint={node['checkpoint']}",
+            "task=arrays",
+            "task.kind=classes",
+        ]
+        words += [
+            *files,
+            "embedder=patch",
+            "metric=none",
+            "finetune=layernorm",
+            "baselines=none",
+            "train.epochs=1",
+        ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ORCA_RUNS", str(root / "runs"))
             patch.setenv("ORCA_HOME", str(root / "home"))
-            outcome = orca_cli.run(*words, config_dir=None if name in BODIES else Path(name).resolve().parent.parent)
+            outcome = orca_cli.run(
+                *words, config_dir=None if name in BODIES else Path(name).resolve().parent.parent
+            )
         assert outcome.state == "completed", outcome.failure
         expected = np.load(outcome.path / "3_finetune" / "predictions.npz")["outputs"]
         assert np.array_equal(orca_cli.load(outcome.path).outputs(x[18:]), expected)
@@ -236,7 +299,9 @@ def trained(tmp_path_factory):
     return lambda name, node: runs.get(name) or runs.setdefault(name, run(name, node))
 
 
-def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, body, node, trained, family, tmp_path):
+def test_a_run_its_export_and_its_predictions_agree_to_the_bit(
+    name, body, node, trained, family, tmp_path
+):
     """Most bodies take the place of that of a BERT's run, so that not each is trained."""
     if name in BODIES and name not in ("bert", "swin"):
         loaded, x, _ = trained("bert", {"checkpoint": str(family("bert"))})

@@ -11,7 +11,9 @@ from tests.models.conftest import build
 
 
 def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
-    embedder = build(load_body("bert"), input_shape=(2, 20), embedder=Overlap("random", max_tokens=5)).embedder
+    embedder = build(
+        load_body("bert"), input_shape=(2, 20), embedder=Overlap("random", max_tokens=5)
+    ).embedder
     assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
     x, position = torch.randn(1, 2, 20, requires_grad=True), torch.arange(20)
     for token, answer in enumerate(embedder.convolution(x)[0].sum(0)):
@@ -23,7 +25,8 @@ def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
 def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
     body, x = load_body(name), torch.randn(2, 5, 40, 40)
     patch, overlap, drawn = (
-        build(body, embedder=made, input_shape=(5, 40, 40)).embedder for made in (Patch(), Overlap(), Overlap("random"))
+        build(body, embedder=made, input_shape=(5, 40, 40)).embedder
+        for made in (Patch(), Overlap(), Overlap("random"))
     )
     assert overlap.convolution.weight.shape[-1] == 3 * patch.convolution.weight.shape[-1]
     torch.testing.assert_close(overlap(x).x, patch(x).x, rtol=1e-4, atol=1e-5)
@@ -35,12 +38,21 @@ def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
 def test_every_body_takes_every_shape(load_body, name, shape):
     """Tokens lie where those of plain patches lie, single ones are those of the whole, gradients reach both new ends."""
     body, generator = load_body(name), torch.Generator().manual_seed(0)
-    x, valid = torch.randn(3, *shape, generator=generator), torch.ones(3, *shape[1:], dtype=torch.bool)
+    x, valid = (
+        torch.randn(3, *shape, generator=generator),
+        torch.ones(3, *shape[1:], dtype=torch.bool),
+    )
     valid[1:, ..., shape[-1] // 2 :] = False
     settings = {"kind": "dense", "input_shape": shape, "num_outputs": 5}
     patches = build(body, **settings).embed(x, valid)
-    rows, places = (torch.randint(most, (30,), generator=generator) for most in (3, patches.x.shape[1]))
-    for made in (Patch("random"), Overlap("random"), Multiscale("random", pooled_tokens=10**6, filters=4)):
+    rows, places = (
+        torch.randint(most, (30,), generator=generator) for most in (3, patches.x.shape[1])
+    )
+    for made in (
+        Patch("random"),
+        Overlap("random"),
+        Multiscale("random", pooled_tokens=10**6, filters=4),
+    ):
         model = build(body, embedder=made, **settings)
         tokens, outputs = model.embed(x, valid), model(x, valid)
         assert (tokens.x.shape, tokens.grid) == (patches.x.shape, patches.grid)
@@ -74,14 +86,22 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
             weight = bank.weight[scale, number].numpy()
             answers = []
             for position in range(16, 24):
-                window = x[0, :, position - 4 * spacing : position + 4 * spacing + 1 : spacing].numpy()
+                window = x[
+                    0, :, position - 4 * spacing : position + 4 * spacing + 1 : spacing
+                ].numpy()
                 window = window - window.mean(1, keepdims=True)
-                correlation = (weight * window).sum() / np.linalg.norm(weight) / np.linalg.norm(window)
+                correlation = (
+                    (weight * window).sum() / np.linalg.norm(weight) / np.linalg.norm(window)
+                )
                 answers.append(correlation * np.sqrt(window.size))
             largest, share = features[7 * scale + 3 + number], features[7 * scale + number]
-            assert float(largest) == pytest.approx(max(answers), rel=0.1)  # less by the size of a flat window
+            assert float(largest) == pytest.approx(
+                max(answers), rel=0.1
+            )  # less by the size of a flat window
             above = np.array(answers) > (-1, 0, 1)[number]  # the thresholds of three filters
-            assert abs((float(share) + 1) / 2 - above.mean()) <= 1 / 8 + 1e-6  # one answer at the threshold
+            assert (
+                abs((float(share) + 1) / 2 - above.mean()) <= 1 / 8 + 1e-6
+            )  # one answer at the threshold
 
 
 @torch.no_grad()

@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.models.geometry import fold_shape, from_canvas, layout, smallest_kernel, to_canvas, token_grid
+from orca_cli.models.geometry import (
+    fold_shape,
+    from_canvas,
+    layout,
+    smallest_kernel,
+    to_canvas,
+    token_grid,
+)
 from orca_cli.models.predictors import shuffle
 from tests.properties import examples
 
@@ -25,7 +32,9 @@ def test_the_papers_examples():
     assert layout((4, 1000), max_tokens=512, canvas=None).kernel == 2  # DeepSEA, RoBERTa
     swin = layout((3, 85, 85), max_tokens=3136, canvas=(224, 224))  # Darcy, Swin base
     assert (swin.kernel, swin.grid) == (4, (56, 56))
-    assert layout((1, 997), max_tokens=512, canvas=None).tokens == 499  # a prime length keeps its resolution
+    assert (
+        layout((1, 997), max_tokens=512, canvas=None).tokens == 499
+    )  # a prime length keeps its resolution
 
 
 @examples(100)
@@ -60,7 +69,12 @@ def test_canvas_and_back_keeps_a_smooth_signal():
 
 
 @examples(50)
-@given(depth=st.integers(1, 40), height=st.integers(1, 6), width=st.integers(1, 6), channels=st.integers(1, 3))
+@given(
+    depth=st.integers(1, 40),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.integers(1, 3),
+)
 def test_slices_of_a_volume_lie_side_by_side(depth, height, width, channels):
     rows, columns = fold_shape(depth)
     canvas = (rows * height, columns * width)  # neither resized nor, for these depths, resampled

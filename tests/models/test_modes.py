@@ -22,7 +22,9 @@ from orca_cli.models.finetuning.modes import (
 from orca_cli.models.transfer import twin
 from tests.models.conftest import build
 
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
+needs_peft = pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None, reason="the extra lora is not installed"
+)
 SHAPES = {"bert": (2, 40), "gpt2": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
 
 
@@ -52,15 +54,22 @@ MODES = {
     "bitfit, swin": ("swin", BitFit),
     "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
     "prompt, vit": ("vit", lambda: Prompt(tokens=3, depth="deep", train_embedder=False)),
-} | {f"{mode.__name__.lower()}, swin": ("swin", mode) for mode in (Frozen, Full, Head, LayerNorm, Scratch)}
+} | {
+    f"{mode.__name__.lower()}, swin": ("swin", mode)
+    for mode in (Frozen, Full, Head, LayerNorm, Scratch)
+}
 
 
 def without_adapters(model):
     """Return the names that each mode without parameters of its own trains."""
 
     def of_body(kind):
-        modules = ((path, part) for path, part in model.body.named_modules() if isinstance(part, kind))
-        return {f"body.{path}.{key}" for path, part in modules for key, _ in part.named_parameters()}
+        modules = (
+            (path, part) for path, part in model.body.named_modules() if isinstance(part, kind)
+        )
+        return {
+            f"body.{path}.{key}" for path, part in modules for key, _ in part.named_parameters()
+        }
 
     everything = {name for name, _ in model.named_parameters()}
     norms, linears = of_body(torch.nn.LayerNorm), of_body(torch.nn.Linear)
@@ -98,7 +107,9 @@ def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back
     assert any(key.startswith("predictor.") for key in changed)
     inner_names = {key for key in names if key.startswith("body.")}
     assert bool(inner_names) == (mode not in (Frozen, Head))
-    assert not inner_names or len(inner_names & changed) > len(inner_names) / 2  # biases of keys have no gradient
+    assert (
+        not inner_names or len(inner_names & changed) > len(inner_names) / 2
+    )  # biases of keys have no gradient
     mode().apply(model)  # changes nothing
     assert set(trained(model)) == names
     assert model.state_dict().keys() == before.keys()
@@ -171,11 +182,16 @@ def test_padding_and_the_future_stay_out_with_a_prompt(make):
 def test_a_body_that_cannot_take_a_mode_says_why(make):
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
-    with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
+    with pytest.raises(
+        ConfigError,
+        match="no linear layers of the roles query, value; allowed for this body: output",
+    ):
         LoRA().apply(model)
     with pytest.raises(ConfigError, match="takes no tokens before those of the input; use another"):
         Prompt().apply(make("swin"))
-    with pytest.raises(ConfigError, match="a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24"):
+    with pytest.raises(
+        ConfigError, match="a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24"
+    ):
         Prompt(tokens=40).apply(make("gpt2"))
     state = trained_state(model)
     Head().apply(model)

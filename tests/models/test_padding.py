@@ -49,7 +49,9 @@ def test_garbage_in_padding_changes_nothing(load_body, name, made, kind, shape):
 @pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_stage_2_compares_valid_tokens_only(load_body, made, features):
-    model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)).eval()
+    model = build(
+        load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)
+    ).eval()
     lengths = [30, 11, 5, 1]
     x, valid = padded((2, 30), lengths)
     clouds = []
@@ -57,7 +59,9 @@ def test_stage_2_compares_valid_tokens_only(load_body, made, features):
         values = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
         samples = ArraySamples(values, np.zeros(4, np.int64), valid.numpy())
         draws = [Draw(np.array([i]), 100, np.random.default_rng(0)) for i in range(4)]
-        clouds.append(embed_points(model, SimpleNamespace(move=lambda batch: batch), samples, draws, features))
+        clouds.append(
+            embed_points(model, SimpleNamespace(move=lambda batch: batch), samples, draws, features)
+        )
     sizes = [-(-length // 4) if features == "tokens" else 1 for length in lengths]
     assert [len(cloud) for cloud in clouds[0]] == sizes
     assert all(torch.equal(*pair) for pair in zip(*clouds, strict=True))
@@ -74,7 +78,9 @@ def seen(model, valid):
     """Return [STEPS, STEPS] bool: whether the output at a row's position depends on the input at a column's."""
     x = torch.randn(1, 5, STEPS, generator=torch.Generator().manual_seed(0), requires_grad=True)
     outputs = model(x, valid)[0].sum(0)
-    rows = [torch.autograd.grad(value, x, retain_graph=True)[0][0].abs().sum(0) for value in outputs]
+    rows = [
+        torch.autograd.grad(value, x, retain_graph=True)[0][0].abs().sum(0) for value in outputs
+    ]
     return torch.stack(rows) > 0
 
 

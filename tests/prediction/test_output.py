@@ -37,7 +37,9 @@ def test_the_same_for_parts_of_any_size(suffix, tmp_path):
         for arrays in map(np.load, paths):
             assert np.array_equal(arrays["outputs"], LOGITS)
             assert arrays["id"].tolist() == ids
-            np.testing.assert_allclose(arrays["probability"], torch.softmax(torch.from_numpy(LOGITS), 1), rtol=1e-5)
+            np.testing.assert_allclose(
+                arrays["probability"], torch.softmax(torch.from_numpy(LOGITS), 1), rtol=1e-5
+            )
     else:
         assert len({path.read_bytes() for path in paths}) == 1
 
@@ -64,16 +66,36 @@ def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, 
 def test_labels_called_like_other_columns_keep_their_own():
     names = ("index", "p_index", "prediction")
     _, columns = output.parts_of([LOGITS[:5], LOGITS], decoder("labels", names=names), None)
-    assert list(columns) == ["index", "index_", "p_index", "prediction", "p_index_", "p_p_index", "p_prediction"]
+    assert list(columns) == [
+        "index",
+        "index_",
+        "p_index",
+        "prediction",
+        "p_index_",
+        "p_p_index",
+        "p_prediction",
+    ]
     assert columns["index"].tolist() == list(range(5, 35))
     assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).astype(int).tolist()
-    np.testing.assert_allclose(columns["p_prediction"], torch.sigmoid(torch.from_numpy(LOGITS[:, 2])), rtol=1e-6)
+    np.testing.assert_allclose(
+        columns["p_prediction"], torch.sigmoid(torch.from_numpy(LOGITS[:, 2])), rtol=1e-6
+    )
 
 
 def test_texts_in_csv_are_neither_formulas_nor_commands():
-    cases = {"=1+1": "'=1+1", "@a": "'@a", "-1.5": "-1.5", "+3": "+3", "-x": "'-x", "a,b": "a,b", "\x1b[2J": "\\x1b[2J"}
+    cases = {
+        "=1+1": "'=1+1",
+        "@a": "'@a",
+        "-1.5": "-1.5",
+        "+3": "+3",
+        "-x": "'-x",
+        "a,b": "a,b",
+        "\x1b[2J": "\\x1b[2J",
+    }
     for name, shown in (cases | {"-": "-"}).items():  # a class; alone it computes nothing
-        text = "".join(output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}]))
+        text = "".join(
+            output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}])
+        )
         assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
 
 
@@ -91,14 +113,19 @@ def test_classes_in_the_form_of_the_data():
 
 
 def test_labels_are_scored_as_whole_sets():
-    logits, targets = RNG.normal(size=(50, 4)).astype(np.float32), RNG.integers(0, 2, (50, 4)).astype(np.float32)
+    logits, targets = (
+        RNG.normal(size=(50, 4)).astype(np.float32),
+        RNG.integers(0, 2, (50, 4)).astype(np.float32),
+    )
     targets[:20] = logits[:20] > 0
     decoder = Decoder(TargetForm("labels", 4), 4)
     assert decoder.score(logits, targets) == accuracy_score(targets, logits >= 0)
     unknown = targets.copy()
     unknown[:, 1] = np.nan
     kept = [0, 2, 3]
-    assert decoder.score(logits, unknown) == accuracy_score(targets[:, kept], (logits >= 0)[:, kept])
+    assert decoder.score(logits, unknown) == accuracy_score(
+        targets[:, kept], (logits >= 0)[:, kept]
+    )
     unknown[1:], unknown[0, 0] = np.nan, logits[0, 0] < 0
     assert decoder.score(logits, unknown) == 0.0  # what is unknown is neither right nor wrong
 
@@ -109,11 +136,14 @@ def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form, unknown):
     shape = (40, 2, 5) if form.kind == "maps" else (40, 2)
     targets = RNG.normal(size=shape)
     outputs = targets + RNG.normal(size=shape) * 0.3
-    targets[:10, 0] = targets[:unknown, 1] = np.nan  # where all of an output are unknown, the other one alone counts
+    targets[:10, 0] = targets[:unknown, 1] = (
+        np.nan
+    )  # where all of an output are unknown, the other one alone counts
     counted = [k for k in (0, 1) if not np.isnan(targets[:, k]).all()]
     rows = [~np.isnan(targets[:, k].ravel()) for k in counted]
     by_output = [
-        r2_score(targets[:, k].ravel()[row], outputs[:, k].ravel()[row]) for k, row in zip(counted, rows, strict=True)
+        r2_score(targets[:, k].ravel()[row], outputs[:, k].ravel()[row])
+        for k, row in zip(counted, rows, strict=True)
     ]
     decoder = Decoder(form, 2)
     assert decoder.score(outputs, targets) == pytest.approx(np.mean(by_output))

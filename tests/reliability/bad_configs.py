@@ -39,7 +39,12 @@ FREE = {
     "task.table", "task.file", "task.delimiter", "source.label", "source.sequence",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
-FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
+FREE_IN = {
+    ("arrays", "task.validation"),
+    ("arrays", "task.test"),
+    ("table", "task.validation"),
+    ("table", "task.test"),
+}
 # Settings that may be 0.
 MAY_BE_ZERO = {
     "seed", "align.source_seed",
@@ -78,7 +83,10 @@ def settings() -> list[Setting]:
     """Return all settings: those of the schema once, and those of every shipped file."""
     all_settings = list(_schema(Config, ""))
     for path in sorted(CONF.rglob("*.yaml")):
-        group, name = path.parent.relative_to(CONF).parts[:1], path.relative_to(CONF).with_suffix("").as_posix()
+        group, name = (
+            path.parent.relative_to(CONF).parts[:1],
+            path.relative_to(CONF).with_suffix("").as_posix(),
+        )
         if group and group[0] not in ("space", "hparams", "departures"):
             all_settings += _file_settings(group[0], name, yaml.safe_load(path.read_text()) or {})
     return all_settings
@@ -109,15 +117,25 @@ def _file_settings(group: str, name: str, content: dict[str, Any]) -> Iterator[S
             if "." in key:
                 yield Setting(name, ("-m", f"study={stem}", *more), key)
         return
-    whole = {group: content if group in ("source", "metric", "finetune", "tracker") else content.get(group)}
+    whole = {
+        group: content
+        if group in ("source", "metric", "finetune", "tracker")
+        else content.get(group)
+    }
     if group == "protocol":
-        whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}
+        whole = {
+            key: value
+            for key, value in content.items()
+            if key not in ("defaults", "protocol", "hydra")
+        }
     for top, subtree in whole.items():
         if isinstance(subtree, dict):
             yield from _node_settings(name, tuple(base), top, subtree)
 
 
-def _node_settings(name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]) -> Iterator[Setting]:
+def _node_settings(
+    name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]
+) -> Iterator[Setting]:
     hints: dict[str, Any] = {}
     target = node.get("_target_")
     if target:
@@ -125,7 +143,12 @@ def _node_settings(name: str, base: tuple[str, ...], prefix: str, node: dict[str
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
     for key, value in node.items():
         full = f"{prefix}.{key}"
-        if key == "_target_" or full in ("task.data", "source.data", "task.departures", "task.hparams"):
+        if key == "_target_" or full in (
+            "task.data",
+            "source.data",
+            "task.departures",
+            "task.hparams",
+        ):
             continue
         if isinstance(value, dict):
             yield from _node_settings(name, base, full, value)
@@ -151,14 +174,20 @@ def wrong_values(setting: Setting) -> Iterator[Case]:
         return
     kinds = set(_kinds(setting.hint))
     is_number, is_text, is_list = bool(kinds & {int, float}), str in kinds, list in kinds
-    is_word, is_whole = is_text and int not in kinds, int in kinds and float not in kinds and not is_text
+    is_word, is_whole = (
+        is_text and int not in kinds,
+        int in kinds and float not in kinds and not is_text,
+    )
     values = {
         "{a:1}": True, "nan": not is_text, "inf": True, "[1]": not is_list, "null": type(None) not in kinds,
         "true": is_text or is_list or is_number, "2.5": is_word or is_whole, "1" + "0" * 30: is_whole,
         "3": is_word or bool in kinds or (is_list and not is_number), "maybe": bool in kinds and not is_list,
         "abc": is_list or (is_number and not is_text),
     }  # fmt: skip
-    for value in [*(value for value, is_wrong in values.items() if is_wrong), *_out_of_range(setting, kinds)]:
+    for value in [
+        *(value for value, is_wrong in values.items() if is_wrong),
+        *_out_of_range(setting, kinds),
+    ]:
         yield Case((*setting.base, f"{setting.key}={value}"), setting.key)
 
 

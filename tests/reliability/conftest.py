@@ -14,7 +14,10 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.cli import main
-from tests.cli.conftest import ROOT, environment, fork, home, orca, refused, run_folders, small, start, tiny  # noqa: F401 - fixtures
+from tests.cli.conftest import (
+    ROOT,
+    run_folders,
+)  # noqa: F401 - fixtures
 from tests.tiers import Scorecard
 
 
@@ -70,7 +73,9 @@ def process(environment):  # noqa: F811
         variables |= {"PYTHONPATH": str(ROOT)} | (more or {})
         start_s = time.monotonic()
         command = [*before, sys.executable, "-m", "orca_cli", *map(str, words)]
-        done = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, timeout=600, **settings)
+        done = subprocess.run(
+            command, env=variables, stderr=subprocess.PIPE, text=True, timeout=600, **settings
+        )
         return done.returncode, done.stderr, time.monotonic() - start_s
 
     return call
@@ -99,7 +104,12 @@ def reports_error(result, code, *words):
     """Return whether a call of `process` failed with one error line that contains all of `words`."""
     actual, err, _ = result
     lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
-    return actual == code and len(lines) == 1 and "Traceback" not in err and all(word in lines[0] for word in words)
+    return (
+        actual == code
+        and len(lines) == 1
+        and "Traceback" not in err
+        and all(word in lines[0] for word in words)
+    )
 
 
 def error_line(case, code):
@@ -120,7 +130,13 @@ def with_site(folder: Path, code: str = "") -> dict[str, str]:
 
 # All three stages on a body with dropout, weights chosen by validation, and a checkpoint after every step.
 SHORT = [
-    *("align.epochs=4", "train.epochs=3", "train.checkpoint_s=0", "source.size=120", "align.source_points=100"),
+    *(
+        "align.epochs=4",
+        "train.epochs=3",
+        "train.checkpoint_s=0",
+        "source.size=120",
+        "align.source_points=100",
+    ),
     *("align.classes_per_problem=0", "task.train_size=50", "--quiet"),
 ]
 EXACT = ["weights_sha256", "error", "validation_error", "trivial_error"]
@@ -130,8 +146,13 @@ EXACT += ["metric_value", "splits", "selected", "inexact"]
 def outcome(run: Path) -> dict:
     """Return all of a completed run that has to be equal bit by bit."""
     result = json.loads((run / "result.json").read_text())
-    lines = {stage: storage.read_json_lines(run / stage / "metrics.jsonl") for stage in ("2_align", "3_finetune")}
-    steps = [{key: value for key, value in line.items() if key != "seconds"} for line in lines["2_align"]]
+    lines = {
+        stage: storage.read_json_lines(run / stage / "metrics.jsonl")
+        for stage in ("2_align", "3_finetune")
+    }
+    steps = [
+        {key: value for key, value in line.items() if key != "seconds"} for line in lines["2_align"]
+    ]
     return {key: result[key] for key in EXACT} | {"epochs": lines["3_finetune"], "steps": steps}
 
 
@@ -147,7 +168,12 @@ def completed(fork, words, runs: Path) -> dict:  # noqa: F811
 
 def killed(fork, words, runs: Path, phase: str, number: int, delay_s: float = 0.0) -> bool:  # noqa: F811
     """Start a run that is killed in a phase; returns whether it was, and did not end before."""
-    case = fork("run", *words, f"paths.runs={runs}", hook=f"tests.reliability.phases:kill:{phase}:{number}:{delay_s}")
+    case = fork(
+        "run",
+        *words,
+        f"paths.runs={runs}",
+        hook=f"tests.reliability.phases:kill:{phase}:{number}:{delay_s}",
+    )
     return case.wait(600) in (-signal.SIGKILL, -signal.SIGALRM)
 
 

@@ -69,17 +69,27 @@ class Bench:
         """Start a driver of the sweep; an undisturbed one is of this machine, and has its own folder of runs."""
         on, runs = ("local", self.folder / "undisturbed") if undisturbed else (self.on, self.runs)
         seeds = [*map(str, range(self.jobs)), *[str(DEADLY)] * (self.deadly and not undisturbed)]
-        command = ["run", "-m", *_SMALL.split(), f"body.checkpoint={self.body}", f"seed={','.join(seeds)}"]
+        command = [
+            "run",
+            "-m",
+            *_SMALL.split(),
+            f"body.checkpoint={self.body}",
+            f"seed={','.join(seeds)}",
+        ]
         command += ["--on", on, "--threads", "1", *(["--at-once", "2"] if on == "local" else [])]
         variables = {"PYTHONPATH": self.path, "ORCA_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
         variables |= {"ORCA_HOME": str(self.folder / "home")} | self.variables
         hook = f"hold:{self._held}" if on == "local" else f"driver:{self.folder / 'site'}"
         hook = "" if undisturbed else f"tests.reliability.job_faults:{hook}"
-        self.drivers.append(self._server.start([*command, *words], more=variables, hook=hook, folder=self.folder))
+        self.drivers.append(
+            self._server.start([*command, *words], more=variables, hook=hook, folder=self.folder)
+        )
         return self.drivers[-1]
 
     def logs(self) -> str:
-        return "\n".join(f"driver {number}:\n{one.out}{one.err}" for number, one in enumerate(self.drivers))
+        return "\n".join(
+            f"driver {number}:\n{one.out}{one.err}" for number, one in enumerate(self.drivers)
+        )
 
     def wait(self, what: Any) -> Any:
         """Return what a function returns once that is true."""
@@ -93,7 +103,9 @@ class Bench:
         """Wait until at least so many jobs that no fault has hit wait in stage 3; returns their processes."""
 
         def jobs():
-            assert any(one.poll() is None for one in self.drivers), f"all drivers have ended\n{self.logs()}"
+            assert any(one.poll() is None for one in self.drivers), (
+                f"all drivers have ended\n{self.logs()}"
+            )
             found = [pid for pid in held_jobs(self._held) if pid not in self._hit]
             return found if len(found) >= number else []
 
@@ -118,7 +130,11 @@ class Bench:
         (self._held / HELD).unlink()
         codes = [one.wait(_DEADLINE_S) for one in self.drivers]
         expected = (3 if self.deadly else 0, -signal.SIGKILL)
-        return [f"driver {number} ended with {code}" for number, code in enumerate(codes) if code not in expected]
+        return [
+            f"driver {number} ended with {code}"
+            for number, code in enumerate(codes)
+            if code not in expected
+        ]
 
     def problems(self) -> list[str]:
         """Return what differs from undisturbed runs, which are made here."""
@@ -148,7 +164,9 @@ def engine(bench: Bench, nodes: int = 1) -> Iterator[Any]:
             from ray.cluster_utils import Cluster
 
             with patch.dict(os.environ, PYTHONPATH=bench.path):
-                cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+                cluster = Cluster(
+                    initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+                )
                 try:
                     for _ in range(nodes):
                         cluster.add_node(num_cpus=1)
@@ -189,8 +207,29 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
 
 FAULTS = {
     "local": ["job", "second driver", "disk", "driver", "job", "driver"],
-    "ray": ["job", "worker", "disk", "raylet", "driver", "second driver", "job", "worker", "raylet", "driver"],
-    "slurm": ["job", "worker", "disk", "preempt", "driver", "second driver", "job", "worker", "driver"],
+    "ray": [
+        "job",
+        "worker",
+        "disk",
+        "raylet",
+        "driver",
+        "second driver",
+        "job",
+        "worker",
+        "raylet",
+        "driver",
+    ],
+    "slurm": [
+        "job",
+        "worker",
+        "disk",
+        "preempt",
+        "driver",
+        "second driver",
+        "job",
+        "worker",
+        "driver",
+    ],
 }
 
 
@@ -200,12 +239,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=40)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    os.environ["OMP_NUM_THREADS"] = "1"  # before the server loads torch: the number of threads decides the last bits
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # before the server loads torch: the number of threads decides the last bits
+    )
     with Server(folder) as server:
         bench, begun = Bench(server, folder, arguments.on, arguments.jobs), time.monotonic()
         problems = run(bench, FAULTS[arguments.on])
     seconds = round(time.monotonic() - begun)
-    print(json.dumps(vars(arguments) | {"faults": bench.done, "seconds": seconds, "problems": problems}))  # noqa: T201
+    print(  # noqa: T201
+        json.dumps(
+            vars(arguments) | {"faults": bench.done, "seconds": seconds, "problems": problems}
+        )
+    )
     sys.exit(bool(problems))
 
 

@@ -39,7 +39,9 @@ def jobs(folder: Path, state: str = "") -> list[str]:
 
 def job_of(folder: Path, pid: int) -> str:
     session = str(os.getsid(pid))
-    return next(job for job in jobs(folder, "RUNNING") if read(folder / "jobs" / job, "pid") == session)
+    return next(
+        job for job in jobs(folder, "RUNNING") if read(folder / "jobs" / job, "pid") == session
+    )
 
 
 def end(folder: Path, job: str, state: str) -> None:
@@ -72,7 +74,9 @@ def sbatch(root: Path, words: list[str]) -> int:
     script = Path(words[-1]).read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, flags=re.M))
     number = str(1000 + len({job.name.split("_")[0] for job in (root / "jobs").iterdir()}))
-    size = re.match(r"0-(\d+)", options.get("array", "").strip("'\""))  # submitit submits one job without an array
+    size = re.match(
+        r"0-(\d+)", options.get("array", "").strip("'\"")
+    )  # submitit submits one job without an array
     names = [f"{number}_{task}" for task in range(int(size[1]) + 1)] if size else [number]
     for name in names:
         job = root / "jobs" / name
@@ -82,7 +86,9 @@ def sbatch(root: Path, words: list[str]) -> int:
         write(job, "state", "PENDING")
     for name in names:
         command = [sys.executable, "-P", __file__, "supervise", name]
-        subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
     print(f"Submitted batch job {number}")  # noqa: T201
     return 0
 
@@ -99,9 +105,16 @@ def supervise(root: Path, words: list[str]) -> int:
                 break
         time.sleep(0.1)
     array, _, task = job.name.partition("_")
-    variables = {"SLURM_JOB_ID": array, "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1"}
+    variables = {
+        "SLURM_JOB_ID": array,
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
     variables |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {}
-    process = subprocess.Popen(["bash", str(job / "script")], env=os.environ | variables, start_new_session=True)
+    process = subprocess.Popen(
+        ["bash", str(job / "script")], env=os.environ | variables, start_new_session=True
+    )
     write(job, "pid", str(process.pid))
     code = process.wait()
     if read(job, "state") == "RUNNING":
@@ -127,7 +140,9 @@ def sacct(root: Path, words: list[str]) -> int:
 def scancel(root: Path, words: list[str]) -> int:
     name = next((word.partition("=")[2] for word in words if word.startswith("--name=")), "")
     for job in (root / "jobs").iterdir():
-        if (name and read(job, "name") == name and read(job, "state") == "PENDING") or job.name in words:
+        if (
+            name and read(job, "name") == name and read(job, "state") == "PENDING"
+        ) or job.name in words:
             before = read(job, "state")
             write(job, "state", "CANCELLED by 0")
             if before == "RUNNING":

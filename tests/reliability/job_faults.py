@@ -35,7 +35,9 @@ def hold(folder: str) -> None:
 
     It says so by a file FOLDER/PID (`held_jobs`), and goes on once that or FOLDER/held is taken away, or it is to stop.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal; the tests may themselves run under nohup
+    signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # as in a terminal; the tests may themselves run under nohup
 
     def wait() -> None:
         gate, mark = Path(folder) / HELD, Path(folder) / str(os.getpid())
@@ -49,7 +51,10 @@ def hold(folder: str) -> None:
 
 def held_jobs(folder: Path) -> list[int]:
     """Return the processes of the jobs that wait in a folder, in the order in which they came."""
-    marks = sorted((path for path in folder.iterdir() if path.name != HELD), key=lambda path: path.stat().st_mtime_ns)
+    marks = sorted(
+        (path for path in folder.iterdir() if path.name != HELD),
+        key=lambda path: path.stat().st_mtime_ns,
+    )
     return [int(path.name) for path in marks if lives(path.name)]
 
 
@@ -72,8 +77,22 @@ def stages(argument: str) -> None:
         _fail(faults.get(str(job.config.seed), ""))
         while (run.path.parent.parent / HELD).exists():
             time.sleep(0.01)
-        record = {"error": {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}}
-        record |= {"pid": os.getpid(), "validation_error": 0.5, "trivial_error": 0.5, "seconds": {"finetune": 0.0}}
+        record = {
+            "error": {
+                "name": "0-1 error",
+                "value": 0.5,
+                "n": 2,
+                "skipped": 0,
+                "percent": True,
+                "others": {},
+            }
+        }
+        record |= {
+            "pid": os.getpid(),
+            "validation_error": 0.5,
+            "trivial_error": 0.5,
+            "seconds": {"finetune": 0.0},
+        }
         record |= {"curves": {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}}
         record |= {"selected": {"epoch": 1}, "metric_value": {"before": None, "after": None}}
         run.write_result(record | {"splits": {"test": {"n": 2}}})

@@ -32,7 +32,15 @@ class Call:
         self.module, self.name, self.arguments = module, name, arguments
 
     def code(self) -> bytes:
-        return b"c" + self.module.encode() + b"\n" + self.name.encode() + b"\n" + plain(self.arguments) + b"R"
+        return (
+            b"c"
+            + self.module.encode()
+            + b"\n"
+            + self.name.encode()
+            + b"\n"
+            + plain(self.arguments)
+            + b"R"
+        )
 
 
 def plain(value: Any) -> bytes:
@@ -113,11 +121,20 @@ def payloads(canary: Path) -> dict[str, bytes]:
         ("runpy.run_path", (str(canary.with_suffix(".py")),)),
     ]  # fmt: skip
     call: dict[str, Any] = {
-        title: Call(*title.rsplit(".", 1), *arguments) for titles, arguments in alike for title in titles.split()
+        title: Call(*title.rsplit(".", 1), *arguments)
+        for titles, arguments in alike
+        for title in titles.split()
     }
     # Their names as they have been counted.
-    names = {"numpy.testing._private.utils.runstring": "numpy runstring", "pickle.loads": "nested pickle"}
-    names |= {"_pickle.loads": "nested _pickle", "numpy.load": "nested numpy", "joblib.load": "nested joblib"}
+    names = {
+        "numpy.testing._private.utils.runstring": "numpy runstring",
+        "pickle.loads": "nested pickle",
+    }
+    names |= {
+        "_pickle.loads": "nested _pickle",
+        "numpy.load": "nested numpy",
+        "joblib.load": "nested joblib",
+    }
     names |= {"pandas.io.pickle.read_pickle": "nested unpickler"}
     call = {names.get(title, title): value for title, value in call.items()}
     call |= {
@@ -126,21 +143,35 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "pkgutil.resolve_name": called(Call("pkgutil", "resolve_name", "os:system"), command),
         "pydoc.locate": called(Call("pydoc", "locate", "os.system"), command),
         "getattr of a module": called(Call("builtins", "getattr", module, "system"), command),
-        "__import__": called(Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command),
+        "__import__": called(
+            Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command
+        ),
         "functools.partial": called(Call("functools", "partial", system, command)),
-        "partial by state": called(Raw(plain(partial) + plain((system, (command,), {}, None)) + b"b")),
-        "operator.methodcaller": called(Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)),
-        "operator.attrgetter": called(called(Call("operator", "attrgetter", "system"), module), command),
+        "partial by state": called(
+            Raw(plain(partial) + plain((system, (command,), {}, None)) + b"b")
+        ),
+        "operator.methodcaller": called(
+            Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)
+        ),
+        "operator.attrgetter": called(
+            called(Call("operator", "attrgetter", "system"), module), command
+        ),
         "map": Call("builtins", "list", Call("builtins", "map", system, [command])),
         "filter": Call("builtins", "list", Call("builtins", "filter", system, [command])),
-        "map by NEWOBJ": Call("builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")),
+        "map by NEWOBJ": Call(
+            "builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")
+        ),
         "code object": called(Call("types", "FunctionType", code, Raw(_GLOBALS))),
     }
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
     contents = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        contents[f"system in protocol {protocol}"] = pickle.dumps(Reduced(os.system, command), protocol=protocol)
-        contents[f"eval in protocol {protocol}"] = pickle.dumps(Reduced(eval, python), protocol=protocol)
+        contents[f"system in protocol {protocol}"] = pickle.dumps(
+            Reduced(os.system, command), protocol=protocol
+        )
+        contents[f"eval in protocol {protocol}"] = pickle.dumps(
+            Reduced(eval, python), protocol=protocol
+        )
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
     contents |= {
         "by INST": f"(S'{command}'\nios\nsystem\n.".encode(),
@@ -152,7 +183,9 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "as a dtype's name": whole(Call("numpy", "dtype", evil)),
         "as an array's state": whole(Raw(array + plain((1, (1,), evil, False, b"")) + b"b")),
         "behind an array": whole([Raw(array), evil]),
-        "in an array of objects": pickle.dumps(np.array([Reduced(operator.call, Reduced(os.system, command))], object)),
+        "in an array of objects": pickle.dumps(
+            np.array([Reduced(operator.call, Reduced(os.system, command))], object)
+        ),
         "by an extension code": b"\x80\x02\x82\xf0" + plain((command,)) + b"R.",
     }
     return contents
@@ -174,7 +207,9 @@ def leaks(secret: Path) -> dict[str, bytes]:
     return {
         "linecache": whole(Call("linecache", "getlines", path)),
         "fileinput": whole(Call("builtins", "list", Call("fileinput", "input", path))),
-        "Path.read_text": whole(Call("pathlib", "Path.read_text", Call("pathlib", "Path", path)), 4),
+        "Path.read_text": whole(
+            Call("pathlib", "Path.read_text", Call("pathlib", "Path", path)), 4
+        ),
         "numpy.fromfile": whole(Call("builtins", "bytes", Call("numpy", "fromfile", path, "u1"))),
         "open": whole(Call("builtins", "list", Call("builtins", "open", path))),
     }
@@ -182,7 +217,9 @@ def leaks(secret: Path) -> dict[str, bytes]:
 
 def _npy_of_objects(content: bytes) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)}
+    )
     return buffer.getvalue() + content
 
 
@@ -193,12 +230,24 @@ def _zipped(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _torch_zip(path: Path, content: bytes) -> None:
-    _zipped(path, {"a/data.pkl": content, "a/version": b"3\n", "a/byteorder": b"little", "a/.format_version": b"1"})
+    _zipped(
+        path,
+        {
+            "a/data.pkl": content,
+            "a/version": b"3\n",
+            "a/byteorder": b"little",
+            "a/.format_version": b"1",
+        },
+    )
 
 
 def _torch_legacy(path: Path, content: bytes) -> None:
     # Magic number, protocol, system, then what is stored, then the keys of storages.
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    system = {
+        "protocol_version": 1001,
+        "little_endian": True,
+        "type_sizes": {"short": 2, "int": 4, "long": 4},
+    }
     heads = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, system)]
     path.write_bytes(b"".join(heads) + content + pickle.dumps([], protocol=2))
 
@@ -210,14 +259,20 @@ def _matlab(path: Path, content: bytes) -> None:
 def _lmdb(path: Path, content: bytes) -> None:
     import lmdb as library
 
-    with library.open(str(path), map_size=2**20, subdir=False) as database, database.begin(write=True) as transaction:
+    with (
+        library.open(str(path), map_size=2**20, subdir=False) as database,
+        database.begin(write=True) as transaction,
+    ):
         transaction.put(b"0", content)
 
 
 def _load_lmdb(path: Path) -> Any:
     import lmdb as library
 
-    with library.open(str(path), subdir=False, readonly=True, lock=False) as database, database.begin() as transaction:
+    with (
+        library.open(str(path), subdir=False, readonly=True, lock=False) as database,
+        database.begin() as transaction,
+    ):
         return pickle.loads(transaction.get(b"0"))
 
 
@@ -238,7 +293,11 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
     ),
     "pickle named npy": (Path.write_bytes, ".npy", _load_numpy),
-    "npy of objects": (lambda path, content: path.write_bytes(_npy_of_objects(content)), ".npy", _load_numpy),
+    "npy of objects": (
+        lambda path, content: path.write_bytes(_npy_of_objects(content)),
+        ".npy",
+        _load_numpy,
+    ),
     "npz of objects": (
         lambda path, content: _zipped(path, {"x.npy": _npy_of_objects(content)}),
         ".npz",
@@ -275,7 +334,11 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     if form == "gzip":
         return [lambda: unpickle(path, gzipped=True), lambda: read_here(text, gzipped=True)]
     if form in ("pickle named npy", "npy of objects"):
-        return [lambda: unpickle(path), lambda: read_here(text), lambda: arrays.open_arrays(path, "task.train")]
+        return [
+            lambda: unpickle(path),
+            lambda: read_here(text),
+            lambda: arrays.open_arrays(path, "task.train"),
+        ]
     if form == "npz of objects":
         return [lambda: arrays.open_arrays(path, "task.train")["x"].read()]
     if form == "LMDB":

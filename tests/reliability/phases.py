@@ -92,7 +92,9 @@ def exhaust(argument: str) -> None:
     place, number = argument.split(":")
 
     def fail() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 15.77 GiB in all")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 15.77 GiB in all"
+        )
 
     # How many steps are timed before the run depends on the machine; the calls that count are the run's.
     replace(("orca_cli.stages.expected_time", "measure"), lambda original: lambda *words: None)
@@ -109,7 +111,9 @@ def _lose_rate() -> None:
 
     def make(original: Callable) -> Callable:
         def call(plan: Any, step: int) -> float:
-            vars(plan).setdefault("first_step", step)  # of this plan: another one measures how long a step takes
+            vars(plan).setdefault(
+                "first_step", step
+            )  # of this plan: another one measures how long a step takes
             return original(plan, step - plan.first_step)
 
         return call
@@ -147,16 +151,24 @@ def _change_checkpoint(change: Callable[[Any], object]) -> None:
 
 def _forget_best(loaded: Any) -> None:
     loaded.kept = dict(loaded.weights)
-    loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
+    loaded.records["lines"] = [
+        line | {"validation_error": -1.0} for line in loaded.records["lines"]
+    ]
 
 
 LOST: dict[str, Callable[[], None]] = {
-    "optimizer": lambda: replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda _: lambda *words: None),
+    "optimizer": lambda: replace(
+        ("orca_cli.training.checkpoint", "restore_optimizer"), lambda _: lambda *words: None
+    ),
     "rate": _lose_rate,
     "dropout": lambda: _draw_by_count(("orca_cli.training.loop", "seeding.seed_torch"), "dropout"),
-    "order": lambda: _draw_by_count(("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"),
+    "order": lambda: _draw_by_count(
+        ("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"
+    ),
     "position": lambda: _change_checkpoint(lambda loaded: setattr(loaded, "step", loaded.step - 1)),
-    "weights": lambda: _change_checkpoint(lambda loaded: next(iter(loaded.weights.values())).mul_(1 + 1e-6)),
+    "weights": lambda: _change_checkpoint(
+        lambda loaded: next(iter(loaded.weights.values())).mul_(1 + 1e-6)
+    ),
     "best": lambda: _change_checkpoint(_forget_best),
     "loss": lambda: _change_checkpoint(lambda loaded: loaded.records.update(loss_sum=0.0)),
 }

@@ -15,7 +15,14 @@ from typing import Any
 from tests.reliability.phases import PHASES, before
 
 _CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
-_EVENTS = {"open": 0, "socket.connect": 1, "subprocess.Popen": 0, "os.system": 0, "os.exec": 0, "os.posix_spawn": 0}
+_EVENTS = {
+    "open": 0,
+    "socket.connect": 1,
+    "subprocess.Popen": 0,
+    "os.system": 0,
+    "os.exec": 0,
+    "os.posix_spawn": 0,
+}
 DENIED = 70  # exit code of the harness where a premise does not hold
 
 
@@ -33,7 +40,11 @@ def without_privileges(folder: str) -> None:
 
 def tree(folder: Path) -> set[str]:
     """Return the paths of all that lies in a folder; links are not followed."""
-    return {os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files)}
+    return {
+        os.path.join(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    }
 
 
 def vanish(argument: str) -> None:
@@ -79,6 +90,8 @@ def watch(log: str) -> None:
 
     def note(event: str, arguments: tuple) -> None:
         if event in _EVENTS:
-            os.write(descriptor, f"{event} {arguments[_EVENTS[event]]!r}\n".encode(errors="replace"))
+            os.write(
+                descriptor, f"{event} {arguments[_EVENTS[event]]!r}\n".encode(errors="replace")
+            )
 
     sys.addaudithook(note)

@@ -17,7 +17,10 @@ POINTS = PHASES | {
     "step": PHASES["finetune"],
     "validation": ("orca_cli.stages.member_training", "predict"),
     "baseline": ("orca_cli.data.untrusted.isolation", "isolated"),
-    "result": ("orca_cli.runs.directory", "RunDirectory.finish"),  # the result is written, and nothing removed
+    "result": (
+        "orca_cli.runs.directory",
+        "RunDirectory.finish",
+    ),  # the result is written, and nothing removed
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that is made once a signal is sent
 

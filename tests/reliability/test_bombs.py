@@ -30,7 +30,9 @@ from tests.untrusted.test_unpickle import dtype, nested_tuples
 FIGURE = "bombs: peak above the limit"
 MIB = 2**20
 _SMALL = 64 * MIB  # where the first bytes of the file give it away
-_LIMIT = 1024 * MIB  # where its instructions have to be followed; the worker itself is stopped at 4 GiB
+_LIMIT = (
+    1024 * MIB
+)  # where its instructions have to be followed; the worker itself is stopped at 4 GiB
 _SECONDS = 5.0
 
 
@@ -49,7 +51,9 @@ def text(size: int) -> bytes:
 
 def colliding(count: int) -> bytes:
     """Numbers that all have one hash."""
-    return b"".join(b"\x8a\x0a" + (1 + i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(count))
+    return b"".join(
+        b"\x8a\x0a" + (1 + i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(count)
+    )
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -64,7 +68,9 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "buffer of a terabyte": lambda: b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
     "bytes of 4 GB": lambda: b"\x80\x04B" + struct.pack("<I", 2**32 - 1) + b"x.",
     "number of 2 GB": lambda: b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
-    "number of 10 MB": lambda: b"\x80\x04\x8b" + struct.pack("<i", 10 * MIB) + b"\x7f" * 10 * MIB + b".",
+    "number of 10 MB": lambda: (
+        b"\x80\x04\x8b" + struct.pack("<i", 10 * MIB) + b"\x7f" * 10 * MIB + b"."
+    ),
     "number of a million digits": lambda: b"I" + b"9" * 10**6 + b"\n.",
     "a million tuples in one another": lambda: b"\x80\x02)" + b"\x85" * 10**6 + b".",
     "a million lists in one another": lambda: b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
@@ -75,11 +81,22 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "hash of tuples of tuples": lambda: nested_tuples(60),
     "keys with one hash": lambda: b"\x80\x02}(" + colliding(150_000) + b"u.",
     "a long key again and again": lambda: (
-        b"\x80\x02" + text(MIB) + b"q\x010" + text(MIB) + b"q\x020}" + b"h\x01Nsh\x02Ns" * 200_000 + b"."
+        b"\x80\x02"
+        + text(MIB)
+        + b"q\x010"
+        + text(MIB)
+        + b"q\x020}"
+        + b"h\x01Nsh\x02Ns" * 200_000
+        + b"."
     ),
-    "a text encoded again and again": lambda: copies(b"c_codecs\nencode\n(h\x01U\x06latin1tR", text(MIB), 20_000),
+    "a text encoded again and again": lambda: copies(
+        b"c_codecs\nencode\n(h\x01U\x06latin1tR", text(MIB), 20_000
+    ),
     "an array turned again and again": lambda: copies(
-        array_head() + b"(I1\n(I131072\nt" + dtype(b"f8").replace(b"S'<'", b"S'>'") + b"I00\nh\x01tb",
+        array_head()
+        + b"(I1\n(I131072\nt"
+        + dtype(b"f8").replace(b"S'<'", b"S'>'")
+        + b"I00\nh\x01tb",
         b"T" + struct.pack("<i", MIB) + b"a" * MIB,
         10_000,
     ),
@@ -87,13 +104,20 @@ PICKLES: dict[str, Callable[[], bytes]] = {
         b"\x80\x02" + array_head(b"(I1\n(I%d\nt" % 2**40) + dtype(b"f8") + b"I00\nU\x01atb."
     ),
     "an empty array of many axes": lambda: (
-        b"\x80\x02" + array_head(b"(I1\n(I0\nI%d\nI%d\nt" % (2**62, 2**62)) + dtype(b"f8") + b"I00\nU\x00tb."
+        b"\x80\x02"
+        + array_head(b"(I1\n(I0\nI%d\nI%d\nt" % (2**62, 2**62))
+        + dtype(b"f8")
+        + b"I00\nU\x00tb."
     ),
 }
 
 
 def header(shape: str, descr: str = "'<f8'", pad: int = 0, version: bytes = b"\x01\x00") -> bytes:
-    body = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * pad + b"\n"
+    body = (
+        f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+        + b" " * pad
+        + b"\n"
+    )
     form = "<H" if version == b"\x01\x00" else "<I"
     return b"\x93NUMPY" + version + struct.pack(form, len(body)) + body
 
@@ -142,7 +166,10 @@ def overlapping(path: Path) -> Path:
     zipped(path, {"x.npy": header("(1,)") + bytes(10 * MIB)})
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")
-    record, end = content[start : content.index(b"PK\x05\x06")], content[content.index(b"PK\x05\x06") :]
+    record, end = (
+        content[start : content.index(b"PK\x05\x06")],
+        content[content.index(b"PK\x05\x06") :],
+    )
     many = b"".join(record.replace(b"x.npy", f"{i:05d}".encode()) for i in range(999))
     tail = bytearray(end)
     struct.pack_into("<HHI", tail, 8, 999, 999, len(many))
@@ -167,8 +194,12 @@ NPZ: dict[str, Callable[[Path], Path]] = {
     "60,000 members declared": lambda path: written(
         path, b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 60_000, 60_000, 2**31, 0, 0)
     ),
-    "2,000 members": lambda path: zipped(path, {f"{i}.npy": b"" for i in range(2000)}, zipfile.ZIP_STORED),
-    "a zip in a zip": lambda path: zipped(path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}),
+    "2,000 members": lambda path: zipped(
+        path, {f"{i}.npy": b"" for i in range(2000)}, zipfile.ZIP_STORED
+    ),
+    "a zip in a zip": lambda path: zipped(
+        path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}
+    ),
     "weights that are deflated": lambda path: zipped(
         path, {"a/data.pkl": bytes(64 * MIB), "a/data/0": bytes(64 * MIB)}
     ),
@@ -180,8 +211,14 @@ def _deflated_zeros(size: int) -> bytes:
     """A compressed variable y whose content is `size` bytes of zeros."""
     packer = zlib.compressobj(9)
     head = struct.pack("<II", 14, size) + element(6, struct.pack("<II", 6, 0))
-    head += element(5, struct.pack("<2i", 1, size // 8)) + element(1, b"y") + struct.pack("<II", 9, size)
-    packed = packer.compress(head) + b"".join(packer.compress(bytes(16 * MIB)) for _ in range(size // (16 * MIB)))
+    head += (
+        element(5, struct.pack("<2i", 1, size // 8))
+        + element(1, b"y")
+        + struct.pack("<II", 9, size)
+    )
+    packed = packer.compress(head) + b"".join(
+        packer.compress(bytes(16 * MIB)) for _ in range(size // (16 * MIB))
+    )
     packed += packer.flush()
     return struct.pack("<II", 15, len(packed)) + packed
 
@@ -189,7 +226,9 @@ def _deflated_zeros(size: int) -> bytes:
 MATLAB: dict[str, Callable[[Path], Path]] = {
     "shape of 2**60": lambda path: mat5(path, variable("x", (2**30, 2**30), element(9, bytes(8)))),
     "2**30 cells": lambda path: mat5(path, variable("x", (2**30, 1), element(9, bytes(8)), kind=1)),
-    "text of 2**30 letters": lambda path: mat5(path, variable("x", (1, 2**30), element(16, b"abc"), kind=4)),
+    "text of 2**30 letters": lambda path: mat5(
+        path, variable("x", (1, 2**30), element(16, b"abc"), kind=4)
+    ),
     "64 KB become 64 MB that are no variable": lambda path: mat5(path, deflated(bytes(64 * MIB))),
     "a name of 64 MB": lambda path: mat5(
         path, deflated(struct.pack("<II", 14, 64 * MIB) + element(1, b"a" * 64 * MIB))
@@ -200,7 +239,10 @@ MATLAB: dict[str, Callable[[Path], Path]] = {
 
 def lmdb_file(path: Path, change: Callable[[bytearray], None]) -> Path:
     library = pytest.importorskip("lmdb")
-    with library.open(str(path), map_size=2**22, subdir=False) as database, database.begin(write=True) as transaction:
+    with (
+        library.open(str(path), map_size=2**22, subdir=False) as database,
+        database.begin(write=True) as transaction,
+    ):
         for i in range(300):
             transaction.put(str(i).encode(), b"v" * 100)
     content = bytearray(path.read_bytes())
@@ -258,16 +300,24 @@ def gzipped(path: Path, size: int, head: bytes = b"") -> Path:
 
 ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "a tar that declares a terabyte": lambda path: tarred(path.with_suffix(".tar"), "a", 2**40),
-    "a long name of a terabyte": lambda path: tarred(path.with_suffix(".tar"), "././@LongLink", 2**40),
+    "a long name of a terabyte": lambda path: tarred(
+        path.with_suffix(".tar"), "././@LongLink", 2**40
+    ),
     "0.5 MB become 0.5 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**29),
-    "0.5 GB behind a tar": lambda path: gzipped(path.with_suffix(".gz"), 2**29, tarfile.TarInfo("a").tobuf()),
+    "0.5 GB behind a tar": lambda path: gzipped(
+        path.with_suffix(".gz"), 2**29, tarfile.TarInfo("a").tobuf()
+    ),
     "a zip of 0.5 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**29),
     "members over one another": lambda path: overlapping(path.with_suffix(".zip")),
 }
 
 
 def peak_of(pid: str) -> int:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    (line,) = [
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    ]
     return int(line.split()[1]) * 1024
 
 
@@ -282,7 +332,10 @@ class Peak:
         self.seconds = self._cpu()
 
     def _cpu(self) -> float:
-        seconds = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        seconds = sum(
+            sum(resource.getrusage(who)[:2])
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
         with suppress(OSError):
             fields = Path(f"/proc/{self.pids[1]}/stat").read_text().rpartition(")")[2].split()
             seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -295,7 +348,9 @@ class Peak:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc"),
+    pytest.mark.skipif(
+        not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc"
+    ),
 ]
 
 
@@ -311,14 +366,25 @@ def read_members(path: Path) -> None:
         array.read()
 
 
-def bombs(contents: dict[str, Any], write: Callable[[Path, Any], Path]) -> dict[str, Callable[[Path], Path]]:
-    return {name: lambda path, content=content: write(path, content) for name, content in contents.items()}
+def bombs(
+    contents: dict[str, Any], write: Callable[[Path, Any], Path]
+) -> dict[str, Callable[[Path], Path]]:
+    return {
+        name: lambda path, content=content: write(path, content)
+        for name, content in contents.items()
+    }
 
 
 # What is read, and the ending of its files -> what writes each of them, what reads it, and the limit of memory.
 # SciPy inflates 128 KiB at a time, which become 132 MiB at most.
-FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callable[[Path], Any], int]] = {
-    ("pickle", ".pkl"): (bombs(PICKLES, lambda path, make: written(path, make())), unpickle, _LIMIT),
+FAMILIES: dict[
+    tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callable[[Path], Any], int]
+] = {
+    ("pickle", ".pkl"): (
+        bombs(PICKLES, lambda path, make: written(path, make())),
+        unpickle,
+        _LIMIT,
+    ),
     ("pickle in gzip", ".gz"): (
         bombs(GZIPPED, lambda path, head: gzipped(path, 2**29, head)),
         lambda path: unpickle(path, max_bytes=2**27, gzipped=True),
@@ -331,7 +397,11 @@ FAMILIES: dict[tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callabl
     ),
     ("npz", ".npz"): (NPZ, read_members, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
-    ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(tape.values(path, map(str, range(300)))), _SMALL),
+    ("LMDB", ".mdb"): (
+        bombs(LMDB, lmdb_file),
+        lambda path: list(tape.values(path, map(str, range(300)))),
+        _SMALL,
+    ),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
 }
 BOMBS = [(*family, name) for family, (writers, _, _) in FAMILIES.items() for name in writers]

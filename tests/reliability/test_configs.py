@@ -18,7 +18,9 @@ HINTS = ("did you mean", "allowed", "give", "has kind=", "have kind=", "is a sin
 
 def is_wrong(case: Case, code: int, error: str) -> bool:
     """Return whether the answer to a wrong setting is not one line with exit code 10 that names the key and helps."""
-    is_line = code == 10 and "\n" not in error and error.startswith("orca: error: ") and case.key in error
+    is_line = (
+        code == 10 and "\n" not in error and error.startswith("orca: error: ") and case.key in error
+    )
     return not is_line or not any(hint in error.partition(";")[2] for hint in HINTS)
 
 
@@ -54,7 +56,8 @@ TASK = "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
 DIGITS = (CONF / "task" / "digits.yaml").read_text()
 GOOD = TASK + "task:\n  _target_: orca_cli.data.arrays.load\n  kind: classes\n  train: own.npz\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefg", "bcdefgh", strict=True)
 )
 
 # name -> (content, words that the message has to say; `mine.yaml:N` is the place); code 12 for those of HARM, else 10
@@ -75,8 +78,14 @@ FILES = {
     "unknown_tag": (TASK + "task: !mine {}\n", ["mine.yaml:5"]),
     "alias_bomb": (BOMB, ["mine.yaml", "values"]),
     "contains_itself": ("task: &a\n  x: *a\n", ["mine.yaml:", "itself"]),
-    "ten_thousand_brackets": ("task: " + "[" * 10_000 + "]" * 10_000 + "\n", ["mine.yaml", "nested"]),
-    "mistyped_key": (DIGITS.replace("validation_size", "validation_sze"), ["did you mean 'validation_size'"]),
+    "ten_thousand_brackets": (
+        "task: " + "[" * 10_000 + "]" * 10_000 + "\n",
+        ["mine.yaml", "nested"],
+    ),
+    "mistyped_key": (
+        DIGITS.replace("validation_size", "validation_sze"),
+        ["did you mean 'validation_size'"],
+    ),
     "directory": (None, ["mine.yaml"]),
 }
 HARM = ("unknown_tag", "alias_bomb", "contains_itself", "ten_thousand_brackets")
@@ -96,16 +105,27 @@ def test_files_that_hold_no_settings(called, environment, tmp_path, counted, nam
     assert all(word in error for word in words), error
     if name == "good":  # the premise: the others are not refused because of the folder
         return
-    counted("unreadable configuration files", code == (12 if name in HARM else 10) and "\n" not in error, code, error)
+    counted(
+        "unreadable configuration files",
+        code == (12 if name in HARM else 10) and "\n" not in error,
+        code,
+        error,
+    )
     assert took < LIMIT_S
     assert not environment.exists()
 
 
 # Each names two settings that cannot both be meant, and the message names both.
 CONTRADICTIONS = [
-    (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
+    (
+        ["train.warmup_epochs=9", "train.decay_epochs=5"],
+        ["train.decay_epochs", "train.warmup_epochs"],
+    ),
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
-    (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),
+    (
+        ["metric=transrate", "align.classes_per_problem=1"],
+        ["TransRate", "align.classes_per_problem"],
+    ),
     (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),
 ]

@@ -25,7 +25,13 @@ from tests.reliability.damages import Damage, flipped
 from tests.tiers import count
 
 OWNER = "o" * 64
-NAMES = (storage.MANIFEST, "kept.safetensors", "model.safetensors", "optimizer.safetensors", "trainer.json")
+NAMES = (
+    storage.MANIFEST,
+    "kept.safetensors",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "trainer.json",
+)
 
 
 def weights_of(step: int) -> torch.Tensor:
@@ -51,7 +57,9 @@ def step_that_loads(tmp_path):
         shutil.copytree(tmp_path / "whole", folder)
         change(folder / "step-00000002")
         loaded = checkpoint.load_latest(folder, owner=OWNER)
-        assert torch.equal(loaded.weights["w"], weights_of(loaded.step)), "damaged weights were used"
+        assert torch.equal(loaded.weights["w"], weights_of(loaded.step)), (
+            "damaged weights were used"
+        )
         assert loaded.records == {"lines": [loaded.step]}
         shutil.rmtree(folder)
         return loaded.step
@@ -66,8 +74,13 @@ def test_every_flipped_bit_is_detected(step_that_loads, scorecard):
     def flip(path: Path) -> None:
         flipped(path, generator.randrange(path.stat().st_size), generator.randrange(8))
 
-    used = [step_that_loads(lambda step: flip(step / NAMES[case % len(NAMES)])) for case in range(cases)]  # noqa: B023
-    scorecard.add("flipped bits in checkpoints / detected", cases=cases, passed=used.count(1), target=1000)
+    used = [
+        step_that_loads(lambda step, case=case: flip(step / NAMES[case % len(NAMES)]))
+        for case in range(cases)
+    ]
+    scorecard.add(
+        "flipped bits in checkpoints / detected", cases=cases, passed=used.count(1), target=1000
+    )
     assert used == [1] * cases
 
 
@@ -79,9 +92,14 @@ def _honest_but_short(step: Path, name: str) -> None:
     """Seal again what is left: the manifest is valid, and a file is missing."""
     owner = storage.verify_folder(step)
     (step / name).unlink()
-    if name in ("kept.safetensors", storage.MANIFEST):  # may be absent by right; then it is some other run's checkpoint
+    if name in (
+        "kept.safetensors",
+        storage.MANIFEST,
+    ):  # may be absent by right; then it is some other run's checkpoint
         owner = "x" * 64
-    storage.seal(step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner=owner)
+    storage.seal(
+        step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner=owner
+    )
 
 
 def _another_digest(step: Path, name: str) -> None:
@@ -93,10 +111,14 @@ def _another_digest(step: Path, name: str) -> None:
 CHANGES: dict[str, Callable[[Path, str], object]] = {
     "empty": _damaged(damages.cut(0)),
     "cut in the middle": _damaged(damages.cut(0.5)),
-    "zeros at the end": _damaged(damages.changed(lambda old: old[: len(old) // 2] + bytes(len(old) - len(old) // 2))),
+    "zeros at the end": _damaged(
+        damages.changed(lambda old: old[: len(old) // 2] + bytes(len(old) - len(old) // 2))
+    ),
     "missing": _damaged(Path.unlink),
     "a folder": _damaged(damages.folder),
-    "of the other step": lambda step, name: shutil.copy(step.with_name("step-00000001") / name, step / name),
+    "of the other step": lambda step, name: shutil.copy(
+        step.with_name("step-00000001") / name, step / name
+    ),
     "with a file too many": lambda step, name: (step / f"{name}.old").write_bytes(b"x"),
     "with appended bytes": _damaged(damages.changed(lambda old: old + b"\0")),
     "another digest in the manifest": _another_digest,
@@ -111,9 +133,15 @@ CHANGES: dict[str, Callable[[Path, str], object]] = {
 def test_damage_of_every_kind_is_detected(step_that_loads, scorecard):
     """D2."""
     cases = [(kind, name) for kind in CHANGES for name in NAMES]
-    missed = [case for case in cases if step_that_loads(lambda step: CHANGES[case[0]](step, case[1])) != 1]  # noqa: B023
+    missed = [
+        (kind, name)
+        for kind, name in cases
+        if step_that_loads(lambda step, kind=kind, name=name: CHANGES[kind](step, name)) != 1
+    ]
     passed = len(cases) - len(missed)
-    scorecard.add("other damage to checkpoints / detected", cases=len(cases), passed=passed, target=len(cases))
+    scorecard.add(
+        "other damage to checkpoints / detected", cases=len(cases), passed=passed, target=len(cases)
+    )
     assert not missed
 
 
@@ -122,14 +150,18 @@ def killed_runs(fork_server, home, small, tmp_path_factory):
     runs = tmp_path_factory.mktemp("killed") / "runs"
 
     def start(*words, **settings):
-        return fork_server.start([*words, "baselines=none"], more={"ORCA_HOME": str(home)}, **settings)
+        return fork_server.start(
+            [*words, "baselines=none"], more={"ORCA_HOME": str(home)}, **settings
+        )
 
     assert killed(start, [*small, *SHORT], runs, "finetune", 7)
     return runs
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, killed_runs, expected, tmp_path, counted):
+def test_a_run_goes_on_exactly_from_the_checkpoint_before(
+    fork, small, killed_runs, expected, tmp_path, counted
+):
     """D1, D3: through the command line: the previous checkpoint is used and the bits are the same; with none whole, 21."""
     runs, worse = tmp_path / "runs", tmp_path / "worse"
     shutil.copytree(killed_runs, runs)
@@ -145,7 +177,10 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, killed_ru
     for step in earlier:
         flipped(worse / step.relative_to(runs) / "model.safetensors", 4000, 5)
     line = error_line(fork("run", *small, *SHORT, f"paths.runs={worse}"), 21)
-    assert "3_finetune/checkpoints: no valid checkpoint found; delete this folder to restart the stage" in line
+    assert (
+        "3_finetune/checkpoints: no valid checkpoint found; delete this folder to restart the stage"
+        in line
+    )
     shutil.rmtree(worse / last.parent.relative_to(runs))
     assert completed(fork, [*small, *SHORT], worse) == expected
     counted("runs with damaged checkpoints / went on exactly or refused", cases=3, target=3)
@@ -164,7 +199,9 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, scorecard):
         storage.verify_folder(entry)
         assert list(entry.parent.glob("entry.bad-*")), (kind, name)
         assert all(torch.equal(tensors[key], expected[key]) for key in expected), (kind, name)
-    scorecard.add("damaged cache entries / made again", cases=len(cases), passed=len(cases), target=len(cases))
+    scorecard.add(
+        "damaged cache entries / made again", cases=len(cases), passed=len(cases), target=len(cases)
+    )
 
 
 def _edit(**changes) -> Damage:
@@ -196,16 +233,26 @@ def test_a_lost_status_is_made_anew(killed_runs, tmp_path, capsys, scorecard):
         shutil.copytree(run, copy)
         change(copy / "status.json")
         listed = collect([tmp_path / "copy"])
-        is_right = len(listed.broken) == 1 and listed.runs == [] and main(["doctor", str(copy)]) == 0
+        is_right = (
+            len(listed.broken) == 1 and listed.runs == [] and main(["doctor", str(copy)]) == 0
+        )
         (after,) = collect([tmp_path / "copy"]).runs
         status = json.loads((copy / "status.json").read_text())
         keys = ("task", "seed", "identity", "settings", "variant", "state", "step")
         is_same = all(status[key] == before[key] for key in keys)
-        if is_right and "status.json was restored" in capsys.readouterr().out and after.state == "dead" and is_same:
+        if (
+            is_right
+            and "status.json was restored" in capsys.readouterr().out
+            and after.state == "dead"
+            and is_same
+        ):
             right.append(kind)
         shutil.rmtree(tmp_path / "copy")
     scorecard.add(
-        "broken status records / told and made anew", cases=len(STATUSES), passed=len(right), target=len(STATUSES)
+        "broken status records / told and made anew",
+        cases=len(STATUSES),
+        passed=len(right),
+        target=len(STATUSES),
     )
     assert right == list(STATUSES)
 
@@ -220,7 +267,9 @@ def test_doctor_finds_damage_anywhere_and_a_run_of_a_newer_program_is_left_alone
     assert main(["doctor", str(finished)]) == 0
     assert "intact: " in capsys.readouterr().out
     changing = {finished / name for name in ("status.json", "lock", "run.log")}
-    files = [path for path in sorted(finished.rglob("*")) if path.is_file() and path not in changing]
+    files = [
+        path for path in sorted(finished.rglob("*")) if path.is_file() and path not in changing
+    ]
     assert len(files) > 15
     detected = []
     for path in files:
@@ -229,12 +278,19 @@ def test_doctor_finds_damage_anywhere_and_a_run_of_a_newer_program_is_left_alone
         if main(["doctor", str(finished)]) == 13 and "damaged: " in capsys.readouterr().out:
             detected.append(path)
         path.write_bytes(content)
-    scorecard.add("flipped bits in completed runs / found by doctor", cases=len(files), passed=len(detected), target=15)
+    scorecard.add(
+        "flipped bits in completed runs / found by doctor",
+        cases=len(files),
+        passed=len(detected),
+        target=15,
+    )
     assert detected == files
     assert main(["doctor", str(finished)]) == 0
     (finished / "result.json").unlink()
     _edit(schema=SCHEMA + 1)(finished / "status.json")
     newer = (finished / "status.json").read_bytes()
-    assert "newer program" in error_line(fork("run", *small, *SHORT, f"paths.runs={finished.parent.parent}"), 21)
+    assert "newer program" in error_line(
+        fork("run", *small, *SHORT, f"paths.runs={finished.parent.parent}"), 21
+    )
     assert main(["doctor", str(finished)]) == 21
     assert (finished / "status.json").read_bytes() == newer

@@ -63,7 +63,9 @@ DAMAGE: dict[str, Damage] = {
     "a pointer of Git LFS": damages.replaced(POINTER),
     "packed by gzip": damages.changed(gzip.compress),
     "cut in half": damages.cut(0.5),
-    "random bytes": damages.replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
+    "random bytes": damages.replaced(
+        bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))
+    ),
     "a link to itself": damages.loop,
 }
 # Half a table is a table, and a visit without the sky's level is one of its kinds.
@@ -86,7 +88,11 @@ def use(task: str, data_folder: Path, cache_folder: Path) -> None:
     """Read a task and, as a run does, some of its samples."""
     load = importlib.import_module(f"orca_cli.benchmarks.{task}").load
     arguments = {"data_folder": data_folder, "cache_folder": cache_folder, "reporter": Quiet()}
-    taken = {name: value for name, value in arguments.items() if name in inspect.signature(load).parameters}
+    taken = {
+        name: value
+        for name, value in arguments.items()
+        if name in inspect.signature(load).parameters
+    }
     made = load(**taken, **SMALL.get(task, {}))
     for samples in (made.train, made.validation):
         samples.targets()
@@ -143,7 +149,13 @@ def array_words(tmp_path, tiny):
 
     def make(**arrays):
         np.savez(tmp_path / "own.npz", **arrays)
-        words = ["run", "task=arrays", "task.kind=classes", f"task.train={tmp_path / 'own.npz'}", *BRIEF]
+        words = [
+            "run",
+            "task=arrays",
+            "task.kind=classes",
+            f"task.train={tmp_path / 'own.npz'}",
+            *BRIEF,
+        ]
         return [*words, f"body.checkpoint={tiny['bert']}", "source=stdlib_docs"]
 
     return make
@@ -175,14 +187,22 @@ def test_data_without_variation(array_words, orca, environment, counted, name):
 
 
 @pytest.mark.parametrize("shared", [5, 0][: count(pr=1, nightly=2)])
-def test_test_samples_that_are_trained_on_are_reported(array_words, orca, environment, counted, shared):
+def test_test_samples_that_are_trained_on_are_reported(
+    array_words, orca, environment, counted, shared
+):
     """F8: a warning, at the end since the test split is opened then, and the number in the result."""
     x = np.concatenate([X[:45], X[:shared], X[45 + shared :]])
     code, _, err = orca(*array_words(x=x, y=Y, split=SPLIT), "metric=none")
     assert code == 0, err
     (result,) = results(environment)
-    is_counted = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
-    passed = is_counted and err.count("training set as well") == err.count("5 of 15") == bool(shared)
+    is_counted = result["splits"]["test"]["also_in_train"] == {
+        "shared": shared,
+        "of": 15,
+        "complete": True,
+    }
+    passed = is_counted and err.count("training set as well") == err.count("5 of 15") == bool(
+        shared
+    )
     counted(SPLITS, passed, result["splits"], err)
 
 
@@ -212,11 +232,16 @@ def test_a_batch_that_does_not_fit(array_words, fork, environment, tiny, tmp_pat
     """F6: code 31 that names what to lower, what was saved is whole; with room it goes on exactly, lowered it completes."""
     settings, hook, message, lowered = NO_ROOM[name]
     words = array_words(x=X[:48], y=Y[:48])
-    if name == "alignment":  # memory that is really short: 512 tokens, whose attention takes 8 MiB a sample and layer
+    if (
+        name == "alignment"
+    ):  # memory that is really short: 512 tokens, whose attention takes 8 MiB a sample and layer
         words = array_words(x=RNG.normal(size=(48, 4, 512)).astype(np.float32), y=Y[:48])
         words += [f"body.checkpoint={tiny['hungry']}", "embedder.max_tokens=512"]
     words += [*OFTEN, *settings]
-    elsewhere = [f"paths.runs={tmp_path / 'whole'}", f"paths.cache={tmp_path / 'cold'}"]  # no alignment is shared
+    elsewhere = [
+        f"paths.runs={tmp_path / 'whole'}",
+        f"paths.cache={tmp_path / 'cold'}",
+    ]  # no alignment is shared
     assert fork(*words, *elsewhere).wait(180) == 0  # the premise: it fits without the fault
     (expected,) = results(tmp_path / "whole")
     assert message in error_line(fork(*words, hook=hook), 31)

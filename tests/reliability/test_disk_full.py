@@ -31,7 +31,9 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, scorecard):
         for manifest in runs.rglob(storage.MANIFEST):
             storage.verify_folder(manifest.parent, extra_allowed=True)
         assert completed(fork, [*small, *SHORT], runs) == expected, limit
-    scorecard.add("full disks (file size limit) / code 30, then exact", cases=cases, passed=cases, target=30)
+    scorecard.add(
+        "full disks (file size limit) / code 30, then exact", cases=cases, passed=cases, target=30
+    )
 
 
 @pytest.fixture
@@ -72,6 +74,8 @@ def test_a_checkpoint_without_room_is_not_begun(small_disk, monkeypatch, counted
     for size in (1, 4, 16):
         disk = small_disk((size * 2**20) // 2 + 2**19)
         big = {"w": torch.zeros(size * 2**20 // 4)}
-        with pytest.raises(StorageError, match=r"no space left: [\d.]+ MiB needed, [\d.]+ MiB free"):
+        with pytest.raises(
+            StorageError, match=r"no space left: [\d.]+ MiB needed, [\d.]+ MiB free"
+        ):
             checkpoint.save(disk / "checkpoints", checkpoint.Checkpoint(1, big, {}))
         counted("saves without room / refused before writing", not list(disk.rglob("*")))

@@ -14,7 +14,10 @@ from tests.tiers import count
 pytestmark = pytest.mark.slow
 
 NEEDS = {"local": "json", "ray": "ray", "slurm": "submitit"}
-FEW = {"local": ["job", "second driver", "disk", "driver"], "ray": ["worker", "driver", "raylet"]}  # SLURM's are below
+FEW = {
+    "local": ["job", "second driver", "disk", "driver"],
+    "ray": ["worker", "driver", "raylet"],
+}  # SLURM's are below
 SWEEPS = count(pr=FEW, nightly=FAULTS)
 
 
@@ -51,7 +54,14 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         driver = bench.start("--gpus", "1", "--time-limit", "1h")
         bench.held(2)
         script = (slurm / "jobs" / "1000_3" / "script").read_text()  # of the last of four jobs
-        for line in ("array=0-3%4", "cpus-per-task=1", "gpus=1", "job-name=orca-digits-", "signal=USR1@120", "time=63"):
+        for line in (
+            "array=0-3%4",
+            "cpus-per-task=1",
+            "gpus=1",
+            "job-name=orca-digits-",
+            "signal=USR1@120",
+            "time=63",
+        ):
             assert f"#SBATCH --{line}" in script, script
         bench.hit_job("preempt")
         ended = bench.held(2)[0]  # which have both places, so that others wait
@@ -62,9 +72,13 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         fake_slurm.end(slurm, fake_slurm.job_of(slurm, ended), "NODE_FAIL")  # while nobody watches
         before = set(fake_slurm.jobs(slurm))
         bench.start()
-        bench.wait(lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING")))  # it withdraws them
+        bench.wait(
+            lambda: not set(left) & set(fake_slurm.jobs(slurm, "PENDING"))
+        )  # it withdraws them
         (slurm / fake_slurm.HELD).unlink()
-        of_the_second = bench.wait(lambda: {fake_slurm.job_of(slurm, pid) for pid in bench.held()} - before)
+        of_the_second = bench.wait(
+            lambda: {fake_slurm.job_of(slurm, pid) for pid in bench.held()} - before
+        )
         fake_slurm.end(slurm, of_the_second.pop(), "PREEMPTED")  # by a site that cancels
         held(bench.finish() + bench.problems())
     assert "SLURM ended it: PREEMPTED; trying it again" in bench.drivers[1].err

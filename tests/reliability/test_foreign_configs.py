@@ -26,7 +26,8 @@ TASKS = {
     "target_is_a_system_call": "task:\n  _target_: os.system\n  command: touch canary\n",
     "target_is_eval": TASK + "task:\n  _target_: builtins.eval\n",
     "target_is_a_module_on_the_path": TASK + "task:\n  _target_: canary_part.touch\n",
-    "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
+    "target_through_a_module_of_ours": TASK
+    + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
     "target_in_a_loss": MINE + "  loss:\n" + RUNS_IT,
     "target_in_an_error": MINE + "  error:\n" + RUNS_IT,
     "target_nested_in_a_part_of_ours": MINE + NESTED + RUNS_IT,
@@ -54,10 +55,13 @@ TASKS = {
     "runs_elsewhere": MINE + "paths:\n  runs: ../../x\n",
     "runs_elsewhere_by_hparams": MINE + "  hparams: {clean: {minilm: {paths: {runs: ../../x}}}}\n",
     "hydra_by_hparams": MINE + "  hparams: {clean: {minilm: {hydra: {run: {dir: ../../x}}}}}\n",
-    "defaults_by_hparams": MINE + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
-    "target_by_hparams": MINE + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
+    "defaults_by_hparams": MINE
+    + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
+    "target_by_hparams": MINE
+    + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
     "target_by_departures": MINE + "  departures: {clean: {loss: {_target_: canary_part.touch}}}\n",
-    "secret_by_hparams": MINE + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
+    "secret_by_hparams": MINE
+    + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
     "cache_elsewhere": MINE + "paths:\n  cache: /\n",
     "hydra_run_folder": HYDRA + "  run:\n    dir: ../../x\n",
     "hydra_environment": HYDRA + "  job:\n    env_set: {LD_PRELOAD: x}\n",
@@ -75,7 +79,11 @@ OTHERS = {
         "# @package _global_\nbody:\n  _target_: canary_part.touch\n",
         ["body=mine"],
     ),
-    "paths_from_a_metric": ("metric/mine.yaml", "# @package paths\nruns: ../../x\n", ["metric=mine"]),
+    "paths_from_a_metric": (
+        "metric/mine.yaml",
+        "# @package paths\nruns: ../../x\n",
+        ["metric=mine"],
+    ),
     "hydra_by_package": (
         "metric/mine.yaml",
         "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n",
@@ -92,12 +100,30 @@ OTHERS = {
         "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n",
         ["task=digits"],
     ),
-    "primary_configuration": ("config.yaml", "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT, ["task=digits"]),
-    "name_of_the_programs_own": ("metric/otdd.yaml", "_target_: canary_part.touch\n", ["metric=otdd"]),
-    "folder_of_a_corpus": ("source/mine.yaml", CORPUS + "name: ../../..\nfiles: [passwd]\n", ["source=mine"]),
-    "file_of_a_corpus": ("source/mine.yaml", CORPUS + "name: x\nfiles: [../../etc/passwd]\n", ["source=mine"]),
+    "primary_configuration": (
+        "config.yaml",
+        "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT,
+        ["task=digits"],
+    ),
+    "name_of_the_programs_own": (
+        "metric/otdd.yaml",
+        "_target_: canary_part.touch\n",
+        ["metric=otdd"],
+    ),
+    "folder_of_a_corpus": (
+        "source/mine.yaml",
+        CORPUS + "name: ../../..\nfiles: [passwd]\n",
+        ["source=mine"],
+    ),
+    "file_of_a_corpus": (
+        "source/mine.yaml",
+        CORPUS + "name: x\nfiles: [../../etc/passwd]\n",
+        ["source=mine"],
+    ),
 }
-FOLDERS = {name: ("task/mine.yaml", content, ["task=mine"]) for name, content in TASKS.items()} | OTHERS
+FOLDERS = {
+    name: ("task/mine.yaml", content, ["task=mine"]) for name, content in TASKS.items()
+} | OTHERS
 
 
 @pytest.fixture
@@ -183,7 +209,9 @@ READ = [
 
 
 @pytest.mark.parametrize("words", READ)
-def test_what_is_typed_does_not_read_the_environment_either(called, environment, hostile, counted, words):
+def test_what_is_typed_does_not_read_the_environment_either(
+    called, environment, hostile, counted, words
+):
     """H11: config.yaml and overrides.txt of a run hold no value of the environment."""
     code, error, _ = called("task=arrays", "task.kind=classes", *words.split())
     counted(FIGURE, code == 10 and SECRET not in error, f"{code} {error}")
@@ -191,12 +219,21 @@ def test_what_is_typed_does_not_read_the_environment_either(called, environment,
 
 
 @pytest.mark.parametrize("content", ["../../../etc", "/etc", "~"])
-def test_run_folder_of_somebody_else_is_read_only_as_json(environment, tmp_path, capfd, counted, content):
+def test_run_folder_of_somebody_else_is_read_only_as_json(
+    environment, tmp_path, capfd, counted, content
+):
     """H11: a run's records with paths and objects in them: report reads JSON, follows nothing, writes nothing."""
     run = environment / "digits" / "2026-01-01_00-00-00.000000_minilm_otdd_full_s0_00000000"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("a: !!python/object/apply:os.system ['touch canary']\n")
-    record = {"schema": 1, "run_id": content, "state": "completed", "task": content, "body": content, "error": content}
+    record = {
+        "schema": 1,
+        "run_id": content,
+        "state": "completed",
+        "task": content,
+        "body": content,
+        "error": content,
+    }
     for name in ("status.json", "result.json", "run.json"):
         (run / name).write_text(json.dumps(record | {"path": content}))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -51,7 +51,12 @@ def saved(write: Callable[[io.BytesIO], object]) -> bytes:
 
 ITEMS = [np.arange(5.0), "text", None, {"a": (1, 2.5, b"x")}, np.float32(1)]
 OBJECTS = np.array(ITEMS, dtype=object)
-RECORD = {"data": ITEMS, "label": np.array(["N", "~"]), "t": (1, [2**70, -1.5]), "f": np.asfortranarray(np.eye(3))}
+RECORD = {
+    "data": ITEMS,
+    "label": np.array(["N", "~"]),
+    "t": (1, [2**70, -1.5]),
+    "f": np.asfortranarray(np.eye(3)),
+}
 
 
 def _mat5(compressed: bool) -> bytes:
@@ -64,7 +69,10 @@ def _mat5(compressed: bool) -> bytes:
 def _lmdb(folder: Path) -> bytes:
     library = pytest.importorskip("lmdb")
     place = folder / "seed.mdb"
-    with library.open(str(place), map_size=2**20, subdir=False) as database, database.begin(write=True) as transaction:
+    with (
+        library.open(str(place), map_size=2**20, subdir=False) as database,
+        database.begin(write=True) as transaction,
+    ):
         for i in range(60):
             transaction.put(str(i).encode(), RNG.bytes(9000 if i == 7 else 60))
     return place.read_bytes()
@@ -72,7 +80,11 @@ def _lmdb(folder: Path) -> bytes:
 
 def _tar(file: io.BytesIO) -> None:
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, content in {"a/x.txt": b"hello", "é" * 60: b"1" * 700, "a/" + "n" * 150: b""}.items():
+        for name, content in {
+            "a/x.txt": b"hello",
+            "é" * 60: b"1" * 700,
+            "a/" + "n" * 150: b"",
+        }.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -124,7 +136,12 @@ CONFIG = {"model_type": "bert", "hidden_size": 32, "auto_map": None}
 
 
 def _manifest(folder: Path) -> list[bytes]:
-    record = {"schema": 1, "state": "running", "stage": "align", "files": {"a": {"size": 3, "sha256": "0" * 64}}}
+    record = {
+        "schema": 1,
+        "state": "running",
+        "stage": "align",
+        "files": {"a": {"size": 3, "sha256": "0" * 64}},
+    }
     storage.write_checked_json(folder / "manifest", record)
     return [(folder / "manifest").read_bytes()]
 
@@ -132,23 +149,37 @@ def _manifest(folder: Path) -> list[bytes]:
 # Format -> what returns seeds (files that are valid), ending, reader.
 FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], Any]]] = {
     "npz": (
-        lambda _: [saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))],
+        lambda _: [
+            saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))
+        ],
         ".npz",
         _read_npz,
     ),
-    "npy": (lambda _: [saved(lambda file: np.save(file, np.eye(3, 4, dtype=np.float32)))], ".npy", _read_npz),
+    "npy": (
+        lambda _: [saved(lambda file: np.save(file, np.eye(3, 4, dtype=np.float32)))],
+        ".npy",
+        _read_npz,
+    ),
     "object npy": (
         lambda _: [saved(lambda file: np.save(file, OBJECTS, allow_pickle=True))],
         ".npy",
         lambda path: read_here(str(path)),
     ),
-    "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: read_here(str(path))),
+    "pkl": (
+        lambda _: [pickle.dumps(RECORD, i) for i in range(6)],
+        ".pkl",
+        lambda path: read_here(str(path)),
+    ),
     "mat 5": (
         lambda _: [_mat5(False), _mat5(True)],
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in "xct"],
     ),
-    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*tape.values(path, [*map(str, range(60)), "zz"])]),
+    "LMDB": (
+        lambda folder: [_lmdb(folder)],
+        ".mdb",
+        lambda path: [*tape.values(path, [*map(str, range(60)), "zz"])],
+    ),
     "tar": (lambda _: [saved(_tar), gzip.compress(saved(_tar))], ".tar", _unpack),
     "zip": (lambda _: [saved(_zip)], ".zip", _unpack),
     "csv": (lambda _: [CSV.encode(), CSV.replace(";", "\t").encode()], ".csv", _read_table),
@@ -221,7 +252,16 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, counted)
             assert "\n" not in refusal
             assert path.name in refusal or path.parent.name in refusal, refusal
         except Exception as error:
-            raise AssertionError(f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}") from error
-        assert time.process_time() - start < _SECONDS, f"{name}, input {i} takes too long: {content[:2000]!r}"
+            raise AssertionError(
+                f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}"
+            ) from error
+        assert time.process_time() - start < _SECONDS, (
+            f"{name}, input {i} takes too long: {content[:2000]!r}"
+        )
     assert values < number  # the changes do matter
-    counted(f"fuzz inputs, {name}", cases=number, target=NIGHTLY, note=f"{crashes} crashes of the worker")
+    counted(
+        f"fuzz inputs, {name}",
+        cases=number,
+        target=NIGHTLY,
+        note=f"{crashes} crashes of the worker",
+    )

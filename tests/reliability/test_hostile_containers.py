@@ -38,7 +38,13 @@ def outside(tmp_path):
 
 def contents(folder: Path) -> dict[Path, bytes | str]:
     def content(path: Path) -> bytes | str:
-        return os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
+        return (
+            os.readlink(path)
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else "folder"
+        )
 
     return {path: content(path) for path in folder.rglob("*")}
 
@@ -46,7 +52,13 @@ def contents(folder: Path) -> dict[Path, bytes | str]:
 Entry = tuple[str, bytes, str, bytes, int]
 
 
-def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x", mode: int = 0o644) -> Entry:
+def entry(
+    name: str,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+    content: bytes = b"x",
+    mode: int = 0o644,
+) -> Entry:
     return name, kind, link, content, mode
 
 
@@ -96,7 +108,11 @@ def write_tar(path: Path, members: list[Entry], outside: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, kind, link, content, mode in members:
             member = tarfile.TarInfo(name.replace("{out}", str(outside)))
-            member.type, member.linkname, member.mode = kind, link.replace("{out}", str(outside)), mode
+            member.type, member.linkname, member.mode = (
+                kind,
+                link.replace("{out}", str(outside)),
+                mode,
+            )
             member.size = len(content) if kind == tarfile.REGTYPE else 0
             archive.addfile(member, io.BytesIO(content))
 
@@ -145,7 +161,9 @@ def write_zip(path: Path, members: dict[str, int], outside: Path) -> None:
 
 # No special permission is taken over.
 TARS["setuid"] = [entry("a", mode=0o6777)]
-ARCHIVES = [(form, title) for form in ("tar", "tar.gz") for title in TARS] + [("zip", title) for title in ZIPS]
+ARCHIVES = [(form, title) for form in ("tar", "tar.gz") for title in TARS] + [
+    ("zip", title) for title in ZIPS
+]
 
 
 @pytest.mark.parametrize(("form", "title"), ARCHIVES)
@@ -163,7 +181,9 @@ def test_archives_write_nothing_elsewhere(form, title, tmp_path, outside, counte
     counted(FIGURE)
 
 
-@pytest.mark.parametrize("title", ["parent", "absolute", "link out and through it", "link to the parent"])
+@pytest.mark.parametrize(
+    "title", ["parent", "absolute", "link out and through it", "link to the parent"]
+)
 def test_tarfile_itself_would_have_been_led_out(title, tmp_path, outside):
     """The premise: without a filter the same archives reach the folder outside."""
     write_tar(tmp_path / "a.tar", TARS[title], outside)
@@ -190,7 +210,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("action", WRITERS)
 @pytest.mark.parametrize("target", ["secret", "."])
-def test_links_planted_where_something_is_written_are_not_followed(action, target, tmp_path, outside, counted):
+def test_links_planted_where_something_is_written_are_not_followed(
+    action, target, tmp_path, outside, counted
+):
     """H14."""
     link = tmp_path / "out"
     link.symlink_to(outside / target)
@@ -203,7 +225,13 @@ def test_links_planted_where_something_is_written_are_not_followed(action, targe
 
 def test_links_planted_in_the_cache_are_not_followed(tmp_path, outside):
     """H14."""
-    arguments = tmp_path / "cache", "x", {}, lambda folder: np.save(folder / "x.npy", np.arange(5)), Quiet()
+    arguments = (
+        tmp_path / "cache",
+        "x",
+        {},
+        lambda folder: np.save(folder / "x.npy", np.arange(5)),
+        Quiet(),
+    )
     copy = folder_of(*arguments)
     shutil.rmtree(copy)
     copy.symlink_to(outside)

@@ -134,7 +134,9 @@ def other_shape(folder: Path) -> None:
     def longer(tensors) -> None:
         tensors["embedder.positions"] = torch.zeros(13, tensors["embedder.positions"].shape[1])
         for name in ("sample_mean", "sample_deviation", "sample.weight"):
-            tensors[f"embedder.beside.{name}"] = functional.pad(tensors[f"embedder.beside.{name}"], (0, 2))
+            tensors[f"embedder.beside.{name}"] = functional.pad(
+                tensors[f"embedder.beside.{name}"], (0, 2)
+            )
 
     weights(folder, longer)
     record(folder, input_shape=[2, 13])
@@ -144,7 +146,10 @@ READER = {"_target_": "orca_cli.data.arrays.load", "kind": "classes", "train": "
 NESTED = {"_target_": PATCH, "init": READER}
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
 RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
-TRACKER, SAMPLES = "orca_cli.runs.tracking.services.Curves", "orca_cli.data.images.files.FileSamples"
+TRACKER, SAMPLES = (
+    "orca_cli.runs.tracking.services.Curves",
+    "orca_cli.data.images.files.FileSamples",
+)
 SYSTEM = {"_target_": "os.system", "command": "touch canary"}
 THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
 # name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)
@@ -211,7 +216,10 @@ def part_only(folder: Path) -> None:
     """Make a run look as if it had trained a part of its body only, and name the checkpoint by a secret."""
     (folder / "1_build" / "body" / "config.json").unlink()
     lines = (folder / "config.yaml").read_text().splitlines()
-    lines = ["  checkpoint: ${oc.env:TOKEN}" if line.startswith("  checkpoint: ") else line for line in lines]
+    lines = [
+        "  checkpoint: ${oc.env:TOKEN}" if line.startswith("  checkpoint: ") else line
+        for line in lines
+    ]
     (folder / "config.yaml").write_text("\n".join(lines))
 
 
@@ -230,7 +238,11 @@ RUNS = {
 }  # fmt: skip
 
 
-STRANGE = {(kind, name): case for kind, cases in (("export", EXPORTS), ("run", RUNS)) for name, case in cases.items()}
+STRANGE = {
+    (kind, name): case
+    for kind, cases in (("export", EXPORTS), ("run", RUNS))
+    for name, case in cases.items()
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), STRANGE)
@@ -241,7 +253,9 @@ def test_folders_of_strangers(kind, name, stranger, predict, counted):
         reseal(stranger / kind)
     log = stranger / "events"
     start = time.monotonic()
-    code, out, err = predict(kind, hook=f"tests.reliability.places:watch:{log}", more={"TOKEN": SECRET})
+    code, out, err = predict(
+        kind, hook=f"tests.reliability.places:watch:{log}", more={"TOKEN": SECRET}
+    )
     assert time.monotonic() - start < 30
     assert code in (codes if isinstance(codes, tuple) else (codes,)), err
     assert message in err
@@ -258,7 +272,9 @@ def test_folders_of_strangers(kind, name, stranger, predict, counted):
 def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp_path):
     """The premise of the others: it works, and what it opens is its own, the input, or the installation."""
     log = tmp_path / "events"
-    case = fork("predict", made / "export", made / "new.npy", hook=f"tests.reliability.places:watch:{log}")
+    case = fork(
+        "predict", made / "export", made / "new.npy", hook=f"tests.reliability.places:watch:{log}"
+    )
     assert case.wait(60) == 0, case.err
     assert len(case.out.splitlines()) == 10
     events = log.read_text().splitlines()
@@ -266,7 +282,9 @@ def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp
     data = [event for event in events if str(made) in event and str(made / "export") not in event]
     assert data
     assert {event for event in data if "new.npy" not in event} == set()
-    assert not [event for event in events if any(str(path) in event for path in (home, *tiny.values()))]
+    assert not [
+        event for event in events if any(str(path) in event for path in (home, *tiny.values()))
+    ]
 
 
 @pytest.mark.parametrize("title", SAFETENSORS)
@@ -298,7 +316,9 @@ def test_every_flipped_bit_and_missing_file_is_found(stranger, scorecard):
         assert refusal(stranger) in (11, 13), path.name
         path.write_bytes(content)
     open_model(stranger / "export")
-    scorecard.add("flipped bits in exports / detected", cases=refused, passed=refused, target=len(files) * 10)
+    scorecard.add(
+        "flipped bits in exports / detected", cases=refused, passed=refused, target=len(files) * 10
+    )
 
 
 def test_names_of_classes_command_neither_terminal_nor_spreadsheet(stranger, predict):

@@ -38,7 +38,15 @@ def write(form: str, folder: Path, content: bytes) -> Path:
 @pytest.fixture(scope="module")
 def trusted(tmp_path_factory):
     """Read a file as a program that trusts it, in a fork, which may end as it likes; returns the value or the error as text."""
-    needed = ("torch", "pandas", "joblib", "scipy.io", "lmdb", "numpy.f2py.crackfortran", payloads.__name__)
+    needed = (
+        "torch",
+        "pandas",
+        "joblib",
+        "scipy.io",
+        "lmdb",
+        "numpy.f2py.crackfortran",
+        payloads.__name__,
+    )
     installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
 
     def read(form: str, path: Path) -> str:
@@ -152,13 +160,19 @@ def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, counted, 
     log = tmp_path / "log"
     command = [*_STRACE, str(log), sys.executable, "-c", _UNDER_STRACE]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, input="\n".join(lines) + "\n", env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        command, input="\n".join(lines) + "\n", env=variables, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") >= len(lines)
     calls = log.read_text().splitlines()
     programs = [line for line in calls if "execve(" in line and "= 0" in line]
-    assert len(programs) == 2, programs  # the program and the worker; one that crashed would have been started again
+    assert len(programs) == 2, (
+        programs
+    )  # the program and the worker; one that crashed would have been started again
     assert all(sys.executable in line for line in programs)
     assert not [line for line in calls if "connect(" in line or "canary" in line]
-    assert any(f'openat(AT_FDCWD, "{lines[0].split(chr(9))[1]}"' in line for line in calls)  # the trace does see files
+    assert any(
+        f'openat(AT_FDCWD, "{lines[0].split(chr(9))[1]}"' in line for line in calls
+    )  # the trace does see files
     counted("hostile files under strace", cases=len(lines), target=60)

@@ -25,7 +25,9 @@ from tests.reliability.test_hostile_files import FIGURE
 SECRET = "hunter2"
 
 
-def safetensors(header: dict[str, Any] | bytes, content: bytes = b"", size: int | None = None) -> bytes:
+def safetensors(
+    header: dict[str, Any] | bytes, content: bytes = b"", size: int | None = None
+) -> bytes:
     encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(encoded) if size is None else size) + encoded + content
 
@@ -45,7 +47,9 @@ SAFETENSORS = {
     "shape that overflows": safetensors({"a": tensor([2**32, 2**32], 0, 0)}),
     "negative": safetensors(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}'),
     "unknown type": safetensors({"a": tensor([1], 0, 4, "PICKLE")}, bytes(4)),
-    "same name twice": safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(tensor([1], 0, 4)).encode(),) * 2), bytes(4)),
+    "same name twice": safetensors(
+        b'{"a": %s, "a": %s}' % ((json.dumps(tensor([1], 0, 4)).encode(),) * 2), bytes(4)
+    ),
     "deep": safetensors(b"[" * 100_000 + b"]" * 100_000),
     "pickle": pickle.dumps({"a": 1}),
     "zip": b"PK\x03\x04" + bytes(100),
@@ -99,14 +103,22 @@ def _changed(name: str, *, with_code: bool = False, **changes: Any) -> Callable[
 def _tokenizer_pickle(folder: Path, canary: Path) -> None:
     for path in (*folder.glob("*token*"), folder / "vocab.txt"):
         path.unlink()
-    names = ("tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin")
+    names = (
+        "tokenizer.pkl",
+        "vocab.pkl",
+        "vocab.bin",
+        "added_tokens.pkl",
+        "pretrained_vocab_file.bin",
+    )
     _pickled(folder, canary, *names)
 
 
 def _index(folder: Path, canary: Path) -> None:
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     weights = {"embeddings.word_embeddings.weight": "../secret.bin", "a": "pytorch_model.bin"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weights})
+    )
     _pickled(folder, canary, "pytorch_model.bin", "../secret.bin")
 
 
@@ -122,17 +134,31 @@ REPOSITORIES = {
     "only .bin": (_only_bin, UnsafeError),
     "a .bin beside safetensors": (_pickled, None),
     "code for the model": (
-        _changed("config.json", with_code=True, auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}),
+        _changed(
+            "config.json",
+            with_code=True,
+            auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"},
+        ),
         UnsafeError,
     ),
     "code for the tokenizer": (
-        _changed("tokenizer_config.json", with_code=True, auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]}),
+        _changed(
+            "tokenizer_config.json",
+            with_code=True,
+            auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
+        ),
         None,
     ),
     "pickles for the tokenizer": (_tokenizer_pickle, DataError),
-    "a kernel of the hub": (_changed("config.json", attn_implementation="someone/kernel"), UnsafeError),
+    "a kernel of the hub": (
+        _changed("config.json", attn_implementation="someone/kernel"),
+        UnsafeError,
+    ),
     "a quantiser": (
-        _changed("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        _changed(
+            "config.json",
+            quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
+        ),
         UnsafeError,
     ),
     "another family": (_changed("config.json", with_code=True, model_type="../../evil"), OrcaError),
@@ -167,7 +193,9 @@ def test_missing_weights_are_reported(tmp_path):
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match=r"1 of the model's weights .*encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(
+        DataError, match=r"1 of the model's weights .*encoder\.layer\.1\.output\.dense\.weight"
+    ):
         text.load(str(folder))
 
 

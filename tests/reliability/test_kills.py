@@ -22,14 +22,22 @@ ORDER = tuple(CALLS)
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, expected, tmp_path, scorecard):
+def test_killed_anywhere_and_typed_again_the_bits_are_the_same(
+    fork, small, expected, tmp_path, scorecard
+):
     """A1, A5: 1 to 3 kills in random phases, the caches cold or warm; some of them while it resumes or prunes."""
     assert set(ORDER) == set(PHASES)
     generator = random.Random(1)
     cases, tried, kills, exact = count(pr=3, nightly=300), 0, 0, 0
-    for case in range(cases + cases // 20 + 1):  # a run that is faster than its killer does not count
+    for case in range(
+        cases + cases // 20 + 1
+    ):  # a run that is faster than its killer does not count
         runs = tmp_path / f"runs-{case}"
-        words = [*small, *SHORT, f"paths.cache={tmp_path / f'cache-{case}'}"]  # cold at first, warm after a kill
+        words = [
+            *small,
+            *SHORT,
+            f"paths.cache={tmp_path / f'cache-{case}'}",
+        ]  # cold at first, warm after a kill
         hits = 0
         for phase in [ORDER[case % len(ORDER)], *generator.sample(ORDER, generator.randrange(3))]:
             number, most_s = generator.randint(1, CALLS[phase]), 0.02 if phase in LATE else 0.04
@@ -43,7 +51,13 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, expe
         if tried == cases:
             break
     figure = "kills / runs that ended with the same bits"
-    scorecard.add(figure, cases=tried, passed=exact, target=300, note=f"{kills} kills, {min(tried, len(ORDER))} phases")
+    scorecard.add(
+        figure,
+        cases=tried,
+        passed=exact,
+        target=300,
+        note=f"{kills} kills, {min(tried, len(ORDER))} phases",
+    )
     assert tried == exact == cases
 
 
@@ -70,7 +84,9 @@ def test_lost_state_is_noticed(fork, small, expected, unfinished, scorecard):
         (run,) = run_folders(runs)
         if outcome(run) != expected:
             noticed.append(what)
-    scorecard.add("pieces of state lost / noticed", cases=len(LOST), passed=len(noticed), target=len(LOST))
+    scorecard.add(
+        "pieces of state lost / noticed", cases=len(LOST), passed=len(noticed), target=len(LOST)
+    )
     assert noticed == list(LOST)
 
 
@@ -80,7 +96,13 @@ SETTINGS = [
     ["train.select=last", "train.folds=2"],
     ["train.optimizer=sgd", "train.momentum=0.9", "metric=mmd", "align.classes_per_problem=3"],
     ["align.check_every=1", "align.lr=1e-6", "finetune=layernorm", "precision=bf16"],
-    ["protocol=paper", "metric=moments", "train.optimizer=adam", "finetune=head", "train.decay_epochs=2"],
+    [
+        "protocol=paper",
+        "metric=moments",
+        "train.optimizer=adam",
+        "finetune=head",
+        "train.decay_epochs=2",
+    ],
 ]
 
 
@@ -97,7 +119,9 @@ def test_many_short_attempts_equal_one_long(fork, small, tmp_path, scorecard):
         hits = sum(killed(fork, command, runs, phase, number, 0.03) for phase, number in parts)
         assert hits, words
         assert completed(fork, command, runs) == expected, words
-    scorecard.add("settings cut into pieces / equal to the whole", cases=cases, passed=cases, target=20)
+    scorecard.add(
+        "settings cut into pieces / equal to the whole", cases=cases, passed=cases, target=20
+    )
 
 
 @pytest.mark.slow
@@ -116,11 +140,18 @@ def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecar
         case = fork("run", *small, *SHORT, f"paths.runs={runs}")
         code = case.wait(600)
         lines = case.err.strip().splitlines()
-        if code == 22 and len(lines) == 1 and f"{name} (" in lines[0] and "--allow-inexact-resume" in lines[0]:
+        if (
+            code == 22
+            and len(lines) == 1
+            and f"{name} (" in lines[0]
+            and "--allow-inexact-resume" in lines[0]
+        ):
             refused.append(name)
         state = json.loads((run / "status.json").read_text())
         assert (state["state"], state["exit_code"]) == ("failed", 22)
-    scorecard.add("changed conditions / refused by name", cases=len(changes), passed=len(refused), target=6)
+    scorecard.add(
+        "changed conditions / refused by name", cases=len(changes), passed=len(refused), target=6
+    )
     assert refused == list(changes)
     case = fork("run", *small, *SHORT, f"paths.runs={runs}", "--allow-inexact-resume")
     assert case.wait(600) == 0, case.err

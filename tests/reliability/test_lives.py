@@ -18,7 +18,13 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, OrcaError
@@ -30,7 +36,9 @@ from tests.reliability.workloads import CALLS, NAME, OWNER, inject, save
 from tests.tiers import count
 
 KINDS, WHEN = st.sampled_from(("KILL", "ENOSPC", "EIO")), st.sampled_from(range(1, 21))
-ONE = st.builds("{}:{}{}:{}".format, st.sampled_from(CALLS), WHEN, st.sampled_from(("", "+")), KINDS)
+ONE = st.builds(
+    "{}:{}{}:{}".format, st.sampled_from(CALLS), WHEN, st.sampled_from(("", "+")), KINDS
+)
 FAULTS = st.just("") | ONE
 STORAGE = 30
 
@@ -58,7 +66,11 @@ class Life(RuleBasedStateMachine):
 
     @property
     def steps(self) -> list[Path]:
-        folders = [path for run in self.runs for path in (run / "3_finetune" / "checkpoints").glob("step-*")]
+        folders = [
+            path
+            for run in self.runs
+            for path in (run / "3_finetune" / "checkpoints").glob("step-*")
+        ]
         return sorted(path for path in folders if not storage.is_aside(path))
 
     def attempt(self, steps: int, end: str, fault: str) -> None:
@@ -77,7 +89,9 @@ class Life(RuleBasedStateMachine):
             finally:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        allowed = {0} | ({-signal.SIGKILL} if fault.endswith("KILL") else {STORAGE} if fault else set())
+        allowed = {0} | (
+            {-signal.SIGKILL} if fault.endswith("KILL") else {STORAGE} if fault else set()
+        )
         assert code in allowed, (code, fault)
 
     def _work(self, steps: int, end: str, fault: str) -> int:
@@ -96,7 +110,9 @@ class Life(RuleBasedStateMachine):
             run.set_state("finetune")
             run.write_environment({"schema": 1})
             loaded = checkpoint.load_latest(folder, owner=OWNER)
-            if loaded is not None and not torch.equal(loaded.weights["w"], torch.full((30,), float(loaded.step))):
+            if loaded is not None and not torch.equal(
+                loaded.weights["w"], torch.full((30,), float(loaded.step))
+            ):
                 return 98
             done = 0 if loaded is None else loaded.step
             for step in range(done + 1, done + 1 + steps):
@@ -109,7 +125,11 @@ class Life(RuleBasedStateMachine):
                 run.set_state(end, code=1)
         return 0
 
-    @rule(steps=st.sampled_from((2, 1, 3, 0)), end=st.sampled_from(("", "interrupted", "failed")), fault=FAULTS)
+    @rule(
+        steps=st.sampled_from((2, 1, 3, 0)),
+        end=st.sampled_from(("", "interrupted", "failed")),
+        fault=FAULTS,
+    )
     def works(self, steps: int, end: str, fault: str) -> None:
         self.attempt(steps, end, fault)
 
@@ -118,7 +138,11 @@ class Life(RuleBasedStateMachine):
     def ends(self, fault: str) -> None:
         self.attempt(0, "completed", fault)
 
-    @precondition(lambda self: self.promises.read_text() != "completed" and len(self.steps) - len(self.damaged) >= 2)
+    @precondition(
+        lambda self: (
+            self.promises.read_text() != "completed" and len(self.steps) - len(self.damaged) >= 2
+        )
+    )
     @rule(place=st.integers(0, 2**20), bit=st.integers(0, 7))
     def is_damaged(self, place: int, bit: int) -> None:
         """A bit of the newest checkpoint flips; the one before it is then what is promised."""
@@ -156,6 +180,11 @@ def test_random_lives_of_a_run(scorecard):
     Life.lives = 0
     # To shrink a life takes minutes; its events are printed, and it is the same at every run.
     phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-    run_state_machine_as_test(Life, settings=settings(examples(20), phases=phases, stateful_step_count=40))
-    figure, target = "random lives of a run: nothing torn, lost or doubled", count(pr=20, nightly=400)
+    run_state_machine_as_test(
+        Life, settings=settings(examples(20), phases=phases, stateful_step_count=40)
+    )
+    figure, target = (
+        "random lives of a run: nothing torn, lost or doubled",
+        count(pr=20, nightly=400),
+    )
     scorecard.add(figure, cases=Life.lives, passed=Life.lives, target=target)

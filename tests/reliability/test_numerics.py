@@ -40,9 +40,15 @@ DEGENERATE = {
     "all_points_equal": (torch.ones(6, 4), torch.ones(5, 4)),
     "identical_clouds": (points(6), points(6)),
     "huge_against_tiny": (points(6, scale=1e20), points(5, scale=1e-20, seed=1)),
-    "empty_class": (cloud(points(6), classes=4, used=2), cloud(points(5, seed=1), classes=5, used=3)),
+    "empty_class": (
+        cloud(points(6), classes=4, used=2),
+        cloud(points(5, seed=1), classes=5, used=3),
+    ),
     "one_class": (cloud(points(6), classes=1), cloud(points(5, seed=1), classes=1)),
-    "a_class_of_one_point": (Features(points(6), LONELY, 2), Features(points(5, seed=1), LONELY[1:], 2)),
+    "a_class_of_one_point": (
+        Features(points(6), LONELY, 2),
+        Features(points(5, seed=1), LONELY[1:], 2),
+    ),
     "more_dimensions_than_points": (points(4, 50), points(3, 50, seed=1)),
     "far_from_the_origin": (points(6, shift=1e6), points(5, shift=1e6, seed=1)),
 }
@@ -53,7 +59,10 @@ DEGENERATE = {
 def test_degenerate_clouds(metric, name, counted):
     """G2: a finite distance with a finite gradient, or an error of the program's own."""
     clouds = [value if isinstance(value, Features) else cloud(value) for value in DEGENERATE[name]]
-    source, target = clouds[0], dataclasses.replace(clouds[1], x=clouds[1].x.clone().requires_grad_())
+    source, target = (
+        clouds[0],
+        dataclasses.replace(clouds[1], x=clouds[1].x.clone().requires_grad_()),
+    )
     built = parts.build(yaml.safe_load(choices("metric")[metric].read_text()), "metric")
     passed = True
     try:
@@ -73,10 +82,22 @@ def test_undefined_error_of_a_run_is_null_with_a_reason(orca, environment, tiny,
     y = rng.integers(0, 2, (60, 3)).astype(np.float32)
     split = np.repeat(["train", "validation", "test"], [30, 15, 15])
     y[split == "test"] = 0  # no positive: no precision
-    np.savez(tmp_path / "own.npz", x=rng.normal(size=(60, 2, 9)).astype(np.float32), y=y, split=split)
-    words = ["task=arrays", "task.kind=labels", f"task.train={tmp_path / 'own.npz'}", f"body.checkpoint={tiny['bert']}"]
-    words += ["task.error={_target_:orca_cli.scoring.multilabel.MeanAveragePrecision}", "metric=none"]
-    code, _, err = orca("run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0")
+    np.savez(
+        tmp_path / "own.npz", x=rng.normal(size=(60, 2, 9)).astype(np.float32), y=y, split=split
+    )
+    words = [
+        "task=arrays",
+        "task.kind=labels",
+        f"task.train={tmp_path / 'own.npz'}",
+        f"body.checkpoint={tiny['bert']}",
+    ]
+    words += [
+        "task.error={_target_:orca_cli.scoring.multilabel.MeanAveragePrecision}",
+        "metric=none",
+    ]
+    code, _, err = orca(
+        "run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0"
+    )
     assert code == 0, err
     (run,), (result,) = run_folders(environment), results(environment)
     passed = result["error"]["value"] is None and "undefined" in result["error"]["reason"]
@@ -86,14 +107,22 @@ def test_undefined_error_of_a_run_is_null_with_a_reason(orca, environment, tiny,
     assert "undefined" in out
 
 
-BY_CLASS = ["metric=otdd_by_class", "align.epochs=4", "train.epochs=1", "train.warmup_epochs=0", "train.checkpoint_s=0"]
+BY_CLASS = [
+    "metric=otdd_by_class",
+    "align.epochs=4",
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "train.checkpoint_s=0",
+]
 WORDS = {"finetune": ["metric=none", "train.checkpoint_s=0"], "align": BY_CLASS}
 FIGURES = {"finetune": "steps with a loss or gradient that is not finite",
            "align": "alignment steps with a distance or gradient not finite"}  # fmt: skip
 # (stage, what, value, step, call in it: every class of digits is one distance of a step of alignment)
 FAULTS = [("finetune", "loss", math.nan, 9, 0), ("finetune", "gradient", math.inf, 9, 0)]
 FAULTS += [("align", "distance", math.nan, 2, 3), ("align", "gradient", math.inf, 2, 3)]
-FAULTS += [("finetune", "gradient", math.nan, 0, 0), ("align", "gradient", math.nan, 0, 0)][: count(pr=0, nightly=2)]
+FAULTS += [("finetune", "gradient", math.nan, 0, 0), ("align", "gradient", math.nan, 0, 0)][
+    : count(pr=0, nightly=2)
+]
 
 
 @pytest.mark.slow
@@ -104,7 +133,11 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
     """G1: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
     assert orca("run", *small, *WORDS[stage], f"paths.runs={tmp_path / 'whole'}")[0] == 0
     words = ["run", *small, *WORDS[stage], f"paths.cache={tmp_path / 'cold'}"]
-    loss, distance, update = torch.nn.CrossEntropyLoss.forward, OTDDByClass.distance, torch.optim.AdamW.step
+    loss, distance, update = (
+        torch.nn.CrossEntropyLoss.forward,
+        OTDDByClass.distance,
+        torch.optim.AdamW.step,
+    )
     calls = Counter()
 
     def is_now(in_a_step):
@@ -132,7 +165,9 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
         calls["update"] += 1
         return update(*words, **more)
 
-    monkeypatch.setattr("orca_cli.stages.expected_time.measure", lambda *words: None)  # its steps would be counted
+    monkeypatch.setattr(
+        "orca_cli.stages.expected_time.measure", lambda *words: None
+    )  # its steps would be counted
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", counted_update)
         if stage == "finetune":
@@ -140,7 +175,9 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
         else:
             patch.setattr(OTDDByClass, "distance", faulty_distance)
         code, _, err = orca(*words)
-    assert (code, calls["fault"], calls["update"]) == (32, 1, step), err  # the step itself was not taken
+    assert (code, calls["fault"], calls["update"]) == (32, 1, step), (
+        err
+    )  # the step itself was not taken
     where = f"the {what} is" if stage == "finetune" else f"align, epoch {step}: "
     assert re.search(rf"orca: error: .*{where}.*(nan|inf).*, with a rate of", err), err
     (run,) = run_folders(environment)
@@ -156,7 +193,9 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
 
 
 @pytest.mark.slow
-def test_no_distance_that_is_not_finite_is_recorded(orca, environment, small, tmp_path, monkeypatch, counted):
+def test_no_distance_that_is_not_finite_is_recorded(
+    orca, environment, small, tmp_path, monkeypatch, counted
+):
     """I7: the distance after the last step is measured without a gradient; NaN would stand in result.json."""
     distance, after = OTDDByClass.distance, []
 
@@ -172,5 +211,7 @@ def test_no_distance_that_is_not_finite_is_recorded(orca, environment, small, tm
         patch.setattr(OTDDByClass, "distance", faulty)
         code, _, err = orca("run", *small, *BY_CLASS, f"paths.cache={tmp_path / 'cold'}")
     assert after, err
-    passed = code == 32 and "orca: error: align: the distance is nan" in err and not results(environment)
+    passed = (
+        code == 32 and "orca: error: align: the distance is nan" in err and not results(environment)
+    )
     counted("distances that are not finite / kept out of results", passed, err)

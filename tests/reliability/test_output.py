@@ -66,5 +66,7 @@ def test_reports_show_names_as_they_are(tmp_path, orca, counted):
         assert not _COMMANDS.search(out.replace("\n", "")), repr(out)
         assert form == "csv" or not re.search(r"(?<!\\)<", out.replace("<br>", ""))
     cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
-    formulas = [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or re.match(r"-[^0-9]|-\d+\+", cell)]
+    formulas = [
+        cell for cell in cells if cell[:1] in tuple("=+@\t\r") or re.match(r"-[^0-9]|-\d+\+", cell)
+    ]
     counted(FIGURE, not formulas, formulas, cases=len(NAMES), target=len(NAMES))

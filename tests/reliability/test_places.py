@@ -37,9 +37,21 @@ PLACES = {
     "folder of another": (30, "cannot be written", None),
     "missing": (11, "nowhere.npz", lambda folder: folder / "place" / "a" / "b"),
     "file": (30, "stands where a folder is needed", lambda folder: file(folder) / "runs"),
-    "4096 characters": (30, "File name too long", lambda folder: folder / "/".join(["d" * 99] * 41)),
-    "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
-    "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
+    "4096 characters": (
+        30,
+        "File name too long",
+        lambda folder: folder / "/".join(["d" * 99] * 41),
+    ),
+    "not UTF-8, typed": (
+        10,
+        "is not an override",
+        lambda folder: folder / os.fsdecode(b"place\xff"),
+    ),
+    "not UTF-8, in ORCA_RUNS": (
+        11,
+        "nowhere.npz",
+        lambda folder: folder / os.fsdecode(b"place\xff"),
+    ),
     "loop of links": (30, "a link that leads to no folder", loop),
 }
 
@@ -92,7 +104,13 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, counted, how, when
     """C5: code 30 at the next write; no part of the folder is made again, there or elsewhere."""
     runs, mark = tmp_path / "work" / "runs", tmp_path / "left.json"
     runs.mkdir(parents=True)
-    words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]  # no finished alignment
+    words = [
+        "run",
+        *small,
+        *SHORT,
+        f"paths.cache={tmp_path / 'cache'}",
+        f"paths.runs={runs}",
+    ]  # no finished alignment
     case = fork(*words, hook=f"tests.reliability.places:vanish:{when}:1:{how}:{runs}:{mark}")
     line = error_line(case, 30)
     assert mark.exists(), "the folder did not go away while the run was alive"
@@ -107,7 +125,9 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, counted, how, when
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["", "full disk", "no reader"][: count(pr=2, nightly=3)])
-def test_a_log_that_cannot_be_written(environment, fork, small, expected, tmp_path, mounted, counted, place):
+def test_a_log_that_cannot_be_written(
+    environment, fork, small, expected, tmp_path, mounted, counted, place
+):
     """C6: the run ends as it would have, and says once that its log is not whole; a place is that of standard error."""
     words = [*small, *LOGGED, f"paths.cache={tmp_path / 'cache'}"]
     assert killed(fork, words, environment, "align", 2)
@@ -123,5 +143,9 @@ def test_a_log_that_cannot_be_written(environment, fork, small, expected, tmp_pa
     assert outcome(run) == expected
     assert not re.search("Traceback|--- Logging error ---", case.err)
     lost = log.read_text().removeprefix(before) if place else case.err
-    warnings = [line for line in lost.splitlines() if "the work goes on" in line or "standard error only" in line]
+    warnings = [
+        line
+        for line in lost.splitlines()
+        if "the work goes on" in line or "standard error only" in line
+    ]
     counted(LOGS, len(warnings) == 1, lost)

@@ -21,9 +21,17 @@ from tests.reliability.signal_points import SENT
 from tests.tiers import count
 
 FIGURE = "signals: saved and resumed exactly"
-SHORT = ["metric=otdd_by_class", "align.epochs=3", "train.epochs=3"]  # a distance for every class of every step
+SHORT = [
+    "metric=otdd_by_class",
+    "align.epochs=3",
+    "train.epochs=3",
+]  # a distance for every class of every step
 CODES = {"TERM": 143, "INT": 130, "HUP": 129, "USR1": 75, "USR1+0.5+TERM": 75, "INT+0.3+INT": 130}
-SAYS = {"USR1": "preempted by SIGUSR1", "USR1+0.5+TERM": "preempted by SIGUSR1", "INT+0.3+INT": "second SIGINT"}
+SAYS = {
+    "USR1": "preempted by SIGUSR1",
+    "USR1+0.5+TERM": "preempted by SIGUSR1",
+    "INT+0.3+INT": "second SIGINT",
+}
 # Point -> how often it is entered in such a run, at least.
 TIMES = {"compose": 1, "features": 1, "transport": 3, "step": 12, "validation": 3, "checkpoint": 4}
 
@@ -64,9 +72,13 @@ class Trial:
                 shutil.rmtree(entry)
         if point == "checkpoint":
             words = (*words, "train.checkpoint_s=0")
-        case = self.fork(*words, hook=f"tests.reliability.signal_points:at:{point},{number},{plan}", **more)
+        case = self.fork(
+            *words, hook=f"tests.reliability.signal_points:at:{point},{number},{plan}", **more
+        )
         code = case.wait(600)
-        assert (self._folder / "sent").exists(), f"the point '{point}' was not reached {number} times"  # the premise
+        assert (self._folder / "sent").exists(), (
+            f"the point '{point}' was not reached {number} times"
+        )  # the premise
         assert "Traceback" not in case.err, case.err
         return code, case.err
 
@@ -74,7 +86,9 @@ class Trial:
         """Whether the status and, once there was a step, the checkpoints say that the run stopped where it was."""
         (run,) = run_folders(self.runs)
         status = json.loads((run / "status.json").read_text())
-        saved = point not in ("step", "validation") or bool(list(run.glob("3_finetune/checkpoints/step-*")))
+        saved = point not in ("step", "validation") or bool(
+            list(run.glob("3_finetune/checkpoints/step-*"))
+        )
         return (status["state"], status["exit_code"]) == ("interrupted", code) and saved
 
     def ends_alike(self):
@@ -84,13 +98,17 @@ class Trial:
         (run,), (result,) = run_folders(self.runs), results(self.runs)
         assert not list(run.rglob(".tmp-*"))
         keys = ("weights_sha256", "error", "validation_error", "metric_value", "splits")
-        self._counted(FIGURE, all(result[key] == self.reference[key] for key in keys), result, target=0)
+        self._counted(
+            FIGURE, all(result[key] == self.reference[key] for key in keys), result, target=0
+        )
 
 
 def cases(plan, points, number, seed):
     """A seeded choice of (plan, point, which time): every point equally often."""
     generator = random.Random(seed)
-    return [(plan, point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]]
+    return [
+        (plan, point, generator.randint(1, TIMES[point])) for point in (points * number)[:number]
+    ]
 
 
 SAVED = [
@@ -114,7 +132,9 @@ def test_a_signal_in_any_phase_saves(trial, plan, point, number):
     trial.ends_alike()
 
 
-@pytest.mark.parametrize("name", ["INT", "USR1", *["TERM", "HUP"][: count(pr=0, nightly=2)]] * count(pr=1, nightly=5))
+@pytest.mark.parametrize(
+    "name", ["INT", "USR1", *["TERM", "HUP"][: count(pr=0, nightly=2)]] * count(pr=1, nightly=5)
+)
 def test_signals_to_the_group_of_a_sweep(trial, counted, name):
     """B4: the running job saves once, the sweep says so, and no process is left."""
     words = ["-m", "seed=0,1", "metric=none", "train.checkpoint_s=0"]
@@ -127,10 +147,17 @@ def test_signals_to_the_group_of_a_sweep(trial, counted, name):
     code = case.wait(600)
     assert code == CODES[name], case.err
     assert "1 interrupted, 1 not started" in case.out
-    assert case.err.count(f"[1/2] orca: error: {'preempted' if name == 'USR1' else 'stopped'} by SIG{name}") == 1
+    assert (
+        case.err.count(
+            f"[1/2] orca: error: {'preempted' if name == 'USR1' else 'stopped'} by SIG{name}"
+        )
+        == 1
+    )
     assert not Path(f"/proc/{job}").exists()
     assert run_folders(trial.runs) == [run]
-    counted(FIGURE, json.loads((run / "status.json").read_text())["exit_code"] == CODES[name], target=0)
+    counted(
+        FIGURE, json.loads((run / "status.json").read_text())["exit_code"] == CODES[name], target=0
+    )
 
 
 def test_a_terminal_that_is_closed(trial, tmp_path, counted):
@@ -155,7 +182,8 @@ def test_a_terminal_that_is_closed(trial, tmp_path, counted):
 
 
 @pytest.mark.parametrize(
-    ("plan", "point", "number"), cases("STOP+1+CONT", ["transport", "step"], count(pr=1, nightly=5), seed=6)
+    ("plan", "point", "number"),
+    cases("STOP+1+CONT", ["transport", "step"], count(pr=1, nightly=5), seed=6),
 )
 def test_a_stop_and_its_end_change_nothing(trial, plan, point, number):
     """B5."""

@@ -53,10 +53,21 @@ def test_a_run_that_says_it_is_at_work_or_has_ended(orca, tmp_path, counted, nam
 def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, counted):
     """Stale: doctor names the file; it says nothing where the data are what they were, or not on this machine."""
     file = tmp_path / "own.npz"
-    arrays = {"x": np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32), "y": np.arange(60) % 3}
+    arrays = {
+        "x": np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32),
+        "y": np.arange(60) % 3,
+    }
     np.savez(file, **arrays)
-    words = ["task=arrays", "task.kind=classes", "task.train=own.npz", f"body.checkpoint={tiny['bert']}", "metric=none"]
-    code, _, err = orca("run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0")
+    words = [
+        "task=arrays",
+        "task.kind=classes",
+        "task.train=own.npz",
+        f"body.checkpoint={tiny['bert']}",
+        "metric=none",
+    ]
+    code, _, err = orca(
+        "run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0"
+    )
     assert code == 0, err
     (run,) = run_folders(environment)
     facts, seen = file.stat(), []
@@ -80,7 +91,9 @@ def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, 
 
 
 @pytest.mark.parametrize("ahead_s", [-7200.0, 7200.0])
-def test_what_another_machine_works_on_is_neither_removed_nor_collected(environment, tmp_path, monkeypatch, ahead_s):
+def test_what_another_machine_works_on_is_neither_removed_nor_collected(
+    environment, tmp_path, monkeypatch, ahead_s
+):
     """Also where the clock of the file server is another than that of this machine."""
     set_times = os.utime
 

@@ -71,7 +71,12 @@ def test_a_sweep_is_stopped_and_typed_again(fork, environment, tmp_path, counted
     case.send(signal.Signals[f"SIG{name}"])
     assert case.wait(600) == {"KILL": -9, "TERM": 143, "INT": 130}[name], case.err
     # A process that ends gives its memory back before its locks.
-    wait_until(lambda: not lives(job) and not any(storage.is_locked(run / "lock") for run in run_folders(environment)))
+    wait_until(
+        lambda: (
+            not lives(job)
+            and not any(storage.is_locked(run / "lock") for run in run_folders(environment))
+        )
+    )
     again = fork(*words, hook=f"{HOOK}stages:", more={STARTS: str(notes)})
     assert again.wait(600) == 0, again.err
     ends = [line for line in notes.read_text().splitlines() if line.startswith("end")]
@@ -124,7 +129,9 @@ def test_different_runs_have_folders_of_their_own(start_together, tmp_path, coun
     assert set(codes[:2]) <= {0, 20}
     assert codes[2:] == [0] * (RACERS - 1), [case.err for case in cases]
     assert {result["seed"] for result in results(runs)} == set(range(RACERS))
-    counted(DISTINCT, len(run_folders(runs)) == RACERS, cases=RACERS, target=400 if round_ == 0 else 0)
+    counted(
+        DISTINCT, len(run_folders(runs)) == RACERS, cases=RACERS, target=400 if round_ == 0 else 0
+    )
 
 
 @pytest.mark.parametrize("round_", range(count(pr=1, nightly=100)))
@@ -147,4 +154,7 @@ def test_one_run_has_one_process(fork, start_together, tmp_path, counted, round_
         if code == 20:
             assert f"process {winner} on " in case.err
             assert len(case.err.splitlines()) == 1
-    counted("rounds of 8 processes on one run / one worked, 7 were told who", target=100 if round_ == 0 else 0)
+    counted(
+        "rounds of 8 processes on one run / one worked, 7 were told who",
+        target=100 if round_ == 0 else 0,
+    )

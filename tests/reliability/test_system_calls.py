@@ -52,7 +52,9 @@ def problems(name: str, folder: Path) -> list[str]:
         workloads.WORKLOADS[name](folder, lambda text: None)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         return [*wrong, f"does not go on: {error!r}"]
-    return wrong + [f"left over: {path.name}" for path in folder.rglob("*") if storage.is_temporary(path)]
+    return wrong + [
+        f"left over: {path.name}" for path in folder.rglob("*") if storage.is_temporary(path)
+    ]
 
 
 def is_there(folder: Path, promise: str) -> bool:
@@ -69,9 +71,13 @@ def is_there(folder: Path, promise: str) -> bool:
         order = ("created", "build", "align", "completed")
         if not (folder / "run" / "status.json").exists():
             return False
-        state = json.loads((folder / "run" / "status.json").read_text() or '{"state": "created"}')["state"]
+        state = json.loads((folder / "run" / "status.json").read_text() or '{"state": "created"}')[
+            "state"
+        ]
         lines = len(storage.read_json_lines(folder / "run" / "metrics.jsonl"))
-        return order.index(state) >= order.index(which) and lines >= order.index(which) + (what == "line")
+        return order.index(state) >= order.index(which) and lines >= order.index(which) + (
+            what == "line"
+        )
     return (folder / {"result": "run/result.json", "entry": "cache/entry"}[what]).exists()
 
 
@@ -80,10 +86,21 @@ def traced(fork, name, folder, log, *more):
     folder.mkdir()
     case = fork("list", hook=f"tests.reliability.workloads:run:{name}|{folder}")
     end = time.monotonic() + 600
-    while not (folder / "promises").exists():  # else the faults would hit what the fork does before its work
+    while not (
+        folder / "promises"
+    ).exists():  # else the faults would hit what the fork does before its work
         assert time.monotonic() < end, case.poll()
         time.sleep(0.002)
-    command = ["strace", "-p", str(case.pid), "-o", str(log), "-e", f"trace={','.join(CALLS)}", *more]
+    command = [
+        "strace",
+        "-p",
+        str(case.pid),
+        "-o",
+        str(log),
+        "-e",
+        f"trace={','.join(CALLS)}",
+        *more,
+    ]
     tracer = subprocess.run(command, capture_output=True, text=True, timeout=600)
     code = case.wait(600)
     assert "ttach" in tracer.stderr or log.exists(), tracer.stderr
@@ -120,14 +137,18 @@ def test_every_system_call_fails_once(name, fork, tmp_path, not_run, scorecard):
     chosen = cases[:: max(1, len(cases) // count(pr=10, nightly=10_000))]  # evenly spread over all
     for number, (call, k, fault) in enumerate(chosen):
         folder = tmp_path / f"{number}"
-        what = f"{call}:signal=KILL:when={k}" if fault == "KILL" else f"{call}:error={fault}:when={k}"
+        what = (
+            f"{call}:signal=KILL:when={k}" if fault == "KILL" else f"{call}:error={fault}:when={k}"
+        )
         code, err = traced(fork, name, folder, log, "-e", f"inject={what}")
         hit = code == -9 if fault == "KILL" else "(INJECTED)" in log.read_text()
         if not hit:  # the work made fewer calls this time; then nothing was tested
             continue
         tried += 1
         violations = problems(name, folder)
-        if code not in (-9, 0) and (code != STORAGE or not re.fullmatch(r"orca: error: [^\n]+\n", err)):
+        if code not in (-9, 0) and (
+            code != STORAGE or not re.fullmatch(r"orca: error: [^\n]+\n", err)
+        ):
             violations.append(f"exit code {code}: {err.strip()[-300:]}")
         if violations:
             bad[call, k, fault] = violations

@@ -23,7 +23,15 @@ from orca_cli.runs.directory import RunDirectory, RunName
 OWNER = "a" * 64
 NAME = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", OWNER, "b" * 64, {})
 STEPS = 4
-CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write")  # that `inject` can let fail
+CALLS = (
+    "fsync",
+    "rename",
+    "replace",
+    "mkdir",
+    "unlink",
+    "rmdir",
+    "write",
+)  # that `inject` can let fail
 
 
 def save(folder: Path, step: int, size: int) -> None:
@@ -63,7 +71,9 @@ def cache(folder: Path, promise: Callable[[str], None]) -> None:
     from orca_cli.training.cache import Entry, cached
 
     for _ in range(2):
-        value = cached(folder / "cache" / "entry", lambda: Entry({"x": torch.arange(64.0)})).tensors["x"]
+        value = cached(
+            folder / "cache" / "entry", lambda: Entry({"x": torch.arange(64.0)})
+        ).tensors["x"]
         assert torch.equal(value, torch.arange(64.0)), "another value came out of the cache"
         promise("entry")
 
@@ -77,7 +87,9 @@ def run(argument: str) -> None:
     descriptor = os.open(f"{place}/promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def promise(text: str) -> None:
-        os.pwrite(descriptor, text.encode() + b"\n", 0)  # a call of its own kind: no fault of the workload's hits it
+        os.pwrite(
+            descriptor, text.encode() + b"\n", 0
+        )  # a call of its own kind: no fault of the workload's hits it
 
     status = os.open("/proc/self/status", os.O_RDONLY)
     while re.search(rb"TracerPid:\s+0\n", os.pread(status, 4096, 0)):
@@ -86,7 +98,9 @@ def run(argument: str) -> None:
     try:
         WORKLOADS[name](Path(place), promise)
     except BaseException as error:  # noqa: BLE001 - the oracle wants to see it
-        known = error if isinstance(error, OrcaError) else storage.disk_error(error)  # as `orca run` does
+        known = (
+            error if isinstance(error, OrcaError) else storage.disk_error(error)
+        )  # as `orca run` does
         if known is None:
             traceback.print_exc()
             os._exit(1)
@@ -108,7 +122,9 @@ def inject(fault: str) -> None:
 
     def faulty(*words, **more):
         nonlocal calls
-        if name == "write" and not set("wax+") & set(str(words[1] if len(words) > 1 else more.get("mode", "r"))):
+        if name == "write" and not set("wax+") & set(
+            str(words[1] if len(words) > 1 else more.get("mode", "r"))
+        ):
             return original(*words, **more)
         calls += 1
         if calls == first or (lasting and calls > first):

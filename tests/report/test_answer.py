@@ -28,7 +28,11 @@ def run(tmp_path):
             (tmp_path / folder).mkdir(exist_ok=True)
         summary = {"schema": 1, "kind": kind, "class_names": list(names)}
         (tmp_path / "1_build" / "summary.json").write_text(json.dumps(summary))
-        np.savez(tmp_path / "3_finetune" / "predictions.npz", outputs=outputs.astype(np.float32), targets=targets)
+        np.savez(
+            tmp_path / "3_finetune" / "predictions.npz",
+            outputs=outputs.astype(np.float32),
+            targets=targets,
+        )
         return tmp_path
 
     return write
@@ -54,7 +58,10 @@ def share(hits):
 
 
 def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_count(run):
-    outputs, targets = RNG.random((7001, 600), np.float32), RNG.integers(0, 599, 7001)  # none is of the last class
+    outputs, targets = (
+        RNG.random((7001, 600), np.float32),
+        RNG.integers(0, 599, 7001),
+    )  # none is of the last class
     targets[::7] = -100
     matrix = numbers.read(run("classes", outputs, targets))
     true, predicted = targets[targets != -100], outputs[targets != -100].argmax(axis=1)
@@ -65,7 +72,9 @@ def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_cou
     record = matrix.record()
     precision = [np.nan if one is None else one for one in record["precision"]]
     np.testing.assert_allclose(precision, [share(true[predicted == k] == k) for k in range(600)])
-    np.testing.assert_allclose(matrix.recall, [share(predicted[true == k] == k) for k in range(600)])
+    np.testing.assert_allclose(
+        matrix.recall, [share(predicted[true == k] == k) for k in range(600)]
+    )
     assert (record["correct"], record["n"]) == ((true == predicted).sum(), len(true))
     assert "confusion" not in record  # too many classes to draw
     few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b")))
@@ -88,7 +97,9 @@ def test_labels_are_counted_and_missing_ones_do_not_count(run):
         present, predicted = targets[known, k] == 1, outputs[known, k] >= 0
         precision, recall = share(present[predicted]), share(predicted[present])
         f1 = (0.0, np.nan)[k - 2] if k > 1 else 2 / (1 / precision + 1 / recall)
-        np.testing.assert_allclose([values[k] for values in labels.shares.values()], (precision, recall, f1))
+        np.testing.assert_allclose(
+            [values[k] for values in labels.shares.values()], (precision, recall, f1)
+        )
     assert labels.worst()[-1] == 3
     assert json.loads(json.dumps(labels.record(), allow_nan=False))["labels"][3]["f1"] is None
 
@@ -103,15 +114,21 @@ def test_numbers_are_measured_and_unknown_ones_do_not_count(run):
         known = ~np.isnan(targets[:, k])
         true, predicted = targets[known, k].astype(np.float64), outputs[known, k].astype(np.float64)
         measures = number.measures
-        assert measures["rmse"] == pytest.approx(np.linalg.norm(predicted - true) / len(true) ** 0.5)
+        assert measures["rmse"] == pytest.approx(
+            np.linalg.norm(predicted - true) / len(true) ** 0.5
+        )
         assert measures["mae"] == pytest.approx(np.abs(predicted - true).sum() / len(true))
-        assert measures["r2"] == pytest.approx(1 - ((predicted - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+        assert measures["r2"] == pytest.approx(
+            1 - ((predicted - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+        )
     assert [entry["n"] for entry in values.record()["values"]] == [120, 90]
 
 
 def test_what_no_run_writes_is_an_error_of_the_data(run, tmp_path):
     assert numbers.read(tmp_path / "nothing") is None
-    assert numbers.read(run("dense", np.zeros((3, 1, 4)), np.zeros((3, 1, 4)))) is None  # has no picture
+    assert (
+        numbers.read(run("dense", np.zeros((3, 1, 4)), np.zeros((3, 1, 4)))) is None
+    )  # has no picture
     for kind, shape, targets in (
         ("classes", (3, 2), [0, 1, 2]),
         ("classes", (3, 2, 4), [0, 1, 1]),
@@ -128,13 +145,20 @@ def test_what_no_run_writes_is_an_error_of_the_data(run, tmp_path):
     st.sampled_from([1, 9, 2000]),
 )
 @examples(8)
-def test_a_drawn_confusion_matrix_holds_every_count_or_on_a_terminal_the_most_confused_pairs(names, width, most):
+def test_a_drawn_confusion_matrix_holds_every_count_or_on_a_terminal_the_most_confused_pairs(
+    names, width, most
+):
     matrix = confusion(names, most)
-    counts, text = Counter(map(str, matrix.counts[matrix.counts > 0].tolist())), printed(matrix, width)
+    counts, text = (
+        Counter(map(str, matrix.counts[matrix.counts > 0].tolist())),
+        printed(matrix, width),
+    )
     right = f"{matrix.counts.trace()} of {matrix.counts.sum()} test samples right"
     assert right in " ".join(text.split())
     if "rows: true class" in " ".join(text.split()):
-        assert not counts - Counter(re.findall(r"(?<![\w.])\d+(?![\w%.])", text[text.index("recall") :]))
+        assert not counts - Counter(
+            re.findall(r"(?<![\w.])\d+(?![\w%.])", text[text.index("recall") :])
+        )
     elif (confused := matrix.counts * (1 - np.eye(len(names), dtype=int))).any():
         assert len(names) > 30 or width < 190
         assert f"of {np.count_nonzero(confused)} pair" in " ".join(text.split())
@@ -146,12 +170,25 @@ def test_a_drawn_confusion_matrix_holds_every_count_or_on_a_terminal_the_most_co
 def test_pictures_of_labels_and_numbers_fit_the_terminal(k, n, width):
     rng = np.random.default_rng(k)
     present, predicted = rng.integers(0, n + 1, (2, k))
-    labels = Labels(n, present, predicted, np.minimum(present, predicted), [f"label {i} of {k}" for i in range(k)])
-    values = Values([Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)])
-    assert ("1 test sample;" if n == 1 else f"{n} test samples;") in " ".join(printed(labels, width).split())
+    labels = Labels(
+        n,
+        present,
+        predicted,
+        np.minimum(present, predicted),
+        [f"label {i} of {k}" for i in range(k)],
+    )
+    values = Values(
+        [Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)]
+    )
+    assert ("1 test sample;" if n == 1 else f"{n} test samples;") in " ".join(
+        printed(labels, width).split()
+    )
     assert str(n) in printed(values, width)
 
 
 def test_shares_that_are_neither_all_nor_nothing_never_look_so():
     shares = [numbers.percent(share) for share in (0, 0.001, 0.997, 1, np.nan)]
-    assert (shares, numbers.percent(0.99999, 2)) == (["0 %", "1 %", "99 %", "100 %", "-"], "99.99 %")
+    assert (shares, numbers.percent(0.99999, 2)) == (
+        ["0 %", "1 %", "99 %", "100 %", "-"],
+        "99.99 %",
+    )

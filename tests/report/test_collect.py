@@ -17,7 +17,10 @@ def status(text):
 
 DEEP = {"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}
 DAMAGES = {  # fields of a record, the content of its file, or what a function puts in its place
-    "empty folder": (lambda result: [file.unlink() for file in result.parent.iterdir()], "no status.json"),
+    "empty folder": (
+        lambda result: [file.unlink() for file in result.parent.iterdir()],
+        "no status.json",
+    ),
     "cut off": (b'{"schema": 2, "run_id"', "not valid JSON"),
     "deep nesting": (b"[" * 200_000, "not valid JSON"),
     "deep nesting of a value": ({"decided": DEEP}, "recursion"),
@@ -72,10 +75,15 @@ def test_what_was_called_otdd_is_otdd_by_class_in_records_of_the_first_schema(tm
     earlier = add_run(tmp_path, metric="otdd", seed=1)
     for path in (earlier / "result.json", earlier / "status.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
-    assert {run.seed: run.metric for run in collect([tmp_path]).runs} == {0: "otdd", 1: "otdd_by_class"}
+    assert {run.seed: run.metric for run in collect([tmp_path]).runs} == {
+        0: "otdd",
+        1: "otdd_by_class",
+    }
 
 
-def test_foreign_entries_and_loops_are_passed_over_and_a_run_counts_once_by_whatever_level_it_is_named(tmp_path):
+def test_foreign_entries_and_loops_are_passed_over_and_a_run_counts_once_by_whatever_level_it_is_named(
+    tmp_path,
+):
     path = add_run(tmp_path)
     add_run(tmp_path, seed=1, state="align")
     (tmp_path / ".sweeps" / RUN).mkdir(parents=True)

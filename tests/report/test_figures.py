@@ -18,13 +18,33 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
     for metric in ("otdd", "none"):
         for seed in range(3):
             value = 0.1 + 0.1 * (metric == "none") + seed / 100
-            add_run(tmp_path / "runs", metric=metric, seed=seed, value=value, **details(seed, metric=metric))
+            add_run(
+                tmp_path / "runs",
+                metric=metric,
+                seed=seed,
+                value=value,
+                **details(seed, metric=metric),
+            )
     charts = list(all_charts(table_of(tmp_path / "runs"), compared(tmp_path / "runs")))
     names = [chart.name for chart in charts]
-    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {"gains", "distance", "loss", "validation"}
-    words = ("report", tmp_path / "runs", "--against", "metric=none", "--figures", tmp_path / "figures")
+    assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {
+        "gains",
+        "distance",
+        "loss",
+        "validation",
+    }
+    words = (
+        "report",
+        tmp_path / "runs",
+        "--against",
+        "metric=none",
+        "--figures",
+        tmp_path / "figures",
+    )
     assert call(*words)[0] == 0
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.svg" for name in names}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.svg" for name in names
+    }
     for chart in charts:
         root = ET.fromstring((tmp_path / "figures" / f"{chart.name}.svg").read_bytes())
         assert root.attrib["aria-label"].startswith(chart.title)

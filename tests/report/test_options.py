@@ -22,10 +22,17 @@ VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
 
 
-def add_rated(root, task, metric, rate, seed, value, validation=None, on="validation", n=100, **fields):
+def add_rated(
+    root, task, metric, rate, seed, value, validation=None, on="validation", n=100, **fields
+):
     variant = {"train.lr": rate}
-    measured = {"validation_error": value if validation is None else validation, "selected": {"on": on, "n": n}}
-    add_run(root, task=task, metric=metric, seed=seed, value=value, variant=variant, **measured | fields)
+    measured = {
+        "validation_error": value if validation is None else validation,
+        "selected": {"on": on, "n": n},
+    }
+    add_run(
+        root, task=task, metric=metric, seed=seed, value=value, variant=variant, **measured | fields
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,9 @@ def rated(tmp_path_factory):
                 for seed in (1, 2, 3):
                     add(task, metric, rate, seed, test + seed / 1000, 0.5 - validation, n=n)
     for rate in RATES:
-        add("plain", "mmd", rate, 0, 0.1)  # of equal errors the middle value counts; nothing is left to judge
+        add(
+            "plain", "mmd", rate, 0, 0.1
+        )  # of equal errors the middle value counts; nothing is left to judge
     for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
         add("tested", "otdd", "4e-4", seed, 0.0, on="test")
         add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
@@ -51,29 +60,56 @@ def rated(tmp_path_factory):
     add("sparse", "otdd", "1e-3", 2, 0.01)
     for rate, seeds in (("1e-4", (0, 1, 2)), ("2e-4", (1, 2)), ("4e-4", (1, 2))):
         for seed in seeds:
-            add("sparse", "mmd", rate, seed, 0.4, 0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2)
+            add(
+                "sparse",
+                "mmd",
+                rate,
+                seed,
+                0.4,
+                0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2,
+            )
     return root
 
 
-def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_other_seeds_are_shown(rated):
+def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_other_seeds_are_shown(
+    rated,
+):
     rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
-    cells = {(cell["task"], row["metric"]): cell for row in rows for cell in row["cells"] if cell["values"]}
-    assert {place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()} == {
-        **{(task, "none"): ("0.0001", pytest.approx(0.402), 3) for task in ("plain", "tested", "few")},
-        **{(task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3) for task in ("plain", "tested", "few")},
+    cells = {
+        (cell["task"], row["metric"]): cell
+        for row in rows
+        for cell in row["cells"]
+        if cell["values"]
+    }
+    assert {
+        place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()
+    } == {
+        **{
+            (task, "none"): ("0.0001", pytest.approx(0.402), 3)
+            for task in ("plain", "tested", "few")
+        },
+        **{
+            (task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3)
+            for task in ("plain", "tested", "few")
+        },
         ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
         ("sparse", "mmd"): ("0.0002", 0.4, 1),
     }
     assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
     assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
     text = report(rated, "--choose", "train.lr")
-    assert text.startswith("each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds ")
+    assert text.startswith(
+        "each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds "
+    )
     assert "CHOSEN ON TEST" not in text
     edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
     for start, arms in {
-        edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")] + ["sparse minilm otdd full 0.0001"],
+        edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")]
+        + ["sparse minilm otdd full 0.0001"],
         "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
-        "nothing is left to judge, since no other seed was run at what was chosen": ["plain minilm mmd full 0.0001"],
+        "nothing is left to judge, since no other seed was run at what was chosen": [
+            "plain minilm mmd full 0.0001"
+        ],
     }.items():
         (said,) = [note for note in text.split(" - ") if note.startswith(start)]
         assert not [arm for arm in arms if arm not in said], said
@@ -103,7 +139,9 @@ COLUMNS = "task,method,error,source"
 def shown(tmp_path):
     """Return the table of two tasks, one generated, with the results of a csv file."""
     add_arms(tmp_path / "runs", arms={"otdd": 0.126, "none": 0.2})
-    add_run(tmp_path / "runs", task="darcy", value=0.5, error=RELATIVE, synthetic=True, size="small")
+    add_run(
+        tmp_path / "runs", task="darcy", value=0.5, error=RELATIVE, synthetic=True, size="small"
+    )
 
     def with_others(text):
         (tmp_path / "others.csv").write_text(text)
@@ -116,12 +154,20 @@ def test_others_are_in_every_format_above_the_trivial(shown):
     lines = "digits,forest,0.05,p. 3\ndarcy,forest,0.008,p. 3\necg,CNN,0.28,p. 2\n"
     table = shown(f"{COLUMNS}\n{lines}")
     *_, (names, entries), trivial = layout_of(table).rows
-    assert (names[0], trivial[0][0], [entry.main for entry in entries]) == ("forest [1]", "trivial", ["0.008", "5.0"])
+    assert (names[0], trivial[0][0], [entry.main for entry in entries]) == (
+        "forest [1]",
+        "trivial",
+        ["0.008", "5.0"],
+    )
     assert [entry.rest for entry in entries] == ["real data, ours are synthetic", ""]
     assert not any(entry.best for entry in entries)
-    others = [line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"]
+    others = [
+        line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"
+    ]
     assert others == ["0.008", "0.05"]
-    assert [one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]] == [0.008, 0.05]
+    assert [
+        one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]
+    ] == [0.008, 0.05]
     for form in ("md", "latex", "table"):
         assert "reported by others, under their conditions: p. 3" in Page(table).text(form), form
 
@@ -162,8 +208,16 @@ REFUSALS = [
     (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
-    (["--against", "metric=otd"], 11, "--against: no completed run has metric=otd; did you mean 'otdd'?"),
-    (["unlike", *AGAINST], 11, "differ in nothing but 'metric'; run the same tasks and seeds with metric=none"),
+    (
+        ["--against", "metric=otd"],
+        11,
+        "--against: no completed run has metric=otd; did you mean 'otdd'?",
+    ),
+    (
+        ["unlike", *AGAINST],
+        11,
+        "differ in nothing but 'metric'; run the same tasks and seeds with metric=none",
+    ),
     (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
     (
         ["rates", "--choose", "train.lr"],
@@ -176,14 +230,25 @@ REFUSALS = [
 def test_what_makes_no_sense_is_refused(tree, monkeypatch):
     monkeypatch.chdir(tree)
     for words, code, message in REFUSALS:
-        assert message in refused(code, "report", *([] if (tree / words[0]).is_dir() else ["runs"]), *words)
+        assert message in refused(
+            code, "report", *([] if (tree / words[0]).is_dir() else ["runs"]), *words
+        )
 
 
 def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
-    trees = (("one", "a", 1, 1), ("by set", "a", 1, 1), ("by set", "b", 2, 2), ("unlike", "a", 1, 2))
+    trees = (
+        ("one", "a", 1, 1),
+        ("by set", "a", 1, 1),
+        ("by set", "b", 2, 2),
+        ("unlike", "a", 1, 2),
+    )
     for tree, task, *rates in trees:
         for metric, rate in zip(("none", "otdd"), rates, strict=True):
-            (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
+            (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(
+                f"train:\n  lr: {rate}\n"
+            )
     assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms of a set gain ")
     assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
-    assert report(tmp_path / "unlike", "--compare").startswith("arms at different rates, not chosen on validation")
+    assert report(tmp_path / "unlike", "--compare").startswith(
+        "arms at different rates, not chosen on validation"
+    )

@@ -49,7 +49,9 @@ def root(tmp_path_factory):
         for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
             for seed in range(5):
                 value = 0.3 + 0.02 * place - gain + 0.003 * seed
-                fields = {"metric": metric, "seed": seed, "value": value} | details(seed, metric=metric)
+                fields = {"metric": metric, "seed": seed, "value": value} | details(
+                    seed, metric=metric
+                )
                 add_run(root, task=f"task{place}", **fields)
     add_run(root, task="task0", metric="mmd", seed=7, state="failed")
     return root
@@ -138,9 +140,13 @@ def test_it_fits_the_window_and_figures_lie_inside_their_frames(chromium, addres
 
 def test_tables_sort_by_a_click_and_a_filter_leaves_the_rows_with_its_words(chromium, address):
     def sorted_by(place):
-        chromium.value(f"document.querySelector('#table-of-results thead th:nth-child({place + 1}) button').click()")
+        chromium.value(
+            f"document.querySelector('#table-of-results thead th:nth-child({place + 1}) button').click()"
+        )
         rows = "Array.from(document.getElementById('table-of-results').tBodies[0].rows"
-        return chromium.value(f"{rows}, row => Number(row.cells[{place}].firstChild.textContent.split(' ')[0]))")
+        return chromium.value(
+            f"{rows}, row => Number(row.cells[{place}].firstChild.textContent.split(' ')[0]))"
+        )
 
     chromium.open(address)
     errors = sorted_by(2)

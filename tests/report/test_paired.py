@@ -5,7 +5,16 @@ import pytest
 from orca_cli.exceptions import DataError
 from orca_cli.report.paired import layouts_of, sentence
 from tests.commands.called import read_json, read_text, refused
-from tests.report.trees import NATS, add_arms, add_pairs, add_run, compared, csv_lines, report, table_of
+from tests.report.trees import (
+    NATS,
+    add_arms,
+    add_pairs,
+    add_run,
+    compared,
+    csv_lines,
+    report,
+    table_of,
+)
 
 SETS = "abcdefgh"
 
@@ -22,9 +31,14 @@ def layouts(root):
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
     for lr, shift in (("1e-3", 0.0), ("1e-4", 0.1)):
         none, otdd = (0.50, 0.60, 0.40), (0.40, 0.45, 0.45)
-        arms = {"none": [value + shift for value in none], "otdd": [value + 2 * shift for value in otdd]}
+        arms = {
+            "none": [value + shift for value in none],
+            "otdd": [value + 2 * shift for value in otdd],
+        }
         add_arms(tmp_path, arms=arms, variant={"train.lr": lr})
-    add_run(tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"})  # no partner of seed 3
+    add_run(
+        tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"}
+    )  # no partner of seed 3
     comparison = compared(tmp_path)
     gains = {dict(block.others)["train.lr"]: block.gains for block in comparison.blocks}
     assert gains == {"0.001": pytest.approx([10, 15, -5]), "0.0001": pytest.approx([0, 5, -15])}
@@ -42,7 +56,12 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     (otdd,) = comparison.overall
     assert otdd.gain.mean == pytest.approx((2 - 4 + 0) / 3)
     assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
-    assert (comparison.unpaired, comparison.unit, otdd.gain.p, otdd.gain.smallest) == (1, "points", 1, 0.5)
+    assert (comparison.unpaired, comparison.unit, otdd.gain.p, otdd.gain.smallest) == (
+        1,
+        "points",
+        1,
+        0.5,
+    )
 
 
 def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
@@ -53,7 +72,9 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
     few = "too few differences to reach p = 0.05"
     expected = f"otdd: undecided, +10.5 [10.5, 10.5] % of the error (n = 2 sets x 2 seeds, p = 0.50; {few})"
     assert said(tmp_path) == expected
-    add_pairs(tmp_path, [0.2], base=0.2, task="none left")  # an error of 0 counts: 0.2 of a mean of 0.1
+    add_pairs(
+        tmp_path, [0.2], base=0.2, task="none left"
+    )  # an error of 0 counts: 0.2 of a mean of 0.1
     add_pairs(tmp_path, [0.0], base=0.0, task="tied")
     (otdd,) = compared(tmp_path).overall
     assert (otdd.sets, otdd.gain.n, otdd.wins, otdd.ties, otdd.losses) == (4, 4, 3, 1, 0)
@@ -62,7 +83,9 @@ def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(
 
 def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
     for seed in range(2):
-        (add_run(tmp_path, seed=seed, value=0.3) / "config.yaml").write_text("train:\n  lr: 0.0001\n")
+        (add_run(tmp_path, seed=seed, value=0.3) / "config.yaml").write_text(
+            "train:\n  lr: 0.0001\n"
+        )
         add_run(tmp_path, seed=seed, value=0.4, variant={"train.lr": "1e-3"})
     for against, other, gain in (("train.lr=1e-3", "0.0001", 10), ("train.lr=1e-4", "0.001", -10)):
         (arm,) = compared(tmp_path, against).overall
@@ -79,7 +102,10 @@ TWO_SEEDS = [  # gains of the sets -> what is said
 ]
 ONE_SET = [  # gains of its seeds -> what is said
     ((0.001, -0.001, 0.0, 0.001, -0.001, 0.0), "no effect beyond ±0.5 points"),
-    ((0.1, 0.11, 0.12, 0.13, 0.1), "[9.6, 12.8] points (n = 5 seeds, one set, p = 0.062; too few differences to"),
+    (
+        (0.1, 0.11, 0.12, 0.13, 0.1),
+        "[9.6, 12.8] points (n = 5 seeds, one set, p = 0.062; too few differences to",
+    ),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
     ((0.1,), "undecided, +10.0 points (n = 1 seed, one set, p = 1.00; too few"),
 ]
@@ -87,7 +113,9 @@ ONE_SET = [  # gains of its seeds -> what is said
 
 def test_what_is_said_about_an_arm(tmp_path):
     cases = [([[gain] * 2 for gain in gains], phrase) for gains, phrase in TWO_SEEDS]
-    for number, (sets, phrase) in enumerate([*cases, *(([gains], phrase) for gains, phrase in ONE_SET)]):
+    for number, (sets, phrase) in enumerate(
+        [*cases, *(([gains], phrase) for gains, phrase in ONE_SET)]
+    ):
         for task, gains in zip(SETS, sets, strict=False):
             add_pairs(tmp_path / str(number), gains, task=task)
         assert phrase in said(tmp_path / str(number))
@@ -111,7 +139,9 @@ def test_more_arms_need_a_smaller_p_and_only_gains_that_are_shown_are_marked(tmp
         add_run(tmp_path / "arms", task=task, metric="mmd", value=0.48)
     holm = {one.arm: one.holm_p for one in compared(tmp_path / "arms").overall}
     assert holm == {"mmd": 4 / 64, "otdd": 4 / 64}
-    assert "too few differences to reach" in said(tmp_path / "arms")  # nor can they after the correction
+    assert "too few differences to reach" in said(
+        tmp_path / "arms"
+    )  # nor can they after the correction
     for task, count in (("a", 6), ("b", 5), ("c", 8)):
         add_pairs(tmp_path / "some", [0.1 + seed / 100 for seed in range(count)], task=task)
     over, by_set = layouts(tmp_path / "some")
@@ -125,7 +155,9 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     for seed, weights, value in ((0, "a", 0.5), (1, "b", 0.5), (2, "c", 0.4), (3, "", 0.5)):
         base = {"weights_sha256": weights and f"{seed}{'x' if weights == 'c' else weights}"}
         add_run(tmp_path / "some", seed=seed, metric="none", value=0.5, **base)
-        add_run(tmp_path / "some", seed=seed, value=value, weights_sha256=weights and f"{seed}{weights}")
+        add_run(
+            tmp_path / "some", seed=seed, value=value, weights_sha256=weights and f"{seed}{weights}"
+        )
         if weights in ("a", "b"):
             for metric in ("none", "otdd"):
                 add_run(tmp_path / "all", seed=seed, metric=metric, value=0.5, **base)
@@ -135,7 +167,10 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     same = "as the same computation (equal final weights): 2"
     assert f"left out of 4 pairs, {same}" in report(tmp_path / "some", "--against", "metric=none")
     refusal = refused(11, "report", tmp_path / "all", "--against", "metric=none")
-    assert "no pair is left: 2 pairs of the same computation (equal final weights and errors)" in refusal
+    assert (
+        "no pair is left: 2 pairs of the same computation (equal final weights and errors)"
+        in refusal
+    )
 
 
 def test_runs_on_other_test_data_are_no_partners(tmp_path):
@@ -143,10 +178,15 @@ def test_runs_on_other_test_data_are_no_partners(tmp_path):
     for metric, value, data in (("none", 0.4, "a"), ("otdd", 0.3, "b")):
         splits = {"test": {"n": 497, "sha256": data * 64}}
         add_arms(tmp_path, arms={metric: [value + seed / 100 for seed in range(6)]}, splits=splits)
-    with pytest.raises(DataError, match="no two runs of the same task and seed, on the same test data, differ"):
+    with pytest.raises(
+        DataError, match="no two runs of the same task and seed, on the same test data, differ"
+    ):
         compared(tmp_path)
     rows = table_of(tmp_path).rows
-    assert [str(row.method).split()[-1] for row in rows] == ["test_set=aaaaaaaa", "test_set=bbbbbbbb"]
+    assert [str(row.method).split()[-1] for row in rows] == [
+        "test_set=aaaaaaaa",
+        "test_set=bbbbbbbb",
+    ]
     assert not any(row.cells[0].earned for row in rows)
 
 
@@ -157,7 +197,12 @@ def test_all_formats_hold_the_same_numbers(tmp_path):
     words = ["report", tmp_path, "--against", "metric=none"]
     record = read_json(*words)
     (arm,) = record["arms"]
-    assert (arm["arm"], arm["sets"], arm["wins"], record["unit"]) == ("otdd", 7, 7, "% of the error")
+    assert (arm["arm"], arm["sets"], arm["wins"], record["unit"]) == (
+        "otdd",
+        7,
+        7,
+        "% of the error",
+    )
     lines = csv_lines(read_text(*words, "--format", "csv"))
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets"]
     assert float(lines[-1]["gain.mean"]) == arm["gain"]["mean"]

@@ -41,14 +41,22 @@ def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
     rows = [markdown_cells(line) for line in text.splitlines() if line.startswith("|")]
     # What is shown to be best is bold with a star.
     add_arms(
-        tmp_path / "earned", arms={"otdd": [0.1 + seed / 1000 for seed in range(4, 10)], "none": 0.2}, seeds=range(6)
+        tmp_path / "earned",
+        arms={"otdd": [0.1 + seed / 1000 for seed in range(4, 10)], "none": 0.2},
+        seeds=range(6),
     )
     for form, star in (("md", "**\\* 10.7"), ("latex", r"\textbf{{*} 10.7"), ("table", "* 10.7")):
         assert star in Page(table_of(tmp_path / "earned")).text(form)
     columns = ["darcy<br>relative_l2<br>synthetic, small", "digits<br>zero_one, %"]
     assert rows[0] == ["body", "metric", "finetune", *columns]
     assert rows[2] == ["minilm", "none", "full", "-", "20.0 \u00b1 - (1)"]
-    assert rows[3] == ["minilm", "otdd", "full", "0.500 \u00b1 - (1)", "12.6 \u00b1 0.8 (3) +1 failed"]
+    assert rows[3] == [
+        "minilm",
+        "otdd",
+        "full",
+        "0.500 \u00b1 - (1)",
+        "12.6 \u00b1 0.8 (3) +1 failed",
+    ]
     assert rows[4] == ["trivial", "", "", "0.900", "90.0"]
     assert "NonFiniteError: the loss became NaN" in text
     text = Page(table).text("latex")
@@ -72,9 +80,17 @@ def test_csv_and_json_have_raw_numbers(table):
     )
     record = json.loads(Page(table).text("json"))
     cell = record["rows"][1]["cells"][1]
-    assert [(one["seed"], one["value"]) for one in cell["values"]] == list(enumerate((0.118, 0.126, 0.134)))
+    assert [(one["seed"], one["value"]) for one in cell["values"]] == list(
+        enumerate((0.118, 0.126, 0.134))
+    )
     assert cell["missing"] == {"failed": 1}
-    column = {"task": "darcy", "protocol": "clean", "error_name": "relative_l2", "percent": False, "synthetic": True}
+    column = {
+        "task": "darcy",
+        "protocol": "clean",
+        "error_name": "relative_l2",
+        "percent": False,
+        "synthetic": True,
+    }
     assert (column | {"size": "small"}).items() <= record["columns"][0].items()
     assert record["references"] == {"trivial": [{"low": 0.9, "high": 0.9, "words": ""}] * 2}
 
@@ -105,7 +121,10 @@ def test_any_text_is_one_printable_line_and_in_latex_has_no_bare_specials(text):
     assert len(cleaned.splitlines()) <= 1
     assert not {unicodedata.category(char) for char in cleaned} & {"Cc", "Cf", "Cs"}
     assert cleaned.encode() or not text
-    column, row = Column(text, "clean", "e", False, False), Row(Method("b", "s", "m", "f"), [Cell()])
+    column, row = (
+        Column(text, "clean", "e", False, False),
+        Row(Method("b", "s", "m", "f"), [Cell()]),
+    )
     lines = Page(Table([column], [row], [], [], [])).text("latex").splitlines()
     name = lines[lines.index(r"\toprule") + 1].rpartition(" & ")[2].removesuffix(r" \\")
     bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", name)
@@ -113,8 +132,19 @@ def test_any_text_is_one_printable_line_and_in_latex_has_no_bare_specials(text):
 
 
 def test_decimals_give_the_smallest_mean_three_digits():
-    cases = [([12.6, 20.0], 1), ([6.53, 99.0], 2), ([0.0123], 4), ([0.0], 2), ([], 2), ([5e-5], None), ([3e6], None)]
-    assert [(means, decimals_of(means)) for means, _ in [*cases, ([123.4], 0)]] == [*cases, ([123.4], 0)]
+    cases = [
+        ([12.6, 20.0], 1),
+        ([6.53, 99.0], 2),
+        ([0.0123], 4),
+        ([0.0], 2),
+        ([], 2),
+        ([5e-5], None),
+        ([3e6], None),
+    ]
+    assert [(means, decimals_of(means)) for means, _ in [*cases, ([123.4], 0)]] == [
+        *cases,
+        ([123.4], 0),
+    ]
 
 
 def test_failures_and_broken_folders_alone_still_render(tmp_path):

@@ -11,7 +11,15 @@ from scipy import stats
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import collect
-from orca_cli.report.differences import LARGEST_P, LEAST, effect, holm, interval, no_effect, sign_flip
+from orca_cli.report.differences import (
+    LARGEST_P,
+    LEAST,
+    effect,
+    holm,
+    interval,
+    no_effect,
+    sign_flip,
+)
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank, ranked
 from orca_cli.report.selection import where
@@ -32,7 +40,10 @@ def test_the_interval_is_scipys_by_t():
 
 
 def test_no_effect_is_two_one_sided_t_tests():
-    ends = [stats.ttest_1samp(SKEWED, end, alternative=side).pvalue for end, side in ((-20, "greater"), (20, "less"))]
+    ends = [
+        stats.ttest_1samp(SKEWED, end, alternative=side).pvalue
+        for end, side in ((-20, "greater"), (20, "less"))
+    ]
     for values in (SKEWED, [-value for value in SKEWED]):
         assert no_effect(effect(values), 20.0) == pytest.approx(max(ends))
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
@@ -47,15 +58,22 @@ def test_exact_tests_by_hand():
     assert sign_flip([1.0] * LEAST) <= LARGEST_P < sign_flip([1.0] * (LEAST - 1))
     # Many differences are tested by drawn signs, close to the normal limit.
     values = list(np.random.default_rng(3).normal(0.3, 1, size=25))
-    assert sign_flip(values) == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / math.hypot(*values)), abs=0.03)
+    assert sign_flip(values) == pytest.approx(
+        2 * stats.norm.sf(abs(sum(values)) / math.hypot(*values)), abs=0.03
+    )
 
 
-@given(st.lists(st.integers(1, 400), min_size=2, max_size=9, unique=True), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.integers(1, 400), min_size=2, max_size=9, unique=True),
+    st.randoms(use_true_random=False),
+)
 @examples(15)
 def test_exact_tests_count_every_pattern_of_signs(sizes, random):
     values = [random.choice((-1, 1)) * size for size in sizes]
     sums = np.array(list(itertools.product((-1, 1), repeat=len(values)))) @ np.array(values) / 7
-    assert sign_flip([value / 7 for value in values]) == np.mean(np.abs(sums) >= abs(sum(values)) / 7 - 1e-9)
+    assert sign_flip([value / 7 for value in values]) == np.mean(
+        np.abs(sums) >= abs(sum(values)) / 7 - 1e-9
+    )
 
 
 def test_holm_by_hand():
@@ -66,9 +84,13 @@ def test_holm_by_hand():
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=3, max_size=6))
 @examples(15)
 def test_mean_ranks_and_friedman_are_scipys(rows):
-    standings, friedman = ranked({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
+    standings, friedman = ranked(
+        {str(place): [float(value) for value in row] for place, row in enumerate(rows)}
+    )
     expected = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
-    assert {one.method: one.rank for one in standings} == pytest.approx({str(i): one for i, one in enumerate(expected)})
+    assert {one.method: one.rank for one in standings} == pytest.approx(
+        {str(i): one for i, one in enumerate(expected)}
+    )
     assert [one.rank for one in standings] == sorted(one.rank for one in standings)
     if any(len(set(task)) > 1 for task in zip(*rows, strict=True)):
         assert friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
@@ -87,8 +109,18 @@ def test_methods_of_equal_name_are_told_apart_by_their_source(tmp_path):
 def test_each_method_against_the_first_by_hand():
     (a, b), _ = ranked({"b": [0.30, 0.20, 0.20], "a": [0.10, 0.20, 0.30]})
     # In per cent of the mean of both errors: 0.2 of 0.2, 0 of 0.2, -0.1 of 0.25.
-    assert (a.method, a.p, b.wins, b.ties, b.losses, b.gain) == ("a", None, 1, 1, 1, pytest.approx((100 + 0 - 40) / 3))
-    assert (b.p, b.holm_p) == (1.0, 1.0)  # of the four sums of +-100 and +-40 those as far from 0 as 60
+    assert (a.method, a.p, b.wins, b.ties, b.losses, b.gain) == (
+        "a",
+        None,
+        1,
+        1,
+        1,
+        pytest.approx((100 + 0 - 40) / 3),
+    )
+    assert (b.p, b.holm_p) == (
+        1.0,
+        1.0,
+    )  # of the four sums of +-100 and +-40 those as far from 0 as 60
     # A third method changes the correction alone: the first was chosen among all.
     rows = {"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
     one, two = ranked(rows)[0][1], ranked(rows | {"c": [0.8] * 6})[0][1]
@@ -105,7 +137,11 @@ def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
     ranking = rank(table_of(tmp_path))
     assert (ranking.tasks, ranking.holes) == (list("stuvwxy"), {"z": ["mmd"]})
     # Named by what they differ in, the best first.
-    assert {one.method: one.rank for one in ranking.standings} == {"otdd": 1.0, "mmd": 2.0, "none": 3.0}
+    assert {one.method: one.rank for one in ranking.standings} == {
+        "otdd": 1.0,
+        "mmd": 2.0,
+        "none": 3.0,
+    }
     none = ranking.standings[-1]
     assert (none.wins, none.p) == (7, 2 / 2**7)
     words = ["report", tmp_path, "--compare"]
@@ -115,7 +151,9 @@ def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
     phrases = ("7/0/0", "no error there: z (mmd)", "over the 7 of 8 tasks")
     for form in ("md", "latex", "table"):
         text = report(tmp_path, "--compare", "--format", form)
-        assert not [phrase for phrase in (f"+{none.gain:.1f}", *phrases) if phrase not in text], form
+        assert not [phrase for phrase in (f"+{none.gain:.1f}", *phrases) if phrase not in text], (
+            form
+        )
 
 
 def test_what_cannot_be_compared_is_said(tmp_path):

@@ -26,13 +26,21 @@ def test_two_methods_two_tasks_by_hand(tmp_path):
     none, otdd = table.rows
     assert otdd.cells[1].mean == pytest.approx(0.13)
     # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
-    assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (pytest.approx(math.sqrt(13e-4)), None)
-    assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [[True, False], [False, True]]
+    assert (otdd.cells[1].deviation, otdd.cells[0].deviation) == (
+        pytest.approx(math.sqrt(13e-4)),
+        None,
+    )
+    assert [[cell.best for cell in row.cells] for row in (none, otdd)] == [
+        [True, False],
+        [False, True],
+    ]
     assert table.references["trivial"] == [Reference(0.9, 0.9)] * 2
 
 
 def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
-    for seed, (value, error) in enumerate([(0.3, None), (None, {"n": 0}), (None, {"n": 0, "skipped": 5})]):
+    for seed, (value, error) in enumerate(
+        [(0.3, None), (None, {"n": 0}), (None, {"n": 0, "skipped": 5})]
+    ):
         add_run(tmp_path, seed=seed, value=value, error=error, trivial_error=None)
     for seed, state in enumerate(("failed", "finetune", "interrupted"), start=4):
         add_run(tmp_path, seed=seed, state=state)
@@ -42,14 +50,26 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     # One whose test split stayed closed is not called undefined.
     assert (cell.by_seed, cell.best, table.references) == ({0: 0.3}, True, {})
     missing = {"undefined": 1, "not tested": 1, "failed": 1, "dead": 1, "interrupted": 1}
-    assert (cell.missing, other.mean, other.best, other.missing) == (missing, None, False, {"failed": 1})
+    assert (cell.missing, other.mean, other.best, other.missing) == (
+        missing,
+        None,
+        False,
+        {"failed": 1},
+    )
     assert "+1 undefined +1 not tested" in layout_of(table).rows[0][1][0].rest
-    assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
+    assert sorted(run.state for run in table.unfinished) == [
+        "dead",
+        "failed",
+        "failed",
+        "interrupted",
+    ]
 
 
 def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
     add_run(tmp_path, value=0.1, settings="a" * 64)
-    add_run(tmp_path, value=0.2, seed=1, settings="b" * 64)  # a default was changed between two seeds
+    add_run(
+        tmp_path, value=0.2, seed=1, settings="b" * 64
+    )  # a default was changed between two seeds
     add_run(tmp_path, seed=1, value=0.3, variant={"train.epochs": "3"})
     add_run(tmp_path, seed=2, state="failed", variant={"train.epochs": "3"})
     for source, value in (("cifar10", 0.2), ("digits", 0.6)):
@@ -67,7 +87,9 @@ def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path):
 
 
 def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path):
-    for seed, fields in enumerate(({}, {"protocol": "paper"}, {"error": {"name": "f1"}}, {"synthetic": True})):
+    for seed, fields in enumerate(
+        ({}, {"protocol": "paper"}, {"error": {"name": "f1"}}, {"synthetic": True})
+    ):
         add_run(tmp_path, value=seed / 10, seed=seed, **fields)
     ((_, *means),) = rows(table_of(tmp_path))
     assert sorted(means) == [0.0, 0.1, 0.2, 0.3]
@@ -132,11 +154,18 @@ def test_what_limits_a_comparison_is_said(tmp_path):
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
     """One experiment of six seeds for each metric; that of `none` was typed in four ways, one without the defaults."""
-    typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.clip": "1.0"}, {})
+    typed = (
+        {"train.lr": "1e-3"},
+        {"train.lr": "0.001"},
+        {"train.lr": "1.0e-3", "train.clip": "1.0"},
+        {},
+    )
     for seed in range(6):
         for metric, value, variant in (("none", 0.4, typed[seed % 4]), ("otdd", 0.3, typed[2])):
             settings = metric.ljust(64, "0")
-            add_run(tmp_path, metric=metric, seed=seed, value=value, settings=settings, variant=variant)
+            add_run(
+                tmp_path, metric=metric, seed=seed, value=value, settings=settings, variant=variant
+            )
     add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
     assert [(str(row.method), len(row.cells[0].values)) for row in table_of(tmp_path).rows] == [
         ("minilm none full train.lr=0.0001", 1),
@@ -182,17 +211,34 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
     for set_, file, shift in (("arrows", "a.npz", 0.0), ("leaves", "b.npz", 0.2)):
         for arm, metric, value in (("none", "none", 0.5), ("gaussian", "moments", 0.4)):
             variant = {"task.train": file, "source.noise": arm, "embedder.max_tokens": "9"}
-            fields = {"task": "arrays", "metric": metric, "value": value + shift, "variant": variant}
-            add(tmp_path, f"{set_}-{arm}", {"set": set_, "metric": arm, "embedder": "patch"}, **fields)
+            fields = {
+                "task": "arrays",
+                "metric": metric,
+                "value": value + shift,
+                "variant": variant,
+            }
+            add(
+                tmp_path,
+                f"{set_}-{arm}",
+                {"set": set_, "metric": arm, "embedder": "patch"},
+                **fields,
+            )
     add_run(tmp_path, task="arrays", metric="otdd", value=0.01, variant={"task.train": "a.npz"})
     assert [column.task for column in study_table(tmp_path).columns] == ["arrows", "leaves"]
     assert means(tmp_path) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
     # What has no effect names no run: the same run, typed with and without it, is one.
     arrows = {"set": "arrows", "embedder": "patch"}
-    for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
+    for arm, typed in (
+        ("none", {}),
+        ("gaussian", {"keep_weights": "true"}),
+        ("gaussian", {"baselines": "none"}),
+    ):
         add(tmp_path, f"arrows-{arm}", arrows | {"metric": arm} | typed)
     table = study_table(tmp_path)  # the embedder is the same, and files are the set's
-    assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
+    assert all(
+        row.method.settings == () and not any(cell.hidden for cell in row.cells)
+        for row in table.rows
+    )
     (gaussian,) = compare(table, "metric", "none").overall
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
     # An axis that differs and has no field of its own is a setting.
@@ -223,11 +269,28 @@ def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
         ("other_proxy", "otdd", "full", "tweets", 0.4),
     ):
         for body in ("minilm", "bert"):
-            fields = {"body": body, "metric": metric, "finetune": finetune, "source": source, "value": value}
+            fields = {
+                "body": body,
+                "metric": metric,
+                "finetune": finetune,
+                "source": source,
+                "value": value,
+            }
             add(tmp_path, f"{arm}-{metric}-{body}", {"arm": arm, "body": body}, **fields)
-    add(tmp_path, "begun", {"arm": "naive", "body": "bert", "metric": "zzz"}, body="bert", metric="zzz", state="failed")
+    add(
+        tmp_path,
+        "begun",
+        {"arm": "naive", "body": "bert", "metric": "zzz"},
+        body="bert",
+        metric="zzz",
+        state="failed",
+    )
     comparison = compare(study_table(tmp_path), "arm", "naive")
     gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
     expected = {"fpt": -10.0, "other_proxy": 10.0}
-    assert gains == {(arm, body): [pytest.approx(expected[arm])] for arm in expected for body in ("minilm", "bert")}
+    assert gains == {
+        (arm, body): [pytest.approx(expected[arm])]
+        for arm in expected
+        for body in ("minilm", "bert")
+    }
     assert comparison.unpaired == 0

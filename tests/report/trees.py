@@ -37,7 +37,11 @@ def add_run(
     identity = identity or digest([names, seed, protocol, variant])
     number = next(_second)
     stamp = f"2026-01-{number // 1440 % 28 + 1:02}_{number // 60 % 24:02}-{number % 60:02}-00.{number:06}"
-    path = root / task / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
+    path = (
+        root
+        / task
+        / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
+    )
     path.mkdir(parents=True)
     record = {
         "schema": 2,
@@ -50,7 +54,9 @@ def add_run(
         "variant": variant,
         "state": state,
     }
-    failure = {"kind": "NonFiniteError", "message": "the loss became NaN"} if state == "failed" else None
+    failure = (
+        {"kind": "NonFiniteError", "message": "the loss became NaN"} if state == "failed" else None
+    )
     stage = state if state in ("build", "align", "finetune") else "finetune"
     status = record | {"stage": stage, "step": None, "exit_code": None, "error": failure, "pid": 1}
     status["host"] = socket.gethostname()
@@ -59,7 +65,8 @@ def add_run(
     if state == "completed":
         result = record | {
             "synthetic": False,
-            "error": {"name": "zero_one", "value": value, "n": 497, "skipped": 0, "percent": True} | (error or {}),
+            "error": {"name": "zero_one", "value": value, "n": 497, "skipped": 0, "percent": True}
+            | (error or {}),
             "validation_error": value,
             "trivial_error": 0.9,
             "test_reads": 1,
@@ -83,7 +90,12 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
     distances = {"before": 43.0 + seed, "after": 9.0}
     models = {"constant": 0.9, "linear": 0.3, "forest": 0.2, "minirocket": 0.05}
     return {
-        "seconds": {"build": 1.0, "align": 12.0 * is_aligned, "finetune": 60.0 + seed, "baselines": 4.0},
+        "seconds": {
+            "build": 1.0,
+            "align": 12.0 * is_aligned,
+            "finetune": 60.0 + seed,
+            "baselines": 4.0,
+        },
         "metric_value": distances if is_aligned else dict.fromkeys(distances),
         "alignment": {"select": "auto", "steps": epochs * is_aligned, "tried": {}},
         "selected": {"by": "last", "epoch": epochs, "on": "nothing", "n": 0, "reason": None},
@@ -95,14 +107,18 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
 def add_arms(root, *, seeds=(0,), arms=None, **fields) -> None:
     """Write a run for each metric and seed; `arms` (default: of none and otdd): metric -> its error, or its errors by seed."""
     for metric, errors in (arms or {"none": 0.5, "otdd": 0.4}).items():
-        by_seed = enumerate(errors) if isinstance(errors, list) else [(seed, errors) for seed in seeds]
+        by_seed = (
+            enumerate(errors) if isinstance(errors, list) else [(seed, errors) for seed in seeds]
+        )
         for seed, value in by_seed:
             add_run(root, metric=metric, seed=seed, value=value, **fields)
 
 
 def add_pairs(root, gains, *, base=0.5, **fields) -> None:
     """Write two runs for each gain, of none and of otdd, with seeds from 0 on."""
-    add_arms(root, arms={"none": [base] * len(gains), "otdd": [base - gain for gain in gains]}, **fields)
+    add_arms(
+        root, arms={"none": [base] * len(gains), "otdd": [base - gain for gain in gains]}, **fields
+    )
 
 
 HOSTILE = "=cmd()|[/red]x[/blue]\x1b]0;x\x07\n\u202e\\end{tabular}\"'--></title></style><script>alert(1)</script>&lt;_%$#^~{}`*"
@@ -112,8 +128,15 @@ def hostile(root):
     """Return the table of runs that have HOSTILE for all names: two completed ones with pictures of it, and a failed one."""
     fields = details(0) | {"baselines": {HOSTILE: {"error": 0.3}}}
     fields |= dict.fromkeys(("body", "source", "finetune", "protocol", "size"), HOSTILE)
-    for number, (metric, state) in enumerate((("none", "completed"), (HOSTILE, "completed"), ("x", "failed"))):
-        names = {"task": "t", "metric": metric, "state": state, "name": f"2026-01-01_00-00-0{number}.000000_x"}
+    for number, (metric, state) in enumerate(
+        (("none", "completed"), (HOSTILE, "completed"), ("x", "failed"))
+    ):
+        names = {
+            "task": "t",
+            "metric": metric,
+            "state": state,
+            "name": f"2026-01-01_00-00-0{number}.000000_x",
+        }
         run = add_run(root, **names, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE}, **fields)
         for record in filter(Path.exists, (run / "status.json", run / "result.json")):
             content = json.loads(record.read_text())

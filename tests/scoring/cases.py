@@ -30,7 +30,9 @@ class Case:
     def __str__(self) -> str:
         return f"{self.name} of {self.form} {self.settings or ''}".strip()
 
-    def drawn(self, seed: int, coarse: float = 0.0, unknown: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def drawn(
+        self, seed: int, coarse: float = 0.0, unknown: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return float32 outputs, targets and the record [n] of each sample; samples of a record share classes and labels.
 
         Outputs are multiples of `coarse`, so that many are equal; a fraction `unknown` of the targets is unknown.
@@ -41,7 +43,9 @@ class Case:
         record = np.unique(groups, return_inverse=True)[1]
         targets = _targets(self.form, record, rng)
         has_classes = targets.dtype.kind == "i"
-        shape = (len(targets), 4, *targets.shape[1:]) if has_classes else targets.shape  # the fourth never occurs
+        shape = (
+            (len(targets), 4, *targets.shape[1:]) if has_classes else targets.shape
+        )  # the fourth never occurs
         outputs = rng.normal(3 * (self.form == "maps"), 2, shape)
         outputs = np.round(outputs / coarse) * coarse if coarse else outputs
         missing = rng.random(targets.shape) < unknown
@@ -50,7 +54,9 @@ class Case:
         elif self.form == "maps":
             missing |= missing.swapaxes(2, 3)
         elif self.form == "rolls":  # padding behind the frames of a piece
-            missing |= np.arange(targets.shape[2]) >= rng.integers(1, targets.shape[2] + 1, (len(targets), 1, 1))
+            missing |= np.arange(targets.shape[2]) >= rng.integers(
+                1, targets.shape[2] + 1, (len(targets), 1, 1)
+            )
         targets[missing] = IGNORED_CLASS if has_classes else np.nan
         if has_classes or self.form == "labels":
             outputs[rng.random(outputs.shape) < unknown / 5] = np.nan
@@ -84,26 +90,51 @@ def _targets(form: str, record: np.ndarray, rng: np.random.Generator) -> np.ndar
     return targets.astype(np.float32)
 
 
-_ZERO_ONE, _MACRO_F1 = ({"_target_": f"orca_cli.scoring.classification.{name}"} for name in ("ZeroOne", "MacroF1"))
+_ZERO_ONE, _MACRO_F1 = (
+    {"_target_": f"orca_cli.scoring.classification.{name}"} for name in ("ZeroOne", "MacroF1")
+)
 _BATCHES = {"size": 16, "batch": 5, "drop_tail": True}
 CASES = (
-    *(Case(f"classification.{name}", form) for name in ("ZeroOne", "Balanced") for form in ("classes", "positions")),
+    *(
+        Case(f"classification.{name}", form)
+        for name in ("ZeroOne", "Balanced")
+        for form in ("classes", "positions")
+    ),
     Case("classification.ClassAUROC", "classes"),
     Case("classification.MacroF1", "classes", {"by": "records", "also_first": 2}),
     Case("classification.MacroF1", "classes", {"num_classes": 3, "also_first": 2}),
     Case("classification.MacroF1", "positions"),
     Case("multilabel.MeanAveragePrecision", "labels", {"by": "records"}),
-    *(Case(f"multilabel.{name}", "labels") for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")),
-    *(Case(f"regression.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
+    *(
+        Case(f"multilabel.{name}", "labels")
+        for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")
+    ),
+    *(
+        Case(f"regression.{name}", "values")
+        for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")
+    ),
     *(Case(f"regression.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
     *(Case(f"regression.{name}", "fields") for name in ("RelativeL2", "MeanSquared")),
     *(Case("dense.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
     *(
-        Case("dense.MaskError", "masks", {"report": report, "count_ignored": counted, "threshold": 0.6})
-        for report, counted in (("balanced", True), ("auroc", False), ("fnr", True), ("pixel_auroc", False))
+        Case(
+            "dense.MaskError",
+            "masks",
+            {"report": report, "count_ignored": counted, "threshold": 0.6},
+        )
+        for report, counted in (
+            ("balanced", True),
+            ("auroc", False),
+            ("fnr", True),
+            ("pixel_auroc", False),
+        )
     ),
     *(
-        Case("dense.LongRangeMAE", "maps", {"separation": 5, "threshold": 12.0, "symmetrize_twice": twice})
+        Case(
+            "dense.LongRangeMAE",
+            "maps",
+            {"separation": 5, "threshold": 12.0, "symmetrize_twice": twice},
+        )
         for twice in (False, True)
     ),
     Case("reported.ChunkMean", "classes", {"error": _ZERO_ONE, "size": 25, "batch": 10}),

@@ -18,7 +18,11 @@ def mean(values):
     """Return the mean of the values that are defined, their number, and the number of the others."""
     every = [np.nan if value is None else value for value in values]
     defined = [float(value) for value in every if not np.isnan(value)]
-    return (sum(defined) / len(defined) if defined else None), len(defined), len(every) - len(defined)
+    return (
+        (sum(defined) / len(defined) if defined else None),
+        len(defined),
+        len(every) - len(defined),
+    )
 
 
 def less_one(value):
@@ -35,7 +39,9 @@ def finite(scores):
 
 
 def area(scores, present):
-    return float(roc_auc_score(present, finite(scores))) if 0 < present.sum() < len(present) else None
+    return (
+        float(roc_auc_score(present, finite(scores))) if 0 < present.sum() < len(present) else None
+    )
 
 
 def precision(scores, present):
@@ -51,7 +57,11 @@ def counted(outputs, targets):
 
 def zero_one(outputs, targets, groups):
     _, predicted, truth = counted(outputs, targets)
-    return Score(float(np.mean(predicted != truth)) if len(truth) else None, len(truth), targets.size - len(truth))
+    return Score(
+        float(np.mean(predicted != truth)) if len(truth) else None,
+        len(truth),
+        targets.size - len(truth),
+    )
 
 
 def balanced(outputs, targets, groups):
@@ -75,7 +85,10 @@ def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_firs
         records = groups[targets != IGNORED_CLASS]
         names = np.unique(records)
         votes = [vote(rows[records == one], predicted[records == one]) for one in names]
-        classes["records"] = np.array(votes, int), np.array([truth[records == one][0] for one in names], int)
+        classes["records"] = (
+            np.array(votes, int),
+            np.array([truth[records == one][0] for one in names], int),
+        )
     k = num_classes or outputs.shape[1]
     scores = {
         (unit, first): mean(f1(guesses == c, true == c) for c in range(first))
@@ -83,8 +96,16 @@ def macro_f1(outputs, targets, groups, num_classes=None, by="samples", also_firs
         for first in {k, also_first or k}
     }
     value, n, skipped = scores.pop((by, k))
-    names = {key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}") for key in scores}
-    return Score(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in scores.items()})
+    names = {
+        key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}")
+        for key in scores
+    }
+    return Score(
+        less_one(value),
+        n,
+        skipped,
+        {names[key]: less_one(one) for key, (one, _, _) in scores.items()},
+    )
 
 
 def f1(predicted, present):
@@ -101,7 +122,9 @@ def vote(rows, predicted):
 
 def over_labels(value, outputs, targets, groups):
     known = ~np.isnan(targets)
-    labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
+    labels = [
+        (outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])
+    ]
     average, n, skipped = mean(value(*label) for label in labels)
     return Score(less_one(average), n, skipped)
 
@@ -111,9 +134,13 @@ def mean_average_precision(outputs, targets, groups, by="samples"):
     if groups is not None:
         members = [np.flatnonzero(groups == one) for one in np.unique(groups)]
         pooled = np.stack([outputs[one].astype(np.float64).mean(0) for one in members])
-        by_unit["records"] = over_labels(precision, pooled, np.stack([targets[one[0]] for one in members]), None)
+        by_unit["records"] = over_labels(
+            precision, pooled, np.stack([targets[one[0]] for one in members]), None
+        )
     chosen = by_unit.pop(by)
-    return replace(chosen, others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()})
+    return replace(
+        chosen, others={f"1 - mAP of {unit}": other.value for unit, other in by_unit.items()}
+    )
 
 
 def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, threshold=0.5):
@@ -127,27 +154,50 @@ def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, th
     misses, alarms = ratio(scores <= 0, present), ratio(scores > 0, ~present)
     errors = {
         "auroc": ("1 - AUROC of pixels", less_one(area(scores, present))),
-        "balanced": ("balanced error of pixels", None if misses is None or alarms is None else (misses + alarms) / 2),
-        "fnr": (f"false-negative rate at {threshold:g}", ratio(1 / (1 + np.exp(-scores)) <= threshold, present)),
+        "balanced": (
+            "balanced error of pixels",
+            None if misses is None or alarms is None else (misses + alarms) / 2,
+        ),
+        "fnr": (
+            f"false-negative rate at {threshold:g}",
+            ratio(1 / (1 + np.exp(-scores)) <= threshold, present),
+        ),
         "pixel_auroc": ("1 - AUROC per position", less_one(areas)),
     }
     _, value = errors.pop(report)
-    n, total = (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
+    n, total = (
+        (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
+    )
     n = 0 if value is None else n
     return Score(value, n, total - n, dict(errors.values()))
 
 
-NAMES_OF_VALUES = {"RMSE": "RMSE", "MAE": "MAE", "OneMinusR2": "1 - R2", "NormalisedRMSE": "RMSE / deviation"}
+NAMES_OF_VALUES = {
+    "RMSE": "RMSE",
+    "MAE": "MAE",
+    "OneMinusR2": "1 - R2",
+    "NormalisedRMSE": "RMSE / deviation",
+}
 
 
 def value_error(name, outputs, targets, groups):
     errors = []
-    by_output = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64) for x in (outputs, targets))
+    by_output = (
+        np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64) for x in (outputs, targets)
+    )
     for z, y in zip(*by_output, strict=True):
         known = ~np.isnan(y)
         difference, true = (z - y)[known], y[known]
-        rmse, mae = (np.sqrt(np.mean(difference**2)), np.mean(np.abs(difference))) if known.any() else (None, None)
-        by_spread = (rmse**2 / true.var(), rmse / true.std()) if known.any() and np.ptp(true) > 0 else (None, None)
+        rmse, mae = (
+            (np.sqrt(np.mean(difference**2)), np.mean(np.abs(difference)))
+            if known.any()
+            else (None, None)
+        )
+        by_spread = (
+            (rmse**2 / true.var(), rmse / true.std())
+            if known.any() and np.ptp(true) > 0
+            else (None, None)
+        )
         values = dict(zip(NAMES_OF_VALUES.values(), (rmse, mae, *by_spread), strict=True))
         errors.append((values, int(known.sum())))
     n = sum(count for values, count in errors if values[name] is not None)
@@ -188,19 +238,29 @@ def long_range_mae(outputs, targets, groups, separation, threshold, symmetrize_t
 
     def protein_error(z, y):
         pairs = [(i, j) for i, j in np.argwhere(y <= threshold) if j - i >= separation]
-        return mean(abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs)[0]
+        return mean(
+            abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs
+        )[0]
 
-    return Score(*mean(map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
+    return Score(
+        *mean(
+            map(protein_error, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))
+        )
+    )
 
 
-FORMULAS = {f"regression.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()} | {
+FORMULAS = {
+    f"regression.{name}": partial(value_error, key) for name, key in NAMES_OF_VALUES.items()
+} | {
     "classification.ZeroOne": zero_one,
     "classification.Balanced": balanced,
     "classification.ClassAUROC": class_auroc,
     "classification.MacroF1": macro_f1,
     "multilabel.MeanAveragePrecision": mean_average_precision,
     "multilabel.MeanAUROC": partial(over_labels, area),
-    "multilabel.LabelMacroF1": partial(over_labels, lambda scores, present: f1(scores > 0, present)),
+    "multilabel.LabelMacroF1": partial(
+        over_labels, lambda scores, present: f1(scores > 0, present)
+    ),
     "regression.RelativeL2": relative_l2,
     "regression.MeanSquared": mean_squared,
     "dense.NatsPerFrame": nats_per_frame,

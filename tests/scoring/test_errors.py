@@ -42,14 +42,18 @@ def test_every_error_of_the_program_has_a_formula_and_cases():
 
 @pytest.mark.parametrize("case", SINGLE, ids=str)
 @examples(6)
-@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.2, 0.8, 1.0]))
+@given(
+    st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.2, 0.8, 1.0])
+)
 def test_every_error_is_what_its_formula_says(case, seed, coarse, unknown):
     arrays = case.drawn(seed, coarse, unknown)
     expected = FORMULAS[case.name](*arrays, **case.settings)
     score = parts.build(case.node, "task.error")(*arrays)
     assert (score.n, score.skipped) == (expected.n, expected.skipped)
     values = numbers(expected.value, expected.others)
-    assert numbers(score.value, score.others) == pytest.approx(values, rel=1e-9, abs=1e-12, nan_ok=True)
+    assert numbers(score.value, score.others) == pytest.approx(
+        values, rel=1e-9, abs=1e-12, nan_ok=True
+    )
 
 
 def numbers(value, others):
@@ -79,15 +83,23 @@ def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
         value = error(np.broadcast_to(constant, outputs.shape), targets, groups).value
         if unknown == 1.0:
             assert value is None or counts_unknown
-        elif "records" not in case.settings.values() and not (unknown and counts_unknown):  # the best one of samples
+        elif "records" not in case.settings.values() and not (
+            unknown and counts_unknown
+        ):  # the best one of samples
             for rival in rivals(case, targets, constant):
-                assert value <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
+                assert (
+                    value
+                    <= error(np.broadcast_to(rival, outputs.shape), targets, groups).value + 1e-3
+                )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_that_are_no_numbers_are_reported_where_they_count(case):
     """And those whose shape does not fit: (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)."""
-    error, (outputs, targets, groups) = parts.build(case.node, "task.error"), case.drawn(0, 0.0, 0.2)
+    error, (outputs, targets, groups) = (
+        parts.build(case.node, "task.error"),
+        case.drawn(0, 0.0, 0.2),
+    )
     for wrong in (outputs[:, 0], outputs[:, None]):
         with pytest.raises(DataError, match=r"task\.error: outputs .* do not fit .* targets"):
             error(wrong, targets, groups)
@@ -102,44 +114,83 @@ def test_outputs_that_are_no_numbers_are_reported_where_they_count(case):
 
 @pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
 def test_errors_of_records_need_records_that_agree(error):
-    targets, mixed = np.array([0, 1, 1]) if isinstance(error, MacroF1) else np.eye(3)[:, :2], np.array([0, 0, 1])
-    for groups, message in ((None, r"task\.error\.by: .*not cut from records"), (mixed, "different targets")):
+    targets, mixed = (
+        np.array([0, 1, 1]) if isinstance(error, MacroF1) else np.eye(3)[:, :2],
+        np.array([0, 0, 1]),
+    )
+    for groups, message in (
+        (None, r"task\.error\.by: .*not cut from records"),
+        (mixed, "different targets"),
+    ):
         with pytest.raises(DataError, match=message):
             error(np.zeros((3, 2), np.float32), targets, groups)
 
 
 def test_settings_out_of_range_and_names_that_a_kind_does_not_have_are_refused():
     with pytest.raises(ConfigError, match=r"task\.error\.by: 'record'.*records"):
-        parts.build({"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error")
+        parts.build(
+            {"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error"
+        )
     with pytest.raises(ConfigError, match=r"'rmse' is not .* with integer targets"):
         parts.named("error", "rmse", "dense", True)
 
 
 # Kind, and whether its targets are classes -> short names of its errors, of its losses, and what both are by default.
 SHORT_NAMES = {
-    ("classes", True): (("zero_one", "balanced", "macro_f1", "auroc"), ("cross_entropy",), ZeroOne, MaskedCrossEntropy),
+    ("classes", True): (
+        ("zero_one", "balanced", "macro_f1", "auroc"),
+        ("cross_entropy",),
+        ZeroOne,
+        MaskedCrossEntropy,
+    ),
     ("labels", False): (("map", "auroc", "macro_f1"), ("bce",), MeanAveragePrecision, MaskedBCE),
     ("values", False): (("rmse", "mae", "r2", "nrmse"), ("mse", "huber", "mae"), RMSE, MaskedMSE),
-    ("dense", False): (("rmse", "mse", "relative_l2"), ("mse", "huber", "relative_l2"), MeanSquared, MaskedMSE),
-    ("dense", True): (("zero_one", "balanced", "macro_f1"), ("cross_entropy",), ZeroOne, MaskedCrossEntropy),
+    ("dense", False): (
+        ("rmse", "mse", "relative_l2"),
+        ("mse", "huber", "relative_l2"),
+        MeanSquared,
+        MaskedMSE,
+    ),
+    ("dense", True): (
+        ("zero_one", "balanced", "macro_f1"),
+        ("cross_entropy",),
+        ZeroOne,
+        MaskedCrossEntropy,
+    ),
 }
 
 
 @pytest.mark.parametrize(("kind", "integer"), SHORT_NAMES)
 def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integer):
     rng = np.random.default_rng(0)
-    shape = (40,) if kind == "classes" else (40, 5) if integer else (40, 3, 5) if kind == "dense" else (40, 3)
-    y = torch.from_numpy(rng.integers(0, 3, shape) if integer else rng.normal(2, 1, shape).astype(np.float32))
+    shape = (
+        (40,)
+        if kind == "classes"
+        else (40, 5)
+        if integer
+        else (40, 3, 5)
+        if kind == "dense"
+        else (40, 3)
+    )
+    y = torch.from_numpy(
+        rng.integers(0, 3, shape) if integer else rng.normal(2, 1, shape).astype(np.float32)
+    )
     y = (y > 2).float() if kind == "labels" else y
     good = torch.nn.functional.one_hot(y, 3).movedim(-1, 1).float() * 9 if integer else y.clone()
     good = (2 * good - 1) * 9 if kind == "labels" else good
     bad = good[torch.from_numpy(rng.permutation(40))]
     errors, losses, *defaults = SHORT_NAMES[kind, integer]
-    assert [type(named_error(None, kind, integer, None, 1)), type(default_loss(kind, integer))] == defaults
+    assert [
+        type(named_error(None, kind, integer, None, 1)),
+        type(default_loss(kind, integer)),
+    ] == defaults
     for setting, names in (("error", errors), ("loss", losses)):
         for name in names:
             part = parts.build(parts.named(setting, name, kind, integer), f"task.{setting}")
-            pair = [part(z.numpy(), y.numpy()).value if setting == "error" else part(z, y) for z in (good, bad)]
+            pair = [
+                part(z.numpy(), y.numpy()).value if setting == "error" else part(z, y)
+                for z in (good, bad)
+            ]
             assert pair[0] < 0.01 < 0.1 < pair[1], name
 
 
@@ -176,4 +227,7 @@ def test_chunks_are_those_of_the_published_code(n, batch, drop_tail, chunks, las
     score = ChunkMean(Noted(), 1000, batch, drop_tail)(outputs, np.zeros(n, int))
     whole, *parts_of_it = Noted.seen
     assert (whole.n, len(parts_of_it), parts_of_it[-1].n) == (n, chunks, last)
-    assert (score.n, score.value) == (chunks, pytest.approx(np.mean([one.value for one in parts_of_it])))
+    assert (score.n, score.value) == (
+        chunks,
+        pytest.approx(np.mean([one.value for one in parts_of_it])),
+    )

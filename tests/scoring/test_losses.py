@@ -22,7 +22,9 @@ WEIGHTS = [0.5, 2.0, 0.25, 7.0]
 
 
 def draw(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64
+    )
 
 
 def bce(outputs, targets, weights=(1.0,) * 4, **more):
@@ -43,7 +45,10 @@ LOSSES = {
     RelativeL2Loss(): (relative, False),
     NatsPerFrameLoss(): (lambda z, y: bce(z, y, reduction="none").sum(1).mean(), False),
     MaskedCrossEntropy(): (functional.cross_entropy, True),
-    MaskedCrossEntropy(WEIGHTS): (lambda z, y: functional.cross_entropy(z, y, torch.tensor(WEIGHTS).double()), True),
+    MaskedCrossEntropy(WEIGHTS): (
+        lambda z, y: functional.cross_entropy(z, y, torch.tensor(WEIGHTS).double()),
+        True,
+    ),
 }
 
 
@@ -51,7 +56,11 @@ LOSSES = {
 def test_losses_are_torchs_over_known_targets_and_the_others_train_nothing(loss):
     expected, has_classes = LOSSES[loss]
     outputs = draw(6, 4, 5).requires_grad_()
-    targets = torch.arange(30).reshape(6, 5) % 4 if has_classes else (draw(5, 6, 4).permute(1, 2, 0) > 0).double()
+    targets = (
+        torch.arange(30).reshape(6, 5) % 4
+        if has_classes
+        else (draw(5, 6, 4).permute(1, 2, 0) > 0).double()
+    )
     value = expected(outputs[:4, :, 1:], targets[:4, ..., 1:]).item()
     targets[4:] = targets[..., 0] = IGNORED_CLASS if has_classes else NAN
     masked_loss = loss(outputs, targets)
@@ -72,8 +81,12 @@ def test_losses_are_torchs_over_known_targets_and_the_others_train_nothing(loss)
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_shapes_that_would_broadcast_are_refused(loss):
     targets = torch.ones(3, 1, 4, 4)
-    for wrong in (targets, targets[:, 0]) if LOSSES[loss][1] else (targets,):  # numbers are no classes
-        with pytest.raises(DataError, match=r"task\.loss: outputs \(3, 4, 4\) do not fit .*targets \(3,.* 4, 4\)"):
+    for wrong in (
+        (targets, targets[:, 0]) if LOSSES[loss][1] else (targets,)
+    ):  # numbers are no classes
+        with pytest.raises(
+            DataError, match=r"task\.loss: outputs \(3, 4, 4\) do not fit .*targets \(3,.* 4, 4\)"
+        ):
             loss(torch.zeros(3, 4, 4), wrong)
 
 
@@ -83,7 +96,9 @@ def test_one_batch_of_nats_per_frame_is_one_split_of_the_error(padding):
     outputs, targets = map(torch.from_numpy, case.drawn(0, 0.0, 0.2)[:2])
     outputs = outputs.nan_to_num(nan=0.0)
     value = NatsPerFrame(count_padding=padding)(outputs.numpy(), targets.numpy()).value
-    assert NatsPerFrameLoss(count_padding=padding)(outputs, targets).item() == pytest.approx(value, rel=1e-5)
+    assert NatsPerFrameLoss(count_padding=padding)(outputs, targets).item() == pytest.approx(
+        value, rel=1e-5
+    )
 
 
 def test_missing_entries_can_count_as_the_published_code_counts_them():

@@ -20,7 +20,10 @@ from tests.tasks.test_homology import write_lmdb
 @given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
 def test_shares_are_as_equal_as_the_data_allow(available, size):
     available = np.array(available)
-    size, labels = max(2 * len(available), min(size, available.sum())), np.repeat(np.arange(len(available)), available)
+    size, labels = (
+        max(2 * len(available), min(size, available.sum())),
+        np.repeat(np.arange(len(available)), available),
+    )
     taken = np.bincount(labels[draw(labels, size, 0)])
     assert taken.sum() == size
     assert (taken <= available).all()
@@ -69,7 +72,9 @@ class D: """{"long " * 70}"""
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     (tmp_path / "email" / "template.py").write_text("not python {{")
     (tmp_path / "email" / "tests").mkdir()
-    (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
+    (tmp_path / "email" / "tests" / "case.py").write_text(
+        '"""Texts of tests are left out always."""'
+    )
     data = stdlib_docs.load(None, 0)
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
@@ -82,20 +87,28 @@ class D: """{"long " * 70}"""
         "Again words of another package.",
         " ".join(["long"] * 60),
     ]
-    assert [data.examples.class_names[label] for label in data.examples.labels] == ["asyncio"] * 2 + ["email"] * 3
+    assert [data.examples.class_names[label] for label in data.examples.labels] == [
+        "asyncio"
+    ] * 2 + ["email"] * 3
     assert not canary.exists()
 
 
 def test_cifar10_is_what_its_archive_holds_or_refused(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
-    arrays, path = {"x_train": x, "y_train": np.arange(60) % 10}, tmp_path / "cifar10" / "cifar10.npz"
+    arrays, path = (
+        {"x_train": x, "y_train": np.arange(60) % 10},
+        tmp_path / "cifar10" / "cifar10.npz",
+    )
     path.parent.mkdir()
     np.savez(path, **arrays)
     examples = cifar10.load(None, 0, tmp_path).examples
     np.testing.assert_array_equal(np.round(examples.inputs * 255), x)
     assert examples.labels.tolist() == arrays["y_train"].tolist()
     for changes, message in (
-        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 .*; expected uint8 \(N, 3, 32, 32\)"),
+        (
+            {"x_train": np.zeros((60, 32, 32, 3), np.uint8)},
+            r"uint8 .*; expected uint8 \(N, 3, 32, 32\)",
+        ),
         ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not an integer in 0..9"),
     ):
         np.savez(path, **arrays | changes)
@@ -124,7 +137,10 @@ def test_the_largest_folds_of_the_homology_file(tmp_path):
     proteins = [("".join(row), fold) for row, fold in zip(letters, folds, strict=True)]
     write_lmdb(tmp_path / "homology", {"train": proteins})
     data = load_homology(None, 0, tmp_path, folds=2)
-    assert tuple(data.examples.class_names) == ("fold 2", "fold 9")  # 2 and 5 are as large; the smaller number
+    assert tuple(data.examples.class_names) == (
+        "fold 2",
+        "fold 9",
+    )  # 2 and 5 are as large; the smaller number
     expected = {sequence: fold for sequence, fold in proteins if fold in (2, 9)}
     folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
     assert dict(zip(data.examples.inputs, folds, strict=True)) == expected

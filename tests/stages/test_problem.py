@@ -63,7 +63,9 @@ LABELLED = Labelled(Watched(), LABELS)
 
 
 def groups(metric, *names, **settings):
-    return Problem(None, None, metric, None, {}, LABELLED, LABELLED, Align(**settings), 0).groups(LABELLED, *names)
+    return Problem(None, None, metric, None, {}, LABELLED, LABELLED, Align(**settings), 0).groups(
+        LABELLED, *names
+    )
 
 
 def epoch(model, samples, features="pooled", step=0, **more):
@@ -97,11 +99,15 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert samples.batches[0] != samples.batches[1]  # other samples in another epoch
 
 
-def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_the_same_gradient(model, monkeypatch):
+def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_the_same_gradient(
+    model, monkeypatch
+):
     """The points and the gradient are those of embedding whole samples at once and choosing from their tokens."""
     tokens_at, computed = type(model.embedder).tokens_at, []
     monkeypatch.setattr(
-        type(model.embedder), "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
+        type(model.embedder),
+        "tokens_at",
+        lambda *words: computed.append(len(words[3])) or tokens_at(*words),
     )
     at_once, pieces = Watched(), Watched()
     chosen = epoch(model, at_once, "tokens")
@@ -128,7 +134,12 @@ def test_classes_have_their_shares_inside_a_problem(model):
 
 def test_a_metric_gets_one_class_all_or_a_draw_as_it_asks_unless_a_number_is_given():
     pair = Count(all_classes=True)
-    for metric, limit, count in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
+    for metric, limit, count in (
+        (Count(), None, 3),
+        (pair, None, 1),
+        (pair, 2, 2),
+        (Count(), 0, 1),
+    ):
         assert len(groups(metric, classes_per_problem=limit)) == count
     drawn = {groups(OTDD(classes=2), step)[0] for step in range(20)}
     assert {len(group) for group in drawn} == {2}

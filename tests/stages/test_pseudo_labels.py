@@ -14,7 +14,11 @@ def clusters(n, seed):
 
 
 def same_partition(a, b):
-    return len({*zip(a.tolist(), b.tolist(), strict=True)}) == len(set(a.tolist())) == len(set(b.tolist()))
+    return (
+        len({*zip(a.tolist(), b.tolist(), strict=True)})
+        == len(set(a.tolist()))
+        == len(set(b.tolist()))
+    )
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -36,7 +40,9 @@ def test_one_number_a_sample_is_binned_by_quantiles_of_training():
     validation = np.array([[-1.0], [1e9], [np.nan]], np.float32)
     classes = class_labels("values", train, validation, num_clusters=5, seed=0)
     assert np.bincount(classes[0]).tolist() == [40] * 5
-    assert np.all(np.diff(classes[0][np.argsort(train[:, 0])]) >= 0)  # bins are in the order of the numbers
+    assert np.all(
+        np.diff(classes[0][np.argsort(train[:, 0])]) >= 0
+    )  # bins are in the order of the numbers
     assert classes[1].tolist() == [0, 4, 2]
     for most in (0.0, 7.0):  # most numbers equal: no bin is empty
         equal = np.concatenate([np.full(80, most), np.arange(20)])[:, None].astype(np.float32)
@@ -56,11 +62,15 @@ def targets(form, content, region, rng):
         small, large = content + 0.05 * rng.normal(size=200), 1e3 * rng.normal(size=200)
         return "values", np.stack([small, large], axis=1).astype(np.float32)
     if form == "unknown classes":
-        y = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
+        y = np.where(
+            rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40))
+        )
     else:
         y = (10 + content[:, None] + 0.3 * rng.normal(size=(200, 40))).astype(np.float32)
     for half in (0, 1):  # one of two halves is unknown, by the region of the sample
-        y[region == half, 20 * half : 20 * half + 20] = -100 if form == "unknown classes" else np.nan
+        y[region == half, 20 * half : 20 * half + 20] = (
+            -100 if form == "unknown classes" else np.nan
+        )
     return "dense", y if form == "unknown classes" else y[:, None]
 
 

@@ -25,16 +25,28 @@ WANTED = SimpleNamespace(predictor=SimpleNamespace(init="ridge"))
 
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory):
-    return {name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name)))) for name in ("bert", "vit")}
+    return {
+        name: auto.load(str(save_tiny(name, tmp_path_factory.mktemp(name))))
+        for name in ("bert", "vit")
+    }
 
 
 def started(body, y, kind, embedder, scale=None, rows=None):
     samples = Pairs(y, length=12)
     outputs = 3 if kind == "classes" else y.shape[1]
-    model = build(body, kind=kind, input_shape=(3, 12), num_outputs=outputs, embedder=embedder, target_scale=scale)
+    model = build(
+        body,
+        kind=kind,
+        input_shape=(3, 12),
+        num_outputs=outputs,
+        embedder=embedder,
+        target_scale=scale,
+    )
     model.embedder.fit([(samples.x, None)])
     task = SimpleNamespace(kind=kind, num_outputs=outputs)
-    built = SimpleNamespace(plan=WANTED, model=model, task=task, loss=default_loss(kind, kind == "classes"))
+    built = SimpleNamespace(
+        plan=WANTED, model=model, task=task, loss=default_loss(kind, kind == "classes")
+    )
     used = samples if rows is None else Part(samples, rows)
     return model, samples, ridge_start.start(built, engine(), used, seed=0)
 
@@ -53,12 +65,16 @@ def ridge(model, x, targets):
         parts.append(features.samples.double().numpy())
     parts = [standard(part) for part in parts]
     tables = [np.concatenate(parts, 1) / np.sqrt(len(parts)), *(parts if len(parts) > 1 else [])]
-    fits = [RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, targets) for table in tables]
+    fits = [
+        RidgeCV(PENALTIES, scoring="neg_mean_squared_error").fit(table, targets) for table in tables
+    ]
     best = max(range(len(fits)), key=lambda number: fits[number].best_score_)
     return fits[best].predict(tables[best]).reshape(len(x), -1)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("classes", "vit"), ("labels", "bert"), ("values", "vit")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("classes", "vit"), ("labels", "bert"), ("values", "vit")]
+)
 def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name):
     y, scale = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), None
     if kind == "classes":
@@ -88,24 +104,41 @@ def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies
     body, y, known = bodies["bert"], torch.arange(40) % 3, np.arange(1, 40, 2)
     unknown = torch.where(torch.arange(40) % 2 == 0, -100, y)
     some, alone = (
-        started(body, targets, "classes", Patch(), rows=rows) for targets, rows in ((unknown, None), (y, known))
+        started(body, targets, "classes", Patch(), rows=rows)
+        for targets, rows in ((unknown, None), (y, known))
     )
     assert some[2]
     torch.testing.assert_close(some[0].predictor.state_dict(), alone[0].predictor.state_dict())
     few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
     assert not is_started
-    assert torch.equal(few.predictor.linear.weight, build(body, input_shape=(3, 12)).predictor.linear.weight)
+    assert torch.equal(
+        few.predictor.linear.weight, build(body, input_shape=(3, 12)).predictor.linear.weight
+    )
 
 
 def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):
     draw, y = np.random.default_rng(0), np.arange(330) % 3
     x = draw.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
     parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
-    arrays = {f"{name}_{part}": value[rows] for part, rows in parts.items() for name, value in (("x", x), ("y", y))}
+    arrays = {
+        f"{name}_{part}": value[rows]
+        for part, rows in parts.items()
+        for name, value in (("x", x), ("y", y))
+    }
     np.savez(tmp_path / "sets.npz", **arrays)
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
-    words = ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'sets.npz'}", "metric=none", "baselines=none"]
-    words += [f"body.checkpoint={save_tiny_bert(tmp_path / 'bert')}", "predictor.init=ridge", "embedder.filters=8"]
+    words = [
+        "task=arrays",
+        "task.kind=classes",
+        f"task.train={tmp_path / 'sets.npz'}",
+        "metric=none",
+        "baselines=none",
+    ]
+    words += [
+        f"body.checkpoint={save_tiny_bert(tmp_path / 'bert')}",
+        "predictor.init=ridge",
+        "embedder.filters=8",
+    ]
     worse = orca_cli.run(*words, "train.epochs=1", "train.lr=3.0", f"paths.runs={tmp_path}").result
     assert worse["selected"]["epoch"] == 0
     assert worse["error"]["value"] < 0.5  # of three classes

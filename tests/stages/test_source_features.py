@@ -33,7 +33,9 @@ SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
 
 def embedded(folder, source=SOURCE, device=CPU, body=None, whole=True, **changes):
     request = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
-    return source_features(Counting(**(body or {})), source, request, device, folder, LogReporter(), whole)
+    return source_features(
+        Counting(**(body or {})), source, request, device, folder, LogReporter(), whole
+    )
 
 
 def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
@@ -41,7 +43,9 @@ def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
     assert len(source.cloud.x) == sum(i % 3 + 1 for i in range(90))
     assert torch.equal(source.cloud.x[:, 0].long() % 5, source.cloud.labels)
     values = np.repeat(np.arange(90.0), np.arange(90) % 3 + 1)
-    assert source.spread["variance_within"] == pytest.approx(0, abs=1e-9)  # all tokens of an example are alike
+    assert source.spread["variance_within"] == pytest.approx(
+        0, abs=1e-9
+    )  # all tokens of an example are alike
     assert source.spread["variance_between"] == pytest.approx(2 * values.var())
     cloud = embedded(tmp_path, features="sequence").cloud
     assert cloud.x.shape == (60, 4)  # two thirds of the examples have two tokens or more
@@ -56,7 +60,9 @@ def test_a_draw_is_seeded_of_the_size_asked_for_and_without_replacement(tmp_path
     assert torch.equal(source.cloud.x, embedded(tmp_path / "anew", points=50).cloud.x)
     assert not torch.equal(source.cloud.x, other.cloud.x)
     assert source.key != other.key
-    some, every = (cloud.x[:, 0].long().bincount(minlength=90) for cloud in (source.cloud, whole.cloud))
+    some, every = (
+        cloud.x[:, 0].long().bincount(minlength=90) for cloud in (source.cloud, whole.cloud)
+    )
     assert (some <= every).all()
 
 
@@ -75,11 +81,16 @@ def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, 
     assert list(tmp_path.rglob("*.bad-*"))
     embedded(tmp_path, device=torch.device("meta"))
     assert Counting.calls == 6
-    others = {embedded(tmp_path, body={f"{name}_digest": "1"}).key for name in ("checkpoint", "preparation")}
+    others = {
+        embedded(tmp_path, body={f"{name}_digest": "1"}).key
+        for name in ("checkpoint", "preparation")
+    }
     assert (len(others - {key}), Counting.calls) == (2, 10)
 
 
-def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(tmp_path, monkeypatch):
+def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(Counting, "calls", 0)
     monkeypatch.setattr("orca_cli.stages.source_features._BATCH", 3)
     some = embedded(tmp_path, whole=False, points=10)
@@ -90,16 +101,22 @@ def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_th
     assert torch.equal(whole.cloud.x, embedded(tmp_path / "anew", points=10).cloud.x)
 
 
-def test_controls_have_a_gaussian_in_the_place_of_the_points_or_clusters_or_shuffled_labels(tmp_path):
+def test_controls_have_a_gaussian_in_the_place_of_the_points_or_clusters_or_shuffled_labels(
+    tmp_path,
+):
     source, gaussian = embedded(tmp_path), embedded(tmp_path, cloud="gaussian")
     assert gaussian.key != source.key
     points, noise = source.cloud.x, gaussian.cloud.x
     assert not torch.isin(noise, points).any()
     for moment in (torch.mean, torch.std):
         torch.testing.assert_close(moment(noise, 0), moment(points, 0), rtol=0.2, atol=0)
-    cloud, clusters, shuffled = (embedded(tmp_path, labels=one).cloud for one in ("given", "clusters", "shuffled"))
+    cloud, clusters, shuffled = (
+        embedded(tmp_path, labels=one).cloud for one in ("given", "clusters", "shuffled")
+    )
     order = torch.argsort(clusters.x[:, 0], stable=True)
-    assert len(torch.unique_consecutive(clusters.labels[order])) == 5  # intervals of the line on which the points lie
+    assert (
+        len(torch.unique_consecutive(clusters.labels[order])) == 5
+    )  # intervals of the line on which the points lie
     assert torch.equal(shuffled.labels.bincount(), cloud.labels.bincount())
     assert not torch.equal(shuffled.labels, cloud.labels)
 
@@ -110,10 +127,25 @@ def test_collapse_has_the_share_of_variance_between_tokens():
     mask = torch.arange(5).expand(6, 5) < 3
     padded = torch.where(mask.unsqueeze(-1), x, 1e6)
     none, every, known, first, before = (
-        collapse(Tokens(value, torch.ones_like(value[..., 0], dtype=torch.bool) if seen is None else seen, (5,)))
-        for value, seen in ((alike, None), (centred, None), (padded, mask), (x[:, :3], None), (x, None))
+        collapse(
+            Tokens(
+                value,
+                torch.ones_like(value[..., 0], dtype=torch.bool) if seen is None else seen,
+                (5,),
+            )
+        )
+        for value, seen in (
+            (alike, None),
+            (centred, None),
+            (padded, mask),
+            (x[:, :3], None),
+            (x, None),
+        )
     )
-    assert (none["token_variance"], every["token_variance"]) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
+    assert (none["token_variance"], every["token_variance"]) == (
+        pytest.approx(0, abs=1e-12),
+        pytest.approx(1),
+    )
     assert known == pytest.approx(first)
     total = x.flatten(0, 1).var(0, correction=0).sum().item()
     assert before["variance_within"] + before["variance_between"] == pytest.approx(total, rel=1e-5)

@@ -15,7 +15,16 @@ from orca_cli.training.engine import Engine, choose_device
 from tests.checkpoints import save_tiny_bert
 
 # One arm for each thing in which arms differ: what is trained, from which start, aligned how and with what.
-ARMS = {"orca", "scratch", "frozen", "layernorm", "shuffled_labels", "noise_proxy", "other_proxy", "moments"}
+ARMS = {
+    "orca",
+    "scratch",
+    "frozen",
+    "layernorm",
+    "shuffled_labels",
+    "noise_proxy",
+    "other_proxy",
+    "moments",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +35,20 @@ def body(tmp_path_factory):
 def orders(words, monkeypatch, steps):
     """Return arm -> the samples of its first optimizer steps, as stage 3 asks for them."""
     taken, orders_by_arm = [], {}
-    monkeypatch.setattr(optimizer_steps, "train_step", lambda *args, **_: taken.append(tuple(args[5])) or (0.0, None))
+    monkeypatch.setattr(
+        optimizer_steps,
+        "train_step",
+        lambda *args, **_: taken.append(tuple(args[5])) or (0.0, None),
+    )
     with compose.session() as session:
         jobs = session.expand(words).jobs
     for job in jobs:
         built = build(job.config, LogReporter())
         taken.clear()
         engine = Engine(choose_device("cpu"), "fp32")
-        with closing(optimizer_steps.OptimizerSteps(built, engine, built.learned, built.plan.seed)) as plan:
+        with closing(
+            optimizer_steps.OptimizerSteps(built, engine, built.learned, built.plan.seed)
+        ) as plan:
             for step in range(steps):
                 plan.take(step)
         orders_by_arm[job.labels["arm"]] = list(taken)
@@ -45,7 +60,13 @@ def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     (tmp_path / "data" / "wnut17").mkdir(parents=True)
     (tmp_path / "data" / "wnut17" / "wnut17train.conll").write_text("a\tB-x\n\nb\tB-y\n\n" * 2)
-    words = ["study=ablate", "set=digits", f"body.checkpoint={body}", "task.train_size=40", "train.lr=5e-4"]
+    words = [
+        "study=ablate",
+        "set=digits",
+        f"body.checkpoint={body}",
+        "task.train_size=40",
+        "train.lr=5e-4",
+    ]
     steps = 7  # over two epochs of 3 steps
     first = orders([*words, "seed=0", f"arm={','.join(ARMS)}"], monkeypatch, steps)
     assert first.keys() == ARMS
@@ -53,7 +74,10 @@ def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch
     order = first["orca"]
     assert sorted(sum(order[:3], ())) == list(range(40)) == sorted(sum(order[3:6], ()))
     assert order[:3] != order[3:6]
-    (other,) = {tuple(order) for order in orders([*words, "seed=1", "arm=orca,scratch"], monkeypatch, steps).values()}
+    (other,) = {
+        tuple(order)
+        for order in orders([*words, "seed=1", "arm=orca,scratch"], monkeypatch, steps).values()
+    }
     assert other != tuple(order)
 
 
@@ -71,7 +95,9 @@ def test_shuffled_labels_are_those_of_each_split_in_another_order_and_reach_the_
     words, pure = [f"body.checkpoint={body}", "task.train_size=40", "source.size=80"], {}
     for kind in ("given", "shuffled"):
         with compose.session() as session:
-            built = build(session.compose([*words, f"align.target_labels={kind}"]).config, LogReporter())
+            built = build(
+                session.compose([*words, f"align.target_labels={kind}"]).config, LogReporter()
+            )
         problem, _ = compare(built, Engine(choose_device("cpu"), "fp32"), LogReporter())
         members = problem.train.members
         assert {c: len(rows) for c, rows in members.items()} == dict.fromkeys(range(10), 4)

@@ -22,7 +22,12 @@ def place(study, folder):
     """Create a placeholder in a data folder for every path that a study names."""
     bundles = [study.common, *(texts for axis in study.axes.values() for texts in axis.values())]
     for key in study.files:
-        values = {text.partition("=")[2] for texts in bundles for text in texts if text.startswith(f"{key}=")}
+        values = {
+            text.partition("=")[2]
+            for texts in bundles
+            for text in texts
+            if text.startswith(f"{key}=")
+        }
         for value in values - {"???"}:
             path = folder / value.replace("{seed}", "0")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +39,8 @@ def arms_of(study):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "figure6" else pytest.mark.slow) for name in PAPER]
+    "name",
+    [pytest.param(name, marks=() if name == "figure6" else pytest.mark.slow) for name in PAPER],
 )
 def test_arms_and_sets_compose_no_two_runs_are_the_same_and_arms_train_alike(name, tmp_path):
     """All arms on the first set, and the first arm on all sets, with one seed and at one rate."""
@@ -43,9 +49,16 @@ def test_arms_and_sets_compose_no_two_runs_are_the_same_and_arms_train_alike(nam
     words = [f"study={name}", "seed=0", f"paths.data={tmp_path}"]
     words += [f"body.checkpoint={tmp_path}"] if "body.checkpoint" in study.files else []
     words += ["train.lr=5e-4"] if "train.lr" in study.axes else []
-    arms = [f"{axis}={next(iter(study.axes[axis]))}" for axis in arms_of(study) if axis not in ("body", "train.lr")]
+    arms = [
+        f"{axis}={next(iter(study.axes[axis]))}"
+        for axis in arms_of(study)
+        if axis not in ("body", "train.lr")
+    ]
     with compose.session() as session:
-        expansions = [session.expand([*words, *more]) for more in ([f"set={next(iter(study.axes[SET]))}"], arms)]
+        expansions = [
+            session.expand([*words, *more])
+            for more in ([f"set={next(iter(study.axes[SET]))}"], arms)
+        ]
     assert not any(expansion.absent for expansion in expansions)
     first_set, every_set = (expansion.jobs for expansion in expansions)
     for jobs in (first_set, every_set):
@@ -55,10 +68,15 @@ def test_arms_and_sets_compose_no_two_runs_are_the_same_and_arms_train_alike(nam
         assert {job.labels[axis] for job in (*first_set, *every_set)} == set(study.axes[axis])
     if name == "table4":
         return
-    settings = [vars(job.config) | {"task": {**job.config.task, "train_fraction": None}} for job in first_set]
+    settings = [
+        vars(job.config) | {"task": {**job.config.task, "train_fraction": None}}
+        for job in first_set
+    ]
     for key in ("train", "task", "precision", "budget"):
         assert all(one[key] == settings[0][key] for one in settings), key
-    assert {job.choices["finetune"] for job in first_set if job.config.embedder["init"] == "random"} <= {"scratch"}
+    assert {
+        job.choices["finetune"] for job in first_set if job.config.embedder["init"] == "random"
+    } <= {"scratch"}
 
 
 def test_the_page_lists_every_study_of_the_paper_with_its_number_of_runs(tmp_path):

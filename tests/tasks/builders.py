@@ -19,7 +19,9 @@ def target(name):
 def build(name, folder, reporter, **settings):
     """Build a task as a run does; its data and its cache lie in `folder`."""
     node = {"_target_": target(name), **settings}
-    return parts.build(node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter)
+    return parts.build(
+        node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter
+    )
 
 
 def every(samples):

@@ -43,7 +43,9 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
     assert torch.allclose(batch.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
     others = (task, read({"x": X, "y": Y}, split_seed=1), read({"x": X + np.float32(0.5), "y": Y}))
     assert len({normalised.train.digest(), *(other.train.digest() for other in others)}) == 4
-    assert every(normalised.validation).x.mean().abs() > 1e-4  # the training set's statistics, not its own
+    assert (
+        every(normalised.validation).x.mean().abs() > 1e-4
+    )  # the training set's statistics, not its own
 
 
 def test_labels_of_any_name_become_0_to_k(read):
@@ -65,7 +67,10 @@ def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
     assert task.target_scale.mean.item() == pytest.approx(batch.y.mean().item(), rel=1e-5)
     assert task.target_scale.std.item() == pytest.approx(batch.y.std(correction=0).item(), rel=1e-5)
     last = RNG.normal(size=(N, 5, 4))
-    assert read({"x": X.transpose(0, 2, 1), "y": last}, kind="dense", channels_last=True).num_outputs == 4
+    assert (
+        read({"x": X.transpose(0, 2, 1), "y": last}, kind="dense", channels_last=True).num_outputs
+        == 4
+    )
 
     positions = RNG.integers(0, 3, (N, 5))
     positions[0, 0] = -100

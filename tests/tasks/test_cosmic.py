@@ -15,7 +15,9 @@ START, SIZE = 4, 8
 @pytest.fixture
 def read(build):
     def call(**settings):
-        return build("cosmic", **{"crop_start": START, "crop_size": SIZE, "split_seed": 1} | settings)
+        return build(
+            "cosmic", **{"crop_start": START, "crop_size": SIZE, "split_seed": 1} | settings
+        )
 
     return call
 
@@ -25,8 +27,13 @@ def written(tmp_path):
     """Write the files; returns path relative to root -> planes. Two visits of four have no sky, one has two planes."""
     benchmark_files.make("cosmic", tmp_path)
     root = tmp_path / "cosmic"
-    shutil.copytree(root / "npy_train/f435w", root / "npy_train/f814w")  # another filter, which is not read
-    return {str(path.relative_to(root)): np.load(path) for path in root.glob("npy_*/f435w/*/*/*_stamp.npy")}
+    shutil.copytree(
+        root / "npy_train/f435w", root / "npy_train/f814w"
+    )  # another filter, which is not read
+    return {
+        str(path.relative_to(root)): np.load(path)
+        for path in root.glob("npy_*/f435w/*/*/*_stamp.npy")
+    }
 
 
 def names(samples):
@@ -64,7 +71,10 @@ def test_a_part_of_the_sky_is_added_in_optimizer_steps_only(written, tmp_path, r
     for seed in range(20):
         first = task.train.batch(everything, np.random.default_rng(seed)).x
         for name, shift in zip(names(task.train), (first - plain).numpy()[:, 0], strict=True):
-            sky, exposure = (tmp_path / "cosmic" / name).with_name("sky.npy"), int(name.split("/")[-1][0])
+            sky, exposure = (
+                (tmp_path / "cosmic" / name).with_name("sky.npy"),
+                int(name.split("/")[-1][0]),
+            )
             assert np.ptp(shift) < 0.1
             if sky.exists():
                 draws.append(shift[0, 0] / np.load(sky)[exposure - 1])
@@ -89,7 +99,9 @@ def test_the_released_sky_at_test_is_one_draw_per_file(written, tmp_path, read):
 
 def test_whole_visits_are_held_out(written, read):
     task = read(validation_fraction=0.5)
-    train, validation = ({name.rsplit("/", 1)[0] for name in names(part)} for part in (task.train, task.validation))
+    train, validation = (
+        {name.rsplit("/", 1)[0] for name in names(part)} for part in (task.train, task.validation)
+    )
     assert len(validation) == 2
     assert len(train) == 2
     assert not train & validation
@@ -103,7 +115,9 @@ def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
     others = [name.replace("f435w", "f814w") for name in expected]
     mixed = np.array([f"./cosmic/{name}" for name in [*reversed(expected), *others]], dtype=object)
     np.save(root / "train_dirs.npy", mixed, allow_pickle=True)
-    np.save(root / "test_dirs.npy", np.array(["/home/them/cosmic/npy_test/f435w/10000/00/1_stamp.npy"]))
+    np.save(
+        root / "test_dirs.npy", np.array(["/home/them/cosmic/npy_test/f435w/10000/00/1_stamp.npy"])
+    )
     task = read(train_on_validation=True)
     assert names(task.train) == expected
     assert names(task.open_test()) == ["npy_test/f435w/10000/00/1_stamp.npy"]
@@ -112,7 +126,12 @@ def test_lists_name_the_stamps_where_they_exist(written, tmp_path, read):
 def test_files_that_are_not_what_they_say_are_refused(written, tmp_path, read):
     for file, content, what, error in (
         ("train_dirs.npy", ["./cosmic/npy_train/../../f435w/1/1/x.npy"], "leads out", UnsafeError),
-        ("train_dirs.npy", ["./cosmic/npy_test/f435w/10000/00/1_stamp.npy"], "is not a file npy_train", DataError),
+        (
+            "train_dirs.npy",
+            ["./cosmic/npy_test/f435w/10000/00/1_stamp.npy"],
+            "is not a file npy_train",
+            DataError,
+        ),
         (
             "npy_train/f435w/10000/00/1_stamp.npy",
             np.full((2, 16, 16), 2.0),

@@ -74,7 +74,9 @@ def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, rep
     np.testing.assert_allclose(scale.mean, batch.y.mean(dim=0), rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(scale.std, batch.y.std(dim=0) + 1e-5, rtol=1e-4)
     both = load(tmp_path, reporter, **FEW, train_on_validation=True).train.targets()
-    np.testing.assert_array_equal(both, np.concatenate([task.train.targets(), task.validation.targets()]))
+    np.testing.assert_array_equal(
+        both, np.concatenate([task.train.targets(), task.validation.targets()])
+    )
     more = load(tmp_path, reporter, **FEW | {"num_train": 9})  # leaves the first ones as they are
     assert (task.train.targets() == more.train.targets()[:8]).all()
     assert not np.array_equal(more.open_test().targets()[:3], more.validation.targets())
@@ -88,7 +90,9 @@ def test_files_give_normalised_permeability_and_pressure(tmp_path, reporter):
     batch = every(task.train)
     np.testing.assert_allclose(batch.x[:, 0], (coeff - centre) / spread, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(batch.y[:, 0], u[:8], rtol=1e-6)
-    np.testing.assert_allclose(task.target_scale.std[0], u[:8].std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        task.target_scale.std[0], u[:8].std(axis=0, ddof=1) + 1e-5, rtol=1e-5
+    )
     np.testing.assert_allclose(task.validation.targets()[:, 0], u[8:11], rtol=1e-6)
     last = task.open_test()
     np.testing.assert_allclose(last.targets()[:, 0], test["sol"][:4, ::5, ::5], rtol=1e-6)

@@ -124,7 +124,9 @@ def test_files_that_ask_for_code_are_refused_by_every_task(task, file, tmp_path,
     elif file.endswith(".npz"):
         np.savez(path, x_train=np.array([Attack(canary)], dtype=object))
     else:
-        content = pickle.dumps({"data": Attack(canary), "label": Attack(canary), "seq": Attack(canary)})
+        content = pickle.dumps(
+            {"data": Attack(canary), "label": Attack(canary), "seq": Attack(canary)}
+        )
         path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
     with refused(None, UnsafeError):
         some(read(task, tmp_path, train_on_validation=True))

@@ -48,10 +48,15 @@ def test_a_part_gives_the_samples_of_the_whole_and_is_that_of_the_seed():
     assert torch.equal(batch.x, same.x)
     assert np.array_equal(part.targets(), whole.train.targets()[part.rows])
     assert np.array_equal(part.groups(), whole.train.groups()[part.rows])
-    draws = [with_fraction(whole, fraction, seed).train for fraction, seed in ((0.2, 0), (0.2, 1), (0.3, 0))]
+    draws = [
+        with_fraction(whole, fraction, seed).train
+        for fraction, seed in ((0.2, 0), (0.2, 1), (0.3, 0))
+    ]
     assert not np.array_equal(draws[1].rows, part.rows)
     assert len({*(one.digest() for one in draws), whole.train.digest()}) == 4
-    with refused(r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are", DataError):
+    with refused(
+        r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are", DataError
+    ):
         with_fraction(task(), 0.001, 0)
 
 

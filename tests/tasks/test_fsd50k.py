@@ -16,7 +16,9 @@ from tests.tasks.builders import refused
 def sound(seed, seconds=1.0):
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * fsd50k.RATE)) / fsd50k.RATE
-    return 0.3 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time) + 0.05 * rng.normal(size=len(time))
+    return 0.3 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time) + 0.05 * rng.normal(
+        size=len(time)
+    )
 
 
 @pytest.fixture
@@ -45,13 +47,17 @@ def expected(samples):
 def test_the_spectrogram_agrees_with_its_definition():
     both = np.stack([sound(1), sound(2)])
     spectrograms = fsd50k.log_mel(both)
-    np.testing.assert_allclose(spectrograms, [expected(one.astype(np.float32)) for one in both], atol=2e-2)
+    np.testing.assert_allclose(
+        spectrograms, [expected(one.astype(np.float32)) for one in both], atol=2e-2
+    )
     assert (fsd50k.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
 
 
 def test_evaluation_has_every_chunk_and_knows_its_clip(folder, build):
     table = pd.read_csv(folder / "eval.csv", dtype=str)  # sorted by chunk now, not by clip
-    table.sort_values("files", key=lambda files: files.str[-5:], kind="stable").to_csv(folder / "eval.csv", index=False)
+    table.sort_values("files", key=lambda files: files.str[-5:], kind="stable").to_csv(
+        folder / "eval.csv", index=False
+    )
     (folder / "lbl_map.json").write_text(json.dumps({f"label_{i}": 199 - i for i in range(200)}))
     task = build("fsd50k")
     assert task.input_shape == (1, 96, 102)
@@ -68,7 +74,9 @@ def test_training_draws_in_optimizer_steps_alone(folder, build):
     task = build("fsd50k")
     clips = np.arange(3)
     plain = task.train.batch(clips).x
-    first, again, other = (task.train.batch(clips, np.random.default_rng(seed)).x for seed in (0, 0, 1))
+    first, again, other = (
+        task.train.batch(clips, np.random.default_rng(seed)).x for seed in (0, 0, 1)
+    )
     assert (first == again).all()
     assert (first != other).flatten(1).any(1).all()
     middle = build("fsd50k", augmentation=False)
@@ -104,7 +112,9 @@ def test_wrong_tables_are_refused(folder, build):
     (folder / "val" / "1101_1.wav").unlink()
     with refused("1101_1.wav: the file does not exist", DataError):
         build("fsd50k").validation.batch(np.arange(3))
-    (folder / "tr.csv").write_text((folder / "tr.csv").read_text().replace("/mnt/chunks/tr/1001_0", "../../x", 1))
+    (folder / "tr.csv").write_text(
+        (folder / "tr.csv").read_text().replace("/mnt/chunks/tr/1001_0", "../../x", 1)
+    )
     with refused("a file below the folder", DataError):
         build("fsd50k")
 

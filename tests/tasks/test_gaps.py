@@ -35,7 +35,11 @@ def whole(task) -> np.ndarray:
 
 def test_gaps_become_the_mean_of_training_as_scikit_learns(read):
     imputer = SimpleImputer().fit(GAPPY[TRAIN].transpose(0, 2, 1).reshape(-1, C))
-    expected = imputer.transform(GAPPY.transpose(0, 2, 1).reshape(-1, C)).reshape(N, L, C).transpose(0, 2, 1)
+    expected = (
+        imputer.transform(GAPPY.transpose(0, 2, 1).reshape(-1, C))
+        .reshape(N, L, C)
+        .transpose(0, 2, 1)
+    )
     np.testing.assert_allclose(whole(read(GAPPY, normalize=False)), expected, rtol=1e-6)
     # Only known values decide mean and deviation.
     mean, std = (stat(GAPPY[TRAIN], axis=(0, 2), keepdims=True) for stat in (np.nanmean, np.nanstd))
@@ -48,7 +52,9 @@ def test_gaps_are_interpolated_in_time_as_pandas_does(read):
     series = pd.DataFrame(gappy.reshape(N * C, L)).T
     expected = series.interpolate(limit_direction="both").T.to_numpy().reshape(N, C, L).copy()
     expected[3, 0] = np.nanmean(gappy[TRAIN][:, 0])
-    np.testing.assert_allclose(whole(read(gappy, normalize=False, gaps="linear")), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        whole(read(gappy, normalize=False, gaps="linear")), expected, rtol=1e-6
+    )
 
 
 def test_indicators_say_where_values_were_missing(read):

@@ -18,19 +18,26 @@ PROTEINS = {
 
 
 def record(sequence, fold):
-    evolutionary = np.zeros((len(sequence), 20), np.float32)  # TAPE's dictionaries hold more than is read
+    evolutionary = np.zeros(
+        (len(sequence), 20), np.float32
+    )  # TAPE's dictionaries hold more than is read
     return {"primary": sequence, "fold_label": fold, "evolutionary": evolutionary, "id": b"d1abc__"}
 
 
 def write_lmdb(folder, proteins=PROTEINS, change=lambda contents: None):
-    lmdb = pytest.importorskip("lmdb", reason="the package lmdb, which writes the database of this test, is absent")
+    lmdb = pytest.importorskip(
+        "lmdb", reason="the package lmdb, which writes the database of this test, is absent"
+    )
     for split, pairs in proteins.items():
         contents = {str(index): pickle.dumps(record(*pair)) for index, pair in enumerate(pairs)}
         contents["num_examples"] = pickle.dumps(len(pairs))
         change(contents)
         place = folder / f"remote_homology_{split}.lmdb"
         place.mkdir(parents=True, exist_ok=True)
-        with lmdb.open(str(place), map_size=2**20) as database, database.begin(write=True) as transaction:
+        with (
+            lmdb.open(str(place), map_size=2**20) as database,
+            database.begin(write=True) as transaction,
+        ):
             for key, value in contents.items():
                 transaction.put(key.encode(), value)
     return folder
@@ -53,7 +60,18 @@ def test_the_proteins_of_the_databases_are_the_samples(tmp_path):
 
 
 def test_the_vocabulary_has_the_ids_of_tape(tmp_path):
-    known = {"pad": 0, "mask": 1, "cls": 2, "sep": 3, "unk": 4, "A": 5, "K": 14, "X": 27, "Y": 28, "Z": 29}
+    known = {
+        "pad": 0,
+        "mask": 1,
+        "cls": 2,
+        "sep": 3,
+        "unk": 4,
+        "A": 5,
+        "K": 14,
+        "X": 27,
+        "Y": 28,
+        "Z": 29,
+    }
     assert {name: VOCABULARY.index(name) for name in known} == known
     assert [VOCABULARY[i] for i in encode("aJZ", 10)] == ["cls", "A", "unk", "Z", "sep"]
     write_lmdb(tmp_path / "homology")
@@ -86,13 +104,23 @@ def test_wrong_databases_are_refused_and_run_nothing(tmp_path):
     for number, (change, error, message) in enumerate(
         (
             (lambda held: held.pop("1"), DataError, "has no protein 1 of 3"),
-            (lambda held: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
-            (lambda held: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r"data.mdb\[1\]"),
+            (
+                lambda held: held.update({"0": pickle.dumps(record("MK", 1195))}),
+                DataError,
+                r"allowed: 0\.\.1194",
+            ),
+            (
+                lambda held: held.update({"1": pickle.dumps(Attack(canary))}),
+                UnsafeError,
+                r"data.mdb\[1\]",
+            ),
         )
     ):
         folder = tmp_path / str(number)
         write_lmdb(folder / "homology", {"train": PROTEINS["train"]}, change)
-        write_lmdb(folder / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
+        write_lmdb(
+            folder / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")}
+        )
         with refused(f"remote_homology_train.*{message}", error):
             load(folder)
     assert not canary.exists()

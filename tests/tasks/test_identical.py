@@ -39,13 +39,29 @@ def table(folder):
     """Numbers that copies spell in another way are the same inputs."""
     first = [f"{X[row, 0, 0]:.6f}" + "0" * (i % 2) for i, row in enumerate(ROWS)]
     pd.DataFrame({"a": first, "patient": PATIENTS, "y": Y}).to_csv(folder / "t.csv", index=False)
-    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "features": ["a"], "normalize": False}
+    return "table", {
+        "train": "t.csv",
+        "kind": "classes",
+        "target": "y",
+        "features": ["a"],
+        "normalize": False,
+    }
 
 
 def series(folder):
-    columns = {"id": np.arange(len(ROWS)).repeat(6), "a": X[ROWS, 0].ravel(), "b": X[ROWS, 1].ravel()}
+    columns = {
+        "id": np.arange(len(ROWS)).repeat(6),
+        "a": X[ROWS, 0].ravel(),
+        "b": X[ROWS, 1].ravel(),
+    }
     pd.DataFrame(columns | {"y": Y.repeat(6)}).to_csv(folder / "t.csv", index=False)
-    return "table", {"train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False}
+    return "table", {
+        "train": "t.csv",
+        "kind": "classes",
+        "target": "y",
+        "id": "id",
+        "normalize": False,
+    }
 
 
 @pytest.mark.parametrize("form", [mapped, lengths, table, series])
@@ -55,7 +71,10 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     inputs_by_split = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
     assert sum(len(samples) for samples in splits(task)) == len(ROWS)
     assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
-    assert f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split" in task.note
+    assert (
+        f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split"
+        in task.note
+    )
 
 
 @pytest.mark.parametrize("form", [lengths, table])

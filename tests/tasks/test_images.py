@@ -31,7 +31,9 @@ def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path
     assert batch.y.tolist() == [5, 2]
     both = np.concatenate([every(part).x for part in (task.train, task.validation)])
     assert len(np.unique(both.reshape(200, -1), axis=0)) == 200
-    task = spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=20)
+    task = spherical.load(
+        tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=20
+    )
     assert (task.num_outputs, task.class_names[3], task.synthetic) == (100, "fine_3", True)
 
 
@@ -43,14 +45,23 @@ def test_augmentation_is_drawn_from_the_given_generator_only():
     plain = (samples.batch(rows).x.numpy() * 255).round().astype(np.uint8)
     np.testing.assert_array_equal(plain, x[rows])
     first, second = (
-        (samples.batch(rows, np.random.default_rng(7)).x.numpy() * 255).round().astype(np.uint8) for _ in range(2)
+        (samples.batch(rows, np.random.default_rng(7)).x.numpy() * 255).round().astype(np.uint8)
+        for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first[2], first[3])  # drawn for each sample, not for the batch
     padded = np.pad(x[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
     for image, around in zip(first, padded, strict=True):
-        windows = [around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
-        assert sum(np.array_equal(one, image) or np.array_equal(one, image[..., ::-1]) for one in windows) == 1
+        windows = [
+            around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)
+        ]
+        assert (
+            sum(
+                np.array_equal(one, image) or np.array_equal(one, image[..., ::-1])
+                for one in windows
+            )
+            == 1
+        )
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
@@ -72,7 +83,9 @@ def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
 def test_projection_has_the_known_answers():
     points = spherical.grid()
     np.testing.assert_allclose(points[:, 0, 0], [0, 0, 1])
-    np.testing.assert_allclose(points[:, 30, 15], [0, 1, 0], atol=1e-12)  # the equator, a quarter round
+    np.testing.assert_allclose(
+        points[:, 30, 15], [0, 1, 0], atol=1e-12
+    )  # the equator, a quarter round
     np.testing.assert_allclose(points[:, 15, 0], [np.sqrt(0.5), 0, np.sqrt(0.5)])
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     values = spherical.sample(images, spherical.positions(points))
@@ -84,7 +97,9 @@ def test_projection_has_the_known_answers():
     assert (unturned.max(axis=(2, 3)) == 255).all()
     # A turn about the axis by seven steps of azimuth moves the columns by seven.
     angle = 7 * np.pi / 30
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     moved = np.roll(unturned, -7, axis=3) != spherical.project(images, turn)
     assert moved.mean() < 0.01
 
@@ -92,7 +107,9 @@ def test_projection_has_the_known_answers():
 def test_rotations_are_uniform():
     rng = np.random.default_rng(0)
     turns = np.stack([spherical.random_rotation(rng) for _ in range(3000)])
-    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-9
+    )
     np.testing.assert_allclose(np.linalg.det(turns), 1)
     # Uniform over rotations: every entry has mean 0 and mean square 1/3, and the trace has mean square 1.
     assert np.abs(turns.mean(axis=0)).max() < 0.05
@@ -101,8 +118,14 @@ def test_rotations_are_uniform():
 
 def test_spherical_is_read_from_its_file_or_projected_from_images(tmp_path, build):
     benchmark_files.make("spherical", tmp_path)
-    record = pickle.loads(gzip.decompress((tmp_path / "spherical" / "s2_cifar100.gz").read_bytes()))["test"]
-    batch = build("spherical", validation_size=20).open_test().batch(np.array([3, 19]), np.random.default_rng(0))
+    record = pickle.loads(
+        gzip.decompress((tmp_path / "spherical" / "s2_cifar100.gz").read_bytes())
+    )["test"]
+    batch = (
+        build("spherical", validation_size=20)
+        .open_test()
+        .batch(np.array([3, 19]), np.random.default_rng(0))
+    )
     np.testing.assert_allclose(batch.x.numpy() * 255, record["images"][[3, 19]], atol=1e-4)
     assert batch.y.tolist() == [3, 19]
 
@@ -133,15 +156,20 @@ def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
     with Image.open(domain / "class_04/sketch_test_004.jpg") as image:
         resized = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    train, validation = ([x.tobytes() for x in every(part).x.numpy()] for part in (task.train, task.validation))
+    np.testing.assert_allclose(
+        test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5
+    )
+    train, validation = (
+        [x.tobytes() for x in every(part).x.numpy()] for part in (task.train, task.validation)
+    )
     assert not set(train) & set(validation)  # the two identical ones are in the same split
 
 
 def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domain):
     rows = np.array([2, 0])
     fresh, frozen, none = (
-        domainnet.load(tmp_path, reporter, validation_size=10, augment=how).train for how in ("fresh", "frozen", "none")
+        domainnet.load(tmp_path, reporter, validation_size=10, augment=how).train
+        for how in ("fresh", "frozen", "none")
     )
     np.testing.assert_array_equal(fresh.batch(rows).x, none.batch(rows).x)
     one, two = (fresh.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
@@ -167,7 +195,9 @@ def pets(tmp_path):
     for label, name in enumerate(("cat", "dog", "eel")):
         (folder / name).mkdir(parents=True)
         for i in range(12):
-            pixels = np.random.default_rng(100 * label + i).integers(0, 256, (14, 20, 3), dtype=np.uint8)
+            pixels = np.random.default_rng(100 * label + i).integers(
+                0, 256, (14, 20, 3), dtype=np.uint8
+            )
             Image.fromarray(pixels).save(folder / name / f"{i:02}.{'jpg' if i % 2 else 'png'}")
     return folder
 
@@ -182,7 +212,9 @@ def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets, build):
     digest = task.train.digest()
     pets.rename(tmp_path / "moved")
     assert build("images", path="moved", normalize="none").train.digest() == digest
-    assert sum("image_survey" in line for line in reporter.lines) == 1  # decoded once, then known by content
+    assert (
+        sum("image_survey" in line for line in reporter.lines) == 1
+    )  # decoded once, then known by content
     cropped = build("images", path="moved", channels=1, size=14, fit="crop")
     assert every(cropped.validation).x.shape == (5, 1, 14, 14)
 
@@ -191,12 +223,16 @@ def test_given_splits_are_taken_as_they_are(tmp_path, pets, build):
     folder = tmp_path / "split"
     for path in pets.glob("*/*"):
         place = (
-            folder / ("train" if int(path.stem) < 8 else "val" if int(path.stem) < 10 else "test") / path.parent.name
+            folder
+            / ("train" if int(path.stem) < 8 else "val" if int(path.stem) < 10 else "test")
+            / path.parent.name
         )
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
     task = build("images", path="split", normalize="none")
-    pixels = np.asarray(Image.open(pets / "dog" / "08.png").resize((20, 20), Image.Resampling.BILINEAR))
+    pixels = np.asarray(
+        Image.open(pets / "dog" / "08.png").resize((20, 20), Image.Resampling.BILINEAR)
+    )
     batch = task.validation.batch(np.array([2]))
     np.testing.assert_allclose(batch.x[0].permute(1, 2, 0).numpy() * 255, pixels, atol=1e-4)
     assert (len(task.train), batch.y.tolist(), len(task.open_test())) == (24, [1], 6)
@@ -211,7 +247,10 @@ def test_given_splits_are_taken_as_they_are(tmp_path, pets, build):
 
 def test_damaged_images_are_named(pets, build):
     content = (pets / "dog" / "04.png").read_bytes()
-    for text, message in ((content[: len(content) // 2], "cannot be decoded"), (b"<html>", "is not a readable image")):
+    for text, message in (
+        (content[: len(content) // 2], "cannot be decoded"),
+        (b"<html>", "is not a readable image"),
+    ):
         (pets / "dog" / "04.png").write_bytes(text)
         with refused(rf"dog/04\.png: {message}", DataError):
             build("images", path="pets")
@@ -222,7 +261,9 @@ def test_unusual_images_are_read_as_one_sees_them(tmp_path):
     deep = np.array([[0, 256 * 100], [65535, 256 * 7 + 3]], dtype=np.uint16)
     Image.fromarray(deep).save(path)
     assert decode(path, None, 1).tolist() == [[[0, 100], [255, 7]]]
-    Image.fromarray(np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8), "RGBA").save(path)
+    Image.fromarray(np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8), "RGBA").save(
+        path
+    )
     assert decode(path, None, 3)[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
     upright = Image.new("RGB", (3, 2))
     exif = upright.getexif()
@@ -255,7 +296,9 @@ def labelled(tmp_path, build):
 
     def call(frame, **settings):
         frame.to_csv(tmp_path / "ages.csv", index=False)
-        return build("images", **{"path": "photos", "table": "ages.csv", "normalize": "none"} | settings)
+        return build(
+            "images", **{"path": "photos", "table": "ages.csv", "normalize": "none"} | settings
+        )
 
     return call
 

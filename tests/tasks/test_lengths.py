@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from orca_cli.exceptions import ConfigError, DataError
 from tests.properties import examples
 from tests.tasks import builders
-from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded, splits
+from tests.tasks.builders import (
+    check_inputs,
+    check_same,
+    every,
+    in_parts,
+    refused,
+    reloaded,
+    splits,
+)
 from tests.untrusted.conftest import Quiet
 
 N, C, W = 60, 2, 9
@@ -31,7 +39,9 @@ def filled(value, x=X):
 def written(folder, arrays, kind="classes", reporter=None, **settings):
     """Write arrays into one .npz and load it."""
     np.savez(folder / "train.npz", **arrays)
-    return builders.build("arrays", folder, reporter or Quiet(), kind=kind, train="train.npz", **settings)
+    return builders.build(
+        "arrays", folder, reporter or Quiet(), kind=kind, train="train.npz", **settings
+    )
 
 
 @pytest.fixture
@@ -57,7 +67,9 @@ def test_lengths_are_used_where_the_file_has_them(read):
     rows = []
     for samples in splits(task):
         batch = every(samples)
-        batch_rows = [int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()]
+        batch_rows = [
+            int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()
+        ]
         np.testing.assert_array_equal(batch.valid, INSIDE[batch_rows])
         np.testing.assert_array_equal(batch.x, filled(0)[batch_rows])
         rows += batch_rows
@@ -66,7 +78,9 @@ def test_lengths_are_used_where_the_file_has_them(read):
 
 @examples(12)
 @given(
-    garbage=st.one_of(st.sampled_from([np.nan, np.inf, -np.inf, 0.0]), st.floats(-(2.0**99), 2.0**99, width=32)),
+    garbage=st.one_of(
+        st.sampled_from([np.nan, np.inf, -np.inf, 0.0]), st.floats(-(2.0**99), 2.0**99, width=32)
+    ),
     normalize=st.booleans(),
     kind=st.sampled_from(["classes", "dense", "class maps"]),
 )
@@ -95,7 +109,10 @@ def test_all_ways_to_mark_an_end_say_the_same(read):
     given_lengths = read({"x": X, "y": Y, "lengths": ENDS})
     assert same(given_lengths, read({"x": filled(np.nan), "y": Y}, padding="nan"))
     assert same(given_lengths, read({"x": X, "y": Y, "steps": ENDS.astype(float)}, lengths="steps"))
-    assert same(given_lengths, read({"x": X.transpose(0, 2, 1), "y": Y, "lengths": ENDS}, channels_last=True))
+    assert same(
+        given_lengths,
+        read({"x": X.transpose(0, 2, 1), "y": Y, "lengths": ENDS}, channels_last=True),
+    )
     assert every(read({"x": X, "y": Y, "lengths": ENDS}, padding="none").train).valid is None
 
 
@@ -118,7 +135,11 @@ def test_bad_lengths_are_named_in_one_line(read):
     nothing = np.where((np.arange(N) == 5)[:, None, None], np.nan, X)
     for arrays, settings, message in (
         ({"lengths": ENDS + 1}, {}, r"lengths are not in 1\.\.9, the first is 10 at index 8"),
-        ({"x": X.reshape(N, C, 3, 3), "lengths": ENDS}, {}, r"not sequences, so .*task\.padding=none"),
+        (
+            {"x": X.reshape(N, C, 3, 3), "lengths": ENDS},
+            {},
+            r"not sequences, so .*task\.padding=none",
+        ),
         ({"x": nothing}, {"padding": "nan"}, "at index 5"),
     ):
         with refused(message, (DataError, ConfigError)):
@@ -127,9 +148,13 @@ def test_bad_lengths_are_named_in_one_line(read):
 
 @pytest.mark.parametrize("padding", [None, "nan"])
 def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, padding):
-    arrays = {"x": filled(np.nan), "y": Y} if padding else {"x": filled(7.0), "y": Y, "lengths": ENDS}
+    arrays = (
+        {"x": filled(np.nan), "y": Y} if padding else {"x": filled(7.0), "y": Y, "lengths": ENDS}
+    )
     parts = {"train": slice(0, 40), "test": slice(40, N)}
-    named = {f"{k}_{part}": values[rows] for k, values in arrays.items() for part, rows in parts.items()}
+    named = {
+        f"{k}_{part}": values[rows] for k, values in arrays.items() for part, rows in parts.items()
+    }
     task = read(named, padding=padding)
     preprocessing, test = reloaded(task, tmp_path / "run"), task.open_test()
     check_same(preprocessing, preprocessing.open(tmp_path / "train.npz", "INPUT", "test"), test)

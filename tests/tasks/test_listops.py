@@ -48,7 +48,11 @@ def test_values_agree_with_a_recursive_evaluator():
 
 
 def test_the_long_range_arena_setting_has_its_statistics():
-    drawn = list(itertools.islice(expressions(0, max_depth=10, max_arity=10, min_length=501, max_length=1999), 500))
+    drawn = list(
+        itertools.islice(
+            expressions(0, max_depth=10, max_arity=10, min_length=501, max_length=1999), 500
+        )
+    )
     lengths = np.array([len(text) for text, _ in drawn])
     frequencies = np.bincount([value for _, value in drawn], minlength=10) / len(drawn)
     # Measured on the published generator's grammar: 0..9 as below, mean length 1038, 54 % up to 1000 tokens.
@@ -63,7 +67,11 @@ def test_samples_are_one_hot_tokens_with_a_mask(build):
     assert (batch.x.sum(dim=1) == batch.valid).all()  # one token where valid, nothing where not
     assert (batch.x[:, :2] == 0).all()  # pad and unk
     for row, index in enumerate((7, 0)):
-        assert evaluate(words_of(task.validation, index))[0] == batch.y[row] == task.validation.targets()[index]
+        assert (
+            evaluate(words_of(task.validation, index))[0]
+            == batch.y[row]
+            == task.validation.targets()[index]
+        )
 
 
 def test_the_bits_of_a_seed_stay_what_they_are(build):
@@ -71,7 +79,10 @@ def test_the_bits_of_a_seed_stay_what_they_are(build):
     assert task.validation.digest() == more.validation.digest()
     assert (task.train.targets() == more.train.targets()[:30]).all()
     assert task.train.digest() == "72619dde708a8081b45179f3425bccf20d7545356d5f2831ee2a9c7f86aa2c13"
-    assert task.open_test().digest() == "beac66f6915abb09c0ad2f9f931c60c89eb9d596dce2379c03c437afb566726d"
+    assert (
+        task.open_test().digest()
+        == "beac66f6915abb09c0ad2f9f931c60c89eb9d596dce2379c03c437afb566726d"
+    )
 
 
 def words_of(samples, index):
@@ -102,17 +113,24 @@ def test_files_are_read_without_parentheses_and_with_closing_brackets(folder, bu
 
 
 def test_over_length_expressions_are_cut_or_dropped(folder, build):
-    cut, dropped = (build("listops", origin="files", over_length=word) for word in ("truncate", "drop"))
+    cut, dropped = (
+        build("listops", origin="files", over_length=word) for word in ("truncate", "drop")
+    )
     first, *digits = words_of(cut.train, 59)
     assert (first, len(digits), set(digits) <= set("0123456789")) == ("[SM", 1023, True)
     before = [part.targets().tolist() for part in splits(cut)]
-    assert [part.targets().tolist() for part in splits(dropped)] == [values[:-1] for values in before]
+    assert [part.targets().tolist() for part in splits(dropped)] == [
+        values[:-1] for values in before
+    ]
 
 
 def test_rows_that_are_no_expressions_are_refused(folder, build):
     file = folder / "basic_train.tsv"
     for line, message in (
-        ("( ( [AVG 3 ) ] )\t3", r"basic_train.tsv, line 5: '\[AVG' is not a word of ListOps; allowed: digits, \[MIN"),
+        (
+            "( ( [AVG 3 ) ] )\t3",
+            r"basic_train.tsv, line 5: '\[AVG' is not a word of ListOps; allowed: digits, \[MIN",
+        ),
         ("( ( [MAX 1 ) ] )\t12", "line 5: '12' is not a value"),
     ):
         file.write_text("Source\tTarget\n" + "5\t5\n" * 3 + line)

@@ -56,7 +56,9 @@ def test_arrays(name, tmp_path, build):
     x, y, settings = ARRAYS[name]
     for part, rows in (("train", slice(40)), ("test", slice(40, N))):
         np.savez(tmp_path / f"{part}.npz", x=x[rows], y=y[rows])
-    task = build("arrays", **{"kind": "classes", "train": "train.npz", "test": "test.npz"} | settings)
+    task = build(
+        "arrays", **{"kind": "classes", "train": "train.npz", "test": "test.npz"} | settings
+    )
     preprocessing, test = rebuilt(task, tmp_path / "run"), task.open_test()
     check_same(preprocessing, preprocessing.open(tmp_path / "test.npz", "INPUT"), test)
     check_inputs(preprocessing.inputs(x[40:]), test)
@@ -130,20 +132,32 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     new = frame()[40:]
     new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
     files = [tmp_path / f"{name}.{ending}" for name in ("train", "test", "bare")]
-    for path, rows in zip(files, (frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)), strict=True):
+    for path, rows in zip(
+        files, (frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)), strict=True
+    ):
         SAVE[ending](rows, path)
     task = build("table", train=files[0].name, test=files[1].name, gap_indicator=indicator, **TABLE)
     preprocessing = rebuilt(task, tmp_path / "run")
     opened, bare = (preprocessing.open(path, "INPUT") for path in files[1:])
     check_same(preprocessing, opened, task.open_test())
     assert bare.targets() is None
-    assert preprocessing.columns[5].categories[2:] == ("town 7", "(other)")  # the most frequent one is kept
+    assert preprocessing.columns[5].categories[2:] == (
+        "town 7",
+        "(other)",
+    )  # the most frequent one is kept
     whole = in_parts(preprocessing, opened)[0]
     for size in (3, 20):  # read again
         assert torch.equal(in_parts(preprocessing, bare, size)[0], whole)
-    assert torch.equal(preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19])  # some are skipped
+    assert torch.equal(
+        preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19]
+    )  # some are skipped
     rows = new[TRAINED_ON]
-    for x in (new, rows[rows.columns[::-1]], {name: list(new[name]) for name in new}, rows.to_numpy()):
+    for x in (
+        new,
+        rows[rows.columns[::-1]],
+        {name: list(new[name]) for name in new},
+        rows.to_numpy(),
+    ):
         assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole)
     for x in (new.iloc[5], new[5:6].to_dict("records")):
         assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole[5:6])
@@ -151,10 +165,15 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
 
 def test_rows_that_do_not_fit(tmp_path, build):
     SAVE["csv"](frame(), tmp_path / "train.csv")
-    preprocessing = reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path)
+    preprocessing = reloaded(
+        build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path
+    )
     new = frame(9)[["colour", "age", "weight"]]
     for rows, message in (
-        (new.rename(columns={"weight": "weigth"}), r"x: the table has no column 'weight'; did you mean 'weigth'\?"),
+        (
+            new.rename(columns={"weight": "weigth"}),
+            r"x: the table has no column 'weight'; did you mean 'weigth'\?",
+        ),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
     ):
         with refused(message, DataError):
@@ -171,11 +190,18 @@ def test_images_of_the_test_split(tmp_path, build):
     task = build("images", path="pets", flip=True, padding=2, channels=1, size=12, fit="crop")
     preprocessing, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
     new = preprocessing.open(tmp_path / "pets", "INPUT", "test")
-    assert list(new.ids) == ["test/cat/20.png", "test/cat/21.png", "test/dog/22.png", "test/dog/23.png"]
+    assert list(new.ids) == [
+        "test/cat/20.png",
+        "test/cat/21.png",
+        "test/dog/22.png",
+        "test/dog/23.png",
+    ]
     for opened in (new, preprocessing.open(test, "INPUT")):
         check_same(preprocessing, opened, task.open_test())
     whole = in_parts(preprocessing, new)[0]
-    one, loose = (preprocessing.open(path, "INPUT") for path in (test / "dog" / "22.png", test / "dog"))
+    one, loose = (
+        preprocessing.open(path, "INPUT") for path in (test / "dog" / "22.png", test / "dog")
+    )
     listed = preprocessing.given([test / "dog" / f"{i}.png" for i in (22, 23)])
     for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (listed, whole[2:])):
         assert (len(part), part.targets()) == (len(rows), None)

@@ -49,9 +49,13 @@ def test_channels_and_distances_lie_where_the_format_says(root, read):
     arrays, distance = held(root, "psicov", test.proteins[0])
     inside = slice(5, 5 + 44)
     block = x[0, :, inside, inside]
-    profile = np.concatenate([arrays["ss"], arrays["pssm"].T, arrays["sa"][None], arrays["entropy"][None]])
+    profile = np.concatenate(
+        [arrays["ss"], arrays["pssm"].T, arrays["sa"][None], arrays["entropy"][None]]
+    )
     for number, values in enumerate(profile):
-        np.testing.assert_allclose(block[2 * number], np.tile(values, (44, 1)), rtol=1e-6)  # along columns
+        np.testing.assert_allclose(
+            block[2 * number], np.tile(values, (44, 1)), rtol=1e-6
+        )  # along columns
         np.testing.assert_allclose(block[2 * number + 1], np.tile(values, (44, 1)).T, rtol=1e-6)
     for number, name in enumerate(("ccmpred", "freecon", "potential")):
         np.testing.assert_allclose(block[54 + number], arrays[name], rtol=1e-6)
@@ -68,7 +72,9 @@ def test_channels_and_distances_lie_where_the_format_says(root, read):
     assert every(read().open_test()).y[0, 0, 5:49, 5:49].isnan().nonzero().tolist() == [[3, 9]]
 
 
-def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on_request(root, read):
+def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on_request(
+    root, read
+):
     task, released = read(), read(pad_in_loss=True)
     assert np.nanmax(task.train.targets()) == 16
     assert np.nanmax(task.validation.targets()) > 16
@@ -78,7 +84,9 @@ def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on
     assert batch.valid is None
     assert not batch.y.isnan().any()
     assert (batch.y[:, 0, :5] == 16).all()
-    assert np.isnan(released.validation.targets()[:, 0, :5]).all()  # the error must not count padding
+    assert np.isnan(
+        released.validation.targets()[:, 0, :5]
+    ).all()  # the error must not count padding
 
 
 @pytest.mark.parametrize("crop", ["diagonal", "independent"])
@@ -99,13 +107,19 @@ def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, 
     for seed in range(40):
         batch = task.train.batch(np.array([0, index]), np.random.default_rng(seed))
         row, column = np.argwhere(padded["x"] == batch.x[1, 54, 32, 32].item())[0] - 32
-        np.testing.assert_array_equal(batch.x[1, 54], padded["x"][row : row + WINDOW, column : column + WINDOW])
+        np.testing.assert_array_equal(
+            batch.x[1, 54], padded["x"][row : row + WINDOW, column : column + WINDOW]
+        )
         seen.add((row, column))
         expected = padded["y"][row : row + WINDOW, column : column + WINDOW].astype(np.float32)
-        apart = np.subtract.outer(np.arange(row, row + WINDOW), np.arange(column, column + WINDOW)) != 0
+        apart = (
+            np.subtract.outer(np.arange(row, row + WINDOW), np.arange(column, column + WINDOW)) != 0
+        )
         np.testing.assert_array_equal(batch.y[1, 0].numpy()[apart], expected[apart])
         assert (batch.valid[1].numpy() == ~np.isnan(expected)).all()
-        np.testing.assert_array_equal(batch.y[0], task.train.targets()[0])  # a protein that fits stays where it is
+        np.testing.assert_array_equal(
+            batch.y[0], task.train.targets()[0]
+        )  # a protein that fits stays where it is
     assert min(row for row, _ in seen) <= 2
     assert 24 <= max(row for row, _ in seen) <= 26
     assert all(row == column for row, column in seen) == (crop == "diagonal")
@@ -130,12 +144,17 @@ def test_every_protein_is_scored_over_its_own_length(root, read):
     batch = every(read().open_test())
     error = LongRangeMAE(separation=4, threshold=500.0)
     # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
-    outputs, targets = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0).numpy(), batch.y.numpy()
+    outputs, targets = (
+        torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0).numpy(),
+        batch.y.numpy(),
+    )
     assert error(outputs, targets).value == pytest.approx(1, abs=1e-4)
     for index in range(2):
         wrong = outputs.copy()
         wrong[index, 0] += 3
-        assert error(wrong, targets).value == pytest.approx(2.5, abs=1e-4)  # every protein has the same weight
+        assert error(wrong, targets).value == pytest.approx(
+            2.5, abs=1e-4
+        )  # every protein has the same weight
 
 
 def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refused(root, read):
@@ -148,7 +167,10 @@ def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refu
         put(root, "deepcov", "de0A", arrays | values, distance * scale)
         with refused(what, DataError):
             read(train_on_validation=True).train.batch(np.array([0]))
-    for line, kind, what in (("../../etc/x", UnsafeError, "not the id"), ("", DataError, "lists no protein")):
+    for line, kind, what in (
+        ("../../etc/x", UnsafeError, "not the id"),
+        ("", DataError, "lists no protein"),
+    ):
         (root / "psicov.lst").write_text(line + "\n")
         with refused(what, kind):
             read()

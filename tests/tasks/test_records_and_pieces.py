@@ -21,11 +21,17 @@ def heart(tmp_path, reporter):
 
     def write(lengths, labels):
         times = [np.arange(length) for length in lengths]
-        records = [(1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)]
+        records = [
+            (1000 * r + 200 * np.sin(t / 7) + t % 5).astype(np.int16) for r, t in enumerate(times)
+        ]
         content = {"data": [record.tolist() for record in records], "label": labels}
         (tmp_path / "data" / "ecg").mkdir(parents=True)
-        (tmp_path / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
-        return records, lambda **settings: ecg.load(tmp_path / "data", tmp_path / "cache", reporter, **settings)
+        (tmp_path / "data" / "ecg" / "challenge2017.pkl").write_bytes(
+            pickle.dumps(content, protocol=2)
+        )
+        return records, lambda **settings: ecg.load(
+            tmp_path / "data", tmp_path / "cache", reporter, **settings
+        )
 
     return write
 
@@ -57,7 +63,9 @@ def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart):
         for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
             values, mask = window(records[row], start)
             assert np.allclose(batch.x[index, 0], values, atol=1e-4)
-            assert np.array_equal(batch.valid[index] if batch.valid is not None else np.ones(1000), mask)
+            assert np.array_equal(
+                batch.valid[index] if batch.valid is not None else np.ones(1000), mask
+            )
         seen.append(set(rows.tolist()))
     assert set.union(*seen) == set(range(30))
     assert sum(map(len, seen)) == 30  # no record in two splits
@@ -84,7 +92,11 @@ def test_the_default_split_is_the_benchmarks(heart):
     task = heart([1200] * 40, ["N", "A", "O", "~"] * 10)[1]()
     train, rest = train_test_split(np.arange(40), test_size=0.2, random_state=0)
     validation, test = train_test_split(rest, test_size=0.5, random_state=0)
-    for samples, rows in ((task.train, train), (task.validation, validation), (task.open_test(), test)):
+    for samples, rows in (
+        (task.train, train),
+        (task.validation, validation),
+        (task.open_test(), test),
+    ):
         assert set(samples.groups()) == set(rows)
 
 
@@ -93,8 +105,17 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path):
     content = scipy.io.loadmat(tmp_path / "jsb" / "JSB_Chorales.mat")
     pieces = {name: list(content[name][0]) for name in ("traindata", "validdata", "testdata")}
     task = jsb.load(tmp_path)
-    assert (task.kind, task.input_shape, task.num_outputs, task.causal) == ("dense", (88, 59), 88, True)
-    for name, samples in (("traindata", task.train), ("validdata", task.validation), ("testdata", task.open_test())):
+    assert (task.kind, task.input_shape, task.num_outputs, task.causal) == (
+        "dense",
+        (88, 59),
+        88,
+        True,
+    )
+    for name, samples in (
+        ("traindata", task.train),
+        ("validdata", task.validation),
+        ("testdata", task.open_test()),
+    ):
         batch = every(samples)
         for row, piece in enumerate(pieces[name]):
             size = len(piece) - 1
@@ -104,7 +125,9 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path):
             assert batch.y[row, :, size:].isnan().all()
             assert batch.valid[row].tolist() == [True] * size + [False] * (59 - size)
 
-    published = jsb.load(tmp_path, length=4, mask_padding=False, causal=False, train_on_validation=True)
+    published = jsb.load(
+        tmp_path, length=4, mask_padding=False, causal=False, train_on_validation=True
+    )
     assert every(published.train).valid is None
     assert np.array_equal(every(published.open_test()).y[0], pieces["testdata"][0][1:5].T)
 
@@ -114,12 +137,18 @@ def test_jsb_chorales_are_the_originals():
     file = SHARED / "data" / "jsb" / "JSB_Chorales.mat"
     if not file.is_file():
         pytest.skip(f"no {file}; set ORCA_TEST_DATA to a folder that has data/jsb")
-    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("ac0e608527cc411c7e21ef7d38be47f0")
+    assert (
+        hashlib.sha256(file.read_bytes()).hexdigest().startswith("ac0e608527cc411c7e21ef7d38be47f0")
+    )
     task = jsb.load(SHARED / "data")
     train, _, test = splits(task)
     assert list(map(len, splits(task))) == [229, 76, 77]
     frames = [int((~np.isnan(samples.targets()[:, 0])).sum()) for samples in splits(task)]
-    assert frames == [13_807 - 229, 4_602 - 76, 4_725 - 77]  # the first frame of a piece is no target
+    assert frames == [
+        13_807 - 229,
+        4_602 - 76,
+        4_725 - 77,
+    ]  # the first frame of a piece is no target
 
     error, targets = NatsPerFrame(), test.targets()
     constant = error.constant(train.targets(), 88)

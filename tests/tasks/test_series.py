@@ -25,7 +25,9 @@ def write(tmp_path):
             return arrays
         for name, array in changes.items():
             np.save(tmp_path / task / f"{name}.npy", array, allow_pickle=True)
-        return {path.stem: np.load(path, allow_pickle=True) for path in (tmp_path / task).glob("*.npy")}
+        return {
+            path.stem: np.load(path, allow_pickle=True) for path in (tmp_path / task).glob("*.npy")
+        }
 
     return call
 
@@ -35,7 +37,9 @@ def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(write, build):
     task = build("ninapro", normalize="none")
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         batch = every(samples)
-        assert np.array_equal(batch.x[:, 0].numpy(), written[f"ninapro_{part}"].astype(np.float32).transpose(0, 2, 1))
+        assert np.array_equal(
+            batch.x[:, 0].numpy(), written[f"ninapro_{part}"].astype(np.float32).transpose(0, 2, 1)
+        )
         assert np.array_equal(samples.targets(), written[f"label_{part}"])
 
     both = build("ninapro", train_on_validation=True)
@@ -74,7 +78,9 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(wri
     raw = build("satellite", validation_size=24, normalize="none")
     parts = [every(samples) for samples in (raw.train, raw.validation)]
     whole = train["data"].astype(np.float32)
-    rows = [np.flatnonzero((one == whole).all(1))[0] for batch in parts for one in batch.x[:, 0].numpy()]
+    rows = [
+        np.flatnonzero((one == whole).all(1))[0] for batch in parts for one in batch.x[:, 0].numpy()
+    ]
     assert sorted(rows) == list(range(240))  # disjoint, and nothing lost
     assert np.array_equal(torch.cat([batch.y for batch in parts]), train["label"][rows] - 1)
     everything = build("satellite", validation_size=24, train_on_validation=True)
@@ -93,7 +99,9 @@ def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(write, build, c
 
     both = build("deepsea", train_on_validation=True)
     mixed = np.array([63, 2, 75, 60, 0, 59])
-    everything = {name: np.concatenate([written[f"{name}_train"], written[f"{name}_val"]]) for name in "xy"}
+    everything = {
+        name: np.concatenate([written[f"{name}_train"], written[f"{name}_val"]]) for name in "xy"
+    }
     batch = both.train.batch(mixed)
     assert np.array_equal(batch.x, everything["x"].transpose(0, 2, 1)[mixed])
     assert np.array_equal(batch.y, everything["y"][mixed])
@@ -118,7 +126,11 @@ def test_other_forms_are_refused(write, build):
     labels = {"data": np.random.default_rng(0).normal(size=(240, 46)), "label": np.arange(240) % 24}
     for task, change, message in (
         ("ninapro", {"label_val": np.arange(36) % 18 + 12}, "label 18 at index 6"),
-        ("satellite", {"satellite_train": labels}, r"label 0 at index 0 is not an integer in 1..24"),
+        (
+            "satellite",
+            {"satellite_train": labels},
+            r"label 0 at index 0 is not an integer in 1..24",
+        ),
         ("deepsea", {"y_train": np.full((60, 36), 2)}, "has other values than 0 and 1"),
     ):
         write(task, **change)

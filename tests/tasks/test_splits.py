@@ -9,7 +9,10 @@ from orca_cli.data.splits import folds, group_rows, hold_out, split
 from orca_cli.exceptions import DataError
 from tests.properties import examples
 
-DRAWS = {"counts": st.lists(st.integers(1, 60), min_size=1, max_size=6), "seed": st.integers(0, 2**31 - 1)}
+DRAWS = {
+    "counts": st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    "seed": st.integers(0, 2**31 - 1),
+}
 
 
 def shuffled(counts, seed):
@@ -66,11 +69,19 @@ def test_a_fold_has_whole_groups_and_another_seed_other_ones():
     assert [len(set(fold[groups == group])) for group in set(groups)] == [1] * 6
     assert [len(np.unique(groups[fold == i])) for i in range(3)] == [2, 2, 2]
     # Each class has three groups: every fold gets one group of each class.
-    assert all({0, 1} == {int(np.median(classes[groups == g])) for g in set(groups[fold == i])} for i in range(3))
+    assert all(
+        {0, 1} == {int(np.median(classes[groups == g])) for g in set(groups[fold == i])}
+        for i in range(3)
+    )
 
 
 def test_groups_are_the_same_whatever_type_their_numbers_have():
     with pytest.raises(DataError, match="group '1' is also in"):
         group_rows({"train": (np.array([1, 2]), "a"), "test": (np.array([1.0, 3.0]), "b")})
-    group_numbers = group_rows({"train": (np.array([1, 2]), "a"), "test": (np.array([4.0, 3.0]), "b")})
-    assert {part: numbers.tolist() for part, numbers in group_numbers.items()} == {"train": [0, 1], "test": [3, 2]}
+    group_numbers = group_rows(
+        {"train": (np.array([1, 2]), "a"), "test": (np.array([4.0, 3.0]), "b")}
+    )
+    assert {part: numbers.tolist() for part, numbers in group_numbers.items()} == {
+        "train": [0, 1],
+        "test": [3, 2],
+    }

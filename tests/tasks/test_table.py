@@ -58,7 +58,9 @@ def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_spli
     x = in_order(task, 0)
     rows = np.arange(N)
     colours = np.eye(3)[np.array([2, 1, 0])[rows * 5 % 3]]  # blue, green, red
-    np.testing.assert_array_equal(x, np.column_stack([rows, rows * 7 % 23 + 0.5, colours, rows % 4]))
+    np.testing.assert_array_equal(
+        x, np.column_stack([rows, rows * 7 % 23 + 0.5, colours, rows % 4])
+    )
     for samples in splits(task):
         assert samples.targets().tolist() == [1 - row % 2 for row in column(samples)]
         assert np.ptp(np.bincount(samples.targets())) <= 1
@@ -67,14 +69,26 @@ def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_spli
     assert x[:, 0].mean().abs() < 1e-5
     assert x[:, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
     assert set(x[:, 1:].unique().tolist()) == {0, 1}
-    assert read(frame(), features=["weight", "colour"], split_seed=1).train.digest() != normalised.train.digest()
+    assert (
+        read(frame(), features=["weight", "colour"], split_seed=1).train.digest()
+        != normalised.train.digest()
+    )
 
 
 FORMATS = {
     "t.parquet": (lambda table: table.astype({"code": "int", "colour": "category"}), {}),
-    "semicolons.csv": (lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"), {"decimal": ","}),
-    "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {"encoding": "utf-16"}),
-    "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
+    "semicolons.csv": (
+        lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"),
+        {"decimal": ","},
+    ),
+    "utf16.tsv": (
+        lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"),
+        {"encoding": "utf-16"},
+    ),
+    "latin.txt": (
+        lambda table: table.to_csv(index=False, sep="|").encode("latin-1"),
+        {"encoding": "latin-1"},
+    ),
 }
 
 
@@ -90,18 +104,28 @@ def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
     table.loc[::5, "weight"] = None
     table.loc[1::5, "colour"] = "?"
     table["nothing"] = ""
-    task = read(table, features=["weight", "colour", "nothing", "row"], normalize=False, gap_indicator=True)
+    task = read(
+        table, features=["weight", "colour", "nothing", "row"], normalize=False, gap_indicator=True
+    )
     x, rows = in_order(task), column(task.train, -1).astype(int)
     assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in rows if row % 5]))
-    np.testing.assert_array_equal(x[:, 1], np.arange(N) % 5 == 0)  # nothing is missing in `row`, the last column
+    np.testing.assert_array_equal(
+        x[:, 1], np.arange(N) % 5 == 0
+    )  # nothing is missing in `row`, the last column
     assert x[1, 2:6].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
     assert x.shape == (N, 7)
     assert f"weight ({(rows % 5 == 0).sum()})" in task.note
 
 
 def test_several_columns_are_labels(read):
-    table = frame().assign(a=np.arange(N) // 3 % 2, b=np.array(["true", "False"])[np.arange(N) // 5 % 2]).astype(object)
-    task = read(table, target=None, kind="labels", targets=["a", "b"], features=["row"], normalize=False)
+    table = (
+        frame()
+        .assign(a=np.arange(N) // 3 % 2, b=np.array(["true", "False"])[np.arange(N) // 5 % 2])
+        .astype(object)
+    )
+    task = read(
+        table, target=None, kind="labels", targets=["a", "b"], features=["row"], normalize=False
+    )
     rows = column(task.train).astype(int)
     assert task.train.targets()[:, 0].tolist() == table.a[rows].tolist()
     assert task.train.targets()[:, 1].tolist() == [word == "true" for word in table.b[rows]]
@@ -113,7 +137,11 @@ def test_several_columns_are_labels(read):
 def test_the_kind_is_that_of_the_column_to_be_predicted(read):
     for target, kind, names in (
         (np.array([3, 10, 7])[np.arange(N) % 3], "classes", ("3", "7", "10")),  # whole numbers
-        (np.array(["01", "1", "NA"])[np.arange(N) % 3], "classes", ("01", "1", "NA")),  # zeros in front
+        (
+            np.array(["01", "1", "NA"])[np.arange(N) % 3],
+            "classes",
+            ("01", "1", "NA"),
+        ),  # zeros in front
         (np.arange(N) % 21, "values", ("kind",)),  # many whole numbers
         (np.arange(N) % 3 / 2, "values", ("kind",)),
     ):
@@ -130,7 +158,10 @@ def test_the_kind_is_that_of_the_column_to_be_predicted(read):
 def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
     other = tmp_path / "test.csv"
     for change, message in (
-        ({"kind": "maybe"}, r"test\.csv\[kind\]: 20 labels have no training sample, the first is maybe"),
+        (
+            {"kind": "maybe"},
+            r"test\.csv\[kind\]: 20 labels have no training sample, the first is maybe",
+        ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
     ):
         frame(20, 100).assign(**change).to_csv(other, index=False)
@@ -146,15 +177,35 @@ HEAD = b"a,b,kind\n"
 BAD = [
     (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
     (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-    (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
+    (
+        HEAD + b"1,\xff,x\n" * 20,
+        {},
+        r"is not text in utf-8; store it as UTF-8, or .* task\.encoding=",
+    ),
     (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are NaN or infinite"),
     (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-    (frame(), {"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-    (frame(), {"features": ["kind"]}, r"task\.features: 'kind' is in task.target too; a column has one role"),
+    (
+        frame(),
+        {"kind": "values"},
+        r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes",
+    ),
+    (
+        frame(),
+        {"features": ["kind"]},
+        r"task\.features: 'kind' is in task.target too; a column has one role",
+    ),
     (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
-    (frame(), {"target": None, "targets": ["row", "row"]}, r"task\.targets: 'row' is in task\.targets too"),
+    (
+        frame(),
+        {"target": None, "targets": ["row", "row"]},
+        r"task\.targets: 'row' is in task\.targets too",
+    ),
     (frame(), {"group": "kind"}, r"task\.group: 'kind' is in task\.target too"),
-    (frame(), {"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
+    (
+        frame(),
+        {"sequence": "colour", "id": "patient"},
+        r"task\.id: does not go with task\.sequence",
+    ),
     (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
     (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
 ]
@@ -167,7 +218,9 @@ def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read):
 
 
 def test_typed_columns_of_a_parquet_are_numbers(read):
-    days = np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]")  # beyond nanoseconds
+    days = np.array(
+        ["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"
+    )  # beyond nanoseconds
     types = [
         (days, [19724, 2932896, -719162]),
         (np.array([True, False, False]), [1, 0, 0]),
@@ -175,16 +228,22 @@ def test_typed_columns_of_a_parquet_are_numbers(read):
         (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
     ]
     names = [f"c{place}" for place in range(len(types))]
-    columns = [pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True) for values, _ in types]
+    columns = [
+        pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True) for values, _ in types
+    ]
     table = frame().assign(**dict(zip(names, columns, strict=True)))
     x = in_order(read(table, "t.parquet", features=[*names, "row"], normalize=False))
-    np.testing.assert_array_equal(x[:, :-1], np.tile(np.float32([numbers for _, numbers in types]), N // 3).T)
+    np.testing.assert_array_equal(
+        x[:, :-1], np.tile(np.float32([numbers for _, numbers in types]), N // 3).T
+    )
 
 
 def test_points_beside_a_decimal_comma_are_text_of_which_is_warned(read):
     for odd in ("1.5", "1.234,5"):
         task = read(frame().assign(weight=odd), decimal=",", features=["weight"])
-        assert f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
+        assert (
+            f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
+        )
 
 
 def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
@@ -194,21 +253,43 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
         list(range(*rows)) for rows in ((0, 40), (40, 48), (48, 60))
     ]
     assert "split" not in task.preprocessing.feature_names
-    assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
+    assert (
+        "split"
+        in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
+    )
     for marks, settings, message in (
-        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
-        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
-        (np.where(np.arange(N) % 2, "train", "test"), {"group": "patient"}, "group 'p0' is also in"),
+        (
+            ["train"] * 59 + ["trian"],
+            {},
+            r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)",
+        ),
+        (
+            ["train"] * 9 + ["test"] * 51,
+            {},
+            "t.csv: too few rows: 9; provide 10 or more for training",
+        ),
+        (
+            np.where(np.arange(N) % 2, "train", "test"),
+            {"group": "patient"},
+            "group 'p0' is also in",
+        ),
     ):
         with refused(message, DataError):
             read(frame().assign(split=marks), **settings)
 
 
 def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read):
-    task = read(frame().assign(b=np.arange(N) * 37 % 59 * 1e3), target=None, targets=["weight", "b"], features=["row"])
+    task = read(
+        frame().assign(b=np.arange(N) * 37 % 59 * 1e3),
+        target=None,
+        targets=["weight", "b"],
+        features=["row"],
+    )
     assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("weight", "b"))
     numbers = frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
-    with refused(r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError):
+    with refused(
+        r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError
+    ):
         read(numbers, decimal=",", features=["row"])
     task = read(numbers, decimal=",", features=["row"], missing_targets=True)
     targets = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])

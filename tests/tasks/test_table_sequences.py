@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from orca_cli.data.table.preprocessing import fit_symbols
 from orca_cli.exceptions import DataError
 from tests.properties import examples
-from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded, splits
+from tests.tasks.builders import (
+    check_inputs,
+    check_same,
+    every,
+    in_parts,
+    refused,
+    reloaded,
+    splits,
+)
 
 N = 30
 ENDS = 1 + np.arange(N) % 7
@@ -32,7 +40,9 @@ def long(values=VALUES, start=0, shuffled=True):
 def read(tmp_path, build):
     def call(train, **settings):
         train.to_csv(tmp_path / "train.csv", index=False)
-        return build("table", **{"train": "train.csv", "id": "who", "time": "t", "target": "kind"} | settings)
+        return build(
+            "table", **{"train": "train.csv", "id": "who", "time": "t", "target": "kind"} | settings
+        )
 
     return call
 
@@ -47,7 +57,11 @@ def check_series(task):
             end = valid.sum()
             assert valid[:end].all()
             assert (x[:, end:] == 0).all()
-            series = next(i for i, one in enumerate(VALUES) if one.shape[1] == end and np.allclose(one, x[:, :end]))
+            series = next(
+                i
+                for i, one in enumerate(VALUES)
+                if one.shape[1] == end and np.allclose(one, x[:, :end])
+            )
             assert task.class_names[y] == ["yes", "no"][series % 2]
             series_by_split[-1].append(series)
     assert sorted(sum(series_by_split, [])) == list(range(N))
@@ -97,7 +111,9 @@ def texts_of(x, valid, alphabet):
         columns = one[:, known]
         assert set(np.unique(columns)) <= {0.0, 1.0}
         assert (columns.sum(0) <= 1).all()
-        texts.append("".join(alphabet[column.argmax()] if column.any() else "." for column in columns.T))
+        texts.append(
+            "".join(alphabet[column.argmax()] if column.any() else "." for column in columns.T)
+        )
     return texts
 
 
@@ -136,5 +152,8 @@ def test_any_text_comes_back(train, new):
     for texts in (train, new):
         x = symbols.encode(np.array(texts, dtype=object), "t")
         rows = np.arange(len(texts))
-        expected = ["".join(c if c in symbols.alphabet else "." for c in text)[: symbols.length] for text in texts]
+        expected = [
+            "".join(c if c in symbols.alphabet else "." for c in text)[: symbols.length]
+            for text in texts
+        ]
         assert texts_of(*map(torch.from_numpy, x.read(rows)), symbols.alphabet) == expected

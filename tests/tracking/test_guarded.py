@@ -79,7 +79,9 @@ def test_a_tracker_that_hangs_holds_a_run_up_no_longer_than_its_patience(warning
 
 def test_no_step_waits_for_a_slow_tracker():
     end, ends = threading.Event(), []
-    guarded = Guarded(lambda: Fake("record", lambda: ends.append(end.wait(60))), "fake", patience_s=600)
+    guarded = Guarded(
+        lambda: Fake("record", lambda: ends.append(end.wait(60))), "fake", patience_s=600
+    )
     guarded.start()
     for epoch in range(1000):
         guarded.record("finetune", {"epoch": epoch})

@@ -10,9 +10,17 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.tracking import services
 
 SECRET = "k" * 40
-LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
+LINES = [
+    {"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)
+]
 POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a resumed run gives all again
-SETTINGS = {"train.lr": 0.5, "train.clip": None, "seed": 3, "task.text": "x" * 600, "paths.runs": "/home/me"}
+SETTINGS = {
+    "train.lr": 0.5,
+    "train.clip": None,
+    "seed": 3,
+    "task.text": "x" * 600,
+    "paths.runs": "/home/me",
+}
 RESULT = {
     "error": {"value": 0.25, "others": {"F1 (macro)": 0.5, "undefined": None}},
     "validation_error": None,
@@ -57,10 +65,14 @@ def killed_and_resumed(make, path):
 
 def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
     calls, ends = [], []
-    noted = SimpleNamespace(log=lambda values, step=None: calls.append((values, step)))  # one of accelerate's trackers
+    noted = SimpleNamespace(
+        log=lambda values, step=None: calls.append((values, step))
+    )  # one of accelerate's trackers
     curves = services.Curves(noted, ends.append)
     curves.record("finetune", {"epoch": 1, "member": 1, "lr": 0.1})
-    curves.record("finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True})
+    curves.record(
+        "finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True}
+    )
     curves.ended("completed", RESULT)
     services.Curves(noted, ends.append, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
     errors = {"final/test_error": 0.25, "final/test_F1 _macro_": 0.5}
@@ -83,7 +95,12 @@ def test_mlflow_goes_on_in_the_same_run(folder, tmp_path, monkeypatch):
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("orca").experiment_id])
     assert (run.info.run_name, run.info.status) == ("a-run", "FINISHED")
-    assert run.data.params == {"train.lr": "0.5", "train.clip": "None", "seed": "3", "task.text": "x" * 500}
+    assert run.data.params == {
+        "train.lr": "0.5",
+        "train.clip": "None",
+        "seed": "3",
+        "task.text": "x" * 500,
+    }
     history = client.get_metric_history(run.info.run_id, "finetune/train_loss")
     assert [(point.step, point.value) for point in history] == POINTS
     assert run.data.metrics["final/test_error"] == 0.25
@@ -99,4 +116,8 @@ def test_wandb_offline_has_one_id_and_no_key(folder, monkeypatch):
     names = (b"finetune/train_loss", b"finetune/epoch", b"final/test_error", b"train.lr")
     assert all(name in content for name in names)
     assert b"/home/me" not in content
-    assert not [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert not [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and SECRET.encode() in file.read_bytes()
+    ]

@@ -39,7 +39,10 @@ CASES = {
     "huber": (losses.MaskedHuber(0.5), NUMBERS),
     "relative": (losses.RelativeL2Loss(), NUMBERS),
     "nats over padding": (losses.NatsPerFrameLoss(count_padding=True), BINARY),
-    "torch, smooth": (nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2), CLASSES),
+    "torch, smooth": (
+        nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), label_smoothing=0.2),
+        CLASSES,
+    ),
 }
 
 
@@ -47,7 +50,9 @@ def step(loss, y, size=8):
     """Return loss and gradient of one step; classes at positions and numbers have outputs at positions."""
     model = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3))
     settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0}
-    value, _ = train_step(engine(), model, optimizer(model), loss, Pairs(y), np.arange(8), **settings)
+    value, _ = train_step(
+        engine(), model, optimizer(model), loss, Pairs(y), np.arange(8), **settings
+    )
     return value, gradient(model)
 
 
@@ -86,7 +91,9 @@ def test_every_sample_is_in_one_piece_of_one_process(sizes, processes):
     assert len({piece.part for piece in by_process[0]}) == len(by_process[0])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MemoryError()]
+)
 def test_a_batch_that_does_not_fit_is_refused_and_leaves_the_weights(error, monkeypatch):
     model, samples = Dense(3, flat=True), Pairs(torch.arange(16) % 3)
     before = weights_sha256(model.state_dict())

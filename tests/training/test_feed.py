@@ -23,7 +23,11 @@ def until(condition):
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("orca-feed")])
+    assert until(
+        lambda: (
+            not [thread for thread in threading.enumerate() if thread.name.startswith("orca-feed")]
+        )
+    )
 
 
 class Faulty(Pairs):
@@ -38,7 +42,8 @@ class Faulty(Pairs):
 
 
 @pytest.mark.parametrize(
-    ("error", "seen"), [(DataError("a damaged file", where="x"), DataError), (MemoryError(), MemoryExhaustedError)]
+    ("error", "seen"),
+    [(DataError("a damaged file", where="x"), DataError), (MemoryError(), MemoryExhaustedError)],
 )
 def test_an_error_of_a_batch_ends_the_step_that_needs_it(error, seen):
     model, samples = Dense(1), Faulty(np.zeros((40, 1, 6), np.float32))
@@ -62,6 +67,8 @@ def test_the_next_batches_are_read_while_a_step_computes_and_none_beyond_the_las
     assert len(samples.read) == 5
     samples.read.clear()
     model, ahead = Dense(1), []
-    model.register_forward_pre_hook(lambda *_: ahead.append(until(lambda: len(samples.read) > min(len(ahead) + 1, 4))))
+    model.register_forward_pre_hook(
+        lambda *_: ahead.append(until(lambda: len(samples.read) > min(len(ahead) + 1, 4)))
+    )
     predict(engine(), model, samples, 2)
     assert ahead == [True] * 5

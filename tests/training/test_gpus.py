@@ -32,7 +32,11 @@ def job(tmp_path):
                     (tmp_path / f"ready-{number}").touch()
                     name = gpus.take(names, tmp_path / "locks")
                     begun = time.monotonic()
-                    assert name == gpus.take(names, tmp_path / "locks") == os.environ["CUDA_VISIBLE_DEVICES"]
+                    assert (
+                        name
+                        == gpus.take(names, tmp_path / "locks")
+                        == os.environ["CUDA_VISIBLE_DEVICES"]
+                    )
                     time.sleep(seconds)
                     (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
                 code = 0
@@ -59,7 +63,10 @@ def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch):
     jobs = [(tmp_path / f"job-{number}").read_text().split() for number in range(6)]
     assert {name for name, _, _ in jobs} == {"0", "GPU-5d/a"}
     at_once = [
-        sum(other == name and float(start) <= float(begun) < float(end) for other, start, end in jobs)
+        sum(
+            other == name and float(start) <= float(begun) < float(end)
+            for other, start, end in jobs
+        )
         for name, begun, _ in jobs
     ]
     assert max(at_once) == 2

@@ -43,14 +43,18 @@ def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit
     assert factors == rates(epochs=3, warmup_epochs=1.5)
     assert factors[6] == max(factors) == 1
     assert factors[-1] < 0.2
-    assert rates(epochs=6, warmup_epochs=9, decay_epochs=4) == rates(epochs=6, warmup_epochs=2, decay_epochs=4)
+    assert rates(epochs=6, warmup_epochs=9, decay_epochs=4) == rates(
+        epochs=6, warmup_epochs=2, decay_epochs=4
+    )
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
 
 
 def test_a_step_asks_for_no_more_samples_than_there_are():
     for (size, accumulation), n, taken in (((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
         samples = zeros(n)
-        with plan(Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation) as steps:
+        with plan(
+            Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation
+        ) as steps:
             assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
             assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
         assert len(samples.read[0]) == taken[0]
@@ -70,7 +74,13 @@ def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_laye
         model.layers(model.body(model.embedder(x))).mean(dim=2)
     )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "warmup_epochs": 0, "outer_rate": 10.0}
+    settings = {
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "lr": 0.01,
+        "warmup_epochs": 0,
+        "outer_rate": 10.0,
+    }
     with plan(model, Pairs(torch.zeros(8, 2)), nn.MSELoss(), **settings) as steps:
         steps.take(0)
         rate = steps.rate(0)

@@ -11,11 +11,15 @@ from tests.checkpoints import save_tiny_bert, save_tiny_swin
 CPU = torch.device("cpu")
 
 
-def test_auto_is_bf16_where_the_device_has_it_and_on_a_processor_where_the_body_is_wide(monkeypatch):
+def test_auto_is_bf16_where_the_device_has_it_and_on_a_processor_where_the_body_is_wide(
+    monkeypatch,
+):
     for has in (True, False):
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has
+        )
         best = "bf16" if has else "fp32"
         assert [choose_precision("auto", CPU, width) for width in (384, 32)] == [best, "fp32"]
         assert choose_precision("auto", torch.device("cuda"), 32) == best
@@ -29,7 +33,9 @@ def test_half_precision_is_for_the_body_alone(tmp_path):
     seen = {}
 
     def note(name):
-        return lambda module, inputs, result: seen.update({name: getattr(result, "x", result).dtype})
+        return lambda module, inputs, result: seen.update(
+            {name: getattr(result, "x", result).dtype}
+        )
 
     model.embedder.register_forward_hook(note("embedder"))
     model.predictor.register_forward_hook(note("predictor"))
@@ -59,8 +65,14 @@ def passed(body, tokens):
         outputs = body(tokens).x
     outputs.square().sum().backward()
     weights = {parameter.data_ptr() for parameter in body.parameters()}
-    gradients = {name: value.grad for name, value in body.named_parameters() if value.grad is not None}
-    return outputs.detach(), gradients, sum(size for place, size in kept.items() if place not in weights)
+    gradients = {
+        name: value.grad for name, value in body.named_parameters() if value.grad is not None
+    }
+    return (
+        outputs.detach(),
+        gradients,
+        sum(size for place, size in kept.items() if place not in weights),
+    )
 
 
 def test_gradient_checkpointing_keeps_less_and_changes_no_bit(tmp_path):

@@ -15,7 +15,10 @@ TARGETS = torch.stack([X[:, 0] + 0.5 * X[:, 1], 3 * X[:, 2] - X[:, 0]], dim=1) +
 
 
 def scaled(y):
-    mean, std = y.double().mean((0, 2), keepdim=True)[0], y.double().std((0, 2), correction=0, keepdim=True)[0]
+    mean, std = (
+        y.double().mean((0, 2), keepdim=True)[0],
+        y.double().std((0, 2), correction=0, keepdim=True)[0],
+    )
     return Dense(2, scale=Scale(mean.float(), std.float()))
 
 
@@ -42,14 +45,18 @@ def test_targets_in_any_unit_are_learned_alike(loss, settings):
     torch.testing.assert_close(trained(1e-12, loss, **settings)[0], error, rtol=1e-2, atol=1e-5)
     if isinstance(loss, MaskedMSE):
         _, reported, other = trained(2.0**80)  # squares exceed float32
-        assert weights_sha256(other.layers.state_dict()) == weights_sha256(model.layers.state_dict())
+        assert weights_sha256(other.layers.state_dict()) == weights_sha256(
+            model.layers.state_dict()
+        )
         assert reported[-1] / 4.0**80 == pytest.approx(losses[-1], rel=1e-5)
 
 
 def first_gradient(units=1.0, **settings):
     y = (TARGETS * units).float()
     model = scaled(y)
-    with plan(model, Pairs(y), MaskedMSE(), **({"batch_size": 64, "warmup_epochs": 0} | settings)) as steps:
+    with plan(
+        model, Pairs(y), MaskedMSE(), **({"batch_size": 64, "warmup_epochs": 0} | settings)
+    ) as steps:
         steps.take(0)
     return gradient(model)
 
@@ -59,6 +66,8 @@ def test_the_papers_protocol_adds_gradients_of_batches_and_keeps_the_tasks_units
     clean, paper = (first_gradient(protocol=protocol) for protocol in ("clean", "paper"))
     four = {"batch_size": 16, "accumulation": 4}
     torch.testing.assert_close(first_gradient(**four), clean, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(first_gradient(protocol="paper", **four), 4 * paper, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        first_gradient(protocol="paper", **four), 4 * paper, rtol=1e-4, atol=1e-6
+    )
     torch.testing.assert_close(clean / clean.norm(), paper / paper.norm(), rtol=1e-3, atol=1e-6)
     assert first_gradient(1e-6, protocol="paper").norm() < 1e-8

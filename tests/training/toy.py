@@ -15,7 +15,14 @@ from orca_cli.stages.plan import Plan, TrainPlan
 from orca_cli.training.engine import Engine
 
 # Of the paper, as far as settings are open.
-SETTLED = {"outer_rate": 1.0, "epochs": 60, "batch_size": 32, "lr": 1e-4, "weight_decay": 0.0, "warmup_epochs": 5}
+SETTLED = {
+    "outer_rate": 1.0,
+    "epochs": 60,
+    "batch_size": 32,
+    "lr": 1e-4,
+    "weight_decay": 0.0,
+    "warmup_epochs": 5,
+}
 SETTLED |= {"clip": 0, "members": 1, "select": "last", "refit": False}
 
 
@@ -50,8 +57,14 @@ class Dense(nn.Module):
     def __init__(self, outputs, flat=False, scale=None):
         super().__init__()
         torch.manual_seed(1)
-        self.layers = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1))
-        self.body, self.embedder, self.predictor = nn.Module(), nn.Module(), nn.Module()  # nothing of it is pretrained
+        self.layers = nn.Sequential(
+            nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1)
+        )
+        self.body, self.embedder, self.predictor = (
+            nn.Module(),
+            nn.Module(),
+            nn.Module(),
+        )  # nothing of it is pretrained
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
             self.scale_mean, self.scale_std = scale.mean, scale.std

@@ -26,7 +26,9 @@ def name(tmp_path, monkeypatch):
     return named
 
 
-def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_does_not(tmp_path, name):
+def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_does_not(
+    tmp_path, name
+):
     def with_files(weights=b"1", data=b"1", chance=b"1"):
         for folder, content in (("mymodel", weights), ("series", data), ("classes", chance)):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -63,7 +65,10 @@ def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, nam
 
 
 def test_files_that_a_task_describes_count_by_their_content(tmp_path, name):
-    part = {"path": None, "data": {"files": [{"path": "x.npy", "members": ["inner/y.npy"]}, {"path": "absent.npy"}]}}
+    part = {
+        "path": None,
+        "data": {"files": [{"path": "x.npy", "members": ["inner/y.npy"]}, {"path": "absent.npy"}]},
+    }
     seen = {name(part, "ecg")}
     (tmp_path / "data" / "ecg" / "inner").mkdir(parents=True)
     for file, text in (("x.npy", "a"), ("x.npy", "b"), ("inner/y.npy", "a")):
@@ -71,28 +76,53 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path, name):
         seen.add(name(part, "ecg"))
     assert len(seen) == 4
     (tmp_path / "data" / "ecg").rename(tmp_path / "moved")
-    assert name(part | {"path": str(tmp_path / "moved")}, "ecg") in seen  # the same files, elsewhere
+    assert (
+        name(part | {"path": str(tmp_path / "moved")}, "ecg") in seen
+    )  # the same files, elsewhere
 
 
 def test_runs_with_settings_that_are_retired_are_the_same_experiment(name):
     assert name({}) == name({}, augment={"_target_": None})
     load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
-    assert name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
-    modes = [{"_target_": f"orca_cli.models.finetuning.{file}.LoRA"} for file in ("modes", "adapters", "lora")]
+    assert (
+        name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
+    )
+    modes = [
+        {"_target_": f"orca_cli.models.finetuning.{file}.LoRA"}
+        for file in ("modes", "adapters", "lora")
+    ]
     assert len({name({}, finetune=mode) for mode in modes}) == 1
-    bodies = ({"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto"))
+    bodies = (
+        {"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto")
+    )
     for body, was in zip(bodies, ("none", None), strict=True):
         assert name({}, body=body) == name({}, body=body | {"causal_fix": was})
     mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
-    assert name({}, metric=mmd) == name({}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024})
+    assert name({}, metric=mmd) == name(
+        {}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024}
+    )
 
 
-TARGETS = ["os.system", "builtins.eval", "orca_cli.storage.remove", "orca_cli.benchmarks.digits.np.save"]
-TARGETS += ["torch.hub.load", "torch.nn.Module.__init__.__globals__", "orca_cli.metrics.otdd.torch.load"]
+TARGETS = [
+    "os.system",
+    "builtins.eval",
+    "orca_cli.storage.remove",
+    "orca_cli.benchmarks.digits.np.save",
+]
+TARGETS += [
+    "torch.hub.load",
+    "torch.nn.Module.__init__.__globals__",
+    "orca_cli.metrics.otdd.torch.load",
+]
 NO_PARTS = [
     ("orca_cli.benchmarks.digits.TaskData", {}, UnsafeError, "not defined there"),
     ("orca_cli.data.data_folder.unpack", {}, UnsafeError, "is outside"),
-    ("torch.nn.CrossEntropyLoss", {"label_smoothin": 0.1}, ConfigError, "did you mean 'label_smoothing'"),
+    (
+        "torch.nn.CrossEntropyLoss",
+        {"label_smoothin": 0.1},
+        ConfigError,
+        "did you mean 'label_smoothing'",
+    ),
     ("torch.nn.Linear", {"in_features": 3}, ConfigError, r"part\.out_features: a value is needed"),
     ("orca_cli.metrics.otdd.OTD", {}, ConfigError, "has no 'OTD'"),
 ]
@@ -122,7 +152,10 @@ MOVED = {
 
 def test_a_part_that_a_finished_run_names_is_found_where_it_is_now():
     for before, now in MOVED.items():
-        assert parts.resolve({"_target_": f"orca_cli.{before}"}, "part").__module__ == f"orca_cli.{now}"
+        assert (
+            parts.resolve({"_target_": f"orca_cli.{before}"}, "part").__module__
+            == f"orca_cli.{now}"
+        )
 
 
 WRONG = {
@@ -190,27 +223,49 @@ def expand(read, tmp_path, monkeypatch):
 
     def expanded(*words):
         with compose.session(tmp_path) as session:
-            return session.expand([*([] if "study=" in words[0] else ["study=small", "body=minilm"]), *words])
+            return session.expand(
+                [*([] if "study=" in words[0] else ["study=small", "body=minilm"]), *words]
+            )
 
     return expanded
 
 
-def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_earlier_ones(read, tmp_path):
+def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_earlier_ones(
+    read, tmp_path
+):
     study = read("small", FILE)
     arms = study.arms({}, tmp_path)
     combinations = [("digits", "minilm"), ("image", "minilm"), ("image", "swin"), ("own", "minilm")]
-    assert [tuple(arm.labels.values()) for arm in arms] == [(seed, *rest) for seed in "01" for rest in combinations]
-    assert arms[0].overrides == ["train.epochs=5", "align.epochs=0", "seed=0", "task=digits", "body=minilm"]
-    assert [word for word in arms[1].overrides if word.startswith("train.epochs")] == ["train.epochs=7"]
+    assert [tuple(arm.labels.values()) for arm in arms] == [
+        (seed, *rest) for seed in "01" for rest in combinations
+    ]
+    assert arms[0].overrides == [
+        "train.epochs=5",
+        "align.epochs=0",
+        "seed=0",
+        "task=digits",
+        "body=minilm",
+    ]
+    assert [word for word in arms[1].overrides if word.startswith("train.epochs")] == [
+        "train.epochs=7"
+    ]
     typed = study.arms({"train.epochs": {n: (f"train.epochs={n}",) for n in "12"}}, tmp_path)
     choices = [("train.epochs=1" in arm.overrides, arm.labels["train.epochs"]) for arm in typed[:2]]
     assert (len(typed), choices) == (16, [(True, "1"), (False, "2")])
-    text = "axes:\n  seed: [0, 1]\n  set: {one: ['task.train=s/{seed}/{set}.npz', 'task.x={other}']}\n"
+    text = (
+        "axes:\n  seed: [0, 1]\n  set: {one: ['task.train=s/{seed}/{set}.npz', 'task.x={other}']}\n"
+    )
     first, _ = read("two", text).arms({}, tmp_path)
-    assert first.overrides == ["seed=0", "task.train=s/0/one.npz", "task.x={other}"]  # the arm's choices
+    assert first.overrides == [
+        "seed=0",
+        "task.train=s/0/one.npz",
+        "task.x={other}",
+    ]  # the arm's choices
 
 
-def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(read, tmp_path):
+def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(
+    read, tmp_path
+):
     study = read("small", FILE)
     reasons = Counter(arm.lacks for arm in study.arms({}, tmp_path) if arm.lacks)
     assert reasons == {
@@ -225,13 +280,18 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
 def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the_sets(read, expand):
     sweep = expand("set=image,digits", "seed=1")
     names = ("image", "digits")
-    assert [job.labels for job in sweep.jobs] == [{"seed": "1", "set": name, "body": "minilm"} for name in names]
+    assert [job.labels for job in sweep.jobs] == [
+        {"seed": "1", "set": name, "body": "minilm"} for name in names
+    ]
     assert ([job.config.train.epochs for job in sweep.jobs], sweep.absent) == ([7, 5], {})
     assert {job.labels["set"] for job in expand("set=glob(*ig*)", "seed=0").jobs} == {"digits"}
     named, other = expand("task=digits,listops", "seed=0").jobs
     assert named.overrides == expand("set=digits", "seed=0").jobs[0].overrides
     assert (other.choices["task"], other.labels["set"]) == ("listops", "listops")
-    read("metrics", "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n")
+    read(
+        "metrics",
+        "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n",
+    )
     (job,) = expand("study=metrics", "metric=halves").jobs  # which no metric is called
     assert job.config.metric["size"] == 32
 
@@ -247,11 +307,16 @@ def test_a_file_that_is_not_a_study_is_refused(read):
 
 
 def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(tmp_path):
-    first, second, third = (studies.Member(name, {"set": label}) for name, label in ("ad", "bo", "co"))
+    first, second, third = (
+        studies.Member(name, {"set": label}) for name, label in ("ad", "bo", "co")
+    )
     studies.add(tmp_path, "one", [first, second])
     studies.add(tmp_path, "two", [first])
     studies.add(tmp_path, "one", [third])
-    assert (studies.read(tmp_path, "one"), studies.read(tmp_path, "two")) == ([first, third], [first])
+    assert (studies.read(tmp_path, "one"), studies.read(tmp_path, "two")) == (
+        [first, third],
+        [first],
+    )
 
 
 def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_refused(tmp_path):

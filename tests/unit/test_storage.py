@@ -8,7 +8,13 @@ import time
 import pytest
 
 from orca_cli import storage
-from orca_cli.exceptions import CheckpointError, ChecksumError, InterruptionError, LockedError, StorageError
+from orca_cli.exceptions import (
+    CheckpointError,
+    ChecksumError,
+    InterruptionError,
+    LockedError,
+    StorageError,
+)
 
 
 def committed(path):
@@ -35,7 +41,11 @@ DAMAGE = [
     (lambda folder: storage.write_text(folder / "best" / "more", ""), ChecksumError, "best/more"),
     (with_manifest(schema=2), CheckpointError, "schema 2"),
     (with_manifest(files={"/etc/passwd": FILE}), ChecksumError, "names files outside the folder"),
-    (with_manifest(files={"a/../../secret": FILE}), ChecksumError, "names files outside the folder"),
+    (
+        with_manifest(files={"a/../../secret": FILE}),
+        ChecksumError,
+        "names files outside the folder",
+    ),
 ]
 
 
@@ -49,12 +59,17 @@ def test_what_is_wrong_with_a_folder_is_reported(tmp_path):
         with pytest.raises(error, match=f"(?i){message}"):
             storage.verify_folder(folder)
         if error is ChecksumError:
-            assert any(re.search(f"(?i){message}", problem) for problem in storage.folder_problems(folder)[1])
+            assert any(
+                re.search(f"(?i){message}", problem)
+                for problem in storage.folder_problems(folder)[1]
+            )
         if message == "best/more":
             storage.verify_folder(folder, extra_allowed=True)
 
 
-def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are(tmp_path, monkeypatch):
+def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are(
+    tmp_path, monkeypatch
+):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     storage.seal(tmp_path, [tmp_path / "a", tmp_path / "b"], owner="me")
@@ -64,7 +79,9 @@ def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are
         with pytest.raises(ChecksumError, match=message):
             storage.verify_folder(tmp_path, only=["a", other])
     monkeypatch.setattr(storage.disk, "sha256_file", lambda path: os.listdir(tmp_path / "a"))
-    with pytest.raises(StorageError, match="cannot be read: Not a directory"):  # which is not called damage
+    with pytest.raises(
+        StorageError, match="cannot be read: Not a directory"
+    ):  # which is not called damage
         storage.verify_folder(tmp_path, only=["a"])
 
 
@@ -133,6 +150,9 @@ def test_lock_is_exclusive_and_waiting_for_it_can_be_ended(tmp_path):
             storage.lock(tmp_path / "lock", what="run 1"),
         ):
             pass
-        with pytest.raises(InterruptionError), storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop):
+        with (
+            pytest.raises(InterruptionError),
+            storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop),
+        ):
             pass
     assert not storage.is_locked(tmp_path / "lock")

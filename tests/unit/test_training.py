@@ -17,9 +17,17 @@ from tests.properties import examples
 from tests.training.toy import Dense, Pairs, engine
 
 
-@given(steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10))
+@given(
+    steps=st.integers(1, 200),
+    warmup=st.integers(0, 50),
+    decay=st.integers(1, 150),
+    peak=st.floats(1e-6, 10),
+)
 def test_rate_is_never_negative_nor_above_its_peak(steps, warmup, decay, peak):
-    rates = [warmup_then_linear(s, peak=peak, warmup_steps=warmup, decay_steps=decay) for s in range(steps)]
+    rates = [
+        warmup_then_linear(s, peak=peak, warmup_steps=warmup, decay_steps=decay)
+        for s in range(steps)
+    ]
     assert all(0 <= rate <= peak for rate in rates)
     assert rates[0] > 0
     assert all(rate == 0 for rate in rates[max(decay, warmup + 1) :])
@@ -27,7 +35,9 @@ def test_rate_is_never_negative_nor_above_its_peak(steps, warmup, decay, peak):
 
 def test_rates_rise_and_fall_as_known():
     rates = [warmup_then_linear(s, peak=1.0, warmup_steps=4, decay_steps=14) for s in range(15)]
-    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    assert rates == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    )
     decayed = [step_decay(s, start=1.0, every=20, factor=0.2) for s in (0, 19, 20, 39, 40)]
     assert decayed == pytest.approx([1, 1, 0.2, 0.2, 0.04])
 
@@ -56,7 +66,9 @@ SAMPLES = Pairs(torch.randn(12, 2, 6, generator=torch.Generator().manual_seed(1)
 
 def trainer(model, trained_by=None, name="adamw"):
     trained_by = trained_by or engine()
-    optimizer = make_optimizer(name, model.parameters(), lr=0.1, weight_decay=0.0, momentum=0.9, betas=BETAS)
+    optimizer = make_optimizer(
+        name, model.parameters(), lr=0.1, weight_decay=0.0, momentum=0.9, betas=BETAS
+    )
     return trained_by, trained_by.prepare(optimizer)
 
 
@@ -93,10 +105,14 @@ def test_resumed_training_has_the_same_bits(tmp_path, name):
     take(first, trained, range(5), **over)
     scaler = trained[0].scaler_state()
     if name == "scaled":
-        assert scaler["scale"] == pytest.approx(1000 * 1.7 * 0.37)  # the premise: it has grown and fallen
+        assert scaler["scale"] == pytest.approx(
+            1000 * 1.7 * 0.37
+        )  # the premise: it has grown and fallen
         assert scaler["_growth_tracker"] == 1
     state = checkpoint.optimizer_tensors(trained[1])
-    saved = checkpoint.Checkpoint(5, checkpoint.snapshot(first), state, records={"lines": [1]}, scaler=scaler)
+    saved = checkpoint.Checkpoint(
+        5, checkpoint.snapshot(first), state, records={"lines": [1]}, scaler=scaler
+    )
     checkpoint.save(tmp_path, saved)
 
     saved = checkpoint.load_latest(tmp_path)
@@ -127,7 +143,10 @@ def save(folder, *steps, without_manifest=False):
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     """Damaged ones do not count among those that are kept; tests/reliability/test_damage.py damages in every way."""
     save(tmp_path / "a", 1, 2, 4)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["step-00000002", "step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "step-00000002",
+        "step-00000004",
+    ]
     for step in (8, 9):
         save(tmp_path / "a", step, without_manifest=True)
         assert checkpoint.load_latest(tmp_path / "a").step == 4
@@ -179,5 +198,7 @@ def test_a_small_model_takes_one_thread_unless_the_environment_says_how_many(mon
         torch.set_num_threads(2)
         assert threads(22_000_000, 8) == 2  # as OMP_NUM_THREADS says; see conftest.py
         monkeypatch.delenv("OMP_NUM_THREADS")
-        assert [threads(*case) for case in ((50_000_000, 128), (50_000_001, 8), (22_000_000, 129))] == [1, 2, 2]
+        assert [
+            threads(*case) for case in ((50_000_000, 128), (50_000_001, 8), (22_000_000, 129))
+        ] == [1, 2, 2]
         assert torch.get_num_threads() == 2

@@ -44,6 +44,10 @@ def little_memory(monkeypatch):
     read_text = Path.read_text
 
     def read(path, *words, **settings):
-        return "MemAvailable: 1 kB\n" if path == Path("/proc/meminfo") else read_text(path, *words, **settings)
+        return (
+            "MemAvailable: 1 kB\n"
+            if path == Path("/proc/meminfo")
+            else read_text(path, *words, **settings)
+        )
 
     monkeypatch.setattr(Path, "read_text", read)

@@ -32,7 +32,11 @@ def _state(_):
         "pid": os.getpid(),
         "folder": os.getcwd(),
         "variables": dict(os.environ),
-        "limits": {name: resource.getrlimit(getattr(resource, name))[0] for name in dir(resource) if "RLIMIT" in name},
+        "limits": {
+            name: resource.getrlimit(getattr(resource, name))[0]
+            for name in dir(resource)
+            if "RLIMIT" in name
+        },
     }
 
 

@@ -39,7 +39,9 @@ class Server:
 
     @contextmanager
     def running(self) -> Iterator[Server]:
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         try:
             yield self
@@ -48,7 +50,13 @@ class Server:
             self._http.server_close()
 
     def file(
-        self, path: str, content: bytes, *, etag: str = '"1"', ranges: bool = True, cuts: Iterable[int] = ()
+        self,
+        path: str,
+        content: bytes,
+        *,
+        etag: str = '"1"',
+        ranges: bool = True,
+        cuts: Iterable[int] = (),
     ) -> str:
         """Serve a file, and return its address; the first answers break off after so many bytes as `cuts` say."""
         ends = list(cuts)
@@ -59,7 +67,11 @@ class Server:
             if requested and ranges and handler.headers.get("If-Range") == etag:
                 start = int(requested.removeprefix("bytes=").rstrip("-"))
             body = content[start:]
-            headers = {"Content-Type": "application/zip", "Content-Length": str(len(body)), "ETag": etag}
+            headers = {
+                "Content-Type": "application/zip",
+                "Content-Length": str(len(body)),
+                "ETag": etag,
+            }
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             respond(handler, 206 if start else 200, headers)
@@ -78,7 +90,9 @@ def respond(handler: BaseHTTPRequestHandler, code: int, headers: dict[str, str])
     handler.end_headers()
 
 
-def status(code: int, body: bytes = b"<html>no</html>", kind: str = "text/html", **headers: str) -> Route:
+def status(
+    code: int, body: bytes = b"<html>no</html>", kind: str = "text/html", **headers: str
+) -> Route:
     """Return an answer of a status and a page."""
     headers = {"Content-Type": kind, "Content-Length": str(len(body)), **headers}
 

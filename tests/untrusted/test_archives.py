@@ -13,7 +13,13 @@ from orca_cli.exceptions import DataError, InterruptionError, StorageError, Unsa
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import pending_signal
 
-FILES = {"a/b/x.bin": os.urandom(100_000), "a/empty": b"", "y.txt": b"text", "a/" + "n" * 150: b"long name", "é": b"1"}
+FILES = {
+    "a/b/x.bin": os.urandom(100_000),
+    "a/empty": b"",
+    "y.txt": b"text",
+    "a/" + "n" * 150: b"long name",
+    "é": b"1",
+}
 
 
 def tar(path, files=FILES, mode="w", form=tarfile.PAX_FORMAT):
@@ -26,23 +32,33 @@ def tar(path, files=FILES, mode="w", form=tarfile.PAX_FORMAT):
 
 
 def zipped(path, files=FILES, **settings):
-    with zipfile.ZipFile(path, "w", **({"compression": zipfile.ZIP_DEFLATED} | settings)) as archive:
+    with zipfile.ZipFile(
+        path, "w", **({"compression": zipfile.ZIP_DEFLATED} | settings)
+    ) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
 
 
-@pytest.mark.parametrize("write", [lambda path: tar(path, mode="w:gz", form=tarfile.GNU_FORMAT), zipped])
+@pytest.mark.parametrize(
+    "write", [lambda path: tar(path, mode="w:gz", form=tarfile.GNU_FORMAT), zipped]
+)
 def test_honest_archives_come_out_whole(write, tmp_path, reporter):
     archive, folder = write(tmp_path / "a"), tmp_path / "out"
     (folder / "a").mkdir(parents=True)
     (folder / "kept").write_bytes(b"kept")
     (folder / "y.txt").write_bytes(b"old")
     assert unpack(archive, folder, reporter) == [folder / name for name in FILES]
-    content = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    content = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
     assert content == FILES | {"kept": b"kept"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
-    assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
+    assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [
+        folder / "y.txt"
+    ]
 
 
 def assert_refused(archive, reporter, kind, message=r"\w"):

@@ -32,7 +32,10 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path):
     loaded = {name: array.read() for name, array in open_arrays(path, "x").items()}
     assert list(loaded) == list(ARRAYS)
     for name, value in loaded.items():
-        assert (value.dtype, value.flags.f_contiguous) == (ARRAYS[name].dtype, ARRAYS[name].flags.f_contiguous)
+        assert (value.dtype, value.flags.f_contiguous) == (
+            ARRAYS[name].dtype,
+            ARRAYS[name].flags.f_contiguous,
+        )
         np.testing.assert_array_equal(value, ARRAYS[name])
 
 
@@ -67,7 +70,9 @@ def file(tmp_path, mib):
 @pytest.mark.parametrize("mib", [257, 64])
 def test_reading_all_of_a_large_map_leaves_none_of_it(mib, tmp_path):
     x = np.load(file(tmp_path, mib), mmap_mode="r")
-    samples = ArraySamples(x.transpose(0, 2, 1), np.zeros(len(x)))  # a view of the map, as readers have
+    samples = ArraySamples(
+        x.transpose(0, 2, 1), np.zeros(len(x))
+    )  # a view of the map, as readers have
     before = mapped_mib()
     for start in range(0, len(x), 64):
         samples.batch(np.arange(start, start + 64).clip(max=len(x) - 1))
@@ -88,15 +93,26 @@ def test_pages_of_other_arrays_are_left_alone(tmp_path):
 
 def test_values_of_lmdb_come_back_and_nothing_is_written(tmp_path):
     expected = {str(number): bytes([number % 256]) * (number % 60) for number in range(3000)}
-    expected |= {"large": bytes(20_000)} | {letter: letter.encode() * 2**20 for letter in "abcdefghijkl"}
+    expected |= {"large": bytes(20_000)} | {
+        letter: letter.encode() * 2**20 for letter in "abcdefghijkl"
+    }
     library = pytest.importorskip("lmdb")
-    with library.open(str(tmp_path), map_size=2**26) as environment, environment.begin(write=True) as transaction:
+    with (
+        library.open(str(tmp_path), map_size=2**26) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         for key, value in expected.items():
             transaction.put(key.encode(), value)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     for path in (tmp_path, tmp_path / "data.mdb"):
         assert dict(zip(expected, tape.values(path, expected), strict=True)) == expected
-        assert list(tape.values(path, ["nothing", "~", "0000", "5", "9999999"])) == [None, None, None, b"\5" * 5, None]
+        assert list(tape.values(path, ["nothing", "~", "0000", "5", "9999999"])) == [
+            None,
+            None,
+            None,
+            b"\5" * 5,
+            None,
+        ]
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
         list(tape.values(tmp_path, ["large"], max_value=10_000))

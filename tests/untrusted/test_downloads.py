@@ -84,7 +84,9 @@ def test_what_cannot_be_gone_on_with_begins_anew(web, get, begun, change):
     get(web.file("/a", new, **change), content=new)
 
 
-def test_a_part_that_is_a_planted_link_is_not_written_through(get, begun, tmp_path, tmp_path_factory):
+def test_a_part_that_is_a_planted_link_is_not_written_through(
+    get, begun, tmp_path, tmp_path_factory
+):
     url, content, size = begun()
     linked = (tmp_path / "a.dat.part").rename(tmp_path_factory.mktemp("elsewhere") / "mine")
     (tmp_path / "a.dat.part").symlink_to(linked)
@@ -118,16 +120,30 @@ def test_a_part_of_another_content_is_refused(web, get, begun):
 
 PAGES = {
     "page": (status(200, b"<!DOCTYPE html>login", "text/html"), "a web page"),
-    "page without its type": (status(200, b"\n <HTML>quota", "application/octet-stream"), "a web page"),
-    "pointer": (status(200, b"version https://git-lfs.github.com/spec/v1\noid", "text/plain"), "Git LFS"),
-    "encoded": (status(200, b"x", "application/zip", **{"Content-Encoding": "gzip"}), "encoding 'gzip'"),
-    "file": (status(302, b"", Location="file:///etc/passwd"), "leads to 'file:///etc/passwd', which is not followed"),
+    "page without its type": (
+        status(200, b"\n <HTML>quota", "application/octet-stream"),
+        "a web page",
+    ),
+    "pointer": (
+        status(200, b"version https://git-lfs.github.com/spec/v1\noid", "text/plain"),
+        "Git LFS",
+    ),
+    "encoded": (
+        status(200, b"x", "application/zip", **{"Content-Encoding": "gzip"}),
+        "encoding 'gzip'",
+    ),
+    "file": (
+        status(302, b"", Location="file:///etc/passwd"),
+        "leads to 'file:///etc/passwd', which is not followed",
+    ),
     "circle": (status(302, b"", Location="/x"), "more than 5 times"),
 }
 
 
 @pytest.mark.parametrize("case", PAGES)
-def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(web, get, tmp_path, case, reporter):
+def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(
+    web, get, tmp_path, case, reporter
+):
     web.routes["/x"], words = PAGES[case]
     with refused(f"{web.url}/x.*{words}", NetworkError):
         get(f"{web.url}/x")

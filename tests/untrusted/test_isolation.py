@@ -43,7 +43,10 @@ def pid(ask) -> int:
 
 
 def test_crashes_are_reported_and_the_next_file_is_read_and_errors_of_ours_are_the_same(ask):
-    for kind, message in (("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")):
+    for kind, message in (
+        ("segfault", "ended by SIGSEGV"),
+        ("error", "failed: ZeroDivisionError: deep inside"),
+    ):
         with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
             ask(kind)
         assert caught.value.code == 33
@@ -87,7 +90,12 @@ def test_it_may_do_little(ask, tmp_path, monkeypatch):
     assert "ORCA_SECRET_TOKEN" not in state["variables"]
     known = "HOME LC_ALL LD_LIBRARY_PATH OMP_NUM_THREADS OPENBLAS_NUM_THREADS"
     assert set(state["variables"]) <= set(known.split())
-    assert state["limits"]["RLIMIT_CORE"] == state["limits"]["RLIMIT_FSIZE"] == state["limits"]["RLIMIT_NPROC"] == 0
+    assert (
+        state["limits"]["RLIMIT_CORE"]
+        == state["limits"]["RLIMIT_FSIZE"]
+        == state["limits"]["RLIMIT_NPROC"]
+        == 0
+    )
     assert ask("write", str(tmp_path / "x")) == "OSError"
     assert not (tmp_path / "x").exists() or (tmp_path / "x").read_text() == ""
 
@@ -109,7 +117,9 @@ def until_it_has_ended(number: int, seconds: float = 10.0) -> None:
             time.sleep(0.05)
 
 
-def test_a_worker_leaves_signals_of_the_terminal_to_its_parent_and_is_replaced_once_it_was_ended(ask):
+def test_a_worker_leaves_signals_of_the_terminal_to_its_parent_and_is_replaced_once_it_was_ended(
+    ask,
+):
     held = pid(ask)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(held, number)
@@ -135,7 +145,9 @@ def test_threads_and_forks_do_not_share_answers(ask):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all((array == number + i).all() for number in answers for i, array in enumerate(answers[number]))
+    assert all(
+        (array == number + i).all() for number in answers for i, array in enumerate(answers[number])
+    )
     before = pid(ask)
     child = os.fork()
     if child == 0:
@@ -151,7 +163,10 @@ def test_it_ends_with_its_parent(ask):
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == -signal.SIGKILL
     until_it_has_ended(int(done.stdout))
@@ -177,7 +192,10 @@ LIES = [
     b"\x80\x05\x96" + (2**50).to_bytes(8, "little") + b"x",
     b"cos\nsystem\n(S'true'\ntR.",
     b"\x80\x05" + b"]" * 10000 + b"a" * 9999 + b".",
-    *(pickle.dumps(value) for value in (5, ("value",), ("error", ["os", "", "", ""]), ("value", bytearray(2)))),
+    *(
+        pickle.dumps(value)
+        for value in (5, ("value",), ("error", ["os", "", "", ""]), ("value", bytearray(2)))
+    ),
 ]
 
 

@@ -63,7 +63,9 @@ def element(kind, content, order="<"):
 
 def variable(name, shape, content, kind=6, order="<"):
     head = element(6, struct.pack(f"{order}II", kind, 0), order)
-    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order) + element(1, name.encode(), order)
+    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order) + element(
+        1, name.encode(), order
+    )
     return element(14, head + content, order)
 
 
@@ -78,8 +80,14 @@ def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
     stored = element(3, np.array([1, -2, 3], f"{order}i2").tobytes(), order)
     path = mat5(tmp_path / "a.mat", variable("x", (1, 3), stored, order=order), order=order)
     assert_same(matlab.read(path, ["x"])["x"], np.array([[1.0, -2.0, 3.0]]))  # a double is a double
-    body = element(6, struct.pack("<II", 6, 0)) + element(5, struct.pack("<2i", 1, 1)) + b"\x01\x00\x01\x00x\0\0\0"
-    mat5(path, element(14, body + b"\x02\x00\x01\x00\x07\0\0\0"))  # short elements, as real tools write
+    body = (
+        element(6, struct.pack("<II", 6, 0))
+        + element(5, struct.pack("<2i", 1, 1))
+        + b"\x01\x00\x01\x00x\0\0\0"
+    )
+    mat5(
+        path, element(14, body + b"\x02\x00\x01\x00\x07\0\0\0")
+    )  # short elements, as real tools write
     assert matlab.read(path, ["x"])["x"].tolist() == [[7.0]]
 
 

@@ -48,11 +48,27 @@ def objects(*items):
 
 VALUES = {
     "numbers": [1, -5, 2**70, 3.5, True, False, None, b"\x00\xff", b"", "é", ()],
-    "dtypes": [np.arange(3).astype(t) for t in ("u1", "i2", ">i4", "f2", ">f8", "?", "c8", "U3", "S2")],
-    "orders": [np.asfortranarray(np.eye(3)), np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), np.array(3.0)],
+    "dtypes": [
+        np.arange(3).astype(t) for t in ("u1", "i2", ">i4", "f2", ">f8", "?", "c8", "U3", "S2")
+    ],
+    "orders": [
+        np.asfortranarray(np.eye(3)),
+        np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
+        np.array(3.0),
+    ],
     "empty": [np.empty(0), np.empty((0, 3), "f4"), np.array([""])],
-    "scalars": [np.float32(1.5), np.int64(-1), np.bool_(True), np.str_("ab"), np.bytes_(b"ab"), np.complex64(1j)],
-    "records": {"data": objects(np.arange(5, dtype="i2"), np.arange(3.0)), "label": np.array(["N", "~"])},
+    "scalars": [
+        np.float32(1.5),
+        np.int64(-1),
+        np.bool_(True),
+        np.str_("ab"),
+        np.bytes_(b"ab"),
+        np.complex64(1j),
+    ],
+    "records": {
+        "data": objects(np.arange(5, dtype="i2"), np.arange(3.0)),
+        "label": np.array(["N", "~"]),
+    },
     "objects": objects("a", None, 5, np.eye(2), [np.ones(1)], {"x": np.float64(1)}),
     "shared": (lambda part: [part, part, {"again": part}])([np.arange(2)]),
 }
@@ -88,7 +104,12 @@ def test_all_protocols_are_read_as_pickle_reads_them():
 @examples(50)
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text()
+        | st.binary(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
         max_leaves=20,
     ),
@@ -130,7 +151,10 @@ def dtype(code: bytes, rest: bytes = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x0
         state((1,), dtype(b"V8", b"N(S'a'\nt}NNK\x00"), b"C\x08" + b"A" * 8),
         state((1,), dtype(b"f8,O"), b"C\x08" + b"A" * 8),
         b"cnumpy.core.multiarray\nscalar\n(" + dtype(b"O8") + b"C\x08" + b"A" * 8 + b"tR.",
-        b"\x80\x05cnumpy.core.numeric\n_frombuffer\n(C\x08" + b"A" * 8 + dtype(b"O8") + b"(K\x01tS'C'\ntR.",
+        b"\x80\x05cnumpy.core.numeric\n_frombuffer\n(C\x08"
+        + b"A" * 8
+        + dtype(b"O8")
+        + b"(K\x01tS'C'\ntR.",
         # Lists of twice the list before: few bytes, 2**60 values for whoever walks through them.
         b"(]q\x00" + b"".join(b"]q%ch%cah%ca" % (i, i - 1, i - 1) for i in range(1, 60)) + b"l.",
         b"\x80\x02]q\x00h\x00a.",  # a list in itself
@@ -144,7 +168,9 @@ def test_arrays_that_lie_are_refused(content):
 
 def test_flags_of_a_dtype_are_not_taken_from_the_file():
     """Flag 1 makes NumPy treat numbers as pointers to objects, and crash."""
-    content = state((1,), dtype(b"f8", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3f"), b"C\x08" + b"A" * 8)
+    content = state(
+        (1,), dtype(b"f8", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3f"), b"C\x08" + b"A" * 8
+    )
     array = unpickle_bytes(content, "memory")
     assert array.dtype.flags == 0
     assert array.tobytes() == b"A" * 8

@@ -25,14 +25,20 @@ _FIRST = "data_batch_1"
 _OTHERS = ([f"cifar-10-batches-py/{_FIRST}"], ["cifar10*.npz"])
 
 
-def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None) -> SourceData:
+def load(
+    size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None
+) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
 
     A `path` is another .npz file, or folder that is or holds cifar-10-batches-py.
     """
-    x, y = read(data_folder, path, ["train"], "source.path", "source=digits needs no files, nor does metric=none")[
-        "train"
-    ]
+    x, y = read(
+        data_folder,
+        path,
+        ["train"],
+        "source.path",
+        "source=digits needs no files, nor does metric=none",
+    )["train"]
     chosen = draw(y, size, seed)
     x, y = x[chosen], y[chosen]
 
@@ -55,12 +61,21 @@ def read(
         UnsafeError: reading a file would execute code.
     """
     (place,) = find(
-        data_folder, "cifar10", [_FIRST], path, f"or an .npz with x_train, y_train, ...; {hint}", key, _OTHERS
+        data_folder,
+        "cifar10",
+        [_FIRST],
+        path,
+        f"or an .npz with x_train, y_train, ...; {hint}",
+        key,
+        _OTHERS,
     )
     if place.name != _FIRST:
         stored = open_arrays(place, str(place), AGAIN)
         named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(place)) for part in parts}
-        return {part: checked(x.read(), y.read(), 10, f"{place}[{part}]") for part, (x, y) in named.items()}
+        return {
+            part: checked(x.read(), y.read(), 10, f"{place}[{part}]")
+            for part, (x, y) in named.items()
+        }
     images = {}
     for part in parts:
         batches = []

@@ -54,10 +54,19 @@ def load(
 
     def read() -> Examples:
         examples: list[tuple[str, str]] = []  # text and type
-        parsed = [(" ".join(words), spans(tags), OUTSIDE in tags) for words, tags in sentences(place)]
+        parsed = [
+            (" ".join(words), spans(tags), OUTSIDE in tags) for words, tags in sentences(place)
+        ]
         # Those that stand for class O: without spans first, both kinds in a seeded order.
         without = np.array([index for index, (_, types, _) in enumerate(parsed) if not types], int)
-        others = np.array([index for index, (_, types, has_outside) in enumerate(parsed) if types and has_outside], int)
+        others = np.array(
+            [
+                index
+                for index, (_, types, has_outside) in enumerate(parsed)
+                if types and has_outside
+            ],
+            int,
+        )
         permutation = seeding.numpy_generator(seed, "source", "outside").permutation
         chosen_outside = {*[*permutation(without), *permutation(others)][:outside]}
         for index, (text, types, _) in enumerate(parsed):
@@ -68,7 +77,15 @@ def load(
                 examples.append((text, types[int(generator.integers(len(types)))]))
         return drawn_texts(examples, size, seed, str(place), last=OUTSIDE)
 
-    facts = (storage.sha256_file(place), size, seed, name, -1, "sentence", outside)  # column and example, settings once
+    facts = (
+        storage.sha256_file(place),
+        size,
+        seed,
+        name,
+        -1,
+        "sentence",
+        outside,
+    )  # column and example, settings once
     return SourceData("text", facts_digest("conll", *facts), read)
 
 

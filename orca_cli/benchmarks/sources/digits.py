@@ -21,6 +21,8 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
     def read() -> Examples:
         grey = (data.images[chosen] / 16.0).astype(np.float32)  # stored as 0..16
         images = np.repeat(grey[:, None], 3, axis=1)
-        return Examples(images, data.target[chosen].astype(np.int64), tuple(map(str, data.target_names)))
+        return Examples(
+            images, data.target[chosen].astype(np.int64), tuple(map(str, data.target_names))
+        )
 
     return SourceData("image", facts_digest("digits", data.images, data.target, chosen), read)

@@ -51,7 +51,9 @@ def load_table(
             check_columns([name], list(table.columns), key, place.name)
         texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
         for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
-            what = f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
+            what = (
+                f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
+            )
             raise DataError(what, where=f"{place}, row {row + 1}", hint="correct or remove the row")
         return drawn_texts(unambiguous(zip(texts, names, strict=True)), size, seed, str(place))
 
@@ -81,7 +83,11 @@ def load_homology(
         pairs = [*tape.proteins(place)]
         counts = Counter(fold for _, fold in pairs)
         largest = set(sorted(counts, key=lambda fold: (-counts[fold], fold))[:folds])
-        kept = unambiguous((text.upper(), f"fold {fold}") for text, fold in pairs if fold in largest)
+        kept = unambiguous(
+            (text.upper(), f"fold {fold}") for text, fold in pairs if fold in largest
+        )
         return drawn_texts(kept, size, seed, str(place))
 
-    return SourceData("text", facts_digest("homology", storage.sha256_file(content), size, seed, folds), read)
+    return SourceData(
+        "text", facts_digest("homology", storage.sha256_file(content), size, seed, folds), read
+    )

@@ -21,7 +21,16 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
-PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
+PACKAGES = (
+    "asyncio",
+    "email",
+    "http",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "unittest",
+    "xml",
+)
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
 _FEWEST_WORDS, _MOST_WORDS = 5, 60  # shorter texts are left out, longer ones cut
 _ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
@@ -37,11 +46,17 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
         what = "this Python has no source files of its standard library (zipped or stripped)"
-        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    names: list[tuple[int, str]] = []  # of files but tests, in an order that does not depend on the disk
+        raise DataError(
+            what, where=str(folder), hint="use another Python, or source=digits with an image body"
+        )
+    names: list[
+        tuple[int, str]
+    ] = []  # of files but tests, in an order that does not depend on the disk
     for label, package in enumerate(PACKAGES):
         files = sorted(file.relative_to(folder).parts for file in (folder / package).rglob("*.py"))
-        names += [(label, "/".join(parts)) for parts in files if _TEST_FOLDERS.isdisjoint(parts[1:-1])]
+        names += [
+            (label, "/".join(parts)) for parts in files if _TEST_FOLDERS.isdisjoint(parts[1:-1])
+        ]
     contents = [(folder / name).read_bytes() for _, name in names]
 
     def read() -> Examples:

@@ -31,7 +31,9 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
 Arrays = dict[str, StoredArray]
-_OTHER_NAMES = "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
+_OTHER_NAMES = (
+    "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
+)
 _LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 LENGTHS = "lengths"  # the array that is looked for
 _NOT_PADDED = "task.padding=none reads them as they are"
@@ -51,7 +53,9 @@ class Padding:
     missing_targets: bool = False
     array: str = LENGTHS
 
-    def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
+    def targets(
+        self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str
+    ) -> np.ndarray:
         """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
 
         `y` are targets as in the files, [n, W] or [n, K, W], with channels last [n, W, K]; `ends` are the sequences' lengths
@@ -64,12 +68,16 @@ class Padding:
         what = f"targets have {steps} steps and sequences up to {ends.max()}"
         refuse_if((ends > steps).any(), what, where, "dense targets have the extent of the inputs")
         kept = np.moveaxis(y.astype(np.int64) if is_class else y, axis, -1)[..., : self.length]
-        after = np.expand_dims(np.arange(kept.shape[-1]) >= ends[:, None], tuple(range(1, y.ndim - 1)))
+        after = np.expand_dims(
+            np.arange(kept.shape[-1]) >= ends[:, None], tuple(range(1, y.ndim - 1))
+        )
         if not is_class and not self.missing_targets:
             check_finite(np.where(after, 0, kept), where)
         missing = IGNORED_CLASS if is_class else np.nan
         room = [(0, 0)] * (y.ndim - 1) + [(0, self.length - kept.shape[-1])]
-        return np.moveaxis(np.pad(np.where(after, missing, kept), room, constant_values=missing), -1, axis)
+        return np.moveaxis(
+            np.pad(np.where(after, missing, kept), room, constant_values=missing), -1, axis
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,9 @@ class ArrayPreprocessing:
         shape, expected, steps = tuple(x.shape[1:]), self.stored_shape, ""
         if self.padding is not None and shape:
             steps = ", with any number of steps"
-            expected = with_steps(expected, shape[0 if self.channels_last else -1], self.channels_last)
+            expected = with_steps(
+                expected, shape[0 if self.channels_last else -1], self.channels_last
+            )
         what = f"samples have shape {shape}, those of the training set {self.stored_shape}; inputs have dtype {x.dtype}"
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample{steps}"
         refuse_if(shape != expected or x.dtype.kind not in "fiub", what, where, hint)
@@ -130,8 +140,14 @@ class ArrayPreprocessing:
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
-        lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
-        names = dict(zip(("x", "y"), self.names, strict=True)) | ({} if lengths is None else {"lengths": lengths})
+        lengths = (
+            self.padding.array
+            if self.padding is not None and self.padding.marked_by == "lengths"
+            else None
+        )
+        names = dict(zip(("x", "y"), self.names, strict=True)) | (
+            {} if lengths is None else {"lengths": lengths}
+        )
         arrays, rows = locate_new(path, where, names, part)
         x, y = arrays["x"], arrays.get("y")
         self.check(x, x.where)
@@ -150,7 +166,13 @@ class ArrayPreprocessing:
             held = self.ends(inputs(0, len(chosen)), x.where) if self.targets.extent else None
             return self.encoded_targets(y.read()[chosen], y.where, held)
 
-        return NewData(len(chosen), inputs, targets, x.where, None if rows is None else [str(row) for row in rows])
+        return NewData(
+            len(chosen),
+            inputs,
+            targets,
+            x.where,
+            None if rows is None else [str(row) for row in rows],
+        )
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files; of a model for lengths also a list of sequences."""
@@ -160,16 +182,25 @@ class ArrayPreprocessing:
             is_array = self.padding is None or (isinstance(x, np.ndarray) and x.dtype.kind != "O")
             values = x if is_array else [np.asarray(row) for row in x]
         except (TypeError, ValueError) as error:
-            raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
+            raise DataError(
+                f"samples of different shapes: {error}", where=where, hint="give one array"
+            ) from error
         for i, one in enumerate([values] if is_array else values):
-            self.check(one if is_array else one[None], where if is_array else f"{where}, sample {i}")
+            self.check(
+                one if is_array else one[None], where if is_array else f"{where}, sample {i}"
+            )
         raw = (lambda part: part) if is_array else self._padded
-        return NewData(len(values), lambda start, stop: raw(values[start:stop]), lambda: None, where)
+        return NewData(
+            len(values), lambda start, stop: raw(values[start:stop]), lambda: None, where
+        )
 
     def _padded(self, sequences: list[np.ndarray]) -> Raw:
         """Return sequences of several lengths as one array, NaN after their ends, with the lengths if these mark ends."""
         lengths = np.array([one.shape[0 if self.channels_last else -1] for one in sequences])
-        x = np.full((len(sequences), *with_steps(self.stored_shape, lengths.max(), self.channels_last)), np.nan)
+        x = np.full(
+            (len(sequences), *with_steps(self.stored_shape, lengths.max(), self.channels_last)),
+            np.nan,
+        )
         for row, one in zip(x, sequences, strict=True):
             row[tuple(map(slice, one.shape))] = one
         return x if self.padding is None or self.padding.marked_by == "nan" else (x, lengths)
@@ -179,7 +210,9 @@ class ArrayPreprocessing:
         length = 0 if self.padding is None else self.padding.length
         return remarks(self.ends(raw, where), length, self.gaps, self.assembled(raw, where))
 
-    def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
+    def encoded_targets(
+        self, y: np.ndarray, where: str, ends: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
         if self.padding is not None and ends is not None and self.targets.extent:
             y = self.padding.targets(y, ends, self.channels_last, where)
@@ -191,17 +224,28 @@ class ArrayPreprocessing:
         None where all samples have one shape.
         """
         x, lengths = raw if isinstance(raw, tuple) else (raw, None)
-        first, hint = channels_first(x, self.channels_last), f"the number of steps of each sample; or {_NOT_PADDED}"
+        first, hint = (
+            channels_first(x, self.channels_last),
+            f"the number of steps of each sample; or {_NOT_PADDED}",
+        )
         if self.padding is None:
             return None
         if lengths is None and self.padding.marked_by == "nan":
-            present = (~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x))))  # [B, W]
-            ends = np.concatenate([np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present])
-            refuse(ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples")
+            present = (
+                ~np.isnan(part).all(axis=1) for part in blocks(first, np.arange(len(x)))
+            )  # [B, W]
+            ends = np.concatenate(
+                [np.where(one.any(1), one.shape[1] - one[:, ::-1].argmax(1), 0) for one in present]
+            )
+            refuse(
+                ends == 0, ends, "lengths are 0, where all is NaN", where, "remove these samples"
+            )
             return ends.astype(np.int64)
         if lengths is None:
             hint = f"give a list of sequences, or an .npz file with {self.names[0]} and {self.padding.array}"
-            raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
+            raise DataError(
+                "has no lengths, and the model was trained with them", where=where, hint=hint
+            )
         what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {len(x)} integers"
         refuse_if(lengths.shape != (len(x),) or lengths.dtype.kind not in "iuf", what, where, hint)
         wrong = ~((lengths >= 1) & (lengths <= first.shape[2]) & (lengths == np.floor(lengths)))
@@ -215,7 +259,9 @@ class ArrayPreprocessing:
         rows, ends = channels_first(x, self.channels_last), self.ends(raw, where)
         if self.padding is None or ends is None:
             return rows
-        return Ragged(lambda row: rows[row], ends, (self.file_shape[0], self.padding.length), x.dtype, rows)
+        return Ragged(
+            lambda row: rows[row], ends, (self.file_shape[0], self.padding.length), x.dtype, rows
+        )
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:
@@ -224,7 +270,10 @@ def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tupl
 
 
 def locate(
-    files: Mapping[str, str | None], names: Mapping[str, str], optional: Sequence[str], data_folder: Path
+    files: Mapping[str, str | None],
+    names: Mapping[str, str],
+    optional: Sequence[str],
+    data_folder: Path,
 ) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
     """Return the arrays that hold each split, and the rows that splits take of those that hold train; only headers are read.
 
@@ -233,25 +282,50 @@ def locate(
     ConfigError for settings that contradict the files; DataError where an array is missing or of another length, a split is
     there twice, or only some splits have lengths.
     """
-    paths, parts, rows = file_paths(files, data_folder), dict[str, Arrays](), dict[str, np.ndarray]()
+    paths, parts, rows = (
+        file_paths(files, data_folder),
+        dict[str, Arrays](),
+        dict[str, np.ndarray](),
+    )
     for part, labels in _LABELS.items():
         path, is_held = paths.get(part), part in parts or part in rows
         check_rules(
-            (path is None and labels in paths, labels, "given without its inputs", f"give task.{part}=FILE.npy"),
-            (path is not None and is_held, part, "the training file already holds this split", "remove it"),
+            (
+                path is None and labels in paths,
+                labels,
+                "given without its inputs",
+                f"give task.{part}=FILE.npy",
+            ),
+            (
+                path is not None and is_held,
+                part,
+                "the training file already holds this split",
+                "remove it",
+            ),
         )
         if path is None:
             continue
-        arrays, alone = open_arrays(path, f"task.{part}"), f"{path.name} is one array, without targets"
-        hint, why = f"give task.{labels}=FILE.npy, or store both in an .npz file", f"{path.name} holds its own targets"
+        arrays, alone = (
+            open_arrays(path, f"task.{part}"),
+            f"{path.name} is one array, without targets",
+        )
+        hint, why = (
+            f"give task.{labels}=FILE.npy, or store both in an .npz file",
+            f"{path.name} holds its own targets",
+        )
         check_rules(
             ("" in arrays and labels not in paths, labels, alone, hint),
             ("" not in arrays and labels in paths, labels, "applies to .npy files", why),
         )
         if labels in paths:
             held = open_arrays(paths[labels], f"task.{labels}")
-            arrays = {name or names["y"]: array for name, array in held.items()} | {names["x"]: arrays[""]}
-        by_role, endings = partial(_by_role, arrays, names, optional, path), _endings(arrays, names["x"])
+            arrays = {name or names["y"]: array for name, array in held.items()} | {
+                names["x"]: arrays[""]
+            }
+        by_role, endings = (
+            partial(_by_role, arrays, names, optional, path),
+            _endings(arrays, names["x"]),
+        )
         if part != "train":
             parts[part] = by_role()
             continue
@@ -260,7 +334,12 @@ def locate(
             whole = by_role()
             rows = _marked(whole)
             for other in parts:
-                refuse_if(other in (part, *rows), f"holds the {other} split twice", str(path), _content(arrays))
+                refuse_if(
+                    other in (part, *rows),
+                    f"holds the {other} split twice",
+                    str(path),
+                    _content(arrays),
+                )
             parts[part] = whole
     hint = "add them to every split, or ignore them with task.padding=none"
     for one in parts.values():  # padding would pass for data
@@ -269,12 +348,17 @@ def locate(
     return parts, rows or {"train": np.arange(parts["train"]["x"].shape[0])}
 
 
-def locate_new(path: Path, where: str, names: Mapping[str, str], part: str) -> tuple[Arrays, np.ndarray | None]:
+def locate_new(
+    path: Path, where: str, names: Mapping[str, str], part: str
+) -> tuple[Arrays, np.ndarray | None]:
     """Return the arrays of new samples, y only where the file has it, and the rows that are requested; None are all.
 
     Only headers are read. A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
     """
-    arrays, chosen = {name or names["x"]: array for name, array in open_arrays(path, where).items()}, Arrays()
+    arrays, chosen = (
+        {name or names["x"]: array for name, array in open_arrays(path, where).items()},
+        Arrays(),
+    )
     endings = _endings(arrays, names["x"])
     is_marked = bool(part) and part not in endings
     if not is_marked or "split" in arrays:
@@ -290,20 +374,43 @@ def _content(arrays: Arrays) -> str:
 
 def _endings(arrays: Arrays, x: str) -> dict[str, str]:
     """Return the endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
-    return {part: f"_{word}" for part, words in PART_NAMES.items() for word in words[::-1] if f"{x}_{word}" in arrays}
+    return {
+        part: f"_{word}"
+        for part, words in PART_NAMES.items()
+        for word in words[::-1]
+        if f"{x}_{word}" in arrays
+    }
 
 
-def _by_role(arrays: Arrays, names: Mapping[str, str], optional: Sequence[str], path: Path, ending: str = "") -> Arrays:
+def _by_role(
+    arrays: Arrays, names: Mapping[str, str], optional: Sequence[str], path: Path, ending: str = ""
+) -> Arrays:
     """Return the arrays of a file whose names have an ending, and the marks of splits where there are any."""
     names = {role: name + ending for role, name in names.items()} | {"split": f"split{ending}"}
-    absent = [name for role, name in names.items() if name not in arrays and role not in (*optional, "split")]
-    refuse_if(absent, f"no array '{''.join(absent[:1])}'", str(path), f"{_content(arrays)}; {_OTHER_NAMES}")
+    absent = [
+        name
+        for role, name in names.items()
+        if name not in arrays and role not in (*optional, "split")
+    ]
+    refuse_if(
+        absent,
+        f"no array '{''.join(absent[:1])}'",
+        str(path),
+        f"{_content(arrays)}; {_OTHER_NAMES}",
+    )
     by_role = {role: arrays[name] for role, name in names.items() if name in arrays}
     x, hint = by_role["x"], "arrays need one row per sample, groups and marks one axis"
     refuse_if(not x.shape or x.shape[0] == 0, "no samples", x.where, "give a file with samples")
     for role, array in by_role.items():
-        is_wrong = array.shape[:1] != x.shape[:1] or (role in ("group", "split") and len(array.shape) > 1)
-        refuse_if(is_wrong, f"shape {array.shape} does not match inputs of shape {x.shape}", array.where, hint)
+        is_wrong = array.shape[:1] != x.shape[:1] or (
+            role in ("group", "split") and len(array.shape) > 1
+        )
+        refuse_if(
+            is_wrong,
+            f"shape {array.shape} does not match inputs of shape {x.shape}",
+            array.where,
+            hint,
+        )
     return by_role
 
 

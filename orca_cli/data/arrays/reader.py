@@ -12,7 +12,14 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.config.ranges import Count, Fraction, Seed
-from orca_cli.data.arrays.preprocessing import LENGTHS, ArrayPreprocessing, Arrays, Padding, locate, with_steps
+from orca_cli.data.arrays.preprocessing import (
+    LENGTHS,
+    ArrayPreprocessing,
+    Arrays,
+    Padding,
+    locate,
+    with_steps,
+)
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
 from orca_cli.data.own_data import check_rules, described, refuse_if
@@ -57,23 +64,57 @@ def load(
     """
     role = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
     check_rules(
-        (None not in (lengths, padding), "lengths", f"does not go with task.padding={padding}", "remove one of them"),
+        (
+            None not in (lengths, padding),
+            "lengths",
+            f"does not go with task.padding={padding}",
+            "remove one of them",
+        ),
         (group in (x, y), "group", role, "name the array that says which samples belong together"),
     )
-    files = {"train": train, "labels": labels, "validation": validation, "validation_labels": validation_labels}
+    files = {
+        "train": train,
+        "labels": labels,
+        "validation": validation,
+        "validation_labels": validation_labels,
+    }
     files |= {"test": test, "test_labels": test_labels}
     named = {"x": x, "y": y, "lengths": None if padding else lengths or LENGTHS, "group": group}
     names = {role: name for role, name in named.items() if name is not None}
     parts, rows = locate(files, names, ("lengths",) if lengths is None else (), data_folder)
-    ends = Padding("nan" if padding == "nan" else "lengths", length or 0, missing_targets, lengths or LENGTHS)
-    has_ends, hint = padding == "nan" or "lengths" in parts["train"], "give an array of lengths, or task.padding=nan"
-    check_rules((not has_ends and length is not None, "length", "applies to sequences of different lengths", hint))
+    ends = Padding(
+        "nan" if padding == "nan" else "lengths", length or 0, missing_targets, lengths or LENGTHS
+    )
+    has_ends, hint = (
+        padding == "nan" or "lengths" in parts["train"],
+        "give an array of lengths, or task.padding=nan",
+    )
+    check_rules(
+        (
+            not has_ends and length is not None,
+            "length",
+            "applies to sequences of different lengths",
+            hint,
+        )
+    )
     shape, padded = parts["train"]["x"].shape[1:], ends if has_ends else None
     unknown = TargetForm("values", 0), None, (x, y), padded, Gaps(gaps, np.zeros(0))
     form = ArrayPreprocessing(shape, channels_last, *unknown)
-    targets = {"num_classes": num_classes, "channels_last": channels_last, "missing": missing_targets}
+    targets = {
+        "num_classes": num_classes,
+        "channels_last": channels_last,
+        "missing": missing_targets,
+    }
     held = _Held(parts, rows, reporter, kind, form, targets, gaps, gap_indicator, normalize)
-    return assemble("arrays", reporter, kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
+    return assemble(
+        "arrays",
+        reporter,
+        kind,
+        held.pool,
+        (validation_fraction, test_fraction),
+        split_seed,
+        held.fit,
+    )
 
 
 @dataclass
@@ -96,22 +137,34 @@ class _Held:
     def __post_init__(self) -> None:
         x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
         hint = "allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W); with task.channels_last=true channels last"
-        refuse_if(not 2 <= len(x.shape) <= 5 or 0 in x.shape, f"inputs have shape {x.shape}", x.where, hint)
+        refuse_if(
+            not 2 <= len(x.shape) <= 5 or 0 in x.shape,
+            f"inputs have shape {x.shape}",
+            x.where,
+            hint,
+        )
         for arrays in self.parts.values():
             form.check(arrays["x"], arrays["x"].where)
         (self._x, self._ends), self._y = self._read("train"), y.read()
         named = {part: arrays["group"] for part, arrays in self.parts.items() if "group" in arrays}
-        self._groups = group_rows({part: (array.read(), array.where) for part, array in named.items()}, self.rows)
+        self._groups = group_rows(
+            {part: (array.read(), array.where) for part, array in named.items()}, self.rows
+        )
         classes = plain_labels(self._y, y.where) if self.kind == "classes" else None
         if form.padding is not None:
             form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
         contents = partial(hashes_of_rows, form.assembled((self._x, self._ends), x.where))
-        self.pool = Pool("samples", x.where, self.rows, self.parts, classes, self._groups.get("train"), contents)
+        self.pool = Pool(
+            "samples", x.where, self.rows, self.parts, classes, self._groups.get("train"), contents
+        )
 
     def _read(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs as in the file, and the lengths [n] of sequences that have some."""
         x, lengths = self.parts[part]["x"], self.parts[part].get("lengths")
-        values, (steps, where) = x.read(), (None, x.where) if lengths is None else (lengths.read(), lengths.where)
+        values, (steps, where) = (
+            x.read(),
+            (None, x.where) if lengths is None else (lengths.read(), lengths.where),
+        )
         return values, self.form.ends((values, steps), where)
 
     def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
@@ -125,17 +178,26 @@ class _Held:
             form = replace(form, padding=padding, stored_shape=shape)
             sample = f"{counted(form.file_shape[0], 'channel')} of {ends[learn].min()} to {ends[learn].max()} steps"
             if self.kind == "dense":
-                y, targets = padding.targets(y, ends, form.channels_last, y_where), targets | {"missing": True}
-        form = replace(form, targets=fit_targets(self.kind, y, learn, y_where, form.file_shape[1:], **targets))
+                y, targets = (
+                    padding.targets(y, ends, form.channels_last, y_where),
+                    targets | {"missing": True},
+                )
+        form = replace(
+            form, targets=fit_targets(self.kind, y, learn, y_where, form.file_shape[1:], **targets)
+        )
         x, encoded = form.oriented((self._x, ends), where), form.targets.encode(y, y_where)
         has_gaps = count_missing(x) > 0
-        scale, filling, constants, filled = fit_inputs(x, learn, has_gaps, self.gaps, self.gap_indicator, where)
+        scale, filling, constants, filled = fit_inputs(
+            x, learn, has_gaps, self.gaps, self.gap_indicator, where
+        )
         form = replace(form, gaps=filling, scale=scale if self.normalize else None)
 
         def samples(part: str) -> ArraySamples:
             if part in rows:  # what has no gaps keeps its digest
                 used = filling if has_gaps else None
-                return ArraySamples(x, encoded, None, rows[part], form.scale, self._groups.get("train"), used)
+                return ArraySamples(
+                    x, encoded, None, rows[part], form.scale, self._groups.get("train"), used
+                )
             arrays, (stored, ends) = self.parts[part], self._read(part)
             for note in _cuts(form, ends):
                 self.reporter.say(f"{part} split: {note}")

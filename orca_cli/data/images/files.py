@@ -45,11 +45,15 @@ class View:
     larger: int | None = None  # side in pixels that augmentation crops S from; None resizes to S
     padding: int = 0  # pixels of zeros on every side before augmentation crops
     flip: bool = False  # whether augmentation mirrors every second image
-    frozen_seed: int | None = None  # of augmentation, drawn once for each file; None draws anew in every optimizer step
+    frozen_seed: int | None = (
+        None  # of augmentation, drawn once for each file; None draws anew in every optimizer step
+    )
 
     def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
         """Return the images of files as [B, C, S, S] float32, without augmentation."""
-        return normalised(decode_all(paths, self.side, self.channels, self.crop), self.mean, self.std)
+        return normalised(
+            decode_all(paths, self.side, self.channels, self.crop), self.mean, self.std
+        )
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,13 @@ class FileSamples:
         images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
         form = (view.side, view.side), view.padding, view.flip
         if view.frozen_seed is not None:
-            draws = [numpy_generator(view.frozen_seed, "images", "frozen", int(index)) for index in indices]
-            images = np.concatenate([augmented(images[i : i + 1], *form, draw) for i, draw in enumerate(draws)])
+            draws = [
+                numpy_generator(view.frozen_seed, "images", "frozen", int(index))
+                for index in indices
+            ]
+            images = np.concatenate(
+                [augmented(images[i : i + 1], *form, draw) for i, draw in enumerate(draws)]
+            )
         elif augment is not None:
             images = augmented(images, *form, augment)
         return Batch(normalised(images, view.mean, view.std), y)
@@ -114,7 +123,10 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     with _opened(path) as image:
         image.load()
         image = operations.exif_transpose(image)
-        what, hint = f"has pixels of mode {image.mode}, of more than 16 bits", "store 8 or 16 bits, or use task=arrays"
+        what, hint = (
+            f"has pixels of mode {image.mode}, of more than 16 bits",
+            "store 8 or 16 bits, or use task=arrays",
+        )
         refuse_if(image.mode in ("I", "F"), what, str(path), hint)
         if image.mode.startswith("I;16"):
             image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -146,7 +158,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         is_known = not isinstance(error, image_module.UnidentifiedImageError)
-        what = f"cannot be decoded ({error or type(error).__name__})" if is_known else "is not a readable image"
+        what = (
+            f"cannot be decoded ({error or type(error).__name__})"
+            if is_known
+            else "is not a readable image"
+        )
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError(what, where=where, hint=hint) from error
 
@@ -154,7 +170,9 @@ def _opened(path: Path) -> Iterator[Any]:
 def pillow() -> tuple[Any, Any]:
     """Return Pillow's modules of images and of operations on them; UnavailableError where it is not installed."""
     image, operations = (need(f"PIL.{name}", "task", "images") for name in ("Image", "ImageOps"))
-    warnings.filterwarnings("ignore", category=image.DecompressionBombWarning)  # of fewer pixels than we refuse
+    warnings.filterwarnings(
+        "ignore", category=image.DecompressionBombWarning
+    )  # of fewer pixels than we refuse
     return image, operations
 
 

@@ -23,7 +23,14 @@ from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
-from orca_cli.data.own_data import check_columns, check_rules, file_path, listed, refuse_entry, refuse_if
+from orca_cli.data.own_data import (
+    check_columns,
+    check_rules,
+    file_path,
+    listed,
+    refuse_entry,
+    refuse_if,
+)
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
 from orca_cli.data.splits import PART_NAMES, marked_rows
@@ -63,7 +70,9 @@ class ImagePreprocessing:
         Loose images, those in folders of which none is a class, and all where a table had the targets in training, have none.
         """
         is_absent = not path.is_dir() and (part or not path.is_file())
-        refuse_if(is_absent, f"no folder of images '{path}'", where, "give a folder, or one image file")
+        refuse_if(
+            is_absent, f"no folder of images '{path}'", where, "give a folder, or one image file"
+        )
         base = folder = path if path.is_dir() else path.parent
         if part:
             inside = {entry.name.lower(): entry for entry in _folders(path)}
@@ -73,7 +82,9 @@ class ImagePreprocessing:
         paths = _images_below(folder) if path.is_dir() else [path]
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         # A record without `from_folders` may be of the numbers of a table.
-        are_classes = self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
+        are_classes = (
+            self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
+        )
 
         def targets() -> np.ndarray | None:
             if not are_classes or set(labels).isdisjoint(self.targets.names):
@@ -85,10 +96,20 @@ class ImagePreprocessing:
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
-        is_list = not isinstance(x, str) and hasattr(x, "__iter__") and all(isinstance(one, (str, Path)) for one in x)
+        is_list = (
+            not isinstance(x, str)
+            and hasattr(x, "__iter__")
+            and all(isinstance(one, (str, Path)) for one in x)
+        )
         refuse_if(not is_list, "is not a list of image files", where, "give their paths")
         paths = [Path(path) for path in x]
-        return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))
+        return NewData(
+            len(paths),
+            lambda start, stop: paths[start:stop],
+            lambda: None,
+            where,
+            list(map(str, paths)),
+        )
 
 
 @dataclass(frozen=True)
@@ -111,30 +132,47 @@ class _Held:
         for part, row in ((part, row) for part, rows in self.parts.items() for row in rows):
             other, first = seen.setdefault(hashes[row], (part, row))
             what = f"the same image as '{self.names[first]}', which is in another split"
-            refuse_if(other != part, what, str(self.folder / self.names[row]), "delete one of the two")
+            refuse_if(
+                other != part, what, str(self.folder / self.names[row]), "delete one of the two"
+            )
         classes = plain_labels(self.y, self.where) if self.kind == "classes" else None
         rows = {"train": self.parts["train"]}
-        return Pool("images", str(self.folder), rows, self.parts, classes, None, np.array(hashes).take)
+        return Pool(
+            "images", str(self.folder), rows, self.parts, classes, None, np.array(hashes).take
+        )
 
     def fit(
-        self, hashes: list[str], sides: np.ndarray, view: View, missing_targets: bool, rows: dict[str, np.ndarray]
+        self,
+        hashes: list[str],
+        sides: np.ndarray,
+        view: View,
+        missing_targets: bool,
+        rows: dict[str, np.ndarray],
     ) -> Fitted:
         """Learn from the training images how all become samples; see `assemble`. A side of 0 becomes that of these."""
         parts, train = self.parts | rows, rows["train"]
         augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
         plain = replace(augmented, padding=0, flip=False)
-        targets = fit_targets(self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets)
-        encoded = {part: targets.encode(self.y[chosen], self.where) for part, chosen in parts.items()}
+        targets = fit_targets(
+            self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets
+        )
+        encoded = {
+            part: targets.encode(self.y[chosen], self.where) for part, chosen in parts.items()
+        }
         preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
 
         def samples(part: str) -> FileSamples:
             columns = [self.folder / name for name in self.names], self.names, hashes
             paths, names, contents = ([column[row] for row in parts[part]] for column in columns)
             # Only optimizer steps augment, and those of a refit take validation as well.
-            return FileSamples(paths, names, encoded[part], contents, plain if part == "test" else augmented)
+            return FileSamples(
+                paths, names, encoded[part], contents, plain if part == "test" else augmented
+            )
 
         form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes])
+        return Fitted(
+            preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes]
+        )
 
 
 def load(
@@ -166,7 +204,14 @@ def load(
     folder = find(data_folder, "images", ["."], path)[0].resolve()
     needs_table = file is not None or target is not None or kind in ("labels", "values")
     hint = "give task.table=FILE.csv with a row for each image"
-    check_rules((table is None and needs_table, "table", "task.kind, task.file and task.target are of a table", hint))
+    check_rules(
+        (
+            table is None and needs_table,
+            "table",
+            "task.kind, task.file and task.target are of a table",
+            hint,
+        )
+    )
     if table is None:
         held = _in_folders(folder)
     else:
@@ -177,11 +222,18 @@ def load(
     colour_or_grey = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
     mean, std = colour_or_grey if normalize == "imagenet" else (None, None)
     view = View(size or 0, channels, fit == "crop", mean, std, padding=padding, flip=flip)
-    fit_view, fractions = partial(held.fit, hashes, sides, view, missing_targets), (validation_fraction, test_fraction)
-    return assemble("images", reporter, held.kind, held.pool(hashes), fractions, split_seed, fit_view)
+    fit_view, fractions = (
+        partial(held.fit, hashes, sides, view, missing_targets),
+        (validation_fraction, test_fraction),
+    )
+    return assemble(
+        "images", reporter, held.kind, held.pool(hashes), fractions, split_seed, fit_view
+    )
 
 
-def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter) -> np.ndarray:
+def _sides(
+    hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter
+) -> np.ndarray:
     """Return the longest side of each file, [n]; files that cannot be decoded are refused as `decode` says."""
     contents = dict(zip(hashes, paths, strict=True))
 
@@ -194,8 +246,15 @@ def _sides(hashes: list[str], paths: list[Path], cache_folder: Path, reporter: R
                 advance()
         storage.write_json(folder / "sizes.json", sizes)
 
-    key, version = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest(), pillow()[0].__version__
-    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": version, "contents": key}
+    key, version = (
+        hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest(),
+        pillow()[0].__version__,
+    )
+    parameters: dict[str, int | float | str] = {
+        "version": _SURVEY_VERSION,
+        "pillow": version,
+        "contents": key,
+    }
     folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
     sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
     return np.array([max(sizes[content]) for content in hashes])
@@ -205,26 +264,56 @@ def _in_folders(folder: Path) -> _Held:
     """Return the images in a folder's folders of classes, sorted by class and name."""
     inside = _folders(folder)
     # A folder `train` that itself holds images is a class: the vehicle.
-    named = [(part, entry) for part, names in PART_NAMES.items() for entry in inside if entry.name.lower() in names]
+    named = [
+        (part, entry)
+        for part, names in PART_NAMES.items()
+        for entry in inside
+        if entry.name.lower() in names
+    ]
     splits = {part: classes for part, entry in named if (classes := _folders(entry))}
     what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
     refuse_if("train" in splits and len(splits) < len(inside), what, str(folder), _HINT)
     splits = splits if "train" in splits else {"train": inside}
-    files = [(part, entry.name, file) for part in splits for entry in splits[part] for file in sorted(entry.iterdir())]
+    files = [
+        (part, entry.name, file)
+        for part in splits
+        for entry in splits[part]
+        for file in sorted(entry.iterdir())
+    ]
     held = [one for one in files if _is_image(one[2])]
     hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
-    refuse_if(all(part != "train" for part, *_ in held), "holds no folders of images", str(folder), hint)
+    refuse_if(
+        all(part != "train" for part, *_ in held), "holds no folders of images", str(folder), hint
+    )
     parts, labels, images = zip(*held, strict=True)
     rows = {part: np.flatnonzero(np.array(parts) == part) for part in dict.fromkeys(parts)}
-    left_out = [str(file.relative_to(folder)) for _, _, file in files if not (_is_image(file) or _is_hidden(file.name))]
+    left_out = [
+        str(file.relative_to(folder))
+        for _, _, file in files
+        if not (_is_image(file) or _is_hidden(file.name))
+    ]
     what = f"warning: {len(left_out)} other files or folders are left out, such as "
     notes = (what + left_out[0],) if left_out else ()
     names = [image.relative_to(folder).as_posix() for image in images]
-    return _Held(folder, names, "classes", np.array(labels), str(folder), rows, notes=notes, from_folders=True)
+    return _Held(
+        folder,
+        names,
+        "classes",
+        np.array(labels),
+        str(folder),
+        rows,
+        notes=notes,
+        from_folders=True,
+    )
 
 
 def _in_table(
-    folder: Path, table: Path, file: str | None, target: str | None, kind: Kind | None, missing: bool
+    folder: Path,
+    table: Path,
+    file: str | None,
+    target: str | None,
+    kind: Kind | None,
+    missing: bool,
 ) -> _Held:
     """Return the images that a table names by their paths below the folder, with or without ending; arguments as of `load`.
 
@@ -235,27 +324,49 @@ def _in_table(
     for key, name in (("task.file", file), ("task.target", target)):
         check_columns([name], opened.columns, key, opened.path.name)
     file = file or opened.columns[0]
-    outputs = [target] if target is not None else [name for name in opened.columns if name not in (file, _SPLIT)]
+    outputs = (
+        [target]
+        if target is not None
+        else [name for name in opened.columns if name not in (file, _SPLIT)]
+    )
     what = f"which column of {where} is the target? It has {listed(outputs) or 'no other column'}"
     is_open = not outputs or (kind == "classes" and len(outputs) > 1)
     check_rules((is_open, "target", what, "name it with task.target=COLUMN"))
     paths = [path.relative_to(folder) for path in _images_below(folder)]
     counts = Counter(path.with_suffix("") for path in paths)
-    place = {str(path.with_suffix("")): path.as_posix() for path in paths if counts[path.with_suffix("")] == 1}
+    place = {
+        str(path.with_suffix("")): path.as_posix()
+        for path in paths
+        if counts[path.with_suffix("")] == 1
+    }
     place |= {path.as_posix(): path.as_posix() for path in paths}
     texts, file_where = columns[file].astype(str), f"{where}[{file}]"
     absent = np.array([text not in place for text in texts])
     hint = "correct the name, or remove the row"
-    refuse_entry(absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint)
+    refuse_entry(
+        absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint
+    )
     names = [place[text] for text in texts]
     chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
     y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
     if unnamed := len(paths) - len(names):
-        notes = [*notes, f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read"]
+        notes = [
+            *notes,
+            f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read",
+        ]
     rows = {"train": np.arange(len(names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
-    return _Held(folder, names, chosen, y, origin, rows, () if chosen == "classes" else tuple(outputs), tuple(notes))
+    return _Held(
+        folder,
+        names,
+        chosen,
+        y,
+        origin,
+        rows,
+        () if chosen == "classes" else tuple(outputs),
+        tuple(notes),
+    )
 
 
 def _images_below(folder: Path) -> list[Path]:

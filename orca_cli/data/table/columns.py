@@ -54,11 +54,15 @@ class Numeric:
         """Return [n, size] float32, and which entries are replaced, [n] bool."""
         numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
         place, what = f"{where}[{self.name}]", "is not a number, but all training rows are"
-        refuse_entry(wrong, values, what, place, "correct it, or leave the column out with task.ignore=")
+        refuse_entry(
+            wrong, values, what, place, "correct it, or leave the column out with task.ignore="
+        )
         missing = np.isnan(numbers)
         filled = (np.where(missing, self.fill, numbers) - self.mean) / self.std
         check_finite(filled, place)
-        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(np.float32), missing
+        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(
+            np.float32
+        ), missing
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,17 @@ class Categorical:
     def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Return [n, size] float32 of 0 and 1, and which entries have no category, [n] bool; numbers count as texts."""
         if values.dtype.kind != "O":  # of a typed file, where training was text
-            spelt = {_TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS}
+            spelt = {
+                _TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS
+            }
             texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
             values = np.array(texts, dtype=object)
         place = {category: i for i, category in enumerate(self.categories)}
         other = place.get(OTHER, -1)
-        chosen = [place.get(MISSING, other) if is_missing(text) else place.get(text, other) for text in values]
+        chosen = [
+            place.get(MISSING, other) if is_missing(text) else place.get(text, other)
+            for text in values
+        ]
         codes = np.array(chosen, np.int64)
         return (codes[:, None] == np.arange(self.size)).astype(np.float32), codes == other
 
@@ -121,31 +130,46 @@ def fit_columns(
         elif wrong.any():
             texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
             kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
-            marks = ([MISSING] if unknown.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
+            marks = ([MISSING] if unknown.any() else []) + (
+                [OTHER] if len(kept) < len(texts) else []
+            )
             columns.append(Categorical(name, (*map(str, kept), *marks)))
-            if wrong.sum() < len(train[~unknown]) or all(map(_LIKE_NUMBERS.fullmatch, train[wrong])):
+            if wrong.sum() < len(train[~unknown]) or all(
+                map(_LIKE_NUMBERS.fullmatch, train[wrong])
+            ):
                 shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
                 remarks["warning: read as text, since not all of it are numbers"].append(shown)
         else:
             known, is_flagged = numbers[~unknown], indicator and bool(unknown.any())
             check_finite(known, f"{where}[{name}]")
-            scale = float(np.abs(known).max()) or 1.0  # so that the squares of small numbers do not vanish
+            scale = (
+                float(np.abs(known).max()) or 1.0
+            )  # so that the squares of small numbers do not vanish
             mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
             std = std if normalize and std > _MAX_ROUNDING * abs(mean) else 1.0
             truths = bool(np.isin(known, (0, 1)).all())
-            columns.append(Numeric(name, mean, mean if normalize else 0.0, std, is_flagged, truths=truths))
+            columns.append(
+                Numeric(name, mean, mean if normalize else 0.0, std, is_flagged, truths=truths)
+            )
             if unknown.any():
                 remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
             if (known == known[0]).all():
                 remarks["warning: constant in the training set"].append(name)
     refuse_if(not columns, "all columns are empty", where, "check task.features and task.ignore")
-    num_numeric, size = sum(isinstance(column, Numeric) for column in columns), sum(column.size for column in columns)
+    num_numeric, size = (
+        sum(isinstance(column, Numeric) for column in columns),
+        sum(column.size for column in columns),
+    )
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
-    return tuple(columns), notes + [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
+    return tuple(columns), notes + [
+        f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()
+    ]
 
 
-def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def as_numbers(
+    values: np.ndarray, decimal: str, truths: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
 
     Beside a decimal comma, text with a point is not a number: 1.667 may be a fraction, or 1667.
@@ -156,8 +180,12 @@ def as_numbers(values: np.ndarray, decimal: str, truths: bool = False) -> tuple[
 
     texts = values
     if decimal == ",":
-        texts = np.array(["." if "." in text else text.replace(",", ".") for text in values], dtype=object)
-    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        texts = np.array(
+            ["." if "." in text else text.replace(",", ".") for text in values], dtype=object
+        )
+    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(
+        np.float64, na_value=np.nan
+    )
     wrong = np.isnan(numbers)
     wrong[wrong] = [not is_missing(text) for text in values[wrong]]
     return _bits(values) if truths and wrong.any() else (numbers, wrong)
@@ -168,7 +196,9 @@ def is_missing(text: str) -> bool:
     return text.lower() in MISSING_WORDS
 
 
-def infer_kind(values: Columns, names: Sequence[str], decimal: str, where: str) -> tuple[Kind, list[str]]:
+def infer_kind(
+    values: Columns, names: Sequence[str], decimal: str, where: str
+) -> tuple[Kind, list[str]]:
     """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
 
     Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
@@ -187,13 +217,26 @@ def infer_kind(values: Columns, names: Sequence[str], decimal: str, where: str) 
     is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
     if wrong.any() or not len(known) or is_named:
         return "classes", []
-    if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
-        return "classes", [f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"]
-    return "values", [f"{names[0]} read as numbers to predict (task.kind=values; task.kind=classes for classes)"]
+    if (
+        len(distinct := np.unique(known)) <= _MOST_CLASSES
+        and (distinct == np.round(distinct)).all()
+    ):
+        return "classes", [
+            f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"
+        ]
+    return "values", [
+        f"{names[0]} read as numbers to predict (task.kind=values; task.kind=classes for classes)"
+    ]
 
 
 def raw_targets(
-    values: Columns, kind: str, names: Sequence[str], missing: bool, where: str, decimal: str, are_texts: bool = False
+    values: Columns,
+    kind: str,
+    names: Sequence[str],
+    missing: bool,
+    where: str,
+    decimal: str,
+    are_texts: bool = False,
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
 
@@ -210,7 +253,9 @@ def raw_targets(
         return labels, place
     columns = []
     for name in names:
-        numbers, wrong = as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
+        numbers, wrong = (
+            as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
+        )
         what = "is not a number" if kind == "values" else "is neither 0 nor 1"
         refuse_entry(wrong, values[name], what, f"{where}[{name}]", _NO_NUMBER)
         if not missing:

@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
-_parquet = partial(need, "pyarrow.parquet", "task.train", "tables")  # imported where a file asks for it
+_parquet = partial(
+    need, "pyarrow.parquet", "task.train", "tables"
+)  # imported where a file asks for it
 _DELIMITERS = (",", ";", "\t", "|")
 _DAY = 86_400e9  # nanoseconds
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
-_LONGEST_FIELD = 2**24  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
+_LONGEST_FIELD = (
+    2**24
+)  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,21 @@ class Table:
         """
         where = str(self.path)
         if self.delimiter:
-            check_memory(_TIMES_LARGER * self.path.stat().st_size, where, "store it as .parquet, or use task=arrays")
+            check_memory(
+                _TIMES_LARGER * self.path.stat().st_size,
+                where,
+                "store it as .parquet, or use task=arrays",
+            )
             places, rows = [self.header.index(name) for name in names], list[list[str]]()
             for line, record in _records(self.path, self.delimiter, self.encoding):
                 signals.check()
                 what = f"line {line} has {len(record)} fields, the header has {len(self.header)}"
-                refuse_if(len(record) != len(self.header), what, where, "quote fields that contain the delimiter")
+                refuse_if(
+                    len(record) != len(self.header),
+                    what,
+                    where,
+                    "quote fields that contain the delimiter",
+                )
                 rows.append([record[place].strip() for place in places])
             values = np.array(rows, dtype=object)[1:]
             columns = {name: values[:, i] for i, name in enumerate(names)}
@@ -75,9 +88,16 @@ class Table:
             with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
                 check_memory(16 * file.metadata.num_rows * len(names), where, "name fewer columns")
-                frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
+                frame = file.read(columns=list(names)).to_pandas(
+                    ignore_metadata=True, date_as_object=False
+                )
             columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        refuse_if(not len(columns[names[0]]), "has no rows", where, "give a file with rows below its header")
+        refuse_if(
+            not len(columns[names[0]]),
+            "has no rows",
+            where,
+            "give a file with rows below its header",
+        )
         return columns
 
 
@@ -90,7 +110,9 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column):
-        since = (pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc").as_unit("s")).to_numpy()
+        since = (
+            pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc").as_unit("s")
+        ).to_numpy()
         unit = np.array(1, since.dtype)
         # As numbers of nanoseconds; as integers these end in the year 2262.
         return since / unit * (unit / np.timedelta64(1, "ns")) / _DAY
@@ -151,10 +173,16 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
         raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
         hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
-        raise DataError(f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint=hint) from error
+        raise DataError(
+            f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint=hint
+        ) from error
     except TypeError as error:
         hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(f"{mark!r} is not a delimiter", where="task.delimiter", hint=hint) from error
+        raise ConfigError(
+            f"{mark!r} is not a delimiter", where="task.delimiter", hint=hint
+        ) from error
     except (LookupError, ValueError) as error:
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
+        raise ConfigError(
+            f"{encoding!r} is not an encoding", where="task.encoding", hint=hint
+        ) from error

@@ -16,9 +16,23 @@ from torch import Tensor
 
 from orca_cli.data.blocks import Ragged, read
 from orca_cli.data.contents import hashes
-from orca_cli.data.own_data import check_columns, check_names, listed, refuse_entry, refuse_if, refuse_rows
+from orca_cli.data.own_data import (
+    check_columns,
+    check_names,
+    listed,
+    refuse_entry,
+    refuse_if,
+    refuse_rows,
+)
 from orca_cli.data.samples import as_inputs, remarks
-from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, is_missing, raw_targets
+from orca_cli.data.table.columns import (
+    Categorical,
+    Column,
+    Columns,
+    as_numbers,
+    is_missing,
+    raw_targets,
+)
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
@@ -64,7 +78,9 @@ class Rows:
         refuse_if(differs.any(), what, f"{self.where}[{name}]", hint)
         return values[first]
 
-    def contents(self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray) -> np.ndarray:
+    def contents(
+        self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray
+    ) -> np.ndarray:
         """Return a hash of what some samples [n] have in columns; entries are equal as numbers where all of a column are."""
         import pandas as pd
 
@@ -104,10 +120,23 @@ class Symbols:
     def encode(self, values: np.ndarray, where: str) -> Ragged:
         """Return texts [n] as [n, V, L] of 0 and 1; DataError where one is empty, or the column holds numbers."""
         place = f"{where}[{self.name}]"
-        refuse_if(values.dtype.kind != "O", "holds numbers, not text", place, "a sequence has one symbol a character")
+        refuse_if(
+            values.dtype.kind != "O",
+            "holds numbers, not text",
+            place,
+            "a sequence has one symbol a character",
+        )
         refuse_rows(values == "", "sequence", place, "remove these rows")
-        symbols, sizes = _code_points(self.alphabet)[:, None], np.array([len(text) for text in values])
-        return Ragged(lambda row: _code_points(values[row]) == symbols, sizes, (len(symbols), self.length), np.uint8)
+        symbols, sizes = (
+            _code_points(self.alphabet)[:, None],
+            np.array([len(text) for text in values]),
+        )
+        return Ragged(
+            lambda row: _code_points(values[row]) == symbols,
+            sizes,
+            (len(symbols), self.length),
+            np.uint8,
+        )
 
 
 def fit_symbols(
@@ -164,7 +193,10 @@ class TablePreprocessing:
         if self.symbols is not None:
             return (self.symbols.name,)
         ids = () if self.series is None else (self.series.id, self.series.time)
-        return (*(column.name for column in self.columns), *(name for name in ids if name is not None))
+        return (
+            *(column.name for column in self.columns),
+            *(name for name in ids if name is not None),
+        )
 
     def rows(self, columns: Columns, where: str) -> Rows:
         """Return which rows make up the samples; without a column of times, those of a series are in the table's order.
@@ -185,23 +217,46 @@ class TablePreprocessing:
         if time is not None and time in columns:
             times, wrong = as_numbers(columns[time], self.decimal)
             if wrong.any():
-                stamps = pd.to_datetime(pd.Series(columns[time]), utc=True, format="ISO8601", errors="coerce")
+                stamps = pd.to_datetime(
+                    pd.Series(columns[time]), utc=True, format="ISO8601", errors="coerce"
+                )
                 times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
-            wrong, hint = np.isnan(times), "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05"
-            refuse_entry(wrong, columns[time], f"is not a time ({int(wrong.sum())} rows)", f"{where}[{time}]", hint)
+            wrong, hint = (
+                np.isnan(times),
+                "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
+            )
+            refuse_entry(
+                wrong,
+                columns[time],
+                f"is not a time ({int(wrong.sum())} rows)",
+                f"{where}[{time}]",
+                hint,
+            )
         order = np.lexsort((times, sample))  # stable: rows of one time keep their order
-        return Rows(columns, where, sample, order, np.concatenate([[0], np.cumsum(np.bincount(sample))]), names)
+        return Rows(
+            columns,
+            where,
+            sample,
+            order,
+            np.concatenate([[0], np.cumsum(np.bincount(sample))]),
+            names,
+        )
 
     def features(self, rows: Rows) -> np.ndarray | Ragged:
         """Return samples as [n, C, L]."""
         if self.symbols is not None:
             return self.symbols.encode(rows.columns[self.symbols.name], rows.where)
-        columns = [column.encode(rows.columns[column.name], self.decimal, rows.where)[0] for column in self.columns]
+        columns = [
+            column.encode(rows.columns[column.name], self.decimal, rows.where)[0]
+            for column in self.columns
+        ]
         encoded, order, starts = np.concatenate(columns, axis=1), rows.order, rows.starts
         if self.series is None:
             return encoded[:, None]
         shape, sizes = (encoded.shape[1], self.series.length), np.diff(starts)
-        return Ragged(lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype)
+        return Ragged(
+            lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype
+        )
 
     def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""
@@ -215,7 +270,9 @@ class TablePreprocessing:
             texts, length = rows.columns[self.symbols.name], self.symbols.length
             absent = [set(text).difference(self.symbols.alphabet) for text in texts]
             unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
-            counts[f"longer than {length} symbols and cut at the end"] = sum(len(text) > length for text in texts)
+            counts[f"longer than {length} symbols and cut at the end"] = sum(
+                len(text) > length for text in texts
+            )
             what = f"with a symbol that training lacks ({unknown}): read as none of its symbols"
             counts[what] = sum(map(bool, absent))
         for column in () if training else self.columns:
@@ -233,17 +290,25 @@ class TablePreprocessing:
         form, names = self.targets, self.target_columns
         are_texts = any(isinstance(label, str) for label in form.classes)
         values = {name: rows.per_sample(name) for name in names}
-        return form.encode(*raw_targets(values, form.kind, names, form.missing, rows.where, self.decimal, are_texts))
+        return form.encode(
+            *raw_targets(
+                values, form.kind, names, form.missing, rows.where, self.decimal, are_texts
+            )
+        )
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
-            raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
+            raise ConfigError(
+                "does not apply to tables", where="--part", hint="give a file of these rows"
+            )
         table, names = open_table(path, where, self.delimiter, self.encoding), self.feature_names
         check_columns(names, table.columns, where, path.name)
         targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
         rows = self.rows(table.read([*names, *targets]), str(path))
-        has_targets = not all(is_missing(entry) for name in targets for entry in rows.columns[name].astype(str))
+        has_targets = not all(
+            is_missing(entry) for name in targets for entry in rows.columns[name].astype(str)
+        )
         return self._new_data(rows, lambda: self.encoded_targets(rows) if has_targets else None)
 
     def given(self, x: Any, where: str = "x") -> NewData:
@@ -259,8 +324,13 @@ class TablePreprocessing:
             x = [x.to_dict()]
         try:
             frame = pd.DataFrame(x)
-        except (TypeError, ValueError) as error:  # columns of different lengths, or more than two axes
-            raise DataError(f"is not a table ({error})", where=where, hint=f"give columns {shown}") from error
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # columns of different lengths, or more than two axes
+            raise DataError(
+                f"is not a table ({error})", where=where, hint=f"give columns {shown}"
+            ) from error
         if isinstance(frame.columns, pd.RangeIndex):
             what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
             refuse_if(frame.shape[1] != len(names), what, where, shown)

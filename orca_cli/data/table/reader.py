@@ -62,28 +62,83 @@ def load(
         MemoryExhaustedError: a file does not fit into memory.
     """
     has_target = target not in (None, "")
-    names, alone = [str(name) for name in ([target] if has_target else targets or [])], "a sequence is the only input"
+    names, alone = (
+        [str(name) for name in ([target] if has_target else targets or [])],
+        "a sequence is the only input",
+    )
     check_rules(
-        (has_target and bool(targets), "targets", "does not go with task.target", "remove one of them"),
-        (not names, "target", "a value is needed", "give task.target=COLUMN, or task.targets=[A,B]"),
-        (kind == "classes" and len(names) > 1, "targets", "holds several", "classes are one column"),
+        (
+            has_target and bool(targets),
+            "targets",
+            "does not go with task.target",
+            "remove one of them",
+        ),
+        (
+            not names,
+            "target",
+            "a value is needed",
+            "give task.target=COLUMN, or task.targets=[A,B]",
+        ),
+        (
+            kind == "classes" and len(names) > 1,
+            "targets",
+            "holds several",
+            "classes are one column",
+        ),
         (sequence is not None and id is not None, "id", "does not go with task.sequence", alone),
-        (sequence is not None and bool(features), "features", "does not go with task.sequence", alone),
-        (time is not None and id is None, "time", "needs task.id", "name the column that says what series a row is in"),
-        (length is not None and sequence is id is None, "length", "needs task.sequence or task.id", "name its column"),
+        (
+            sequence is not None and bool(features),
+            "features",
+            "does not go with task.sequence",
+            alone,
+        ),
+        (
+            time is not None and id is None,
+            "time",
+            "needs task.id",
+            "name the column that says what series a row is in",
+        ),
+        (
+            length is not None and sequence is id is None,
+            "length",
+            "needs task.sequence or task.id",
+            "name its column",
+        ),
     )
     paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
-    tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
+    tables = {
+        part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()
+    }
     single = {"group": group, "sequence": sequence, "id": id, "time": time}
-    roles = {"targets" if targets else "target": names, "features": features or [], "ignore": ignore or []}
+    roles = {
+        "targets" if targets else "target": names,
+        "features": features or [],
+        "ignore": ignore or [],
+    }
     roles |= {key: [str(name)] for key, name in single.items() if name is not None}
     symbols = None if sequence is None else Symbols(str(sequence), "", length or 0)
-    series = None if id is None else Series(str(id), None if time is None else str(time), length or 0)
+    series = (
+        None if id is None else Series(str(id), None if time is None else str(time), length or 0)
+    )
     form = TargetForm(kind or "values", 0, missing=missing_targets)
-    draft = TablePreprocessing((), decimal, tuple(names), form, delimiter, encoding, symbols, series)
-    settings = {"normalize": normalize, "max_categories": max_categories, "indicator": gap_indicator}
+    draft = TablePreprocessing(
+        (), decimal, tuple(names), form, delimiter, encoding, symbols, series
+    )
+    settings = {
+        "normalize": normalize,
+        "max_categories": max_categories,
+        "indicator": gap_indicator,
+    }
     held = _Held(tables, reporter, draft, kind, settings, roles)
-    return assemble("table", reporter, held.kind, held.pool, (validation_fraction, test_fraction), split_seed, held.fit)
+    return assemble(
+        "table",
+        reporter,
+        held.kind,
+        held.pool,
+        (validation_fraction, test_fraction),
+        split_seed,
+        held.fit,
+    )
 
 
 @dataclass
@@ -102,9 +157,18 @@ class _Held:
     roles: dict[str, list[str]]
 
     def __post_init__(self) -> None:
-        draft, roles, base, where = self.draft, self.roles, self.tables["train"], str(self.tables["train"].path)
+        draft, roles, base, where = (
+            self.draft,
+            self.roles,
+            self.tables["train"],
+            str(self.tables["train"].path),
+        )
         self._inputs, self._notes = self._choose(base)
-        targets, group, marks = list(draft.target_columns), roles.get("group", []), roles.get(_SPLIT, [])
+        targets, group, marks = (
+            list(draft.target_columns),
+            roles.get("group", []),
+            roles.get(_SPLIT, []),
+        )
         self._names = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
         for part, table in self.tables.items():
             check_columns([*self._names, *group], table.columns, f"task.{part}", table.path.name)
@@ -116,9 +180,17 @@ class _Held:
             self._notes = [*inferred, *self._notes]
         rows = {"train": np.arange(len(self._base))}
         if marks:
-            what, hint = "the column 'split' marks rows of it too", "; task.ignore=[split] leaves the column out"
-            rows, others = marked_rows(self._values[_SPLIT], f"{where}[split]", hint), self.tables.keys() - {"train"}
-            check_rules(*((part in others, part, what, f"leave out the file{hint}") for part in rows))
+            what, hint = (
+                "the column 'split' marks rows of it too",
+                "; task.ignore=[split] leaves the column out",
+            )
+            rows, others = (
+                marked_rows(self._values[_SPLIT], f"{where}[split]", hint),
+                self.tables.keys() - {"train"},
+            )
+            check_rules(
+                *((part in others, part, what, f"leave out the file{hint}") for part in rows)
+            )
         groups_held = {}
         for part, table in self.tables.items() if group else ():
             names = [*group, *roles.get("id", [])]  # of other files no times are read
@@ -127,7 +199,9 @@ class _Held:
         self._groups = group_rows(groups_held, rows)
         unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
         classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
-        contents = partial(self._base.contents, self._inputs, draft.decimal, draft.symbols is not None)
+        contents = partial(
+            self._base.contents, self._inputs, draft.decimal, draft.symbols is not None
+        )
         self.pool = Pool(unit, where, rows, self.tables, classes, groups, contents)
 
     def _choose(self, table: Table) -> tuple[list[str], list[str]]:
@@ -141,9 +215,14 @@ class _Held:
                 taken[name] = key
         if _SPLIT in table.columns and _SPLIT not in taken:
             taken[_SPLIT], self.roles[_SPLIT] = _SPLIT, [_SPLIT]
-        features, free = self.roles["features"], [name for name in table.columns if name not in taken]
+        features, free = (
+            self.roles["features"],
+            [name for name in table.columns if name not in taken],
+        )
         if "sequence" in self.roles:
-            return self.roles["sequence"], [f"not read beside the sequence: {listed(free)}"] if free else []
+            return self.roles["sequence"], [
+                f"not read beside the sequence: {listed(free)}"
+            ] if free else []
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
         check_rules((not (features or free), "features", "no column is left", hint))
         return features or free, []
@@ -153,7 +232,14 @@ class _Held:
         base, draft, names = self._base, self.draft, self.draft.target_columns
         missing, learn = draft.targets.missing, rows["train"]
         raw, place = raw_targets(self._values, self.kind, names, missing, base.where, draft.decimal)
-        form = fit_targets(self.kind, raw, learn, place, names=() if self.kind == "classes" else names, missing=missing)
+        form = fit_targets(
+            self.kind,
+            raw,
+            learn,
+            place,
+            names=() if self.kind == "classes" else names,
+            missing=missing,
+        )
         if draft.symbols is not None:
             name, length = draft.symbols.name, draft.symbols.length
             symbols, fitted = fit_symbols(name, base.columns[name], learn, length, base.where)
@@ -166,7 +252,9 @@ class _Held:
             draft = replace(draft, columns=columns)
         if draft.series is not None:
             sizes = np.diff(base.starts)[learn]
-            draft = replace(draft, series=replace(draft.series, length=draft.series.length or int(sizes.max())))
+            draft = replace(
+                draft, series=replace(draft.series, length=draft.series.length or int(sizes.max()))
+            )
             seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
             fitted = [seen, *fitted]
         preprocessing = replace(draft, targets=form)
@@ -176,12 +264,20 @@ class _Held:
         def samples(part: str) -> ArraySamples:
             if part in rows:
                 taken = base.rows_of(rows[part])
-                split = preprocessing.rows({name: base.columns[name][taken] for name in self._names}, base.where)
+                split = preprocessing.rows(
+                    {name: base.columns[name][taken] for name in self._names}, base.where
+                )
                 held = x, y
             else:
-                split = preprocessing.rows(self.tables[part].read(self._names), str(self.tables[part].path))
+                split = preprocessing.rows(
+                    self.tables[part].read(self._names), str(self.tables[part].path)
+                )
                 held = preprocessing.features(split), preprocessing.encoded_targets(split)
-            made = ArraySamples(*held, rows=rows.get(part), groups=self._groups.get("train" if part in rows else part))
+            made = ArraySamples(
+                *held,
+                rows=rows.get(part),
+                groups=self._groups.get("train" if part in rows else part),
+            )
             say = self.reporter.say if part == "test" else notes.append
             for what, count in preprocessing.remarks(split, training=part == "train").items():
                 say(f"{part} split: {counted(count, 'sample')} {what}")

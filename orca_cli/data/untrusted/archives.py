@@ -22,7 +22,15 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
 # What zipfile and tarfile raise for damaged archives and for features that they lack.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 _MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
@@ -43,7 +51,9 @@ class _Member(NamedTuple):
     open: Callable[[], Any]
 
 
-def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None) -> list[Path]:
+def unpack(
+    archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None
+) -> list[Path]:
     """Unpack an archive into a folder and return the files, in the order of the archive.
 
     Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing
@@ -63,21 +73,31 @@ def unpack(archive: Path, folder: Path, reporter: Reporter, members: Callable[[s
     held = _members(archive)
     reporter.say(f"unpacking {archive.name}")
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
-    with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
+    with (
+        storage.guarded(folder),
+        tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary,
+    ):
         try:
             written = _write(archive, held, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # an error of the disk: storage explains it
-            raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
+            raise DataError(
+                f"is a damaged archive: {error}", where=str(archive), hint="get the file again"
+            ) from error
         os.sync()
         signals.check()
         for path in written:
             parents = [folder / parent for parent in path.parents if parent.parts]
             # A link planted in the folder would redirect the files that are moved there.
-            is_taken = any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents)
+            is_taken = any(
+                parent.is_symlink() or (parent.exists() and not parent.is_dir())
+                for parent in parents
+            )
             if is_taken or ((folder / path).is_dir() and not (folder / path).is_symlink()):
-                what = "a link or a file stands where a folder is needed, or a folder where a file is"
+                what = (
+                    "a link or a file stands where a folder is needed, or a folder where a file is"
+                )
                 raise UnsafeError(what, where=str(folder / path), hint="move it away")
         for path in written:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +134,13 @@ def _write(
             raise _refused(archive, f"has more than {_MAX_MEMBERS} members")
         if not is_plain or not (path.parts or is_folder):
             raise _refused(archive, f"{who} is a link, a device or no file at all")
-        if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":" or not name.isprintable():
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or name[1:2] == ":"
+            or not name.isprintable()
+        ):
             raise _refused(archive, f"{who} leads out of the folder, or has an unsafe name")
         if is_folder or not is_wanted(str(path)):
             continue
@@ -138,13 +164,16 @@ def _check_total(archive: Path, total: int) -> None:
     """Check a number of unpacked bytes."""
     if total > min(_MAX_BYTES, max(_FREE_RATIO, archive.stat().st_size * _MAX_RATIO)):
         raise _refused(
-            archive, f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
+            archive,
+            f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do",
         )
 
 
 def _refused(archive: Path, what: str) -> UnsafeError:
     return UnsafeError(
-        what, where=str(archive), hint="nothing was unpacked; get the archive from a source that you trust"
+        what,
+        where=str(archive),
+        hint="nothing was unpacked; get the archive from a source that you trust",
     )
 
 
@@ -171,21 +200,31 @@ def _in_gzip(path: Path) -> Iterator[_Member]:
 def _in_tar(path: Path, packed: bool) -> Iterator[_Member]:
     with gzip.open(path) if packed else open(path, "rb") as file:
         stream: Any = _Stream(file, path)
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
+        with tarfile.open(
+            fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header
+        ) as archive:
             for member in archive:
                 is_plain = member.type in (*_CONTENT, tarfile.DIRTYPE) and not member.issparse()
-                yield _Member(member.name, member.isdir(), is_plain, partial(archive.extractfile, member))
+                yield _Member(
+                    member.name, member.isdir(), is_plain, partial(archive.extractfile, member)
+                )
                 archive.members = []  # type: ignore[attr-defined] # else the members of a large archive fill the memory
-        while stream.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
+        while stream.read(
+            _CHUNK
+        ):  # only padding is left; at its end a compressed stream compares its checksum
             pass
 
 
 def _in_zip(path: Path) -> Iterator[_Member]:
     with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
-        _check_total(path, sum(member.file_size for member in archive.infolist()))  # of which none gives more
+        _check_total(
+            path, sum(member.file_size for member in archive.infolist())
+        )  # of which none gives more
         for member in archive.infolist():
             kind, opened = stat.S_IFMT(member.external_attr >> 16), partial(archive.open, member)
-            yield _Member(member.filename, member.is_dir(), kind in (0, stat.S_IFREG, stat.S_IFDIR), opened)
+            yield _Member(
+                member.filename, member.is_dir(), kind in (0, stat.S_IFREG, stat.S_IFDIR), opened
+            )
 
 
 class _Header(tarfile.TarInfo):
@@ -219,18 +258,27 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error
+        raise DataError(
+            f"not a readable {what}: {error}", where=where, hint="write or get it again"
+        ) from error
     with archive:
         members = archive.infolist()
         if len(members) > max_members:
-            raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
+            raise UnsafeError(
+                f"{len(members)} members, at most {max_members} are read", where=where
+            )
         for member in members:
             who = f"member {ascii(member.filename[:100])}"
             if not member.filename:
                 raise DataError("a member has no name", where=where, hint="get the file again")
-            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if member.flag_bits & 1 or member.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
                 raise DataError(
-                    f"{who} is encrypted or has an unusual compression", where=where, hint="unpack it yourself"
+                    f"{who} is encrypted or has an unusual compression",
+                    where=where,
+                    hint="unpack it yourself",
                 )
             if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
                 problem = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"

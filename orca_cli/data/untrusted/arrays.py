@@ -75,19 +75,33 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
     caller reads their pickle.
     """
     try:
-        head = io.BytesIO(file.read(_MAX_HEADER))  # NumPy compares a header's length after it has read it
-        shape, _, dtype = _READERS[np.lib.format.read_magic(head)](head, max_header_size=_MAX_HEADER)
+        head = io.BytesIO(
+            file.read(_MAX_HEADER)
+        )  # NumPy compares a header's length after it has read it
+        shape, _, dtype = _READERS[np.lib.format.read_magic(head)](
+            head, max_header_size=_MAX_HEADER
+        )
     except _HEADER_DAMAGE as error:
-        raise DataError("not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED) from error
+        raise DataError(
+            "not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED
+        ) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
         what = "an array of Python objects; reading it would execute code of the file"
         hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
         raise UnsafeError(what, where=where, hint=hint)
     # NumPy ignores empty axes when it checks that an array is not too large.
-    is_sized = all(type(extent) is int and extent >= 0 for extent in shape) and len(shape) <= _MAX_AXES
-    if not is_sized or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63 or dtype.kind == "V":
+    is_sized = (
+        all(type(extent) is int and extent >= 0 for extent in shape) and len(shape) <= _MAX_AXES
+    )
+    if (
+        not is_sized
+        or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63
+        or dtype.kind == "V"
+    ):
         what = f"the header declares shape {shape}, dtype {dtype}"
-        raise DataError(what, where=where, hint="store plain arrays of numbers or strings, under one name each")
+        raise DataError(
+            what, where=where, hint="store plain arrays of numbers or strings, under one name each"
+        )
     needed = math.prod(shape) * dtype.itemsize
     if needed > size - head.tell() and not dtype.hasobject:
         what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
@@ -129,7 +143,11 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
             what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
             raise UnsafeError(what, where=where, hint="store it uncompressed")
         check_memory(math.prod(shape) * dtype.itemsize, where)
-        with damage(where, "array"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        with (
+            damage(where, "array"),
+            zipfile.ZipFile(path) as archive,
+            archive.open(member) as stream,
+        ):
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)

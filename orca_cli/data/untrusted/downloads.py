@@ -94,9 +94,13 @@ def fetch(
             storage.write_with(place, download.part.rename)
             download.notes.unlink(missing_ok=True)
             return fetched
-    answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items()) or "no address is known"
+    answers = (
+        "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items()) or "no address is known"
+    )
     is_mismatch = {isinstance(refusal, MismatchError) for refusal in refusals.values()} == {True}
-    raise (ChecksumError if is_mismatch else NetworkError)(f"could not be fetched ({answers})", where=place.name)
+    raise (ChecksumError if is_mismatch else NetworkError)(
+        f"could not be fetched ({answers})", where=place.name
+    )
 
 
 def md5_file(path: Path) -> str:
@@ -113,7 +117,9 @@ def hub_answers() -> bool:
         return False
     with session() as connection:
         try:
-            code = connection.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S, allow_redirects=True).status_code
+            code = connection.head(
+                constants.ENDPOINT, timeout=_HUB_TIMEOUT_S, allow_redirects=True
+            ).status_code
         except (OSError, ValueError):
             return False
     return code < 500 and code not in (403, 407)
@@ -124,9 +130,15 @@ def session() -> requests.Session:
     import requests
 
     connection = requests.Session()
-    headers = {"User-Agent": f"orca/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
+    headers = {
+        "User-Agent": f"orca/{__version__}",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
     connection.headers.update(headers)
-    connection.auth = lambda request: request  # or requests would send the user's passwords of ~/.netrc
+    connection.auth = lambda request: (
+        request
+    )  # or requests would send the user's passwords of ~/.netrc
     return connection
 
 
@@ -147,7 +159,9 @@ def open_url(
         secure = scheme == "https"
         connection.close()  # the server may have closed what is left open
         with _network(RefusedError):
-            response = connection.get(url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
+            response = connection.get(
+                url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False
+            )
         with response:
             if not response.is_redirect:
                 yield response
@@ -160,11 +174,21 @@ class _Download:
     """What has arrived of a file in `part`, of about `size` bytes, and where it is from in `notes`."""
 
     def __init__(
-        self, place: Path, reporter: Reporter, size: int | None, connection: requests.Session, timeout_s: float
+        self,
+        place: Path,
+        reporter: Reporter,
+        size: int | None,
+        connection: requests.Session,
+        timeout_s: float,
     ) -> None:
         self.name, self.part = place.name, place.with_name(f"{place.name}.part")
         self.notes = place.with_name(f"{place.name}.part.txt")
-        self._reporter, self._size, self._connection, self._timeout_s = reporter, size, connection, timeout_s
+        self._reporter, self._size, self._connection, self._timeout_s = (
+            reporter,
+            size,
+            connection,
+            timeout_s,
+        )
         if self.part.is_symlink():  # not ours: its target would be written to
             self.part.unlink()
 
@@ -186,11 +210,17 @@ class _Download:
                 most = max(most, arrived)
                 if failures >= _TRIES:
                     raise RefusedError(f"{cut}, {_TRIES} times") from cut
-                self._reporter.say(f"{url}: {cut}; trying again, {arrived / _MB:.1f} MB have arrived")
+                self._reporter.say(
+                    f"{url}: {cut}; trying again, {arrived / _MB:.1f} MB have arrived"
+                )
                 time.sleep(PAUSE_S)
 
     def _transfer(self, url: str) -> None:
-        noted = self.notes.read_text(encoding="utf-8").split("\n") if self.arrived and self.notes.exists() else []
+        noted = (
+            self.notes.read_text(encoding="utf-8").split("\n")
+            if self.arrived and self.notes.exists()
+            else []
+        )
         validator = noted[1] if len(noted) == 2 and noted[0] == url else ""
         start = self.arrived if validator else 0
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
@@ -198,11 +228,15 @@ class _Download:
             code, etag = response.status_code, response.headers.get("ETag", "")
             # What validates this exact content: a strong ETag, or else Last-Modified.
             current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-            if code == 416 and start:  # nothing comes after what is here, or the file has become shorter
+            if (
+                code == 416 and start
+            ):  # nothing comes after what is here, or the file has become shorter
                 self.part.unlink()
                 raise CutOffError("the file begins anew")
             if code not in (200, 206):
-                raise (CutOffError if code == 429 or code >= 500 else RefusedError)(f"HTTP {code} {response.reason}")
+                raise (CutOffError if code == 429 or code >= 500 else RefusedError)(
+                    f"HTTP {code} {response.reason}"
+                )
             follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
             if code == 206 and not (follows and current in (validator, "")):
                 raise RefusedError("answers with another part than the requested one")
@@ -225,7 +259,10 @@ class _Download:
         # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
         read, chunk, done = getattr(response.raw, "read1", response.raw.read), b"\0", self.arrived
         steps = -(-(total or _MB) // _MB)
-        with open(self.part, "ab") as file, self._reporter.track(f"{self.name} (MB)", steps) as advance:
+        with (
+            open(self.part, "ab") as file,
+            self._reporter.track(f"{self.name} (MB)", steps) as advance,
+        ):
             while chunk:
                 signals.check()
                 with _network(CutOffError):
@@ -235,7 +272,9 @@ class _Download:
                 before, done = done // _MB, done + len(chunk)
                 if self._size is not None and done > (1 + _TOLERANCE) * self._size:
                     self.part.unlink()
-                    raise RefusedError(f"gives more than the {self._size:,} bytes that are expected")
+                    raise RefusedError(
+                        f"gives more than the {self._size:,} bytes that are expected"
+                    )
                 if done // _MB > before:
                     advance(done // _MB - before)
 
@@ -247,7 +286,9 @@ class _Download:
         if problem:
             refusal = RefusedError(f"answers with {problem}")
         elif self._size is not None and abs(self.arrived - self._size) > _TOLERANCE * self._size:
-            refusal = RefusedError(f"gave {self.arrived:,} bytes, where about {self._size:,} are expected")
+            refusal = RefusedError(
+                f"gave {self.arrived:,} bytes, where about {self._size:,} are expected"
+            )
         elif sha256 is not None and digest != sha256.lower():
             refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
         elif md5 is not None and (other := md5_file(self.part)) != md5.lower():

@@ -27,7 +27,9 @@ def damage(where: str, what: str) -> Iterator[None]:
     except (OrcaError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
-        raise DataError(f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again") from error
+        raise DataError(
+            f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again"
+        ) from error
 
 
 def first_bytes(path: Path, where: str, allowed: str) -> bytes:
@@ -42,7 +44,9 @@ def first_bytes(path: Path, where: str, allowed: str) -> bytes:
         what = "the file does not exist" if where == str(path) else f"no file '{path}'"
         raise DataError(what, where=where, hint="check the name") from error
     except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}", where=where, hint=allowed) from error
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror}", where=where, hint=allowed
+        ) from error
     if problem := disguise(head):
         raise DataError(f"this is {problem}", where=str(path), hint=allowed)
     return head
@@ -56,7 +60,11 @@ def disguise(head: bytes, name: str = "") -> str:
     if disguises := [what for mark, what in _DISGUISES.items() if start.startswith(mark)]:
         return disguises[0]
     magic = _MAGIC.get(Path(name).suffix.lower())
-    return f"not a file of its kind (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""
+    return (
+        f"not a file of its kind (it begins with {head[:8]!r})"
+        if magic and not head.startswith(magic)
+        else ""
+    )
 
 
 def read_text(path: Path, max_bytes: int, hint: str = "") -> str:

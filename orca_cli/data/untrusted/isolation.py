@@ -40,9 +40,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
-_START = (
-    "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
-)
+_START = "import sys; sys.path[:] = {path!r}; from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 _CUT = 2000  # characters of a message
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -83,7 +81,12 @@ def limits(size: int) -> tuple[int, float, int]:
 
 
 def isolated(
-    function: Callable[..., Any], where: str, seconds: int, wait_s: float, memory: int = 0, **arguments: Any
+    function: Callable[..., Any],
+    where: str,
+    seconds: int,
+    wait_s: float,
+    memory: int = 0,
+    **arguments: Any,
 ) -> Any:
     """Return what a function returns, called in a process of its own; StoppedError where there is no value, or as `read`.
 
@@ -116,16 +119,28 @@ class _Process(io.RawIOBase):
         kept = {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
         variables = _ENVIRONMENT | kept if memory else os.environ | dict.fromkeys(_THREADS, "1")
         # The program's own folder first; the rest as this process finds its packages, and nothing of the current folder.
-        path = [str(Path(__file__).parents[3]), *(entry for entry in sys.path if os.path.isabs(entry))]
+        path = [
+            str(Path(__file__).parents[3]),
+            *(entry for entry in sys.path if os.path.isabs(entry)),
+        ]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=variables)
-        self._to, self._from = (end.fileno() for end in (self._process.stdin, self._process.stdout) if end)
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=variables
+        )
+        self._to, self._from = (
+            end.fileno() for end in (self._process.stdin, self._process.stdout) if end
+        )
         os.set_blocking(self._to, False)  # a process that reads nothing ends at its limit too
         self._answers = io.BufferedReader(self)
 
     def call(
-        self, function: Callable[..., Any], arguments: dict[str, Any], where: str, seconds: int, wait_s: float
+        self,
+        function: Callable[..., Any],
+        arguments: dict[str, Any],
+        where: str,
+        seconds: int,
+        wait_s: float,
     ) -> Any:
         """Return what a function returns; after other errors than ours the process has ended."""
         self._seconds, self._wait_s, self._end = seconds, wait_s, time.monotonic() + wait_s
@@ -138,7 +153,9 @@ class _Process(io.RawIOBase):
             raise self._ended() from broken
         except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
-            raise StoppedError(f"failed: its process returned a malformed response: {malformed}") from malformed
+            raise StoppedError(
+                f"failed: its process returned a malformed response: {malformed}"
+            ) from malformed
         except BaseException:
             self.end()  # it may still be at work
             raise
@@ -195,7 +212,11 @@ class _Process(io.RawIOBase):
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
-        name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        name = (
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
         return StoppedError(f"failed: its process {name}")
 
 
@@ -244,9 +265,17 @@ def serve(memory: int) -> None:
             os.chdir(folder)
             answer = "value", getattr(importlib.import_module(module), name)(**arguments)
         except OrcaError as error:
-            answer = "error", [type(error).__name__, *(text[:_CUT] for text in (error.what, error.where, error.hint))]
+            answer = (
+                "error",
+                [
+                    type(error).__name__,
+                    *(text[:_CUT] for text in (error.what, error.where, error.hint)),
+                ],
+            )
         except MemoryError:
-            limit = f"its limit of {memory / 2**30:.1f} GiB of memory" if memory else "the free memory"
+            limit = (
+                f"its limit of {memory / 2**30:.1f} GiB of memory" if memory else "the free memory"
+            )
             answer = "failed", f"needs more than {limit}"
         except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
             answer = "failed", f"failed: {type(error).__name__}: {error}"[:_CUT]
@@ -263,7 +292,9 @@ def _limit(what: int, value: int) -> None:
 
 
 def _confine(memory: int) -> None:
-    if sys.platform == "linux":  # a network of its own without any device; this process is still single-threaded
+    if (
+        sys.platform == "linux"
+    ):  # a network of its own without any device; this process is still single-threaded
         import ctypes
 
         libc = ctypes.CDLL(None)

@@ -16,7 +16,11 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "a MATLAB 5 file is needed: save it with -v7"
 _MAX_BYTES = 8 * 2**30
-_SIZES = {"single": 4, "logical": 1, **{f"{sign}int{bits}": bits // 8 for sign in ("u", "") for bits in (8, 16, 32)}}
+_SIZES = {
+    "single": 4,
+    "logical": 1,
+    **{f"{sign}int{bits}": bits // 8 for sign in ("u", "") for bits in (8, 16, 32)},
+}
 
 
 def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
@@ -35,7 +39,9 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     where = str(path)
     first_bytes(path, where, _ALLOWED)
     settings = {"path": where, "names": list(names), "max_bytes": max_bytes}
-    variables: dict[str, np.ndarray] = isolation.read(read_here, where, path.stat().st_size, **settings)
+    variables: dict[str, np.ndarray] = isolation.read(
+        read_here, where, path.stat().st_size, **settings
+    )
     return variables
 
 
@@ -45,19 +51,29 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
 
     with open(path, "rb") as file:
         if file.read(128)[124:] not in (b"\x00\x01IM", b"\x01\x00MI"):
-            raise DataError("not a MATLAB file, or one of another version", where=path, hint=_ALLOWED)
+            raise DataError(
+                "not a MATLAB file, or one of another version", where=path, hint=_ALLOWED
+            )
     with damage(path, "MATLAB file"):
         held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         size, total = Path(path).stat().st_size, 0
         for name, shape, kind in held:
             if name in names:
                 total += math.prod(shape) * _SIZES.get(kind, 8)
-                if min(shape, default=0) < 0 or math.prod(shape) > size * MAX_DEFLATE or total > max_bytes:
+                if (
+                    min(shape, default=0) < 0
+                    or math.prod(shape) > size * MAX_DEFLATE
+                    or total > max_bytes
+                ):
                     what = f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
-                    raise UnsafeError(what, where=path, hint="get the file from a source that you trust")
+                    raise UnsafeError(
+                        what, where=path, hint="get the file from a source that you trust"
+                    )
                 check_memory(total, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)  # the conversion would drop imaginary parts
+            warnings.simplefilter(
+                "error", np.exceptions.ComplexWarning
+            )  # the conversion would drop imaginary parts
             values = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
             if name not in values:
@@ -70,7 +86,9 @@ def _plain(value: Any, name: str, where: str) -> np.ndarray:
     """Return an array in this machine's byte order; refuse structs, objects, functions, sparse matrices, also in cells."""
     if type(value) is not np.ndarray or value.dtype.kind not in "biufUO":
         what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(value, np.ndarray) else type(value).__name__}"
-        raise DataError(what, where=where, hint="save it as an array of numbers or text, or as a cell array")
+        raise DataError(
+            what, where=where, hint="save it as an array of numbers or text, or as a cell array"
+        )
     for index in np.ndindex(value.shape if value.dtype.kind == "O" else 0):
         value[index] = _plain(value[index], f"{name}{{...}}", where)
     return checked_characters(value.astype(value.dtype.newbyteorder("="), copy=False), where)

@@ -32,7 +32,9 @@ def unpickle(path: Path, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     """
     where = str(path)
     first_bytes(path, where, "a pickle is needed")
-    return isolation.read(read_here, where, path.stat().st_size, path=where, max_bytes=max_bytes, gzipped=gzipped)
+    return isolation.read(
+        read_here, where, path.stat().st_size, path=where, max_bytes=max_bytes, gzipped=gzipped
+    )
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
@@ -48,7 +50,9 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     with gzip.open(path) if gzipped else open(path, "rb", buffering=2**16) as file:
         stream: Any = file
         if gzipped:
-            return pickle_machine.read(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+            return pickle_machine.read(
+                stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True
+            )
         if not stream.peek(len(NPY)).startswith(NPY):
             return pickle_machine.read(stream, path, size)
         header = read_header(stream, size, path, objects=True)
@@ -57,7 +61,9 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
         stream.seek(header.offset)
         value = pickle_machine.read(stream, path, size - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
-        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
+        raise DataError(
+            f"does not hold the objects {header.shape} that its header declares", where=path
+        )
     return value[()] if value.shape == () else value
 
 

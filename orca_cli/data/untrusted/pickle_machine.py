@@ -57,7 +57,11 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     except (UnsafeError, DataError) as error:
         raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
     except _DAMAGE as error:
-        what = "is cut off" if isinstance(error, EOFError) else f"is a damaged pickle ({type(error).__name__})"
+        what = (
+            "is cut off"
+            if isinstance(error, EOFError)
+            else f"is a damaged pickle ({type(error).__name__})"
+        )
         raise DataError(what, where=where, hint="get the file again") from error
     return value
 
@@ -99,7 +103,11 @@ class _Machine:
 
     def _take(self, size: int) -> None:
         if size > self._left:
-            raise _refused(f"unpacks to more than {self._limit} bytes") if self._compressed else EOFError
+            raise (
+                _refused(f"unpacks to more than {self._limit} bytes")
+                if self._compressed
+                else EOFError
+            )
         if size > _LARGE:
             check_memory(size, self._where, hint="use a machine with more memory")
         self._left -= size
@@ -170,7 +178,9 @@ class _Machine:
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
             if len(parts) > _MAX_KEY_PARTS or not all(map(_is_plain_key, parts)):
-                raise _refused("has a dict with a key that is no short text and no number below 64 bits")
+                raise _refused(
+                    "has a dict with a key that is no short text and no number below 64 bits"
+                )
             target[key] = value
 
     def make_dict(self) -> None:
@@ -185,8 +195,14 @@ class _Machine:
 
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in _NAMES:
-            requested = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
-            raise _refused(f"asks for {''.join(letter if letter.isprintable() else '?' for letter in requested[:200])}")
+            requested = (
+                f"{module}.{name}"
+                if type(module) is type(name) is str
+                else "something without name"
+            )
+            raise _refused(
+                f"asks for {''.join(letter if letter.isprintable() else '?' for letter in requested[:200])}"
+            )
         self.push(_NAMES[module, name])
 
     def reduce(self) -> None:
@@ -201,7 +217,13 @@ class _Machine:
 
     def _count_made(self, value: Any) -> None:
         """Refuse files that make the same content again and again."""
-        self._made += value.nbytes if isinstance(value, (np.ndarray, np.generic)) else len(value) if value else 0
+        self._made += (
+            value.nbytes
+            if isinstance(value, (np.ndarray, np.generic))
+            else len(value)
+            if value
+            else 0
+        )
         if self._made > max(_MAX_MADE, _MAX_COPIES * (self._limit - self._left)):
             raise _refused("makes more than its size can hold")
 
@@ -224,7 +246,9 @@ def _is_plain_key(part: Any) -> bool:
     return isinstance(part, _PLAIN) and not is_long
 
 
-def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
+def _check_result(
+    value: Any, finished: dict[int, tuple[int, int]], above: set[int]
+) -> tuple[int, int]:
     """Refuse values that nobody could traverse: those that contain themselves, or are huge since they share their parts.
 
     Returns the size and depth of this value. `finished` has those of other values by id; `above` has the ids of the values
@@ -262,7 +286,9 @@ def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[i
 
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
     if type(code) is not str or not _DTYPE.fullmatch(code):
-        raise _refused(f"asks for the dtype {ascii(code)[:60]}; numbers, strings and objects are allowed")
+        raise _refused(
+            f"asks for the dtype {ascii(code)[:60]}; numbers, strings and objects are allowed"
+        )
     dtype = np.dtype(code, False, True)  # a copy, since its order of bytes is set later
     if dtype.itemsize == 0:
         raise _refused("asks for a dtype of no bytes")
@@ -287,7 +313,11 @@ def _set_dtype(dtype: np.dtype, state: Any) -> None:
 
 def _elements(shape: Any, dtype: Any) -> int:
     """Return the number of elements of an array."""
-    is_shape = type(shape) is tuple and len(shape) <= _MAX_AXES and all(type(n) is int and n >= 0 for n in shape)
+    is_shape = (
+        type(shape) is tuple
+        and len(shape) <= _MAX_AXES
+        and all(type(n) is int and n >= 0 for n in shape)
+    )
     if not (is_shape and isinstance(dtype, np.dtype)):
         raise _refused("has an array without shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
@@ -357,13 +387,18 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"{core}.multiarray", "scalar"): _scalar for core in ("numpy.core", "numpy._core")},
     **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in ("numpy.core", "numpy._core")},
 }
-_MAKES_CONTAINER = frozenset(("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
+_MAKES_CONTAINER = frozenset(
+    ("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+)
 # Instructions whose argument is a value.
 _VALUES = (
     "INT LONG FLOAT BININT BININT1 BININT2 BINFLOAT LONG1 LONG4 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
     "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
-_READERS: dict[str, Callable[[_Machine], Any]] = {"STRING": _Machine.quoted, "BYTEARRAY8": _Machine.content}
+_READERS: dict[str, Callable[[_Machine], Any]] = {
+    "STRING": _Machine.quoted,
+    "BYTEARRAY8": _Machine.content,
+}
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES.split(), _Machine.push),
     "PROTO": lambda m, _: None,

@@ -31,7 +31,11 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
     DataError where they have another form; other errors as those of `values`.
     """
     (total,) = values(place, ["num_examples"], reader=objects_here)
-    refuse(type(total) is not int or total < 0, f"'num_examples' is {str(total)[:20]}, not a count", place)
+    refuse(
+        type(total) is not int or total < 0,
+        f"'num_examples' is {str(total)[:20]}, not a count",
+        place,
+    )
     for number, record in enumerate(values(place, map(str, range(total)), reader=objects_here)):
         where = f"{place}[{number}]"
         refuse(not isinstance(record, dict), f"has no protein {number} of {total}", where)
@@ -55,12 +59,16 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
         held = Path(path).stat().st_size
         if needed > held:
-            raise DataError(f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again")
+            raise DataError(
+                f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again"
+            )
         contents: list[bytes | None] = []
         for key in keys:
             value = transaction.get(key.encode())
             if value is not None and len(value) > max_value:
-                raise UnsafeError(f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path)
+                raise UnsafeError(
+                    f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path
+                )
             contents.append(None if value is None else bytes(value))
         return contents
 
@@ -69,13 +77,18 @@ def objects_here(path: str, keys: list[str], max_value: int) -> list[Any]:
     """Return the objects of the pickles that `values_here` returns, None without such a key; raises as `unpickle` too."""
     pairs = zip(keys, values_here(path, keys, max_value), strict=True)
     return [
-        None if value is None else pickle_machine.read(io.BytesIO(value), f"{path}[{key}]", len(value))
+        None
+        if value is None
+        else pickle_machine.read(io.BytesIO(value), f"{path}[{key}]", len(value))
         for key, value in pairs
     ]
 
 
 def values(
-    path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE, reader: Callable[..., list[Any]] = values_here
+    path: Path,
+    keys: Iterable[str],
+    max_value: int = _MAX_VALUE,
+    reader: Callable[..., list[Any]] = values_here,
 ) -> Iterator[Any]:
     """Yield the value of each key in the main database, as bytes or as what `reader` makes of it; None without such a key.
 

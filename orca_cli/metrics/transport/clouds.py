@@ -23,7 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Distance, Features
 
-Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
+Solved = tuple[
+    Tensor, Tensor, dict[str, float]
+]  # value, gradient in the target's features [m, d], diagnostics
 Cost = Callable[[Tensor, Tensor], Tensor]
 
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
@@ -35,7 +37,9 @@ def check_finite(what: str, *tensors: Tensor) -> None:
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
     extremes = [extreme for tensor in tensors for extreme in torch.aminmax(tensor.detach())]
     if not bool(torch.isfinite(torch.stack(extremes)).all()):
-        raise NonFiniteError(f"{what}: NaN or infinite", where="metric", hint="lower the learning rate")
+        raise NonFiniteError(
+            f"{what}: NaN or infinite", where="metric", hint="lower the learning rate"
+        )
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
@@ -55,7 +59,11 @@ def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
     The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
     """
     cost = x @ z.mT
-    return torch.sub(_half_squares(x)[..., :, None], cost, out=cost).add_(_half_squares(z)[..., None, :]).clamp_(min=0)
+    return (
+        torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
+        .add_(_half_squares(z)[..., None, :])
+        .clamp_(min=0)
+    )
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -67,7 +75,9 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
     clouds = centred(x, *others)
-    largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())  # bounds half squared distances
+    largest = 2 * (
+        _half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max()
+    )  # bounds half squared distances
     # The plan is exp((f + g - c) / reg).
     if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
         return clouds
@@ -85,14 +95,18 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]
     return plan.new_zeros(shape).index_add_(1, columns, by_row)
 
 
-def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
+def closed_form(
+    solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved],
+) -> Callable[..., Distance]:
     """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
     NonFiniteError where target or results are not finite; results are cast to the dtype and device of the target's features.
     """
 
     @functools.wraps(solve)
-    def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+    def distance(
+        self: Any, source: Features, prepared: dict[str, Tensor], target: Features
+    ) -> Distance:
         check_finite("target features", target.x)
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
@@ -146,11 +160,15 @@ class PairGroup(NamedTuple):
     b: Tensor  # [B, q]
 
 
-def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) -> Iterator[PairGroup]:
+def padded(
+    pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex
+) -> Iterator[PairGroup]:
     """Yield the pairs, sorted by size, in groups that padding does not blow up."""
     groups: list[list[tuple[int, int]]] = []
     p = q = true = 0
-    for i, j in sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)):
+    for i, j in sorted(
+        pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)
+    ):
         height, width = left.counts[i], right.counts[j]
         rows, columns, entries = max(p, height), max(q, width), true + height * width
         limit = min(_GROUP_PADDING * entries, _GROUP_ELEMENTS)
@@ -163,7 +181,9 @@ def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) ->
     for group in groups:
         a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
         p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
-        yield PairGroup(a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q])
+        yield PairGroup(
+            a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q]
+        )
 
 
 def from_points(x: Tensor) -> Cost:

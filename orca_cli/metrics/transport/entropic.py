@@ -37,7 +37,11 @@ _SCALING = 0.25  # factor between two levels of reg
 _SINKHORN_LEVEL = 1e-3, 200
 _NEWTON_LEVEL = 0.05, 3
 _RELAXATION = 1.8
-_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 0.1, 1e-4, 10.0  # eigenvalues of the scaled Laplacian are in 0..1
+_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = (
+    0.1,
+    1e-4,
+    10.0,
+)  # eigenvalues of the scaled Laplacian are in 0..1
 _DAMPING_DOWN, _DAMPING_UP = 0.2, 10.0
 _STRIDE = 4  # Newton's coarse problem takes every fourth row,
 _MANY_ROWS = 8  # where there are more rows per column than this
@@ -64,10 +68,14 @@ class Transport:
 
     tolerance: float = 1e-2  # L1 error of a plan's column sums at which a problem counts as solved
     max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
-    newton_points: int = 512  # onto more points than these transport is solved by Sinkhorn's algorithm
+    newton_points: int = (
+        512  # onto more points than these transport is solved by Sinkhorn's algorithm
+    )
     newton_steps: int = 15  # at the final reg
 
-    def solve(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None) -> Solution:
+    def solve(
+        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
+    ) -> Solution:
         """Solve B problems by whichever method suits them; `start` has potentials g, [1, q], of a similar problem."""
         if cost.shape[2] > self.newton_points:
             return self.by_sinkhorn(cost, a, b, reg)
@@ -93,24 +101,39 @@ class Transport:
         iterations = 0
         level_error, level_iterations = max(self.tolerance, _SINKHORN_LEVEL[0]), _SINKHORN_LEVEL[1]
         for level in _annealing(float(cost.amax()), reg):
-            goal, limit = (self.tolerance, self.max_iterations) if level == reg else (level_error, level_iterations)
+            goal, limit = (
+                (self.tolerance, self.max_iterations)
+                if level == reg
+                else (level_error, level_iterations)
+            )
             before = torch.full_like(b[:, 0], torch.inf)
             unsolved = [True] * len(b)
             for step in range(limit + 1):
-                _sweep(cost, torch.where(b > 0, log_b + g / level, -torch.inf), a, level, unsolved, (sums, columns))
+                _sweep(
+                    cost,
+                    torch.where(b > 0, log_b + g / level, -torch.inf),
+                    a,
+                    level,
+                    unsolved,
+                    (sums, columns),
+                )
                 error = (columns - b).abs().sum(1)
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
                     break
                 # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
-                reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(error <= goal, 0.0)
+                reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(
+                    error <= goal, 0.0
+                )
                 g = g + (level * reach)[:, None] * torch.where(b > 0, log_b - columns.log(), 0.0)
                 before = error
             iterations += step
         f = sums.mul_(-reg)
         return Solution(f, g, (a * f).sum(1) + (b * g).sum(1), error, iterations)
 
-    def by_newton(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None) -> Solution:
+    def by_newton(
+        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
+    ) -> Solution:
         """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
 
         With `start`, the potentials g of a similar problem, annealing starts at the level before reg.
@@ -123,8 +146,12 @@ class Transport:
             if cost.shape[1] > _MANY_ROWS * cost.shape[2] and first > before / _SCALING:
                 some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
                 levels, first = _annealing(first, before / _SCALING), before
-                start = _descend(cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL).g
-        return _descend(cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps)
+                start = _descend(
+                    cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL
+                ).g
+        return _descend(
+            cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps
+        )
 
     def symmetric(self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float) -> Solution:
         """Solve B problems of clouds against themselves, with one potential f = g for both sides.
@@ -149,7 +176,11 @@ class Transport:
         """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         iterations = float(max(solution.iterations for solution in solutions))
-        return {"iterations": iterations, "marginal_error": error, "converged": float(error <= self.tolerance)}
+        return {
+            "iterations": iterations,
+            "marginal_error": error,
+            "converged": float(error <= self.tolerance),
+        }
 
 
 def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
@@ -203,7 +234,12 @@ def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sweep(
-    cost: Tensor, h: Tensor, a: Tensor, reg: float, unsolved: list[bool], results: tuple[Tensor, Tensor]
+    cost: Tensor,
+    h: Tensor,
+    a: Tensor,
+    reg: float,
+    unsolved: list[bool],
+    results: tuple[Tensor, Tensor],
 ) -> None:
     """Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact row sums, to `results`.
 
@@ -216,7 +252,9 @@ def _sweep(
             continue
         block = cost[problems, rows]
         memory = memory if len(memory) else cost.new_empty(block.numel())
-        e = torch.sub(h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape))
+        e = torch.sub(
+            h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape)
+        )
         e, row, top = _row_exp(e)
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
         columns[problems] = part if rows.start == 0 else columns[problems] + part
@@ -248,13 +286,21 @@ class _State(NamedTuple):
 
 
 def _descend(
-    cost: Tensor, a: Tensor, b: Tensor, g: Tensor, levels: list[float], tolerance: float, max_steps: int
+    cost: Tensor,
+    a: Tensor,
+    b: Tensor,
+    g: Tensor,
+    levels: list[float],
+    tolerance: float,
+    max_steps: int,
 ) -> Solution:
     """Solve at every level in turn by Newton's method, each from the potentials of the one before."""
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
         cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
-    memory = [torch.empty_like(cost) for _ in range(3)]  # new memory at every step would cost as much as the arithmetic
+    memory = [
+        torch.empty_like(cost) for _ in range(3)
+    ]  # new memory at every step would cost as much as the arithmetic
     iterations = 0
     for level in levels:
         goal, limit = max(_NEWTON_LEVEL[0], tolerance), _NEWTON_LEVEL[1]
@@ -267,7 +313,9 @@ def _descend(
     return Solution(f, g, value, state.error, iterations)
 
 
-def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int) -> tuple[_State, int]:
+def _climb(
+    problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int
+) -> tuple[_State, int]:
     """Take damped Newton steps at one reg; a step that neither raises the dual nor lowers the error is not taken."""
     current, spare, scratch = memory
     state = _evaluate(problem, h, current)
@@ -285,8 +333,12 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
             state.put(few, rest)
             step += more
             break
-        candidate = _evaluate(problem, state.h + _direction(problem, state, damping, scratch), spare)
-        better = (candidate.dual > state.dual + noise * state.dual.abs()) | (candidate.error < state.error)
+        candidate = _evaluate(
+            problem, state.h + _direction(problem, state, damping, scratch), spare
+        )
+        better = (candidate.dual > state.dual + noise * state.dual.abs()) | (
+            candidate.error < state.error
+        )
         damping = torch.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
         # One transfer per step tells the host what to do next: on a GPU that costs little compared with the step.
@@ -303,12 +355,16 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
 
 def _places(flags: list[bool], device: torch.device) -> Tensor:
     """Return where the flags are True, [p] int64; the host knows them and does not wait for a GPU."""
-    return torch.tensor([place for place, flag in enumerate(flags) if flag]).to(device, non_blocking=True)
+    return torch.tensor([place for place, flag in enumerate(flags) if flag]).to(
+        device, non_blocking=True
+    )
 
 
 def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
     a, b = problem.a, problem.b
-    e, row, top = _row_exp(torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory))
+    e, row, top = _row_exp(
+        torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory)
+    )
     col = torch.bmm((a / row)[:, None, :], e)[:, 0]
     dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
     return _State(h, e, row, top, col, dual, (col - b).abs().sum(1))
@@ -322,7 +378,9 @@ def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor
     scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)
     matrix = torch.bmm(scaled.mT, scaled)
     # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and no step changes.
-    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_().add_(root[:, :, None] * root[:, None, :])
+    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_().add_(
+        root[:, :, None] * root[:, None, :]
+    )
     matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
     # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.
     return inverse * torch.linalg.solve_ex(matrix, (problem.b - state.col) * inverse)[0]

@@ -18,13 +18,17 @@ from orca_cli.metrics.transport import clouds, entropic
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.entropic import Solution, Transport, pieces
 
-_HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
+_HELD_ELEMENTS = (
+    2**26
+)  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
 _CHUNK = 1024  # rows of the source's own cost matrix that are computed at once
 
 Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
 Plan = Callable[[slice], Tensor]
-Outer = tuple[Solution, Plan, Tensor]  # of a problem, and what its plan carries between classes, [k, l]
+Outer = tuple[
+    Solution, Plan, Tensor
+]  # of a problem, and what its plan carries between classes, [k, l]
 
 
 def solve_outer(
@@ -59,25 +63,37 @@ def solve_outer(
     return solution, plan, mass
 
 
-def source_term(transport: Transport, x: Tensor, labels: Tensor, label_source: Tensor, reg: float) -> Tensor:
+def source_term(
+    transport: Transport, x: Tensor, labels: Tensor, label_source: Tensor, reg: float
+) -> Tensor:
     """Return OT_reg(source, source), of points x [n, d] and W between their classes [k, k]; costs are made in chunks."""
     n = len(x)
     a = x.new_full((1, n), 1 / n)
     chunks = list(torch.arange(n, device=x.device).split(_CHUNK))
 
     def compute(rows: Tensor) -> Tensor:
-        return half_squared_distances(x[rows], x).add_(label_source[labels[rows]][:, labels], alpha=0.5)
+        return half_squared_distances(x[rows], x).add_(
+            label_source[labels[rows]][:, labels], alpha=0.5
+        )
 
     held = list(map(compute, chunks)) if n**2 <= _HELD_ELEMENTS else []
 
     def softmin(f: Tensor) -> Tensor:
-        return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in held or map(compute, chunks)], 1)
+        return torch.cat(
+            [entropic.softmin(cost[None], f, a, reg) for cost in held or map(compute, chunks)], 1
+        )
 
     return transport.symmetric(softmin, a, reg).value[0]
 
 
 def class_plans(
-    cost: Tensor, left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, reg: float, mass: Tensor
+    cost: Tensor,
+    left: Tensor,
+    right: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    reg: float,
+    mass: Tensor,
 ) -> Plan:
     """Return the plans of all pairs of classes side by side, each times mass[a, b]; points of a class have equal weights.
 
@@ -88,7 +104,9 @@ def class_plans(
     # A class without points has no row or column to which this is added.
     scale = (mass / sizes.clamp(min=1)).log()
     left, right = left / reg, right / reg + scale[:, columns]
-    return lambda some: entropic.exp_((left[some][:, columns] + right[rows[some]]).sub_(cost[some], alpha=1 / reg))
+    return lambda some: entropic.exp_(
+        (left[some][:, columns] + right[rows[some]]).sub_(cost[some], alpha=1 / reg)
+    )
 
 
 def slope(plans: Sequence[Plan], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None = None,
+    max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"]
+    | None = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
 ) -> Body:
     """Load a checkpoint from a hub id or a local folder by the code for its family, which may lack a setting (ConfigError)."""
@@ -34,5 +35,7 @@ def load(
 def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
     names = sorted(module.name for module in pkgutil.iter_modules(bodies.__path__))
-    modules = [importlib.import_module(f"{bodies.__name__}.{name}") for name in names if name != "auto"]
+    modules = [
+        importlib.import_module(f"{bodies.__name__}.{name}") for name in names if name != "auto"
+    ]
     return {family: module for module in modules for family in getattr(module, "CLASSES", ())}

@@ -71,7 +71,9 @@ class Body(nn.Module, ABC):
     linears: ClassVar[Mapping[Role, str]] = _LINEARS
     layer_list: ClassVar[str] = ""
 
-    def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
+    def __init__(
+        self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int
+    ) -> None:
         super().__init__()
         for name, module in self.trained(model).items():
             self.add_module(name, module)
@@ -117,11 +119,17 @@ class Body(nn.Module, ABC):
         if role not in self.linears:
             return []
         ending = re.compile(f"({self.linears[role]})$")
-        return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
+        return [
+            name
+            for name, part in self.named_modules()
+            if isinstance(part, nn.Linear) and ending.search(name)
+        ]
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
-        fresh = self._model_type(copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type))
+        fresh = self._model_type(
+            copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type)
+        )
         for name, module in self.trained(fresh).items():
             self.get_submodule(name).load_state_dict(module.state_dict())
 
@@ -130,7 +138,9 @@ class Body(nn.Module, ABC):
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
         and_mask = causal_mask_function if causal else None
-        return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
+        return create_bidirectional_mask(
+            self.config, x, mask.to(torch.int64), and_mask_function=and_mask
+        )
 
 
 class TextBody(Body):
@@ -144,12 +154,20 @@ class TextBody(Body):
 
     modality = "text"
 
-    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED) -> None:
+    def __init__(
+        self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED
+    ) -> None:
         config = model.config
         # T5's positions have no bound: what counts is the length in pretraining.
-        longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+        longest = (
+            getattr(config, "max_position_embeddings", None)
+            or getattr(config, "n_positions", None)
+            or 512
+        )
         words = getattr(model, "embeddings", None) or model.get_input_embeddings()
-        super().__init__(model, folder, words, max_tokens=min(max_tokens, longest), width=config.hidden_size)
+        super().__init__(
+            model, folder, words, max_tokens=min(max_tokens, longest), width=config.hidden_size
+        )
         self.max_source_tokens = max_source_tokens
 
     @abstractmethod
@@ -183,10 +201,16 @@ class TextBody(Body):
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
         weights = next(self.embeddings.parameters())
-        if weights.is_meta:  # the values come later, from a model that has such a token; only the shape counts
+        if (
+            weights.is_meta
+        ):  # the values come later, from a model that has such a token; only the shape counts
             return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
-        return None if number is None else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
+        return (
+            None
+            if number is None
+            else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
+        )
 
     @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
@@ -205,15 +229,24 @@ class TextBody(Body):
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=False, local_files_only=True
+            )
             # Without these files transformers makes a tokenizer that knows no word.
             names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
             if not any((self.folder / name).is_file() for name in names):
                 raise FileNotFoundError("tokenizer.json")
         except Exception as error:
-            what, where = "the checkpoint has no usable tokenizer", f"{checkpoints.KEY}={self.folder}"
-            raise DataError(what, where=where, hint="save the tokenizer into the same folder") from error
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
+            what, where = (
+                "the checkpoint has no usable tokenizer",
+                f"{checkpoints.KEY}={self.folder}",
+            )
+            raise DataError(
+                what, where=where, hint="save the tokenizer into the same folder"
+            ) from error
+        tokenizer.pad_token = (
+            tokenizer.pad_token or tokenizer.eos_token
+        )  # any will do: padding is masked
         return tokenizer
 
 
@@ -238,7 +271,9 @@ class ImageBody(Body):
         self.patch: int = sides[0]
         self.patch_grid = (self.canvas[0] // sides[0], self.canvas[1] // sides[1])
 
-    def canvas_for(self, input_shape: tuple[int, ...], max_tokens: int | None) -> tuple[tuple[int, int], int]:
+    def canvas_for(
+        self, input_shape: tuple[int, ...], max_tokens: int | None
+    ) -> tuple[tuple[int, int], int]:
         """Return the canvas that holds the patches which an input (C, *E) is worth at `resolution=input`, and their number.
 
         Args:
@@ -246,29 +281,43 @@ class ImageBody(Body):
             max_tokens: upper bound that is set; None for the body's own choice.
         """
         most, least = self.patch_grid, self.least_grid
-        rows, columns = input_grid(input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens)
+        rows, columns = input_grid(
+            input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens
+        )
         return (rows * self.patch, columns * self.patch), rows * columns
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        canvas = self.canvas if self.source_resolution == "body" else self.canvas_for(tuple(images.shape[1:]), None)[0]
+        canvas = (
+            self.canvas
+            if self.source_resolution == "body"
+            else self.canvas_for(tuple(images.shape[1:]), None)[0]
+        )
         self.embeddings.to(self.device).eval()
         start = self.embedder_init()
-        mean, std = (torch.tensor(one, device=self.device).view(3, 1, 1) for one in (start.pixel_mean, start.pixel_std))
+        mean, std = (
+            torch.tensor(one, device=self.device).view(3, 1, 1)
+            for one in (start.pixel_mean, start.pixel_std)
+        )
         pixels = (resize(images, canvas) - mean) / std
         maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
         x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
         x = x if start.norm is None else start.norm(x)
         if start.positions is not None:
-            x = x + resize_positions(start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid)
+            x = x + resize_positions(
+                start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid
+            )
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), grid)
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter, statistics of pixels and, where the model has them, norm and positions."""
         mean, std = self._pixel_statistics()
-        patch, positions = self.embeddings.patch_embeddings.projection, self.embeddings.position_embeddings
+        patch, positions = (
+            self.embeddings.patch_embeddings.projection,
+            self.embeddings.position_embeddings,
+        )
         return EmbedderInit(
             norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
             positions=None if positions is None else positions.detach()[0].clone(),
@@ -286,7 +335,10 @@ class ImageBody(Body):
         mean, deviation = settings.get("image_mean"), settings.get("image_std")
         if mean is None or deviation is None:
             return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        if not (fits(mean, tuple[float, float, float]) and fits(deviation, tuple[Positive, Positive, Positive])):
+        if not (
+            fits(mean, tuple[float, float, float])
+            and fits(deviation, tuple[Positive, Positive, Positive])
+        ):
             what = "image_mean and image_std are not three numbers each, the latter positive"
             raise DataError(what, where=str(file))
         return tuple(mean), tuple(deviation)

@@ -24,7 +24,9 @@ check_settings = checkpoints.check_name  # before anything is read
 def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(1)] = 32,
-    max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
+    max_tokens: Annotated[
+        Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
+    ] = 512,
 ) -> EncoderBody:
     """Load a decoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     loaded = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
@@ -50,10 +52,14 @@ class DecoderBody(EncoderBody):
                 if isinstance(child, Conv1D):
                     with torch.device("meta"):
                         linear = nn.Linear(*child.weight.shape)
-                    linear.load_state_dict({"weight": child.weight.T.contiguous(), "bias": child.bias}, assign=True)
+                    linear.load_state_dict(
+                        {"weight": child.weight.T.contiguous(), "bias": child.bias}, assign=True
+                    )
                     setattr(parent, name, linear.requires_grad_(True))
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
-        return self.model(inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False).last_hidden_state
+        return self.model(
+            inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False
+        ).last_hidden_state

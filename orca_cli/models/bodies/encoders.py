@@ -13,7 +13,12 @@ from orca_cli.interfaces import EmbedderInit
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import TextBody
 
-CLASSES = {"modernbert": "ModernBertModel", "deberta-v2": "DebertaV2Model", "t5": "T5EncoderModel", "esm": "EsmModel"}
+CLASSES = {
+    "modernbert": "ModernBertModel",
+    "deberta-v2": "DebertaV2Model",
+    "t5": "T5EncoderModel",
+    "esm": "EsmModel",
+}
 
 check_settings = checkpoints.check_name  # before anything is read
 
@@ -21,16 +26,24 @@ check_settings = checkpoints.check_name  # before anything is read
 def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3)] = 32,
-    max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
+    max_tokens: Annotated[
+        Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
+    ] = 512,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     family = checkpoints.family(checkpoint, tuple(CLASSES))
-    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[family]
+    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[
+        family
+    ]
     attention = {} if body is DebertaBody else {"attn_implementation": "sdpa"}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
-    if body is EsmBody and (model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before):
+    if body is EsmBody and (
+        model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before
+    ):
         what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
-        raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
+        raise ConfigError(
+            what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D"
+        )
     return body(model, folder, max_source_tokens, max_tokens)
 
 
@@ -43,7 +56,9 @@ class EncoderBody(TextBody):
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
         attention = self.attention_mask(x, mask, causal=causal)
-        return self.get_submodule(self.part)(inputs_embeds=x, attention_mask=attention).last_hidden_state
+        return self.get_submodule(self.part)(
+            inputs_embeds=x, attention_mask=attention
+        ).last_hidden_state
 
 
 class ModernBertBody(EncoderBody):
@@ -59,12 +74,20 @@ class ModernBertBody(EncoderBody):
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs; some layers see a window only."""
-        from transformers.masking_utils import causal_mask_function, create_bidirectional_sliding_window_mask
+        from transformers.masking_utils import (
+            causal_mask_function,
+            create_bidirectional_sliding_window_mask,
+        )
 
         and_mask = causal_mask_function if causal else None
         numbers = mask.to(torch.int64)
-        window = create_bidirectional_sliding_window_mask(self.config, x, numbers, and_mask_function=and_mask)
-        masks = {"full_attention": self.attention_mask(x, mask, causal=causal), "sliding_attention": window}
+        window = create_bidirectional_sliding_window_mask(
+            self.config, x, numbers, and_mask_function=and_mask
+        )
+        masks = {
+            "full_attention": self.attention_mask(x, mask, causal=causal),
+            "sliding_attention": window,
+        }
         return self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:

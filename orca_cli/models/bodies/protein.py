@@ -16,7 +16,9 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 64) -> BertBody:
     """Load a protein encoder from the package `antiberty`, a hub id or a local folder; raises what `load_model` does."""
-    model, folder = checkpoints.load_model({"bert": "BertModel"}, checkpoint, attn_implementation="sdpa")
+    model, folder = checkpoints.load_model(
+        {"bert": "BertModel"}, checkpoint, attn_implementation="sdpa"
+    )
     return ProteinBody(model, folder, max_source_tokens)
 
 
@@ -34,7 +36,9 @@ class ProteinBody(BertBody):
     def _tokenizer(self) -> Any:
         # The package antiberty keeps its letters beside the folder of the weights, without any other file of a tokenizer.
         letters = self.folder.parent / "vocab.txt"
-        if not letters.is_file() or any((self.folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        if not letters.is_file() or any(
+            (self.folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")
+        ):
             return super()._tokenizer
         from transformers import BertTokenizer
 

@@ -37,7 +37,9 @@ class SwinBody(ImageBody):
         super().__init__(model, folder, max_tokens=tokens, width=model.config.embed_dim)
         self.feature_width = model.num_features
         self.downsampling = 2 ** (len(model.config.depths) - 1)
-        self.least_grid = self.config.window_size * self.downsampling  # of which every layer's windows are whole
+        self.least_grid = (
+            self.config.window_size * self.downsampling
+        )  # of which every layer's windows are whole
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
@@ -49,7 +51,9 @@ class SwinBody(ImageBody):
         x = tokens.x * tokens.mask.unsqueeze(-1)
         rows, columns = tokens.grid
         mask = tokens.mask.reshape(-1, 1, rows, columns).to(x.dtype)
-        for _ in range(len(self.config.depths) - 1):  # each merge takes 2 x 2, padding odd sides at the end
+        for _ in range(
+            len(self.config.depths) - 1
+        ):  # each merge takes 2 x 2, padding odd sides at the end
             mask = functional.max_pool2d(mask, 2, ceil_mode=True)
         grid = (mask.shape[2], mask.shape[3])
         # A grid below the window's size is padded to it; transformers would shrink the window instead, and then its

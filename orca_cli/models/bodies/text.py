@@ -31,15 +31,21 @@ class BertBody(TextBody):
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
         # RoBERTa counts positions from padding_idx + 1; BERT from 0.
-        self._first_position = model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
+        self._first_position = (
+            model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
+        )
         longest = model.config.max_position_embeddings - self._first_position
         super().__init__(model, folder, max_source_tokens, longest)
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
-        return self.encoder(x, attention_mask=self.attention_mask(x, mask, causal=causal)).last_hidden_state
+        return self.encoder(
+            x, attention_mask=self.attention_mask(x, mask, causal=causal)
+        ).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return norm and positions of the embedding layer."""
         positions = self.embeddings.position_embeddings.weight[self._first_position :]
-        return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=positions.detach().clone())
+        return EmbedderInit(
+            norm=copy.deepcopy(self.embeddings.LayerNorm), positions=positions.detach().clone()
+        )

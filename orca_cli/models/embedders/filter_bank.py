@@ -47,17 +47,30 @@ class FilterBank(nn.Module):
         values: bool = False,
     ) -> None:
         super().__init__()
-        self._kept, self._kept_of = _Kept(), (0, 0)  # features by content, and the filters that they are of
+        self._kept, self._kept_of = (
+            _Kept(),
+            (0, 0),
+        )  # features by content, and the filters that they are of
         self._token_filters = min(token_filters, filters)
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
         powers = (2**scale for scale in range(scales))
-        spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
-        each = min(layout.kernel, _PLACES[axes])  # places within a patch, along each axis; some lie beyond the end
+        spacings = list(
+            itertools.takewhile(
+                lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers
+            )
+        )
+        each = min(
+            layout.kernel, _PLACES[axes]
+        )  # places within a patch, along each axis; some lie beyond the end
         places = [int((i + 0.5) * layout.kernel / each) for i in range(each)]
         within = np.array(list(itertools.product(places, repeat=axes)))
-        centres = np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within  # [T, M, axes]
-        around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
+        centres = (
+            np.array(list(np.ndindex(*layout.grid)))[:, None] * layout.kernel + within
+        )  # [T, M, axes]
+        around = np.array(
+            list(itertools.product(range(-reach, reach + 1), repeat=axes))
+        )  # [taps, axes]
         # [scales, T, M, taps, axes]
         windows = np.stack([centres[:, :, None] + spacing * around for spacing in spacings])
         self.places = nn.Buffer(_numbered(centres, extent), persistent=False)
@@ -70,9 +83,14 @@ class FilterBank(nn.Module):
         raw_count = channels * (extent[0] if self._has_values else layout.tokens)
         self._has_means = not self._has_values and raw_count <= _MOST_VALUES
         self.adds = width is not None
-        self.sample_width = len(spacings) * (2 * filters + 1) + raw_count * (self._has_values or self._has_means)
+        self.sample_width = len(spacings) * (2 * filters + 1) + raw_count * (
+            self._has_values or self._has_means
+        )
         token_width = len(spacings) * (2 * self._token_filters + 1)
-        self.token_mean, self.token_deviation = nn.Buffer(torch.zeros(token_width)), nn.Buffer(torch.ones(token_width))
+        self.token_mean, self.token_deviation = (
+            nn.Buffer(torch.zeros(token_width)),
+            nn.Buffer(torch.ones(token_width)),
+        )
         self.sample_mean = nn.Buffer(torch.zeros(self.sample_width))
         self.sample_deviation = nn.Buffer(torch.ones(self.sample_width))
         if width is not None:
@@ -84,7 +102,9 @@ class FilterBank(nn.Module):
         The canvas [B, C, *extent] is 0 where `valid` [B, *extent] is False.
         """
         tokens, samples = self._standardised(canvas, valid)
-        return (self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None), samples
+        return (
+            self.token(tokens) + self.sample(samples).unsqueeze(1) if self.adds else None
+        ), samples
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""
@@ -94,18 +114,28 @@ class FilterBank(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
-        totals: dict[str, list[Any]] = {"token": [0, 0.0, 0.0], "sample": [0, 0.0, 0.0]}  # number, sum, sum of squares
+        totals: dict[str, list[Any]] = {
+            "token": [0, 0.0, 0.0],
+            "sample": [0, 0.0, 0.0],
+        }  # number, sum, sum of squares
         for canvas, valid in batches:
             tokens, samples, seen = self._cached_features(canvas, valid)
-            for name, rows in (("token", tokens[seen].double()), ("sample", samples[seen.any(1)].double())):
+            for name, rows in (
+                ("token", tokens[seen].double()),
+                ("sample", samples[seen.any(1)].double()),
+            ):
                 added = (len(rows), rows.sum(0), rows.square().sum(0))
-                totals[name] = [total + more for total, more in zip(totals[name], added, strict=True)]
+                totals[name] = [
+                    total + more for total, more in zip(totals[name], added, strict=True)
+                ]
         for name, (count, total, squares) in totals.items():
             if count > 1:
                 mean = total / count
                 deviation = (squares / count - mean.square()).clamp(min=0).sqrt().float()
                 getattr(self, f"{name}_mean").copy_(mean)
-                getattr(self, f"{name}_deviation").copy_(torch.where(deviation > _CONSTANT, deviation, 1.0))
+                getattr(self, f"{name}_deviation").copy_(
+                    torch.where(deviation > _CONSTANT, deviation, 1.0)
+                )
 
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,12 +152,17 @@ class FilterBank(nn.Module):
         """
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
-        filters = (self.weight.data_ptr(), self.weight._version)  # another where weights were loaded or copied
+        filters = (
+            self.weight.data_ptr(),
+            self.weight._version,
+        )  # another where weights were loaded or copied
         if filters != self._kept_of:
             self._kept, self._kept_of = _Kept(), filters
         features = []
         for x, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
-            name = hashlib.blake2b(x.numpy().tobytes() + is_valid.numpy().tobytes(), digest_size=16).digest()
+            name = hashlib.blake2b(
+                x.numpy().tobytes() + is_valid.numpy().tobytes(), digest_size=16
+            ).digest()
             one = self._kept.get(name)
             if one is None:
                 one = self._features(x, is_valid)
@@ -156,9 +191,13 @@ class FilterBank(nn.Module):
             shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
-            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)).div_(size + _FLAT)
+            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)).div_(
+                size + _FLAT
+            )
             share = 2 * (answers > threshold).to(x.dtype).mul_(weight).sum(-2) / count - 1
-            largest = answers.add_(lowest).amax(-2).masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
+            largest = (
+                answers.add_(lowest).amax(-2).masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
+            )
             level = (torch.log(size + _FLAT) * weight).sum(-2) / count
             token_parts += [share[..., :token_filters], largest[..., :token_filters], level]
             sample_parts += [share, largest, level]

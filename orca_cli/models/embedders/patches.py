@@ -35,7 +35,9 @@ class Patch:
     resolution: Resolution = "body"
     can_be_causal: ClassVar[bool] = True
 
-    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> nn.Module:
         """Return the layer."""
         return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)
 
@@ -55,7 +57,9 @@ class Overlap:
     max_tokens: Count | None = None
     resolution: Resolution = "body"
 
-    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> nn.Module:
         """Return the layer."""
         return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)
 
@@ -94,14 +98,18 @@ class Multiscale:
     values: bool = False
     skip: bool = False
 
-    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> nn.Module:
         """Return the layer."""
         # A patch layer of the body's own gives tokens that it knows: nothing is added to them.
         is_own = self.skip and self.init == "pretrained" and body.patch_weight is not None
         # What goes past the body needs no feature for each of the body's patches, of which a Swin has thousands.
         cut, size = (coarse(layout), None) if is_own else (layout, width)
         bank = FilterBank(cut, size, self.filters, self.token_filters, self.scales, self.values)
-        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)
+        return ConvolutionEmbedder(
+            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank
+        )
 
 
 class ConvolutionEmbedder(nn.Module):
@@ -142,19 +150,31 @@ class ConvolutionEmbedder(nn.Module):
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)
         device = self.convolution.weight.device
-        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).to(device).requires_grad_(True)
+        self.norm = (
+            nn.Identity()
+            if body.norm is None
+            else copy.deepcopy(body.norm).to(device).requires_grad_(True)
+        )
         self.positions: nn.Parameter | None = None
         if body.positions is not None:
-            self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation
+            self.positions = nn.Parameter(
+                torch.randn(layout.tokens, width) * 0.02
+            )  # BERT's own deviation
         # A single prefix token is kept as [D].
-        self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
+        self.class_token = (
+            None
+            if prefix is None
+            else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
+        )
         self._patch: EmbedderInit | None = None  # until `fit` has seen the inputs' range
         if init == "random":
             for name, values in self.norm.named_parameters():
                 nn.init.constant_(values, float(name == "weight"))
             return
         if self.positions is not None and body.positions is not None:
-            positions = body.positions[0 if prefix is None else len(prefix) :]  # those of the prefix stand first
+            positions = body.positions[
+                0 if prefix is None else len(prefix) :
+            ]  # those of the prefix stand first
             if body.position_grid is not None:
                 positions = resize_positions(positions, body.position_grid, layout.grid)
             self.positions.data.copy_(positions[: layout.tokens])
@@ -171,7 +191,10 @@ class ConvolutionEmbedder(nn.Module):
         assert body.patch_weight is not None
         weight, bias, kernel = body.patch_weight, body.patch_bias, self.layout.kernel
         if are_pixels:
-            values = (torch.tensor(value, device=weight.device) for value in (body.pixel_mean, body.pixel_std))
+            values = (
+                torch.tensor(value, device=weight.device)
+                for value in (body.pixel_mean, body.pixel_std)
+            )
             mean, std = (value.view(1, -1, 1, 1) for value in values)
             weight = weight / std
             shift = (weight * mean).sum((1, 2, 3))
@@ -184,7 +207,9 @@ class ConvolutionEmbedder(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
         canvas = self._canvas(x, valid)
-        answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
+        answers = (
+            self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)
+        )  # [B, T, D]
         samples = None
         if self.beside is not None:
             features, samples = self.beside(canvas, self._valid(x, valid))
@@ -192,7 +217,12 @@ class ConvolutionEmbedder(nn.Module):
         tokens: Tensor = self.norm(answers)
         if self.positions is not None:
             tokens = tokens + self.positions
-        return Tokens(tokens, self.mask(x, valid), self.layout.grid, samples=samples if self.sample_width else None)
+        return Tokens(
+            tokens,
+            self.mask(x, valid),
+            self.layout.grid,
+            samples=samples if self.sample_width else None,
+        )
 
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""
@@ -201,10 +231,14 @@ class ConvolutionEmbedder(nn.Module):
         margin = self.reach * self.layout.kernel
         windows = functional.pad(windows, (margin, margin) * axes)
         for axis in range(axes):
-            windows = windows.unfold(2 + axis, self.kernel, self.layout.kernel)  # [B, C, *grid, *kernel]
+            windows = windows.unfold(
+                2 + axis, self.kernel, self.layout.kernel
+            )  # [B, C, *grid, *kernel]
         index = torch.unravel_index(places, self.layout.grid)
         windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
-        answers = functional.linear(windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias)
+        answers = functional.linear(
+            windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias
+        )
         if self.beside is not None and self.beside.adds:
             answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
         tokens: Tensor = self.norm(answers)
@@ -213,7 +247,11 @@ class ConvolutionEmbedder(nn.Module):
     @torch.no_grad()
     def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         """Return the features of whole samples [B, F] that are added to every token; None where there are none."""
-        return None if self.beside is None else self.beside(self._canvas(x, valid), self._valid(x, valid))[1]
+        return (
+            None
+            if self.beside is None
+            else self.beside(self._canvas(x, valid), self._valid(x, valid))[1]
+        )
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -223,7 +261,9 @@ class ConvolutionEmbedder(nn.Module):
         then takes as the body's own layer does: less the mean, divided by the deviation of its pixels.
         """
         patch, self._patch = self._patch, None
-        in_range = [patch is not None and patch.pixel_mean is not None]  # and of every batch, whether it is in 0..1
+        in_range = [
+            patch is not None and patch.pixel_mean is not None
+        ]  # and of every batch, whether it is in 0..1
 
         def read() -> Iterator[tuple[Tensor, Tensor | None]]:
             for x, valid in batches:
@@ -270,7 +310,9 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
     patch_channels = patch.shape[1]
-    repeated = patch.repeat(1, -(-channels // patch_channels), 1, 1)[:, :channels] * (patch_channels / channels)
+    repeated = patch.repeat(1, -(-channels // patch_channels), 1, 1)[:, :channels] * (
+        patch_channels / channels
+    )
     if channels == 1:
         repeated = patch.sum(1, keepdim=True)
     return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2

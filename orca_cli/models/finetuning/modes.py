@@ -15,7 +15,9 @@ from orca_cli.interfaces import Role, Tokens
 from orca_cli.models.transfer import TransferModel
 
 
-def train_parts(model: TransferModel, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True) -> None:
+def train_parts(
+    model: TransferModel, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True
+) -> None:
     """Make the predictor, some other parts and, unless `embedder` is False, the embedder trainable, and nothing else."""
     model.requires_grad_(False)
     model.predictor.requires_grad_(True)
@@ -40,7 +42,9 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _names(model: nn.Module) -> list[str]:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return [name for name in model.state_dict() if not (name.startswith("body.") and name in frozen)]
+    return [
+        name for name in model.state_dict() if not (name.startswith("body.") and name in frozen)
+    ]
 
 
 class Full:
@@ -73,9 +77,15 @@ class BitFit:
 
     def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the body's biases trainable, and nothing else; ConfigError where it has none."""
-        biases = [value for name, value in model.body.named_parameters() if name.rpartition(".")[2] == "bias"]
+        biases = [
+            value
+            for name, value in model.body.named_parameters()
+            if name.rpartition(".")[2] == "bias"
+        ]
         if not biases:
-            raise ConfigError("this body has no biases to train", where="finetune", hint="use finetune=layernorm")
+            raise ConfigError(
+                "this body has no biases to train", where="finetune", hint="use finetune=layernorm"
+            )
         train_parts(model, biases)
 
 
@@ -120,21 +130,35 @@ class LoRA:
         names = list(dict.fromkeys(name for role in self.roles for name in body.linear_names(role)))
         if not names:
             what = f"this body has no linear layers of the roles {', '.join(self.roles)}"
-            allowed = [role for role in get_args(Role) if body.linear_names(role)] or ["none; use finetune=layernorm"]
-            raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}")
+            allowed = [role for role in get_args(Role) if body.linear_names(role)] or [
+                "none; use finetune=layernorm"
+            ]
+            raise ConfigError(
+                what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}"
+            )
         peft = need("peft", "finetune=lora", "lora")
         # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches
         # names by their ends, so no name may be the end of another.
-        layers = nn.ModuleDict({f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)})
-        sizes: dict[str, Any] = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
-        peft.inject_adapter_in_model(peft.LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers)
+        layers = nn.ModuleDict(
+            {f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)}
+        )
+        sizes: dict[str, Any] = {
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+        }
+        peft.inject_adapter_in_model(
+            peft.LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers
+        )
         for name, layer in zip(names, layers.values(), strict=True):
             body.set_submodule(name, layer)
 
 
 def _updates(body: Any) -> list[nn.Module]:
     """Return the parts that peft has added to a body."""
-    return [part for name, part in body.named_modules() if name.rpartition(".")[2].startswith("lora_")]
+    return [
+        part for name, part in body.named_modules() if name.rpartition(".")[2].startswith("lora_")
+    ]
 
 
 @dataclass(frozen=True)
@@ -146,7 +170,9 @@ class Prompt:
     """
 
     tokens: Annotated[Count, "Length of the prompt."] = 10
-    depth: Annotated[Literal["shallow", "deep"], "Before the first layer, or anew before every layer."] = "shallow"
+    depth: Annotated[
+        Literal["shallow", "deep"], "Before the first layer, or anew before every layer."
+    ] = "shallow"
     train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True
 
     def apply(self, model: TransferModel) -> None:
@@ -162,7 +188,9 @@ class Prompt:
     def _add(self, body: Any, embedder: Any) -> None:
         if not body.takes_prefix:
             what = "this body takes no tokens before those of the input"
-            raise ConfigError(what, where="finetune", hint="use another body such as body=vit or body=minilm")
+            raise ConfigError(
+                what, where="finetune", hint="use another body such as body=vit or body=minilm"
+            )
         start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
         room = body.max_tokens - self.tokens - start
         # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
@@ -190,7 +218,9 @@ class PromptTokens(nn.Module):
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
-        tokens = self.x.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch's size in an exported graph
+        tokens = self.x.to(x.dtype).expand(
+            x.shape[0], -1, -1
+        )  # len() would fix the batch's size in an exported graph
         return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
 
 
@@ -200,7 +230,9 @@ def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     length, start = len(prompt.x), prompt.start
     is_token = tokens.mask.new_ones(tokens.mask.shape[0], length)
     mask = torch.cat([tokens.mask[:, :start], is_token, tokens.mask[:, start:]], dim=1)
-    return (replace(tokens, x=prompt.joined(tokens.x, start), mask=mask, prefix=tokens.prefix + length),)
+    return (
+        replace(tokens, x=prompt.joined(tokens.x, start), mask=mask, prefix=tokens.prefix + length),
+    )
 
 
 def _replace(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

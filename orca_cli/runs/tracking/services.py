@@ -44,10 +44,16 @@ class Guarded:
         name: how warnings call it.
     """
 
-    def __init__(self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S
+    ) -> None:
         self._make, self._name, self._patience_s = make, name, patience_s
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
-        self._started, self._done, self._lost = threading.Event(), threading.Event(), threading.Event()
+        self._started, self._done, self._lost = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
 
     def start(self) -> None:
         """Make the recorder, so that what it imports does not meet imports of the run."""
@@ -82,7 +88,9 @@ class Guarded:
                 name, arguments = self._calls.get()
                 getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what a tracker raises is not the run's business
-            text = str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
+            text = (
+                str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
+            )
             self._lose(f"failed at '{name}': {' '.join(text.split())}")
             if recorder is not None:
                 with suppress(Exception, SystemExit):
@@ -107,13 +115,20 @@ class Curves:
         has_steps: whether epochs are steps; otherwise they are numbers STAGE/epoch.
     """
 
-    def __init__(self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True) -> None:
+    def __init__(
+        self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True
+    ) -> None:
         self._tracker, self._end, self._has_steps = tracker, end, has_steps
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
-        prefix, epoch = f"{stage}/member_{line['member']}" if "member" in line else stage, int(line["epoch"])
-        values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
+        prefix, epoch = (
+            f"{stage}/member_{line['member']}" if "member" in line else stage,
+            int(line["epoch"]),
+        )
+        values = _numbers(
+            prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")}
+        )
         values |= {} if self._has_steps else {f"{stage}/epoch": epoch}
         self._tracker.log(values, step=epoch if self._has_steps else None)
 
@@ -153,7 +168,9 @@ def wandb(
     name: str,
     folder: Path,
     settings: Mapping[str, Any],
-    mode: Annotated[Literal["offline", "online"], "Whether lines are sent as the run goes on."] = "offline",
+    mode: Annotated[
+        Literal["offline", "online"], "Whether lines are sent as the run goes on."
+    ] = "offline",
     project: Annotated[str, "W&B's project."] = "orca",
     entity: Annotated[str | None, "Account or team; null: the key's own."] = None,
 ) -> Curves:
@@ -168,23 +185,36 @@ def wandb(
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
 
-    quiet = wandb.Settings(silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S)
+    quiet = wandb.Settings(
+        silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S
+    )
     identity = hashlib.sha256(name.encode()).hexdigest()[:16]
-    where = {"dir": str(folder), "entity": entity, "mode": mode, "resume": "allow" if mode == "online" else None}
+    where = {
+        "dir": str(folder),
+        "entity": entity,
+        "mode": mode,
+        "resume": "allow" if mode == "online" else None,
+    }
     tracker = WandBTracker(project, settings=quiet, id=identity, name=name, **where)
     tracker.start()
     tracker.store_init_configuration(_shown(settings))
     for stage in ("align", "finetune"):
         tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
     # W&B's own steps cannot begin again.
-    return Curves(tracker, lambda state: tracker.tracker.finish(exit_code=int(state != "completed")), has_steps=False)
+    return Curves(
+        tracker,
+        lambda state: tracker.tracker.finish(exit_code=int(state != "completed")),
+        has_steps=False,
+    )
 
 
 def mlflow(
     name: str,
     store: Path,
     settings: Mapping[str, Any],
-    uri: Annotated[str | None, "Of a store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs."] = None,
+    uri: Annotated[
+        str | None, "Of a store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs."
+    ] = None,
     experiment: Annotated[str, "MLflow's experiment."] = "orca",
 ) -> Curves:
     """Return a recorder that writes an MLflow run, found again by the run's name, so that a resumed run goes on in it.
@@ -203,7 +233,9 @@ def mlflow(
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
     same = f"attributes.run_name = '{name}'"
-    runs = mlflow.search_runs(experiment_names=[experiment], filter_string=same, output_format="list")
+    runs = mlflow.search_runs(
+        experiment_names=[experiment], filter_string=same, output_format="list"
+    )
     earlier = runs[0].info.run_id if runs else None
     tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
     tracker.start()
@@ -215,7 +247,11 @@ def mlflow(
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
-    numbers = {name: one for name, one in values.items() if isinstance(one, int | float) and not isinstance(one, bool)}
+    numbers = {
+        name: one
+        for name, one in values.items()
+        if isinstance(one, int | float) and not isinstance(one, bool)
+    }
     return {_name(f"{prefix}/{name}"): value for name, value in numbers.items()}
 
 

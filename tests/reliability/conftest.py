@@ -14,10 +14,18 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.cli import main
-from tests.cli.conftest import (
+from tests.cli.conftest import (  # noqa: F401 - fixtures
     ROOT,
+    environment,
+    fork,
+    home,
+    orca,
+    refused,
     run_folders,
-)  # noqa: F401 - fixtures
+    small,
+    start,
+    tiny,
+)
 from tests.tiers import Scorecard
 
 

@@ -1,1 +1,1 @@
-"""The settings of a run: declared once in `schema`, composed by Hydra in `compose`, checked once; parts from `_target_`."""
+"""The settings of a run: declared in `schema`, composed by Hydra in `compose`, checked once."""

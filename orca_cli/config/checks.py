@@ -1,10 +1,12 @@
-"""Whether settings are right, before any data are read: known, within their ranges, without contradiction or secrets.
+"""Whether settings are right, before any data are read.
 
-Each range is declared where the setting is: in the schema, or in the signature of the part that takes it.
+They are known, within their ranges, without contradictions and without secrets.
+
+Each range is declared where the setting is: in the schema, or in the signature of a part.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, Literal
 
@@ -15,18 +17,25 @@ from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
 
 _SECRET_NAMES = re.compile(
-    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$",
+    r"(?:^|[._-])"
+    r"(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$",
     re.I,
 )
 _SECRET_KEYS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}"
+    r"|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
 )
 _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
-_SECRET_HINT = "settings are written into the run's folder; give it as an environment variable, such as WANDB_API_KEY"
+_SECRET_HINT = (
+    "settings are written into the run's folder; give it as an environment variable, such as "
+    "WANDB_API_KEY"
+)
 
 
-PARTS = (*NEEDED_GROUPS, "tracker")  # groups of parts, which are also the names of their settings
-_OPTIONAL = ("metric", "tracker")  # may name no part, as metric=none does
+# Groups of parts, which are also the names of their settings.
+PARTS = (*NEEDED_GROUPS, "tracker")
+# These may name no part, as metric=none does.
+_OPTIONAL = ("metric", "tracker")
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 # Arguments of parts that the program passes once a run starts (stages/build.py).
 _RESERVED = {
@@ -40,117 +49,127 @@ _WORDS = {
     "body": ("weights",),
     "source": ("data",),
 }
+_CONTRADICTION_HINT = "give another value, or leave it out"
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
-    sections = [
-        ("", config),
-        *((f"{key}.", one) for key, one in vars(config).items() if is_dataclass(one)),
-    ]
-    for prefix, section in sections:
-        for name in (
-            vars(section).keys() - section.__dataclass_fields__.keys()
-        ):  # that `+` has added
+    """Raise ConfigError for the first setting that is not allowed, or contradicts another."""
+    sections: dict[str, Any] = {"": config}
+    for key, section in vars(config).items():
+        if is_dataclass(section):
+            sections[f"{key}."] = section
+    for prefix, section in sections.items():
+        # An override with `+` may have added a name.
+        for name in vars(section).keys() - section.__dataclass_fields__.keys():
             raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
-    train, kind = config.train, lookup(config, "task.kind")
-    before, on_test = train.warmup_epochs or 0, train.validate_on == "test"
-    folds = f"train.folds={train.folds}" if train.folds else ""
-    apart = folds or (
-        "train.refit=true" if train.refit is True else ""
-    )  # what leaves no samples to choose by
-    on_classes, on_labels = train.class_weights is not None, train.positive_weight is not None
-    # Whether it is wrong, where, and what.
-    contradictions = [
-        (config.precision == "fp16" and config.device == "cpu", "precision", "fp16 needs a GPU, not device=cpu"),
-        (config.budget != Config.budget and config.protocol != "clean", f"budget={config.budget}",
-         f"has no effect on protocol={config.protocol}, which sets the length of training itself"),
-        (train.decay_epochs is not None and train.decay_epochs < before, "train.decay_epochs",
-         f"{train.decay_epochs} is before the end of train.warmup_epochs={before:g}"),
-        (train.folds == 1, folds, "judges no sample; two folds are the least"),
-        (folds and (train.members or 1) > 1, f"train.members={train.members}",
-         f"contradicts {folds}, which fine-tunes a model for each fold"),
-        (apart and (on_test or train.select == "best"), apart,
-         "leaves no samples to choose by, as train.select=best and train.validate_on=test would"),
-        (on_classes and kind not in (None, "classes", "dense"), "train.class_weights",
-         f"does not apply to task.kind={kind}; train.positive_weight is for labels"),
-        (on_labels and kind not in (None, "labels", "dense"), "train.positive_weight",
-         f"does not apply to task.kind={kind}; train.class_weights are for classes"),
-        (on_classes and on_labels, "train.class_weights", "given beside train.positive_weight"),
-        (not config.test and on_test, "test=false",
-         "contradicts train.validate_on=test, which opens the test split every epoch"),
-    ]  # fmt: skip
-    for is_wrong, where, what in contradictions:
-        if is_wrong:
-            raise ConfigError(what, where=where, hint="give another value, or leave it out")
+    for where, message in _contradictions(config):
+        raise ConfigError(message, where=where, hint=_CONTRADICTION_HINT)
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield setting and message for settings that contradict each other."""
+    train = config.train
+    warmup = train.warmup_epochs or 0
+    on_test = train.validate_on == "test"
+    if config.precision == "fp16" and config.device == "cpu":
+        yield "precision", "fp16 needs a GPU, not device=cpu"
+    if config.budget != Config.budget and config.protocol != "clean":
+        message = (
+            f"has no effect on protocol={config.protocol}, which sets the length of training itself"
+        )
+        yield f"budget={config.budget}", message
+    if train.decay_epochs is not None and train.decay_epochs < warmup:
+        message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup:g}"
+        yield "train.decay_epochs", message
+    folds = f"train.folds={train.folds}"
+    if train.folds == 1:
+        yield folds, "judges no sample; two folds are the least"
+    if train.folds and (train.members or 1) > 1:
+        message = f"contradicts {folds}, which fine-tunes a model for each fold"
+        yield f"train.members={train.members}", message
+    if (train.folds or train.refit is True) and (on_test or train.select == "best"):
+        message = (
+            "leaves no samples to choose by, as train.select=best and train.validate_on=test would"
+        )
+        yield folds if train.folds else "train.refit=true", message
+    yield from _weight_contradictions(config)
+    if not config.test and on_test:
+        message = "contradicts train.validate_on=test, which opens the test split every epoch"
+        yield "test=false", message
+
+
+def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield those of the weights of classes and labels."""
+    kind = lookup(config, "task.kind")
+    weighs_classes = config.train.class_weights is not None
+    weighs_labels = config.train.positive_weight is not None
+    if weighs_classes and kind not in (None, "classes", "dense"):
+        message = f"does not apply to task.kind={kind}; train.positive_weight is for labels"
+        yield "train.class_weights", message
+    if weighs_labels and kind not in (None, "labels", "dense"):
+        message = f"does not apply to task.kind={kind}; train.class_weights are for classes"
+        yield "train.positive_weight", message
+    if weighs_classes and weighs_labels:
+        yield "train.class_weights", "given beside train.positive_weight"
 
 
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    return ConfigError(
-        f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known))
-    )
+    hint = suggest(str(name), map(str, known))
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
-    """Return a group's node without the settings that are not the part's own: `_target_` and the part's arguments."""
-    return {
-        key: value
-        for key, value in getattr(config, name).items()
-        if key not in _WORDS.get(name, ())
-    }
+    """Return `_target_` and arguments of a group's part, without settings that describe it."""
+    words = _WORDS.get(name, ())
+    return {key: entry for key, entry in getattr(config, name).items() if key not in words}
 
 
 def check_parts(config: Config) -> None:
     """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
     for name in PARTS:
         if not isinstance(getattr(config, name), dict):
-            raise ConfigError(
-                "a group of settings is needed",
-                where=name,
-                hint=f"orca list {name} shows the choices",
-            )
-    check_value(
-        config.body.get("weights", "pretrained"), Literal["pretrained", "random"], "body.weights"
-    )
+            hint = f"orca list {name} shows the choices"
+            raise ConfigError("a group of settings is needed", where=name, hint=hint)
+    weights = config.body.get("weights", "pretrained")
+    check_value(weights, Literal["pretrained", "random"], "body.weights")
     check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
-    for word in ("loss", "error"):
-        if config.task.get(word) is not None:
-            parts.check(parts.named(word, config.task[word], kind), f"task.{word}")
+    for setting in ("loss", "error"):
+        if config.task.get(setting) is not None:
+            node = parts.named(setting, config.task[setting], kind)
+            parts.check(node, f"task.{setting}")
     checked = {}
     for name in PARTS:
+        if name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None:
+            continue
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
-        if not (name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None):
-            checked[name] = parts.check(
-                part_node(config, name), name, _RESERVED.get(name, ()), known
-            )
-    least, classes = (
-        getattr(checked.get("metric"), "least_classes", 1),
-        config.align.classes_per_problem,
-    )
-    if classes is not None and 0 < classes < least:
+        node = part_node(config, name)
+        checked[name] = parts.check(node, name, _RESERVED.get(name, ()), known)
+    fewest = getattr(checked.get("metric"), "least_classes", 1)
+    classes = config.align.classes_per_problem
+    if classes is not None and 0 < classes < fewest:
         metric = config.metric[parts.TARGET].rpartition(".")[2]
-        what = f"metric={metric} compares at least {least} classes, and a problem has {classes}"
+        message = f"metric={metric} compares at least {fewest} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
-        raise ConfigError(what, where="align.classes_per_problem", hint=hint)
+        raise ConfigError(message, where="align.classes_per_problem", hint=hint)
 
 
-def check_secrets(value: Any, key: str) -> None:
-    """Raise ConfigError, which does not repeat it, where a setting or one inside it is a secret by its name or its form."""
+def check_secrets(node: Any, key: str) -> None:
+    """Raise ConfigError, which does not repeat it, for a setting with a secret in it.
+
+    A secret is known by its name (password, token, ...) or its form (a key or a login).
+    """
     if _SECRET_NAMES.search(key):
         raise ConfigError("a secret is not a setting", where=key, hint=_SECRET_HINT)
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for name, one in inner:
-        check_secrets(one, f"{key}.{name}")
-    if isinstance(value, str) and (_SECRET_KEYS.search(value) or _LOGIN.search(value)):
+    if isinstance(node, dict):
+        for name, entry in node.items():
+            check_secrets(entry, f"{key}.{name}")
+    elif isinstance(node, list):
+        for i, entry in enumerate(node):
+            check_secrets(entry, f"{key}.{i}")
+    elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
         raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)

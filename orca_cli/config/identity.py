@@ -1,4 +1,4 @@
-"""What makes two runs the same experiment: the resolved configuration without what cannot change a result."""
+"""What makes two runs the same experiment: all settings that can change a result."""
 
 import functools
 import hashlib
@@ -13,9 +13,8 @@ from orca_cli.config.retired import as_before
 from orca_cli.config.schema import GROUPS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-_HASH_BELOW = (
-    2**30
-)  # bytes; larger files, and all files of a larger folder, count by size and modification time
+# Bytes. A larger file, and every file of a larger folder, counts by size and modification time.
+_HASH_BELOW = 2**30
 SHORT = 8
 
 
@@ -25,64 +24,93 @@ class Identity:
 
     run: str  # SHA-256 of all that can change a result
     settings: str  # the same without the seed: equal for runs that may be averaged over seeds
-    # Absolute path -> digest, of the task's and the source's files and folders that count by content.
+    # Absolute path -> digest, of those files and folders of task and source that count by content.
     files: dict[str, str]
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
     """Return the identity of a job from its resolved configuration and group -> chosen file.
 
-    Files and folders that it names, here or in the data folder, count by their content, not by their path: a data file that
-    was changed makes another experiment, one that was only moved does not.
+    Files and folders that it names, here or in the data folder, count by their content, not by
+    their path: changing a data file makes another experiment, moving it does not.
     """
-    kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
-    kept["train"] = {
-        key: value
-        for key, value in content["train"].items()
-        if f"train.{key}" not in WITHOUT_EFFECT
-    }
-    kept = as_before(kept)
-    kept["train"]["average"] = None  # runs from when these were settings keep their identity
-    kept["augment"] = {"_target_": None}
-    if kept.get("test") is True:
-        del kept["test"]  # as do runs from before this setting
+    kept = _that_count(content)
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
-        seen: dict[str, str] = {}
-        settings = {
-            key: value for key, value in kept[part].items() if key != "data"
-        }  # where to get the files
-        place = Path(str(settings.get("path") or choices[part])).expanduser()
-        folder = place if settings.get("path") and place.is_dir() else data_folder / place
-        data = kept[part].get("data")
-        described = (data.get("files") or []) if isinstance(data, dict) else []
-        members = [
-            str(member)
-            for file in described
-            for member in (file["path"], *(file.get("members") or []))
-        ]
-        digests = {
-            member: digest for member in members if (digest := _counted(folder / member, seen))
-        }
-        if digests:  # all that is read in the folder, so that its path does not count
-            settings |= {"path": None}
-        kept[part] = _by_content(settings, data_folder, seen) | (
-            {"files": digests} if digests else {}
-        )
+        folder_name = choices[part]
+        kept[part], digests = _part_by_content(kept[part], folder_name, data_folder)
         if part != "body":
-            files |= seen
-    return Identity(
-        _sha256(kept), _sha256({key: value for key, value in kept.items() if key != "seed"}), files
-    )
+            files |= digests
+    without_seed = {key: entry for key, entry in kept.items() if key != "seed"}
+    return Identity(run=_sha256(kept), settings=_sha256(without_seed), files=files)
 
 
-_SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
-# Settings that name files or folders even by a bare word.
+def _that_count(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that can change a result, as runs had them before some settings went."""
+    kept = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
+    kept["train"] = {
+        key: entry
+        for key, entry in content["train"].items()
+        if f"train.{key}" not in WITHOUT_EFFECT
+    }
+    kept = as_before(kept)
+    kept["train"]["average"] = None
+    kept["augment"] = {"_target_": None}
+    if kept.get("test") is True:
+        del kept["test"]
+    return kept
+
+
+def _part_by_content(
+    node: dict[str, Any], name: str, data_folder: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a part's settings with digests in place of paths, and path -> digest."""
+    seen: dict[str, str] = {}
+    data = node.get("data")  # it says where to get the files
+    settings = {key: entry for key, entry in node.items() if key != "data"}
+    place = Path(str(settings.get("path") or name)).expanduser()
+    is_folder = bool(settings.get("path")) and place.is_dir()
+    folder = place if is_folder else data_folder / place
+    digests: dict[str, str] = {}
+    for member in _described_files(data):
+        digest = _counted(folder / member, seen)
+        if digest:
+            digests[member] = digest
+    if digests:
+        # They are all that is read in the folder, so that its path does not count.
+        settings["path"] = None
+    by_content = _by_content(settings, data_folder, seen)
+    if digests:
+        by_content["files"] = digests
+    return by_content, seen
+
+
+def _described_files(data: Any) -> list[str]:
+    """Return the files and members of archives that a block `data` describes."""
+    names: list[str] = []
+    for file in (data.get("files") or []) if isinstance(data, dict) else []:
+        names.append(str(file["path"]))
+        names.extend(str(member) for member in file.get("members") or [])
+    return names
+
+
+# Settings of tables that are no paths: "." and "/" are folders as well.
+_SYMBOLS = ("decimal", "delimiter")
+# Settings that name files or folders even by a bare word, which elsewhere may match one by chance.
 _FOLDERS = (
-    *("checkpoint", "path", "dataset", "table"),
-    *("train", "validation", "test", "labels", "validation_labels", "test_labels"),
+    "checkpoint",
+    "path",
+    "dataset",
+    "table",
+    "train",
+    "validation",
+    "test",
+    "labels",
+    "validation_labels",
+    "test_labels",
 )
+_LONGEST_PATH = 4096
 
 
 def _sha256(content: dict[str, Any]) -> str:
@@ -92,58 +120,73 @@ def _sha256(content: dict[str, Any]) -> str:
 
 def _counted(path: Path, seen: dict[str, str]) -> str | None:
     """Return a path's digest, and note it in `seen`; None for what does not exist."""
-    if digest := digest_of(path):
+    digest = digest_of(path)
+    if digest:
         seen[str(path.absolute())] = digest
     return digest
 
 
-def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
-    if isinstance(value, dict):
-        # A bare word may match a folder by chance ("classes"); only some settings mean one.
-        return {
-            key: item
-            if key in _SYMBOLS
-            else _by_content(item, data_folder, seen, bare=key in _FOLDERS)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_by_content(item, data_folder, seen) for item in value]
-    if isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096:
-        path = Path(value).expanduser()
-        return _counted(path, seen) or _counted(data_folder / path, seen) or value
-    return value
+def _by_content(node: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
+    """Return settings in which digests replace the names of files and folders that exist.
+
+    Args:
+        seen: path -> digest, to which those that exist are added.
+        bare: whether a text without a slash or dot names a file.
+    """
+    if isinstance(node, list):
+        return [_by_content(entry, data_folder, seen) for entry in node]
+    if isinstance(node, dict):
+        replaced = {}
+        for key, entry in node.items():
+            is_symbol = key in _SYMBOLS
+            names_files = key in _FOLDERS
+            replaced[key] = (
+                entry if is_symbol else _by_content(entry, data_folder, seen, bare=names_files)
+            )
+        return replaced
+    if not isinstance(node, str) or len(node) >= _LONGEST_PATH:
+        return node
+    if not (bare or "/" in node or "." in node):
+        return node
+    path = Path(node).expanduser()
+    return _counted(path, seen) or _counted(data_folder / path, seen) or node
 
 
 def digest_of(path: Path) -> str | None:
-    """Return a digest of a file's content, or of all files in a folder and below it; None where there is neither."""
+    """Return a digest of a file, or of all files in and below a folder; None for neither."""
     with suppress(OSError):
-        files = _files(path) if path.is_dir() else [path]
+        is_folder = path.is_dir()
+        files = _files(path) if is_folder else [path]
         is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
-        if path.is_dir():
-            lines = "\n".join(
+        if is_folder:
+            lines = [
                 f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}"
                 for file in files
-            )
-            return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
+            ]
+            return "folder:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
         if path.is_file():
             return _file_digest(path, is_large)
     return None
 
 
 def _files(path: Path) -> list[Path]:
-    """Return all files in a folder and below it, sorted; linked folders, such as those of classes, belong to it."""
+    """Return all files in a folder and below it, sorted, also those behind linked folders."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    files, seen = [], set()
-    for folder, inside, names in os.walk(path, followlinks=True, onerror=fail):
+    files: list[Path] = []
+    visited = set()
+    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=fail):
         facts = os.stat(folder)
-        if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above
-            inside.clear()
+        identity = (facts.st_dev, facts.st_ino)
+        if identity in visited:
+            # A link to a folder above would be followed for ever.
+            subfolders.clear()
             continue
-        seen.add((facts.st_dev, facts.st_ino))
-        files += [file for name in names if (file := Path(folder) / name).is_file()]
+        visited.add(identity)
+        candidates = (Path(folder) / name for name in names)
+        files.extend(file for file in candidates if file.is_file())
     return sorted(files)
 
 
@@ -151,10 +194,11 @@ def _file_digest(path: Path, is_large: bool) -> str:
     facts = path.stat()
     if is_large:
         return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
-    return "sha256:" + _sha256_of(
-        path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
-    )
+    version = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return "sha256:" + _sha256_of(path, version)
 
 
-# The jobs of a sweep name the same files, which are read once.
-_sha256_of = functools.cache(lambda path, *facts: sha256_file(path))
+@functools.cache
+def _sha256_of(path: Path, version: tuple[int, ...]) -> str:
+    """Return a file's SHA-256; the jobs of a sweep name the same files, which are read once."""
+    return sha256_file(path)

@@ -1,7 +1,8 @@
-"""Settings declared by annotations: type, bounds, choices and meaning in one place, for signatures of parts and the schema.
+"""Settings declared by annotations: type, bounds, choices and meaning.
 
-`train_size: Count = 200` declares type and range; a text in the annotation, as in `Annotated[Count, "Passes over the data."]`,
-is the setting's meaning. Choices are `typing.Literal`, or `OneOf` in the schema, because OmegaConf does not support Literal.
+`train_size: Count = 200` declares type and range; a text in the annotation, as in
+`Annotated[Count, "Passes over the data."]`, is the setting's meaning. Choices are `typing.Literal`,
+or `OneOf` in the schema, because OmegaConf does not support Literal.
 """
 
 import math
@@ -38,21 +39,27 @@ _UNIONS = (typing.Union, types.UnionType)
 
 @dataclass(frozen=True)
 class OneOf:
-    """The texts that a setting may have: as messages list them, and as a regular expression where that allows more."""
+    """The texts that a setting may have, as messages list them.
+
+    `pattern` is a regular expression that allows more than these words.
+    """
 
     words: tuple[str, ...]
     pattern: str = ""
 
     def holds(self, value: str) -> bool:
         """Return whether a text is one of them."""
-        return (
-            re.fullmatch(self.pattern, value) is not None if self.pattern else value in self.words
-        )
+        if self.pattern:
+            return re.fullmatch(self.pattern, value) is not None
+        return value in self.words
 
 
 @dataclass(frozen=True)
 class Takes:
-    """The type of a setting that the schema declares as Any, because OmegaConf supports no unions with lists."""
+    """The type of a setting that the schema declares as Any.
+
+    OmegaConf does not support unions with lists.
+    """
 
     hint: Any
 
@@ -62,61 +69,62 @@ PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Raise ConfigError, with what is allowed, for a value read from YAML that does not fit its annotation."""
+    """Raise ConfigError, with what is allowed, for a value that does not fit its annotation."""
     if fits(value, hint):
         return
-    allowed = in_words(hint)
-    closest = suggest(value, re.split(r", | or ", allowed)) if isinstance(value, str) else ""
-    allowed = (
-        f"{closest} allowed: {allowed}" if closest.startswith("did you") else f"allowed: {allowed}"
-    )
+    words = in_words(hint)
+    allowed = f"allowed: {words}"
+    if isinstance(value, str):
+        closest = suggest(value, re.split(r", | or ", words))
+        if closest.startswith("did you"):
+            allowed = f"{closest} {allowed}"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    raise ConfigError(
-        f"{shown(value)} is {'out of range' if is_number else 'not allowed'}",
-        where=where,
-        hint=allowed,
-    )
+    fault = "out of range" if is_number else "not allowed"
+    raise ConfigError(f"{shown(value)} is {fault}", where=where, hint=allowed)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value read from YAML is what an annotation allows; annotations of other types allow everything.
+    """Return whether an annotation allows a value read from YAML; other types allow everything.
 
-    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do.
+    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where
+    fractions do.
     """
-    hint, words, bounds = _read(hint)
-    if words or bounds:
-        fits_all = fits(value, hint) and all(
+    hint, choices, bounds = _read(hint)
+    if choices or bounds:
+        is_within = fits(value, hint) and all(
             _BOUNDS[name][1](value, bound) for name, bound in bounds
         )
-        return fits_all and all(one.holds(value) for one in words)
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
+        return is_within and all(choice.holds(value) for choice in choices)
+    origin = typing.get_origin(hint)
+    members = typing.get_args(hint)
     if origin in _UNIONS:
         return any(fits(value, member) for member in members)
     if origin is typing.Literal:
         return any(value == member and type(value) is type(member) for member in members)
     if origin in (list, Sequence):
-        return isinstance(value, (list, tuple)) and all(fits(item, members[0]) for item in value)
+        return isinstance(value, (list, tuple)) and all(fits(entry, members[0]) for entry in value)
     if origin is tuple and members:
-        return (
-            isinstance(value, (list, tuple))
-            and len(value) == len(members)
-            and all(map(fits, value, members))
-        )
+        is_pair = isinstance(value, (list, tuple)) and len(value) == len(members)
+        return is_pair and all(map(fits, value, members))
     if hint in (int, float):
-        whole = isinstance(value, int) and abs(value) <= _LARGEST
-        fraction = hint is float and isinstance(value, float) and math.isfinite(value)
-        return not isinstance(value, bool) and (whole or fraction)
-    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
+        is_whole = isinstance(value, int) and abs(value) <= _LARGEST
+        is_fraction = hint is float and isinstance(value, float) and math.isfinite(value)
+        return not isinstance(value, bool) and (is_whole or is_fraction)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    return True
 
 
 def in_words(hint: Any) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"."""
-    hint, words, bounds = _read(hint)
-    if words:
-        return ", ".join(words[0].words)
+    hint, choices, bounds = _read(hint)
+    if choices:
+        return ", ".join(choices[0].words)
     if bounds:
-        return f"{in_words(hint)} {' and '.join(f'{_BOUNDS[name][0]} {bound}' for name, bound in bounds)}"
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
+        limits = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds)
+        return f"{in_words(hint)} {limits}"
+    origin = typing.get_origin(hint)
+    members = typing.get_args(hint)
     if origin in _UNIONS:
         return " or ".join(map(in_words, members))
     if origin is typing.Literal:
@@ -125,14 +133,17 @@ def in_words(hint: Any) -> str:
         return f"list of {in_words(members[0])}"
     if origin is tuple and members:
         return f"[{', '.join(map(in_words, members))}]"
-    return {type(None): "null", bool: "true or false"}.get(
-        hint, getattr(hint, "__name__", str(hint))
-    )
+    if hint is type(None):
+        return "null"
+    if hint is bool:
+        return "true or false"
+    return getattr(hint, "__name__", str(hint))
 
 
 def meaning(hint: Any) -> str:
     """Return the text in an annotation; empty where there is none."""
-    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, str)), "")
+    metadata = getattr(hint, "__metadata__", ())
+    return next((text for text in metadata if isinstance(text, str)), "")
 
 
 def shown(value: Any) -> str:
@@ -142,12 +153,18 @@ def shown(value: Any) -> str:
 
 
 def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
-    """Return the type, the choices and the bounds of an annotation; other metadata do not limit a value."""
+    """Return type, choices and bounds of an annotation; other metadata do not limit a value."""
     metadata = getattr(hint, "__metadata__", ())
-    kind = next(
-        (item.hint for item in metadata if isinstance(item, Takes)),
-        hint.__origin__ if metadata else hint,
-    )
-    bounds = [(name, getattr(item, name, None)) for item in metadata for name in _BOUNDS]
-    words = [item for item in metadata if isinstance(item, OneOf)]
-    return kind, words, [(name, bound) for name, bound in bounds if bound is not None]
+    kind = hint.__origin__ if metadata else hint
+    choices: list[OneOf] = []
+    bounds: list[tuple[str, Any]] = []
+    for limit in metadata:
+        if isinstance(limit, Takes):
+            kind = limit.hint
+        if isinstance(limit, OneOf):
+            choices.append(limit)
+        for name in _BOUNDS:
+            bound = getattr(limit, name, None)
+            if bound is not None:
+                bounds.append((name, bound))
+    return kind, choices, bounds

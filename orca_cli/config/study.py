@@ -1,22 +1,25 @@
-"""Studies: a preset sweep over axes, whose choices are sets of overrides that go together (conf/study/NAME.yaml).
+"""Studies: a preset sweep over axes, whose choices are sets of overrides (conf/study/NAME.yaml).
 
-    common: [train.epochs=5]                       # overrides of all runs
-    axes:                                          # every combination of their choices is an arm: one run
-      seed: [0, 1, 2]                              # a list: the choices are values of the setting that the axis is named after
-      set:                                         # a mapping: name of a choice -> its overrides
+    common: [train.epochs=5]              # overrides of all runs
+    axes:                                 # every combination of their choices is an arm: one run
+      seed: [0, 1, 2]                     # a list: values of the setting with the axis's name
+      set:                                # a mapping: name of a choice -> its overrides
         digits: task=digits
-        arrows: [task=arrays, task.kind=classes, "task.train=study/{seed}/ArrowHead.npz"]   # {AXIS}: the arm's choice there
+        # {AXIS} stands for the arm's choice on that axis.
+        arrows: [task=arrays, task.kind=classes, "task.train=study/{seed}/ArrowHead.npz"]
       body:
         minilm: body=minilm
-        swin: [body=swin_tiny, body.checkpoint=???]   # ???: only the command line can give it, and it goes to this choice only
-    except:                                        # arms that are left out
+        # ???: only the command line can give it, and it goes to this choice only
+        swin: [body=swin_tiny, body.checkpoint=???]
+    except:                               # arms that are left out
       - {body: swin, set: [arrows]}
-    files:                                         # settings that name files: how one gets them
+    files:                                # settings that name files: how to get them
       task.train: python scripts/study_data.py --from FOLDER
       task.path: orca data get NAME
 
-Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all. Where a
-study has sets, task=NAME on the command line takes their place: the set of that name, else the plain task.
+If overrides of an arm have the same key, the later axis counts; what is typed on the command line
+beats them all. If a study has sets, task=NAME on the command line takes their place: the set of
+that name, else the plain task.
 """
 
 from __future__ import annotations
@@ -45,9 +48,8 @@ Choices = dict[str, tuple[str, ...]]  # name -> overrides
 class Arm:
     """One run of a study."""
 
-    labels: dict[
-        str, str
-    ]  # axis -> name of the choice, and what was typed besides; not part of the run's identity
+    # Axis -> name of the choice, and what was typed besides; not part of the run's identity.
+    labels: dict[str, str]
     overrides: list[str]
     lacks: str = ""  # why it cannot run; empty if it can
 
@@ -64,55 +66,36 @@ class Study:
 
     @classmethod
     def read(cls, name: str, path: Path) -> Study:
-        """Read a study's file; ConfigError where it is not a study, UnsafeError where it sets how the program runs."""
+        """Read a study's file.
+
+        Raises:
+            ConfigError: it is not a study.
+            UnsafeError: it sets how the program runs.
+        """
         where = str(path)
         content = mapping(configuration.content(path), where, _PARTS)
-        axes: dict[str, Choices] = {}
-        for axis, node in mapping(content.get("axes"), f"{where}: axes").items():
-            named = (
-                {text: f"{axis}={text}" for text in _texts(node)}
-                if isinstance(node, list)
-                else node
-            )
-            inside = mapping(named, f"{where}: {axis}").items()
-            axes[axis] = {
-                choice: _overrides(entry, f"{where}: {axis}.{choice}") for choice, entry in inside
-            }
-        left_out = []
-        for entry in content.get("except") or []:
-            condition = mapping(entry, f"{where}: except", axes)
-            left_out.append({axis: _texts(node) for axis, node in condition.items()})
-            for axis, choice in (
-                (axis, choice) for axis, names in left_out[-1].items() for choice in names
-            ):
-                if choice not in axes[axis]:
-                    hint = suggest(choice, axes[axis])
-                    raise ConfigError(
-                        f"{axis} has no '{choice}'", where=f"{where}: except", hint=hint
-                    )
-        files = {
-            key: str(text) for key, text in mapping(content.get("files"), f"{where}: files").items()
-        }
+        axes = _axes(content.get("axes"), where)
+        files = mapping(content.get("files"), f"{where}: files")
         return cls(
-            name,
-            _overrides(content.get("common") or [], f"{where}: common"),
-            axes,
-            tuple(left_out),
-            files,
+            name=name,
+            common=_overrides(content.get("common") or [], f"{where}: common"),
+            axes=axes,
+            left_out=_left_out(content.get("except"), axes, where),
+            files={key: str(text) for key, text in files.items()},
         )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
         """Return the study with the choices of an axis that were typed.
 
-        A name that is no choice of the axis is a value of `setting`, and where that is empty a ConfigError.
+        A name that is not a choice of the axis is a value of `setting`; ConfigError if that is ''.
         """
-        choices, chosen = self.axes[axis], {}
+        choices = self.axes[axis]
+        chosen: Choices = {}
         for name in names:
             if name not in choices and not setting:
+                hint = suggest(name, choices)
                 raise ConfigError(
-                    f"study={self.name} has no {axis} '{name}'",
-                    where=axis,
-                    hint=suggest(name, choices),
+                    f"study={self.name} has no {axis} '{name}'", where=axis, hint=hint
                 )
             chosen[name] = choices.get(name, (f"{setting}={name}",))
         return replace(self, axes=self.axes | {axis: chosen})
@@ -121,88 +104,134 @@ class Study:
         """Return every arm that is not left out, the first axis slowest.
 
         Args:
-            typed: key -> its values and their overrides, for what the command line sets besides; each value makes arms.
+            typed: key -> its values and their overrides, as further axes.
             data_folder: where relative names of files are looked for, besides the working folder.
         """
-        preset = [
-            text for choices in self.axes.values() for texts in choices.values() for text in texts
-        ]
-        blank, axes, arms = (
-            {key_of(text) for text in preset if text.endswith(_BLANK)},
-            self.axes | dict(typed),
-            [],
-        )
-        unnamed = {
-            key
-            for key in typed
-            if key in blank or key.startswith(_NOT_IN_FILES) or is_without_effect(key)
-        }
-        for chosen in itertools.product(
-            *([(axis, name) for name in choices] for axis, choices in axes.items())
-        ):
+        blanks = self._blanks()
+        axes = self.axes | dict(typed)
+        pairs_of_axis = [[(axis, name) for name in choices] for axis, choices in axes.items()]
+        arms = []
+        for chosen in itertools.product(*pairs_of_axis):
             labels = dict(chosen)
-            if any(
-                all(labels[axis] in names for axis, names in one.items()) for one in self.left_out
-            ):
+            if self._is_left_out(labels):
                 continue
-            texts = [*self.common, *(text for axis, name in chosen for text in axes[axis][name])]
+            texts = list(self.common)
+            for axis, name in chosen:
+                texts.extend(axes[axis][name])
             for axis in self.axes:
                 texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
-            merged: dict[str, str] = {}
-            for key, text in ((key_of(text), text) for text in texts):
-                # What only the command line can give goes to the choices that ask for it.
-                if (
-                    key not in blank
-                    or text.endswith(_BLANK)
-                    or merged.get(key, "").endswith(_BLANK)
-                ):
-                    merged[key] = text
-            named = {axis: name for axis, name in labels.items() if axis not in unnamed}
-            arms.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
+            merged = _merged(texts, blanks)
+            # A typed key that fills a blank, or cannot change a result, does not name an arm.
+            for key in typed:
+                if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
+                    del labels[key]
+            lacks = self._lack(merged, data_folder)
+            arms.append(Arm(labels=labels, overrides=list(merged.values()), lacks=lacks))
         return arms
 
-    def _lack(self, merged: dict[str, str], data_folder: Path) -> str:
-        """Return why an arm cannot run: values that have to be typed, and files that are not there; empty if it can."""
+    def _blanks(self) -> set[str]:
+        """Return the keys that some choice leaves to the command line."""
+        return {
+            key_of(text)
+            for choices in self.axes.values()
+            for overrides in choices.values()
+            for text in overrides
+            if text.endswith(_BLANK)
+        }
+
+    def _is_left_out(self, labels: Mapping[str, str]) -> bool:
+        return any(
+            all(labels[axis] in names for axis, names in condition.items())
+            for condition in self.left_out
+        )
+
+    def _lack(self, merged: Mapping[str, str], data_folder: Path) -> str:
+        """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
         lacks = []
         for key, text in merged.items():
-            value = text.partition("=")[2].strip("'\"")
-            path = Path(value).expanduser()
+            name = text.partition("=")[2].strip("'\"")
+            path = Path(name).expanduser()
             if text.endswith(_BLANK):
-                lacks.append(
-                    f"needs {key}=...: {self.files.get(key, 'give it on the command line')}"
-                )
+                source = self.files.get(key, "give it on the command line")
+                lacks.append(f"needs {key}=...: {source}")
             elif key in self.files and not (path.exists() or (data_folder / path).exists()):
-                lacks.append(f"no {value} in the data folder {data_folder}: {self.files[key]}")
+                lacks.append(f"no {name} in the data folder {data_folder}: {self.files[key]}")
         return "; ".join(lacks)
+
+
+def _merged(texts: Sequence[str], blanks: set[str]) -> dict[str, str]:
+    """Return key -> the override that counts, which is the last.
+
+    What only the command line can give goes to the choices that ask for it: it fills a blank and
+    nothing else.
+    """
+    merged: dict[str, str] = {}
+    for text in texts:
+        key = key_of(text)
+        fills_blank = merged.get(key, "").endswith(_BLANK)
+        if key not in blanks or text.endswith(_BLANK) or fills_blank:
+            merged[key] = text
+    return merged
 
 
 def absent_lines(absent: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why arms cannot run."""
-    return [
-        f"{count} run{'s' if count > 1 else ''} left out: {reason}"
-        for reason, count in absent.items()
-    ]
+    lines = []
+    for reason, count in absent.items():
+        runs = "runs" if count > 1 else "run"
+        lines.append(f"{count} {runs} left out: {reason}")
+    return lines
+
+
+def _axes(node: Any, where: str) -> dict[str, Choices]:
+    """Return axis -> its choices, from the block `axes` of a file."""
+    axes: dict[str, Choices] = {}
+    for axis, choices in mapping(node, f"{where}: axes").items():
+        if isinstance(choices, list):
+            choices = {text: f"{axis}={text}" for text in _texts(choices)}
+        named = mapping(choices, f"{where}: {axis}")
+        axes[axis] = {
+            name: _overrides(entry, f"{where}: {axis}.{name}") for name, entry in named.items()
+        }
+    return axes
+
+
+def _left_out(
+    node: Any, axes: Mapping[str, Choices], where: str
+) -> tuple[dict[str, tuple[str, ...]], ...]:
+    """Return the conditions on arms that are left out, from the block `except` of a file."""
+    conditions = []
+    for entry in node or []:
+        names_of_axis = mapping(entry, f"{where}: except", axes)
+        condition = {axis: _texts(names) for axis, names in names_of_axis.items()}
+        for axis, names in condition.items():
+            for name in names:
+                if name not in axes[axis]:
+                    hint = suggest(name, axes[axis])
+                    raise ConfigError(
+                        f"{axis} has no '{name}'", where=f"{where}: except", hint=hint
+                    )
+        conditions.append(condition)
+    return tuple(conditions)
 
 
 def _texts(node: Any) -> tuple[str, ...]:
-    """Return a value, or each of a list, as one types it."""
-    values = node if isinstance(node, list) else [node]
-    return tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    """Return a value, or each of a list, as it would be typed."""
+    entries = node if isinstance(node, list) else [node]
+    return tuple(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in entries)
 
 
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
-    if not isinstance(texts, list) or not all(
+    is_list = isinstance(texts, list) and all(
         isinstance(text, str) and "=" in text for text in texts
-    ):
-        raise ConfigError(
-            "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
-        )
+    )
+    if not is_list:
+        hint = "such as [task=digits, train.epochs=5]"
+        raise ConfigError("is not a list of overrides", where=where, hint=hint)
     for text in texts:
-        if re.split(r"[./]", key_of(text))[0] in _NOT_IN_FILES:
-            raise UnsafeError(
-                f"'{text}' sets how the program runs",
-                where=where,
-                hint="type it on the command line",
-            )
+        section = re.split(r"[./]", key_of(text))[0]
+        if section in _NOT_IN_FILES:
+            hint = "type it on the command line"
+            raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint=hint)
     return tuple(texts)

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, whose whole message this is
-_WORDS = re.compile(
-    r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED|could not create a (?:primitive|memory)$",
+# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; the whole message of oneDNN.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
+    r"|could not create a (?:primitive|memory)$",
     re.IGNORECASE,
 )
 
@@ -41,7 +42,9 @@ class OrcaError(Exception):
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
-        self.what, self.where, self.hint = what, where, hint
+        self.what = what
+        self.where = where
+        self.hint = hint
 
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
@@ -106,7 +109,7 @@ class NonFiniteError(OrcaError, code=32):
 
 
 class WorkerError(OrcaError, code=33):
-    """The process that reads other people's files crashed on a file, or reached its limit of memory or time."""
+    """The process that reads other people's files crashed, or reached a limit of memory or time."""
 
 
 class InterruptionError(OrcaError, code=128 + signal.SIGINT):
@@ -114,42 +117,42 @@ class InterruptionError(OrcaError, code=128 + signal.SIGINT):
 
     @staticmethod
     def by(signum: int) -> InterruptionError:
-        """Return the error for one signal: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129; SIGUSR1, preemption, 75."""
-        kind, verb = (
-            (PreemptionError, "preempted")
-            if signum == signal.SIGUSR1
-            else (InterruptionError, "stopped")
-        )
-        error = kind(
-            f"{verb} by {signal.Signals(signum).name}", hint="rerun the same command to resume"
-        )
-        if kind is InterruptionError:
-            error.code = 128 + signum
+        """Return the error for one signal.
+
+        Its exit code is 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP; 75 for SIGUSR1
+        (preemption).
+        """
+        name = signal.Signals(signum).name
+        hint = "rerun the same command to resume"
+        if signum == signal.SIGUSR1:
+            return PreemptionError(f"preempted by {name}", hint=hint)
+        error = InterruptionError(f"stopped by {name}", hint=hint)
+        error.code = 128 + signum
         return error
 
 
 class PreemptionError(InterruptionError, code=os.EX_TEMPFAIL):
-    """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
+    """Preemption asked to stop; the state was saved, and a scheduler should restart the command."""
 
 
 def need(module: str, where: str, extra: str = "") -> Any:
     """Return a module of an optional package, imported.
 
     Raises:
-        UnavailableError: about what is typed at `where`; it names the extra, by default the package's name, to install.
+        UnavailableError: the package is missing. It names `where`, the setting that asked for it,
+            and the extra to install, by default the package's name.
     """
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        message = f"the package {package} is not installed"
         hint = f"pip install 'orca-transfer[{extra or package}]'"
-        raise UnavailableError(
-            f"the package {package} is not installed", where=where, hint=hint
-        ) from error
+        raise UnavailableError(message, where=where, hint=hint) from error
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
-    """Return the lack of memory, threads or processes that an error means, else None."""
+    """Return an error that means a lack of memory, threads or processes as such, else None."""
     if isinstance(error, MemoryError):
         return MemoryExhaustedError("not enough memory")
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
@@ -163,16 +166,19 @@ def process_error(error: BaseException) -> MemoryExhaustedError | None:
 
 def is_exhausted(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out; most libraries have no type for it."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno == errno.ENOMEM
-    ):
+    if isinstance(error, MemoryError):
         return True
-    return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 @contextmanager
 def governed_by(where: str, hint: str = "") -> Iterator[None]:
-    """Raise MemoryExhaustedError that names the setting to lower if memory runs out inside; an inner block goes first."""
+    """Raise MemoryExhaustedError, which names the setting to lower, if memory runs out inside.
+
+    An inner block goes first.
+    """
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
@@ -182,7 +188,10 @@ def governed_by(where: str, hint: str = "") -> Iterator[None]:
 
 
 def interruption_in(error: BaseException) -> InterruptionError | None:
-    """Return the interruption that an error is, or was raised for: a signal may arrive inside a library that catches all."""
+    """Return the interruption that an error is, or was raised for.
+
+    A signal may arrive inside a library that catches every exception.
+    """
     current: BaseException | None = error
     while current is not None and not isinstance(current, InterruptionError):
         current = current.__cause__ or current.__context__
@@ -192,10 +201,12 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)
+    if not words:
+        return "nothing is allowed here"
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    close = close or [
-        other for other in words if sorted(other) == sorted(word)
-    ]  # two letters swapped in a short word
+    if not close:
+        # Two letters that are swapped in a short word.
+        close = [candidate for candidate in words if sorted(candidate) == sorted(word)]
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"allowed: {', '.join(words)}" if words else "nothing is allowed here"
+    return f"allowed: {', '.join(words)}"

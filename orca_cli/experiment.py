@@ -314,7 +314,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
         failure: OrcaError | None = interruption_in(error)
         try:
             if failure is None:
-                storage.check_held(folder.path)
+                storage.check_pinned(folder.path)
         except (
             OrcaError
         ) as gone:  # which can cause any other failure, and leaves no place to record it

@@ -12,7 +12,10 @@ class Reporter(Protocol):
         """Log one line."""
 
     def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
-        """Return a context manager that gives a function `advance(steps=1, note="")`; `total` is the number of steps."""
+        """Return a context manager that yields a function `advance(steps=1, note="")`.
+
+        `total` is the number of steps.
+        """
 
 
 class Silent:

@@ -1,7 +1,8 @@
 """One place for seeds: every random draw has a generator of its own, named by what it is for.
 
-A draw is a function of (seed, names), never of how many numbers were drawn before it. So a resumed run, another order
-of stages, or one more draw elsewhere changes nothing, and checkpoints hold no generator state.
+A draw is a function of (seed, names), never of how many numbers were drawn before it. So a resumed
+run, another order of stages, or one more draw elsewhere changes nothing, and checkpoints hold no
+generator state.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Return a seed in 0..2**63-1 for the draw that `names` describe, such as ("finetune", "order", epoch)."""
+    """Return a seed in 0..2**63-1 for a named draw, such as ("finetune", "order", epoch)."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -34,13 +35,16 @@ def torch_generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 def seed_torch(seed: int, *names: str | int) -> None:
-    """Seed torch's global generators, which dropout and layer initialisation draw from, for one named draw."""
+    """Seed torch's global generators for one named draw.
+
+    Dropout and the initialisation of layers draw from them.
+    """
     import torch
 
-    value = derive(seed, *names)
-    # Not torch.manual_seed, which also asks for every kind of device that there might be: a millisecond at each step.
-    torch.default_generator.manual_seed(value)
+    derived = derive(seed, *names)
+    # torch.manual_seed would look for every kind of device: a millisecond at each step.
+    torch.default_generator.manual_seed(derived)
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(value)
+        torch.cuda.manual_seed_all(derived)
     if torch.backends.mps.is_available():
-        torch.mps.manual_seed(value)
+        torch.mps.manual_seed(derived)

@@ -1,7 +1,8 @@
 """Signals set a flag that every long loop polls, so that state is saved before the process ends.
 
-SIGTERM, SIGHUP (unless it is ignored, as under nohup), SIGINT and the signal of preemption set the flag, however often they
-come. A second SIGINT does not wait for a loop: it ends the process at once, and the last commit is intact.
+SIGTERM, SIGHUP (unless it is ignored, as under nohup), SIGINT and the signal of preemption set the
+flag, however often they come. A second SIGINT does not wait for a loop: it ends the process at
+once, and the last commit is intact.
 """
 
 import ctypes
@@ -15,7 +16,8 @@ from types import FrameType
 
 from orca_cli.exceptions import InterruptionError
 
-PREEMPTION = signal.SIGUSR1  # by which a scheduler announces that it takes the machine away
+# A scheduler announces by it that it takes the machine away.
+PREEMPTION = signal.SIGUSR1
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PREEMPTION)
 
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
@@ -28,16 +30,21 @@ _immediate = False
 
 @contextmanager
 def deferred(*, insistent: bool = True) -> Iterator[None]:
-    """Turn signals inside the block into a flag. A block inside such a block, or in another thread, changes nothing.
+    """Turn signals inside the block into a flag.
 
-    `insistent`: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
+    A block inside such a block, or in another thread, changes nothing. `insistent`: a second SIGINT
+    ends the process at once. A job of a sweep leaves that to the sweep.
     """
     global _pending, _deferred, _insistent
     if _deferred or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _pending, _deferred, _insistent = None, True, insistent
-    numbers = [n for n in _ALL if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    _pending = None
+    _deferred = True
+    _insistent = insistent
+    numbers = list(_ALL)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
     previous = {number: signal.signal(number, _set) for number in numbers}
     unblock()
     try:
@@ -60,12 +67,14 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def immediate(*, wanted: bool = True) -> Iterator[None]:
-    """Let a signal raise InterruptionError anywhere inside the block, for waits that have no loop to poll in.
+    """Let a signal raise InterruptionError anywhere inside the block, for waits without a loop.
 
-    One that is pending raises before the block. Within `deferred` alone; else signals do what they do by default.
+    One that is pending raises before the block. Within `deferred` alone; else signals do what they
+    do by default.
     """
     global _immediate
-    before, _immediate = _immediate, wanted
+    before = _immediate
+    _immediate = wanted
     try:
         if wanted:
             check()
@@ -77,7 +86,10 @@ def immediate(*, wanted: bool = True) -> Iterator[None]:
 
 
 def postponed() -> AbstractContextManager[None]:
-    """Keep signals from raising inside the block, which must not be left half done, even within `immediate`."""
+    """Keep signals from raising inside the block, even within `immediate`.
+
+    For blocks that must not be left half done.
+    """
     return immediate(wanted=False)
 
 
@@ -92,7 +104,8 @@ def note(signum: int) -> None:
 def watched() -> Iterator[None]:
     """Notice a second SIGINT also while the main thread is inside one long operation of a library.
 
-    Python's own handlers wait for the operation to return; the byte that a signal writes into a pipe does not.
+    Python's own handlers wait for the operation to return; the byte that a signal writes into a
+    pipe does not.
     """
     if not (_deferred and _insistent) or threading.current_thread() is not threading.main_thread():
         yield
@@ -112,17 +125,24 @@ def watched() -> Iterator[None]:
 
 
 def _watch(readable: int, is_stopping: bool) -> None:
-    while numbers := os.read(readable, 64):
+    """Read signal numbers from a pipe until it is closed; end the process at a second SIGINT."""
+    numbers = os.read(readable, 64)
+    while numbers:
         for number in numbers:
             if is_stopping and number == signal.SIGINT:
                 _leave()
             is_stopping = is_stopping or number in _ALL
+        numbers = os.read(readable, 64)
 
 
 def _leave() -> None:
     """End the process at once; the system frees its locks, and temporary files remain."""
-    show_cursor = "\x1b[?25h\n" if sys.stderr is not None and sys.stderr.isatty() else ""
-    text = "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from the last checkpoint"
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    show_cursor = "\x1b[?25h\n" if is_terminal else ""
+    text = (
+        "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from the "
+        "last checkpoint"
+    )
     try:
         os.write(2, f"{show_cursor}{text}\n".encode())
     finally:
@@ -131,15 +151,18 @@ def _leave() -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does, in commands that have no state to save."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does.
+
+    For commands that have no state to save.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     with ExitStack() as stack:
-        for number in (
-            (signal.SIGTERM, signal.SIGHUP)
-            if threading.current_thread() is threading.main_thread()
-            else ()
-        ):
+        for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
-                stack.callback(signal.signal, number, signal.signal(number, _raise))
+                previous = signal.signal(number, _raise)
+                stack.callback(signal.signal, number, previous)
         yield
 
 
@@ -148,12 +171,15 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def block() -> None:
-    """Hold the signals back, so that none is lost while a process is started; they arrive at `unblock`."""
+    """Hold the signals back, so that none is lost while a process is started.
+
+    They arrive at `unblock`.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
 
 
 def unblock() -> None:
-    """Let the signals arrive that `block` held back, here or in the process that started this one."""
+    """Let the signals arrive that `block` holds back, here or in the parent process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
 
@@ -161,7 +187,9 @@ def reset_in_fork() -> None:
     """Forget, in a fork, the signals and handlers of its parent."""
     global _pending, _deferred, _immediate
     signal.set_wakeup_fd(-1)
-    _pending, _deferred, _immediate = None, False, False
+    _pending = None
+    _deferred = False
+    _immediate = False
 
 
 def pending() -> int | None:
@@ -170,18 +198,26 @@ def pending() -> int | None:
 
 
 def exit_code() -> int:
-    """Return the exit code of the signal that asked this process to stop, also where the work ended meanwhile; 0 for none."""
-    return 0 if _pending is None else InterruptionError.by(_pending).code
+    """Return the exit code of the signal that asked this process to stop; 0 without one.
+
+    It counts also if the work ended meanwhile.
+    """
+    if _pending is None:
+        return 0
+    return InterruptionError.by(_pending).code
 
 
 def check() -> None:
-    """Raise InterruptionError where a signal has asked this process to stop."""
+    """Raise InterruptionError if a signal has asked this process to stop."""
     if _pending is not None:
         raise InterruptionError.by(_pending)
 
 
 def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent, of that process id, ends: nothing that is killed leaves jobs behind (Linux)."""
+    """Kill this process when its parent, with that process id, ends (Linux).
+
+    So a driver that is killed leaves no jobs behind.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:

@@ -3,7 +3,6 @@
 On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
 """
 
-import functools
 import json
 import logging
 import os
@@ -25,9 +24,13 @@ from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
-_prefix = ""  # of every line of a job of a sweep, such as "[2/6] "
+# Columns of results in a file or a pipe, and the fewest on a terminal.
+_WIDE, _NARROW = 200, 20
+# Prefix of every line of a job of a sweep, such as "[2/6] ".
+_prefix = ""
 _has_bars = True
-# Control, format (also those that reverse the writing direction), surrogate, line and paragraph separators.
+# Unicode categories: control, format (also those that reverse the writing direction), surrogate,
+# line and paragraph separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -35,12 +38,14 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 class Result:
     """What a command returns; `render` prints it."""
 
-    record: Mapping[str, Any]  # for other programs: JSON-able, with "schema"
-    shown: Iterable[
-        RenderableType
-    ] = ()  # for people: texts, printed as they are, and Rich renderables
-    failures: Sequence[OrcaError] = ()  # printed after the result, one line each
-    code: int = 0  # of the process; default: that of the first failure
+    # For other programs: JSON-able, with "schema".
+    record: Mapping[str, Any]
+    # For people: texts, printed as they are, and Rich renderables.
+    shown: Iterable[RenderableType] = ()
+    # Printed after the result, one line each.
+    failures: Sequence[OrcaError] = ()
+    # Exit code of the process; 0 becomes that of the first failure.
+    code: int = 0
 
     def __post_init__(self) -> None:
         if self.failures and not self.code:
@@ -64,25 +69,35 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Return text of unknown origin with all that could move a cursor, hide or break a line as escapes, but for `kept`."""
-    hidden = {char for char in text if unicodedata.category(char) in _HIDDEN and char not in kept}
-    return "".join(
-        char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text
-    )
+    """Return a text of unknown origin with the characters escaped that command a terminal.
+
+    They move the cursor, hide or break a line. Those in `kept` stay.
+    """
+    characters = []
+    for character in text:
+        if unicodedata.category(character) in _HIDDEN and character not in kept:
+            character = character.encode("unicode_escape").decode("ascii")
+        characters.append(character)
+    return "".join(characters)
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a text of unknown origin for a csv file: visible, with an apostrophe before what a spreadsheet would compute."""
+    """Return a text of unknown origin for a csv file: visible, and never a formula.
+
+    A text that a spreadsheet would compute gets an apostrophe in front.
+    """
     text = visible(text)
     try:
         float(text)
     except ValueError:
-        return f"'{text}" if len(text) > 1 and text[0] in "=+-@" else text
+        is_formula = len(text) > 1 and text[0] in "=+-@"
+        return f"'{text}" if is_formula else text
     return text
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
-    record.msg, record.args = visible(record.getMessage(), kept="\t"), ()
+    record.msg = visible(record.getMessage(), kept="\t")
+    record.args = ()
     return True
 
 
@@ -90,13 +105,21 @@ log.addFilter(_make_visible)
 
 
 def stdout() -> Console:
-    """Return the console of results; it follows NO_COLOR and is as wide as the terminal, or 200 characters in a file."""
+    """Return the console of results, which follows NO_COLOR.
+
+    It is as wide as the terminal, or 200 characters in a file.
+    """
     console = Console(file=sys.stdout, highlight=False)
-    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
+    if console.is_terminal:
+        return console
+    return Console(file=sys.stdout, highlight=False, width=_WIDE)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> RenderableType:
-    """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
+    """Return a table whose first column is not folded.
+
+    Texts are never read as markup. Empty headers are not shown.
+    """
     drawn = Table(
         box=None,
         pad_edge=False,
@@ -104,18 +127,18 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
         header_style="bold",
         show_header=any(headers),
     )
-    for place, header in enumerate(headers):
-        drawn.add_column(
-            header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else ""
-        )
+    for i, header in enumerate(headers):
+        is_first = i == 0
+        style = "cyan" if is_first else ""
+        drawn.add_column(header, overflow="fold", no_wrap=is_first, style=style)
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return drawn
 
 
-facts = functools.partial(
-    table, ("", "")
-)  # names and texts, as rows of two columns without a header
+def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
+    """Return names and texts as rows of two columns without a header."""
+    return table(("", ""), rows)
 
 
 def counted(number: int, noun: str) -> str:
@@ -124,10 +147,15 @@ def counted(number: int, noun: str) -> str:
 
 
 def percent_or_number(value: float | None, percent: bool) -> str:
-    """Return an error in per cent with two decimals, or with four significant digits; None is undefined."""
+    """Return an error in per cent with two decimals, or with four significant digits.
+
+    None is undefined.
+    """
     if value is None:
         return "undefined"
-    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+    if percent:
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -136,59 +164,68 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
 
 
 def size_text(size: int | None) -> str:
     """Return a size in powers of 1000, such as 1.5 kB; - if it is unknown."""
+    if size is None:
+        return "-"
     for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size is not None and size >= power:
-            return f"{size / power:.{1 if size < 10 * power else 0}f} {unit}"
-    return "-" if size is None else f"{size} B"
+        if size >= power:
+            decimals = 1 if size < 10 * power else 0
+            return f"{size / power:.{decimals}f} {unit}"
+    return f"{size} B"
 
 
-def print_result(*things: RenderableType) -> None:
-    """Print results on standard output: Rich renderables, and texts without folding, each with a line break."""
+def print_result(*renderables: RenderableType) -> None:
+    """Print Rich renderables and unfolded texts on standard output, each with a line break."""
     console = stdout()
-    console.width = max(20, console.width - len(_prefix))
+    console.width = max(_NARROW, console.width - len(_prefix))
     is_drawn = console.is_terminal and not _prefix
     with nullcontext() if is_drawn else console.capture() as captured:
-        for thing in things:
-            console.print(_shown(thing), soft_wrap=isinstance(thing, str))
-    if captured is not None:
-        # Tables pad their last column with spaces: in a file or a pipe these are in the way.
-        console.file.write(
-            "".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines())
-        )
-        console.file.flush()
+        for renderable in renderables:
+            console.print(_harmless(renderable), soft_wrap=isinstance(renderable, str))
+    if captured is None:
+        return
+    # Tables pad their last column with spaces: in a file or a pipe these are in the way.
+    lines = [f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()]
+    console.file.write("".join(lines))
+    console.file.flush()
 
 
-def _shown(thing: RenderableType) -> RenderableType:
+def _harmless(renderable: RenderableType) -> RenderableType:
     """Return a text or table whose names from files cannot command the terminal."""
-    if isinstance(thing, str):
-        return Text(visible(thing.removesuffix("\n"), kept="\n\t"))
-    if isinstance(thing, Text) and thing.plain != visible(thing.plain, kept="\n\t"):
-        return Text(visible(thing.plain, kept="\n\t"), style=thing.style)
-    if isinstance(thing, Table):
-        for column in thing.columns:
-            column._cells = [_shown(cell) for cell in column._cells]
-    return thing
+    if isinstance(renderable, str):
+        return Text(visible(renderable.removesuffix("\n"), kept="\n\t"))
+    if isinstance(renderable, Text):
+        plain = visible(renderable.plain, kept="\n\t")
+        return renderable if plain == renderable.plain else Text(plain, style=renderable.style)
+    if isinstance(renderable, Table):
+        for column in renderable.columns:
+            column._cells = [_harmless(cell) for cell in column._cells]
+    return renderable
 
 
 @contextmanager
 def lost_output_allowed() -> Iterator[None]:
-    """Continue work whose records are in files when standard output is a closed pipe or a full disk.
+    """Continue work that has its records in files when standard output cannot be written.
 
-    What the block has not printed by then is lost, and so is all later output: it goes to /dev/null. Any OSError in the block
-    counts as lost output, so that it should only print.
+    Output that the block has not printed by then is lost, and so is all later output, which goes to
+    /dev/null. Any OSError in the block counts as lost output, so the block should only print.
     """
     try:
         yield
-    except (OSError, SystemExit) as error:  # rich turns a closed pipe into SystemExit
+    # Rich turns a closed pipe into SystemExit.
+    except (OSError, SystemExit) as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = "nobody reads it" if isinstance(error, (BrokenPipeError, SystemExit)) else error
+        is_closed = isinstance(error, (BrokenPipeError, SystemExit))
+        reason = "nobody reads it" if is_closed else error
         log.warning(
-            f"standard output is lost ({reason}); the work goes on, and its records are in the run's folder"
+            f"standard output is lost ({reason}); the work goes on, and its records are in the run's "
+            "folder"
         )
 
 
@@ -198,10 +235,13 @@ def print_text(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print an error on standard error, control characters escaped; if nobody reads it, there is still the exit code."""
-    shown = visible(text, kept="\n\t")
+    """Print an error on standard error, with control characters escaped.
+
+    If nobody reads it, the exit code still tells.
+    """
+    message = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
-        print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{_prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class LogReporter:
@@ -213,63 +253,82 @@ class LogReporter:
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
-        """Provide a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
-        if not (_has_bars and sys.stderr.isatty()):
-            last, done = time.monotonic(), 0
-
-            def log_advance(steps: int = 1, note: str = "") -> None:
-                nonlocal done, last
-                done += steps
-                if time.monotonic() - last >= _LINE_EVERY_S and done < total:
-                    last = time.monotonic()
-                    log.info(f"{description}: {done}/{total}{'  ' + note if note else ''}")
-
-            yield log_advance
-            return
-        console = Console(file=sys.stderr, highlight=False)
-        progress = Progress(
-            *Progress.get_default_columns(), "{task.fields[note]}", console=console, transient=True
-        )
-        progress.start()
-        try:
-            task = progress.add_task(
-                escape(f"{_prefix}{visible(description)}"), total=total, note=""
-            )
-
-            def advance(steps: int = 1, note: str = "") -> None:
-                progress.advance(task, steps)
-                if note:
-                    progress.update(task, note=escape(visible(note)))
-
-            yield advance
-        finally:
-            with suppress(OSError):  # a terminal that was closed must not hide why the work ends
-                progress.stop()
+        """Yield a function advance(steps=1, note="") that moves a bar or logs lines."""
+        if _has_bars and sys.stderr.isatty():
+            with _bar(description, total) as advance:
+                yield advance
+        else:
+            yield _line_logger(description, total)
 
 
-def warn_once(handler: logging.Handler, what: str) -> None:
-    """Go on when a handler cannot write its log, such as on a full disk, and warn once through the other handlers."""
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """Yield a function that moves a bar on the terminal."""
+    console = Console(file=sys.stderr, highlight=False)
+    columns = (*Progress.get_default_columns(), "{task.fields[note]}")
+    progress = Progress(*columns, console=console, transient=True)
+    progress.start()
+    try:
+        title = escape(f"{_prefix}{visible(description)}")
+        task = progress.add_task(title, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            progress.advance(task, steps)
+            if note:
+                progress.update(task, note=escape(visible(note)))
+
+        yield advance
+    finally:
+        # A terminal that was closed must not hide why the work ends.
+        with suppress(OSError):
+            progress.stop()
+
+
+def _line_logger(description: str, total: int) -> Callable[..., None]:
+    """Return a function that logs progress as a plain line every `_LINE_EVERY_S` seconds."""
+    last_line = time.monotonic()
+    steps_done = 0
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal steps_done, last_line
+        steps_done += steps
+        if time.monotonic() - last_line >= _LINE_EVERY_S and steps_done < total:
+            last_line = time.monotonic()
+            text = f"{description}: {steps_done}/{total}"
+            log.info(f"{text}  {note}" if note else text)
+
+    return advance
+
+
+def warn_once(handler: logging.Handler, destination: str) -> None:
+    """Go on when a handler cannot write its log, such as on a full disk.
+
+    One warning, which names the destination, goes through the other handlers.
+    """
 
     def failed(record: logging.LogRecord) -> None:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
-        log.warning(f"{what} is lost, the work goes on: {sys.exc_info()[1]}")
+        log.warning(f"{destination} is lost, the work goes on: {sys.exc_info()[1]}")
 
     handler.handleError = failed  # type: ignore[method-assign]
 
 
 def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
-    """Send the program's log to standard error, one plain line per message; earlier handlers are dropped.
+    """Send the program's log to standard error, one plain line per message.
+
+    Earlier handlers are dropped.
 
     Args:
         quiet: log warnings only.
-        prefix: starts every line, also of results and errors, where several processes write to one terminal.
+        prefix: starts every line, also of results and errors, where several processes write to one
+            terminal.
         bars: whether progress is a bar on a terminal.
     """
     global _prefix, _has_bars
-    _prefix, _has_bars = prefix, bars
-    logging.raiseExceptions = (
-        False  # a log that can no longer be written is not a failure of the work
-    )
+    _prefix = prefix
+    _has_bars = bars
+    # A log that can no longer be written is not a failure of the work.
+    logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     warn_once(handler, "standard error")
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))

@@ -77,7 +77,7 @@ def claim(
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
             storage.heartbeat(path / LOCK),
-            storage.held(path),
+            storage.pinned(path),
         ):
             if error := newer_schema(path / STATUS, path / RESULT):  # this program would damage it
                 hint = "use the newer program, or start again with --force"

@@ -1,20 +1,21 @@
-"""Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; the clock.
+"""Every write of the program: temporary name, fsync, rename; manifests; locks; the clock.
 
-Whatever has its final name is complete. What writes raises StorageError where the disk is full, read-only or failing, and old
-content is intact then. The log of a run is the one file that is written elsewhere: losing lines of it must not end a run.
+A file or folder with its final name is complete. Functions that write raise StorageError if the
+disk is full, read-only or failing, and leave the old content intact. Only the log of a run is
+written elsewhere: losing lines of it must not end a run.
 """
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`
 from orca_cli.storage.disk import (
     append_json_line,
-    check_held,
+    check_pinned,
     check_temporary,
     check_writable,
     disk_error,
     guarded,
-    held,
     make_folder,
     now,
+    pinned,
     read_checked_json,
     read_json_lines,
     read_tensors,

@@ -1,6 +1,7 @@
-"""Files that are whole or absent, folders, free space, the clock, and what the operating system's errors mean to a user.
+"""Files that are whole or absent, folders, free space, the clock, and errors of the disk in words.
 
-A file is written under a temporary name, forced to the disk and renamed; records carry their own checksum.
+A file is written under a temporary name, forced to the disk and renamed; records carry their own
+checksum.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DIGEST = "sha256"
-TEMPORARY = ".tmp-"  # prefix of files and folders until they are complete
+# Prefix of the names of files and folders until they are complete.
+TEMPORARY = ".tmp-"
 _GIB = 1024**3
-_held: dict[Path, tuple[int, int] | None] = {}
+# errno -> the folder cannot be one; the disk is full.
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Bytes; a disk with less is called full where a library does not give an errno.
+_LITTLE_SPACE = 2**20
+# Folder -> device and inode, inside `pinned`.
+_pinned: dict[Path, tuple[int, int] | None] = {}
 
 
 @contextmanager
@@ -43,35 +51,42 @@ def guarded(path: Path) -> Iterator[None]:
 
 def disk_error(error: BaseException) -> StorageError | None:
     """Return the StorageError for an unexpected error that a disk caused, else None."""
-    failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+    failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
         return _explain(Path(str(error.filename or ".")), error)
     return None
 
 
 def _explain(path: Path, error: Exception) -> StorageError:
-    number = getattr(error, "errno", None)
-    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
-        number = int(match[1])
-    free, what, hint = (
-        _free_bytes(path),
-        getattr(error, "strerror", None) or error,
-        "choose another folder",
-    )
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-        what = "a file, or a link that leads to no folder, stands where a folder is needed"
-    elif number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (
-        number is None and free is not None and free < 2**20
-    ):
+    """Return the StorageError for an error that was raised while `path` was written."""
+    number = _error_number(error)
+    free = _free_bytes(path)
+    is_small = number is None and free is not None and free < _LITTLE_SPACE
+    if number in _NO_FOLDER:
+        reason = "a file, or a link that leads to no folder, stands where a folder is needed"
+        hint = "choose another folder"
+    elif number in _FULL or is_small:
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
-        what, hint = f"no space left to write{left}", "free some space and repeat"
-    return StorageError(
-        f"cannot be written: {what or type(error).__name__}", where=f"{path!s:.200}", hint=hint
-    )
+        reason = f"no space left to write{left}"
+        hint = "free some space and repeat"
+    else:
+        reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        hint = "choose another folder"
+    return StorageError(f"cannot be written: {reason}", where=f"{path!s:.200}", hint=hint)
+
+
+def _error_number(error: Exception) -> int | None:
+    """Return the errno of an error; safetensors gives it in the text alone."""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return number
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def _free_bytes(path: Path) -> int | None:
-    # Path.exists raises where the path is too long.
+    """Return the free bytes of the disk that a path is on, None if it cannot tell."""
+    # Path.exists would raise for a path that is too long.
     folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
     with suppress(OSError):
         return shutil.disk_usage(folder).free
@@ -80,8 +95,9 @@ def _free_bytes(path: Path) -> int | None:
 
 def unreadable(path: Path, error: Exception) -> StorageError:
     """Return the failure for one of our files that exists but cannot be read."""
-    what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return StorageError(what, where=str(path), hint="repair the disk, or move the file away")
+    reason = getattr(error, "strerror", None) or error
+    hint = "repair the disk, or move the file away"
+    return StorageError(f"cannot be read: {reason}", where=str(path), hint=hint)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -103,28 +119,27 @@ def fsync_file(path: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Guard a folder inside the block: once it is deleted, renamed or replaced, writes into it raise."""
+def pinned(folder: Path) -> Iterator[None]:
+    """Make writes into a folder raise, inside the block, once it is deleted or replaced."""
     with guarded(folder):
-        _held[folder] = _node(folder)
+        _pinned[folder] = _node(folder)
     try:
         yield
     finally:
-        del _held[folder]
+        del _pinned[folder]
 
 
-def check_held(path: Path) -> None:
-    """Raise StorageError where a held folder at or above `path` was deleted, renamed or replaced."""
+def check_pinned(path: Path) -> None:
+    """Raise StorageError if a pinned folder at or above `path` was deleted, renamed or replaced."""
     for folder in (path, *path.parents):
-        if folder in _held and _node(folder) != _held[folder]:
+        if folder in _pinned and _node(folder) != _pinned[folder]:
+            message = "was deleted, renamed or replaced while in use"
             hint = "put it back, or rerun the command to start over"
-            raise StorageError(
-                "was deleted, renamed or replaced while in use", where=str(folder), hint=hint
-            )
+            raise StorageError(message, where=str(folder), hint=hint)
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a folder from another of the same name, None if it does not exist."""
+    """Return device and inode, which tell a folder from another of its name; None without one."""
     try:
         facts = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -133,10 +148,14 @@ def _node(folder: Path) -> tuple[int, int] | None:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents where they are missing; StorageError also where a held folder no longer exists."""
+    """Create a folder and its parents if they are missing.
+
+    StorageError if that fails, or if a pinned folder no longer exists.
+    """
     with guarded(path):
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
-        check_held(path)  # after the look, so that none is made again that was deleted meanwhile
+        # Only now, so that a folder that was deleted meanwhile is not made again.
+        check_pinned(path)
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             fsync_folder(folder.parent)
@@ -144,38 +163,41 @@ def make_folder(path: Path) -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a name beside `path` that nobody can foresee, for what is not complete yet."""
-    return (
-        path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
-    )  # of "." too, which has no name
+    """Return an unpredictable name next to `path`, for what is not complete yet."""
+    # Not `with_name`, which refuses a path without a name, such as ".".
+    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
 
 
 def new_file(path: Path) -> int:
-    """Create a file and return its descriptor, open for writing; whatever has its name, such as a planted link, is an error."""
-    return os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666
-    )  # O_EXCL does not follow links
+    """Create a file and return its descriptor, open for writing.
+
+    Anything that already has its name is an error, also a planted link: O_EXCL does not follow it.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def check_temporary() -> None:
-    """Raise StorageError where no temporary files can be written; torch cannot even be imported then."""
+    """Raise StorageError if no temporary file can be written: torch could not even be imported."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        what = "no folder for temporary files can be written"
-        raise StorageError(what, where="TMPDIR", hint="set TMPDIR to one that can") from error
+        message = "no folder for temporary files can be written"
+        raise StorageError(message, where="TMPDIR", hint="set TMPDIR to one that can") from error
 
 
-def require_space(folder: Path, size: int, what: str = "") -> None:
-    """Raise StorageError where fewer than `size` bytes are free below a folder; `what` names what needs them."""
+def require_space(folder: Path, size: int, purpose: str = "") -> None:
+    """Raise StorageError, with the purpose, if fewer than `size` bytes are free below a folder."""
     free = _free_bytes(folder)
-    if free is not None and free < size:
-        what = f"no space left{what and f' for {what}'}: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
-        raise StorageError(what, where=str(folder), hint="free some space and repeat")
+    if free is None or free >= size:
+        return
+    for_purpose = f" for {purpose}" if purpose else ""
+    needed = f"{size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
+    message = f"no space left{for_purpose}: {needed}"
+    raise StorageError(message, where=str(folder), hint="free some space and repeat")
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder and write a byte into it, so that a run fails before its work, not after."""
+    """Create a folder and write a byte into it, so that a run fails before its work, not after."""
     make_folder(path)
     with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY) as probe:
         probe.write(b"x")
@@ -188,7 +210,7 @@ def now() -> datetime:
 
 
 def timestamp() -> str:
-    """Return the local time to the microsecond in the form of run folders: YYYY-mm-dd_HH-MM-SS.ffffff."""
+    """Return the local time as in names of run folders: YYYY-mm-dd_HH-MM-SS.ffffff."""
     return now().strftime("%Y-%m-%d_%H-%M-%S.%f")
 
 
@@ -213,42 +235,52 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; invalid Unicode, as in file names, becomes an escape."""
+    """Write a text file as UTF-8, whole or not at all.
+
+    Invalid Unicode, which file names may hold, becomes an escape.
+    """
     write_bytes(path, _encoded(text))
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode(
-        errors="backslashreplace"
-    )  # in JSON it is an escape that gives the same name again
+    # In JSON the escape stands for the same name again.
+    return text.encode(errors="backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, record: Any) -> None:
     """Write a JSON file, whole or not at all; NaN and infinity, which JSON lacks, are refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a .jsonl file and force it to the disk; half a line left by an earlier failure is cut off."""
+    """Append one record to a .jsonl file and force it to the disk.
+
+    Half a line that an earlier failure has left is cut off.
+    """
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with guarded(path):
-        new = not path.exists()
+        is_new = not path.exists()
         with open(path, "a+b") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        if new:
+        if is_new:
             fsync_folder(path.parent)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a .jsonl file up to the first invalid line; the last one may have been cut off."""
-    records = []
+    """Return the records of a .jsonl file up to the first invalid line.
+
+    The last line may have been cut off. Without a file there are none.
+    """
+    records: list[dict[str, Any]] = []
+    if not path.exists():
+        return records
     with suppress(ValueError, RecursionError):
-        for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        for line in path.read_bytes().split(b"\n"):
             records.append(json.loads(line))
     return records
 
@@ -259,7 +291,12 @@ def write_checked_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """Return what `write_checked_json` wrote; ChecksumError where the file is missing, or any bit of it has changed."""
+    """Return the record that `write_checked_json` wrote.
+
+    Raises:
+        ChecksumError: the file is missing, or a bit of it has changed.
+        StorageError: it cannot be read.
+    """
     try:
         content = path.read_bytes()
         record = json.loads(content)
@@ -282,17 +319,15 @@ def _checked_text(record: dict[str, Any]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one of our safetensors files, by name; StorageError where it cannot be read."""
-    from safetensors import SafetensorError  # reports and lists import no torch
+    """Return name -> tensor of one of our safetensors files; StorageError if it cannot be read."""
+    # Imported here, because reports and lists do without torch.
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # the library says "not found", torch raises RuntimeError
+    # torch raises RuntimeError, the library itself the others.
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise unreadable(path, error) from error
 
 

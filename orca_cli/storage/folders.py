@@ -1,4 +1,4 @@
-"""Folders that are whole or absent: a manifest of every file, then the name; and entries of a shared cache.
+"""Folders that are whole or absent: first a manifest of every file, then the name; a shared cache.
 
 Neither safetensors nor npy notices a flipped bit; the manifest does, and carries its own checksum.
 """
@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,15 +19,16 @@ from orca_cli.storage.locks import lock
 
 MANIFEST = "MANIFEST.json"
 _SCHEMA = 1  # of manifests
-_ASIDE = ".bad-"
+_ASIDE = ".bad-"  # in the names of what `quarantine` has moved aside
 
 
 @contextmanager
 def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
-    """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
+    """Yield a temporary folder to fill; at the end of the block it gets a manifest and its name.
 
-    An existing folder of that name is deleted just before, so use a new name where losing it would hurt. If the block
-    raises, nothing remains and the old folder is intact. `owner` is for the manifest, such as a run's identity.
+    An existing folder of that name is deleted just before, so use a new name where losing it would
+    hurt. If the block raises, nothing remains and the old folder is intact. `owner` is for the
+    manifest, such as a run's identity.
     """
     disk.make_folder(path.parent)
     with disk.guarded(path):
@@ -36,9 +37,14 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
         )
         try:
             yield temporary
-            for entry in (entries := sorted(temporary.rglob("*"))):
-                disk.fsync_folder(entry) if entry.is_dir() else disk.fsync_file(entry)
-            seal(temporary, (entry for entry in entries if not entry.is_dir()), owner=owner)
+            files = []
+            for entry in sorted(temporary.rglob("*")):
+                if entry.is_dir():
+                    disk.fsync_folder(entry)
+                else:
+                    disk.fsync_file(entry)
+                    files.append(entry)
+            seal(temporary, files, owner=owner)
             temporary.chmod(0o755)
             if path.exists():
                 remove(path)
@@ -50,17 +56,13 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
 
 def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     """Write a folder's manifest: size and SHA-256 of some files in it."""
+    entries = {}
     with disk.guarded(folder):
-        entries = {
-            str(file.relative_to(folder)): {
-                "size": file.stat().st_size,
-                "sha256": disk.sha256_file(file),
-            }
-            for file in sorted(files)
-        }
-    disk.write_checked_json(
-        folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries}
-    )
+        for file in sorted(files):
+            name = str(file.relative_to(folder))
+            entries[name] = {"size": file.stat().st_size, "sha256": disk.sha256_file(file)}
+    manifest = {"schema": _SCHEMA, "owner": owner, "files": entries}
+    disk.write_checked_json(folder / MANIFEST, manifest)
 
 
 def verify_folder(
@@ -74,7 +76,8 @@ def verify_folder(
 
     Args:
         path: the folder.
-        extra_allowed: files that are not in the manifest are allowed, as in a sealed folder. Hidden files always are.
+        extra_allowed: files that are not in the manifest are allowed, as in a sealed folder.
+            Hidden files always are.
         only: names of the files to check, all of which have to be in the manifest; None checks all.
         contents: whether contents are compared; else only sizes are.
 
@@ -83,46 +86,50 @@ def verify_folder(
         CheckpointError: a newer program wrote it.
     """
     manifest = _manifest(path)
-    for name in set(only or ()) - manifest["files"].keys():
+    entries = manifest["files"]
+    for name in set(only or ()) - entries.keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
-    for problem in _problems(
-        path, manifest["files"], extra_allowed or only is not None, only, contents
-    ):
+    names = entries if only is None else only
+    for problem in _changes(path, {name: entries[name] for name in names}, contents=contents):
         raise ChecksumError(problem, where=str(path))
+    if not extra_allowed and only is None:
+        for problem in _extra_files(path, entries):
+            raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
-    """Return the number of files in a folder's manifest, and all problems that `verify_folder` would call damage."""
+    """Return the number of files in a folder's manifest, and every damage that it shows."""
     try:
         entries = _manifest(path)["files"]
     except ChecksumError as error:
         return 0, [f"its manifest {error.what}"]
-    return len(entries), list(_problems(path, entries, extra_allowed))
+    problems = list(_changes(path, entries))
+    if not extra_allowed:
+        problems.extend(_extra_files(path, entries))
+    return len(entries), problems
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    """Return a folder's manifest; ChecksumError if it is damaged or names files elsewhere."""
     manifest = disk.read_checked_json(path / MANIFEST)
     if manifest.get("schema") != _SCHEMA:
-        what = f"its manifest has schema {manifest.get('schema')}; this program reads {_SCHEMA}"
-        raise CheckpointError(what, where=str(path), hint="use a newer program")
+        schema = manifest.get("schema")
+        message = f"its manifest has schema {schema}; this program reads {_SCHEMA}"
+        raise CheckpointError(message, where=str(path), hint="use a newer program")
     files = manifest.get("files")
-    if not isinstance(files, dict) or any(
+    is_inside = isinstance(files, dict) and not any(
         name.startswith("/") or ".." in PurePath(name).parts for name in files
-    ):
+    )
+    if not is_inside:
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
 
 
-def _problems(
-    path: Path,
-    entries: Any,
-    extra_allowed: bool,
-    only: Collection[str] | None = None,
-    contents: bool = True,
-) -> Iterator[str]:
-    for name in entries if only is None else only:
-        file, entry = path / name, entries[name]
+def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -> Iterator[str]:
+    """Yield a sentence for each file of a manifest that is missing or not what it was."""
+    for name, entry in entries.items():
+        file = path / name
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
@@ -132,13 +139,15 @@ def _problems(
                 yield f"the content of '{name}' has changed since it was written"
         except OSError as error:
             raise disk.unreadable(file, error) from error
-    if not extra_allowed:
-        names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {
-            MANIFEST,
-            *entries,
-        }
-        if extra := sorted(name for name in names if not name.startswith(".")):
-            yield f"'{extra[0]}' does not belong to it"
+
+
+def _extra_files(path: Path, entries: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence on the first visible file that a manifest does not name, if there is one."""
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
+    extra = names - entries.keys() - {MANIFEST}
+    visible = sorted(name for name in extra if not name.startswith("."))
+    if visible:
+        yield f"'{visible[0]}' does not belong to it"
 
 
 def quarantine(path: Path) -> Path:
@@ -161,34 +170,39 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete one of our files or folders; a folder is renamed first, so that nobody sees half of it."""
+    """Delete one of our files or folders; a folder is renamed first: nobody sees half of it."""
     with disk.guarded(path):
-        if path.is_dir() and not path.is_symlink():
-            doomed = disk.temporary_name(path)
-            path.rename(doomed)
-            disk.fsync_folder(
-                path.parent
-            )  # else a power failure can bring the name back, with nothing behind it
-            shutil.rmtree(doomed)
-        else:
+        if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)
+            return
+        doomed = disk.temporary_name(path)
+        path.rename(doomed)
+        # Otherwise a power failure could bring the name back, for an empty folder.
+        disk.fsync_folder(path.parent)
+        shutil.rmtree(doomed)
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a folder; links are not followed, and what cannot be read counts 0."""
-    is_folder, total = os.path.isdir(path) and not os.path.islink(path), 0
-    for file in (
-        [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        if is_folder
-        else [path]
-    ):
-        with suppress(OSError):  # deleted meanwhile
+    """Return the bytes of a file, or of all files in and below a folder.
+
+    Links are not followed. A file that cannot be read counts 0.
+    """
+    files = [path]
+    if os.path.isdir(path) and not os.path.islink(path):
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    total = 0
+    for file in files:
+        # It may have been deleted meanwhile.
+        with suppress(OSError):
             total += file.lstat().st_size
     return total
 
 
 def clean_temporary(folder: Path) -> None:
-    """Delete what a killed process left under temporary names. Only the holder of the folder's lock may call this."""
+    """Delete what a killed process left under temporary names.
+
+    Only the process that has the folder's lock may call this.
+    """
     for leftover in list(folder.rglob(f"{disk.TEMPORARY}*")):
         with suppress(StorageError):
             remove(leftover)
@@ -198,9 +212,10 @@ def clean_temporary(folder: Path) -> None:
 def cached(
     path: Path, *, waiting_for: str, say: Callable[[str], None], check: Callable[[], None]
 ) -> Iterator[bool]:
-    """Lock a cache entry for the block and yield whether it is whole; if it is not, the block must commit it.
+    """Lock a cache entry for the block and yield whether it is whole; if not, the block commits it.
 
-    Others that want the entry wait, and make it if the one at work ends early. A damaged entry is moved aside.
+    Other processes that want the entry wait; if this one ends early, the next one makes it. A
+    damaged entry is moved aside.
 
     Args:
         path: folder of the entry; its name must determine its content.

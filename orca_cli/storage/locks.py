@@ -1,4 +1,7 @@
-"""Locks that end with their process, and a heartbeat for machines that do not see them, by the file system's clock alone."""
+"""Locks that end with their process, and a heartbeat for machines that cannot see the locks.
+
+The age of a heartbeat is measured by the clock of the file system alone.
+"""
 
 import fcntl
 import math
@@ -19,7 +22,7 @@ HEARTBEAT_S = 10.0
 
 @contextmanager
 def heartbeat(path: Path) -> Iterator[None]:
-    """Touch a file every HEARTBEAT_S inside the block, for readers on other machines, which cannot see our locks."""
+    """Touch a file every HEARTBEAT_S inside the block, for other machines, which see no locks."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -28,7 +31,8 @@ def heartbeat(path: Path) -> Iterator[None]:
                 os.utime(path)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    with suppress(RuntimeError):  # no thread can be started: on this machine the lock is enough
+    # If no thread can be started, processes on this machine still see the lock.
+    with suppress(RuntimeError):
         thread.start()
     try:
         yield
@@ -39,14 +43,18 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 
 def clock(folder: Path) -> float | None:
-    """Return the time of a folder's file system, in seconds, which may differ from this machine's; None if it is read-only."""
+    """Return the time of a folder's file system in seconds; None if it is read-only.
+
+    It may differ from the time of this machine.
+    """
     probe = temporary_name(folder / "clock")
     try:
         descriptor = new_file(probe)
     except OSError:
         return None
     try:
-        os.utime(descriptor)  # without times: a file server takes its own
+        # Without given times a file server takes its own.
+        os.utime(descriptor)
         return os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
@@ -54,11 +62,13 @@ def clock(folder: Path) -> float | None:
 
 
 def age_s(path: Path) -> float | None:
-    """Return the seconds since a file was touched, by its file system's clock (None: it has none); infinite without a file."""
+    """Return the seconds since a file was touched, by the clock of its file system.
+
+    None if that has no clock, infinity without a file.
+    """
     try:
-        with open(
-            path, "rb"
-        ) as file:  # a file that is opened has its true time; others may come from a cache
+        # Opening a file gets its true time; without that, it may come from a cache.
+        with open(path, "rb") as file:
             touched = os.fstat(file.fileno()).st_mtime
     except OSError:
         return math.inf
@@ -79,30 +89,32 @@ def lock(
     Args:
         path: file of the lock.
         timeout_s: how long to wait for it; then LockedError.
-        what: what it guards, for messages; called where that depends on who holds it by then.
+        what: the thing that it guards, for messages; a function, if that depends on who has it.
         while_waiting: called every second of the wait; ends it by raising.
     """
     make_folder(path.parent)
-    held = filelock.FileLock(path)
+    file_lock = filelock.FileLock(path)
     end = time.monotonic() + timeout_s
-    while not held.is_locked:
+    while not file_lock.is_locked:
         with guarded(path):
             try:
-                held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                file_lock.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
                 if time.monotonic() >= end:
-                    text = f"another process works on {what if isinstance(what, str) else what()}"
-                    raise LockedError(text, where=str(path), hint="wait for it to end") from error
-        if while_waiting is not None and not held.is_locked:
+                    guarded_thing = what if isinstance(what, str) else what()
+                    message = f"another process works on {guarded_thing}"
+                    hint = "wait for it to end"
+                    raise LockedError(message, where=str(path), hint=hint) from error
+        if while_waiting is not None and not file_lock.is_locked:
             while_waiting()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock; nothing is written, so it works on read-only folders."""
+    """Return whether a living process has the lock; nothing is written."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,8 +1,12 @@
-"""What several errors share: checks of outputs, targets and records, which samples are cut from; means; areas under curves.
+"""What several errors share: checks of outputs, targets and records; means; areas under curves.
 
-A value that is undefined, such as that of a class without samples, is NaN in arrays and None in a Score.
+A record is what samples are cut from, such as a long electrocardiogram.
+
+A value that is undefined, such as that of a class without samples, is NaN in arrays and None in a
+Score.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,48 +16,59 @@ from orca_cli.interfaces import Score
 
 Array = Any  # of NumPy or torch
 Unit = Literal["samples", "records"]
-_BLOCK = 2**22  # entries that are ranked at once
+# Entries that are ranked at once.
+_BLOCK = 2**22
 
 
 def check_fit(
     fits: bool, outputs: Array, targets: Array, takes: str, where: str = "task.error"
 ) -> None:
-    """Raise DataError unless outputs and targets fit together; `takes` says in words which shapes are expected."""
-    if not fits:
-        what = f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
-        raise DataError(what, where=where, hint=f"it takes {takes}")
+    """Raise DataError unless outputs and targets fit together.
+
+    `takes` says in words which shapes are expected.
+    """
+    if fits:
+        return
+    shapes = f"{tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
+    raise DataError(f"outputs {shapes}", where=where, hint=f"it takes {takes}")
 
 
 def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
-    """Raise DataError unless both have one shape with as many axes as this, such as (n, K, L), or more for (n, 1, *E)."""
+    """Raise DataError unless both have one shape, with as many axes as the text `shape`.
+
+    Such a text is (n, K, L); (n, 1, *E) admits more axes.
+    """
     axes = shape.count(",") + 1
-    fits = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
-    check_fit(
-        fits and outputs.shape == targets.shape,
-        outputs,
-        targets,
-        f"outputs and targets of one shape {shape}",
-    )
+    has_axes = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
+    fits = has_axes and outputs.shape == targets.shape
+    check_fit(fits, outputs, targets, f"outputs and targets of one shape {shape}")
 
 
-def check_numbers(broken: np.ndarray, what: str = "NaN or infinite") -> None:
-    """Raise NonFiniteError where outputs that count are not numbers: an error of NaN cannot be compared with others."""
-    if count := int(broken.sum()):
-        raise NonFiniteError(
-            f"{count} outputs are {what}", where="task.error", hint="try a smaller train.lr"
-        )
+def check_numbers(broken: np.ndarray, fault: str = "NaN or infinite") -> None:
+    """Raise NonFiniteError for outputs that count and are not numbers.
+
+    An error of NaN could not be compared with others.
+    """
+    count = int(broken.sum())
+    if count:
+        hint = "try a smaller train.lr"
+        raise NonFiniteError(f"{count} outputs are {fault}", where="task.error", hint=hint)
 
 
 def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return output - target in float64, zero where the target is NaN, and where it is not; raises as the checks above."""
+    """Return output - target in float64, 0 where the target is NaN, and a mask of known targets.
+
+    Raises:
+        DataError: shapes or types do not fit.
+        NonFiniteError: an output whose target is known is NaN or infinite.
+    """
     fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    check_fit(
-        fits, outputs, targets, "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
-    )
-    known = ~np.isnan(targets)
-    difference = np.where(known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
+    takes = "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
+    check_fit(fits, outputs, targets, takes)
+    is_known = ~np.isnan(targets)
+    difference = np.where(is_known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
     check_numbers(~np.isfinite(difference))
-    return difference, known
+    return difference, is_known
 
 
 def records(
@@ -63,60 +78,68 @@ def records(
     *,
     required: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the record of each counted sample, [m] in 0..R-1, and the target [R, ...] that all samples of each record share.
+    """Return the record of each counted sample, and the target that all samples of a record share.
 
-    NaN counts as a value. Without records, or where samples of one differ in target, None, or DataError where `required`.
+    They are [m] in 0..R-1 and [R, ...]. NaN counts as a value.
+
+    None without records, or if samples of one record differ in target; DataError if `required`.
     """
-    what = "are not cut from records"
+    fault = "are not cut from records"
     if groups is not None:
-        values = targets[counted]
-        _, first, record = np.unique(groups[counted], return_index=True, return_inverse=True)
-        shared, record = values[first], record.reshape(len(values))
-        if ((shared[record] == values) | (np.isnan(shared[record]) & np.isnan(values))).all():
-            return record, shared
-        what = "of one record have different targets"
-    if required:
-        raise DataError(
-            f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples"
+        own = targets[counted]  # [m, ...]
+        _, first_of_record, record = np.unique(
+            groups[counted], return_index=True, return_inverse=True
         )
+        record = record.reshape(len(own))
+        shared = own[first_of_record]
+        is_equal = (shared[record] == own) | (np.isnan(shared[record]) & np.isnan(own))
+        if is_equal.all():
+            return record, shared
+        fault = "of one record have different targets"
+    if required:
+        hint = "use task.error.by=samples"
+        raise DataError(f"samples of this task {fault}", where="task.error.by", hint=hint)
     return None
 
 
-def mean(values: np.ndarray) -> Score:
-    """Return the mean of the values that are not NaN; `n` counts these, `skipped` the others."""
-    defined = values[~np.isnan(values)]
-    return Score(
-        float(defined.mean()) if len(defined) else None, len(defined), len(values) - len(defined)
-    )
+def mean(errors: np.ndarray) -> Score:
+    """Return the mean of the errors that are not NaN; `n` counts these, `skipped` the others."""
+    defined = errors[~np.isnan(errors)]
+    average = float(defined.mean()) if len(defined) else None
+    return Score(value=average, n=len(defined), skipped=len(errors) - len(defined))
 
 
-def one_minus_mean(values: np.ndarray) -> Score:
-    """Return one minus the mean of the values that are not NaN, as `mean` does."""
-    score = mean(values)
-    return Score(None if score.value is None else 1.0 - score.value, score.n, score.skipped)
+def one_minus_mean(goodness: np.ndarray) -> Score:
+    """Return one minus the mean of the entries that are not NaN, as `mean` does."""
+    score = mean(goodness)
+    if score.value is None:
+        return score
+    return replace(score, value=1.0 - score.value)
 
 
-def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
-    """Return the sums [R, K] float64 of values [n, K] over the samples of each record."""
-    return np.stack([np.bincount(record, column, count) for column in values.T], 1)
+def sums_by_record(entries: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums [R, K] float64 of entries [n, K] over the samples of each record."""
+    return np.stack([np.bincount(record, column, count) for column in entries.T], 1)
 
 
 def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:
-    """Return the mean [K, *E] float32 of the known targets at every position; the overall mean where none is known.
+    """Return the mean [K, *E] float32 of the known targets at every position.
 
-    It is the `constant` of several errors: of labels their frequencies, though any constant has the same error.
+    A position without a known target has the overall mean. This is the `constant` of several
+    errors: of labels their frequencies, though any constant has the same error.
     """
-    known = ~np.isnan(targets)
-    sums = np.where(known, targets, 0.0).sum(0, dtype=np.float64)
-    count = known.sum(0)
+    is_known = ~np.isnan(targets)
+    sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
+    count = is_known.sum(0)
     overall = sums.sum() / max(1, count.sum())
     return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(np.float32)
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
-    """Return the sum over distinct thresholds of (recall step) x precision, of [n] scores; NaN without a positive entry.
+    """Return the sum over distinct thresholds of (recall step) x precision.
 
-    Scores are higher for "present"; one of NaN ranks last.
+    Scores are [n]; NaN without a positive entry. Scores are higher for "present"; one of NaN ranks
+    last.
     """
     if not present.any():
         return np.nan
@@ -129,35 +152,44 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     return float((np.diff(positives, prepend=0) / positives[-1] * positives / total).sum())
 
 
-def aurocs(scores: np.ndarray, present: np.ndarray, known: np.ndarray | bool = True) -> np.ndarray:
-    """Return the area under the ROC curve of the known entries of every column of scores [n, P], [P] float64.
+def aurocs(
+    scores: np.ndarray, present: np.ndarray, is_known: np.ndarray | bool = True
+) -> np.ndarray:
+    """Return the area under the ROC curve of the known entries of every column of scores.
 
-    It is the fraction of pairs of a positive and a negative entry that are ordered rightly, ties counting a half; NaN without
-    such a pair. A score of NaN ranks last. Takes time n log n, and memory of some 50 bytes an entry for 4 million at once.
+    It is the fraction of pairs of a positive and a negative entry that are ordered rightly; ties
+    count a half. A score of NaN ranks last. Takes time n log n, and memory of some 50 bytes an
+    entry for 4 million at once.
+
+    Args:
+        scores: [n, P], higher for "present".
+        present: [n, P] bool.
+        is_known: [n, P] bool; the other entries are left out.
+
+    Returns:
+        [P] float64, NaN for a column without such a pair.
     """
     from scipy import stats
 
-    known = np.broadcast_to(known, scores.shape)
-    step, areas = max(1, _BLOCK // max(1, len(scores))), [np.zeros(0)]
-    for start in range(0, scores.shape[1], step):
-        values, is_present, is_known = (
-            table[:, start : start + step] for table in (scores, present, known)
-        )
-        ranks = stats.rankdata(
-            np.where(is_known, _comparable(values), np.nan), axis=0, nan_policy="omit"
-        )
-        positives = (is_present & is_known).sum(0)
+    is_known = np.broadcast_to(is_known, scores.shape)
+    columns_at_once = max(1, _BLOCK // max(1, len(scores)))
+    areas = [np.zeros(0)]
+    for start in range(0, scores.shape[1], columns_at_once):
+        columns = slice(start, start + columns_at_once)
+        is_known = is_known[:, columns]
+        is_positive = present[:, columns] & is_known
+        ranked = np.where(is_known, _comparable(scores[:, columns]), np.nan)
+        ranks = stats.rankdata(ranked, axis=0, nan_policy="omit")
+        positives = is_positive.sum(0)
         negatives = is_known.sum(0) - positives
-        sums = np.where(is_present & is_known, ranks, 0.0).sum(0)
+        sums = np.where(is_positive, ranks, 0.0).sum(0)
+        # The sum of ranks counts wins over the other positive entries as well.
+        wins = sums - positives * (positives + 1) / 2
         with np.errstate(invalid="ignore"):
-            # What the positive entries win against the negative ones alone.
-            areas.append(
-                (sums - positives * (positives + 1) / 2)
-                / (positives * negatives.astype(np.float64))
-            )
+            areas.append(wins / (positives * negatives.astype(np.float64)))
     return np.concatenate(areas)
 
 
 def _comparable(scores: np.ndarray) -> np.ndarray:
-    # NaN would sort as the highest score and so could win; an output that is not a number ranks last.
+    """Return scores in which NaN, which would sort as the highest, ranks last."""
     return np.ascontiguousarray(np.where(np.isnan(scores), -np.inf, scores))

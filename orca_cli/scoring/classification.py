@@ -1,4 +1,7 @@
-"""Errors of classification, over a whole split. Targets of -100 are left out; an output that is NaN counts as an error."""
+"""Errors of classification, over a whole split.
+
+Targets of -100 are left out; an output that is NaN counts as an error.
+"""
 
 from dataclasses import replace
 
@@ -22,17 +25,21 @@ class ZeroOne:
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
+        """Return the error.
+
+        `n` and `skipped` count samples, or positions where targets have an extent.
+        """
         _check_shapes(outputs, targets)
         wrong = np.where(targets != IGNORED_CLASS, _predictions(outputs) != targets, np.nan)
         return checks.mean(wrong.reshape(-1))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K] or [K, *E]: one for the majority class (the lowest of several) at each position, else zero.
+        """Return [K] or [K, *E]: one for the majority class at each position, else zero.
 
-        The overall majority class stands in at positions that no training sample has.
+        Of several majority classes the lowest counts; a position without a training sample has the
+        overall majority class.
         """
-        # A loop over classes keeps memory at one map per class, where a one-hot copy of all targets would take K times them.
+        # A one-hot copy of all targets would take K times their memory; this takes a map a class.
         counts = np.stack([(train_targets == k).sum(axis=0) for k in range(num_outputs)])
         overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
         majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
@@ -41,10 +48,11 @@ class ZeroOne:
 
 
 class Balanced(ZeroOne):
-    """One minus the mean over classes of recall: the 0-1 error if every class that occurs had as many samples.
+    """One minus the mean over classes of recall.
 
-    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Any
-    constant class has the same error.
+    It is the 0-1 error that there would be if every class that occurs had as many samples.
+    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E]
+    against [n, *E]. Any constant class has the same error.
     """
 
     name = "balanced 0-1 error"
@@ -52,20 +60,29 @@ class Balanced(ZeroOne):
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error; `n` and `skipped` count classes: those that occur among the targets, and the others."""
+        """Return the error.
+
+        `n` counts the classes that occur in the targets, `skipped` the others.
+        """
         _check_shapes(outputs, targets)
-        k, counted = outputs.shape[1], targets != IGNORED_CLASS
-        truth, predicted = targets[counted], _predictions(outputs)[counted]
-        with np.errstate(invalid="ignore"):  # of classes that do not occur
-            return checks.one_minus_mean(_counts(truth[predicted == truth], k) / _counts(truth, k))
+        num_classes = outputs.shape[1]
+        counted = targets != IGNORED_CLASS
+        truth = targets[counted]
+        predicted = _predictions(outputs)[counted]
+        right = _counts(truth[predicted == truth], num_classes)
+        # A class that does not occur has a recall of NaN.
+        with np.errstate(invalid="ignore"):
+            recall = right / _counts(truth, num_classes)
+        return checks.one_minus_mean(recall)
 
 
 class ClassAUROC(ZeroOne):
     """One minus the mean over classes of the area under the ROC curve of each against the rest.
 
-    Samples are ranked by the probability of the class. scikit-learn's `roc_auc_score(multi_class="ovr", average="macro")`;
-    with two classes both have one area, the usual one. Classes that no sample or every sample has are skipped. Any constant
-    has an error of 0.5.
+    Samples are ranked by the probability of the class. scikit-learn's
+    `roc_auc_score(multi_class="ovr", average="macro")`; with two classes both have one area, the
+    usual one. Classes that no sample or every sample has are skipped. Any constant has an error of
+    0.5.
     """
 
     name = "1 - AUROC"
@@ -78,29 +95,33 @@ class ClassAUROC(ZeroOne):
 
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
-        # The last bit of a softmax decides which samples are tied, so recorded errors are found again by torch's alone.
-        logs = torch.from_numpy(np.ascontiguousarray(outputs)).double().log_softmax(dim=1).numpy()
-        scores, truth = np.moveaxis(logs, 1, -1)[counted], targets[counted]
-        return checks.one_minus_mean(
-            checks.aurocs(scores, truth[:, None] == np.arange(outputs.shape[1]))
-        )
+        # The last bit of a softmax decides which samples are tied: only torch's own reproduces
+        # recorded errors.
+        logits = torch.from_numpy(np.ascontiguousarray(outputs)).double()
+        log_probabilities = np.moveaxis(logits.log_softmax(dim=1).numpy(), 1, -1)  # [n, *E, K]
+        is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
+        return checks.one_minus_mean(checks.aurocs(log_probabilities[counted], is_of_class))
 
 
 class MacroF1:
-    """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN), the classes being a fixed list from 0 on.
+    """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN); classes count from 0 on.
 
-    This is scikit-learn's macro average over the labels that occur: a class that is neither a target nor a prediction
-    anywhere has no F1 and is skipped; one that is predicted but never a target has F1 = 0. The other choice of `by`, and
-    the mean over the first classes, are in the score's `others`.
+    This is scikit-learn's macro average over the labels that occur: a class that is neither a
+    target nor a prediction anywhere has no F1 and is skipped; one that is predicted but never a
+    target has F1 = 0. The other choice of `by`, and the mean over the first classes, are in the
+    score's `others`.
 
-    A record's prediction is the class that most of its samples vote for; of equally many votes the one with the larger
-    mean output over the record's samples, and then the lowest. Its target is that of its samples.
+    A record's prediction is the class that most of its samples vote for; of equally many votes the
+    one with the larger mean output over the record's samples, and then the lowest. Its target is
+    that of its samples.
 
     Args:
-        num_classes: the mean is over classes 0..num_classes-1; None takes all that the model has outputs for.
+        num_classes: the mean is over classes 0..num_classes-1; None: as many as the model's
+            outputs.
         by: samples, or records, such as the whole electrocardiograms that samples are windows of.
-        also_first: a further error averages over classes 0..also_first-1. The PhysioNet/CinC challenge of 2017 counts
-            normal, atrial fibrillation and other rhythms, the first 3 of 4, over records.
+        also_first: a further error averages over classes 0..also_first-1. The PhysioNet/CinC
+            challenge of 2017 counts normal, atrial fibrillation and other rhythms, the first 3 of
+            4, over records.
     """
 
     percent = True
@@ -111,47 +132,50 @@ class MacroF1:
         by: checks.Unit = "samples",
         also_first: Count | None = None,
     ) -> None:
-        self._num_classes, self.by, self._also_first = num_classes, by, also_first
+        self._num_classes = num_classes
+        self.by = by
+        self._also_first = also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
+        """Return the error; `n` and `skipped` count classes.
+
+        Outputs are [n, K] against targets [n], or [n, K, *E] against [n, *E].
+        """
         _check_shapes(outputs, targets)
-        k = self._num_classes or outputs.shape[1]
-        if k > outputs.shape[1]:
-            raise DataError(
-                f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes"
-            )
+        num_outputs = outputs.shape[1]
+        num_classes = self._num_classes or num_outputs
+        if num_classes > num_outputs:
+            message = f"{num_classes} classes, but {num_outputs} outputs"
+            raise DataError(message, where="task.error.num_classes")
         counted = targets != IGNORED_CLASS
-        scores, truth = (
-            np.moveaxis(outputs, 1, -1)[counted],
-            targets[counted],
-        )  # [samples or positions, K], [...]
-        f1_by_unit = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
-        recorded = checks.records(
-            groups if targets.ndim == 1 else None, targets, counted, required=self.by == "records"
-        )
+        scores = np.moveaxis(outputs, 1, -1)[counted]  # [samples or positions, K]
+        truth = targets[counted]
+        f1_of = {"samples": _class_f1(_predictions(scores), truth, num_outputs)}
+        groups = groups if targets.ndim == 1 else None
+        recorded = checks.records(groups, targets, counted, required=self.by == "records")
         if recorded is not None:
             record, shared = recorded
-            f1_by_unit["records"] = _class_f1(
-                _majority(scores, record, len(shared)), shared, outputs.shape[1]
-            )
+            majority = _majority(scores, record, len(shared))
+            f1_of["records"] = _class_f1(majority, shared, num_outputs)
         others = {}
-        for unit, values in f1_by_unit.items():
-            for count in (k, self._also_first):
-                if count is not None and (unit, count) != (self.by, k):
-                    name = f"1 - macro F1 of {unit}" + (
-                        "" if count == k else f", classes 0-{count - 1}"
-                    )
-                    others[name] = checks.one_minus_mean(values[:count]).value
-        return replace(checks.one_minus_mean(f1_by_unit[self.by][:k]), others=others)
+        for unit, f1 in f1_of.items():
+            if unit != self.by:
+                others[f"1 - macro F1 of {unit}"] = checks.one_minus_mean(f1[:num_classes]).value
+            first = self._also_first
+            if first is not None and (unit, first) != (self.by, num_classes):
+                classes = "" if first == num_classes else f", classes 0-{first - 1}"
+                name = f"1 - macro F1 of {unit}{classes}"
+                others[name] = checks.one_minus_mean(f1[:first]).value
+        return replace(checks.one_minus_mean(f1_of[self.by][:num_classes]), others=others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
+        """Return [K], or [K, *E]: one for the most frequent class, the lowest of several.
 
-        A constant class has F1 = 2 n / (n + its own number) at best, so the most frequent one has the least error.
+        Only classes that are averaged over count. A constant class has F1 = 2 n / (n + its own
+        number) at best, so the most frequent one has the least error.
         """
         k = min(self._num_classes or num_outputs, num_outputs)
         votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
@@ -166,31 +190,38 @@ def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
 
 
 def _predictions(scores: np.ndarray) -> np.ndarray:
-    """Return the class of scores [m, K, ...], K for none: argmax gives the place of a NaN, which could be the right class."""
+    """Return the class of scores [m, K, ...]; K, which is no class, where a score is NaN.
+
+    argmax would give the place of the NaN, which could be the right class.
+    """
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1], scores.argmax(axis=1))
 
 
-def _counts(classes: np.ndarray, k: int) -> np.ndarray:
-    """Return how often each of the classes 0..k-1 occurs among these, which may have more."""
-    return np.bincount(classes[classes < k], minlength=k)
+def _counts(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how often each of the classes 0..num_classes-1 occurs; there may be others."""
+    return np.bincount(classes[classes < num_classes], minlength=num_classes)
 
 
 def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
-    k = scores.shape[1]
+    """Return the class of each of `count` records, [R]: that of most of its samples; K for none.
+
+    Scores are [m, K], of samples that are cut from the records `record` [m].
+    """
+    num_classes = scores.shape[1]
     predicted = _predictions(scores)
-    voting = predicted < k
-    votes = np.bincount(record[voting] * k + predicted[voting], minlength=count * k).reshape(
-        count, k
-    )
-    # All tied classes have the same number of samples under them, so sums order them as means do.
-    level = checks.sums_by_record(scores[voting], record[voting], count)
-    best = np.where(votes == votes.max(axis=1, keepdims=True), level, -np.inf).argmax(axis=1)
-    return np.where(votes.any(axis=1), best, k)
+    is_voting = predicted < num_classes
+    cells = record[is_voting] * num_classes + predicted[is_voting]
+    votes = np.bincount(cells, minlength=count * num_classes).reshape(count, num_classes)
+    # Tied classes have equally many samples, so that sums of scores order them as means would.
+    sums = checks.sums_by_record(scores[is_voting], record[is_voting], count)
+    has_most = votes == votes.max(axis=1, keepdims=True)
+    best = np.where(has_most, sums, -np.inf).argmax(axis=1)
+    return np.where(votes.any(axis=1), best, num_classes)
 
 
-def _class_f1(predicted: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-    """Return F1 of every class, [K] float64; NaN for a class that is neither predicted nor a target."""
+def _class_f1(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return F1 of every class, [K] float64; NaN for one that is neither predicted nor a target."""
+    right = _counts(truth[predicted == truth], num_classes)
+    total = _counts(predicted, num_classes) + _counts(truth, num_classes)
     with np.errstate(invalid="ignore"):
-        return (
-            2 * _counts(truth[predicted == truth], k) / (_counts(predicted, k) + _counts(truth, k))
-        )
+        return 2 * right / total

@@ -1,6 +1,7 @@
-"""Errors of dense outputs of single benchmarks, over a whole split: masks, frames of a piece, distance maps of proteins.
+"""Errors of dense outputs of single benchmarks: masks, frames of a piece, distance maps.
 
-Targets of masks and frames are 0 and 1, outputs their logits. Targets of NaN are ignored, padding or unknown.
+Targets of masks and frames are 0 and 1, outputs their logits. Targets of NaN are ignored, padding
+or unknown.
 """
 
 import math
@@ -16,25 +17,32 @@ from orca_cli.scoring import checks
 
 Report = Literal["auroc", "balanced", "fnr", "pixel_auroc"]
 
-_CERTAIN = 20.0  # logit of a constant that is positive whatever the threshold
-_FRAMES, _MEAN = "nats per frame", "mean cross-entropy with padding"
-_LEAST = 0.01  # no two atoms are closer, in Angstrom
+# Logit of a constant that is positive whatever the threshold.
+_CERTAIN = 20.0
+_NATS_PER_FRAME = "nats per frame"
+_MEAN_WITH_PADDING = "mean cross-entropy with padding"
+# Angstrom; no two atoms are closer.
+_SMALLEST_DISTANCE = 0.01
 
 
 class MaskError:
-    """Four errors of a mask, not comparable with one another: one is reported, the others are in the score's `others`.
+    """Four errors of a mask, which cannot be compared with one another.
 
-    * auroc: one minus the area under the ROC curve of all pixels of all images together, without a threshold.
-    * balanced: mean of the false-positive and the false-negative rate at logit 0, which the released code of the paper
-      computed as one minus the AUROC of a mask of 0 and 1.
-    * fnr: false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a logit above 0.5,
-      a probability of 0.6225. It counts no false alarm, so a mask that is positive everywhere has 0.
-    * pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that position, as in the code
-      of the paper's numbers; positions without a positive or without a negative are skipped.
+    One is reported, the others are in the score's `others`.
+
+    * auroc: one minus the area under the ROC curve of all pixels of all images together, without a
+    threshold. * balanced: mean of the false-positive and the false-negative rate at logit 0, which
+    the released code of the paper computed as one minus the AUROC of a mask of 0 and 1. * fnr:
+    false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a logit
+    above 0.5, a probability of 0.6225. It counts no false alarm, so a mask that is positive
+    everywhere has 0. * pixel_auroc: one minus the mean over pixel positions of the AUROC across
+    images at that position, as in the code of the paper's numbers; positions without a positive or
+    without a negative are skipped.
 
     Args:
         report: which of them.
-        count_ignored: whether ignored pixels count as negatives with logit 0, as in the released code.
+        count_ignored: whether ignored pixels count as negatives with logit 0, as in the released
+            code.
         threshold: probability above which a pixel counts as positive for `fnr`.
     """
 
@@ -43,7 +51,8 @@ class MaskError:
     def __init__(
         self, report: Report = "auroc", count_ignored: bool = False, threshold: Fraction = 0.5
     ) -> None:
-        self._report, self._count_ignored = report, count_ignored
+        self._report = report
+        self._count_ignored = count_ignored
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
             "auroc": "1 - AUROC of pixels",
@@ -56,124 +65,141 @@ class MaskError:
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
+        """Return the error of logits [n, 1, H, W].
+
+        `n` and `skipped` count pixels, or positions for pixel_auroc.
+        """
         checks.check_same(outputs, targets, "(n, 1, *E)")
         pixels = math.prod(targets.shape[1:])
-        scores, known = (
-            outputs.reshape(len(outputs), pixels),
-            ~np.isnan(targets).reshape(len(targets), pixels),
-        )
-        present = targets.reshape(known.shape) > 0.5
+        scores = outputs.reshape(len(outputs), pixels)
+        is_known = ~np.isnan(targets).reshape(len(targets), pixels)
+        present = targets.reshape(is_known.shape) > 0.5
         if self._count_ignored:
-            scores, known = np.where(known, scores, 0.0), np.ones_like(known)
-        pooled, truth = scores[known], present[known]
+            scores = np.where(is_known, scores, 0.0)
+            is_known = np.ones_like(is_known)
+        pooled = scores[is_known]
+        truth = present[is_known]
         checks.check_numbers(np.isnan(pooled), "NaN")
-        by_position, positive = (
-            checks.one_minus_mean(checks.aurocs(scores, present, known)),
-            pooled > 0,
-        )
-        misses, alarms = (
-            checks.mean(1.0 - positive[truth]).value,
-            checks.mean(1.0 * positive[~truth]).value,
-        )
-        errors = (
-            checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
-            None if misses is None or alarms is None else (misses + alarms) / 2,
-            checks.mean(1.0 - (pooled > self._logit)[truth]).value,
-            by_position.value,
-        )
-        others = dict(zip(self._names.values(), errors, strict=True))
-        value = others.pop(self.name)
+        of_position = checks.one_minus_mean(checks.aurocs(scores, present, is_known))
+        errors = {
+            "auroc": checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
+            "balanced": _balanced(pooled > 0, truth),
+            "fnr": checks.mean(1.0 - (pooled > self._logit)[truth]).value,
+            "pixel_auroc": of_position.value,
+        }
+        others = {self._names[report]: error for report, error in errors.items()}
+        error = others.pop(self.name)
         if self._report == "pixel_auroc":
-            return replace(by_position, others=others)
-        n = 0 if value is None else len(pooled)
-        return Score(value, n, known.size - n, others)
+            return replace(of_position, others=others)
+        n = 0 if error is None else len(pooled)
+        return Score(value=error, n=n, skipped=is_known.size - n, others=others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return logits [1, H, W]: how much more often than overall each pixel is positive in the training set.
+        """Return logits [1, H, W]: how much more often than overall each pixel is positive.
 
-        They rank pixels as their frequencies do, and are above 0 where that lowers the balanced error. For `fnr`, which
-        counts no false alarm, they are high everywhere. Frequencies take half a sample more of each value than there
-        are, so that none is 0 or 1.
+        They rank pixels as their frequencies do, and are above 0 where that lowers the balanced
+        error. For `fnr`, which does not count false alarms, they are high everywhere. Frequencies
+        take half a sample more of each value than there are, so that all are above 0 and below 1.
         """
         if self._report == "fnr":
             return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
         positives, counts = np.zeros((2, *train_targets.shape[1:]))
-        for (
-            target
-        ) in train_targets:  # one image at a time: the targets may be all of a large mapped file
+        # Image by image: the targets may be all of a large mapped file.
+        for target in train_targets:
             positives += target > 0.5
             counts += 1.0 if self._count_ignored else ~np.isnan(target)
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
-        return (np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))).astype(
-            np.float32
-        )
+        logits = np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))
+        return logits.astype(np.float32)
+
+
+def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
+    """Return the mean of the false-negative and the false-positive rate.
+
+    None if one is undefined.
+    """
+    misses = checks.mean(1.0 - positive[truth]).value
+    alarms = checks.mean(1.0 * positive[~truth]).value
+    if misses is None or alarms is None:
+        return None
+    return (misses + alarms) / 2
 
 
 class NatsPerFrame:
-    """Negative log-likelihood of a frame in nats: binary cross-entropy, summed over the K labels, averaged over frames.
+    """Negative log-likelihood of a frame in nats.
 
-    The average is over all frames of the split, so long pieces count for more; frames whose targets are all NaN are
-    padding. It is the usual figure for polyphonic music (Boulanger-Lewandowski et al. 2012).
+    That is binary cross-entropy, summed over the K labels and averaged over frames.
+    The average is over all frames of the split, so long pieces count for more; frames whose targets
+    are all NaN are padding. It is the usual figure for polyphonic music (Boulanger-Lewandowski et
+    al. 2012).
 
     Args:
-        count_padding: average over the K labels as well, and over padding as if it were silence: the scale of the code
-            of the paper's numbers, on which an error is smaller by about 360 for the same predictions of JSB Chorales.
+        count_padding: average over the K labels as well, and over padding as if it were silence:
+            the scale of the code of the paper's numbers, on which an error is smaller by about 360
+            for the same predictions of JSB Chorales.
     """
 
     percent = False
 
     def __init__(self, count_padding: bool = False) -> None:
         self._count_padding = count_padding
-        self.name = _MEAN if count_padding else _FRAMES
+        self.name = _MEAN_WITH_PADDING if count_padding else _NATS_PER_FRAME
 
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
         """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
         checks.check_same(outputs, targets, "(n, K, L)")
-        known = ~np.isnan(targets)
-        frames = int(known.any(axis=1).sum())
-        padding = known.shape[0] * known.shape[2] - frames
-        checks.check_numbers(~np.isfinite(outputs) & (known | self._count_padding))
-        logits, truth = outputs.astype(np.float64), np.where(known, targets, 0.0)
-        with np.errstate(invalid="ignore"):  # outputs at padding may be of any kind
+        is_known = ~np.isnan(targets)
+        frames = int(is_known.any(axis=1).sum())
+        padding = is_known.shape[0] * is_known.shape[2] - frames
+        checks.check_numbers(~np.isfinite(outputs) & (is_known | self._count_padding))
+        logits = outputs.astype(np.float64)
+        truth = np.where(is_known, targets, 0.0)
+        # Outputs at padding may be NaN or infinite.
+        with np.errstate(invalid="ignore"):
             nats = np.maximum(logits, 0) - logits * truth + np.log1p(np.exp(-np.abs(logits)))
-        per_frame = float(nats[known].sum()) / frames if frames else None
-        mean = float(nats.mean()) if nats.size and np.isfinite(nats).all() else None
+        per_frame = float(nats[is_known].sum()) / frames if frames else None
+        is_defined = nats.size > 0 and bool(np.isfinite(nats).all())
+        mean = float(nats.mean()) if is_defined else None
         if self._count_padding:
-            return Score(mean, frames + padding, 0, {_FRAMES: per_frame})
-        return Score(per_frame, frames, padding, {_MEAN: mean})
+            others = {_NATS_PER_FRAME: per_frame}
+            return Score(value=mean, n=frames + padding, skipped=0, others=others)
+        others = {_MEAN_WITH_PADDING: mean}
+        return Score(value=per_frame, n=frames, skipped=padding, others=others)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return logits [K, L]: how often each label is present in a frame of the training set, at every position alike.
+        """Return logits [K, L]: how often each label is present in a training frame.
 
-        Frequencies take half a frame more of each value than there are, so that a label that training never shows costs
-        little, and is possible. With count_padding they are multiplied by how often a position is not padding.
+        They are the same at every position.
+
+        Frequencies take half a frame more of each value than there are, so that a label that
+        training never shows costs little, and is possible. With count_padding they are multiplied
+        by how often a position is not padding.
         """
-        known = ~np.isnan(train_targets)
+        is_known = ~np.isnan(train_targets)
         present = (train_targets > 0.5).sum(axis=(0, 2))
-        frequency = np.repeat(
-            ((present + 0.5) / (known.sum(axis=(0, 2)) + 1))[:, None], known.shape[2], axis=1
-        )
+        of_label = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
+        frequency = np.repeat(of_label[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
-            frequency *= (known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
+            frequency *= (is_known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
 
 
 class LongRangeMAE:
-    """Mean over proteins of the mean absolute error, in Angstrom, over residues far apart in sequence and near in space.
+    """Mean over proteins of the mean absolute error of distances, in Angstrom.
 
-    The pairs i < j with j - i >= separation whose true distance is known and at most `threshold` count: "MAE8, long
-    range" of PDNET (Adhikari 2020) at the defaults. The prediction of a pair is the mean of its two entries, and at
-    least 0.01. Proteins without such a pair are skipped.
+    Residues count that are far apart in sequence and near in space. The pairs i < j with j - i >=
+    separation whose true distance is known and at most `threshold` count: "MAE8, long range" of
+    PDNET (Adhikari 2020) at the defaults. The prediction of a pair is the mean of its two entries,
+    and at least 0.01. Proteins without such a pair are skipped.
 
     Args:
         separation: least distance along the sequence, in residues.
         threshold: largest true distance in Angstrom.
-        symmetrize_twice: the released code averaged a map with its own transpose in place and then once more, which
-            leaves 3/4 of the entry below the diagonal and 1/4 of the one above.
+        symmetrize_twice: the released code averaged a map with its own transpose in place and then
+            once more, which leaves 3/4 of the entry below the diagonal and 1/4 of the one above.
     """
 
     percent = False
@@ -181,7 +207,8 @@ class LongRangeMAE:
     def __init__(
         self, separation: Count = 24, threshold: Positive = 8.0, symmetrize_twice: bool = False
     ) -> None:
-        self._separation, self._threshold = separation, threshold
+        self._separation = separation
+        self._threshold = threshold
         self._below = 0.75 if symmetrize_twice else 0.5
         self.name = f"long-range MAE{threshold:g}"
 
@@ -192,45 +219,47 @@ class LongRangeMAE:
 
         Targets are NaN outside a protein's own L x L block and where unknown.
         """
-        fits = (
-            outputs.ndim == 4
-            and outputs.shape == targets.shape
-            and outputs.shape[1::2] == (1, outputs.shape[2])
-        )
+        is_map = outputs.ndim == 4 and outputs.shape[1::2] == (1, outputs.shape[2])
+        fits = is_map and outputs.shape == targets.shape
         checks.check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = np.full(len(outputs), np.nan)
         for index, rows, columns in self._pairs(targets):
             predictions = outputs[index, 0].astype(np.float64)
-            above, below = predictions[rows, columns], predictions[columns, rows]
-            checks.check_numbers(
-                ~(np.isfinite(above) & np.isfinite(below)), f"NaN or infinite in protein {index}"
-            )
-            predicted = np.maximum(self._below * below + (1 - self._below) * above, _LEAST)
+            above = predictions[rows, columns]
+            below = predictions[columns, rows]
+            broken = ~(np.isfinite(above) & np.isfinite(below))
+            checks.check_numbers(broken, f"NaN or infinite in protein {index}")
+            average = self._below * below + (1 - self._below) * above
+            predicted = np.maximum(average, _SMALLEST_DISTANCE)
             errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
         return checks.mean(errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [1, W, W], the one distance whose error over the training proteins is least.
 
-        It is the median over their pairs, each weighted by one over its protein's number of pairs; half the threshold
-        where no protein has any.
+        It is the median over their pairs, each weighted by one over its protein's number of pairs;
+        half the threshold if no protein has a pair.
         """
-        pairs = [
+        of_protein = [
             train_targets[index, 0, rows, columns]
             for index, rows, columns in self._pairs(train_targets)
         ]
-        pairs = pairs or [np.array([self._threshold / 2])]
-        distances = np.concatenate(pairs)
+        if not of_protein:
+            of_protein = [np.array([self._threshold / 2])]
+        distances = np.concatenate(of_protein)
+        weights = np.concatenate([np.full(len(pairs), 1 / len(pairs)) for pairs in of_protein])
         order = np.argsort(distances, kind="stable")
-        mass = np.concatenate([np.full(len(one), 1 / len(one)) for one in pairs])[order].cumsum()
-        value = distances[order][np.searchsorted(mass, mass[-1] / 2)]
-        return np.full(train_targets.shape[1:], value, np.float32)
+        mass = weights[order].cumsum()
+        median = distances[order][np.searchsorted(mass, mass[-1] / 2)]
+        return np.full(train_targets.shape[1:], median, np.float32)
 
     def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield each protein that has pairs, with their rows and columns; memory is that of one map."""
+        """Yield each protein that has pairs, with their rows and columns.
+
+        Memory is that of one map.
+        """
         for index, target in enumerate(targets):
-            rows, columns = np.triu(
-                target[0] <= self._threshold, self._separation
-            ).nonzero()  # NaN compares as False
+            is_near = target[0] <= self._threshold  # False where the distance is NaN
+            rows, columns = np.triu(is_near, self._separation).nonzero()
             if len(rows):
                 yield index, rows, columns

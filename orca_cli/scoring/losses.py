@@ -1,7 +1,9 @@
-"""Losses that leave out unknown targets; outputs and targets that do not fit together are a DataError.
+"""Losses that leave out unknown targets.
 
-A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run. `weight_of`
-returns what the mean over a batch divides by.
+Outputs and targets that do not fit together are a DataError.
+
+A batch without a known target has loss zero and gradient zero, so that one empty batch does not end
+a run. `weight_of` returns the number that the mean over a batch divides by.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,29 +26,32 @@ class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
 
     count_missing = False
-    _entries: Callable[
-        [Tensor, Tensor], Tensor
-    ]  # the loss of every entry; where the target is unknown, both are 0
+    # The loss of every entry. Output and target are 0 where the target is unknown.
+    _entries: Callable[[Tensor, Tensor], Tensor]
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of that shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        known = ~targets.isnan()
-        losses = self._entries(torch.where(known, outputs, 0.0), targets.nan_to_num(nan=0.0))
-        return _masked_mean(losses, torch.ones_like(known) if self.count_missing else known)
+        is_known = ~targets.isnan()
+        losses = self._entries(torch.where(is_known, outputs, 0.0), targets.nan_to_num(nan=0.0))
+        counted = torch.ones_like(is_known) if self.count_missing else is_known
+        return _masked_mean(losses, counted)
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
-        return targets.numel() if self.count_missing else int((~targets.isnan()).sum())
+        if self.count_missing:
+            return targets.numel()
+        return int((~targets.isnan()).sum())
 
 
 class MaskedBCE(_Masked):
-    """Binary cross-entropy of logits against 0 and 1, in nats, averaged over the entries whose target is not NaN.
+    """Binary cross-entropy of logits against 0 and 1, in nats, averaged over known targets.
 
     Args:
-        positive_weight: factor on the loss of positive entries, one for all outputs or a list of K; 1 weighs both alike.
-        count_missing: whether entries without a target enter the average as logit 0 against 0, a constant log 2 each, as
-            in the released code for cosmic rays.
+        positive_weight: factor on the loss of positive entries, one for all outputs or a list of K;
+            1 weighs both alike.
+        count_missing: whether entries without a target enter the average as logit 0 against 0, a
+            constant log 2 each, as in the released code for cosmic rays.
     """
 
     weights: Tensor
@@ -55,10 +60,10 @@ class MaskedBCE(_Masked):
         self, positive_weight: Positive | list[Positive] = 1.0, count_missing: bool = False
     ) -> None:
         super().__init__()
-        self.positive_weight, self.count_missing = positive_weight, count_missing
-        self.register_buffer(
-            "weights", torch.tensor(positive_weight, dtype=torch.float32), persistent=False
-        )
+        self.positive_weight = positive_weight
+        self.count_missing = count_missing
+        weights = torch.tensor(positive_weight, dtype=torch.float32)
+        self.register_buffer("weights", weights, persistent=False)
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = self.weights.to(outputs)
@@ -71,11 +76,11 @@ class MaskedBCE(_Masked):
 
 
 class MaskedMSE(_Masked):
-    """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given.
+    """Mean over known targets of (output - target)^2, in squared units of the targets given.
 
     Args:
-        count_missing: whether entries without a target enter the average with a loss of 0, as in the code of the paper's
-            numbers for cosmic rays.
+        count_missing: whether entries without a target enter the average with a loss of 0, as in
+            the code of the paper's numbers for cosmic rays.
     """
 
     def __init__(self, count_missing: bool = False) -> None:
@@ -87,17 +92,18 @@ class MaskedMSE(_Masked):
 
 
 class MaskedMAE(_Masked):
-    """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
+    """Mean over known targets of |output - target|, in units of the targets given."""
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).abs()
 
 
 class MaskedHuber(_Masked):
-    """Huber's loss (1964), averaged over the entries whose target is not NaN: d^2 / 2 up to delta, and linear beyond.
+    """Huber's loss (1964), averaged over known targets: d^2 / 2 up to delta, then linear.
 
     Args:
-        delta: in units of the targets given: their deviation over the training set, in protocol=clean.
+        delta: in units of the targets given: their deviation over the training set, in
+            protocol=clean.
     """
 
     def __init__(self, delta: Positive = 1.0) -> None:
@@ -111,10 +117,12 @@ class MaskedHuber(_Masked):
 class MaskedCrossEntropy(nn.Module):
     """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
 
-    The focal loss that the published code uses for NinaPro has a focus of 0 there, and so is this loss.
+    The focal loss that the published code uses for NinaPro has a focus of 0 there, and so is this
+    loss.
 
     Args:
-        weight: factor on the loss of each class, K of them; the average is weighted, as torch's. None weighs all alike.
+        weight: factor on the loss of each class, K of them; the average is weighted, as torch's.
+            None weighs all alike.
     """
 
     weights: Tensor | None
@@ -126,21 +134,20 @@ class MaskedCrossEntropy(nn.Module):
         self.register_buffer("weights", tensor, persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
+        """Return the mean loss of logits [B, K, *E] against classes [B, *E]."""
         takes = "logits (B, K, *E) and classes (B, *E)"
         _check_shapes(outputs, targets, outputs.shape[:1] + outputs.shape[2:], takes)
-        known, weights = (
-            targets != IGNORED_CLASS,
-            None if self.weights is None else self.weights.to(outputs),
-        )
-        if weights is not None:
+        is_known = targets != IGNORED_CLASS
+        weights = None
+        if self.weights is not None:
+            weights = self.weights.to(outputs)
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
         loss = functional.cross_entropy(
             outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none"
         )
         if weights is None:
-            return loss.sum() / known.sum().clamp_min(1)
-        total = torch.where(known, weights[targets.clamp_min(0)], 0.0).sum()
+            return loss.sum() / is_known.sum().clamp_min(1)
+        total = torch.where(is_known, weights[targets.clamp_min(0)], 0.0).sum()
         return loss.sum() / total.where(total > 0, 1.0)
 
     def weight_of(self, targets: Tensor) -> float:
@@ -149,30 +156,33 @@ class MaskedCrossEntropy(nn.Module):
 
 
 class RelativeL2Loss(nn.Module):
-    """Mean over the batch of |output - target| / |target|, Euclidean norms over the known entries of a sample.
+    """Mean over the batch of |output - target| / |target|.
+
+    They are Euclidean norms over the known entries of a sample.
 
     Args:
-        eps: added to |target|, in the targets' units, so that a target of zero does not divide by zero.
-        reduction: mean, or sum over the batch as in the published code for Darcy flow. A sum grows with the batch, and
-            so does the gradient.
+        eps: added to |target|, in the targets' units, so that a target of zero does not divide by
+            zero.
+        reduction: mean, or sum over the batch as in the published code for Darcy flow. A sum grows
+            with the batch, and so does the gradient.
     """
 
     def __init__(self, eps: Positive = 1e-8, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
-        self.eps, self.reduction = eps, reduction
+        self.eps = eps
+        self.reduction = reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        unknown, truth = targets.isnan(), targets.nan_to_num(nan=0.0)
+        unknown = targets.isnan()
+        truth = targets.nan_to_num(nan=0.0)
         difference = torch.where(unknown, 0.0, outputs - truth)
         ratio = difference.flatten(1).norm(dim=1) / (truth.flatten(1).norm(dim=1) + self.eps)
         counted = (~unknown).flatten(1).any(dim=1)
-        return (
-            _masked_mean(ratio, counted)
-            if self.reduction == "mean"
-            else torch.where(counted, ratio, 0.0).sum()
-        )
+        if self.reduction == "mean":
+            return _masked_mean(ratio, counted)
+        return torch.where(counted, ratio, 0.0).sum()
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of samples with a known entry."""
@@ -180,13 +190,14 @@ class RelativeL2Loss(nn.Module):
 
 
 class NatsPerFrameLoss(nn.Module):
-    """Binary cross-entropy of logits in nats, summed over the K labels of a frame, averaged over frames.
+    """Binary cross-entropy of logits in nats, averaged over frames.
 
+    It is summed over the K labels of a frame.
     Frames whose targets are all NaN are padding.
 
     Args:
-        count_padding: average over the K labels as well, and over padding as if it were silence, as in the code of the
-            paper's numbers for music.
+        count_padding: average over the K labels as well, and over padding as if it were silence, as
+            in the code of the paper's numbers for music.
     """
 
     def __init__(self, count_padding: bool = False) -> None:
@@ -196,56 +207,61 @@ class NatsPerFrameLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        known, truth = ~targets.isnan(), targets.nan_to_num(nan=0.0)
+        is_known = ~targets.isnan()
+        truth = targets.nan_to_num(nan=0.0)
         nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
         if self.count_padding:
             return nats.mean()
-        return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
+        return torch.where(is_known, nats, 0.0).sum() / is_known.any(dim=1).sum().clamp_min(1)
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of frames that enter the average."""
-        return targets.numel() if self.count_padding else int((~targets.isnan()).any(dim=1).sum())
+        if self.count_padding:
+            return targets.numel()
+        return int((~targets.isnan()).any(dim=1).sum())
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that names none, by its kind (`interfaces.KINDS`) and whether its targets are classes.
+    """Return the loss of a task that does not name one.
 
-    Dense takes cross-entropy at every position where they are, else squared differences.
+    It depends on the kind (`interfaces.KINDS`) and on whether the targets are classes. Dense takes
+    cross-entropy at every position if they are, else squared differences.
     """
     if kind == "labels":
         return MaskedBCE()
-    real = kind == "values" or (kind == "dense" and not integer_targets)
-    return MaskedMSE() if real else MaskedCrossEntropy()
+    if kind == "values" or (kind == "dense" and not integer_targets):
+        return MaskedMSE()
+    return MaskedCrossEntropy()
 
 
 def _check_shapes(
     outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = _ONE_SHAPE
 ) -> None:
-    # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
+    # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W]: targets of other samples.
     check_fit(targets.shape == expected, outputs, targets, takes, "task.loss")
 
 
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
-        raise ConfigError(
-            f"{weights} weights, but {outputs} outputs",
-            where=where,
-            hint="give one for each output",
-        )
+        message = f"{weights} weights, but {outputs} outputs"
+        raise ConfigError(message, where=where, hint="give one for each output")
 
 
-def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:
+def _masked_mean(loss: Tensor, is_known: Tensor) -> Tensor:
     # where, not a product: zero times infinity would be NaN.
-    return torch.where(known, loss, 0.0).sum() / known.sum().clamp_min(1)
+    return torch.where(is_known, loss, 0.0).sum() / is_known.sum().clamp_min(1)
 
 
 def _class_weight(targets: Tensor, weights: Tensor | None, ignored: int) -> float:
-    known = targets[targets != ignored]
-    return float(len(known)) if weights is None else float(weights.to(targets.device)[known].sum())
+    """Return the number of classes that are not ignored, or the sum of their weights."""
+    is_known = targets[targets != ignored]
+    if weights is None:
+        return float(len(is_known))
+    return float(weights.to(targets.device)[is_known].sum())
 
 
 def counts_targets(loss: Loss) -> bool:
-    """Return whether a loss divides by its known targets, of which batches of one size may hold different numbers."""
+    """Return whether a loss divides by the number of its known targets."""
     return hasattr(loss, "weight_of") or isinstance(loss, _OF_TORCH)
 
 
@@ -255,17 +271,18 @@ def is_sum(loss: Loss) -> bool:
 
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
-    """Return whether a loss of these targets is NaN: torch's mean cross-entropy where no class is known."""
+    """Return whether a loss is NaN: torch's mean cross-entropy without a known class."""
     if not isinstance(loss, _OF_TORCH) or targets.is_floating_point() or is_sum(loss):
         return False
     return bool((targets == loss.ignore_index).all())
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:
-    """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
+    """Return the number that a loss's mean over a batch with these targets divides by.
 
-    The losses above count their known targets, and torch's cross-entropy the known classes, each with its class's weight.
-    Other losses average over samples.
+    It is known up to a factor. The losses above count their known targets, and torch's
+    cross-entropy the known classes, each with its class's weight. Other losses average over
+    samples.
     """
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
@@ -275,18 +292,23 @@ def weight_of(loss: Loss, targets: Tensor) -> float:
 
 
 def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
-    """Return the factor of each batch's loss in the loss over all of them; by samples where no target is known.
+    """Return the factor of each batch's loss in the loss over all of them.
 
     Args:
         loss: a mean over what is known, or a sum.
         targets: of the batches, each as Batch.y.
     """
     if is_sum(loss):
-        return [1.0] * len(targets)
-    return normalized([weight_of(loss, one) for one in targets], [len(one) for one in targets])
+        return [1.0 for _ in targets]
+    weights = [weight_of(loss, of_batch) for of_batch in targets]
+    sizes = [len(of_batch) for of_batch in targets]
+    return normalized(weights, sizes)
 
 
 def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
-    """Return each batch's part of the weight of all, [n]; by `sizes`, their samples, where no target is known."""
+    """Return each batch's part of the weight of all, [n].
+
+    If no target is known, a batch counts by its number of samples, in `sizes`.
+    """
     masses = list(weights) if any(weights) else [float(size) for size in sizes]
     return [weight / sum(masses) for weight in masses]

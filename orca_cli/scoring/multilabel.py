@@ -1,7 +1,7 @@
 """Errors of multi-label classification, over a whole split.
 
-Outputs are scores [n, K], higher for "present"; only their order within a label matters. Targets [n, K] are 0 or 1, and
-NaN where unknown; an unknown entry is left out of its label.
+Outputs are scores [n, K], higher for "present"; only their order within a label matters. Targets
+[n, K] are 0 or 1, and NaN where unknown; an unknown entry is left out of its label.
 """
 
 from dataclasses import replace
@@ -15,16 +15,18 @@ from orca_cli.scoring import checks
 class MeanAveragePrecision:
     """One minus the mean over labels of average precision.
 
-    Average precision is the sum over distinct thresholds of (recall step) x precision, without interpolation; entries
-    with equal scores enter together. Labels without a positive entry have none, and are skipped. The other choice of
-    `by` is in the score's `others`, where samples have records that share their targets.
+    Average precision is the sum over distinct thresholds of (recall step) x precision, without
+    interpolation; entries with equal scores enter together. Labels without a positive entry have
+    none, and are skipped. The other choice of `by` is in the score's `others` if samples have
+    records that share their targets.
 
     Args:
-        by: samples, or records: outputs are averaged over the samples of a record first, as the logits of a clip's pieces
-            are for FSD50K.
+        by: samples, or records: outputs are averaged over the samples of a record first, as the
+            logits of a clip's pieces are for FSD50K.
     """
 
-    percent, constant = True, checks.mean_constant
+    percent = True
+    constant = checks.mean_constant
 
     def __init__(self, by: checks.Unit = "samples") -> None:
         self.by = by
@@ -36,28 +38,26 @@ class MeanAveragePrecision:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
         scores = {"samples": _precisions(outputs, targets)}
-        if (
-            by_record := checks.records(groups, targets, required=self.by == "records")
-        ) is not None:
-            record, shared = by_record
-            means = (
-                checks.sums_by_record(outputs, record, len(shared)) / np.bincount(record)[:, None]
-            )
-            scores["records"] = _precisions(means, shared)
+        recorded = checks.records(groups, targets, required=self.by == "records")
+        if recorded is not None:
+            record, shared = recorded
+            sums = checks.sums_by_record(outputs, record, len(shared))
+            scores["records"] = _precisions(sums / np.bincount(record)[:, None], shared)
         score = scores.pop(self.by)
-        return replace(
-            score, others={f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
-        )
+        others = {f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
+        return replace(score, others=others)
 
 
 class MeanAUROC:
     """One minus the mean over labels of the area under the ROC curve.
 
-    It is the fraction of pairs of a positive and a negative entry that are ordered wrongly; ties count a half. Labels
-    without such a pair are skipped.
+    It is the fraction of pairs of a positive and a negative entry that are ordered wrongly; ties
+    count a half. Labels without such a pair are skipped.
     """
 
-    name, percent, constant = "1 - AUROC", True, checks.mean_constant
+    name = "1 - AUROC"
+    percent = True
+    constant = checks.mean_constant
 
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
@@ -68,32 +68,37 @@ class MeanAUROC:
 
 
 class LabelMacroF1:
-    """One minus the mean over labels of F1 = 2 TP / (2 TP + FP + FN); a label is predicted where its logit is above 0.
+    """One minus the mean over labels of F1 = 2 TP / (2 TP + FP + FN).
 
-    Labels that are neither a target nor predicted anywhere have no F1, and are skipped.
+    A label is predicted where its logit is above 0. Labels that are neither a target nor predicted
+    anywhere have no F1, and are skipped.
     """
 
-    name, percent = "1 - macro F1", True
+    name = "1 - macro F1"
+    percent = True
 
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
-        predicted, present = (outputs > 0) & ~np.isnan(targets), targets > 0.5
-        with np.errstate(invalid="ignore"):  # of labels without either
-            return checks.one_minus_mean(
-                2 * (predicted & present).sum(0) / (predicted.sum(0) + present.sum(0))
-            )
+        predicted = (outputs > 0) & ~np.isnan(targets)
+        present = targets > 0.5
+        right = (predicted & present).sum(0)
+        total = predicted.sum(0) + present.sum(0)
+        # A label without either has an F1 of NaN.
+        with np.errstate(invalid="ignore"):
+            return checks.one_minus_mean(2 * right / total)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
+        """Return [K] of 1: predicting a label everywhere has an F1 above 0, nowhere has not."""
         return np.ones(num_outputs, np.float32)
 
 
 def _precisions(outputs: np.ndarray, targets: np.ndarray) -> Score:
-    rows = enumerate(~np.isnan(targets.T))
-    precisions = [
-        checks.average_precision(outputs[row, k], targets[row, k] > 0.5) for k, row in rows
-    ]
+    """Return one minus the mean of the average precisions of all labels."""
+    precisions = []
+    for k, is_known in enumerate(~np.isnan(targets.T)):
+        present = targets[is_known, k] > 0.5
+        precisions.append(checks.average_precision(outputs[is_known, k], present))
     return checks.one_minus_mean(np.array(precisions))

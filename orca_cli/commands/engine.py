@@ -92,7 +92,7 @@ class Engine:
             folder="" if self.is_local else os.getcwd(),
             identity=composed.identity.run,
             time_limit_s=self._time_limit_s,
-            seen="" if self.is_local else str(self._folder),
+            shared_file="" if self.is_local else str(self._folder),
         )
         return Job(
             command,

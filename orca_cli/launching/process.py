@@ -1,7 +1,8 @@
-"""One job as a process of this machine: a command line of this program that reports through a pipe how it ended.
+"""One job as a process of this machine: a command line that reports through a pipe how it ended.
 
-If this process is the program itself and nothing in it has started a thread or a GPU, the job is a fork, which has all packages
-imported already; otherwise it is a new interpreter. Either way it ends with the process that started it.
+If this process is the program itself and has started neither a thread nor a GPU, the job is a fork,
+which has all packages imported already; otherwise it is a new interpreter. Either way it ends with
+the process that started it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from typing import IO, Any, NoReturn
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, OrcaError, StorageError
 
-GRACE_S = 60.0  # from the SIGTERM, upon which a job saves its state, to the SIGKILL
+# From the SIGTERM, upon which a job saves its state, to the SIGKILL.
+GRACE_S = 60.0
 LOOK_EVERY_S = 0.05
 OPTION = "--job"
-_LONGEST = 2**14  # bytes of a report; fits into a pipe that nobody reads yet
-_LONGEST_TEXT = 1000  # characters of each part of an error in a report
-_LAST_WORDS = 400  # characters of standard error that are kept
+# Bytes of a report; as many fit into a pipe before anybody reads it.
+_LONGEST = 2**14
+# Characters of each text of an error in a report, and of standard error.
+_LONGEST_TEXT = 1000
+_LAST_WORDS = 400
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 Main = Callable[[list[str]], int]
@@ -39,51 +43,59 @@ Main = Callable[[list[str]], int]
 class Command:
     """What one job runs; JSON-able, since it travels to other machines."""
 
-    label: str  # starts each line that the job prints, such as "[2/6]"
-    words: list[
-        str
-    ]  # command line without the program's name; its command takes the option --job, see `Place`
-    variables: dict[str, str] = field(
-        default_factory=dict
-    )  # of the environment, on top of those of who starts it
-    folder: str = ""  # where it runs; empty for that of the process that starts it
-    identity: str = ""  # hash of the run that it has to be; empty to take any
-    time_limit_s: float | None = None  # after which it gets SIGTERM, and GRACE_S later SIGKILL
-    seen: str = (
-        ""  # a file that every machine has to see, in the shared folder of runs; empty for none
-    )
+    # Starts each line that the job prints, such as "[2/6]".
+    label: str
+    # The command line without the program's name; its command takes the option --job, see `Place`.
+    words: list[str]
+    # Of the environment, on top of those of the process that starts it.
+    variables: dict[str, str] = field(default_factory=dict)
+    # Where it runs; empty: the folder of the process that starts it.
+    folder: str = ""
+    # Hash of the run that it has to be; empty: any.
+    identity: str = ""
+    # After it the job gets SIGTERM, and GRACE_S later SIGKILL.
+    time_limit_s: float | None = None
+    # A file in the shared folder of runs that every machine has to see; empty: none.
+    shared_file: str = ""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a job knows of the process that started it."""
+    """What a job knows of the process that started it: the four texts of the option --job."""
 
     label: str
     pipe: int  # where the job reports how it ended
     parent: int  # the process that the job ends with
-    identity: str  # hash of the run that the job has to be; empty for any
+    identity: str  # hash of the run that the job has to be; empty: any
 
     @classmethod
-    def read(cls, values: Sequence[str]) -> Place:
-        """Return what the option's values mean."""
-        return cls(values[0], int(values[1]), int(values[2]), values[3])
+    def read(cls, texts: Sequence[str]) -> Place:
+        """Return the place that the option describes."""
+        label, pipe, parent, identity = texts
+        return cls(label=label, pipe=int(pipe), parent=int(parent), identity=identity)
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a job ended; JSON-able."""
 
-    status: int | None = None  # exit code; -N if signal N ended it; None if it was not started
-    report: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what it reported; empty if it could not
-    over_limit: bool = False  # it was stopped because it exceeded the time limit
-    lost: str = ""  # why its worker or its machine was lost, in words; empty if they were not
-    last_words: str = ""  # the end of what it wrote to standard error, if it could not report
+    # Exit code; -N if signal N ended it; None if it was not started.
+    status: int | None = None
+    # Its report; empty if it could not report.
+    report: Mapping[str, Any] = field(default_factory=dict)
+    # It was stopped because it exceeded the time limit.
+    over_limit: bool = False
+    # Why its worker or its machine was lost; empty if they were not.
+    lost: str = ""
+    # The end of its standard error, if it could not report.
+    last_words: str = ""
 
 
 class Process:
-    """A running job; `main` as in `Local`. Unless `is_shown`, its output is dropped, but for the end of its errors.
+    """A running job.
+
+    Unless `is_shown`, its output is dropped, but for the end of standard error. `main` as in
+    `Local`.
 
     Raises:
         StorageError: no process can be started.
@@ -93,47 +105,46 @@ class Process:
         self._readable, writable = os.pipe()
         self._deadline = time.monotonic() + (command.time_limit_s or math.inf)
         self._over_limit = False
-        self._popen: subprocess.Popen[bytes] | None = None  # unless forked
-        self._errors: IO[bytes] | None = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115
+        # None for a fork.
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        if not is_shown:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         place = [command.label, str(writable), str(os.getpid()), command.identity]
         words = [*command.words, OPTION, *place]
-        torch = sys.modules.get("torch")  # a GPU driver does not work in a fork
-        has_gpu = torch is not None and torch.cuda.is_initialized()
-        is_forked = (
-            sys.platform == "linux"
-            and not command.variables
-            and not has_gpu
-            and threading.active_count() == 1
-        )
-        _flush()  # or a fork would write it once more
+        # A fork would write what is still in the buffers once more.
+        _flush()
         signals.block()
         try:
-            if main is not None and is_forked:
-                parent = os.getpid()
-                self.pid = os.fork()
-                if self.pid == 0:
-                    _become(words, main, parent)
+            if main is not None and _can_fork(command):
+                self.pid = _fork(words, main)
             else:
-                quiet = None if self._errors is None else subprocess.DEVNULL
-                self._popen = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "orca_cli", *words],
-                    env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
-                    cwd=command.folder or None,
-                    pass_fds=(writable,),
-                    process_group=0,  # the terminal's signals reach only the parent, which passes them on once
-                    stdin=quiet,
-                    stdout=quiet,
-                    stderr=self._errors,
-                )
+                self._popen = self._interpreter(command, words, writable)
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
-            raise StorageError(
-                f"cannot start a process: {error}", hint="end other processes and retry"
-            ) from error
+            message = f"cannot start a process: {error}"
+            raise StorageError(message, hint="end other processes and retry") from error
         finally:
             os.close(writable)
             signals.unblock()
+
+    def _interpreter(
+        self, command: Command, words: Sequence[str], writable: int
+    ) -> subprocess.Popen[bytes]:
+        """Start the job as a new interpreter that inherits the end of the pipe to write to."""
+        quiet = None if self._errors is None else subprocess.DEVNULL
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "orca_cli", *words],
+            env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
+            cwd=command.folder or None,
+            pass_fds=(writable,),
+            # The terminal's signals reach only the parent, which passes them on once.
+            process_group=0,
+            stdin=quiet,
+            stdout=quiet,
+            stderr=self._errors,
+        )
 
     def signal(self, number: int) -> None:
         """Send a signal to the job."""
@@ -141,35 +152,54 @@ class Process:
             os.kill(self.pid, number)
 
     def ended(self) -> Ended | None:
-        """Return how the job ended; None if it is still running. A job over its limit is stopped here."""
+        """Return how the job ended; None if it is still running.
+
+        A job over its time limit is stopped here.
+        """
         if time.monotonic() > self._deadline:
             self.signal(signal.SIGKILL if self._over_limit else signal.SIGTERM)
-            self._over_limit, self._deadline = True, time.monotonic() + GRACE_S
-        if self._popen is not None:
-            status = self._popen.poll()
-        else:
-            done, wait_status = os.waitpid(self.pid, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(wait_status) if done else None
+            self._over_limit = True
+            self._deadline = time.monotonic() + GRACE_S
+        status = self._status()
         if status is None:
             return None
-        os.set_blocking(
-            self._readable, False
-        )  # a process that the job left behind may hold the other end open
+        report = self._report()
+        last_words = self._last_words()
+        return Ended(
+            status=status,
+            report=report,
+            over_limit=self._over_limit,
+            last_words="" if report else last_words,
+        )
+
+    def _status(self) -> int | None:
+        """Return the exit code, -N for signal N; None while the job runs."""
+        if self._popen is not None:
+            return self._popen.poll()
+        pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        return os.waitstatus_to_exitcode(wait_status)
+
+    def _report(self) -> dict[str, Any]:
+        """Return the report of a job that has ended, {} without one."""
+        # A process that the job left behind may have the other end of the pipe open.
+        os.set_blocking(self._readable, False)
         try:
-            report = json.loads(os.read(self._readable, _LONGEST))
+            return json.loads(os.read(self._readable, _LONGEST))
         except (BlockingIOError, ValueError):
-            report = {}
-        os.close(self._readable)
-        last_words = ""
-        if self._errors is not None:
-            self._errors.seek(0)
-            last_words = (
-                ""
-                if report
-                else self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
-            )
-            self._errors.close()
-        return Ended(status, report, self._over_limit, last_words=last_words)
+            return {}
+        finally:
+            os.close(self._readable)
+
+    def _last_words(self) -> str:
+        """Return the end of standard error, and close it."""
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace").strip()
+        self._errors.close()
+        return text[-_LAST_WORDS:]
 
 
 @dataclass
@@ -177,60 +207,70 @@ class Local:
     """The executor of this machine: jobs as processes."""
 
     at_once: float
-    main: Main | None = (
-        None  # the program's main function if this process may be forked; None starts interpreters
-    )
+    # The program's main function if this process may be forked; None starts interpreters.
+    main: Main | None = None
     name: str = "local"
-    ended, signal = staticmethod(Process.ended), staticmethod(Process.signal)
+    ended = staticmethod(Process.ended)
+    signal = staticmethod(Process.signal)
 
     def start(self, commands: Sequence[Command]) -> list[Process]:
         """Start processes."""
-        return [Process(one, main=self.main, is_shown=True) for one in commands]
+        return [Process(command, main=self.main, is_shown=True) for command in commands]
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a `Command` on a machine of a cluster until it ends; it comes and returns `Ended` as plain values.
+    """Run a command on a machine of a cluster until it ends.
 
-    Signals that this process gets are passed on, KeyboardInterrupt as SIGTERM: the job saves its state, and its end comes back.
+    Signals that this process gets are passed on, KeyboardInterrupt as SIGTERM: the job saves its
+    state, and its end comes back.
+
+    Args:
+        order: the fields of a `Command`.
+
+    Returns:
+        the fields of `Ended`.
     """
     command = Command(**order)
-    if command.seen and not os.path.exists(command.seen):
+    if command.shared_file and not os.path.exists(command.shared_file):
+        message = f"{socket.gethostname()} does not see {command.shared_file}"
         hint = "set ORCA_RUNS to a folder that all machines see under the same path"
-        error = ConfigError(
-            f"{socket.gethostname()} does not see {command.seen}", where="paths.runs", hint=hint
-        )
-        return asdict(Ended(error.code, failure_report(error)))
+        error = ConfigError(message, where="paths.runs", hint=hint)
+        return asdict(Ended(status=error.code, report=failure_report(error)))
     process = Process(command)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {
-            one: signal.signal(one, lambda number, _: process.signal(number)) for one in _PASSED_ON
-        }
+        for number in _PASSED_ON:
+            handlers[number] = signal.signal(number, lambda number, _: process.signal(number))
     try:
-        while True:
-            try:
-                while (end := process.ended()) is None:
-                    time.sleep(LOOK_EVERY_S)
-                return asdict(end)
-            except KeyboardInterrupt:
-                process.signal(signal.SIGTERM)
+        return asdict(_wait(process))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _wait(process: Process) -> Ended:
+    """Return how a process ended, once it has; KeyboardInterrupt becomes SIGTERM."""
+    while True:
+        try:
+            end = process.ended()
+            if end is not None:
+                return end
+            time.sleep(LOOK_EVERY_S)
+        except KeyboardInterrupt:
+            process.signal(signal.SIGTERM)
 
 
 def failure_report(
     error: OrcaError, state: str = "failed", path: str | None = None
 ) -> dict[str, Any]:
     """Return the report of a job that an error ended."""
-    texts = {"what": error.what, "where": error.where, "hint": error.hint}
-    short = {key: text[:_LONGEST_TEXT] for key, text in texts.items()}
-    return {
-        "state": state,
-        "code": error.code,
-        "path": path,
-        "error": {"kind": type(error).__name__, **short},
+    texts = {
+        "kind": type(error).__name__,
+        "what": error.what[:_LONGEST_TEXT],
+        "where": error.where[:_LONGEST_TEXT],
+        "hint": error.hint[:_LONGEST_TEXT],
     }
+    return {"state": state, "code": error.code, "path": path, "error": texts}
 
 
 def report(pipe: int, record: Mapping[str, Any]) -> None:
@@ -242,11 +282,31 @@ def report(pipe: int, record: Mapping[str, Any]) -> None:
 
 
 def search_path() -> str:
-    """Return this process' search path for modules, without what belongs to the interpreter, as PYTHONPATH has it."""
-    outside = (
-        path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))
-    )
-    return os.pathsep.join(outside)
+    """Return PYTHONPATH for a new interpreter that finds the modules of this process.
+
+    Folders of the interpreter itself are left out.
+    """
+    of_interpreter = (sys.prefix, sys.base_prefix)
+    folders = [path for path in sys.path if path and not path.startswith(of_interpreter)]
+    return os.pathsep.join(folders)
+
+
+def _can_fork(command: Command) -> bool:
+    """Return whether a fork can do the job: it inherits neither threads nor a driver of a GPU."""
+    torch = sys.modules.get("torch")
+    has_gpu = torch is not None and torch.cuda.is_initialized()
+    has_threads = threading.active_count() > 1
+    is_linux = sys.platform == "linux"
+    return is_linux and not (command.variables or has_gpu or has_threads)
+
+
+def _fork(words: list[str], main: Main) -> int:
+    """Fork this process into a job, and return its process id."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become(words, main, parent)
+    return pid
 
 
 def _become(words: list[str], main: Main, parent: int) -> NoReturn:
@@ -266,5 +326,6 @@ def _become(words: list[str], main: Main, parent: int) -> NoReturn:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # None, lost or closed
+        # A stream may be None, lost or closed.
+        with suppress(AttributeError, OSError, ValueError):
             stream.flush()

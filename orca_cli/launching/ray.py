@@ -1,9 +1,12 @@
-"""The executor of a Ray cluster: a task a run. Ray decides where a job runs, the driver alone whether it is tried again."""
+"""The executor of a Ray cluster: a task a run.
+
+Ray decides where a job runs; the driver alone decides whether it is tried again.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,15 +16,22 @@ from orca_cli.exceptions import ConfigError, NetworkError, need
 from orca_cli.launching.process import Command, Ended, attend, search_path
 
 ADDRESS = "RAY_ADDRESS"
+_LAST_WORDS = 400  # characters of an error
 
 
 @dataclass
 class Ray:
-    """Runs jobs as tasks of a Ray cluster: that of RAY_ADDRESS, else one of this machine, which ends with the driver."""
+    """Runs jobs as tasks of a Ray cluster.
 
-    threads: int  # of each job, as its processors
-    gpus: float | None  # of each job, possibly a fraction; None for one if the cluster has any
-    at_once: float  # jobs that are submitted at a time; Ray runs as many of them as it has room for
+    It is the cluster of RAY_ADDRESS, else one of this machine, which ends with the driver.
+    """
+
+    # Processors of each job.
+    threads: int
+    # Of each job, possibly a fraction; None: one if the cluster has any.
+    gpus: float | None
+    # Jobs that are submitted at a time; Ray runs as many of them as it has room for.
+    at_once: float
     name: str = "ray"
     _ray: Any = None
     _task: Any = None
@@ -37,29 +47,25 @@ class Ray:
         """
         self._ray = need("ray", "--on ray")
         address = os.environ.get(ADDRESS)
-        if not address:  # Ray would run the jobs after all other work of this machine
+        if not address:
+            # By default Ray would run the jobs after all other work of this machine.
             os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             self._ray.init(
-                address=address or "local", log_to_driver=False, include_dashboard=None if address else False,
-                logging_level="error", runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
-            )  # fmt: skip
+                address=address or "local",
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+                logging_level="error",
+                runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
+            )
         except Exception as error:  # noqa: BLE001 - Ray has types of its own for each way to fail
             raise _gone(f"does not answer: {' '.join(str(error).split())[:200]}") from error
         try:
             resources = self._ray.cluster_resources()
-            self.gpus = float("GPU" in resources) if self.gpus is None else self.gpus
+            if self.gpus is None:
+                self.gpus = float("GPU" in resources)
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            if not any(
-                node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= self.gpus
-                for node in nodes
-            ):
-                what = f"no node has {self.threads} processors and {self.gpus:g} GPUs for a job"
-                raise ConfigError(
-                    what,
-                    where="--threads, --gpus",
-                    hint="ask for less, or add such a node: ray start",
-                )
+            self._check_room(nodes, self.gpus)
             # max_retries=0: the driver alone decides what is tried again.
             options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**options)(attend)
@@ -68,38 +74,53 @@ class Ray:
         finally:
             self._ray.shutdown()
 
+    def _check_room(self, nodes: Sequence[Mapping[str, float]], gpus: float) -> None:
+        """Raise ConfigError if a job needs more than any node has."""
+        for node in nodes:
+            if node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus:
+                return
+        message = f"no node has {self.threads} processors and {gpus:g} GPUs for a job"
+        hint = "ask for less, or add such a node: ray start"
+        raise ConfigError(message, where="--threads, --gpus", hint=hint)
+
     def start(self, commands: Sequence[Command]) -> list[Any]:
         """Submit commands."""
-        return [
-            self._task.options(name=f"orca {one.label}").remote(asdict(one)) for one in commands
-        ]
+        handles = []
+        for command in commands:
+            task = self._task.options(name=f"orca {command.label}")
+            handles.append(task.remote(asdict(command)))
+        return handles
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a task ended; None while it waits or runs."""
-        if not self._ray.wait([handle], timeout=0)[0]:
+        ready, _ = self._ray.wait([handle], timeout=0)
+        if not ready:
             return None
         errors = self._ray.exceptions
         try:
             return Ended(**self._ray.get(handle))
         except errors.TaskCancelledError:
-            return Ended(None)
-        except errors.RayTaskError as error:  # a bug of ours, or the program is another one there
-            return Ended(1, last_words=" ".join(str(error).split())[-400:])
+            return Ended(status=None)
+        # A bug of ours, or another version of the program on that machine.
+        except errors.RayTaskError as error:
+            return Ended(status=1, last_words=" ".join(str(error).split())[-_LAST_WORDS:])
         except errors.LocalRayletDiedError as error:
             raise _gone("has ended") from error
         except errors.RayError as error:
-            return Ended(None, lost=f"its worker was lost ({type(error).__name__})")
+            reason = f"its worker was lost ({type(error).__name__})"
+            return Ended(status=None, lost=reason)
 
     def signal(self, handle: Any, number: int) -> None:
         """Cancel a task: one that waits is withdrawn, and the job of one that runs gets SIGTERM."""
         self._ray.cancel(handle, force=False)
 
 
-def _gone(what: str) -> NetworkError:
-    hint = "see `ray status`, start it and rerun the command; without the variable a cluster of this machine is started"
+def _gone(fate: str) -> NetworkError:
+    """Return the error for a cluster that cannot be used, with its fate as a predicate."""
     address = os.environ.get(ADDRESS)
-    return NetworkError(
-        f"the Ray cluster {what}",
-        where=f"{ADDRESS}={address}" if address else "--on ray",
-        hint=hint,
+    where = f"{ADDRESS}={address}" if address else "--on ray"
+    hint = (
+        "see `ray status`, start it and rerun the command; without the variable a cluster of this "
+        "machine is started"
     )
+    return NetworkError(f"the Ray cluster {fate}", where=where, hint=hint)

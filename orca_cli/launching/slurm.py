@@ -1,7 +1,8 @@
 """The executor of SLURM, by submitit: arrays of jobs.
 
-How long a job may run, its partition, account, memory and more are sbatch's own variables, such as SBATCH_TIMELIMIT and
-SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result of another machine is unpickled.
+How long a job may run, its partition, account, memory and more are sbatch's own variables, such as
+SBATCH_TIMELIMIT and SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result
+of another machine is unpickled.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ from orca_cli import exceptions, signals, storage
 from orca_cli.exceptions import need
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
-ASK_EVERY_S = 10.0  # sacct, for all jobs together
-LATE_S = 20.0  # for the record of a job that SLURM calls ended to appear; a needless retry finds the run done
-_ALLOCATION_MIN = 240  # unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes
-_WARNING_S = 120  # from the warning signal to the end of an allocation, for a job to save its state
-# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one: a job that is not requeued stays so.
+# Between questions to sacct, for all jobs together.
+ASK_EVERY_S = 10.0
+# For the record of a job that SLURM calls ended to appear; a needless retry finds the run done.
+LATE_S = 20.0
+# Unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes.
+_ALLOCATION_MIN = 240
+# From the warning signal to the end of an allocation, for a job to save its state.
+_WARNING_S = 120
+_QUERY_LIMIT_S = 30
+_LONGEST_OUTPUT = 300  # characters of sbatch's own message
+# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is none of them: a
+# job that is not requeued stays in it.
 _ALIVE = {
     "READY",
     "PENDING",
@@ -57,55 +65,68 @@ class _Submitted:
 class Slurm:
     """Submits jobs to SLURM."""
 
-    folder: Path  # that exists, for submissions and ends, in the shared folder of runs
-    sweep: str  # names the jobs in SLURM's lists, and no others
-    threads: int  # of each job
-    gpus: float  # of each job
-    at_once: float  # jobs that are submitted at a time
-    time_limit_s: float | None = None  # of each job
+    # An existing folder for submissions and ends, in the shared folder of runs.
+    folder: Path
+    # Name of these jobs, and of no others, in SLURM's lists.
+    sweep: str
+    # Of each job.
+    threads: int
+    gpus: float
+    # Jobs that are submitted at a time.
+    at_once: float
+    # Of each job.
+    time_limit_s: float | None = None
     name: str = "slurm"
     _executor: Any = None
     _last_query: float = -math.inf
 
     @contextmanager
     def opened(self) -> Iterator[Slurm]:
-        """Prepare submissions; what an earlier driver of the sweep left waiting in SLURM's queue is withdrawn.
+        """Prepare submissions; withdraw jobs that an earlier driver of the sweep left waiting.
 
         Raises:
             UnavailableError: SLURM or submitit is not here.
         """
         submitit = need("submitit", "--on slurm", "slurm")
-        if lacking := [one for one in ("sbatch", "srun", "sacct") if not shutil.which(one)]:
+        programs = ("sbatch", "srun", "sacct")
+        missing = [program for program in programs if not shutil.which(program)]
+        if missing:
             hint = "run it on a machine that can submit SLURM jobs"
-            what = f"no SLURM here: {', '.join(lacking)} not found"
-            raise exceptions.UnavailableError(what, where="--on slurm", hint=hint)
+            message = f"no SLURM here: {', '.join(missing)} not found"
+            raise exceptions.UnavailableError(message, where="--on slurm", hint=hint)
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
-        limit = self.time_limit_s
-        minutes = (
-            _ALLOCATION_MIN if limit is None else math.ceil((limit + GRACE_S + _WARNING_S) / 60)
-        )
-        more = {
-            "signal": f"{signals.PREEMPTION.name.removeprefix('SIG')}@{_WARNING_S}",
-            "requeue": True,
-        }
-        more |= {"gpus": math.ceil(self.gpus)} if self.gpus else {}
         self._executor.update_parameters(
-            timeout_min=minutes,
+            timeout_min=self._minutes(),
             slurm_job_name=self.sweep,
             slurm_cpus_per_task=self.threads,
-            slurm_additional_parameters=more,
+            slurm_additional_parameters=self._options(),
         )
         with ExitStack() as stack:
-            with suppress(
-                exceptions.LockedError
-            ):  # of a driver of the same sweep that lives, whose jobs these are
+            # If a driver of the same sweep is alive, the waiting jobs are its own.
+            with suppress(exceptions.LockedError):
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
-                waiting = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
-                with suppress(
-                    OSError, subprocess.TimeoutExpired
-                ):  # a needless job finds its run done
-                    subprocess.run(waiting, capture_output=True, timeout=30, check=False)
+                self._withdraw_waiting()
             yield self
+
+    def _minutes(self) -> int:
+        """Return the minutes of an allocation."""
+        if self.time_limit_s is None:
+            return _ALLOCATION_MIN
+        return math.ceil((self.time_limit_s + GRACE_S + _WARNING_S) / 60)
+
+    def _options(self) -> dict[str, Any]:
+        """Return further options of sbatch."""
+        warning = signals.PREEMPTION.name.removeprefix("SIG")
+        options: dict[str, Any] = {"signal": f"{warning}@{_WARNING_S}", "requeue": True}
+        if self.gpus:
+            options["gpus"] = math.ceil(self.gpus)
+        return options
+
+    def _withdraw_waiting(self) -> None:
+        command = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
+        # If that fails, a needless job finds its run done.
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=_QUERY_LIMIT_S, check=False)
 
     def start(self, commands: Sequence[Command]) -> list[_Submitted]:
         """Submit commands, several as one array.
@@ -113,32 +134,35 @@ class Slurm:
         Raises:
             SweepError: SLURM refuses.
         """
-        submitted, failed = [], importlib.import_module("submitit").core.utils.FailedJobError
+        failed_job_error = importlib.import_module("submitit").core.utils.FailedJobError
+        submitted = []
         try:
             with self._executor.batch():
-                for place, one in enumerate(commands):
-                    path = self.folder / f"{storage.timestamp()}-{place}.json"
-                    submitted.append(
-                        _Submitted(
-                            self._executor.submit(attend_and_write, asdict(one), str(path)), path
-                        )
-                    )
-        except (subprocess.CalledProcessError, failed) as error:
+                for i, command in enumerate(commands):
+                    path = self.folder / f"{storage.timestamp()}-{i}.json"
+                    job = self._executor.submit(attend_and_write, asdict(command), str(path))
+                    submitted.append(_Submitted(job, path))
+        except (subprocess.CalledProcessError, failed_job_error) as error:
             output = getattr(error, "output", None) or str(error)
             text = output.decode(errors="replace") if isinstance(output, bytes) else output
-            what = f"SLURM refused the jobs: {' '.join(text.split())[-300:]}"
+            reason = " ".join(text.split())[-_LONGEST_OUTPUT:]
+            message = f"SLURM refused the jobs: {reason}"
             hint = "options of sbatch are set by variables such as SBATCH_PARTITION"
-            raise exceptions.SweepError(what, where="--on slurm", hint=hint) from error
+            raise exceptions.SweepError(message, where="--on slurm", hint=hint) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
-        """Return how a job ended; None while it waits or runs, or SLURM is about to start it again."""
+        """Return how a job ended.
+
+        None while it waits or runs, or SLURM is about to start it again.
+        """
         if handle.path.exists():
             end = Ended(**json.loads(handle.path.read_text(encoding="utf-8")))
             storage.remove(handle.path)
             return end
-        now, watcher = time.monotonic(), handle.job.watcher
-        if now - self._last_query > ASK_EVERY_S:  # for all jobs at once
+        now = time.monotonic()
+        watcher = handle.job.watcher
+        if now - self._last_query > ASK_EVERY_S:
             watcher.update()
             self._last_query = now
         state = str(watcher.get_state(handle.job.job_id, mode="cache")).partition(" ")[0]
@@ -149,15 +173,19 @@ class Slurm:
         if now - handle.ended_since < LATE_S:
             return None
         if state == "CANCELLED" and signals.pending() is not None:
-            return Ended(None)  # withdrawn by this driver before it began
+            # This driver has withdrawn it before it began.
+            return Ended(status=None)
         error = exceptions.OrcaError(f"SLURM ended it: {state}")
         if state not in _CODES:
-            return Ended(None, lost=error.what)
+            return Ended(status=None, lost=error.what)
         error.code = _CODES[state]
-        return Ended(error.code, failure_report(error))
+        return Ended(status=error.code, report=failure_report(error))
 
     def signal(self, handle: _Submitted, number: int) -> None:
-        """Cancel a job, which saves its state. When the terminal is lost (SIGHUP) jobs stay: the next driver finds them."""
+        """Cancel a job, which saves its state.
+
+        When the terminal is lost (SIGHUP) jobs stay: the next driver finds them.
+        """
         if number != signal.SIGHUP:
             handle.job.cancel(check=False)
 

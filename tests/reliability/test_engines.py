@@ -86,5 +86,5 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
 
 def test_a_machine_that_does_not_see_the_folder_of_runs_says_so(tmp_path):
     missing = str(tmp_path / "nowhere")
-    end = attend({"label": "[1/1]", "words": ["run"], "seen": missing})
+    end = attend({"label": "[1/1]", "words": ["run"], "shared_file": missing})
     assert (end["status"], end["report"]["error"]["kind"]) == (ConfigError.code, "ConfigError")

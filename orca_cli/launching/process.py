@@ -48,6 +48,7 @@ class Command:
     )  # of the environment, on top of those of who starts it
     folder: str = ""  # where it runs; empty for that of the process that starts it
     identity: str = ""  # hash of the run that it has to be; empty to take any
+    program: str = ""  # digest of the program that has to run it; empty to take any
     time_limit_s: float | None = None  # after which it gets SIGTERM, and GRACE_S later SIGKILL
     seen: str = (
         ""  # a file that every machine has to see, in the shared folder of runs; empty for none
@@ -62,11 +63,13 @@ class Place:
     pipe: int  # where the job reports how it ended
     parent: int  # the process that the job ends with
     identity: str  # hash of the run that the job has to be; empty for any
+    program: str  # digest of the program that has to run it; empty for any
 
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
         """Return what the option's values mean."""
-        return cls(values[0], int(values[1]), int(values[2]), values[3])
+        label, pipe, parent, identity, program, *_ = values
+        return cls(label, int(pipe), int(parent), identity, program)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Process:
         self._over_limit = False
         self._popen: subprocess.Popen[bytes] | None = None  # unless forked
         self._errors: IO[bytes] | None = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115
-        place = [command.label, str(writable), str(os.getpid()), command.identity]
+        place = [command.label, str(writable), str(os.getpid()), command.identity, command.program]
         words = [*command.words, OPTION, *place]
         torch = sys.modules.get("torch")  # a GPU driver does not work in a fork
         has_gpu = torch is not None and torch.cuda.is_initialized()

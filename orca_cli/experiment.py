@@ -68,7 +68,7 @@ def run(
     Args:
         job: what `config.compose` returns for one set of settings.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
-        allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
+        allow_inexact: resume although program, threads, packages, data or weights have changed; the result says so.
         on_build: called once the model is built.
         team: the processes that share the work, which this one leads; None for one.
     """

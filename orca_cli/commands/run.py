@@ -49,7 +49,7 @@ _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
     "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "--allow-inexact-resume": "resume although program, threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"

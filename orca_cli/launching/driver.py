@@ -197,7 +197,7 @@ class Driver:
             return True
         if status == FingerprintError.code and is_moved and not counts["restarted"]:
             counts["restarted"] += 1
-            text = "cannot be resumed exactly there (other processor, threads or packages): starting the run again"
+            text = "cannot be resumed exactly there (other processor, threads, packages or program): starting the run again"
             terminal.log.warning(f"{job.command.label} {text}")
             command = replace(job.command, words=[*job.command.words, "--force"])
             self._waiting.append((0.0, replace(job, command=command)))

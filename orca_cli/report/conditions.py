@@ -55,7 +55,8 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
     facts = dict.fromkeys(FACTS, "")
     for name, fact in FACTS.items():
         with suppress(LookupError, TypeError):
-            facts[name] = str(functools.reduce(operator.getitem, fact.path, result))  # type: ignore[arg-type]
+            recorded = functools.reduce(operator.getitem, fact.path, result)  # type: ignore[arg-type]
+            facts[name] = "" if recorded is None else str(recorded)
     inexact = result.get("inexact")
     if isinstance(inexact, list) and PROGRAM in inexact:  # several made it, as they made no other
         facts[PROGRAM] = f"several ({result.get('run_id')})"

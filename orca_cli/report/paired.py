@@ -249,7 +249,8 @@ def _partners(places: Sequence[_Place], axis: str, baseline: str) -> Iterator[tu
 
 def _pairs(place: _Place, base: Cell, axis: str) -> list[Pair]:
     """Return the pairs of runs of equal seeds that both have an error, by rising seed."""
-    errors, pairs = place.cell.by_seed, []
+    errors = place.cell.by_seed
+    pairs = []
     for seed in sorted(base.by_seed.keys() & errors.keys()):
         runs = base.run_by_seed[seed], place.cell.run_by_seed[seed]
         differs = unequal(*runs, axis)
@@ -295,12 +296,12 @@ def _without_pairs(axis: str, baseline: str, same: int, left_out: Sequence[Pair]
 
 
 def _left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
-    """Return how many pairs were left out, and for each set and arm in what they differ."""
+    """Return how many pairs were left out, and in what those of each set and arm differ."""
     seeds: dict[str, list[int]] = defaultdict(list)
     for pair in left_out:
         seeds[f"{pair.column.name}, {pair.arm}: {' and '.join(pair.differs)}"].append(pair.seed)
     places = "; ".join(f"{place} (seed {seeds_text(seeds[place])})" for place in seeds)
-    text = f"{counted(len(left_out), 'pair')} with more than another {axis}: {places}"
+    text = f"{counted(len(left_out), 'pair')} with differences besides {axis}: {places}"
     return clean(text, longest=2000)
 
 

@@ -26,7 +26,7 @@ from orca_cli.exceptions import (
     process_error,
 )
 from orca_cli.progress import Silent
-from orca_cli.runs import claim
+from orca_cli.runs import claim, program
 from orca_cli.runs.directory import (
     CURVE,
     SETTINGS,
@@ -68,7 +68,7 @@ def run(
     Args:
         job: what `config.compose` returns for one set of settings.
         force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
-        allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
+        allow_inexact: resume although program, threads, packages, data or weights have changed; the result says so.
         on_build: called once the model is built.
         team: the processes that share the work, which this one leads; None for one.
     """
@@ -362,6 +362,7 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
     if job.config.test:
         tested = test(job, folder, validated)
     further: dict[str, Any] = {"baselines": {}, "comparison": None, "inexact": folder.inexact()}
+    further |= {"program": program.record()}
     folder.write_result(result_of(validated, tested) | further)
     # The run is completed before its baselines are: whatever ends them, it keeps its result.
     outcome = _with_baselines(job, folder, validated, tested)

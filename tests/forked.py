@@ -183,6 +183,9 @@ def _serve() -> None:
         session.compose(
             ["metric=none", "align.lr=1e-3", "source.size=99", "paths.runs=a/b", "seed=1"]
         )
+    from orca_cli.runs import program
+
+    program.digest()  # takes about a second, and every run records it
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)

@@ -18,6 +18,7 @@ from orca_cli.launching.driver import Driver, Job, Work
 from orca_cli.launching.process import Command, Ended
 from orca_cli.launching.ray import Ray
 from orca_cli.launching.slurm import Slurm
+from orca_cli.runs import program
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus
@@ -91,6 +92,7 @@ class Engine:
             self._variables(),
             folder="" if self.is_local else os.getcwd(),
             identity=composed.identity.run,
+            program=program.digest(),
             time_limit_s=self._time_limit_s,
             shared_file="" if self.is_local else str(self._folder),
         )

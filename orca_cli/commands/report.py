@@ -9,12 +9,22 @@ from orca_cli import storage, terminal
 from orca_cli.commands.options import RUNS, WHERE, argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
-from orca_cli.report.collect import collect
+from orca_cli.report.collect import Collection, Run, collect
+from orca_cli.report.conditions import PROGRAM, program_name
 from orca_cli.report.formats import FORMATS, Page, page_of
+from orca_cli.report.layout import clean
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank
-from orca_cli.report.selection import RATE, Values, choose, pair, rates_of, select_study, where
+from orca_cli.report.selection import (
+    RATE,
+    Values,
+    choose,
+    pair,
+    select_study,
+    where,
+)
 from orca_cli.report.table import Table, build_table, with_published
+from orca_cli.runs.settings import canonical
 from orca_cli.terminal import Result, counted
 
 _FORM_OF = {
@@ -33,6 +43,7 @@ examples:
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
   orca report --study alignment --compare      methods over all tasks: mean ranks, each against the first
   orca report --study table3 --choose train.lr --against arm=naive             each arm at its own rate, chosen on validation
+  orca report --against metric=none --any-program      runs of several versions of the program, paired all the same
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --out table.tex                  for a paper; md, csv and json as well
   orca report --out page.html                  the same and more as one page
@@ -46,6 +57,7 @@ _AGAINST = (
     "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
 )
 _COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
+_ANY_PROGRAM = "compare runs whatever version of the program made them; without it, runs of different sources are no pair"
 _OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
 ARGUMENTS = (
     RUNS,
@@ -60,6 +72,7 @@ ARGUMENTS = (
     ),
     argument("--against", metavar="KEY=VALUE", help=_AGAINST),
     argument("--compare", action="store_true", help=_COMPARE),
+    argument("--any-program", action="store_true", help=_ANY_PROGRAM),
     argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
     argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
     argument(
@@ -116,6 +129,30 @@ def _write_figures(page: Page, folder: Path) -> None:
     terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
+def _of_any_program(collection: Collection) -> tuple[Collection, str]:
+    """Return the runs as if one program had made them all, and the first line of their table, which says so."""
+    programs = sorted({program_name(run) for run in collection.runs if run.facts})
+    heading = f"runs of any program are compared (--any-program): {', '.join(programs)}"
+
+    def without(run: Run) -> list[Run]:
+        return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
+
+    return collection.changed(without), clean(heading)
+
+
+def _rates(table: Table) -> str:
+    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
+    values = Values()
+    rates: list[set[str]] = []  # of each set
+    for place in range(len(table.columns)):
+        cells = (row.cells[place] for row in table.rows)
+        typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
+        rates.append({canonical(rate) for rate in typed if rate is not None})
+    if any(len(some) > 1 for some in rates):
+        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return "one rate for all arms of a set" if any(rates) else ""
+
+
 def _table(arguments: argparse.Namespace) -> Table:
     """Return the table of the runs that the options leave."""
     key = arguments.choose
@@ -129,15 +166,21 @@ def _table(arguments: argparse.Namespace) -> Table:
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
+    headings = []
+    if arguments.any_program:
+        collection, heading = _of_any_program(collection)
+        headings.append(heading)
     if key is not None:
         collection, heading, remarks = choose(collection, key, values)
-        table = dataclasses.replace(build_table(collection), heading=heading, remarks=remarks)
+        headings.append(heading)
+        table = dataclasses.replace(build_table(collection), remarks=remarks)
     else:
         table = build_table(collection)
         if arguments.compare or (
             arguments.against and not arguments.against.startswith(f"{RATE}=")
         ):
-            table = dataclasses.replace(table, heading=rates_of(table))
+            headings.append(_rates(table))
+    table = dataclasses.replace(table, heading="; ".join(filter(None, headings)))
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)
     return table

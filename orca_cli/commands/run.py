@@ -17,12 +17,13 @@ from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_engine, argu
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
-from orca_cli.runs import claim
+from orca_cli.runs import claim, program
 from orca_cli.runs.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 
@@ -48,7 +49,7 @@ _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
     "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "--allow-inexact-resume": "resume although program, threads, packages, data or weights have changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 _TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
@@ -64,7 +65,7 @@ ARGUMENTS = (
     *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
     partial(add_engine, prefix="with -m: "),
     argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
-    argument(process.OPTION, nargs=4, help=argparse.SUPPRESS),  # given by a driver to its jobs
+    argument(process.OPTION, nargs=5, help=argparse.SUPPRESS),  # given by a driver to its jobs
 )
 
 
@@ -122,6 +123,20 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     return Result({}, code=code)
 
 
+def _check_same(place: process.Place, job: Composed) -> None:
+    """Raise ConfigError where a sweep's job is another experiment here, or has another program, than where it was typed."""
+    if place.identity not in ("", job.identity.run):
+        hint = "its data files and the files of --config-dir have to be the same on all machines"
+        raise ConfigError(
+            "is another experiment here than for the sweep", where=place.label, hint=hint
+        )
+    if place.program not in ("", program.digest()):
+        hint = "install the same version on all machines, and do not change it while the sweep runs"
+        raise ConfigError(
+            "the program has other sources here than for the sweep", where=place.label, hint=hint
+        )
+
+
 def _execute(
     arguments: argparse.Namespace, place: process.Place | None, team: Team | None
 ) -> Outcome | Result:
@@ -145,11 +160,8 @@ def _execute(
         if arguments.multirun:
             return sweep.run(expansion, arguments)
         (job,) = expansion.jobs
-        if place is not None and place.identity and job.identity.run != place.identity:
-            hint = "its data files, the files of --config-dir and the program have to be the same on all machines"
-            raise ConfigError(
-                "is another experiment here than for the sweep", where=place.label, hint=hint
-            )
+        if place is not None:
+            _check_same(place, job)
     if place is not None and job.config.device in (
         "auto",
         "cuda",

@@ -14,7 +14,8 @@ from orca_cli.commands.summary import decisions, read_answer, result_rows
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.answer import picture
-from orca_cli.report.collect import Broken, Run, collect
+from orca_cli.report.collect import Broken, Run, collect, mapping
+from orca_cli.report.conditions import shown as fact_text
 from orca_cli.report.layout import settings_text
 from orca_cli.report.selection import Values, where
 from orca_cli.runs.claim import begun, named
@@ -43,7 +44,8 @@ examples:
   orca runs diff runs/digits/2026-... runs/digits/2026-...
   orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
 
-Settings, typed and decided: only those that differ; - where one run has none. Results: all."""
+Settings, typed and decided, and conditions (data of every split, samples learned, steps, members, program): only those that
+differ; - where one run has none. Results: all."""
 # What no run depends on: what the files of conf/ say about data, and the rules of a search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
 
@@ -182,20 +184,19 @@ def show(arguments: argparse.Namespace) -> Result:
 
 
 def diff(arguments: argparse.Namespace) -> Result:
-    """Return where the settings of two runs differ, and their results side by side."""
+    """Return where the settings, the data and the programs of two runs differ, and their results side by side."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
-    sections: dict[str, dict[str, dict[str, Any]]] = {
-        "settings": {},
-        "results": {},
-    }  # key -> values by side
+    sections: dict[str, dict[str, dict[str, Any]]] = {}  # key -> values by side
     for side, run in runs.items():
-        for section, values in zip(sections.values(), _facts(run), strict=True):
+        for name, values in _sections(run).items():
+            section = sections.setdefault(name, {})
             for key, value in values.items():
                 section.setdefault(key, {})[side] = value
-    pairs = sections["settings"].items()
-    sections["settings"] = {
-        key: pair for key, pair in pairs if len(pair) < 2 or pair["a"] != pair["b"]
-    }
+    for name in ("settings", "conditions"):
+        pairs = sections[name].items()
+        sections[name] = {
+            key: pair for key, pair in pairs if len(pair) < 2 or pair["a"] != pair["b"]
+        }
     is_same = runs["a"].identity == runs["b"].identity
     places = {
         side: {"run": run.path.name, "path": str(run.path), "state": run.state}
@@ -204,7 +205,7 @@ def diff(arguments: argparse.Namespace) -> Result:
     shown: list[RenderableType] = [f"{side}  {run.path}" for side, run in runs.items()]
     shown.append("the same experiment" if is_same else "two experiments")
     if not is_same and not sections["settings"]:
-        shown.append("no setting differs: the data files or the weights do")
+        shown.append("no setting differs: the data files or the weights of the body do")
     for name, section in sections.items():
         rows = []
         for key, pair in section.items():
@@ -222,8 +223,8 @@ def diff(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, "same_experiment": is_same, **places, **sections}, shown)
 
 
-def _facts(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a run's settings, with what was decided where they leave something open, and the numbers of its result."""
+def _sections(run: Run) -> dict[str, dict[str, Any]]:
+    """Return a run's settings, with what was decided where they leave something open, its conditions, and its results."""
     composed = {
         key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)
     }
@@ -236,7 +237,10 @@ def _facts(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
             "best constant": score.trivial,
         }
         numbers |= {**dict(score.baselines), "alignment steps": score.steps}
-    return composed, numbers
+    conditions: dict[str, Any] = {name: fact_text(fact) for name, fact in run.facts.items()}
+    program = mapping(read_or_empty(run.path / RESULT).get("program"))
+    conditions |= {f"program's {key}": program[key] for key in program if key != "sha256"}
+    return {"settings": composed, "conditions": conditions, "results": numbers}
 
 
 _BOTH = run_argument("first"), run_argument("second")
@@ -250,6 +254,8 @@ VERBS = {
         (run_argument("run"),),
         show,
     ),
-    "diff": Verb("two runs side by side: settings that differ, results", _DIFF, _BOTH, diff),
+    "diff": Verb(
+        "two runs side by side: settings, data and program that differ, results", _DIFF, _BOTH, diff
+    ),
     **removal.VERBS,
 }

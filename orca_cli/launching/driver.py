@@ -254,7 +254,7 @@ class Driver:
     def _restart(self, job: Job) -> None:
         """Schedule a job from its start, whose run cannot resume on another machine."""
         message = (
-            "cannot be resumed exactly there (other processor, threads or packages): "
+            "cannot be resumed exactly there (other processor, threads, packages or program): "
             "starting the run again"
         )
         terminal.log.warning(f"{job.command.label} {message}")

@@ -53,6 +53,8 @@ class Command:
     folder: str = ""
     # Hash of the run that it has to be; empty: any.
     identity: str = ""
+    # Digest of the program that has to run it; empty: any.
+    program: str = ""
     # After it the job gets SIGTERM, and GRACE_S later SIGKILL.
     time_limit_s: float | None = None
     # A file in the shared folder of runs that every machine has to see; empty: none.
@@ -61,18 +63,25 @@ class Command:
 
 @dataclass(frozen=True)
 class Place:
-    """What a job knows of the process that started it: the four texts of the option --job."""
+    """What a job knows of the process that started it: the five texts of the option --job."""
 
     label: str
     pipe: int  # where the job reports how it ended
     parent: int  # the process that the job ends with
     identity: str  # hash of the run that the job has to be; empty: any
+    program: str  # digest of the program that has to run it; empty: any
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> Place:
         """Return the place that the option describes."""
-        label, pipe, parent, identity = texts
-        return cls(label=label, pipe=int(pipe), parent=int(parent), identity=identity)
+        label, pipe, parent, identity, program = texts
+        return cls(
+            label=label,
+            pipe=int(pipe),
+            parent=int(parent),
+            identity=identity,
+            program=program,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Process:
         self._errors: IO[bytes] | None = None
         if not is_shown:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        place = [command.label, str(writable), str(os.getpid()), command.identity]
+        place = [command.label, str(writable), str(os.getpid()), command.identity, command.program]
         words = [*command.words, OPTION, *place]
         # A fork would write what is still in the buffers once more.
         _flush()

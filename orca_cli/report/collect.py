@@ -5,17 +5,17 @@ reason, so that no run is silently lost.
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError
+from orca_cli.report.conditions import TEST_DATA, facts_of
 from orca_cli.runs.claim import LIVING, begun, is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
-from orca_cli.runs.settings import as_typed, decided
+from orca_cli.runs.settings import as_typed, canonical, decided
 
 _ENDED = ("failed", "interrupted")
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
@@ -35,7 +35,6 @@ class Score:
         float | None
     )  # error of the best constant predictor on this test set; None if undefined
     synthetic: bool
-    test_set: str  # SHA-256 of the test split; empty if not recorded
     size: str  # the task's word for number and size of samples, such as small; empty if it has none
     steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
     baselines: list[
@@ -75,29 +74,23 @@ class Run:
         default_factory=dict
     )  # overridden settings besides groups, {"train.epochs": "3"}
     decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
+    typed: dict[str, str] = field(default_factory=dict)  # `variant` as recorded, in canonical form
     score: Score | None = None
+    facts: dict[str, str] = field(default_factory=dict)  # of a completed run; see conditions.py
     arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
     choice: str = ""  # the value chosen for its arm, marked if it is at the edge (selection.py); empty for none
 
     @property
+    def chooses_by(self) -> Score | None:
+        """Return its score where a validation error may choose by it, as one on the test split never may."""
+        score = self.score
+        is_valid = score and score.validation is not None and score.validated_on != "test"
+        return score if is_valid else None
+
+    @property
     def test_set(self) -> str:
         """Return the SHA-256 of its test split; empty if not recorded."""
-        return "" if self.score is None else self.score.test_set
-
-
-def mixed_test_sets(runs: Iterable[Run]) -> set[str]:
-    """Return the SHA-256 of test data that differ between runs that should have the same; empty where all is well.
-
-    All runs should have the same test data; in a study, where a seed may draw the samples, all runs of one seed. Runs that
-    recorded none do not count.
-    """
-    sets_by_seed: dict[int | None, set[str]] = defaultdict(set)
-    for run in runs:
-        if run.test_set:
-            sets_by_seed[run.seed if run.arm else None].add(run.test_set)
-    return set[str]().union(
-        *(test_sets for test_sets in sets_by_seed.values() if len(test_sets) > 1)
-    )
+        return self.facts.get(TEST_DATA, "")
 
 
 @dataclass(frozen=True)
@@ -203,6 +196,7 @@ def _read_run(path: Path) -> Run:
         ):
             return _read_run(path)  # it moved on after its record was read and before its lock was
     decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    variant = {str(key): str(text) for key, text in mapping(record.get("variant")).items()}
     return Run(
         path,
         **{
@@ -213,13 +207,15 @@ def _read_run(path: Path) -> Run:
         state=state,
         reason=reason,
         settings=str(record.get("settings") or ""),
-        variant={str(key): str(value) for key, value in mapping(record.get("variant")).items()},
+        variant=variant,
+        typed={key: canonical(text) for key, text in variant.items()},
         decided={
             str(key): as_typed(one["value"])
             for key, one in decisions.items()
             if "value" in mapping(one)
         },
         score=score,
+        facts=facts_of(record) if score else {},
     )
 
 
@@ -253,7 +249,6 @@ def _score(result: dict[str, Any]) -> Score:
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
-        test_set=str(mapping(splits.get("test")).get("sha256", "")),
         size=str(result.get("size") or ""),
         steps=steps if type(steps) is int else None,
         baselines=baselines(result),

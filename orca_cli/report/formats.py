@@ -115,14 +115,16 @@ class Page:
         if self.comparison is not None:
             return paired.record_of(self.comparison) | rates
         return (
-            _record(self.table) if self.ranking is None else {"schema": 4, **asdict(self.ranking)}
+            _record(self.table) if self.ranking is None else {"schema": 5, **asdict(self.ranking)}
         ) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of a csv file: cells and what stands below them, or arms by set and over all sets, or methods."""
         record = self.record()
         if self.comparison is not None:
-            yield from (*record["sets"], *({"task": "all sets"} | arm for arm in record["arms"]))
+            yield from record["sets"]
+            yield from ({"task": "all sets"} | arm for arm in record["arms"])
+            yield from record["left_out"]
         elif self.ranking is not None:
             yield from record["standings"]
         else:

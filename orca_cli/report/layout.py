@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from orca_cli.report.collect import mixed_test_sets
+from orca_cli.report import conditions
+from orca_cli.report.collect import Run
 from orca_cli.report.differences import LARGEST_P, LEAST
 from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table, is_source_implied
 from orca_cli.terminal import visible
@@ -210,8 +211,7 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         usual = counts.most_common(1)[0][0]
         others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
         yield f"methods have different seeds: {usual}, but {others}"
-    if mixed := mixed_test_sets(runs):
-        yield f"runs were tested on {len(mixed)} different test sets and may not be comparable; none is marked"
+    yield from _unlike([(str(row.method), cell.tested) for row, cell in cells])
     if any(skipped := {score.skipped for _, cell in cells for _, score in cell.scored}):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
@@ -219,3 +219,20 @@ def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
             f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "
             f"file); the newest counts, not {run.path}"
         )
+
+
+def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
+    """Yield which methods are means over runs that are not alike, and in what else the runs of several methods are not."""
+    noted: set[str] = set()
+    for method, runs in methods:
+        for name, seeds_by_fact in conditions.mixed(runs).items():
+            noted.add(name)
+            facts = [
+                f"{conditions.shown(fact)} (seed {seeds_text(seeds_by_fact[fact])})"
+                for fact in seeds_by_fact
+            ]
+            yield f"{method} is a mean over runs that differ in {name}: {', '.join(facts)}"
+    differing = conditions.mixed([run for _, runs in methods for run in runs]).keys() - noted
+    if differing:
+        names = " and ".join(sorted(differing))
+        yield f"methods differ in {names}, though none of their settings does; such runs earn no mark"

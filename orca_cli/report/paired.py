@@ -13,26 +13,27 @@ from typing import Any
 
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report import layout
-from orca_cli.report.collect import GROUPS, TEST_SET
+from orca_cli.report.collect import GROUPS, TEST_SET, Run
+from orca_cli.report.conditions import PROGRAM, program_name, unequal
 from orca_cli.report.differences import LARGEST_P, LEAST, Effect, effect, holm, no_effect, relative
-from orca_cli.report.layout import Entry, Layout, clean, number, p_text, settings_text
+from orca_cli.report.layout import Entry, Layout, clean, number, p_text, seeds_text, settings_text
 from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
-from orca_cli.report.table import TASK_PREFIX, Cell, Column, Table, canonical, is_source_implied
+from orca_cli.report.table import Cell, Column, Table, is_source_implied
+from orca_cli.runs.settings import canonical
 from orca_cli.terminal import counted
 
-_ARM, _ARM_GROUPS = (
-    "arm",
-    ("source", "metric", "finetune"),
-)  # an axis of studies, and what its choices set among others
-_COMMON = (
-    *(name for name in FIELDS if name not in GROUPS),
-    SET,
-    TEST_SET,
-)  # to both runs of a pair
+_ARM = "arm"  # an axis of studies
+_ARM_GROUPS = ("source", "metric", "finetune")  # that its choices set, among others
+# What both runs of a pair have in common.
+_COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET, PROGRAM)
 _DECIDED = "decided"  # value of settings that were left open
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
 _ROUNDING = 1e-12  # gains below are 0 but for rounding
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
+_REPEAT = (
+    "run both arms on the same data, as long (train.epochs, train.members) and by one program; "
+    "--any-program pairs runs of several"
+)
 Others = tuple[tuple[str, str], ...]
 
 
@@ -86,6 +87,23 @@ class Overall:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two runs of one seed, the baseline's and the arm's.
+
+    Args:
+        differs: names of the facts in which they differ besides the axis; see `conditions.unequal`.
+        is_same: whether both are the same computation, and nothing differs.
+    """
+
+    column: Column
+    arm: str
+    seed: int
+    runs: tuple[Run, Run]
+    differs: list[str]
+    is_same: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Every arm against the baseline.
 
@@ -95,6 +113,8 @@ class Comparison:
             (`differences.relative`), since the error of some set is no per cent.
         unpaired: completed runs, of all arms, without a partner.
         same: pairs that were left out: both runs are the same computation, with equal final weights and errors.
+        left_out: pairs that were left out, since they differ in more than the axis.
+        programs: names of the programs that made the runs of pairs.
     """
 
     axis: str
@@ -104,6 +124,18 @@ class Comparison:
     unit: str
     unpaired: int
     same: int
+    left_out: list[Pair]
+    programs: list[str]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A cell of the table, its value on the axis, and what the cells of a pair have in common."""
+
+    arm: str
+    column: Column
+    others: Others
+    cell: Cell
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
@@ -121,14 +153,22 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         raise UsageError(
             f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
         )
-    blocks, unpaired, same = _blocks(table, axis, baseline)
+    blocks: list[Block] = []
+    left_out: list[Pair] = []
+    programs: set[str] = set()
+    unpaired = same = 0
+    for place, base in _partners(list(_places(table, axis)), axis, baseline):
+        pairs = _pairs(place, base, axis)
+        unpaired += len(place.cell.by_seed) - len(pairs)
+        left_out += [pair for pair in pairs if pair.differs]
+        same += sum(pair.is_same for pair in pairs)
+        kept = [pair for pair in pairs if not pair.differs and not pair.is_same]
+        programs |= {program_name(run) for pair in kept for run in pair.runs}
+        if kept:
+            seeds = tuple(pair.seed for pair in kept)
+            blocks.append(_block(place, base, seeds))
     if not blocks:
-        what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        hint = f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what two runs differ"
-        if same:
-            what = f"no pair is left: {counted(same, 'pair')} of the same computation (equal final weights and errors)"
-            hint = f"{axis} changed nothing in these runs"
-        raise DataError(what, where="--against", hint=hint)
+        raise _without_pairs(axis, baseline, same, left_out)
     columns = dict.fromkeys(block.column for block in blocks)
     check_sets(columns, "--against")
     is_relative = not all(column.percent for column in columns)
@@ -138,88 +178,131 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     ]
     groups: tuple[Sequence[Block | Overall], ...] = blocks, overall
     for group in groups:
-        for one, p in zip(group, holm([one.gain.p for one in group]), strict=True):
-            one.holm_p = p
-    unit = "% of the error" if is_relative else "points"
-    return Comparison(axis, baseline, blocks, overall, unit, unpaired, same)
+        for judged, p in zip(group, holm([entry.gain.p for entry in group]), strict=True):
+            judged.holm_p = p
+    return Comparison(
+        axis=axis,
+        baseline=baseline,
+        blocks=blocks,
+        overall=overall,
+        unit="% of the error" if is_relative else "points",
+        unpaired=unpaired,
+        same=same,
+        left_out=left_out,
+        programs=sorted(programs),
+    )
 
 
-def _blocks(table: Table, axis: str, baseline: str) -> tuple[list[Block], int, int]:
-    """Return the pairs of every arm on every set, the sums of `unpaired` and of `same`; errors as of `compare`."""
-    reference, cells = canonical(baseline), list(_valued(table, axis))
-    if reference not in (values := {value for value, *_ in cells}):
-        hint = suggest(baseline, values) if values else KEY_HINT
-        raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
-    partners: dict[tuple[int, Others], list[Cell]] = defaultdict(list)
-    for value, place, others, cell in cells:
-        if value == reference:
-            partners[place, others].append(cell)
-    blocks, unpaired, same = [], 0, 0
-    for value, place, others, cell in cells:
-        if value == reference:
-            continue
-        base, *more = partners[place, others] or [Cell()]
-        if more:
-            # An arm of a study was run with another source as well, or runs differ in what no setting shows.
-            hint = "narrow with --where, or remove the runs of one of them: orca runs rm"
-            what = f"ambiguous reference: several methods have {axis}={baseline}"
-            raise DataError(what, where="--against", hint=hint)
-        both, equal = _seeds(base, cell, axis.startswith(TASK_PREFIX))
-        unpaired, same = unpaired + len(cell.by_seed) - len(both), same + len(equal)
-        if seeds := tuple(sorted(both - equal)):
-            before, after = (tuple(one.by_seed[seed] for seed in seeds) for one in (base, cell))
-            column = table.columns[place]
-            gains = [
-                column.scale * (first - second) for first, second in zip(before, after, strict=True)
-            ]
-            chosen = tuple(one.runs[0].choice for one in (base, cell) if one.choice)
-            blocks.append(
-                Block(column, value, others, seeds, before, after, chosen, gains, effect(gains))
-            )
-    return blocks, unpaired, same
-
-
-def _valued(table: Table, axis: str) -> Iterator[tuple[str, int, Others, Cell]]:
-    """Yield the cells with errors whose runs record a value on an axis: the value, the set's place, what pairs share, the cell.
+def _places(table: Table, axis: str) -> Iterator[_Place]:
+    """Yield the cells with errors whose runs record a value on an axis.
 
     Defaults differ between sets. What runs decide themselves does too, so all methods that leave the setting open are one arm.
     """
     # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body implies.
-    implied = (
-        ("source",)
-        if axis == "body" and is_source_implied(row.method for row in table.rows)
-        else ()
-    )
-    besides = (axis, *(_ARM_GROUPS if axis == _ARM else ()), *implied)
+    besides = [axis]
+    if axis == _ARM:
+        besides += _ARM_GROUPS
+    if axis == "body" and is_source_implied(row.method for row in table.rows):
+        besides.append("source")
     values = Values()
     for row in table.rows:
         facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
         others = tuple(sorted((key, value) for key, value in facts.items() if key not in besides))
-        for place, cell in enumerate(row.cells):
-            if cell.by_seed:
-                run = cell.runs[0]
-                is_open = axis in run.decided and axis not in run.variant
-                value = facts.get(axis) or (_DECIDED if is_open else values.lookup(run, axis))
-                if value is not None:
-                    yield canonical(value), place, others, cell
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if not cell.by_seed:
+                continue
+            run = cell.runs[0]
+            is_open = axis in run.decided and axis not in run.variant
+            value = facts.get(axis) or (_DECIDED if is_open else values.lookup(run, axis))
+            if value is not None:
+                yield _Place(canonical(value), column, others, cell)
 
 
-def _seeds(baseline: Cell, cell: Cell, is_task_setting: bool) -> tuple[set[int], set[int]]:
-    """Return the seeds that two cells have on the same test data, and those of them that are the same computation.
+def _partners(places: Sequence[_Place], axis: str, baseline: str) -> Iterator[tuple[_Place, Cell]]:
+    """Yield each cell of an arm with that of the baseline on the same set with the same settings, an empty one for none.
 
-    A setting of the task may prepare the test data otherwise, so that then the seed alone counts.
+    Raises:
+        DataError: no cell has the baseline's value, or an arm has several partners.
     """
-    base, errors = baseline.by_seed, cell.by_seed
-    on_same_test = {seed for seed, _ in baseline.by_test.keys() & cell.by_test.keys()}
-    both = errors.keys() & base.keys() if is_task_setting else on_same_test
-    one, other = (
-        {run.seed: run.score.weights for run in side.runs if run.score} for side in (baseline, cell)
+    reference = canonical(baseline)
+    arms = {place.arm for place in places}
+    if reference not in arms:
+        hint = suggest(baseline, arms) if arms else KEY_HINT
+        raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
+    bases: dict[tuple[Column, Others], list[Cell]] = defaultdict(list)
+    for place in places:
+        if place.arm == reference:
+            bases[place.column, place.others].append(place.cell)
+    for place in places:
+        if place.arm == reference:
+            continue
+        cells = bases[place.column, place.others]
+        if len(cells) > 1:
+            # An arm of a study was run with another source as well, or runs differ in what no setting shows.
+            raise DataError(
+                f"ambiguous reference: several methods have {axis}={baseline}",
+                where="--against",
+                hint="narrow with --where, or remove the runs of one of them: orca runs rm",
+            )
+        yield place, cells[0] if cells else Cell()
+
+
+def _pairs(place: _Place, base: Cell, axis: str) -> list[Pair]:
+    """Return the pairs of runs of equal seeds that both have an error, by rising seed."""
+    errors = place.cell.by_seed
+    pairs = []
+    for seed in sorted(base.by_seed.keys() & errors.keys()):
+        runs = base.run_by_seed[seed], place.cell.run_by_seed[seed]
+        differs = unequal(*runs, axis)
+        weights = {run.score.weights for run in runs if run.score}
+        is_same = len(weights) == 1 and "" not in weights and base.by_seed[seed] == errors[seed]
+        pairs.append(
+            Pair(place.column, place.arm, seed, runs, differs, is_same=is_same and not differs)
+        )
+    return pairs
+
+
+def _block(place: _Place, base: Cell, seeds: tuple[int, ...]) -> Block:
+    """Return the gains of the pairs of some seeds, and their statistics."""
+    before = tuple(base.by_seed[seed] for seed in seeds)
+    after = tuple(place.cell.by_seed[seed] for seed in seeds)
+    scale = place.column.scale
+    gains = [scale * (first - second) for first, second in zip(before, after, strict=True)]
+    choices = (base.runs[0].choice, place.cell.runs[0].choice)
+    return Block(
+        column=place.column,
+        arm=place.arm,
+        others=place.others,
+        seeds=seeds,
+        baseline=before,
+        errors=after,
+        chosen=tuple(choice for choice in choices if choice),
+        gains=gains,
+        gain=effect(gains),
     )
-    return both, {
-        seed
-        for seed in both
-        if one[seed] and one[seed] == other[seed] and base[seed] == errors[seed]
-    }
+
+
+def _without_pairs(axis: str, baseline: str, same: int, left_out: Sequence[Pair]) -> DataError:
+    """Return the error that says why no pair is left."""
+    what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
+    hint = f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what two runs differ"
+    if same:
+        what = f"no pair is left: {counted(same, 'pair')} of the same computation (equal final weights and errors)"
+        hint = f"{axis} changed nothing in these runs"
+    if left_out:
+        what = f"no pair is left: {_left_out_text(axis, left_out)}"
+        hint = _REPEAT
+    return DataError(what, where="--against", hint=hint)
+
+
+def _left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
+    """Return how many pairs were left out, and in what those of each set and arm differ."""
+    seeds: dict[str, list[int]] = defaultdict(list)
+    for pair in left_out:
+        seeds[f"{pair.column.name}, {pair.arm}: {' and '.join(pair.differs)}"].append(pair.seed)
+    places = "; ".join(f"{place} (seed {seeds_text(seeds[place])})" for place in seeds)
+    text = f"{counted(len(left_out), 'pair')} with differences besides {axis}: {places}"
+    return clean(text, longest=2000)
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -321,7 +404,7 @@ def layouts_of(comparison: Comparison) -> list[Layout]:
         )
     notes = [sentence(one, comparison) for one in comparison.overall]
     caption = (
-        f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % t "
+        f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length; above 0: lower error. Mean [95 % t "
         "interval] over sets, each with the mean over its seeds and settings. % of the error: the difference over the mean "
         f"of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. Bold and *: {_MARKED}."
     )
@@ -354,6 +437,11 @@ def _by_set(comparison: Comparison) -> Layout:
     if same := comparison.same:
         pairs = counted(same + sum(len(block.seeds) for block in blocks), "pair")
         notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
+    if comparison.left_out:
+        notes.append(f"left out: {_left_out_text(comparison.axis, comparison.left_out)}")
+    if len(comparison.programs) > 1:
+        programs = clean(", ".join(comparison.programs))
+        notes.append(f"programs, each of which made both runs of its pairs: {programs}")
     if comparison.unpaired:
         lost = counted(comparison.unpaired, "completed run")
         notes.append(f"{lost} without a partner of {axis}={baseline}: left out")
@@ -368,8 +456,12 @@ def _by_set(comparison: Comparison) -> Layout:
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record: errors of all pairs as stored, gains in points where errors are per cent."""
     sets = [asdict(block) | {"others": dict(block.others)} for block in comparison.blocks]
+    left_out = [
+        vars(pair.column) | {"arm": pair.arm, "seeds": [pair.seed], "differs": pair.differs}
+        for pair in comparison.left_out
+    ]
     return {
-        "schema": 5,
+        "schema": 6,
         "against": {comparison.axis: comparison.baseline},
         "margin": MARGIN,
         "unit": comparison.unit,
@@ -379,4 +471,6 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
         "sets": [line.pop("column") | line for line in sets],
         "unpaired": comparison.unpaired,
         "same_computation": comparison.same,
+        "left_out": left_out,
+        "programs": comparison.programs,
     }

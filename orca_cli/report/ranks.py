@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from orca_cli.exceptions import DataError
-from orca_cli.report.collect import TEST_SET, mixed_test_sets
+from orca_cli.report.conditions import mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
 from orca_cli.report.layout import Entry, Layout, clean, number, p_text, settings_text
 from orca_cli.report.paired import check_sets
-from orca_cli.report.table import Method, Table, is_source_implied
+from orca_cli.report.table import Column, Method, Table, is_source_implied
 
 MOST = 20  # methods that are tested; their pairs grow with the square
 
@@ -49,7 +48,7 @@ class Ranking:
     Args:
         standings: empty where there are fewer than two methods, or no task with errors of all.
         tasks: that count.
-        holes: task that does not count -> the methods without an error on it.
+        holes: task that does not count -> why, such as a method without an error on it.
         friedman: p of Friedman's test that the ranks of all methods come from the same distribution; None for fewer than three
             methods or two tasks, and where all methods are tied everywhere.
     """
@@ -64,26 +63,25 @@ def rank(table: Table) -> Ranking:
     """Return how the methods of a table do over its tasks.
 
     Raises:
-        DataError: a task that counts was measured in several ways, or on different test data.
+        DataError: a task that counts was measured in several ways.
     """
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
     means: list[tuple[float, ...]] = []
-    counted, holes = [], {}
+    counted: list[Column] = []
+    holes: dict[str, list[str]] = {}
     for place, column in enumerate(table.columns):
         errors = [row.cells[place].mean for row in rows]
-        if lacking := [name for name, error in zip(names, errors, strict=True) if error is None]:
-            holes[column.name] = lacking
+        reasons = [
+            f"no error of {name}"
+            for name, error in zip(names, errors, strict=True)
+            if error is None
+        ]
+        runs = [run for row in rows for run in row.cells[place].tested]
+        reasons += [f"methods differ in {fact}" for fact in mixed(runs)]
+        if reasons:
+            holes[column.name] = reasons
             continue
-        if tests := mixed_test_sets(run for row in rows for run in row.cells[place].runs):
-            what = (
-                f"the runs of {clean(column.name)} were tested on {len(tests)} different test sets"
-            )
-            raise DataError(
-                what,
-                where="--compare",
-                hint=f"narrow with --where {TEST_SET}=..., as in orca report",
-            )
         counted.append(column)
         means.append(tuple(error for error in errors if error is not None))
     check_sets(counted, "--compare")
@@ -169,14 +167,14 @@ def layout_of(ranking: Ranking) -> Layout:
         else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
     )
     n, holes = len(ranking.tasks), ranking.holes
-    notes = [f"over the {n} of {n + len(holes)} tasks on which every method has an error{test}"]
+    notes = [f"over the {n} of {n + len(holes)} tasks on which all methods can be compared{test}"]
     if not rows:
         notes = [
             "nothing to compare: no task has an error of every method, of two or more; narrow with --where"
         ]
     if holes:
-        lacking = (f"{task} ({', '.join(methods)})" for task, methods in holes.items())
-        notes.append(f"left out, with the methods that have no error there: {'; '.join(lacking)}")
+        reasons = (f"{task} ({', '.join(why)})" for task, why in holes.items())
+        notes.append(f"left out: {'; '.join(reasons)}")
     caption = (
         "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first against this one: mean gain in "
         "% of the mean of both errors; tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. Holm: "

@@ -3,16 +3,18 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run
+from orca_cli.report.conditions import PROGRAM, VALIDATED, program_name, unequal
 from orca_cli.report.layout import clean, seeds_text
-from orca_cli.report.table import Column, Method, Table, canonical, placed
+from orca_cli.report.table import Column, Method, placed
 from orca_cli.runs import settings, studies
+from orca_cli.runs.settings import canonical
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
@@ -52,6 +54,7 @@ class Values:
             **fields,
             SET: run.task,
             TEST_SET: run.test_set[:8] or None,
+            PROGRAM: program_name(run) if run.facts else None,
         }
         if key in known:
             return known[key]
@@ -130,12 +133,39 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     return collection.changed(named)
 
 
+_Runs = list[tuple[str, Run]]  # of an arm, with their values of a setting
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What the validation errors of one arm on one seed choose.
+
+    Args:
+        arm: its name, with its set.
+        seed: that chooses.
+        value: what was chosen; empty where nothing validates.
+        is_edge: whether it is the lowest or the highest value that was run.
+        fewest: validation samples of the errors that were compared; 0 if not recorded.
+        judges: the runs of other seeds at that value.
+        unlike: values whose errors were not compared with the others, with what differs, for readers.
+    """
+
+    arm: str
+    seed: int
+    value: str
+    is_edge: bool
+    fewest: int
+    judges: list[Run]
+    unlike: list[str]
+
+
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
     """Choose each arm's value of a setting by validation error on one seed, and return the runs of other seeds at that value.
 
     An arm is all settings but the seed and the one that is chosen. Its seed is the one that most values were run with, the
-    lowest of several. Of equal errors the middle value is chosen, the lower one of two. Errors of the test split never choose,
-    not even where a protocol validates on it. An arm without a validation error is left out.
+    lowest of several. Only errors on equal samples, of runs that are alike (`conditions.VALIDATED`), are compared: those of the
+    most values, of equally many the newest. Of equal errors the middle value is chosen, the lower of two. Errors of the test
+    split never choose, not even where a protocol validates on it. An arm without a validation error is left out.
 
     Returns:
         the runs that judge; the first line of their table; notes on what limits the choice.
@@ -148,61 +178,91 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         raise UsageError(
             f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}"
         )
-    typed = {
-        id(run): canonical(value)
-        for run in collection.runs
-        if (value := values.lookup(run, key)) is not None
-    }
-    if not typed:
-        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
-    arms: dict[tuple[Column, Method], list[tuple[str, Run]]] = defaultdict(list)
-    for run, column, method in placed(collection.runs):
-        if id(run) in typed:
-            arm = replace(
-                method, settings=tuple(item for item in method.settings if item[0] != key)
-            )
-            arms[column, arm].append((typed[id(run)], run))
-    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE)}
-    judged: dict[int, str] = {}  # id of a run -> what was chosen for its arm
-    seeds = set()
-    for (column, method), runs in sorted(arms.items()):
-        # The lowest seed that all values were run with, or else most of them.
-        counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
-        name, seed = f"{column.name} {method}", min(counts, key=lambda one: (-counts[one], one))
-        scored = [(value, run.score) for value, run in runs if run.seed == seed and run.score]
-        valid = {
-            value: one
-            for value, one in scored
-            if one.validated_on != "test" and one.validation is not None
-        }
-        value, is_edge = _lowest({value: one.validation or 0.0 for value, one in valid.items()})
-        judging = [run for tried, run in runs if tried == value and run.seed != seed]
-        judged |= {id(run): value + " (edge)" * is_edge for run in judging}
-        seeds.add(seed)
-        limits[_EDGE] += [f"{name} {value}"] if is_edge else []
-        fewest = min((one.validated_by for one in valid.values()), default=0)
-        limits[_LUCK] += [f"{name} ({fewest})"] if 0 < fewest < FEW else []
-        limits[_ALONE] += [f"{name} {value} (seed {seed})"] if value and not judging else []
-    chosen_on = f"chosen on validation, seed {seeds_text(seeds)}"
-    if not judged:
-        what = clean(
+    choices = [_choice(arm, runs, key) for arm, runs in _arms(collection, key, values)]
+    chosen_on = f"chosen on validation, seed {seeds_text({choice.seed for choice in choices})}"
+    judges = [run for choice in choices for run in choice.judges]
+    if not judges:
+        what = (
             f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge"
         )
-        raise DataError(
-            what, where="--choose", hint=f"run other seeds: orca run -m {key}=... seed=1,2,3"
-        )
-    judges = []
-    for run in (run for run in collection.runs if id(run) in judged):
-        variant = {
-            name: text for name, text in run.variant.items() if name != key
-        }  # it no longer names the method
-        judges.append(replace(run, variant=variant, choice=judged[id(run)]))
-    notes = [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
-    return (
-        replace(collection, runs=judges),
-        f"each arm at its own {key}, {chosen_on}; judged by the other seeds",
-        notes,
+        hint = f"run other seeds: orca run -m {key}=... seed=1,2,3"
+        raise DataError(clean(what), where="--choose", hint=hint)
+    judges.sort(key=lambda run: (run.path.name, str(run.path)))
+    heading = f"each arm at its own {key}, {chosen_on}; judged by the other seeds"
+    return replace(collection, runs=judges), heading, _limits(choices, key)
+
+
+def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, _Runs]]:
+    """Return the name and the runs of each arm on each set; DataError where no run has the setting."""
+    arms: dict[tuple[Column, Method], _Runs] = defaultdict(list)
+    for run, column, method in placed(collection.runs):
+        value = values.lookup(run, key)
+        if value is not None:
+            settings = tuple(setting for setting in method.settings if setting[0] != key)
+            arms[column, replace(method, settings=settings)].append((canonical(value), run))
+    if not arms:
+        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
+    return [(f"{column.name} {method}", runs) for (column, method), runs in sorted(arms.items())]
+
+
+def _choice(arm: str, runs: _Runs, key: str) -> _Choice:
+    """Return what the runs of an arm choose."""
+    # The lowest seed that all values were run with, or else most of them.
+    counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
+    seed = min(counts, key=lambda candidate: (-counts[candidate], candidate))
+    validated = {value: run for value, run in runs if run.seed == seed and run.chooses_by}
+    compared, unlike = _alike(validated, key)
+    scores = {value: validated[value].chooses_by for value in compared}
+    chosen, is_edge = _lowest(
+        {value: score.validation or 0.0 for value, score in scores.items() if score}
     )
+    judges = []
+    for value, run in runs:
+        if value == chosen and run.seed != seed:
+            variant = {name: text for name, text in run.variant.items() if name != key}
+            choice = f"{chosen} (edge)" if is_edge else chosen
+            judges.append(replace(run, variant=variant, choice=choice))
+    return _Choice(
+        arm=arm,
+        seed=seed,
+        value=chosen,
+        is_edge=is_edge,
+        fewest=min((score.validated_by for score in scores.values() if score), default=0),
+        judges=judges,
+        unlike=unlike,
+    )
+
+
+def _alike(runs: Mapping[str, Run], key: str) -> tuple[list[str], list[str]]:
+    """Return the values whose runs can be compared, most of all, of equally many the newest, and the others, with reasons.
+
+    `runs`: value -> run.
+    """
+    compared: list[str] = []
+    unlike: list[str] = []
+    for example in runs.values():
+        differs = {value: unequal(example, run, key, VALIDATED) for value, run in runs.items()}
+        alike = [value for value, names in differs.items() if not names]
+        if len(alike) >= len(compared):
+            compared = alike
+            unlike = [f"{value} ({', '.join(names)})" for value, names in differs.items() if names]
+    return compared, unlike
+
+
+def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
+    """Return notes on what limits choices, each with the arms that it is about."""
+    unlike = f"left out of the choice, since more than {key} differs from the arm's other runs"
+    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE, unlike)}
+    for choice in choices:
+        place = f"{choice.arm} {choice.value}"
+        if choice.is_edge:
+            limits[_EDGE].append(place)
+        if 0 < choice.fewest < FEW:
+            limits[_LUCK].append(f"{choice.arm} ({choice.fewest})")
+        if choice.value and not choice.judges:
+            limits[_ALONE].append(f"{place} (seed {choice.seed})")
+        limits[unlike] += [f"{choice.arm} {value}" for value in choice.unlike]
+    return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
 
 
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
@@ -221,16 +281,3 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[
         0
     ] < math.inf
-
-
-def rates_of(table: Table) -> str:
-    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
-    values = Values()
-    rates: list[set[str]] = []  # of each set
-    for place in range(len(table.columns)):
-        cells = (row.cells[place] for row in table.rows)
-        typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
-        rates.append({canonical(rate) for rate in typed if rate is not None})
-    if any(len(some) > 1 for some in rates):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    return "one rate for all arms of a set" if any(rates) else ""

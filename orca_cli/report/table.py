@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import TEST_SET, Broken, Collection, Run, mixed_test_sets
+from orca_cli.report.collect import TEST_SET, Broken, Collection, Run
+from orca_cli.report.conditions import TEST_DATA, mixed, unequal
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
-from orca_cli.runs.settings import as_typed
+from orca_cli.runs.settings import canonical
 
 _NAMES_OF_DATA = (
     "task.test",
@@ -23,7 +24,6 @@ _NAMES_OF_DATA = (
     "task.path",
     "task.dataset",
 )  # settings that name a user's own data
-TASK_PREFIX = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 MISSING = (
     "undefined",
@@ -81,7 +81,7 @@ class Cell:
 
     Attributes:
         runs: the newest completed one of each seed, by rising seed; `scored` has them with their scores.
-        values: their test errors, undefined ones left out.
+        tested, values: runs with a test error, and these errors; undefined ones are left out.
         mean, deviation: of `values`; None where there is no value, or for the deviation only one.
     """
 
@@ -92,14 +92,14 @@ class Cell:
     def __post_init__(self) -> None:
         completed = [run for run in self.every if run.score is not None]
         newest = {run.seed: run for run in completed}
-        self.runs = [newest[seed] for seed in sorted(newest)]
+        self.run_by_seed = dict(sorted(newest.items()))
+        self.runs = list(self.run_by_seed.values())
         self.hidden = [run for run in completed if run is not newest[run.seed]]  # not counted
         self.scored = [(run, run.score) for run in self.runs if run.score is not None]
-        # Seed and test data -> test error: errors of two methods are compared where both keys are equal.
-        self.by_test = {
-            (run.seed, run.test_set): one.value for run, one in self.scored if one.value is not None
+        self.by_seed = {
+            run.seed: score.value for run, score in self.scored if score.value is not None
         }
-        self.by_seed = {seed: value for (seed, _), value in self.by_test.items()}
+        self.tested = [self.run_by_seed[seed] for seed in self.by_seed]
         self.values = list(self.by_seed.values())
         self.mean = fmean(self.values) if self.values else None
         self.deviation = (
@@ -201,22 +201,15 @@ def build_table(collection: Collection) -> Table:
 def _mark(cells: Sequence[Cell]) -> None:
     """Mark the lowest mean of a column as best, and as earned where it is demonstrably lower than that of each other method.
 
-    That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
-    exact sign-flip test, corrected for the number of other methods (Holm).
+    That takes six seeds or more in common with each, on the same test data and otherwise alike (see `conditions`), a lower mean
+    over them, and p <= 0.05 by the exact sign-flip test, corrected for the number of other methods (Holm).
     """
     shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
     lowest = min((mean for _, mean in shown), default=math.inf)
     for cell, mean in shown:
         cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
         if cell.best and len(shown) > 1 and len(cell.values) >= LEAST:
-            errors, others = (
-                cell.by_test,
-                (other.by_test for other, _ in shown if other is not cell),
-            )
-            gains = [
-                [other[test] - error for test, error in errors.items() if test in other]
-                for other in others
-            ]
+            gains = [_gains(other, cell) for other, _ in shown if other is not cell]
             if all(
                 len(differences) >= LEAST and math.fsum(differences) > 0 for differences in gains
             ):
@@ -225,21 +218,22 @@ def _mark(cells: Sequence[Cell]) -> None:
                 )
 
 
+def _gains(other: Cell, cell: Cell) -> list[float]:
+    """Return how much lower the errors of a cell are than another's, by seed, where their runs can be compared."""
+    gains = []
+    for seed in sorted(other.by_seed.keys() & cell.by_seed.keys()):
+        run, partner = cell.run_by_seed[seed], other.run_by_seed[seed]
+        if run.test_set == partner.test_set and not unequal(run, partner):
+            gains.append(other.by_seed[seed] - cell.by_seed[seed])
+    return gains
+
+
 def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
     if not models:
         return None
     names, errors = zip(*models, strict=True)
     words = ", ".join(filter(None, sorted(set(names))))
     return Reference(min(errors), max(errors), words and f"({words})")
-
-
-def canonical(text: str) -> str:
-    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
-    try:
-        value = float(text)
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else as_typed(value)
-    except ValueError:
-        return text.lower() if text.lower() in ("true", "false", "null") else text
 
 
 def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
@@ -329,15 +323,14 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         )
         merged[key] |= {key: canonical(value) for key, value in run.variant.items()}
         variants.append(merged[key])
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, (column, variant) in enumerate(zip(columns, variants, strict=True)):
-        groups[
-            column, *sorted(item for item in variant.items() if item[0].startswith(TASK_PREFIX))
-        ].append(place)
-    for places in groups.values():
-        mixed = mixed_test_sets(runs[place] for place in places)
-        for place in places:
-            if runs[place].test_set in mixed:
+    places: dict[Column, list[int]] = defaultdict(list)
+    for place, column in enumerate(columns):
+        if runs[place].test_set:
+            places[column].append(place)
+    for group in places.values():
+        tests = mixed([runs[place] for place in group], [TEST_DATA]).get(TEST_DATA, {})
+        for place in group:
+            if runs[place].test_set in tests:
                 variants[place] = variants[place] | {TEST_SET: runs[place].test_set[:8]}
     return variants
 

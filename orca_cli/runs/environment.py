@@ -10,6 +10,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from orca_cli.exceptions import UnavailableError
+from orca_cli.runs import program
 
 PACKAGES = (
     *(
@@ -73,6 +74,7 @@ def environment() -> dict[str, Any]:
     """Return the environment record of a run, JSON-able."""
     return {
         "schema": 1,
+        "program": program.record(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),

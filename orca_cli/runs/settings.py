@@ -39,6 +39,15 @@ def decided(path: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def canonical(text: str) -> str:
+    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
+    try:
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else as_typed(value)
+    except ValueError:
+        return text.lower() if text.lower() in ("true", "false", "null") else text
+
+
 def as_typed(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if value is None:

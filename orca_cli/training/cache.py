@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from orca_cli import __version__, signals, storage
+from orca_cli import signals, storage
+from orca_cli.runs import program
 from orca_cli.runs.environment import version_of
 from orca_cli.terminal import log
 
@@ -75,7 +76,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
     """
     blas = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
     return {
-        "orca": __version__,
+        "program": program.digest(),
         "python": platform.python_version(),  # its documentation is a source
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,

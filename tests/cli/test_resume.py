@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from orca_cli import storage
+from orca_cli.report.collect import collect
 from tests.cli.conftest import curve, put_aside, run_folders
 
 # Checkpoints after every step, and enough steps to be hit inside an epoch.
@@ -94,13 +95,18 @@ def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(
 
 
 def test_an_interrupted_run_resumes_inexactly_where_that_is_allowed(
-    run, stopped, environment, small, tmp_path
+    run, refused, stopped, environment, small, tmp_path
 ):
     words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]
     assert stopped(*words, at=ALIGNING, number=signal.SIGTERM)[0] == 143
-    change_fingerprint(*run_folders(environment), "threads", "2")
+    (folder,) = run_folders(environment)
+    for name in ("threads", "program"):
+        change_fingerprint(folder, name, "2")
+    refused(22, ["run", *words], "program (2, now ", "threads (2, now ")
     done = run(*words, "--allow-inexact-resume")
     assert "resumed at step" in done.err
-    assert "threads" in done.result["inexact"]
+    assert {"threads", "program"} <= set(done.result["inexact"])
+    (made,) = collect([environment]).runs
+    assert made.facts["program"] == f"several ({folder.name})"  # like that of no other run
     shared = [path for path in (tmp_path / "cold" / "alignments").iterdir() if path.is_dir()]
     assert not shared  # its bits are no other run's

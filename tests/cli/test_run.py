@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 
 import numpy as np
@@ -10,6 +11,9 @@ from safetensors.numpy import load_file
 
 from orca_cli.benchmarks.digits import load
 from orca_cli.config import compose
+from orca_cli.launching import process
+from orca_cli.report.collect import collect
+from orca_cli.runs import program
 from orca_cli.stages.build import build
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import curve, results, run_folders
@@ -27,7 +31,7 @@ RESULT_FIELDS = {
     "schema", "run_id", "state", "identity", "settings", "task", "body", "source", "metric", "finetune", "seed", "protocol",
     "synthetic", "size", "variant", "error", "validation_error", "trivial_error", "baselines", "comparison", "selected",
     "keep_weights", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment",
-    "curves", "seconds", "trajectory_s", "inexact", "parameters", "weights_sha256",
+    "curves", "seconds", "trajectory_s", "inexact", "parameters", "weights_sha256", "program",
 }  # fmt: skip
 
 
@@ -65,6 +69,35 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     right = round(50 * (1 - result["error"]["value"]))
     answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
     assert answer in completed
+
+
+def test_a_run_records_what_runs_that_are_compared_have_in_common(completed, environment):
+    (result,) = results(environment)
+    (run,) = collect([environment]).runs
+    assert run.facts == {
+        "training data": result["splits"]["train"]["sha256"],
+        "validation data": result["splits"]["val"]["sha256"],
+        "validation samples": result["splits"]["val"]["sha256"],
+        "test data": result["splits"]["test"]["sha256"],
+        "samples learned": "60",
+        "steps": "12",  # three epochs of four batches
+        "members": "1",
+        "program": program.digest(),
+    }
+    assert json.loads((run.path / "env.json").read_text())["program"] == result["program"]
+
+
+def test_a_job_is_refused_where_the_program_is_not_that_of_its_sweep(start, environment, small):
+    readable, writable = os.pipe()
+    place = ["[1/1]", str(writable), str(os.getpid()), "", "0" * 64]
+    job = start("run", *small, process.OPTION, *place, pass_fds=[writable])
+    _, err = job.communicate(timeout=120)
+    os.close(writable)
+    with os.fdopen(readable) as pipe:
+        report = pipe.read()
+    assert job.returncode == 10, err
+    assert "the program has other sources here than for the sweep" in report
+    assert not environment.exists()
 
 
 @pytest.mark.usefixtures("completed")

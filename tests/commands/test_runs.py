@@ -123,6 +123,25 @@ def test_diff_shows_settings_that_differ_and_results(root):
     assert read_json("runs", "diff", first, first)["same_experiment"]
 
 
+def test_diff_shows_data_and_program_that_differ(root):
+    splits = {"train": {"n": 9, "sha256": "1" * 64}, "test": {"n": 9, "sha256": "a" * 64}}
+    made_by = {"version": "0.1.0", "commit": "c" * 40, "sha256": "2" * 64}
+    first = _with_settings(add_run(root, splits=splits, program=made_by), "seed: 0\n")
+    other = splits | {"train": {"n": 9, "sha256": "3" * 64}}
+    second = _with_settings(add_run(root, seed=1, splits=other), "seed: 1\n")
+    expected = {
+        "training data": {"a": "11111111", "b": "33333333"},
+        "program": {"a": "22222222", "b": "unknown"},
+        "program's version": {"a": "0.1.0"},
+        "program's commit": {"a": "c" * 40},
+    }
+    assert read_json("runs", "diff", first, second)["conditions"] == expected
+    assert "training data 11111111 33333333" in " ".join(
+        read_text("runs", "diff", first, second).split()
+    )
+    assert "conditions: the same" in read_text("runs", "diff", first, first)
+
+
 def test_rm_is_dry_and_then_removes_the_run_and_nothing_else(root, tmp_path):
     root.parent.joinpath("disk").mkdir()
     root.symlink_to(tmp_path / "disk")  # a folder of runs may be a link itself

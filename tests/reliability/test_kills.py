@@ -126,9 +126,9 @@ def test_many_short_attempts_equal_one_long(fork, small, tmp_path, scorecard):
 
 @pytest.mark.slow
 def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecard):
-    """A9: a changed build, number of threads, data or weights: 22 with the names of what differs; or by leave, and told."""
+    """A9: a changed build, program, number of threads, data or weights: 22 with the names of what differs; or by leave, and told."""
     changes = {"threads": 2, "torch": "2.0.0", "torch_build": "0" * 40, "numpy": "1.0", "data.train": "0" * 64,
-               "weights": "0" * 64}  # fmt: skip
+               "program": "0" * 64, "weights": "0" * 64}  # fmt: skip
     runs = unfinished("changed")
     (run,) = run_folders(runs)
     path = run / "1_build" / "fingerprint.json"
@@ -150,7 +150,7 @@ def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecar
         state = json.loads((run / "status.json").read_text())
         assert (state["state"], state["exit_code"]) == ("failed", 22)
     scorecard.add(
-        "changed conditions / refused by name", cases=len(changes), passed=len(refused), target=6
+        "changed conditions / refused by name", cases=len(changes), passed=len(refused), target=7
     )
     assert refused == list(changes)
     case = fork("run", *small, *SHORT, f"paths.runs={runs}", "--allow-inexact-resume")

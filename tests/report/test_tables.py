@@ -141,7 +141,7 @@ def test_what_limits_a_comparison_is_said(tmp_path):
     for number, (change, words) in enumerate(
         (
             ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
-            ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
+            ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "methods differ in test data"),
             ({}, ""),
         )
     ):
@@ -248,17 +248,18 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
 
 
 def test_seeds_that_draw_their_samples_are_one_row(tmp_path):
-    """Every seed has its own test data and settings."""
+    """Every seed has its own test data and settings; task.split_seed={seed} sets them."""
     for seed in range(3):
         for arm, value in (("none", 0.5), ("otdd", 0.4 + 0.01 * seed)):
             fields = {"metric": arm, "seed": seed, "value": value, "settings": f"{arm}{seed}" * 9}
             fields["splits"] = {"test": {"n": 9, "sha256": f"test{seed}"}}
+            fields["variant"] = {"task.split_seed": str(seed)}
             add(tmp_path, f"{arm}{seed}", {"metric": arm, "seed": str(seed)}, **fields)
     table = study_table(tmp_path)
     assert rows(table) == [("minilm none full", 0.5), ("minilm otdd full", pytest.approx(0.41))]
     (otdd,) = compare(table, "metric", "none").overall
     assert (otdd.sets, otdd.pairs) == (1, 3)
-    assert not any("test sets" in note for note in notes_of(table))
+    assert not any("differ in" in note for note in notes_of(table))
 
 
 def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):

@@ -1,0 +1,105 @@
+"""What two runs have in common to be compared, and which settings set it.
+
+A comparison is about one thing. All else that moves an error, such as data, length of training and program, is the same in both
+runs, unless a setting in which they differ sets it.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from orca_cli.report.collect import Run
+
+TEST_DATA, PROGRAM = "test data", "program"
+TASK_PREFIX = "task."  # settings that say what the data are
+_LENGTH = ("budget", "hparams", "train.epochs", "train.batch_size", "train.accumulation")
+_REFIT = ("train.select", "train.refit", "train.folds", "train.validate_on")
+_MEMBERS = ("budget", "hparams", "train.members", "train.folds")
+
+
+class Fact(NamedTuple):
+    """A fact of a run.
+
+    Args:
+        path: where result.json has it.
+        settings: those that set it. Other data also mean another length.
+    """
+
+    path: tuple[str | int, ...]
+    settings: tuple[str, ...]
+
+
+FACTS = {
+    "training data": Fact(("splits", "train", "sha256"), (TASK_PREFIX,)),
+    "validation data": Fact(("splits", "val", "sha256"), (TASK_PREFIX, "train.validate_on")),
+    "validation samples": Fact(("selected", "sha256"), (TASK_PREFIX,)),
+    TEST_DATA: Fact(("splits", "test", "sha256"), (TASK_PREFIX,)),
+    "samples learned": Fact(("selected", "learned"), (TASK_PREFIX, *_REFIT)),
+    "steps": Fact(("curves", "finetune", -1, "step"), (TASK_PREFIX, *_REFIT, *_LENGTH)),
+    "members": Fact(("selected", "members"), (TASK_PREFIX, *_MEMBERS)),
+    PROGRAM: Fact(("program", "sha256"), ()),
+}
+# What counts where test errors are compared, and where validation errors are.
+TESTED = [name for name in FACTS if name != "validation samples"]
+VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA)]
+
+
+def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts of a completed run, as texts by name, from its result.json; empty ones where it has none."""
+    facts = dict.fromkeys(FACTS, "")
+    for name, fact in FACTS.items():
+        with suppress(LookupError, TypeError):
+            recorded = functools.reduce(operator.getitem, fact.path, result)  # type: ignore[arg-type]
+            facts[name] = "" if recorded is None else str(recorded)
+    inexact = result.get("inexact")
+    if isinstance(inexact, list) and PROGRAM in inexact:  # several made it, as they made no other
+        facts[PROGRAM] = f"several ({result.get('run_id')})"
+    return facts
+
+
+def is_set_by(name: str, key: str) -> bool:
+    """Return whether a setting sets a fact."""
+    settings = FACTS[name].settings
+    return key in settings or (key.startswith(TASK_PREFIX) and TASK_PREFIX in settings)
+
+
+def mixed(
+    runs: Collection[Run], names: Collection[str] = TESTED
+) -> dict[str, dict[str, list[int]]]:
+    """Return in which facts runs differ, though no setting that was typed differently sets these: name -> fact -> seeds.
+
+    Args:
+        runs: completed ones.
+        names: of the facts that count.
+    """
+    differing: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    for name in names:
+        groups: dict[frozenset[tuple[str, str]], dict[str, list[int]]] = defaultdict(dict)
+        for run in runs:
+            typed = frozenset(pair for pair in run.typed.items() if is_set_by(name, pair[0]))
+            groups[typed].setdefault(run.facts[name], []).append(run.seed)
+        for seeds_by_fact in groups.values():
+            if len(seeds_by_fact) > 1:
+                differing[name] |= seeds_by_fact
+    return differing
+
+
+def unequal(first: Run, second: Run, axis: str = "", names: Collection[str] = TESTED) -> list[str]:
+    """Return the facts in which two runs differ, though neither the axis nor a setting that was typed differently sets them."""
+    return [name for name in mixed((first, second), names) if not is_set_by(name, axis)]
+
+
+def shown(fact: str) -> str:
+    """Return a fact for readers: of a SHA-256 the first eight digits."""
+    return fact[:8] if len(fact) == 64 else fact or "unknown"
+
+
+def program_name(run: Run) -> str:
+    """Return the program that made a run, for readers."""
+    return shown(run.facts.get(PROGRAM, ""))

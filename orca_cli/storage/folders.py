@@ -69,6 +69,7 @@ def verify_folder(
     extra_allowed: bool = False,
     only: Collection[str] | None = None,
     contents: bool = True,
+    editable: Collection[str] = (),
 ) -> str:
     """Check every file of a committed or sealed folder against its manifest, and return its owner.
 
@@ -77,6 +78,7 @@ def verify_folder(
         extra_allowed: files that are not in the manifest are allowed, as in a sealed folder. Hidden files always are.
         only: names of the files to check, all of which have to be in the manifest; None checks all.
         contents: whether contents are compared; else only sizes are.
+        editable: names of files that a person may change, remove or add.
 
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
@@ -85,8 +87,10 @@ def verify_folder(
     manifest = _manifest(path)
     for name in set(only or ()) - manifest["files"].keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
+    names = manifest["files"] if only is None else only
+    checked = [name for name in names if name not in editable]
     for problem in _problems(
-        path, manifest["files"], extra_allowed or only is not None, only, contents
+        path, manifest["files"], extra_allowed or only is not None, checked, contents, editable
     ):
         raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
@@ -120,6 +124,7 @@ def _problems(
     extra_allowed: bool,
     only: Collection[str] | None = None,
     contents: bool = True,
+    editable: Collection[str] = (),
 ) -> Iterator[str]:
     for name in entries if only is None else only:
         file, entry = path / name, entries[name]
@@ -136,6 +141,7 @@ def _problems(
         names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {
             MANIFEST,
             *entries,
+            *editable,
         }
         if extra := sorted(name for name in names if not name.startswith(".")):
             yield f"'{extra[0]}' does not belong to it"

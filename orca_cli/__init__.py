@@ -51,16 +51,23 @@ def load(
     return Predictor(open_model(folder, checkpoint), device, batch_size)
 
 
-def run(*overrides: str, config_dir: str | Path | None = None, force: bool = False) -> Outcome:
+def run(
+    *overrides: str,
+    config_dir: str | Path | None = None,
+    force: bool = False,
+    check: bool = True,
+) -> Outcome:
     """Run one job as `orca run KEY=VALUE ...` does, or find it completed, and return how it ended.
 
     Args:
         overrides: such as "task=arrays", "task.train=my.npz".
         config_dir: folder with the user's own files of settings.
         force: run again what is already completed.
+        check: raise where the run fails or is stopped; else its outcome has a `failure`.
 
     Raises:
-        ConfigError: a setting is wrong. What fails later is the outcome's `failure`.
+        ConfigError: a setting is wrong.
+        OrcaError: with `check`, what the command line would print, as the class of its exit code.
     """
     from pathlib import Path
 
@@ -69,4 +76,7 @@ def run(*overrides: str, config_dir: str | Path | None = None, force: bool = Fal
 
     with compose.session(None if config_dir is None else Path(config_dir)) as session:
         job = session.compose(list(overrides))
-    return experiment.run(job, force=force)
+    outcome = experiment.run(job, force=force)
+    if check and outcome.failure is not None:
+        raise outcome.failure.error from outcome.failure.cause
+    return outcome

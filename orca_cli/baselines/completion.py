@@ -111,9 +111,7 @@ def complete(
         baselines.update(
             compute.compute(every, subject, Path(config.paths.cache or ""), terminal.LogReporter())
         )
-        comparison = verdict.verdict(
-            subject.error, before["error"]["value"], *saved(folder), baselines
-        )
+        comparison = verdict.verdict(subject.error, *saved(folder), baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
         why = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"

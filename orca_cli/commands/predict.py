@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli.commands.options import ALLOW_MODULE, argument, number
-from orca_cli.exceptions import UsageError
+from orca_cli.report.collect import interval_text
 from orca_cli.runs.claim import named
 from orca_cli.terminal import (
     LogReporter,
@@ -56,7 +56,7 @@ ARGUMENTS = (
         "--out",
         type=Path,
         metavar="FILE",
-        help="write to FILE.csv or FILE.npz; default: csv on standard output",
+        help="write to FILE.csv or FILE.npz; default: standard output, as csv or within --json",
     ),
     argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
     argument("--no-targets", action="store_true", help="read no targets, and show no error"),
@@ -90,11 +90,10 @@ def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the predictions, and return what was predicted and the error."""
-    if arguments.json and arguments.out is None:
-        raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
     configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
+    from orca_cli.report.uncertainty import interval
 
     loaded, record = opened(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
@@ -105,11 +104,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
-    if arguments.out is None:
+    predictions: list[dict[str, Any]] = []
+    if arguments.out is not None:
+        output.write(arguments.out, outputs, predictor.decoder, new.ids)
+    elif arguments.json:
+        predictions += output.rows(output.parts_of(outputs, predictor.decoder, new.ids))
+    else:
         for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
             print_text(text)
-    else:
-        output.write(arguments.out, outputs, predictor.decoder, new.ids)
     record |= {
         "samples": len(new),
         "out": arguments.out,
@@ -119,11 +121,22 @@ def execute(arguments: argparse.Namespace) -> Result:
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
-        error = predictor.measured_error
-        score = error(kept.whole(), targets)
-        numbers = {"value": score.value, "n": score.n, "skipped": score.skipped}
-        record["error"] = {"name": error.name, "percent": error.percent, **numbers}
-        lines.append(f"{error.name}: {percent_or_number(score.value, error.percent)} on {score.n}")
+        error, whole = predictor.measured_error, kept.whole()
+        score = error(whole, targets)
+        record["error"] = measured = {
+            "name": error.name,
+            "percent": error.percent,
+            "value": score.value,
+            "n": score.n,
+            "skipped": score.skipped,
+            "interval": interval(error, score, whole, targets, None),
+        }
+        shown = percent_or_number(score.value, error.percent)
+        if within := interval_text(measured):
+            shown += f" (95 % interval {within})"
+        lines.append(f"{error.name}: {shown} on {score.n}")
+    if arguments.json and arguments.out is None:
+        record["predictions"] = predictions
     if arguments.out is None:  # standard output has the predictions
         for line in lines:
             log.info(line)

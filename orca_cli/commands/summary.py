@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli.exceptions import OrcaError
+from orca_cli.exceptions import InterruptionError, OrcaError
 from orca_cli.report.answer import Answer, picture, read
-from orca_cli.report.collect import mapping, number
+from orca_cli.report.collect import interval_text, mapping, number
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
@@ -24,10 +24,12 @@ if TYPE_CHECKING:  # imports Hydra
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
-    A run that is `alone`, no job of a sweep, has its predictions for the test split; `pictured`, as a picture as well.
+    A run that is `alone`, no job of a sweep or search, has its predictions for the test split; `pictured`, as a picture as well.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
+    if not alone:  # a job is stopped by the command that started it, which says why
+        failures = [error for error in failures if not isinstance(error, InterruptionError)]
     record, shown = outcome_record(outcome), list[RenderableType]()
     if is_new and outcome.path is not None:
         shown.append(facts(result_rows(outcome.result, outcome.path)))
@@ -102,7 +104,9 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     if split := mapping(mapping(result.get("splits")).get("test")):
         skipped = f", {error['skipped']} skipped" if error.get("skipped") else ""
         trivial = f"(best constant predictor: {shown(result.get('trivial_error'))})"
-        text = f" on {counted(split.get('n', 0), 'sample')}{skipped} {trivial}"
+        within = interval_text(error)
+        text = f" (95 % interval {within})" if within else ""
+        text += f" on {counted(split.get('n', 0), 'sample')}{skipped} {trivial}"
         yield "test", Text(error_text(result), style="bold").append(text, "not bold")
     else:
         yield "test", f"none: {error.get('reason')}"

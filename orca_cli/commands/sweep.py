@@ -18,7 +18,7 @@ from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.engine import NOT_STARTED, Engine, job_outcome
 from orca_cli.commands.summary import build_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
-from orca_cli.exceptions import OrcaError, SweepError
+from orca_cli.exceptions import InterruptionError, OrcaError, SweepError
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
@@ -121,9 +121,10 @@ class _Jobs:
         """Keep how a job ended, and print the error that it could not print itself."""
         label = job.command.label
         outcome = self.outcomes[label] = job_outcome(end)
-        if outcome.failure is not None and (
-            end.over_limit or not end.report or not self.engine.is_local
-        ):
+        if outcome.failure is None:
+            return
+        has_printed = bool(end.report) and self.engine.is_local and not end.over_limit
+        if not has_printed or isinstance(outcome.failure.error, InterruptionError):
             terminal.print_error(f"{label} orca: error: {outcome.failure.error}")
 
 

@@ -1,7 +1,7 @@
 """One folder with all that a finished run needs to predict: no checkpoint of the body, no network, no training data.
 
 DIR/
-  README.md                            the model card
+  README.md                            the model card, which may be edited
   model.safetensors                    all weights; model-0.safetensors, ... of several members, whose outputs are averaged
   preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
   body/config.json                     the body's architecture
@@ -23,8 +23,8 @@ from orca_cli.config.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import EXPORT, SCHEMA
-from orca_cli.report.collect import baselines, mapping, number
+from orca_cli.prediction.record import CARD, EXPORT, SCHEMA
+from orca_cli.report.collect import baselines, interval_text, mapping, number
 from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
@@ -70,7 +70,7 @@ Outputs: {kind}, {outputs}{names}.
 |---|---|
 {errors}
 
-Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{validated}
+Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{interval}{validated}
 One run of one seed.{comparison}
 
 ## Model and training
@@ -129,7 +129,7 @@ def export(loaded: Loaded, target: Path) -> None:
         storage.write_json(folder / BODY_CONFIG, shareable_config(body))
         storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
-        storage.write_text(folder / "README.md", model_card(replace(loaded, record=record)))
+        storage.write_text(folder / CARD, model_card(replace(loaded, record=record)))
 
 
 def model_card(loaded: Loaded) -> str:
@@ -149,6 +149,7 @@ def model_card(loaded: Loaded) -> str:
     }
     errors |= {f"baseline: {name}": value for name, value in baselines(result)}
     percent, validation = error.get("percent") is True, number(result.get("validation_error"))
+    within = interval_text(error)
     checkpoint = str(record.body.get("checkpoint"))
     return _CARD.format(
         task=_md(result.get("task")),
@@ -171,6 +172,7 @@ def model_card(loaded: Loaded) -> str:
         ),
         n=_md(error.get("n")),
         skipped=_md(error.get("skipped")),
+        interval=f" Its 95 % interval over such test sets: {within}." if within else "",
         validated=f" On validation: {percent_or_number(validation, percent)}."
         if validation is not None
         else "",

@@ -165,6 +165,19 @@ def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
         yield pd.DataFrame(shown).to_csv(header=header, index=False, lineterminator="\n")
 
 
+def rows(parts: Iterable[Columns]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a table as JSON-able records, with the digits of the columns' own precision."""
+    for columns in parts:
+        plain = [
+            [float(str(number)) for number in column]
+            if column.dtype.kind == "f"
+            else column.tolist()
+            for column in columns.values()
+        ]
+        for values in zip(*plain, strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
 def write(
     out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:

@@ -28,6 +28,7 @@ from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 EXPORT = "export.json"
+CARD = "README.md"  # for people, who may edit it
 WEIGHTS = "model.safetensors"
 SCHEMA = 1  # of export.json
 _LARGEST_RECORD = 2**26
@@ -141,7 +142,7 @@ def is_export(folder: Path) -> bool:
 
 
 def read_export(folder: Path) -> ModelRecord:
-    """Return the record of an export whose files are all as they were written.
+    """Return the record of an export whose files are all as they were written, but for its model card.
 
     Raises:
         ChecksumError: a file is missing or has changed.
@@ -157,7 +158,7 @@ def read_export(folder: Path) -> ModelRecord:
     if (number := record.pop("schema", None)) != SCHEMA:
         what = f"schema {number} is of a newer program; this one reads up to {SCHEMA}"
         raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
-    storage.verify_folder(folder)
+    storage.verify_folder(folder, editable=(CARD,))
     return _record({"members": 1, **record}, str(folder / EXPORT))
 
 

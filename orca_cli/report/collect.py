@@ -16,8 +16,10 @@ from orca_cli.runs.claim import LIVING, begun, is_worked_on
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.records import UnreadableError, read_record
 from orca_cli.runs.settings import as_typed, canonical, decided
+from orca_cli.terminal import percent_or_number
 
 _ENDED = ("failed", "interrupted")
+STATES = ("completed", *_ENDED, "running", "dead")  # dead: its process ended unexpectedly
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
 TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
 
@@ -65,7 +67,7 @@ class Run:
     seed: int
     protocol: str
     identity: str
-    state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
+    state: str  # one of STATES
     reason: str = ""  # why it is not completed; empty if it is
     settings: str = (
         ""  # hash of all settings except the seed; runs with different ones are never averaged
@@ -285,6 +287,14 @@ def _number(record: dict[str, Any], key: str) -> float | None:
             f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}"
         )
     return value
+
+
+def interval_text(error: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of an error, as result.json has it, such as "3.91 % to 8.77 %"; empty where it has none."""
+    ends = error.get("interval")
+    if not isinstance(ends, list | tuple):
+        return ""
+    return " to ".join(percent_or_number(number(end), error.get("percent") is True) for end in ends)
 
 
 def number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.collect import GROUPS, TEST_SET, Collection, Run
+from orca_cli.report.collect import GROUPS, STATES, TEST_SET, Collection, Run
 from orca_cli.report.conditions import PROGRAM, VALIDATED, program_name, unequal
 from orca_cli.report.layout import clean, seeds_text
 from orca_cli.report.table import Column, Method, placed
@@ -77,12 +77,14 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
 
     Raises:
         UsageError: the text is not KEY=VALUE.
-        DataError: no run has such a value.
+        DataError: no run has such a value, and it is no state that a run may have.
     """
     key, value = pair(text, "--where")
     values = values or Values()
     every = [values.lookup(run, key) for run in (*collection.runs, *collection.superseded)]
     spellings = {canonical(spelt): spelt for spelt in every if spelt is not None}
+    if key == "state":
+        spellings |= {state: state for state in STATES}
     names = [value] if canonical(value) in spellings else value.split(",")
     for name in sorted(name for name in names if canonical(name) not in spellings):
         hint = suggest(name, spellings.values()) if spellings else KEY_HINT

@@ -17,6 +17,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, twin
+from orca_cli.report.uncertainty import interval
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
@@ -61,6 +62,7 @@ class Tested:
     Args:
         score, trivial: the test error, and that of the best constant predictor that the training targets allow; None where
             undefined.
+        interval: 95 % interval of the test error over test sets like this one; None where it cannot be computed.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
@@ -68,6 +70,7 @@ class Tested:
 
     score: Score
     trivial: float | None
+    interval: tuple[float, float] | None
     split: dict[str, Any]
     reads: int
     samples: Samples
@@ -263,6 +266,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
+        groups = samples.groups()
+        within = interval(built.error, measured, outputs.numpy(), targets.numpy(), groups)
     if overlap["shared"]:
         some = "" if overlap["complete"] else " that were compared"
         what = f"the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
@@ -272,13 +277,16 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         built.error, constant.expand(len(targets), *constant.shape), samples, targets
     ).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
-    if (
-        groups := samples.groups()
-    ) is not None:  # errors per record cannot be computed again without these
+    if groups is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
     run.write_arrays("finetune", PREDICTIONS, **arrays)
     return Tested(
-        measured, trivial, split_record(samples) | {"also_in_train": overlap}, reads, samples
+        score=measured,
+        trivial=trivial,
+        interval=within,
+        split=split_record(samples) | {"also_in_train": overlap},
+        reads=reads,
+        samples=samples,
     )
 
 
@@ -321,6 +329,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
             "n": measured.n,
             "skipped": measured.skipped,
             "percent": built.error.percent,
+            "interval": None if tested is None else tested.interval,
             "others": dict(measured.others),
         },
         "validation_error": trained.validation_error,

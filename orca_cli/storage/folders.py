@@ -71,6 +71,7 @@ def verify_folder(
     extra_allowed: bool = False,
     only: Collection[str] | None = None,
     contents: bool = True,
+    editable: Collection[str] = (),
 ) -> str:
     """Check every file of a committed or sealed folder against its manifest, and return its owner.
 
@@ -80,6 +81,7 @@ def verify_folder(
             Hidden files always are.
         only: names of the files to check, all of which have to be in the manifest; None checks all.
         contents: whether contents are compared; else only sizes are.
+        editable: names of files that a person may change, remove or add.
 
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
@@ -90,10 +92,11 @@ def verify_folder(
     for name in set(only or ()) - entries.keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
     names = entries if only is None else only
-    for problem in _changes(path, {name: entries[name] for name in names}, contents=contents):
+    checked = {name: entries[name] for name in names if name not in editable}
+    for problem in _changes(path, checked, contents=contents):
         raise ChecksumError(problem, where=str(path))
     if not extra_allowed and only is None:
-        for problem in _extra_files(path, entries):
+        for problem in _extra_files(path, {*entries, *editable}):
             raise ChecksumError(problem, where=str(path))
     return str(manifest["owner"])
 
@@ -106,7 +109,7 @@ def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, li
         return 0, [f"its manifest {error.what}"]
     problems = list(_changes(path, entries))
     if not extra_allowed:
-        problems.extend(_extra_files(path, entries))
+        problems.extend(_extra_files(path, entries.keys()))
     return len(entries), problems
 
 
@@ -141,10 +144,10 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
             raise disk.unreadable(file, error) from error
 
 
-def _extra_files(path: Path, entries: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence on the first visible file that a manifest does not name, if there is one."""
+def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
+    """Yield a sentence on the first visible file whose name is not expected, if there is one."""
     names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
-    extra = names - entries.keys() - {MANIFEST}
+    extra = names - set(expected) - {MANIFEST}
     visible = sorted(name for name in extra if not name.startswith("."))
     if visible:
         yield f"'{visible[0]}' does not belong to it"

@@ -1,47 +1,38 @@
-"""What a run's error is worth beside its baselines."""
+"""What a run's error is worth beside its baselines: four words, each wrong in at most one of twenty test splits."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
+from orca_cli import seeding
 from orca_cli.baselines.compute import Baseline
-from orca_cli.baselines.verdict import standard_error, verdict
+from orca_cli.baselines.verdict import verdict, word_for
 from orca_cli.scoring.classification import ZeroOne
+from orca_cli.scoring.regression import MeanSquared
+from tests.tiers import count
 
 N = 400
 TARGETS = torch.zeros(N, dtype=torch.int64)
 
 
+def outputs_of(is_wrong):
+    """Return outputs of two classes, of which the first is right."""
+    return torch.from_numpy(np.stack([~is_wrong, is_wrong], axis=1)).float()
+
+
 def answers(wrong, first=0):
-    """Return outputs of two classes; `wrong` samples from `first` on are wrong."""
-    outputs = torch.tensor([1.0, 0.0]).repeat(N, 1)
-    outputs[first : first + wrong] = torch.tensor([0.0, 1.0])
-    return outputs
+    """Return outputs of which `wrong` samples from `first` on are wrong."""
+    place = np.arange(N)
+    return outputs_of((place >= first) & (place < first + wrong))
 
 
 def against(baselines, ours, groups=None):
-    return verdict(ZeroOne(), ours / N, answers(ours), TARGETS, groups, baselines)
-
-
-def test_the_standard_error_is_that_of_the_paired_difference():
-    # 40 samples are wrong in the first only, 20 in the second only.
-    first, second = answers(40), answers(20, 40)
-    difference = np.r_[-np.ones(40), np.ones(20), np.zeros(N - 60)]
-    expected = difference.std() / np.sqrt(N)
-    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(
-        expected, rel=0.15
-    )
-    assert standard_error(ZeroOne(), first, first, TARGETS, None) == 0
-    # Twenty samples of a record that are right or wrong together count as one.
-    groups = np.repeat(np.arange(20), 20)
-    record_error = difference.reshape(20, 20).mean(axis=1).std() / np.sqrt(20)
-    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(
-        record_error, rel=0.25
-    )
-    assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
+    return verdict(ZeroOne(), answers(ours), TARGETS, groups, baselines)
 
 
 # (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, what the text has)
@@ -54,16 +45,18 @@ VERDICTS = [
         "better",
         r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)",
     ),
-    (60, 62, 100, "forest", "about as good", "a tie with a random forest"),
+    # A difference in few samples counts when the two models disagree on few.
+    (60, 70, 0, "forest", "better", ""),
+    (60, 62, 100, "forest", "unknown", r"which is better cannot be told with 400 test samples"),
+    (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 below a random forest"),
     (
         60,
-        70,
+        60,
         0,
         "forest",
-        "better",
-        "",
-    ),  # a difference in few samples counts when the two models disagree on few
-    (60, 64, 0, "forest", "about as good", ""),  # between one and two standard errors
+        "equal",
+        r"as good as a random forest \(15.0 % in 2 s\).*, within 1 point",
+    ),
     (
         60,
         20,
@@ -72,24 +65,33 @@ VERDICTS = [
         "worse",
         r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it",
     ),
-    (60, 20, 0, "features", "worse", "; the body adds nothing to it"),
+    (20, 60, 0, "features", "better", "; the body helps: that ridge does worse without it$"),
+    (60, 20, 0, "features", "worse", "; the body is no help: that ridge does better without it$"),
+    (60, 60, 0, "features", "equal", "; the body adds nothing to that ridge, within 1 point$"),
+    (
+        60,
+        62,
+        0,
+        "features",
+        "unknown",
+        "; whether the body adds anything to that ridge cannot be told$",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "text"), VERDICTS)
-def test_a_difference_beyond_two_standard_errors_is_said_in_points(
-    ours, theirs, first, name, verdict, text
-):
+@pytest.mark.parametrize(("ours", "theirs", "first", "name", "word", "text"), VERDICTS)
+def test_each_word_has_a_sentence(ours, theirs, first, name, word, text):
     baselines = {
         "constant": Baseline(0.5, 0.5, outputs=answers(200)),
         name: Baseline(theirs / N, 0.1, 2.0, outputs=answers(theirs, first)),
         "minirocket": Baseline(None, reason="not installed"),
     }
     comparison = against(baselines, ours)
-    assert (comparison["baseline"], comparison["is"]) == (name, verdict)
+    assert (comparison["baseline"], comparison["is"]) == (name, word)
     assert comparison["difference"] == pytest.approx((theirs - ours) / N)
+    assert (comparison["n"], comparison["margin"]) == (N, 0.01)
     assert re.search(text, comparison["text"])
-    assert ("use it" in comparison["text"]) == (verdict == "worse")
+    assert ("use it" in comparison["text"]) == (word == "worse")
 
 
 def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_split():
@@ -100,37 +102,120 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
         "features": Baseline(100 / N, 0.3, 1.0, outputs=answers(100)),
     }
     comparison = against(baselines, 52)
-    is_linear = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
-    assert is_linear == ("linear", "about as good", "better")
-    # Without validation errors, a standard error or an error there is no verdict.
-    assert (
-        against({name: replace(one, validation_error=None) for name, one in baselines.items()}, 52)
-        is None
+    shown = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
+    assert shown == ("linear", "unknown", "better")
+    assert comparison["text"].endswith(
+        "the body helps: a ridge on the embedder's features (25.0 %) does worse without it"
     )
-    alone = against(baselines, 52, np.zeros(N, dtype=int))
-    assert (alone["is"], alone["features"]["is"]) == ("unknown", "unknown")
-    assert verdict(ZeroOne(), None, answers(1), TARGETS, None, baselines) is None
+    unjudged = {name: replace(one, validation_error=None) for name, one in baselines.items()}
+    assert against(unjudged, 52) is None
     assert against({"forest": Baseline(None)}, 52) is None
 
 
-@pytest.mark.slow
-def test_of_three_equally_good_models_few_are_called_better_or_worse():
-    """Run, linear model and forest err on 15 % of all samples, each on its own: a word but "about as good" is wrong.
+def test_records_count_and_not_their_samples():
+    baselines = {"linear": Baseline(90 / N, 0.1, outputs=answers(90))}
+    words = {}
+    for samples in (1, 20, N):
+        groups = np.arange(N) // samples
+        comparison = against(baselines, 50, groups)
+        words[samples] = (comparison["is"], comparison["n"])
+    assert words == {1: ("better", N), 20: ("unknown", 20), N: ("unknown", 1)}
+    assert "10.0 points below a linear model (22.5 %)" in comparison["text"]
+    assert "how sure that is cannot be computed" in comparison["text"]
 
-    Of one standard error and the better of both on the test split, a quarter of the words were wrong.
+
+def rates(n, only_ours, only_theirs):
+    """Return how often each word is said of two models, with the probabilities that one alone is wrong on a sample.
+
+    Every number of samples on which the models differ is gone through, with the standard error that an endless bootstrap has.
     """
-    generator, words, count = np.random.default_rng(5), [], 250
-    for _ in range(count):
-        wrong = generator.random((3, N)) < 0.15
-        models = [torch.from_numpy(np.stack([~one, one], axis=1)).float() for one in wrong]
-        chosen = generator.binomial(100, 0.15, size=2) / 100
-        baselines = {
-            name: Baseline(
-                float(wrong[place].mean()), float(chosen[place - 1]), outputs=models[place]
-            )
-            for place, name in ((1, "linear"), (2, "forest"))
-        }
-        words.append(
-            verdict(ZeroOne(), float(wrong[0].mean()), models[0], TARGETS, None, baselines)["is"]
+    share, total = Counter(), only_ours + only_theirs
+    for differing in range(int(n * total + 10 * np.sqrt(n * total) + 20)):
+        weight = binom.pmf(differing, n, total)
+        theirs = np.arange(differing + 1)
+        chances = weight * binom.pmf(theirs, differing, only_theirs / total)
+        for number, chance in zip(theirs.tolist(), chances.tolist(), strict=True):
+            difference = (2 * number - differing) / n
+            share[word_for(difference, np.sqrt(differing) / n, 1 / n, 0.01)] += chance
+    return share
+
+
+@pytest.mark.parametrize("n", [10, 16, 30, 100, 400])
+@pytest.mark.parametrize("differ", [0.02, 0.1, 0.4])
+def test_models_that_are_equally_good_are_rarely_called_better_or_worse(n, differ):
+    share = rates(n, differ / 2, differ / 2)
+    assert share["better"] + share["worse"] <= 0.05
+
+
+@pytest.mark.parametrize("n", [16, 100, 309, 310, 400, 500, 1000])
+@pytest.mark.parametrize("both", [1e-9, 0.002, 0.01])
+def test_models_a_point_apart_are_rarely_called_equal(n, both):
+    share = rates(n, both, 0.01 + both)
+    assert share["equal"] <= 0.05
+    assert (share["equal"] == 0) or n >= 310  # so many samples without a difference leave a point open
+
+
+def test_equal_models_are_called_equal_once_there_are_enough_samples():
+    assert rates(310, 1e-4, 1e-4)["equal"] > 0.5
+    assert rates(1000, 0.001, 0.001)["equal"] > 0.95
+
+
+def said(pairs, error):
+    """Return how often each word is said of (outputs of the run, of the other, of the constant, targets)."""
+    words = Counter()
+    for ours, theirs, constant, targets in pairs:
+        baselines = {}
+        for name, outputs in (("features", theirs), ("constant", constant)):
+            value = error(outputs.numpy(), targets.numpy()).value
+            baselines[name] = Baseline(value, 0.1 * len(name), outputs=outputs)
+        comparison = verdict(
+            error, ours, targets, None, {"features": baselines["features"]} | baselines
         )
-    assert sum(word != "about as good" for word in words) / count < 0.08  # 4.4 %
+        words[comparison["is"]] += 1
+    return words
+
+
+def classes(n, run, other, both, splits):
+    """Yield test splits on which two models are wrong with these probabilities, and together with the third."""
+    generator = seeding.numpy_generator(0, "tests", "verdict", n, str((run, other)))
+    for _ in range(splits):
+        u = generator.random(n)
+        theirs = (u < both) | ((u >= run) & (u < run + other - both))
+        constant = outputs_of(np.arange(n) % 2 == 1)
+        yield outputs_of(u < run), outputs_of(theirs), constant, torch.zeros(n, dtype=torch.int64)
+
+
+def numbers(n, run, other, correlation, splits):
+    """Yield test splits of numbers of deviation 1, which two models miss by normal differences of these deviations."""
+    generator = seeding.numpy_generator(0, "tests", "verdict", n, str((run, other)))
+    for _ in range(splits):
+        target, common, own = torch.from_numpy(generator.normal(size=(3, n, 1)))
+        theirs = other * (correlation * common + (1 - correlation**2) ** 0.5 * own)
+        yield target + run * common, target + theirs, torch.zeros(n, 1), target
+
+
+SPLITS = count(pr=40, nightly=1000)
+MOST = binom.ppf(0.999, SPLITS, 0.05)  # wrong words of one in twenty
+
+
+@pytest.mark.parametrize("n", [16, 100])
+def test_no_difference_is_seldom_taken_for_one(n):
+    words = said(classes(n, 0.15, 0.15, 0.0225, SPLITS), ZeroOne())
+    assert words["better"] + words["worse"] <= MOST
+    words = said(numbers(n, 0.3, 0.3, 0.5, SPLITS), MeanSquared())
+    assert words["better"] + words["worse"] <= MOST
+
+
+@pytest.mark.parametrize(("n", "least"), [(100, 0.05), (200, 0.2), (500, 0.6)])
+def test_a_body_that_takes_the_error_from_9_to_6_per_cent_is_never_said_to_add_nothing(n, least):
+    words = said(classes(n, 0.06, 0.09, 0.0425, SPLITS), ZeroOne())
+    assert words["equal"] == 0
+    assert words["worse"] <= 1
+    assert words["better"] >= least * SPLITS
+
+
+def test_a_difference_at_the_margin_is_seldom_called_equal():
+    assert said(classes(500, 0.05, 0.06, 0.05, SPLITS), ZeroOne())["equal"] <= MOST
+    # 5 % of the constant's error of 1: from 0.09 to 0.14.
+    assert said(numbers(100, 0.3, 0.374, 0.99, SPLITS), MeanSquared())["equal"] <= MOST
+    assert said(numbers(100, 0.3, 0.3, 0.999, SPLITS), MeanSquared())["equal"] >= 0.8 * SPLITS

@@ -2,11 +2,14 @@
 
     python scripts/bench_metric.py a --points 5000 --width 768 --classes 10 --target 128
     python scripts/bench_metric.py d --set task=digits
+    python scripts/bench_metric.py e
 
     a  every solver against geomloss and POT, for one class and step: value, gradient, seconds
     d  metric=otdd on the tokens of a task, at the start of stage 2: bias of value and gradient against the exact OTDD of large
        samples, with as little bias of its own; noise of a step; noise of W over its signal; time of a step's distance over
        that without labels
+    e  metric=otdd where source and target are one distribution, by the sizes of its classes, and where they are not: value, and
+       gradient by the place of each class along the axis from the mean of all; standard errors
 
 The baseline recomputes with geomloss, per class and step, what the released code recomputes: all label distances between source
 classes and to the target, the outer divergence with its self terms, and the gradient. Features are layer-normed points around
@@ -21,9 +24,10 @@ import argparse
 import itertools
 import sys
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,12 +41,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from orca_cli.config import compose, configuration, parts
-from orca_cli.interfaces import Features, Metric
+from orca_cli.config.schema import Align
+from orca_cli.interfaces import Batch, Features, Metric, Tokens
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.seeding import numpy_generator, torch_generator
 from orca_cli.stages.build import build
-from orca_cli.stages.problem import balanced_rows, compare, measure
+from orca_cli.stages.problem import Labelled, Problem, Sides, compare
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
 
@@ -51,6 +56,24 @@ METRICS = ("otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussi
 SIZES, POINTS, DRAWS = (32, 64, 128), 256, 64  # of part d: points of a sample and of a step, steps
 CLASSES = 8  # of a step
 LARGE, LARGE_DRAWS = 1600, 8
+WIDTH, DISTANCE = (
+    16,
+    3,
+)  # of part e: dimensions, and how far the mean of each class is from the origin, on an axis of its own
+PRECISION = 0.02  # the largest standard error
+GEOMETRIC = (256, 128, 64, 32, 16, 8, 4, 2)
+POPULATIONS = {  # name -> points of each class of the source, of the target, and how far the target is moved
+    "128, 128": ((128, 128), (128, 128), 0),
+    "128, 80": ((128, 80), (128, 80), 0),
+    "128, 30": ((128, 30), (128, 30), 0),
+    "128, 3": ((128, 3), (128, 3), 0),
+    "256, 128, 64, ..., 2": (GEOMETRIC, GEOMETRIC, 0),
+    "ten classes of 30": ((30,) * 10, (30,) * 10, 0),
+    "1024, 240 and 128, 30": ((1024, 240), (128, 30), 0),
+    "128, 30, moved by 1": ((128, 30), (128, 30), 1),
+    "128, 30 and 128": ((128, 30), (128,), 0),
+    "128 and 128, 30": ((128,), (128, 30), 0),
+}
 Result = tuple[float, np.ndarray]  # value and gradient
 
 
@@ -113,9 +136,21 @@ def with_metric(name: str, labels: Tensor) -> Callable[[Features, Tensor], Tenso
     def solve(source: Features, z: Tensor) -> Tensor:
         if not prepared:
             prepared.update(metric.prepare(source))
-        return metric.distance(source, prepared, Features(z, labels, 1)).value
+        target = Features(z, labels, 1)
+        if hasattr(metric, "sample_size"):
+            size = min(metric.sample_size, len(z) // 2)
+            source, target = (consecutive(side, len(z) // size, size) for side in (source, target))
+        return metric.distance(source, prepared, target).value
 
     return solve
+
+
+def consecutive(points: Features, samples: int, size: int) -> Features:
+    """Return the first points as samples."""
+    x, labels = (
+        part[: samples * size].unflatten(0, (samples, size)) for part in (points.x, points.labels)
+    )
+    return Features(x, labels, points.num_classes)
 
 
 def against_baselines(points: int, width: int, classes: int, target: int) -> list[dict[str, Any]]:
@@ -153,7 +188,7 @@ def against_baselines(points: int, width: int, classes: int, target: int) -> lis
     ]
 
 
-class Tokens:
+class Start:
     """The embedded source and the untrained embedder of a run, and distances between draws of points of both."""
 
     def __init__(self, overrides: list[str]) -> None:
@@ -164,33 +199,29 @@ class Tokens:
         self._engine = Engine(torch.device("cpu"), "fp32")
         self.problem, _ = compare(self._built, self._engine, LogReporter())
 
-    def target(self, points: int, draw: int) -> Features:
-        """Return target points of a draw of classes, equally many of each."""
-        problem = replace(self.problem, settings=replace(self.problem.settings, max_samples=points))
-        groups = problem.groups(problem.train, "bench", draw)
-        return problem.points(problem.train, groups, "bench", draw)[0]
+    def sides(self, metric: Metric, points: int, draw: int) -> Sides:
+        """Return a draw of points of both sides, as the metric takes them."""
+        settings = replace(self.problem.settings, max_samples=points)
+        problem = replace(self.problem, metric=metric, settings=settings)
+        group = tuple(problem.train.members)
+        return problem.clouds(problem.train, [group], "bench", draw)[0]
 
     def step(self, metric: Metric, draw: int) -> Result:
         """Return value and gradient of one step of stage 2."""
-        generator = numpy_generator(0, "bench", draw)
-        value = measure(metric, self.problem.source, {}, self.target(POINTS, draw), generator).value
+        sides = self.sides(metric, POINTS, draw)
+        value = metric.distance(sides.source, {}, sides.target).value
         return float(value.detach()), self._gradient(value)
 
     def exact(self, draw: int) -> Result:
         """Return value and gradient of the exact OTDD of large samples, less half of each side's to itself."""
-        metric, generator = OTDDExact(), numpy_generator(0, "bench", "exact", draw)
-
-        def halves(points: Features, size: int) -> list[Features]:
-            rows = balanced_rows(points, size, CLASSES, generator)
-            rows = rows[: len(rows) // 2 * 2]
-            return [
-                Features(points.x[half], points.labels[half], points.num_classes)
-                for half in np.split(rows, 2)
+        metric = OTDDExact()
+        (x, x_other), (z, z_other) = (
+            [
+                Features(*sample, side.num_classes)
+                for sample in zip(side.x, side.labels, strict=True)
             ]
-
-        target = self.target(LARGE, draw)
-        z, z_other = halves(target, len(target.x))
-        x, x_other = halves(self.problem.source, 2 * len(z.x))
+            for side in self.sides(OTDD(LARGE // 2), LARGE, draw)
+        )
         fixed = replace(z_other, x=z_other.x.detach())
         across, within_target, within_source = (
             metric.distance(one, metric.prepare(one), other).value
@@ -210,7 +241,7 @@ class Tokens:
         each, pairs = max(1, size // CLASSES), []
         sides = [
             (side.x.detach().numpy(), side.labels.numpy())
-            for side in (self.problem.source, self.target(LARGE, 0))
+            for side in self.sides(OTDDExact(), LARGE, 0)
         ]
         for pair in itertools.product(*(np.unique(labels) for _, labels in sides)):
             members = [x[labels == label] for (x, labels), label in zip(sides, pair, strict=True)]
@@ -231,22 +262,20 @@ class Tokens:
 
 def by_size(overrides: list[str]) -> list[dict[str, Any]]:
     """Return how far steps of small samples are from the exact OTDD of large ones, and from one another."""
-    tokens = Tokens(overrides)
+    start = Start(overrides)
 
     def drawn(draw: Callable[[int], Result], count: int) -> tuple[np.ndarray, np.ndarray]:
         values, slopes = zip(*(draw(number) for number in range(count)), strict=True)
         return np.array(values), np.array(slopes)
 
-    exact, limit = (part.mean(axis=0) for part in drawn(tokens.exact, LARGE_DRAWS))
+    exact, limit = (part.mean(axis=0) for part in drawn(start.exact, LARGE_DRAWS))
     rows: list[dict[str, Any]] = [{"labels": "otdd_exact, debiased", "value": exact}]
     for labels, size in itertools.product((True, False), SIZES):
         metrics = {"minibatch_ot": OTDD(64, labels=False), "otdd": OTDD(size, labels)}
         works = {
-            name: lambda metric=metric: tokens.step(metric, 0) for name, metric in metrics.items()
+            name: lambda metric=metric: start.step(metric, 0) for name, metric in metrics.items()
         }
-        values, slopes = drawn(
-            lambda draw, metric=metrics["otdd"]: tokens.step(metric, draw), DRAWS
-        )
+        values, slopes = drawn(lambda draw, metric=metrics["otdd"]: start.step(metric, draw), DRAWS)
         mean = slopes.mean(axis=0)
         rows.append(
             {
@@ -257,8 +286,106 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
                 "value / exact": values.mean() / exact,
                 "cosine of mean and exact": cosine(mean, limit),
                 "cosine of a step and mean": np.mean([cosine(one, mean) for one in slopes]),
-                "noise / signal of W": tokens.label_noise(size) if labels else None,
+                "noise / signal of W": start.label_noise(size) if labels else None,
                 "seconds / minibatch_ot's": taking_turns(works, 9)["otdd"][1],
+            }
+        )
+    return rows
+
+
+class Points:
+    """Samples of one step, whose values [n, d] are points as they are."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: np.ndarray, augment: None = None) -> Batch:
+        """Return the samples as [B, d, 1], without targets."""
+        return Batch(self.x[torch.from_numpy(indices), :, None], torch.empty(0))
+
+
+def problem_of(source: Features, target: Labelled, metric: Metric, **settings: Any) -> Problem:
+    """Return a problem of stage 2 whose embedder changes nothing."""
+
+    def embed(x: Tensor, valid: None) -> Tokens:
+        return Tokens(x.mT, torch.ones(len(x), 1, dtype=torch.bool), (1,))
+
+    layout = SimpleNamespace(tokens=1, input_shape=(source.x.shape[1], 1))
+    model = SimpleNamespace(embed=embed, embedder=SimpleNamespace(layout=layout))
+    engine = SimpleNamespace(move=lambda batch: batch)
+    return Problem(
+        model=model,  # type: ignore[arg-type]
+        engine=engine,  # type: ignore[arg-type]
+        metric=metric,
+        source=source,
+        prepared={},
+        train=target,
+        heldout=target,
+        settings=Align(**settings),
+        seed=0,
+    )
+
+
+def population(sizes: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+    """Return points [n, WIDTH] of unit deviation around the means of their classes, and these classes [n]."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    x = generator.normal(size=(len(labels), WIDTH)) + DISTANCE * np.eye(len(sizes), WIDTH)[labels]
+    return torch.from_numpy(x), labels
+
+
+def drawn_distance(
+    sizes: tuple[Sequence[int], Sequence[int]], metric: Metric, draw: int, shift: float = 0.0
+) -> list[float]:
+    """Return the distance between two populations, drawn anew, and its slopes.
+
+    These are in the place of every class of the target, along the axis from the mean of its classes (of one class: the origin),
+    and in that of the whole target along an axis that no class lies on, on which it is moved by `shift`.
+
+    Args:
+        sizes: the number of points of every class, of the source and of the target.
+    """
+    generator = numpy_generator(0, "bench", "population", draw)
+    x, x_labels = population(sizes[0], generator)
+    z, z_labels = population(sizes[1], generator)
+    z[:, -1] += shift
+    z.requires_grad_()
+    source = Features(x, torch.from_numpy(x_labels), len(sizes[0]))
+    value, _ = problem_of(source, Labelled(Points(z), z_labels), metric).backward(draw)
+    assert z.grad is not None
+    gradient = z.grad.numpy()
+    axes = np.eye(len(sizes[1]), WIDTH)
+    if len(axes) > 1:
+        axes = axes - axes.mean(0)
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    of_classes = [gradient[z_labels == label].sum(0) @ axis for label, axis in enumerate(axes)]
+    return [value, *of_classes, gradient[:, -1].sum()]
+
+
+def known_differences() -> list[dict[str, Any]]:
+    """Return value and slopes of metric=otdd for every pair of POPULATIONS, by as many draws as PRECISION takes."""
+    rows = []
+    for name, (source, target, shift) in POPULATIONS.items():
+        drawn: list[list[float]] = []
+        errors = np.full(1, np.inf)
+        while errors.max() > PRECISION:
+            numbers = range(len(drawn), len(drawn) + 100)
+            drawn += [drawn_distance((source, target), OTDD(), number, shift) for number in numbers]
+            errors = np.std(drawn, axis=0, ddof=1) / len(drawn) ** 0.5
+        means = np.mean(drawn, axis=0)
+        largest = 1 + np.abs(means[1:-1]).argmax()
+        rows.append(
+            {
+                "populations": name,
+                "draws": len(drawn),
+                "value": means[0],
+                "value +-": errors[0],
+                "largest slope of a class": means[largest],
+                "class +-": errors[largest],
+                "slope of all": means[-1],
+                "all +-": errors[-1],
             }
         )
     return rows
@@ -269,7 +396,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=("a", "d"), help="default: both")
+    parser.add_argument("part", nargs="?", choices=("a", "d", "e"), help="default: all")
     sizes = {"points": 2000, "width": 384, "classes": 8, "target": 128}
     for name, default in sizes.items():
         parser.add_argument(
@@ -284,11 +411,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     tables = {}
-    if arguments.part != "d":
+    if arguments.part in (None, "a"):
         size = {name: getattr(arguments, name) for name in sizes}
         tables[f"against geomloss and POT, per class and step: {size}"] = against_baselines(**size)
-    if arguments.part != "a":
+    if arguments.part in (None, "d"):
         tables[f"metric=otdd on tokens of {' '.join(arguments.set)}"] = by_size(arguments.set)
+    if arguments.part in (None, "e"):
+        tables["metric=otdd between populations of classes"] = known_differences()
     for title, rows in tables.items():
         print(
             f"\n{title}\n{pd.DataFrame(rows).to_string(index=False, float_format='{:.4g}'.format, na_rep='')}"

@@ -116,8 +116,8 @@ class Align:
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Target classes compared with the source in one problem, with points by their shares; 0: "
-        "all. Default: what the metric asks for: 1, all, or (otdd) up to 8 of each side, drawn at"
-        " every step, with equally many points each.",
+        "all. Default: what the metric asks for, 1 or all (otdd: a sample has up to "
+        "metric.classes of them, drawn at every step).",
     ] = None
     unit_gradient: Annotated[
         bool,

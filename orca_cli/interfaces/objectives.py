@@ -37,10 +37,10 @@ class Metric(Protocol):
     Optional attributes of its class:
         all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
         least_classes: number of target classes that a problem needs; 1 by default.
-        samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
-            value, and both sides in a random order.
-        balanced_classes: most classes of either side that points are drawn of, equally many of each; 0, the default: of all
-            classes, by their shares.
+        sample_size: most points of a sample, for a metric that compares samples: `distance` is given samples of the source and
+            as many of the target, all of equally many points and drawn anew for every value. They are Features whose x is
+            [samples, points, d] and labels [samples, points]. 0, the default: it is given clouds.
+        sample_classes: most classes in a sample; 0, the default: all.
     """
 
     def prepare(self, source: Features) -> dict[str, Tensor]:

@@ -32,51 +32,51 @@ from orca_cli.metrics.transport.clouds import (
 
 @dataclass(frozen=True)
 class OTDD:
-    """Exact, unbiased transport between samples of at most `size` points; matchings are held, costs are differentiated.
+    """Exact transport between samples of at most `size` points; matchings are held, costs are differentiated.
 
-    Costs are squared and halved; the value may be below 0 by chance.
-
-    Points are taken in the order given, which has to be random: the first `size` points of the source against the first of
-    the target, and so on; every sample of a side against the next one of the same side. Points that fill no sample are left
-    out. A side with a single point has no second sample, and all its own terms are left out.
+    Costs are squared and halved; the value may be below 0 by chance. It is 0 in expectation, and so is its gradient, where any
+    two samples are alike, whichever sides they are of. Each sample of the source is compared with one of the target, and each
+    first sample of a pair with the second of the same side; where a side has one sample, its own terms are left out.
     """
 
     all_classes = True
-    samples_source = (
-        True  # is given as many random source points as target points, drawn anew for every value
-    )
 
     size: Annotated[
         Count,
-        "Points of each side that are matched at once; fewer where a side has less than twice as many.",
+        "Points of a sample; fewer where a side has less than twice as many.",
     ] = 128
     labels: Annotated[bool, "Whether distances between classes enter the cost."] = True
     classes: Annotated[
         Count,
-        "Classes of each side in one draw, with equally many points each; without labels of no effect.",
+        "Classes in a sample, drawn at random, each with its share of points; without labels: all.",
     ] = 8
 
     prepare = prepare_nothing
 
     @property
-    def balanced_classes(self) -> int:
-        """Return how many classes a draw of points is balanced over; 0 where labels do not count."""
+    def sample_size(self) -> int:
+        """Return the most points of a sample."""
+        return self.size
+
+    @property
+    def sample_classes(self) -> int:
+        """Return the most classes of a sample; 0, which is all, where labels do not count."""
         return self.classes if self.labels else 0
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; time grows with the smaller side, times `size` squared. No diagnostics."""
-        x, z = centred(source.x.to(target.x.dtype), target.x)
-        fewest = min(len(x), len(z))
-        size = max(1, min(self.size, fewest // 2))
-        pairs = fewest // size
+        """Return the distance of samples, x [samples, points, d] on both sides; no diagnostics."""
+        pairs, size, _ = target.x.shape
+        clouds = centred(source.x.to(target.x.dtype).flatten(0, 1), target.x.flatten(0, 1))
+        x, z = (cloud.unflatten(0, (pairs, size)) for cloud in clouds)
         within = pairs // 2  # pairs of samples of one side
         first, second = slice(0, 2 * within, 2), slice(1, 2 * within, 2)
 
         def paired(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             """Return the two sides of all pairs of samples: across, within the source, within the target."""
-            x, z = (side[: pairs * size].unflatten(0, (pairs, size)) for side in (source, target))
-            return torch.cat([x, x[first], z[first]]), torch.cat([z, x[second], z[second]])
+            rows = torch.cat([source, source[first], target[first]])
+            columns = torch.cat([target, source[second], target[second]])
+            return rows, columns
 
         sides = paired(x, z)
         costs = half_squared_distances(*sides)
@@ -112,11 +112,9 @@ class OTDD:
             in_columns = (
                 in_columns + coupling.sum(1)[:, :, None] * sides[1] - coupling.mT @ sides[0]
             )
-        slope = torch.zeros_like(target.x)
-        shaped = slope[: pairs * size].unflatten(0, (pairs, size))
-        shaped += in_columns[:pairs]
-        shaped[first] += in_rows[pairs + within :]
-        shaped[second] += in_columns[pairs + within :]
+        slope = in_columns[:pairs]
+        slope[first] += in_rows[pairs + within :]
+        slope[second] += in_columns[pairs + within :]
         return value, slope, {}
 
 

@@ -41,7 +41,7 @@ _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerpri
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # part of the earlier variance below which a warning is due
-_VERSION = 8  # of what is stored; a change makes every cached entry a miss
+_VERSION = 9  # of what is stored; a change makes every cached entry a miss
 # Of `Align.largest_step`, for an embedder that begins as the body's own layer: larger steps lose what it knows (decision 0025).
 _KNOWN = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics

@@ -5,12 +5,13 @@ Paper A.1.2, Algorithm 1, for target classes k with n_k of the n training sample
     D(f_t) = sum_k n_k / n  d(f_s(source), f_t(points of class k))
 
 Every d is taken on at most `Problem.size` points, drawn anew at every step. A metric may ask for several classes or all in one
-d, whose weight is then the sum of theirs, and for a sample of the source in place of all of its points (`interfaces.Metric`).
-The default `otdd` asks for both: one d of equally many points of each of up to 8 classes a side, with weight 1.
+d, whose weight is then the sum of theirs, and for samples of the source in place of all of its points (`interfaces.Metric`).
+The default `otdd` asks for both.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from orca_cli.stages.source_features import (
     select_points,
     source_features,
 )
+from orca_cli.stages.strata import Strata, by_class, choose_classes
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
 
@@ -54,7 +56,36 @@ class Labelled:
 
     def __init__(self, samples: Samples, labels: np.ndarray) -> None:
         self.samples = samples
+        self.labels = labels
         self.members = {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)}
+
+
+class Sides(NamedTuple):
+    """What a metric is given."""
+
+    source: Features
+    target: Features
+
+
+class Draw(NamedTuple):
+    """Which points of some samples to take.
+
+    Args:
+        indices: the samples to read, ascending.
+        choose: is given the index of the sample that each point belongs to, [p], and returns the rows of points to take, each
+            once, in an array of any shape.
+    """
+
+    indices: np.ndarray
+    choose: Callable[[np.ndarray], np.ndarray]
+
+
+class _Drawing(NamedTuple):
+    """What is drawn for a group of target classes; `source` is None where a metric takes all of it."""
+
+    source: Strata | None
+    target: Draw
+    generator: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -90,15 +121,6 @@ class Problem:
         )
 
     @property
-    def balanced(self) -> int:
-        """Return how many classes of a side a draw is balanced over; 0: of all classes, by their shares."""
-        return (
-            getattr(self.metric, "balanced_classes", 0)
-            if self.settings.classes_per_problem is None
-            else 0
-        )
-
-    @property
     def size(self) -> int:
         """Return the most points that a problem has."""
         return self.settings.max_samples or (
@@ -106,17 +128,12 @@ class Problem:
         )
 
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
-        """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`.
-
-        A metric that balances its classes has one group, of as many as it takes.
-        """
+        """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
         order = (
             seeding.numpy_generator(self.seed, "align", "order", *names)
             .permutation(list(split.members))
             .tolist()
         )
-        if self.balanced:
-            return [tuple(order[: self.balanced])]
         size = self.classes or len(order)
         return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
@@ -152,18 +169,13 @@ class Problem:
         inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
         together = max(1, min(EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
         for start in range(0, len(groups), together):
-            some, distances = groups[start : start + together], []
             signals.check()
-            for group, points in zip(some, self.points(split, some, *names), strict=True):
-                weight = (
-                    1.0
-                    if self.balanced
-                    else sum(len(split.members[one]) / len(split.samples) for one in group)
-                )
-                generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
-                distances.append(
-                    (weight, measure(self.metric, self.source, self.prepared, points, generator))
-                )
+            batch = groups[start : start + together]
+            distances = []
+            for group, sides in zip(batch, self.clouds(split, batch, *names), strict=True):
+                weight = sum(len(split.members[label]) for label in group) / len(split.samples)
+                distance = self.metric.distance(sides.source, self.prepared, sides.target)
+                distances.append((weight, distance))
             yield distances
 
     @torch.no_grad()
@@ -185,58 +197,128 @@ class Problem:
         All classes are in one problem, of at most 200 target and 500 source points for every metric: the figure compares
         their curves.
         """
-        problem = replace(self, settings=replace(self.settings, max_samples=_EXACT_TARGET_POINTS))
-        (target,) = problem.points(self.heldout, [tuple(sorted(self.heldout.members))], "exact")
-        generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
-        source = _some(
-            self.source, np.sort(generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS])
-        )
         metric = OTDDExact()
-        return float(metric.distance(source, metric.prepare(source), target).value)
+        settings = replace(self.settings, max_samples=_EXACT_TARGET_POINTS)
+        problem = replace(self, metric=metric, settings=settings)
+        group = tuple(sorted(self.heldout.members))
+        (sides,) = problem.clouds(self.heldout, [group], "exact")
+        generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
+        rows = generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]
+        source = points_at(self.source, np.sort(rows))
+        return float(metric.distance(source, metric.prepare(source), sides.target).value)
 
-    def points(
+    def clouds(
         self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int
-    ) -> list[Features]:
-        """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share.
+    ) -> list[Sides]:
+        """Return for every group the source and its classes' points, drawn and embedded, as the metric takes them.
+
+        A metric of clouds gets the whole source, and at most `size` points of the target, each class by its share. One of
+        samples (`Metric.sample_size`) gets samples of both, of at most `size` points a side, as `stages.strata` draws them.
 
         Raises:
             ConfigError: points are whole sequences, and of a class all drawn samples are shorter.
         """
-        draws = []
-        for group in groups:
-            for target_class, most in zip(group, self._shares(split, group, *names), strict=True):
-                generator = seeding.numpy_generator(
-                    self.seed, "align", "samples", target_class, *names
-                )
-                members = split.members[target_class]
-                size = min(most, len(members), self._readable)
-                draws.append(
-                    Draw(
-                        np.sort(generator.choice(members, size=size, replace=False)),
-                        most,
-                        generator,
-                    )
-                )
-        embedded = embed_points(
-            self.model, self.engine, split.samples, draws, self.settings.features
-        )
-        is_sequence = self.settings.features == "sequence"
-        if is_sequence and any(
-            draw.most and not len(cloud) for draw, cloud in zip(draws, embedded, strict=True)
-        ):
-            what = f"of some class no sample has all {self.model.embedder.layout.tokens} tokens"
-            raise ConfigError(
-                what, where="align.features=sequence", hint="use align.features=tokens or pooled"
-            )
-        clouds, result = iter(embedded), []
-        for group in groups:
-            parts = [next(clouds).to(self.source.x.dtype) for _ in group]
-            numbers = [
-                cloud.new_full((len(cloud),), place, dtype=torch.int64)
-                for place, cloud in enumerate(parts)
+        drawings = [self._drawing(split, group, *names) for group in groups]
+        draws = [drawing.target for drawing in drawings]
+        features = self.settings.features
+        embedded = embed_points(self.model, self.engine, split.samples, draws, features)
+        clouds = []
+        for group, drawing, (x, indices) in zip(groups, drawings, embedded, strict=True):
+            x = x.to(self.source.x.dtype)
+            numbers = np.searchsorted(np.sort(group), split.labels[indices])
+            target = Features(x, torch.from_numpy(numbers).to(x.device), len(group))
+            if drawing.source is None:
+                cloud = replace(target, x=x[0], labels=target.labels[0])
+                clouds.append(Sides(self.source, cloud))
+            else:
+                rows = drawing.source.draw(x.shape[1], drawing.generator)
+                clouds.append(Sides(points_at(self.source, rows), target))
+        return clouds
+
+    def _drawing(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> _Drawing:
+        """Return what is drawn: as many samples as full ones fit into `size` and both sides, or else two smaller ones.
+
+        Where a side has a single point, or the metric compares clouds, there is one sample.
+        """
+        generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
+        is_token = self.settings.features == "tokens"
+        each = self.model.embedder.layout.tokens if is_token else 1
+        sizes = {label: len(split.members[label]) * each for label in group}
+        full = getattr(self.metric, "sample_size", 0)
+        most = getattr(self.metric, "sample_classes", 0)
+        source, samples, limit = None, 1, self.size
+        if full:
+            points = min(self.size, len(self.source.x), sum(sizes.values()))
+            samples = max(min(2, points), points // full)
+            labels = self.source.labels.cpu().numpy()
+            classes = choose_classes(Counter(labels.tolist()), samples, most, generator)
+            source = by_class(labels, classes)
+            limit = min(full, self.size // samples, source.limit)
+        classes = choose_classes(sizes, samples, most, generator)
+        draw = self._of_tokens if is_token else self._of_samples
+        return _Drawing(source, draw(split, classes, limit, generator), generator)
+
+    def _of_tokens(
+        self,
+        split: Labelled,
+        classes: Sequence[np.ndarray],
+        limit: int,
+        generator: np.random.Generator,
+    ) -> Draw:
+        """Return the draw of samples of these classes, of at most `limit` tokens each.
+
+        Of a class as many samples of the split are read as tokens could be taken, or all that it has.
+        """
+        needed: dict[int, int] = {}
+        for labels in classes:
+            total = sum(len(split.members[label]) for label in labels)
+            for label in labels.tolist():
+                share = math.ceil(limit * len(split.members[label]) / total)
+                needed[label] = max(share, needed.get(label, 0))
+        sharing = Counter(np.concatenate(classes).tolist())
+        read, parts = [], {}
+        for label, share in needed.items():
+            members = split.members[label]
+            size = min(share * sharing[label], len(members), self._readable)
+            read.append(generator.choice(members, size=size, replace=False))
+            parts[label] = size / len(members)
+
+        def choose(owners: np.ndarray) -> np.ndarray:
+            return by_class(split.labels[owners], classes, parts).draw(limit, generator)
+
+        return Draw(np.sort(np.concatenate(read)), choose)
+
+    def _of_samples(
+        self,
+        split: Labelled,
+        classes: Sequence[np.ndarray],
+        limit: int,
+        generator: np.random.Generator,
+    ) -> Draw:
+        """Return the draw where a point is a sample of the split; those that are not drawn are not read.
+
+        Those that are shorter than a point are missing, and all samples of points are cut to the size of the smallest.
+        """
+        candidates = np.flatnonzero(np.isin(split.labels, np.concatenate(classes)))
+        strata = by_class(split.labels[candidates], classes)
+        drawn = candidates[strata.draw(limit, generator)]
+
+        def choose(owners: np.ndarray) -> np.ndarray:
+            rows = {owner: row for row, owner in enumerate(owners.tolist())}
+            present = [
+                [rows[index] for index in sample if index in rows] for sample in drawn.tolist()
             ]
-            result.append(Features(torch.cat(parts), torch.cat(numbers), len(group)))
-        return result
+            size = min(map(len, present))
+            lost = np.setdiff1d(split.labels[drawn], split.labels[owners])
+            if not size or len(lost):
+                raise ConfigError(
+                    f"of some class no sample has all {self.model.embedder.layout.tokens} tokens",
+                    where="align.features=sequence",
+                    hint="use align.features=tokens or pooled",
+                )
+            return np.array([sample[:size] for sample in present])
+
+        return Draw(np.sort(drawn, axis=None), choose)
 
     @property
     def _readable(self) -> int:
@@ -246,22 +328,6 @@ class Problem:
         return max(
             _LEAST_SAMPLES, _DRAWN_VALUES // math.prod(self.model.embedder.layout.input_shape)
         )
-
-    def _shares(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
-        """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
-
-        Equally many of each where the metric balances them. Else systematic sampling: every class has its share in expectation,
-        and is never off by a whole point.
-        """
-        sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
-        each = self.model.embedder.layout.tokens if self.settings.features == "tokens" else 1
-        total = min(self.size, int(sizes.sum()) * each)
-        if self.balanced:
-            return [min(max(1, total // len(group)), int(size) * each) for size in sizes]
-        start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
-        ends = np.floor(np.cumsum(sizes) / sizes.sum() * total + start)
-        ends[-1] = total  # a sum of shares that rounding leaves below 1 must not lose a point
-        return np.diff(ends, prepend=0.0).astype(int).tolist()
 
 
 def compare(
@@ -311,109 +377,61 @@ def compare(
     ), source
 
 
-def measure(
-    metric: Metric,
-    source: Features,
-    prepared: dict[str, Tensor],
-    target: Features,
-    generator: np.random.Generator,
-) -> Distance:
-    """Return a metric's distance; one that samples the source is given as many of its points as the target has.
-
-    Both sides then come in a random order (`samples_source` in `interfaces.Metric`); where the metric balances classes
-    (`balanced_classes`), equally many of the source's points are of each, and the classes of either side take turns.
-    """
-    if getattr(metric, "samples_source", False):
-        size = min(len(source.x), len(target.x))
-        if most := getattr(metric, "balanced_classes", 0):
-            source = _some(source, balanced_rows(source, size, most, generator))
-            target = _some(target, _in_turn(target.labels.cpu().numpy(), generator))
-        else:
-            source = _some(source, generator.choice(len(source.x), size=size, replace=False))
-            target = _some(target, generator.permutation(len(target.x)))
-    return metric.distance(source, prepared, target)
-
-
-def balanced_rows(
-    points: Features, size: int, most: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Return rows of points [m], m <= size, of at most `most` classes, which are drawn and take turns.
-
-    Each class gives size / (number of classes) rows, rounded down, or all that it has.
-    """
-    labels = points.labels.cpu().numpy()
-    chosen = generator.permutation(np.unique(labels))[: min(most, size)]
-    each = size // len(chosen)
-    rows = np.concatenate(
-        [generator.permutation(np.flatnonzero(labels == one))[:each] for one in chosen]
-    )
-    return rows[_in_turn(labels[rows], generator)]
-
-
-def _in_turn(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a random order in which the classes take turns: consecutive samples then differ less, with no bias."""
-    order = generator.permutation(len(labels))
-    turn = np.empty_like(order)
-    for one in np.unique(labels):
-        members = order[labels[order] == one]
-        turn[members] = np.arange(len(members))
-    return order[np.argsort(turn[order], kind="stable")]
-
-
-def _some(points: Features, rows: np.ndarray) -> Features:
+def points_at(points: Features, rows: np.ndarray) -> Features:
+    """Return the points with these rows, [*rows.shape, d]."""
     chosen = torch.from_numpy(rows).to(points.x.device)
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
-class Draw(NamedTuple):
-    """At most `most` points of the samples with these `indices`, drawn by the generator without replacement."""
-
-    indices: np.ndarray
-    most: int
-    generator: np.random.Generator
-
-
 def embed_points(
     model: TransferModel, engine: Engine, samples: Samples, draws: Sequence[Draw], features: str
-) -> list[Tensor]:
-    """Return the points [p, d] of each draw; `features` as in `Align.features`, d = T * D of "sequence", else D.
+) -> list[tuple[Tensor, np.ndarray]]:
+    """Return of each draw the points [*, d], and the index of the sample that each belongs to, [*].
 
-    Of tokens, only those that are drawn are embedded where the embedder can do that (its `tokens_at`).
+    `features` is as in `Align.features`; d is T * D of "sequence", else D. Of tokens, only those that are drawn are embedded
+    where the embedder can do that (its `tokens_at`).
     """
     indices = np.concatenate([draw.indices for draw in draws])
     tokens_at = getattr(model.embedder, "tokens_at", None)
     if features != "tokens" or tokens_at is None:
         tokens = embed(model, engine, samples, indices)
-        points, owners = select_points(tokens, features, model.embedder.layout.tokens)
-        chosen = _chosen(draws, owners.cpu().numpy())
-        return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
+        points, samples_of_points = select_points(tokens, features, model.embedder.layout.tokens)
+        owners = samples_of_points.cpu().numpy()
+        chosen = _chosen(draws, owners)
+        return [
+            (points[torch.from_numpy(rows).to(points.device)], indices[owners[rows]])
+            for rows in chosen
+        ]
     read = list(_batches(model, engine, samples, indices))
     masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
-    rows, places = torch.cat(masks).cpu().numpy().nonzero()
-    chosen = _chosen(draws, rows)
-    kept = np.concatenate(chosen)
-    rows, places = rows[kept], places[kept]
-    clouds, first = [], 0
+    owners, places = torch.cat(masks).cpu().numpy().nonzero()
+    chosen = _chosen(draws, owners)
+    kept = np.sort(np.concatenate(chosen, axis=None))
+    clouds = []
+    first = 0
     for batch in read:
-        here = (rows >= first) & (rows < first + len(batch.x))
+        rows = kept[(owners[kept] >= first) & (owners[kept] < first + len(batch.x))]
         where = (
-            torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places)
+            torch.from_numpy(part[rows]).to(batch.x.device) for part in (owners - first, places)
         )
         clouds.append(tokens_at(batch.x, batch.valid, *where))
         first += len(batch.x)
-    return list(torch.cat(clouds).split([len(some) for some in chosen]))
+    points = torch.cat(clouds)
+    chosen_points = []
+    for chosen_rows in chosen:
+        order = torch.from_numpy(np.searchsorted(kept, chosen_rows)).to(points.device)
+        chosen_points.append((points[order], indices[owners[chosen_rows]]))
+    return chosen_points
 
 
 def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
-    """Return the points that each draw chooses; `owners` are the places of the samples that they belong to, in order."""
-    cuts = np.searchsorted(owners, np.cumsum([0, *(len(draw.indices) for draw in draws)]))
+    """Return the rows of the points that each draw takes; `owners` are the places of their samples in all draws' indices."""
     chosen = []
-    for draw, start, count in zip(draws, cuts, np.diff(cuts), strict=False):
-        every = np.arange(start, start + count)
-        few = count <= draw.most
-        chosen.append(
-            every if few else np.sort(draw.generator.choice(every, size=draw.most, replace=False))
-        )
+    first = 0
+    for draw in draws:
+        start, end = np.searchsorted(owners, [first, first + len(draw.indices)])
+        chosen.append(start + draw.choose(draw.indices[owners[start:end] - first]))
+        first += len(draw.indices)
     return chosen
 
 

@@ -14,6 +14,7 @@ from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
 from tests.device.emulated import DEVICE, counted
+from tests.metrics.generators import as_compared
 
 SOLVERS = ("metrics/transport/entropic.py",)
 # Reads of one distance to three target classes, those of the solvers apart. A metric that is not named has the usual few:
@@ -122,8 +123,9 @@ def test_a_distance_is_the_cpus_and_waits_a_few_times_beside_its_solvers(device,
                 z.clone().to(place).requires_grad_(), (torch.arange(m) % 3).to(place), 3
             )
             prepared = {key: value.to(place) for key, value in metric.prepare(source).items()}
+            sides = as_compared(metric, source, target)
             with counted() as transfers:
-                value = metric.distance(source, prepared, target).value
+                value = metric.distance(sides[0], prepared, sides[1]).value
                 value.backward()
             results.append((value.detach().cpu(), target.x.grad.cpu()))
         beside.append(total(transfers.reads) - total(transfers.reads, *SOLVERS))

@@ -37,10 +37,31 @@ def as_features(cloud):
     return cloud if isinstance(cloud, Features) else unlabelled(cloud)
 
 
+def consecutive(features, samples, size):
+    """The first points as samples: x is [samples, size, d], labels [samples, size]."""
+    x, labels = (
+        part[: samples * size].unflatten(0, (samples, size))
+        for part in (features.x, features.labels)
+    )
+    return Features(x, labels, features.num_classes)
+
+
+def as_compared(metric, source, target):
+    """Both sides as the metric takes them; where it takes samples, consecutive ones, two or more if there are two points."""
+    largest = getattr(metric, "sample_size", None)
+    if largest is None:
+        return source, target
+    points = min(len(source.x), len(target.x))
+    size = min(largest, max(1, points // 2))
+    return tuple(consecutive(side, points // size, size) for side in (source, target))
+
+
 def distance(metric, source, target):
     """The distance of features or bare points; what is prepared of the source is read back from a file, as from the cache."""
     source, target = as_features(source), as_features(target)
-    return metric.distance(source, load(save(metric.prepare(source))), target)
+    prepared = load(save(metric.prepare(source)))
+    source, target = as_compared(metric, source, target)
+    return metric.distance(source, prepared, target)
 
 
 def value(metric, source, target):

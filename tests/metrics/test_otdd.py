@@ -16,7 +16,16 @@ from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian, coupling
 from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.seeding import numpy_generator
-from tests.metrics.generators import cloud, converged, cosine, distance, gradient, labelled, value
+from tests.metrics.generators import (
+    cloud,
+    consecutive,
+    converged,
+    cosine,
+    distance,
+    gradient,
+    labelled,
+    value,
+)
 from tests.properties import examples
 
 
@@ -35,28 +44,23 @@ def sample_distance(a, b, labels):
     return ot.emd2([], [], cost)
 
 
-def samples(points, size, pairs):
-    starts = range(0, size * pairs, size)
-    return [
-        Features(points.x[at : at + size], points.labels[at : at + size], points.num_classes)
-        for at in starts
-    ]
-
-
 @pytest.mark.parametrize("labels", [False, True])
-@pytest.mark.parametrize(
-    ("n", "m", "size", "pairs"), [(24, 24, 6, 4), (30, 17, 5, 3), (9, 40, 64, 2)]
-)
-def test_value_is_that_of_exact_transport_between_consecutive_samples(n, m, size, pairs, labels):
-    source, target = labelled(n, 3, 3, "x"), labelled(m, 3, 2, "z", scale=2)
-    each = min(size, min(n, m) // 2)
-    xs, zs = samples(source, each, pairs), samples(target, each, pairs)
+@pytest.mark.parametrize(("count", "size"), [(4, 6), (3, 5), (2, 4), (1, 7)])
+def test_value_is_that_of_exact_transport_between_samples(count, size, labels):
+    source, target = (
+        consecutive(points, count, size)
+        for points in (labelled(24, 3, 3, "x"), labelled(24, 3, 2, "z", scale=2))
+    )
+    xs, zs = (
+        [Features(x, of_points, 3) for x, of_points in zip(side.x, side.labels, strict=True)]
+        for side in (source, target)
+    )
     expected = np.mean([sample_distance(x, z, labels) for x, z in zip(xs, zs, strict=True)])
-    for side in (xs, zs):
-        expected -= (
-            np.mean([sample_distance(*side[i : i + 2], labels) for i in range(0, pairs - 1, 2)]) / 2
-        )
-    assert value(OTDD(size, labels), source, target) == pytest.approx(expected)
+    for side in (xs, zs) if count > 1 else ():
+        own = [sample_distance(*side[i : i + 2], labels) for i in range(0, count - 1, 2)]
+        expected -= np.mean(own) / 2
+    metric = OTDD(labels=labels)
+    assert metric.distance(source, {}, target).value.item() == pytest.approx(expected)
 
 
 def test_the_labels_of_the_source_reach_the_gradient():

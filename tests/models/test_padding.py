@@ -58,10 +58,11 @@ def test_stage_2_compares_valid_tokens_only(load_body, made, features):
     for garbage in (0.0, 9.0):
         values = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
         samples = ArraySamples(values, np.zeros(4, np.int64), valid.numpy())
-        draws = [Draw(np.array([i]), 100, np.random.default_rng(0)) for i in range(4)]
-        clouds.append(
-            embed_points(model, SimpleNamespace(move=lambda batch: batch), samples, draws, features)
-        )
+        draws = [Draw(np.array([i]), lambda owners: np.arange(len(owners))) for i in range(4)]
+        engine = SimpleNamespace(move=lambda batch: batch)
+        embedded = embed_points(model, engine, samples, draws, features)
+        assert all(set(owners) == {i} for i, (_, owners) in enumerate(embedded))
+        clouds.append([points for points, _ in embedded])
     sizes = [-(-length // 4) if features == "tokens" else 1 for length in lengths]
     assert [len(cloud) for cloud in clouds[0]] == sizes
     assert all(torch.equal(*pair) for pair in zip(*clouds, strict=True))

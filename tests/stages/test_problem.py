@@ -1,18 +1,21 @@
-"""What stage 2 draws and embeds: so many points a class, no sample that is not drawn, and large ones a few at a time."""
+"""What stage 2 draws and embeds: so many points a class, no sample that is not drawn, and large ones a few at a time.
+
+And what that makes of `otdd`: 0 with gradient 0 where source and target are one distribution, however uneven its classes.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from orca_cli import seeding
 from orca_cli.config.schema import Align
 from orca_cli.data.samples import ArraySamples
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Tokens
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
 from orca_cli.stages import problem
 from orca_cli.stages.problem import Labelled, Problem
+from scripts.bench_metric import Points, drawn_distance, problem_of
 from tests.checkpoints import save_tiny_swin
 from tests.training.toy import engine
 
@@ -60,12 +63,6 @@ def model(tmp_path_factory):
 
 
 LABELLED = Labelled(Watched(), LABELS)
-
-
-def groups(metric, *names, **settings):
-    return Problem(None, None, metric, None, {}, LABELLED, LABELLED, Align(**settings), 0).groups(
-        LABELLED, *names
-    )
 
 
 def epoch(model, samples, features="pooled", step=0, **more):
@@ -125,45 +122,143 @@ def test_classes_have_their_shares_inside_a_problem(model):
         (cloud,), weights, _ = epoch(model, Watched(), "tokens", step, classes_per_problem=0)
         counts = cloud.labels.bincount(minlength=3).numpy()
         assert counts.sum() == 8  # max_samples
-        order = seeding.numpy_generator(0, "align", "order", step).permutation(3)
-        assert (abs(counts - np.array([20, 3, 9])[order] / 4) < 1).all()
+        assert (abs(counts - np.array([20, 3, 9]) / 4) < 1).all()
         assert weights == [pytest.approx(1)]
-        shares += counts[np.argsort(order)]
+        shares += counts
     assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.05)
 
 
-def test_a_metric_gets_one_class_all_or_a_draw_as_it_asks_unless_a_number_is_given():
-    pair = Count(all_classes=True)
-    for metric, limit, count in (
-        (Count(), None, 3),
-        (pair, None, 1),
-        (pair, 2, 2),
-        (Count(), 0, 1),
-    ):
-        assert len(groups(metric, classes_per_problem=limit)) == count
-    drawn = {groups(OTDD(classes=2), step)[0] for step in range(20)}
-    assert {len(group) for group in drawn} == {2}
-    assert {label for group in drawn for label in group} == {0, 1, 2}
+@pytest.mark.parametrize(
+    ("traits", "limit", "count"),
+    [
+        ({}, None, 3),
+        ({}, 0, 1),
+        ({"all_classes": True}, None, 1),
+        ({"all_classes": True}, 2, 2),
+    ],
+)
+def test_a_metric_gets_one_class_or_all_unless_a_number_is_given(traits, limit, count):
+    settings = Align(classes_per_problem=limit)
+    compared = Problem(None, None, Count(**traits), None, {}, LABELLED, LABELLED, settings, 0)
+    assert len(compared.groups(LABELLED)) == count
 
 
-def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_target_in_random_order():
-    metric = Count(samples_source=True)
-    source = Features(torch.arange(50.0)[:, None], torch.arange(50) % 2, 2)
-    target = Features(torch.arange(20.0)[:, None], torch.zeros(20, dtype=torch.long), 1)
-    for draw in range(3):
-        problem.measure(metric, source, {}, target, np.random.default_rng(draw))
-    for cloud, points in zip(metric.sources, metric.targets, strict=True):
-        assert len(cloud.x) == len(cloud.x.unique()) == 20
-        assert torch.equal(cloud.labels, cloud.x[:, 0].long() % 2)
-        assert sorted(points.x[:, 0].tolist()) == list(range(20)) != points.x[:, 0].tolist()
-    assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
+def numbered(labels):
+    """Features whose points are the numbers from 0 on."""
+    labels = torch.tensor(labels)
+    x = torch.arange(len(labels), dtype=torch.float32)[:, None]
+    return Features(x, labels, int(labels.max()) + 1)
 
 
-def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes():
-    points = Features(torch.arange(200.0)[:, None], torch.arange(200) % 10, 10)
-    for size in (1, 30):
-        rows = problem.balanced_rows(points, size, 8, np.random.default_rng(0))
-        counts = np.bincount(points.labels.numpy()[rows])
-        assert len(rows) == len(set(rows.tolist())) <= size
-        assert set(counts[counts > 0]) == {max(1, size // 8)}
-        assert (counts > 0).sum() == min(8, size)
+def of_points(source, target, metric, **settings):
+    """A problem of these Features whose embedder changes nothing."""
+    target = Labelled(Points(target.x.requires_grad_()), target.labels.numpy())
+    return problem_of(source, target, metric, **settings)
+
+
+SAMPLES = {"sample_size": 4, "sample_classes": 2, "all_classes": True}
+
+
+@pytest.mark.parametrize("features", ["tokens", "pooled"])
+def test_a_metric_of_samples_gets_disjoint_ones_drawn_anew(features):
+    points = [numbered([0, 1] * 25), numbered([2] * 24 + [0] * 12 + [1] * 6)]
+    metric = Count(**SAMPLES)
+    compared = of_points(*points, metric, features=features, max_samples=13)
+    for step in range(20):
+        compared.backward(step)
+    for side, drawn in zip(points, (metric.sources, metric.targets), strict=True):
+        rows = torch.stack([samples.x for samples in drawn]).long()
+        assert rows.shape == (20, 3, 4, 1)
+        assert all(len(draw.unique()) == 12 for draw in rows)
+        assert len(rows.unique(dim=0)) == 20
+        classes = side.labels[rows]
+        assert torch.equal(classes.unique(), side.labels.unique())
+        assert all(len(sample.unique()) <= 2 for draw in classes for sample in draw)
+        for samples, draw in zip(drawn, classes, strict=True):
+            assert torch.equal(samples.labels, draw[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "shape"),
+    [
+        ([0], [0], (1, 1)),
+        ([0], [0, 1, 1], (1, 1)),
+        ([0, 0, 1], [0], (1, 1)),
+        ([0, 1, 2, 3], [0, 1, 2, 3, 4], (2, 2)),  # no class has two points
+        ([0] * 9 + [1], [0] + [1] * 7, (2, 3)),  # the single points are left out
+    ],
+)
+def test_sides_of_few_points_have_two_samples_or_one(source, target, shape):
+    source, target = numbered(source), numbered(target)
+    metric = Count(sample_size=8, all_classes=True)
+    of_points(source, target, metric).backward(0)
+    for drawn in (metric.sources[0], metric.targets[0]):
+        assert drawn.x.shape == (*shape, 1)
+    for labels in (True, False):
+        value, _ = of_points(source, target, OTDD(labels=labels)).backward(0)
+        assert np.isfinite(value)
+        assert target.x.grad.isfinite().all()
+
+
+def test_sequences_that_are_too_short_are_left_out_and_samples_cut_alike():
+    points = numbered([0, 0, 1, 1] * 10)  # of every class each second sample is too short
+
+    def embed(x, valid):
+        mask = torch.ones(len(x), 2, dtype=torch.bool)
+        mask[:, 1] = x[:, 0, 0] % 2 == 0
+        return Tokens(x.expand(-1, 1, 2).mT, mask, (2,))
+
+    metric = Count(**SAMPLES | {"sample_size": 16})
+    compared = of_points(points, points, metric, features="sequence")
+    compared.model.embed = embed
+    compared.model.embedder.layout.tokens = 2
+    sizes = set()
+    for step in range(5):
+        compared.backward(step)
+        numbers = metric.targets[-1].x[:, :, 0].long()
+        assert metric.sources[-1].x.shape[:2] == numbers.shape
+        assert len(numbers.unique()) == numbers.numel()
+        assert (numbers % 2 == 0).all()
+        sizes.add(numbers.shape[1])
+    assert max(sizes) < 16
+    assert min(sizes) > 4
+
+
+def mean_of_draws(source, target, draws, shift=0):
+    """The value of otdd, its slope in the place of every class, and in that of all, as means over draws of both sides."""
+    numbers = [drawn_distance((source, target), OTDD(), draw, shift) for draw in range(draws)]
+    return np.mean(numbers, 0)
+
+
+# name -> points of each class, draws, and more than three standard errors of the value
+EQUAL = {
+    "128, 128": ((128, 128), 40, 0.15),
+    "128, 80": ((128, 80), 40, 0.15),
+    "128, 30": ((128, 30), 40, 0.2),
+    "128, 3": ((128, 3), 60, 0.2),
+    "256 to 2": (tuple(2**power for power in range(8, 0, -1)), 30, 0.2),
+    "ten classes": ((30,) * 10, 60, 0.4),  # a sample has eight
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_otdd_is_0_with_gradient_0_where_both_sides_are_one_distribution(name):
+    sizes, draws, tolerance = EQUAL[name]
+    value, *slopes, _ = mean_of_draws(sizes, sizes, draws)
+    assert value == pytest.approx(0, abs=tolerance)
+    assert slopes == pytest.approx([0] * len(sizes), abs=0.1)
+
+
+def test_otdd_is_0_where_one_side_has_more_points_of_the_same_distribution():
+    value, *slopes, _ = mean_of_draws((1024, 240), (128, 30), 40)
+    assert value == pytest.approx(0, abs=0.2)
+    assert slopes == pytest.approx([0, 0], abs=0.1)
+
+
+def test_otdd_sees_a_translation_and_a_class_that_one_side_has():
+    value, *_, slope = mean_of_draws((128, 30), (128, 30), 40, shift=1)
+    assert (value, slope) == (pytest.approx(1, abs=0.2), pytest.approx(2, abs=0.2))
+    for source, target in ([(128, 30), (128,)], [(128,), (128, 30)]):
+        value, *slopes, _ = mean_of_draws(source, target, 20)
+        assert value > 2
+        assert max(slopes) > 1  # the target's class is drawn to where the source is

@@ -1,0 +1,96 @@
+"""Which points a draw of stage 2 takes: one rule for the source and for the target.
+
+A draw has one sample of each side or several. A sample takes classes at random, and of each class its share of the side's
+points. No two samples of a side have a point in common; apart from that they are drawn independently and by the same law. So
+where source and target are one distribution, any two samples of a draw are alike, whichever sides they are of.
+
+Shares are never bent to fill a sample: where a class is too small, all samples of the draw are smaller. A class with fewer
+points than a draw has samples is left out; where all classes are as small, they count as one.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def choose_classes(
+    sizes: Mapping[int, int], samples: int, most: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return the classes of every sample, at most `most` (0: all) in random order, drawn anew for each.
+
+    They are drawn from those with a point for every sample; where no class has that many, from all.
+
+    Args:
+        sizes: class -> number of its points.
+    """
+    large = [label for label, size in sizes.items() if size >= samples]
+    return [generator.permutation(large or list(sizes))[: most or None] for _ in range(samples)]
+
+
+@dataclass(frozen=True)
+class Strata:
+    """The points of one side by class.
+
+    Args:
+        members: class -> rows of the points that can be drawn.
+        sizes: class -> number of points that the side has of it, of which those may be a part.
+        classes: those of each sample, as `choose_classes` returns them.
+    """
+
+    members: dict[int, np.ndarray]
+    sizes: dict[int, float]
+    classes: Sequence[np.ndarray]
+
+    @property
+    def limit(self) -> int:
+        """Return the largest size that all samples can have."""
+        sharing = Counter(np.concatenate(self.classes).tolist())
+        limits = []
+        for labels in self.classes:
+            total = sum(self.sizes[label] for label in labels)
+            for label in labels:
+                if self.sizes[label]:
+                    part = len(self.members[label]) // sharing[label]
+                    limits.append(part * total / self.sizes[label])
+        return int(min(limits, default=0))
+
+    def draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
+        """Return rows of every sample, [samples, size], in random order; fewer where `limit` is below `size`.
+
+        Of a sample's classes each has its share by systematic sampling: exactly so in expectation, and never off by a point.
+        """
+        size = min(size, self.limit)
+        counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
+        samples: list[list[np.ndarray]] = [[] for _ in counts]
+        for label, rows in self.members.items():
+            ends = np.cumsum([of_sample.get(label, 0) for of_sample in counts])
+            drawn = generator.choice(rows, size=ends[-1], replace=False)
+            for sample, part in zip(samples, np.split(drawn, ends[:-1]), strict=True):
+                sample.append(part)
+        return np.stack([generator.permutation(np.concatenate(sample)) for sample in samples])
+
+    def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:
+        """Return class -> number of points that a sample of these classes takes."""
+        totals = np.cumsum([self.sizes[label] for label in labels])
+        ends = np.floor(totals * size / totals[-1] + start)
+        return dict(zip(labels.tolist(), np.diff(ends, prepend=0).astype(int), strict=True))
+
+
+def by_class(
+    labels: np.ndarray, classes: Sequence[np.ndarray], parts: Mapping[int, float] | None = None
+) -> Strata:
+    """Return the strata of the points with these labels [n].
+
+    Args:
+        classes: those of each sample.
+        parts: class -> part of the side's points that these are; all of them where it is None.
+    """
+    members = {int(label): np.flatnonzero(labels == label) for label in np.unique(classes)}
+    sizes = {label: len(rows) / (parts[label] if parts else 1) for label, rows in members.items()}
+    strata = Strata(members, sizes, classes)
+    if strata.limit:
+        return strata
+    every = np.arange(len(labels))
+    return Strata({0: every}, {0: len(every)}, [np.zeros(1, dtype=np.int64)] * len(classes))

@@ -1,32 +1,24 @@
-"""Turn `_target_` nodes of the configuration into objects, and nothing but the program's own parts and torch's.
+"""Turn `_target_` nodes of the configuration into objects, and nothing but the parts that the program offers there.
 
-A configuration names code. So a node may name only a class or function that is defined in one of the allowed modules:
-`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours. Errors and losses have short names as well:
-`task.error=balanced`.
+A configuration names code, and may be a stranger's. So every place that takes a node has an explicit list of names
+(`admitted`), and a name is looked up in it before anything is imported. What a user adds needs `--allow-module`. Errors and
+losses have short names as well: `task.error=balanced`.
 """
 
+import functools
 import importlib
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from orca_cli.config import retired
+from orca_cli.config import configuration, retired
 from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
-_PLUGINS = tuple(
-    f"orca_cli.{name}"
-    for name in ("data", "benchmarks", "models", "metrics", "scoring", "runs.tracking")
-)
-_CLOSED = (
-    "orca_cli.data.untrusted",
-    "orca_cli.data.data_folder",
-)  # they open, unpack and fetch files
-_TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -73,6 +65,21 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
         _DENSE_CLASSES: _ENTROPY,
     },
 }
+# Torch's losses of outputs and targets; its others take more tensors, or have weights of their own.
+_TORCH_LOSSES = (
+    *("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss"),
+    *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss"),
+    *("MultiMarginLoss", "NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
+)
+# An error that is averaged over chunks takes another error, which is one of the same.
+_SAME = {"task.error.error": "task.error"}
+# How new data become inputs: the classes that a run's preprocessing.json names, which is not part of the configuration.
+PREPROCESSING = "preprocessing"
+_PREPROCESSING = (
+    "orca_cli.data.arrays.preprocessing.ArrayPreprocessing",
+    "orca_cli.data.images.reader.ImagePreprocessing",
+    "orca_cli.data.table.preprocessing.TablePreprocessing",
+)
 
 
 def allow_module(name: str) -> None:
@@ -80,31 +87,69 @@ def allow_module(name: str) -> None:
     _extra_modules.add(name)
 
 
+@functools.cache
+def admitted(place: str) -> frozenset[str]:
+    """Return the dotted names that `_target_` may have at a place of the configuration without `--allow-module`.
+
+    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits what the program's own files of
+    that group name there. Errors and losses with a short name are admitted beside those of the files, and torch's losses. A
+    user's own files add nothing.
+    """
+    place = _SAME.get(place, place)
+    if place == PREPROCESSING:
+        return frozenset(_PREPROCESSING)
+    group, _, setting = place.partition(".")
+    names = set(_named_in_files(group).get(place, ()))
+    if group == "task" and setting in _NAMES:
+        for paths in _NAMES[setting].values():
+            names |= {_HOME + path for path in paths.values()}
+    if place == "task.loss":
+        names |= {f"torch.nn.{name}" for name in _TORCH_LOSSES}
+    return frozenset(names)
+
+
+def check_admitted(node: Any, key: str, place: str = "") -> None:
+    """Raise UnsafeError where a node, or a node among its arguments, names what its place does not admit.
+
+    `key` and `place` are as in `resolve`. Nothing is imported. Other values pass: `build` refuses what it cannot make.
+    """
+    if not _is_node(node):
+        return
+    place = place or key
+    name = node[TARGET]
+    if isinstance(name, str):
+        name = retired.current_target(name)
+        module = name.rpartition(".")[0] or name
+        names = admitted(place)
+        if name not in names and not _is_within(module, _extra_modules):
+            hint = suggest(name, names)
+            if not _is_within(module, ("orca_cli",)):  # whom the user trusts anyway
+                hint = f"if you trust it, add --allow-module {module}; {hint}"
+            raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
+    for argument, value in node.items():
+        check_admitted(value, f"{key}.{argument}", f"{place}.{argument}")
+
+
 def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     """Call what a node names with its other entries; nested nodes are built first.
 
     Args:
         node: `_target_` and keyword arguments.
-        key: the node's place in the configuration, for messages.
+        key: the node's place in the configuration; see `admitted`.
         runtime: arguments that only the program knows, such as folders; passed where the callable takes them.
 
     Raises:
         ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
-        UnsafeError: the name is outside the allowed modules.
+        UnsafeError: the place does not admit the name.
     """
     target = resolve(node, key)
-    arguments = {
-        name: value for name, value in retired.current_settings(node).items() if name != TARGET
-    }
-    arguments |= {
-        name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)
-    }
-    arguments |= {
-        name: value
-        for name, value in runtime.items()
-        if name in inspect.signature(target).parameters
-    }
+    parameters = inspect.signature(target).parameters
+    arguments = _arguments(retired.current_settings(node))
+    arguments |= {name: value for name, value in runtime.items() if name in parameters}
     bind(target, arguments, key)
+    for name, argument in arguments.items():
+        if _is_node(argument):
+            arguments[name] = build(argument, f"{key}.{name}")
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -134,47 +179,51 @@ def check(
     target = resolve(node, key)
     if inspect.isclass(target) and not reserved:
         return build(node, key)
-    arguments = {name: value for name, value in node.items() if name != TARGET}
-    for name in filter(lambda name: _is_node(arguments[name]), arguments):
-        check(arguments[name], f"{key}.{name}")
+    arguments = _arguments(node)
+    for name, argument in arguments.items():
+        if _is_node(argument):
+            check(argument, f"{key}.{name}")
     bind(target, arguments, key, reserved, known)
     return None
 
 
-def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
-    """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`."""
+def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., Any]:
+    """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`.
+
+    `key` says in messages where the node is; it is the node's place as well, unless `place` says otherwise.
+    """
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
+    check_admitted(node, key, place)
     name = retired.current_target(name)
-    module_name, attribute = name.rsplit(".", 1)
-    if not _allowed(module_name):
-        what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}, or within {' or '.join(_CLOSED)}"
-        raise UnsafeError(
-            what, where=where, hint=f"if you trust it, add --allow-module {module_name}"
-        )
+    module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
-        what = f"'{module_name}' cannot be imported: {type(error).__name__}: {error}"
-        raise ConfigError(what, where=where, hint="--traceback shows where") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"'{module_name}' cannot be imported: {reason}",
+            where=where,
+            hint="--traceback shows where",
+        ) from error
     target = getattr(module, attribute, None)
     if target is None:
-        names = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, "__module__", "") == module_name
-        ]
-        hint = suggest(attribute, names)
-        raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
-    if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(
-        target.__module__
-    ):
-        hint = "name a class or function by its own module"
-        raise UnsafeError(f"'{name}' is not defined there", where=where, hint=hint)
+        offered = [name for name, value in vars(module).items() if _module_of(value) == module_name]
+        raise ConfigError(
+            f"'{module_name}' has no '{attribute}'", where=where, hint=suggest(attribute, offered)
+        )
+    is_code = inspect.isclass(target) or inspect.isfunction(target)
+    is_listed = name in admitted(place or key)
+    if not is_code or not (is_listed or _is_within(_module_of(target), _extra_modules)):
+        raise UnsafeError(
+            f"'{name}' is not defined there",
+            where=where,
+            hint="name a class or function by its own module",
+        )
     return target
 
 
@@ -186,10 +235,9 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
     if not isinstance(value, str):
         return value
     tables = _NAMES[setting]
-    kinds = [kind] if kind in tables else list(tables)
-    if kind == "dense":
-        kinds = [_DENSE_CLASSES] * (integer_targets is not False) + [kind] * (not integer_targets)
-    names = {name: path for table in kinds for name, path in tables[table].items()}
+    names = dict[str, str]()
+    for table in _kinds(kind, integer_targets):
+        names |= tables[table]
     if value not in names:
         scope = "" if kind is None else f" for task.kind={kind}"
         scope += " with integer targets" if integer_targets and kind == "dense" else ""
@@ -197,19 +245,6 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
             f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names)
         )
     return {TARGET: _HOME + names[value]}
-
-
-def _allowed(module: str) -> bool:
-    is_part = _is_within(module, (*_PLUGINS, *_TORCH)) and not _is_within(module, _CLOSED)
-    return is_part or _is_within(module, _extra_modules)
-
-
-def _is_within(module: str, roots: Iterable[str]) -> bool:
-    return any(module == root or module.startswith(f"{root}.") for root in roots)
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, dict) and TARGET in value
 
 
 def bind(
@@ -220,43 +255,93 @@ def bind(
     known: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
-    parameters, reserved = inspect.signature(target).parameters, {*reserved, *known}
-    others = [name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD]
+    parameters = inspect.signature(target).parameters
+    passed = {*reserved, *known}
+    kinds = {parameter.kind for parameter in parameters.values()}
     settable = [
         name
-        for name, one in parameters.items()
-        if one.kind is not one.VAR_POSITIONAL and name not in reserved
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in passed
     ]
-    settable = [name for name in settable if name not in others]
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     for name in arguments:
-        if name in reserved or (name not in parameters and not others):
-            what = f"{target.__qualname__} has no parameter '{name}'"
+        if name in passed or not (name in settable or takes_any):
             raise ConfigError(
-                what, where=f"{key}.{name}", hint=suggest(str(name), [*settable, *known])
+                f"{target.__qualname__} has no parameter '{name}'",
+                where=f"{key}.{name}",
+                hint=suggest(str(name), [*settable, *known]),
             )
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError(
                 "a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=..."
             )
-    try:
-        hints = typing.get_type_hints(
-            target.__init__ if inspect.isclass(target) else target, include_extras=True
-        )
-    except (
-        NameError,
-        TypeError,
-        AttributeError,
-    ):  # of torch's classes, or a module of the user's own
-        hints = {}
-    for name, value in (arguments | dict(known)).items():
-        if name in hints and not _is_node(value):
-            check_value(value, hints[name], f"{key}.{name}")
+    hints = _hints(target)
+    for name, argument in (arguments | dict(known)).items():
+        if name in hints and not _is_node(argument):
+            check_value(argument, hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        settings = (
-            {name: parameter.default for name, parameter in parameters.items()}
-            | arguments
-            | dict(known)
-        )
+        settings = {name: parameter.default for name, parameter in parameters.items()}
+        settings |= arguments | dict(known)
         checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
+
+
+@functools.cache
+def _named_in_files(group: str) -> Mapping[str, set[str]]:
+    """Return place -> targets of the nodes that lie there in the program's own files of a group, a task's variants included."""
+    names: dict[str, set[str]] = {}
+    for stem, path in configuration.choices(group).items():
+        content = configuration.content(path)
+        variants = [settings for *_, settings in configuration.in_task(stem, content, str(path))]
+        for settings in (content, *variants):
+            for place, target in _nodes(settings.get(group, settings), group):
+                names.setdefault(place, set()).add(target)
+    return names
+
+
+def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield place and target of every node in settings, which lie at a place themselves."""
+    if not isinstance(settings, dict):
+        return
+    if isinstance(settings.get(TARGET), str):
+        yield place, settings[TARGET]
+    for name, entry in settings.items():
+        yield from _nodes(entry, f"{place}.{name}")
+
+
+def _kinds(kind: str | None, integer_targets: bool | None) -> Iterable[str]:
+    """Return the tables of short names that a task has; all of them where its kind is unknown."""
+    if kind not in _NAMES["error"]:
+        return _NAMES["error"]
+    if kind != "dense":
+        return (kind,)
+    if integer_targets is None:
+        return (_DENSE_CLASSES, kind)
+    return (_DENSE_CLASSES,) if integer_targets else (kind,)
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: argument for name, argument in node.items() if name != TARGET}
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a callable; none where a class of torch's, or a user's own module, has unreadable ones."""
+    annotated = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _module_of(value: Any) -> str:
+    return str(getattr(value, "__module__", ""))
+
+
+def _is_within(module: str, roots: Iterable[str]) -> bool:
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and TARGET in value

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_cli.config import configuration
+from orca_cli.config import configuration, parts
 from orca_cli.config.retired import recorded_chunks
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
-from orca_cli.prediction.record import check_node, completed, own_file, setting
+from orca_cli.prediction.record import completed, own_file, setting
 from orca_cli.report.collect import mapping, number
 from orca_cli.runs.directory import PREDICTIONS, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
@@ -65,7 +65,7 @@ def recompute(run: Path) -> Recomputed:
     summary, settings = read_or_empty(run / summary_file), configuration.content(run / SETTINGS)
     noted, kind = mapping(result.get("error")), summary.get("kind")
     node = mapping(settings.get("task")).get("error")
-    check_node(node, "error")
+    parts.check_admitted(node, "task.error")
     if not noted or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
         raise DataError("its records do not say which error it has", where=str(run), hint=_AGAIN)
     stored = open_arrays(run / predictions, str(run / predictions), _AGAIN)

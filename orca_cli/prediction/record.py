@@ -11,7 +11,7 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
 from orca_cli.config.ranges import Count, check_value, fits, shown
-from orca_cli.config.retired import current_target, recorded_chunks
+from orca_cli.config.retired import recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
 from orca_cli.report.collect import mapping
@@ -33,13 +33,8 @@ WEIGHTS = "model.safetensors"
 SCHEMA = 1  # of export.json
 _LARGEST_RECORD = 2**26
 _NEWER = "use a newer orca"
-# Where the parts of a model may be defined; modules of the user's own need --allow-module, as in `orca run`.
-_HOMES = {
-    "embedder": "orca_cli.models.embedders.",
-    "body": "orca_cli.models.bodies.",
-    "finetune": "orca_cli.models.finetuning.",
-    "error": "orca_cli.scoring.",
-}
+# Entry that names code -> its place in the configuration, which admits the same as in `orca run`.
+_PLACES = {"embedder": "embedder", "body": "body", "finetune": "finetune", "error": "task.error"}
 _SETTINGS_OF = {
     "seed": "seed",
     "pooling": "predictor.pooling",
@@ -53,7 +48,7 @@ _SETTINGS_OF = {
 class ModelRecord:
     """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings.
 
-    `read_run` and `read_export` make it. Values have been checked against the types here, nodes against `check_node`.
+    `read_run` and `read_export` make it. Values have been checked against the types here, nodes by `parts.check_admitted`.
     """
 
     kind: Kind
@@ -89,24 +84,6 @@ class ModelRecord:
         yield from (
             WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members)
         )
-
-
-def check_node(node: Any, group: str) -> None:
-    """Raise UnsafeError for a node that names a part of another group, here or in a node within, such as a reader of files."""
-    if isinstance(node, list):
-        for item in node:
-            check_node(item, group)
-    elif isinstance(node, dict):
-        target = current_target(str(node.get(parts.TARGET, "")))
-        ours = target.startswith(("orca_cli.", "torch."))
-        misplaced = ours and not target.startswith(_HOMES[group])
-        if misplaced or (group == "body" and ours and not target.endswith(".load")):
-            hint = f"allowed: what is defined in {_HOMES[group].rstrip('.')}"
-            raise UnsafeError(
-                f"'{target}' is no {group}", where=f"{group}.{parts.TARGET}", hint=hint
-            )
-        for value in node.values():
-            check_node(value, group)
 
 
 def own_file(folder: Path, name: str, most: int | None = None) -> Path:
@@ -173,8 +150,8 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
             raise DataError(f"is not a model's record: {name} is {shown(value)}", where=where)
     for name, key in _SETTINGS_OF.items():
         check_value(values[name], schema.declared()[key], key)
-    for group in _HOMES:
-        check_node(values[group], group)
+    for name, place in _PLACES.items():
+        parts.check_admitted(values[name], place)
     return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
 
 

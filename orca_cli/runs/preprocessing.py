@@ -51,7 +51,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
 
     Raises:
         ChecksumError: a file is missing, or has changed since it was written.
-        ConfigError, UnsafeError: it names a class that does not exist, or lies outside the allowed modules.
+        ConfigError, UnsafeError: it names what is no class of preprocessing (`parts.admitted`).
         DataError: a later version of the program wrote it, or the class does not accept the values.
         StorageError: a file cannot be read.
     """
@@ -66,7 +66,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
             f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
         )
     arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
-    owner = parts.resolve({parts.TARGET: written["target"]}, str(path))
+    owner = parts.resolve({parts.TARGET: written["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
             raise TypeError("it is not preprocessing")

@@ -19,7 +19,7 @@ from orca_cli.config.checks import part_node
 from orca_cli.config.schema import ERROR_CHUNKS, Config, Train
 from orca_cli.data.blocks import blocks
 from orca_cli.data.fraction import with_fraction
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, OrcaError
 from orca_cli.interfaces import Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models.assembly import build_model, describe, load_body
 from orca_cli.models.checkpoints import revision
@@ -36,6 +36,7 @@ _FITTED_AT_ONCE = 64
 _DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
 _UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
 _CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
+_LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
 
 
 @dataclass(frozen=True)
@@ -180,14 +181,17 @@ def is_started(settings: Config, model: TransferModel) -> bool:
 def make_loss(config: Config, task: TaskData) -> Loss:
     """Return what stage 3 minimises: `task.loss` or, where that is null, the default of the task's kind of targets.
 
-    ConfigError where there are unknown targets and the loss would count them, and where weights are set that it does not take.
+    ConfigError where what is named is not a loss of such targets, where there are unknown targets and the loss would count
+    them, and where weights are set that it does not take.
     """
     targets = task.train.targets()
     integer = not np.issubdtype(targets.dtype, np.floating)
     node = parts.named("loss", config.task.get("loss"), task.kind, integer)
-    loss: Loss = (
-        default_loss(task.kind, integer) if node is None else parts.build(node, "task.loss")
-    )
+    if node is None:
+        loss: Loss = default_loss(task.kind, integer)
+    else:
+        loss = parts.build(node, "task.loss")
+        _check_loss(loss, task)
     counts_all = not (
         integer or counts_targets(loss)
     )  # such as torch's, NaN at the first sample without a target
@@ -195,10 +199,33 @@ def make_loss(config: Config, task: TaskData) -> Loss:
         np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))
     ):
         what = f"{type(loss).__name__} does not leave out unknown targets"
-        raise ConfigError(
-            what, where="task.loss", hint="give a short name, or a class of orca_cli.scoring.losses"
-        )
+        raise ConfigError(what, where="task.loss", hint=_LOSSES)
     return weighted(loss, task, config.train)
+
+
+def _check_loss(loss: Any, task: TaskData) -> None:
+    """Raise ConfigError unless a call with outputs of zero and targets of the task returns one number with a gradient."""
+    # As many samples as outputs would let shapes pass that do not fit.
+    num_samples = 3 if task.num_outputs == 2 else 2
+    targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
+    extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
+    outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
+    name = type(loss).__name__
+    try:
+        value = loss(outputs, targets)
+    except OrcaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{name} is not a loss of this task's outputs and targets: {reason}",
+            where="task.loss",
+            hint=_LOSSES,
+        ) from error
+    if not (isinstance(value, torch.Tensor) and value.ndim == 0 and value.requires_grad):
+        raise ConfigError(
+            f"{name} does not return one number with a gradient", where="task.loss", hint=_LOSSES
+        )
 
 
 def counts(task: TaskData) -> np.ndarray:

@@ -1,17 +1,27 @@
 """When two runs are the same experiment, what a `_target_` and a search space may name, and which runs a study stands for."""
 
+import importlib
+import inspect
 import math
+import pkgutil
+import sys
 from collections import Counter
+from dataclasses import is_dataclass
 
 import pytest
+import torch
+import yaml
 
-from orca_cli.config import compose, parts
+from orca_cli import data, scoring
+from orca_cli.config import compose, configuration, parts
+from orca_cli.config.checks import PARTS
 from orca_cli.config.identity import identify
 from orca_cli.config.schema import GROUPS
 from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
 from orca_cli.launching import search as spaces
 from orca_cli.runs import studies
+from orca_cli.scoring.classification import ZeroOne
 
 
 @pytest.fixture
@@ -103,59 +113,125 @@ def test_runs_with_settings_that_are_retired_are_the_same_experiment(name):
     )
 
 
-TARGETS = [
-    "os.system",
-    "builtins.eval",
-    "orca_cli.storage.remove",
-    "orca_cli.benchmarks.digits.np.save",
-]
-TARGETS += [
-    "torch.hub.load",
-    "torch.nn.Module.__init__.__globals__",
-    "orca_cli.metrics.otdd.torch.load",
-]
-NO_PARTS = [
-    ("orca_cli.benchmarks.digits.TaskData", {}, UnsafeError, "not defined there"),
-    ("orca_cli.data.data_folder.unpack", {}, UnsafeError, "is outside"),
-    (
-        "torch.nn.CrossEntropyLoss",
-        {"label_smoothin": 0.1},
-        ConfigError,
-        "did you mean 'label_smoothing'",
-    ),
-    ("torch.nn.Linear", {"in_features": 3}, ConfigError, r"part\.out_features: a value is needed"),
-    ("orca_cli.metrics.otdd.OTD", {}, ConfigError, "has no 'OTD'"),
-]
+@pytest.mark.parametrize(
+    ("target", "settings", "error", "message"),
+    [
+        ("torch.nn.L1Loss", {"reductio": 1}, ConfigError, "did you mean 'reduction'"),
+        ("torch.nn.L1Los", {}, UnsafeError, "did you mean 'torch.nn.L1Loss'"),
+        ("torch.nn.L1Loss", {"nested": {"_target_": "os.system"}}, UnsafeError, "nested._target_: 'os.system'"),
+        ("torch.nn.BCELoss", {"weight": {"_target_": "torch.load"}}, UnsafeError, "weight._target_: 'torch.load'"),
+        ("torch.nn.NLLLoss", {"weight": {"_target_": "torch.nn.L1Loss"}}, UnsafeError, "nothing is allowed here"),
+        ("L1Loss", {}, ConfigError, "is not a dotted name"),
+        (["torch.nn.L1Loss"], {}, ConfigError, "is not a dotted name"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_cannot_be_built_says_why(target, settings, error, message):
+    with pytest.raises(error, match=message):
+        parts.build({"_target_": target, **settings}, "task.loss")
 
 
-def test_what_is_no_part_is_reported_and_code_outside_of_them_never_reached():
-    for target in TARGETS:
-        with pytest.raises((UnsafeError, ConfigError)):
-            parts.build({"_target_": target}, "task")
-    for target, settings, error, message in NO_PARTS:
-        with pytest.raises(error, match=message):
-            parts.check({"_target_": target, **settings}, "part")
+def errors_of_the_program():
+    """Return the dotted names of the public classes that measure outputs and have a best constant."""
+    return {name for name, part in _public(scoring) if hasattr(part, "constant")}
+
+
+def losses_of_outputs_and_targets():
+    """Return the dotted names of the program's public losses, and of torch's that take two tensors and train no weights."""
+    of_torch = set()
+    for name, part in vars(torch.nn).items():
+        if name.endswith("Loss") and inspect.isclass(part):
+            takes = list(inspect.signature(part.forward).parameters)
+            has_weights = "in_features" in inspect.signature(part).parameters
+            if len(takes) == 3 and not has_weights:  # self, outputs, targets
+                of_torch.add(f"torch.nn.{name}")
+    return of_torch | {name for name, part in _public(scoring) if issubclass(part, torch.nn.Module)}
+
+
+def fitted_preprocessing():
+    """Return the dotted names of the public records that open new data and turn them into inputs."""
+    return {
+        name
+        for name, part in _public(data)
+        if is_dataclass(part) and {"inputs", "open"} <= vars(part).keys()
+    }
+
+
+def _public(package):
+    """Yield dotted name and class of every public class that is defined in a module of a package."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        content = vars(importlib.import_module(module.name))
+        for name, part in content.items():
+            if inspect.isclass(part) and part.__module__ == module.name and name[0] != "_":
+                yield f"{module.name}.{name}", part
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("task.error", errors_of_the_program),
+        ("task.error.error", errors_of_the_program),
+        ("task.loss", losses_of_outputs_and_targets),
+        ("preprocessing", fitted_preprocessing),
+    ],
+)
+def test_errors_losses_and_preprocessing_are_admitted_in_their_place(place, expected):
+    assert parts.admitted(place) == expected()
+
+
+@pytest.mark.parametrize("group", PARTS)
+def test_a_group_admits_what_its_files_name_and_nothing_else(group):
+    targets = set()
+    for path in configuration.choices(group).values():
+        settings = yaml.safe_load(path.read_text())
+        targets.add(settings.get(group, settings)["_target_"])
+    assert parts.admitted(group) == targets - {None}
+    for target in parts.admitted(group):
+        assert callable(parts.resolve({"_target_": target}, group))
+
+
+MINE = """\
+class Loss:
+    def __init__(self, error):
+        self.error = error
+"""
+
+
+def test_a_module_of_the_users_own_needs_to_be_allowed_by_name(tmp_path, monkeypatch):
+    (tmp_path / "parts_of_a_user.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    error = {"_target_": "orca_cli.scoring.classification.ZeroOne"}
+    node = {"_target_": "parts_of_a_user.Loss", "error": error}
+    with pytest.raises(UnsafeError, match="add --allow-module parts_of_a_user"):
+        parts.build(node, "task.error")
+    assert "parts_of_a_user" not in sys.modules
+    parts.allow_module("parts_of_a_user")
+    assert isinstance(parts.build(node, "task.error").error, ZeroOne)
+    # Where it takes other nodes, those are admitted as anywhere else.
+    with pytest.raises(UnsafeError, match="metric.error._target_.*nothing is allowed here"):
+        parts.build(node, "metric")
 
 
 MOVED = {
-    "tasks.arrays.load": "data.arrays.reader",
-    "tasks.listops.load": "benchmarks.listops",
-    "tasks.shared.targets.TargetForm": "data.targets",
-    "sources.digits.load": "benchmarks.sources.digits",
-    "finetuning.lora.LoRA": "models.finetuning.modes",
-    "losses.masked.MaskedMSE": "scoring.losses",
-    "scoring.values.RMSE": "scoring.regression",
-    "scoring.masks.MaskError": "scoring.dense",
-    "tracking.services.wandb": "runs.tracking.services",
+    "tasks.arrays.load": ("task", "data.arrays.reader"),
+    "tasks.listops.load": ("task", "benchmarks.listops"),
+    "tasks.arrays.preprocessing.ArrayPreprocessing": ("preprocessing", "data.arrays.preprocessing"),
+    "sources.digits.load": ("source", "benchmarks.sources.digits"),
+    "finetuning.lora.LoRA": ("finetune", "models.finetuning.modes"),
+    "models.embedders.patch.Patch": ("embedder", "models.embedders.patches"),
+    "losses.masked.MaskedMSE": ("task.loss", "scoring.losses"),
+    "scoring.values.RMSE": ("task.error", "scoring.regression"),
+    "scoring.masks.MaskError": ("task.error", "scoring.dense"),
+    "scoring.chunks.ChunkMean": ("task.error", "scoring.reported"),
+    "tracking.services.wandb": ("tracker", "runs.tracking.services"),
 }
 
 
-def test_a_part_that_a_finished_run_names_is_found_where_it_is_now():
-    for before, now in MOVED.items():
-        assert (
-            parts.resolve({"_target_": f"orca_cli.{before}"}, "part").__module__
-            == f"orca_cli.{now}"
-        )
+@pytest.mark.parametrize("before", MOVED)
+def test_a_part_that_a_finished_run_names_is_found_where_it_is_now(before):
+    place, now = MOVED[before]
+    node = {"_target_": f"orca_cli.{before}"}
+    parts.check_admitted(node, place)
+    assert parts.resolve(node, place).__module__ == f"orca_cli.{now}"
 
 
 WRONG = {

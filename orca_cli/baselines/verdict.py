@@ -11,10 +11,11 @@ from torch import Tensor
 from orca_cli.baselines.completion import CONSTANT, FEATURES, NAMES
 from orca_cli.baselines.compute import Baseline
 from orca_cli.interfaces import Error
-from orca_cli.report.uncertainty import count_units, effective_size, standard_error
+from orca_cli.scoring.uncertainty import count_units, effective_size, standard_error
 from orca_cli.terminal import counted
 
-# Standard errors that a difference has to exceed; with 2, six in a hundred equal pairs of some 50 numbers would differ.
+# Standard errors that a difference has to exceed; with 2, six in a hundred equal pairs of some 50
+# numbers would differ.
 BEYOND = 2.1
 POINT, SHARE = 0.01, 0.05  # within which errors are equal: of a per cent; of the constant's error
 
@@ -28,20 +29,25 @@ def verdict(
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
 ) -> dict[str, Any] | None:
-    """Return how a run compares with the baseline that validates best; None where nothing can be compared.
+    """Return how a run compares with the baseline that validates best.
 
-    The choice by validation errors is what makes the sentence honest: the best of several models on the test split is
-    flattered by that very split, so that one of them "does better" more often than it should.
+    None where nothing can be compared.
+
+    The choice by validation errors is what makes the sentence honest: the best of several models on
+    the test split is flattered by that very split, so that one of them "does better" more often
+    than it should.
 
     Args:
         error: the task's own.
-        outputs, targets, groups: of the run, on the test split; the groups are the records of its samples, or None.
+        outputs, targets, groups: of the run, on the test split; the groups are the records of its
+            samples, or None.
         baselines: by name.
 
     Returns:
-        baseline: name of the rival; difference: its error less the run's; standard_error: of the difference over test samples,
-        or None; is: see `word_for`; features: the same three of the ridge on the embedder's features, None without it; n: test
-        samples or records; margin: within which errors are equal, or None; text: one sentence.
+        baseline: name of the rival; difference: its error less the run's; standard_error: of the
+            difference over test samples, or None; is: see `word_for`; features: the same three of
+            the ridge on the embedder's features, None without it; n: test samples or records;
+            margin: within which errors are equal, or None; text: one sentence.
     """
     candidates = {
         name: baseline
@@ -82,7 +88,8 @@ def word_for(
     Args:
         difference: the other model's error less the run's.
         deviation: its standard error; None where it cannot be computed.
-        one_sample: what one test sample can change at most; None, like the margin, where nothing says what is small.
+        one_sample: what one test sample can change at most; None, like the margin, where nothing
+            says what is small.
         margin: up to which errors count as equal.
     """
     if deviation is None:
@@ -91,8 +98,9 @@ def word_for(
         return "better" if difference > 0 else "worse"
     if one_sample is None or margin is None:
         return "unknown"
-    # Two one-sided tests, after one more sample that speaks against equality: two models that agree on all of 16 samples may
-    # differ on one sample in six. So n samples without a difference leave some 3 / n open.
+    # Two one-sided tests, after one more sample that speaks against equality: two models that agree
+    # on all of 16 samples may differ on one sample in six. So n samples without a difference leave
+    # some 3 / n open.
     farthest = abs(difference) + one_sample + BEYOND * math.hypot(deviation, one_sample)
     return "equal" if farthest <= margin else "unknown"
 
@@ -101,7 +109,8 @@ def word_for(
 class _Tested:
     """A run on its test split.
 
-    `size`: as how many samples of equal weight the split counts; `scale`: the size of a large error, or None.
+    `size`: as how many samples of equal weight the split counts; `scale`: the size of a large
+    error, or None.
     """
 
     error: Error
@@ -125,7 +134,8 @@ class _Tested:
         difference = other.error - self.value
         deviation = standard_error(self.error, models, self.targets, self.groups)
         if deviation is not None:
-            # About no difference instead of about the one that was seen, as in a score test: few samples show less.
+            # About no difference instead of about the one that was seen, as in a score test: few
+            # samples show less.
             deviation = math.hypot(deviation, difference / math.sqrt(self.size))
         one_sample = self.scale / self.size if self.scale else None
         word = word_for(difference, deviation, one_sample, self.margin)
@@ -134,7 +144,10 @@ class _Tested:
 
 @dataclass(frozen=True)
 class _Words:
-    """The sentence; `percent`: of the error, `split`: the test split in words, such as "200 test samples"."""
+    """The sentence.
+
+    `percent`: of the error, `split`: the test split in words, such as "200 test samples".
+    """
 
     percent: bool
     split: str

@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
-    from orca_cli.report.uncertainty import interval
+    from orca_cli.scoring.uncertainty import interval
 
     loaded, record = opened(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)

@@ -1,7 +1,7 @@
 """What two runs have in common to be compared, and which settings set it.
 
-A comparison is about one thing. All else that moves an error, such as data, length of training and program, is the same in both
-runs, unless a setting in which they differ sets it.
+A comparison is about one thing. All else that moves an error, such as data, length of training and
+program, is the same in both runs, unless a setting in which they differ sets it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return the facts of a completed run, as texts by name, from its result.json; empty ones where it has none."""
+    """Return the facts of a completed run, as texts by name, from its result.json.
+
+    Empty ones where it has none.
+    """
     facts = dict.fromkeys(FACTS, "")
     for name, fact in FACTS.items():
         with suppress(LookupError, TypeError):

@@ -18,8 +18,9 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def digest(sources: Path = SOURCES) -> str:
     """Return the SHA-256 over the syntax trees of all Python sources below a folder, without docstrings.
 
-    Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose values a run's settings hold, nor
-    packages, nor modules of --allow-module. It takes most of a second, so that only what trains asks for it.
+    Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose
+    values a run's settings hold, nor packages, nor modules of --allow-module. It takes most of a
+    second, so that only what trains asks for it.
     """
     total = hashlib.sha256()
     for path in sorted(sources.rglob("*.py")):
@@ -35,7 +36,10 @@ def record() -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """Return the commit that is checked out in a folder; None where the folder is no checkout, or git cannot tell."""
+    """Return the commit that is checked out in a folder.
+
+    None where the folder is no checkout, or git cannot tell.
+    """
     repository = checkout / ".git"
     if not repository.exists():
         return None

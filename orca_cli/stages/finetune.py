@@ -17,8 +17,8 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, twin
-from orca_cli.report.uncertainty import interval
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
+from orca_cli.scoring.uncertainty import interval
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log

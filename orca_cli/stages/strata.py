@@ -1,11 +1,13 @@
 """Which points a draw of stage 2 takes: one rule for the source and for the target.
 
-A draw has one sample of each side or several. A sample takes classes at random, and of each class its share of the side's
-points. No two samples of a side have a point in common; apart from that they are drawn independently and by the same law. So
-where source and target are one distribution, any two samples of a draw are alike, whichever sides they are of.
+A draw has one sample of each side or several. A sample takes classes at random, and of each class
+its share of the side's points. No two samples of a side have a point in common; apart from that
+they are drawn independently and by the same law. So where source and target are one distribution,
+any two samples of a draw are alike, whichever sides they are of.
 
-Shares are never bent to fill a sample: where a class is too small, all samples of the draw are smaller. A class with fewer
-points than a draw has samples is left out; where all classes are as small, they count as one.
+Shares are never bent to fill a sample: where a class is too small, all samples of the draw are
+smaller. A class with fewer points than a draw has samples is left out; where all classes are as
+small, they count as one.
 """
 
 from collections import Counter
@@ -57,9 +59,12 @@ class Strata:
         return int(min(limits, default=0))
 
     def draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
-        """Return rows of every sample, [samples, size], in random order; fewer where `limit` is below `size`.
+        """Return rows of every sample, [samples, size], in random order.
 
-        Of a sample's classes each has its share by systematic sampling: exactly so in expectation, and never off by a point.
+        Fewer where `limit` is below `size`.
+
+        Of a sample's classes each has its share by systematic sampling: exactly so in expectation,
+        and never off by a point.
         """
         size = min(size, self.limit)
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]

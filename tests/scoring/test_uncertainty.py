@@ -6,10 +6,10 @@ from scipy.stats import binom, binomtest
 
 from orca_cli import seeding
 from orca_cli.interfaces import Score
-from orca_cli.report.uncertainty import effective_size, interval, standard_error
 from orca_cli.scoring.classification import Balanced, ZeroOne
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MAE, RMSE
+from orca_cli.scoring.uncertainty import effective_size, interval, standard_error
 from tests.tiers import count
 
 N = 400

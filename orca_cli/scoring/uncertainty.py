@@ -1,4 +1,4 @@
-"""How far an error on these test samples may be from the error on many: standard errors and intervals.
+"""How far an error on a few test samples may be from the error on many: standard errors, intervals.
 
 What is drawn or counted are samples, or whole records where samples are cut from records.
 """
@@ -31,8 +31,9 @@ def standard_error(
         targets, groups: of the same n samples; `groups` [n] are their records, or None.
 
     Returns:
-        None where it cannot be computed: for fewer than two samples or records, for outputs too large to be measured 20 times,
-        or where the error is undefined on half of the drawn sets.
+        None where it cannot be computed: for fewer than two samples or records, for outputs too
+            large to be measured 20 times, or where the error is undefined on half of the drawn
+            sets.
     """
     unit = _units(targets, groups)
     count = count_units(targets, groups)
@@ -59,8 +60,9 @@ def standard_error(
 def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None) -> float:
     """Return as how many samples of equal weight a test split counts: Kish's (sum of weights)^2 / (sum of squared weights).
 
-    It is the number of samples for an error that is a mean over samples. It is less where records are of unequal size, and
-    where the error is a mean over classes or labels, since a sample of a rare class then weighs more.
+    It is the number of samples for an error that is a mean over samples. It is less where records
+    are of unequal size, and where the error is a mean over classes or labels, since a sample of a
+    rare class then weighs more.
 
     Args:
         score: the error on the split.
@@ -83,13 +85,17 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
 def interval(
     error: Error, score: Score, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of a model's error, `score`; the other arguments are as of `standard_error`.
+    """Return the 95 % interval of a model's error, `score`.
 
-    Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard 1998), so exact for a 0-1 error
-    over samples. Of others it is the bootstrap's, by Student's t and on a logarithmic scale: errors are positive and skewed.
+    The other arguments are as of `standard_error`.
+
+    Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard
+    1998), so exact for a 0-1 error over samples. Of others it is the bootstrap's, by Student's t
+    and on a logarithmic scale: errors are positive and skewed.
 
     Returns:
-        None where it cannot be computed: for an error that is undefined, or no per cent and not above its standard error.
+        None where it cannot be computed: for an error that is undefined, or no per cent and not
+            above its standard error.
     """
     from scipy.special import betaincinv, stdtrit
 

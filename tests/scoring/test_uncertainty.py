@@ -99,7 +99,7 @@ CLASSES, NUMBERS, LABELS = "classes", "numbers", "labels"
 
 
 def drawn(kind, n, generator):
-    """Return outputs and targets of a model whose errors are 0.16 (balanced), 0.3 (RMSE), 0.3 * 0.798 (MAE), 0.194 (1 - mAP)."""
+    """Return outputs and targets of a model with errors 0.16 (balanced), 0.3 (RMSE), 0.3 * 0.798 (MAE), 0.194 (1 - mAP)."""
     if kind == CLASSES:
         targets = (generator.random(n) < 0.1).astype(int)
         targets[:2] = 0, 1

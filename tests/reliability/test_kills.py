@@ -126,7 +126,7 @@ def test_many_short_attempts_equal_one_long(fork, small, tmp_path, scorecard):
 
 @pytest.mark.slow
 def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecard):
-    """A9: a changed build, program, number of threads, data or weights ends in 22 and is named."""
+    """A9: a changed build, program, number of threads, data or weights: 22, with the names of what differs; or by leave."""
     changes = {"threads": 2, "torch": "2.0.0", "torch_build": "0" * 40, "numpy": "1.0", "data.train": "0" * 64,
                "program": "0" * 64, "weights": "0" * 64}  # fmt: skip
     runs = unfinished("changed")

@@ -1,5 +1,7 @@
 """What stage 2 draws and embeds: so many points a class, no sample that is not drawn, and large ones a few at a time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from orca_cli import seeding
 from orca_cli.config.schema import Align
 from orca_cli.data.samples import ArraySamples
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Tokens
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
@@ -167,3 +169,42 @@ def test_a_balanced_draw_has_equally_many_points_of_at_most_so_many_classes():
         assert len(rows) == len(set(rows.tolist())) <= size
         assert set(counts[counts > 0]) == {max(1, size // 8)}
         assert (counts > 0).sum() == min(8, size)
+
+
+@pytest.mark.parametrize(("labels", "count"), [(True, 8), (False, 10)])
+def test_a_default_draw_has_256_points_of_8_classes(labels, count):
+    split = Labelled(Watched(), np.arange(len(LABELS)) % 10)
+    compared = Problem(
+        model=None,
+        engine=None,
+        metric=OTDD(labels=labels),
+        source=None,
+        prepared={},
+        train=split,
+        heldout=split,
+        settings=Align(),
+        seed=0,
+    )
+    assert [len(group) for group in compared.groups(split)] == [count]
+    assert compared.size == 256
+
+
+class Large:
+    """A model whose inputs are said to have so many numbers; every sample is four tokens."""
+
+    def __init__(self, numbers):
+        self.embedder = SimpleNamespace(layout=SimpleNamespace(input_shape=(numbers,), tokens=4))
+
+    def embed(self, x, valid):
+        return Tokens(torch.zeros(len(x), 4, 2), torch.ones(len(x), 4, dtype=torch.bool), (4,))
+
+
+@pytest.mark.parametrize(("numbers", "count"), [(2**20, 32), (2**23, 16), (2**25, 8)])
+def test_of_large_samples_few_are_read(numbers, count):
+    """At most 2^27 numbers of a class, and eight samples at least."""
+    samples = Watched()
+    train = Labelled(samples, np.zeros(len(samples)))
+    source = Features(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 1)
+    compared = Problem(Large(numbers), engine(), Count(), source, {}, train, train, Align(), seed=0)
+    assert len(list(compared.parts(train, 0))) == 1
+    assert len(samples.read) == len(set(samples.read)) == count

@@ -1,6 +1,7 @@
 """What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from orca_cli.stages import expected_time
 from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.terminal import LogReporter
+from tests.training.toy import engine
 
 NAMES = (
     "epochs",
@@ -136,3 +138,24 @@ def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(e
         assert seconds["finetune"] == pytest.approx(
             5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02
         )
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("cost", [0.01, 0.2, 2.0])
+def test_a_step_is_expected_to_take_as_long_as_its_samples(
+    environment, bare, monkeypatch, cost, accumulation
+):
+    """By a clock that only the model's forward passes move; slow steps are timed with a few of their samples."""
+    words = typed(*bare, "train.batch_size=16", f"train.accumulation={accumulation}")
+    with compose.session() as session:
+        built = build(session.compose(words).config, LogReporter())
+    seconds = [0.0]
+
+    def advance(model, inputs, outputs):
+        seconds[0] += cost * len(inputs[0])
+
+    built.model.register_forward_hook(advance)
+    clock = SimpleNamespace(perf_counter=lambda: seconds[0])
+    monkeypatch.setattr(expected_time, "time", clock)
+    costs = expected_time.measure(built, engine(), LogReporter())
+    assert costs.step == pytest.approx(16 * accumulation * cost)

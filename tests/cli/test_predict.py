@@ -492,3 +492,20 @@ def test_an_export_predicts_as_it_did(orca, tmp_path):
         np.load(path) for path in (RECORDED / "predicted" / "classes.npz", tmp_path / "new.npz")
     )
     np.testing.assert_allclose(now["probability"], before["probability"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "has_several"), [("classes", False), ("labels", True)])
+def test_scikit_learn_sees_a_classifier_of_several_labels(recorded, kind, has_several):
+    pytest.importorskip("sklearn", minversion="1.6")  # the first that asks for tags
+    from sklearn.utils import get_tags
+
+    tags = get_tags(orca_cli.load(recorded[kind]))
+    assert tags.estimator_type == "classifier"
+    assert tags.classifier_tags.multi_label == tags.target_tags.multi_output == has_several
+
+
+@pytest.mark.parametrize("path", ["./nope", "../nope", "~/nope"])
+def test_a_path_that_leads_nowhere_is_named_as_it_was_typed(path):
+    model = orca_cli.load(RECORDED / "exported")
+    with pytest.raises(DataError, match=f"^{path}: no such file or folder$"):
+        model.predict(path)

@@ -1,6 +1,7 @@
 """What stages 2 and 3 train, learn and say, by the command line."""
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from orca_cli.config import compose
@@ -47,3 +48,26 @@ def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alon
     parameters, biases = done.result["parameters"], 2 * (4 * 32 + 48 + 32 + 2 * 32)
     assert parameters["trained"] == biases + parameters["embedder"] + parameters["predictor"]
     assert sum(value.numel() for key, value in tensors.items() if key.startswith("body.")) == biases
+
+
+def kept_bytes(model, batch):
+    """Return how much a forward pass keeps for the backward pass."""
+    sizes = {}
+
+    def keep(tensor):
+        sizes[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(batch.x, batch.valid)
+    return sum(sizes.values())
+
+
+def test_gradient_checkpointing_is_on_where_it_is_typed(small, environment):
+    sizes = {}
+    for typed in ("false", "true"):
+        words = [*small, "finetune=full", f"train.gradient_checkpointing={typed}"]
+        with compose.session() as session:
+            built = build(session.compose(words).config, LogReporter())
+        sizes[typed] = kept_bytes(built.model, built.task.train.batch(np.arange(8)))
+    assert sizes["true"] < 0.75 * sizes["false"], sizes

@@ -252,3 +252,8 @@ def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
     assert report(tmp_path / "unlike", "--compare").startswith(
         "arms at different rates, not chosen on validation"
     )
+
+
+def test_the_first_of_several_unknown_tasks_gets_a_suggestion(shown):
+    with pytest.raises(DataError, match=r"\(digit, zoo\).*did you mean 'digits'"):
+        shown(f"{COLUMNS}\nzoo,m,0.1,s\ndigit,m,0.1,s\n")

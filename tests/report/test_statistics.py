@@ -172,3 +172,13 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
         compared(tmp_path)
     table = build_table(where(collect([tmp_path]), "protocol=clean"))
     assert [one.sets for one in compare(table, "metric", "none").overall] == [2]
+
+
+@pytest.mark.parametrize(("count", "is_tested"), [(20, True), (21, False)])
+def test_pairs_of_up_to_twenty_methods_are_tested(count, is_tested):
+    standings, friedman = ranked(
+        {f"{number:02}": [number, 2.0 * number] for number in range(count)}
+    )
+    assert [one.p is not None for one in standings[1:]] == [is_tested] * (count - 1)
+    assert [one.holm_p is not None for one in standings[1:]] == [is_tested] * (count - 1)
+    assert friedman is not None

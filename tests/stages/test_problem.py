@@ -3,6 +3,8 @@
 And what that makes of `otdd`: 0 with gradient 0 where source and target are one distribution, however uneven its classes.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -262,3 +264,41 @@ def test_otdd_sees_a_translation_and_a_class_that_one_side_has():
         value, *slopes, _ = mean_of_draws(source, target, 20)
         assert value > 2
         assert max(slopes) > 1  # the target's class is drawn to where the source is
+
+
+def test_a_default_draw_of_otdd_has_256_points_of_all_classes():
+    split = Labelled(Watched(), np.arange(len(LABELS)) % 10)
+    compared = Problem(
+        model=None,
+        engine=None,
+        metric=OTDD(),
+        source=None,
+        prepared={},
+        train=split,
+        heldout=split,
+        settings=Align(),
+        seed=0,
+    )
+    assert [len(group) for group in compared.groups(split)] == [10]
+    assert compared.size == 256
+
+
+class Large:
+    """A model whose inputs are said to have so many numbers; every sample is four tokens."""
+
+    def __init__(self, numbers):
+        self.embedder = SimpleNamespace(layout=SimpleNamespace(input_shape=(numbers,), tokens=4))
+
+    def embed(self, x, valid):
+        return Tokens(torch.zeros(len(x), 4, 2), torch.ones(len(x), 4, dtype=torch.bool), (4,))
+
+
+@pytest.mark.parametrize(("numbers", "count"), [(2**20, 32), (2**23, 16), (2**25, 8)])
+def test_of_large_samples_few_are_read(numbers, count):
+    """At most 2^27 numbers of a class, and eight samples at least."""
+    samples = Watched()
+    train = Labelled(samples, np.zeros(len(samples)))
+    source = Features(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 1)
+    compared = Problem(Large(numbers), engine(), Count(), source, {}, train, train, Align(), seed=0)
+    assert len(list(compared.parts(train, 0))) == 1
+    assert len(samples.read) == len(set(samples.read)) == count

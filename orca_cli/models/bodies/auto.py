@@ -22,20 +22,27 @@ def load(
     | None = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
 ) -> Body:
-    """Load a checkpoint from a hub id or a local folder by the code for its family, which may lack a setting (ConfigError)."""
+    """Load a checkpoint from a hub id or a local folder by the code for its family.
+
+    ConfigError where that code lacks a setting that is given.
+    """
     modules = families()
-    target = f"{modules[checkpoints.family(checkpoint, tuple(modules))].__name__}.load"
+    family = checkpoints.family(checkpoint, tuple(modules))
+    node = {"_target_": f"{modules[family].__name__}.load", "checkpoint": checkpoint}
     settings = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens}
-    given = {name: value for name, value in settings.items() if value is not None}
-    body: Body = parts.build({"_target_": target, "checkpoint": checkpoint, **given}, "body")
+    typed = {name: setting for name, setting in settings.items() if setting is not None}
+    body: Body = parts.build(node | typed, "body")
     return body
 
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(bodies.__path__))
-    modules = [
-        importlib.import_module(f"{bodies.__name__}.{name}") for name in names if name != "auto"
-    ]
-    return {family: module for module in modules for family in getattr(module, "CLASSES", ())}
+    modules = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
+        if name == "auto":
+            continue
+        module = importlib.import_module(f"{bodies.__name__}.{name}")
+        for family in getattr(module, "CLASSES", ()):
+            modules[family] = module
+    return modules

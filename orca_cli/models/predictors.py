@@ -48,7 +48,8 @@ class PooledPredictor(nn.Module):
 def pooled(features: Tokens) -> Tensor:
     """Return [B, F], the mean over the valid tokens but those of the prefix."""
     x = features.x[:, features.prefix :]  # [B, T, F]
-    weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
+    mask = features.mask[:, features.prefix :]  # [B, T]
+    weight = mask.unsqueeze(-1).to(x.dtype)
     total = (x * weight).sum(1)
     return total / weight.sum(1).clamp(min=1)
 
@@ -76,7 +77,8 @@ class DensePredictor(nn.Module):
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K, *E]."""
-        values = self.linear(features.x[:, features.prefix :])  # [B, T, K * factor^axes]
+        x = features.x[:, features.prefix :]  # [B, T, F]
+        values = self.linear(x)  # [B, T, K * factor^axes]
         maps = shuffle(values, features.grid, self.factor)
         # Tokens of the last row or column may reach beyond the canvas.
         for axis, size in enumerate(self.layout.extent):

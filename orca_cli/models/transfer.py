@@ -63,7 +63,8 @@ class TransferModel(nn.Module):
             return 1.0
         if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
             return self.scale_std.clone()
-        return float(self.scale_std.double().square().mean().sqrt())
+        mean_square = self.scale_std.double().square().mean()
+        return float(mean_square.sqrt())
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; stage 2 compares them."""
@@ -105,13 +106,14 @@ class TransferModel(nn.Module):
         class_token = self.embedder.class_token
         if class_token is None:
             return Tokens(x=tokens.x, mask=tokens.mask, grid=tokens.grid, causal=self.causal)
-        x = tokens.x
-        mask = tokens.mask
-        prefix = class_token.view(-1, x.shape[-1])  # [P, D]
+        batch_size, _, width = tokens.x.shape
+        prefix = class_token.view(-1, width)  # [P, D]
         length = len(prefix)
+        repeated = prefix.expand(batch_size, -1, -1)  # [B, P, D]
+        is_token = tokens.mask.new_ones(batch_size, length)
         return Tokens(
-            x=torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1),
-            mask=torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1),
+            x=torch.cat([repeated, tokens.x], dim=1),
+            mask=torch.cat([is_token, tokens.mask], dim=1),
             grid=tokens.grid,
             causal=self.causal,
             prefix=length,

@@ -277,7 +277,8 @@ class TextBody(Body):
             )
             # Without these files transformers makes a tokenizer that knows no word.
             names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
-            if not any((self.folder / name).is_file() for name in names):
+            files = [self.folder / name for name in names]
+            if not any(file.is_file() for file in files):
                 raise FileNotFoundError("tokenizer.json")
         except Exception as error:
             raise DataError(
@@ -376,8 +377,9 @@ class ImageBody(Body):
         positions = self.embeddings.position_embeddings  # [1, S, D]
         if positions is not None:
             positions = positions.detach()[0].clone()
+        norm = getattr(self.embeddings, "norm", None)
         return EmbedderInit(
-            norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
+            norm=copy.deepcopy(norm),
             positions=positions,
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),

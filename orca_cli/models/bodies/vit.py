@@ -128,8 +128,8 @@ class SiglipBody(ViTBody):
         layer.patch_embeddings = nn.Module()
         layer.patch_embeddings.projection = layer.patch_embedding
         layer.patch_embeddings.num_patches = layer.num_patches
-        positions = layer.position_embedding.weight.detach().unsqueeze(0)  # [1, S, D]
-        layer.position_embeddings = nn.Parameter(positions)
+        positions = layer.position_embedding.weight.detach()  # [S, D]
+        layer.position_embeddings = nn.Parameter(positions.unsqueeze(0))
         super().__init__(model, folder)
 
 

@@ -76,7 +76,8 @@ class FilterBank(nn.Module):
         # Of mean 0, so that a filter does not answer to level, and of length 1.
         weight = torch.randn(num_scales, filters, channels, num_taps)
         weight -= weight.mean(-1, keepdim=True)
-        self.weight = nn.Buffer(functional.normalize(weight.flatten(2), dim=2).view_as(weight))
+        weight = functional.normalize(weight.flatten(2), dim=2).view_as(weight)
+        self.weight = nn.Buffer(weight)
 
         is_sequence = len(layout.extent) == 1
         num_values = math.prod(layout.input_shape)
@@ -107,7 +108,8 @@ class FilterBank(nn.Module):
         tokens, samples = self._standardised(canvas, valid)
         if not self.adds:
             return None, samples
-        return self.token(tokens) + self.sample(samples).unsqueeze(1), samples
+        of_samples = self.sample(samples).unsqueeze(1)  # [B, 1, D]
+        return self.token(tokens) + of_samples, samples
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""
@@ -188,7 +190,8 @@ class FilterBank(nn.Module):
             samples = torch.cat([samples, canvas.flatten(1)], -1)
         elif self._has_means:
             means = _patch_means(x[:, self.places], is_valid)  # [B, T, C]
-            samples = torch.cat([samples, means.transpose(1, 2).flatten(1)], -1)
+            means = means.transpose(1, 2).flatten(1)  # [B, C * T]
+            samples = torch.cat([samples, means], -1)
         return torch.cat(token_features, -1), samples, is_seen
 
 
@@ -206,11 +209,12 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     """
     weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
     count = weight.sum(-2).clamp(min=1)  # [B, T, 1]
-    shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)  # [B, T, M, taps * C]
+    centred = windows - windows.mean(-2, keepdim=True)
+    shape = centred.flatten(-2)  # [B, T, M, taps * C]
     size = shape.square().mean(-1, keepdim=True).sqrt()  # [B, T, M, 1]
     # A random filter answers with a deviation of about 1, whatever the window's size is.
-    answers = functional.linear(shape, filters.transpose(1, 2).flatten(1))  # [B, T, M, N]
-    answers = answers.div_(size + _FLAT)
+    weights = filters.transpose(1, 2).flatten(1)  # [N, taps * C]
+    answers = functional.linear(shape, weights).div_(size + _FLAT)  # [B, T, M, N]
     # Thresholds lie over -1 to 1 deviation of an answer. They are not made in __init__: a model
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
@@ -220,14 +224,15 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     lowest = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
     largest = answers.add_(lowest).amax(-2)
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
-    level = (torch.log(size + _FLAT) * weight).sum(-2) / count
-    return share, largest, level
+    levels = torch.log(size + _FLAT) * weight
+    return share, largest, levels.sum(-2) / count
 
 
 def _patch_means(x: Tensor, is_valid: Tensor) -> Tensor:
     """Return the mean [B, T, C] of values [B, T, M, C] over the valid places [B, T, M]."""
     weight = is_valid.unsqueeze(-1).to(x.dtype)
-    return (x * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+    total = (x * weight).sum(-2)
+    return total / weight.sum(-2).clamp(min=1)
 
 
 @dataclass
@@ -251,7 +256,8 @@ class _Moments:
             return
         exact_mean = self.total / self.count
         variance = self.squares / self.count - exact_mean.square()
-        root = variance.clamp(min=0).sqrt().float()
+        root = variance.clamp(min=0).sqrt()
+        root = root.float()
         mean.copy_(exact_mean)
         deviation.copy_(torch.where(root > _CONSTANT, root, 1.0))
 
@@ -288,7 +294,8 @@ def _centres(layout: TokenLayout) -> np.ndarray:
     count = min(layout.kernel, _PLACES[axes])
     steps = [int((place + 0.5) * layout.kernel / count) for place in range(count)]
     within = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
-    corners = np.array(list(np.ndindex(*layout.grid))) * layout.kernel  # [T, axes]
+    cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
+    corners = cells * layout.kernel
     return corners[:, None] + within
 
 
@@ -300,8 +307,9 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     """
     axes = len(layout.extent)
     reach = _TAPS[axes] // 2
+    widest = max(layout.extent) / (2 * reach)
     spacings = [1]
-    while len(spacings) < scales and 2 * reach * 2 * spacings[-1] < max(layout.extent):
+    while len(spacings) < scales and 2 * spacings[-1] < widest:
         spacings.append(2 * spacings[-1])
     steps = range(-reach, reach + 1)
     offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [taps, axes]

@@ -360,7 +360,8 @@ def _watched(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the batches; add to `in_range` whether the inputs of each are in 0..1."""
     for x, valid in batches:
-        in_range.append(bool(x.min() >= 0 and x.max() <= 1))
+        is_in_range = x.min() >= 0 and x.max() <= 1
+        in_range.append(bool(is_in_range))
         yield x, valid
 
 

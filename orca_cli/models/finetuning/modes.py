@@ -301,8 +301,9 @@ class PromptTokens(nn.Module):
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
         # Not len(x), which would fix the batch's size in an exported graph.
-        tokens = self.x.to(x.dtype).expand(x.shape[0], -1, -1)
-        return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
+        prompt = self.x.to(x.dtype)
+        repeated = prompt.expand(x.shape[0], -1, -1)  # [B, p, D]
+        return torch.cat([x[:, : self.start], repeated, x[:, stop:]], dim=1)
 
 
 # Hooks are functions of the module, so that a copy of a model calls them with its own parts.
@@ -314,13 +315,9 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     length = len(prompt.x)
     mask = tokens.mask
     is_token = mask.new_ones(mask.shape[0], length)
-    with_prompt = replace(
-        tokens,
-        x=prompt.joined(tokens.x, start),
-        mask=torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1),
-        prefix=tokens.prefix + length,
-    )
-    return (with_prompt,)
+    mask = torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1)
+    x = prompt.joined(tokens.x, start)
+    return (replace(tokens, x=x, mask=mask, prefix=tokens.prefix + length),)
 
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,10 +100,10 @@ class Subject:
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the embedder makes of the samples, [n, F] and [m, F]: its own features, or tokens' mean and maximum."""
-        embedder = self.embedder.eval()
+        embedder: Any = self.embedder.eval()
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            summary = getattr(embedder, "sample_features", lambda *_: None)(x, valid)
+            summary = embedder.sample_features(x, valid)
             if summary is None:
                 tokens = embedder(x, valid)
                 mask = tokens.mask.unsqueeze(-1)

@@ -26,6 +26,7 @@ from orca_cli.interfaces.model import (
     Embedder,
     EmbedderInit,
     Finetune,
+    InputLayer,
     Resolution,
     Role,
     TokenLayout,

@@ -1,4 +1,7 @@
-"""The transfer model, predictor(body(embedder(x))) (paper 3.1), and several trained ones as one, whose outputs are averaged."""
+"""The transfer model, predictor(body(embedder(x))) (paper 3.1).
+
+Several trained ones as one, whose outputs are averaged, are an `Ensemble`.
+"""
 
 import copy
 import math
@@ -15,11 +18,16 @@ from orca_cli.interfaces import Scale, Tokens
 
 
 class TransferModel(nn.Module):
-    """Embedder, body and predictor, with the task's scale at the end; `assembly.build_model` makes it.
+    """Embedder, body and predictor, with the task's scale at the end.
+
+    `assembly.build_model` makes it.
 
     Args:
-        embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body (bodies.base), and h.
-        scale, causal: as in `TaskData` (interfaces).
+        embedder: f, an `InputLayer` (interfaces) that an Embedder returned.
+        body: g, a Body (bodies.base).
+        predictor: h.
+        scale: maps raw outputs to the task's units, as in `TaskData` (interfaces).
+        causal: whether an output sees inputs at its own and earlier positions only.
     """
 
     scale_mean: Tensor
@@ -36,7 +44,9 @@ class TransferModel(nn.Module):
     ) -> None:
         super().__init__()
         self.causal = causal
-        self.embedder, self.body, self.predictor = embedder, body, predictor
+        self.embedder = embedder
+        self.body = body
+        self.predictor = predictor
         self.has_scale = scale is not None
         if scale is not None:
             self.register_buffer("scale_mean", scale.mean.float())
@@ -46,55 +56,77 @@ class TransferModel(nn.Module):
     def deviation(self) -> float | Tensor:
         """Return the training targets' deviation in the task's units; 1 without a scale.
 
-        Several numbers a sample may be of different units, and each has its own, [K]. The channels of a map share one, root
-        mean square over them.
+        Several numbers a sample may be of different units, and each has its own, [K]. The channels
+        of a map share one, root mean square over them.
         """
         if not self.has_scale:
             return 1.0
         if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
             return self.scale_std.clone()
-        return float(self.scale_std.double().square().mean().sqrt())
+        mean_square = self.scale_std.double().square().mean()
+        return float(mean_square.sqrt())
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; what stage 2 compares with the source."""
+        """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; stage 2 compares them."""
         return self.embedder(x, valid)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return outputs [B, K] or [B, K, *E] in the task's units; `x` and `valid` as in `interfaces.Batch`.
+        """Return outputs [B, K] or [B, K, *E] in the task's units, for `x` and `valid` as in Batch.
 
-        Under autocast only the body computes in half precision: bfloat16 has three digits, too few for the inputs and
-        outputs of a regression, and embedder and predictor are a small part of the work.
+        Under autocast only the body computes in half precision: bfloat16 has three digits, too few
+        for the inputs and outputs of a regression, and embedder and predictor are a small part of
+        the work.
         """
         features = self.features(x, valid)
         with _full_precision(x.device):
             outputs = self.predictor(features)
-        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
+        if self.has_scale:
+            outputs = outputs * self.scale_std + self.scale_mean
+        return outputs
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return the body's features [B, P + T', F] in full precision, those of the prefix first; 0 at padding."""
+        """Return the body's features [B, P + T', F] in full precision, those of the prefix first.
+
+        They are 0 at padding.
+        """
         with _full_precision(x.device):
             tokens = self.embed(x, valid)
-            joined, mask, length = tokens.x, tokens.mask, 0
-            if self.embedder.class_token is not None:
-                prefix = self.embedder.class_token.view(-1, joined.shape[-1])
-                length = len(prefix)
-                joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
-                mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
-        features = self.body(Tokens(joined, mask, tokens.grid, self.causal, length))
-        outputs = features.x.float() if _is_mixed(x.device) else features.x
-        if (
-            valid is not None
-        ):  # what a body computes at padding depends on the batch's other samples; outputs must not
+            sequences = self._with_class_token(tokens)
+        features = self.body(sequences)
+        outputs = features.x
+        if _is_mixed(x.device):
+            outputs = outputs.float()
+        # What a body computes at padding depends on the batch's other samples; outputs must not.
+        if valid is not None:
             outputs = outputs.masked_fill(~features.mask.unsqueeze(-1), 0.0)
         return replace(features, x=outputs, samples=tokens.samples)
 
+    def _with_class_token(self, tokens: Tokens) -> Tokens:
+        """Return what the body takes, [B, P + T, D]: the prefix, then the embedder's tokens."""
+        class_token = self.embedder.class_token
+        if class_token is None:
+            return Tokens(x=tokens.x, mask=tokens.mask, grid=tokens.grid, causal=self.causal)
+        batch_size, _, width = tokens.x.shape
+        prefix = class_token.view(-1, width)  # [P, D]
+        length = len(prefix)
+        repeated = prefix.expand(batch_size, -1, -1)  # [B, P, D]
+        is_token = tokens.mask.new_ones(batch_size, length)
+        return Tokens(
+            x=torch.cat([repeated, tokens.x], dim=1),
+            mask=torch.cat([is_token, tokens.mask], dim=1),
+            grid=tokens.grid,
+            causal=self.causal,
+            prefix=length,
+        )
+
 
 class Ensemble(nn.Module):
-    """The mean over models of the probabilities of classes or labels (as logits), or of numbers.
+    """The mean over models: of probabilities of classes or labels (as logits), or of numbers.
 
     Args:
         members: models of one task.
-        kind: form of their outputs, as `interfaces.Targets` names it: classes, class_maps, labels, values or maps.
+        kind: form of their outputs, as `interfaces.Targets` names it: classes, class_maps, labels,
+            values or maps.
     """
 
     def __init__(self, members: Sequence[TransferModel], kind: str) -> None:
@@ -104,42 +136,47 @@ class Ensemble(nn.Module):
 
     @property
     def body(self) -> Any:
-        """Return the body of the first member, a Body (bodies.base); those of the others have the same form."""
+        """Return the first member's body, a Body (bodies.base); the others' have the same form."""
         return self.members[0].body
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E]; `x` and `valid` as in `interfaces.Batch`."""
-        return averaged([member(x, valid).float() for member in self.members], self.kind)
+        outputs = [member(x, valid).float() for member in self.members]
+        return averaged(outputs, self.kind)
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
-    """Return outputs [B, K, ...] for those of several models: of numbers the mean, else what stands for a mean probability.
+    """Return outputs [B, K, ...] for those of several models; `kind` as in `Ensemble`.
 
-    That is its logarithm for classes and its logit for labels: softmax and sigmoid give it back. `kind` is as in `Ensemble`.
+    Of numbers that is the mean. For classes it is the logarithm of the mean probability, for labels
+    its logit: softmax and sigmoid give the mean probability back.
     """
-    joined = torch.stack(list(outputs))
+    joined = torch.stack(list(outputs))  # [models, B, K, ...]
     if kind in ("classes", "class_maps"):
         return functional.log_softmax(joined, dim=2).logsumexp(0) - math.log(len(outputs))
     if kind == "labels":
-        return functional.logsigmoid(joined).logsumexp(0) - functional.logsigmoid(
-            -joined
-        ).logsumexp(0)
+        present = functional.logsigmoid(joined).logsumexp(0)
+        absent = functional.logsigmoid(-joined).logsumexp(0)
+        return present - absent
     return joined.mean(0)
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
-    """Return a copy of a model with tensors of its own for the names in `unshared`; it shares the others with the model.
+    """Return a copy of a model with tensors of its own for the names in `unshared`.
 
-    These are names of parameters and buffers, such as `trained_state` has. Several models then hold a frozen body once.
+    It shares the others with the model, so that several models hold a frozen body once. The names
+    are those of parameters and buffers, such as `trained_state` has.
     """
-    names, kept = (
-        set(unshared),
-        vars(model.body),
-    )  # among these are large objects that are no parameters
+    names = set(unshared)
     tensors = (*model.named_parameters(), *model.named_buffers())
     shared: list[Any] = [tensor for name, tensor in tensors if name not in names]
-    shared += [kept[name] for name in ("embeddings", "_tokenizer", "config") if name in kept]
-    return copy.deepcopy(model, {id(value): value for value in shared})
+    # Large objects of a body that are neither parameters nor buffers.
+    attributes = vars(model.body)
+    for name in ("embeddings", "_tokenizer", "config"):
+        if name in attributes:
+            shared.append(attributes[name])
+    # deepcopy takes from its memo what it would copy otherwise.
+    return copy.deepcopy(model, {id(part): part for part in shared})
 
 
 def _is_mixed(device: torch.device) -> bool:
@@ -148,4 +185,6 @@ def _is_mixed(device: torch.device) -> bool:
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which autocast, where it is on, does nothing."""
-    return torch.autocast(device.type, enabled=False) if _is_mixed(device) else nullcontext()
+    if _is_mixed(device):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

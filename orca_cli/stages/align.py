@@ -183,7 +183,7 @@ def limited_rates(
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
     if settings.largest_step is None:
         return [1.0] * len(group["params"])
-    largest = settings.largest_step * (_KNOWN if getattr(embedder, "is_body_layer", False) else 1.0)
+    largest = settings.largest_step * (_KNOWN if embedder.is_body_layer else 1.0)
     roots = [sizes.get(f"{name.removesuffix('bias')}weight", size) for name, size in sizes.items()]
     return [min(1.0, largest * root / settings.lr) if root > 0 else 1.0 for root in roots]
 

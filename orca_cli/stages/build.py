@@ -126,7 +126,7 @@ def make_model(
     where all of the body's are. Raises as `checkpoints.load_model`, `build_model` and `Finetune.apply`.
     """
     mode: Finetune = parts.build(settings.finetune, "finetune")
-    body = load_body(settings.body, settings.seed, pretrained=getattr(mode, "pretrained", True))
+    body = load_body(settings.body, settings.seed, pretrained=mode.pretrained)
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     model = build_model(
         body=body,
@@ -139,16 +139,15 @@ def make_model(
         causal=task.causal,
         seed=settings.seed,
     )
-    if hasattr(model.embedder, "fit"):
-        rows, most = np.arange(len(task.train)), _FITTED
-        if not is_trained:
-            most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
-        if len(rows) > most:
-            rows = np.sort(
-                seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most]
-            )
-        read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
-        model.embedder.fit((batch.x, batch.valid) for batch in read)
+    rows, most = np.arange(len(task.train)), _FITTED
+    if not is_trained:
+        most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+    if len(rows) > most:
+        rows = np.sort(
+            seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most]
+        )
+    read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
+    model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
     if is_started(settings, model) and not all(
@@ -167,7 +166,7 @@ def make_model(
 
 def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
     """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
-    is_known = settings.predictor.init == "auto" and getattr(model.embedder, "is_body_layer", False)
+    is_known = settings.predictor.init == "auto" and model.embedder.is_body_layer
     return isinstance(model.predictor, PooledPredictor) and (
         is_known or settings.predictor.init == "ridge"
     )
@@ -175,7 +174,7 @@ def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
 
 def is_started(settings: Config, model: TransferModel) -> bool:
     """Return whether a model starts with its body's own features and a ridge on them; such a model needs fewer steps."""
-    return getattr(model.embedder, "is_body_layer", False) and is_ridge_wanted(settings, model)
+    return model.embedder.is_body_layer and is_ridge_wanted(settings, model)
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:

@@ -55,7 +55,7 @@ class OptimizerSteps:
         self.total = train.epochs * self.per_epoch
         # Parts of the model that do not start at random learn at the rate of the body.
         is_own, is_ridge = (
-            getattr(model.embedder, "is_body_layer", False),
+            model.embedder.is_body_layer,
             is_ridge_wanted(plan, model),
         )
         known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)

@@ -16,7 +16,7 @@ from orca_cli.data.fraction import Joined
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
-from orca_cli.interfaces import TaskData
+from orca_cli.interfaces import InputLayer, TaskData
 from orca_cli.scoring.classification import Balanced, ZeroOne
 from orca_cli.scoring.dense import MaskError
 from orca_cli.scoring.regression import RelativeL2
@@ -41,7 +41,7 @@ def ridge(learned, y, new):
     return model.decision_function(scaler.transform(new))
 
 
-class Tokens(nn.Module):
+class Tokens(nn.Module, InputLayer):
     """An embedder whose tokens are the inputs: what is pooled is known."""
 
     def forward(self, x, valid):

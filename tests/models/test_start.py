@@ -115,7 +115,9 @@ def test_an_input_is_worth_as_many_patches_as_it_has_detail():
         ((3, 1000, 1000), 37),
         ((2, 16, 8, 8), 8),
     ):
-        assert input_grid(shape, patch=14, most=(37, 37), least=1, max_tokens=None) == (most, most)
+        assert input_grid(
+            shape, patch=14, largest_grid=(37, 37), smallest_side=1, max_tokens=None
+        ) == (most, most)
 
 
 @torch.no_grad()

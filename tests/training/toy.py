@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from orca_cli.config.schema import Align, Config, Predictor, Train
-from orca_cli.interfaces import Batch
+from orca_cli.interfaces import Batch, InputLayer
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.stages.plan import Plan, TrainPlan
@@ -49,6 +49,10 @@ class Pairs:
         return None
 
 
+class NoLayer(nn.Module, InputLayer):
+    """An input layer without weights, with the default traits."""
+
+
 class Dense(nn.Module):
     """Outputs [B, K, L] in the task's units, as models.transfer has them; `flat` gives [B, K]."""
 
@@ -60,11 +64,10 @@ class Dense(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1)
         )
-        self.body, self.embedder, self.predictor = (
-            nn.Module(),
-            nn.Module(),
-            nn.Module(),
-        )  # nothing of it is pretrained
+        # Nothing of it is pretrained.
+        self.body = nn.Module()
+        self.embedder = NoLayer()
+        self.predictor = nn.Module()
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
             self.scale_mean, self.scale_std = scale.mean, scale.std

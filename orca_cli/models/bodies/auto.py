@@ -22,15 +22,17 @@ def load(
     | None = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
 ) -> Body:
-    """Load a checkpoint from a hub id or a local folder by the code for its family, which may lack a setting (ConfigError)."""
+    """Load a checkpoint from a hub id or a local folder by the code for its family.
+
+    ConfigError where that code lacks a setting that is given.
+    """
     modules = families()
     family = modules[checkpoints.family(checkpoint, tuple(modules))]
-    settings = {
-        "checkpoint": checkpoint,
-        "max_source_tokens": max_source_tokens,
-        "max_tokens": max_tokens,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings: dict[str, Any] = {"checkpoint": checkpoint}
+    if max_source_tokens is not None:
+        settings["max_source_tokens"] = max_source_tokens
+    if max_tokens is not None:
+        settings["max_tokens"] = max_tokens
     parts.bind(family.load, settings, "body")
     body: Body = family.load(**settings)
     return body
@@ -39,8 +41,11 @@ def load(
 @functools.cache
 def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(bodies.__path__))
-    modules = [
-        importlib.import_module(f"{bodies.__name__}.{name}") for name in names if name != "auto"
-    ]
-    return {family: module for module in modules for family in getattr(module, "CLASSES", ())}
+    modules = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
+        if name == "auto":
+            continue
+        module = importlib.import_module(f"{bodies.__name__}.{name}")
+        for family in getattr(module, "CLASSES", ()):
+            modules[family] = module
+    return modules

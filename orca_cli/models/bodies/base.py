@@ -1,4 +1,4 @@
-"""What all bodies have in common: the weights' source and digest, the embedding layer kept aside, and source embedding."""
+"""What all bodies have in common: weights and digests, the embedding layer, source embedding."""
 
 import copy
 import functools
@@ -21,43 +21,57 @@ from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
 _UNBOUNDED = 2**31
-# The names that families of transformers give their linear layers; c_attn and Wqkv are query, key and value in one.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+# The names that families of transformers give their linear layers; c_attn and Wqkv are query, key
+# and value in one.
 _LINEARS: dict[Role, str] = {
     "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
     "key": r"\.(k|k_proj|key|key_proj|c_attn|Wqkv)",
     "value": r"\.(v|v_proj|value|value_proj|c_attn|Wqkv)",
     "output": r"\.(o|o_proj|out_proj|attn\.c_proj|attn\.Wo|attention\.output\.dense)",
-    "feed_forward": r"\.(mlp\.\w+|fc1|fc2|w[io](_\d)?|(\d+\.|feed_forward\.)(intermediate|output)(\.|_)dense)",
+    "feed_forward": r"\.(mlp\.\w+|fc1|fc2|w[io](_\d)?"
+    r"|(\d+\.|feed_forward\.)(intermediate|output)(\.|_)dense)",
 }
 
 
 class Body(nn.Module, ABC):
-    """A pretrained transformer between embedder and predictor (paper 3.1, g): a transformers model without its input layer.
+    """A pretrained transformer between embedder and predictor (paper 3.1, g).
 
-    The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
+    It is a transformers model without its input layer. The embedding layer is kept aside: it embeds
+    the source and is neither trained nor stored with checkpoints.
 
-    A family gives `forward`, `embedder_init` and, where they differ from the defaults below, `trained`, `linears` (role ->
-    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers,
-    which take hidden states [B, P + T, D] as their first positional argument) and attributes.
+    A family gives `forward`, `embedder_init` and, where they differ from the defaults below,
+    `submodules`, `linears` (role -> regular expression for the end of the names of its nn.Linear
+    layers), `layer_list` (the name of the list of its layers, which take hidden states
+    [B, P + T, D] as their first positional argument) and attributes.
 
     Args:
         model: a transformers model, without pooler.
         folder: where it was read from.
         embeddings: its embedding layer.
         max_tokens: S, the longest sequence that it takes, prefix tokens included.
-        width: D, of the tokens that it takes; F, of its features, as well, unless the family sets `feature_width`.
+        width: D, of the tokens that it takes; F, of its features, as well, unless the family sets
+            `feature_width`.
 
     Attributes:
-        embeddings, modality: its own embedding layer, and what this takes.
-        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for sequences.
-        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source images.
-        downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
+        embeddings: its own embedding layer.
+        modality: of the examples that the embedding layer takes.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for
+            sequences.
+        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source
+            images.
+        downsampling: how much coarser the grid of its features is than that of its tokens, per
+            axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
-        needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
-        takes_prefix: whether other tokens than its own may stand before those of the grid. They do not count towards
-            `max_tokens` where positions are the embedder's (`EmbedderInit.positions`).
+        needs_prefix: True where its prefix tokens always come before the others, False where only
+            pooling asks for them.
+        takes_prefix: whether other tokens than its own may come before those of the grid. They do
+            not count towards `max_tokens` where positions are the embedder's
+            (`EmbedderInit.positions`).
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
-        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
+        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs:
+            tokenizer, pixel statistics.
     """
 
     embeddings: Any
@@ -75,18 +89,25 @@ class Body(nn.Module, ABC):
         self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int
     ) -> None:
         super().__init__()
-        for name, module in self.trained(model).items():
+        for name, module in self.submodules(model).items():
             self.add_module(name, module)
-        vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)  # not a submodule
+        # Past nn.Module's own setter, so that the layer is not a submodule.
+        vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)
         self._model_type = type(model)
-        self.config, self.folder = model.config, folder
-        self.max_tokens, self.width, self.feature_width = max_tokens, width, width
+        self.config = model.config
+        self.folder = folder
+        self.max_tokens = max_tokens
+        self.width = width
+        self.feature_width = width
         self.checkpoint_digest = checkpoints.digest(folder)
         self.preparation_digest = checkpoints.preparation_digest(folder)
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the parts of a model that are trained and stored, by their names here; by default the encoder."""
+    def submodules(model: Any) -> dict[str, nn.Module]:
+        """Return the parts of a model that are trained and stored, by their names in the body.
+
+        By default that is the encoder.
+        """
         return {"encoder": model.encoder}
 
     @property
@@ -96,18 +117,27 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tokens) -> Tokens:
-        """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
+        """Return features [B, P + T', F] with their mask and grid.
+
+        T' is T / downsampling**2 for maps, else T.
+        """
 
     @abstractmethod
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return its own embedding layer's output for source examples, in evaluation mode, without gradient or prefix."""
+        """Return its own embedding layer's output for source examples.
+
+        It is computed in evaluation mode, without gradient and without prefix.
+        """
 
     @abstractmethod
     def embedder_init(self) -> EmbedderInit:
         """Return the weights that an embedder can start from, as copies."""
 
     def prefix_tokens(self) -> Tensor | None:
-        """Return the embedded tokens [P, D] that stand before all others, classification token first, or None."""
+        """Return the embedded tokens [P, D] that come before all others, or None.
+
+        The classification token is the first of them.
+        """
         return None
 
     def norms(self) -> list[nn.Module]:
@@ -119,35 +149,37 @@ class Body(nn.Module, ABC):
         if role not in self.linears:
             return []
         ending = re.compile(f"({self.linears[role]})$")
-        return [
-            name
-            for name, part in self.named_modules()
-            if isinstance(part, nn.Linear) and ending.search(name)
-        ]
+        linears = [name for name, part in self.named_modules() if isinstance(part, nn.Linear)]
+        return [name for name in linears if ending.search(name)]
 
     def reset_weights(self) -> None:
-        """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
-        fresh = self._model_type(
-            copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type)
-        )
-        for name, module in self.trained(fresh).items():
+        """Redraw what is trained by the architecture's own initialisation.
+
+        The embedding layer stays as it is.
+        """
+        options = checkpoints.without_pooler(self._model_type)
+        fresh = self._model_type(copy.deepcopy(self.config), **options)
+        for name, module in self.submodules(fresh).items():
             self.get_submodule(name).load_state_dict(module.state_dict())
 
     def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
-        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]; None where it needs no mask."""
+        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T].
+
+        None where it needs no mask.
+        """
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
         and_mask = causal_mask_function if causal else None
-        return create_bidirectional_mask(
-            self.config, x, mask.to(torch.int64), and_mask_function=and_mask
-        )
+        numbers = mask.to(torch.int64)
+        return create_bidirectional_mask(self.config, x, numbers, and_mask_function=and_mask)
 
 
 class TextBody(Body):
     """A body that takes sequences, with a tokenizer; a family also gives `encode`.
 
     Args:
-        model, folder: as of `Body`.
+        model: as of `Body`.
+        folder: as of `Body`.
         max_source_tokens: that source texts are cut to.
         max_tokens: longest sequence, where the model takes it.
     """
@@ -157,16 +189,13 @@ class TextBody(Body):
     def __init__(
         self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED
     ) -> None:
-        config = model.config
-        # T5's positions have no bound: what counts is the length in pretraining.
-        longest = (
-            getattr(config, "max_position_embeddings", None)
-            or getattr(config, "n_positions", None)
-            or 512
-        )
-        words = getattr(model, "embeddings", None) or model.get_input_embeddings()
+        embeddings = getattr(model, "embeddings", None) or model.get_input_embeddings()
         super().__init__(
-            model, folder, words, max_tokens=min(max_tokens, longest), width=config.hidden_size
+            model,
+            folder,
+            embeddings,
+            max_tokens=min(max_tokens, _pretrained_length(model.config)),
+            width=model.config.hidden_size,
         )
         self.max_source_tokens = max_source_tokens
 
@@ -175,53 +204,67 @@ class TextBody(Body):
         """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
-        # What lies behind the batch's last real token is not computed; its features are 0. An exported graph has no such cut.
-        length = tokens.mask.shape[1]
+        """Return features, 0 behind the batch's last real token.
+
+        Nothing attends to padding nor, where tokens are causal, to what comes later.
+        """
+        whole_length = tokens.mask.shape[1]
+        length = whole_length
+        # Padding at the end of the whole batch is not computed. An exported graph has no such cut.
         if not torch.compiler.is_exporting():
-            places = tokens.mask.any(0).nonzero()
-            length = int(places.max()) + 1 if len(places) else length
+            real_places = tokens.mask.any(0).nonzero()
+            if len(real_places):
+                length = int(real_places.max()) + 1
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
-        features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
+        features = functional.pad(features, (0, 0, 0, whole_length - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`, [CLS] and the like included.
+        """Return the embedding layer's outputs [B, T, D] for B texts, [CLS] and the like included.
 
-        DataError where the checkpoint has no usable tokenizer.
+        Texts are cut to `max_source_tokens`.
+
+        Raises:
+            DataError: the checkpoint has no usable tokenizer.
         """
-        cut = {"padding": True, "truncation": True, "max_length": self.max_source_tokens}
-        encoded = self._tokenizer(list(inputs), **cut, return_tensors="pt").to(self.device)
+        encoded = self._tokenizer(
+            list(inputs),
+            padding=True,
+            truncation=True,
+            max_length=self.max_source_tokens,
+            return_tensors="pt",
+        ).to(self.device)
         self.embeddings.to(self.device).eval()
         x = self.embeddings(encoded["input_ids"])
-        return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
+        return Tokens(x, encoded["attention_mask"].bool(), grid=(x.shape[1],))
 
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
-        """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
+        """Return the embedded [CLS] or <s> [1, D] at the first position, or None.
+
+        It is None where the tokenizer has no such token.
+        """
         weights = next(self.embeddings.parameters())
-        if (
-            weights.is_meta
-        ):  # the values come later, from a model that has such a token; only the shape counts
+        # On "meta" only the shape counts: the values come later, from a model with such a token.
+        if weights.is_meta:
             return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
-        return (
-            None
-            if number is None
-            else self.embeddings(torch.tensor([[number]], device=weights.device))[0]
-        )
+        if number is None:
+            return None
+        return self.embeddings(torch.tensor([[number]], device=weights.device))[0]
 
     @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs.
+        """Return a norm that gives tokens the words' mean and deviation.
 
-        Such bodies compute in their own scale, which differs by orders of magnitude between families.
+        It is for models without a norm of their inputs: they compute in their own scale, which
+        differs by orders of magnitude between families.
         """
-        words = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
-        norm = nn.LayerNorm(self.width, device=words.device)
-        norm.weight.copy_(words.std(0))
-        norm.bias.copy_(words.mean(0))
+        vectors = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
+        norm = nn.LayerNorm(self.width, device=vectors.device)
+        norm.weight.copy_(vectors.std(0))
+        norm.bias.copy_(vectors.mean(0))
         return EmbedderInit(norm=norm)
 
     @functools.cached_property
@@ -234,20 +277,28 @@ class TextBody(Body):
             )
             # Without these files transformers makes a tokenizer that knows no word.
             names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
-            if not any((self.folder / name).is_file() for name in names):
+            files = [self.folder / name for name in names]
+            if not any(file.is_file() for file in files):
                 raise FileNotFoundError("tokenizer.json")
         except Exception as error:
-            what, where = (
-                "the checkpoint has no usable tokenizer",
-                f"{checkpoints.KEY}={self.folder}",
-            )
             raise DataError(
-                what, where=where, hint="save the tokenizer into the same folder"
+                "the checkpoint has no usable tokenizer",
+                where=f"{checkpoints.KEY}={self.folder}",
+                hint="save the tokenizer into the same folder",
             ) from error
-        tokenizer.pad_token = (
-            tokenizer.pad_token or tokenizer.eos_token
-        )  # any will do: padding is masked
+        # Any token will do where there is none for padding: padding is masked.
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
+
+
+def _pretrained_length(config: Any) -> int:
+    """Return the longest sequence that a model takes, by its transformers configuration."""
+    for name in ("max_position_embeddings", "n_positions"):
+        length = getattr(config, name, None)
+        if length:
+            return length
+    # T5's positions have no bound: what counts is the length in pretraining.
+    return 512
 
 
 class ImageBody(Body):
@@ -274,71 +325,87 @@ class ImageBody(Body):
     def canvas_for(
         self, input_shape: tuple[int, ...], max_tokens: int | None
     ) -> tuple[tuple[int, int], int]:
-        """Return the canvas that holds the patches which an input (C, *E) is worth at `resolution=input`, and their number.
+        """Return the canvas of the patches that an input is worth, and the number of patches.
+
+        It is the canvas of `resolution=input`.
 
         Args:
             input_shape: (C, L), (C, H, W) or (C, D, H, W).
             max_tokens: upper bound that is set; None for the body's own choice.
         """
-        most, least = self.patch_grid, self.least_grid
         rows, columns = input_grid(
-            input_shape, patch=self.patch, most=most, least=least, max_tokens=max_tokens
+            input_shape,
+            patch=self.patch,
+            largest_grid=self.patch_grid,
+            smallest_side=self.least_grid,
+            max_tokens=max_tokens,
         )
         return (rows * self.patch, columns * self.patch), rows * columns
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
+        """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1.
+
+        The images are resized to the canvas.
+        """
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        canvas = (
-            self.canvas
-            if self.source_resolution == "body"
-            else self.canvas_for(tuple(images.shape[1:]), None)[0]
-        )
+        canvas = self.canvas
+        if self.source_resolution != "body":
+            canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
         start = self.embedder_init()
-        mean, std = (
-            torch.tensor(one, device=self.device).view(3, 1, 1)
-            for one in (start.pixel_mean, start.pixel_std)
-        )
-        pixels = (resize(images, canvas) - mean) / std
-        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)  # type: ignore[arg-type]
-        x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
-        x = x if start.norm is None else start.norm(x)
+        assert start.patch_weight is not None
+        mean = torch.tensor(start.pixel_mean, device=self.device).view(3, 1, 1)
+        deviation = torch.tensor(start.pixel_std, device=self.device).view(3, 1, 1)
+        pixels = (resize(images, canvas) - mean) / deviation
+        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)
+        grid = (maps.shape[2], maps.shape[3])
+        x = maps.flatten(2).transpose(1, 2)  # [B, T, D]
+        if start.norm is not None:
+            x = start.norm(x)
         if start.positions is not None:
-            x = x + resize_positions(
-                start.positions[-math.prod(self.patch_grid) :], self.patch_grid, grid
-            )
-        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), grid)
+            # Positions of prefix tokens come first.
+            positions = start.positions[-math.prod(self.patch_grid) :]
+            x = x + resize_positions(positions, self.patch_grid, grid)
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
+        return Tokens(x, mask, grid)
 
     def embedder_init(self) -> EmbedderInit:
-        """Return patch filter, statistics of pixels and, where the model has them, norm and positions."""
-        mean, std = self._pixel_statistics()
-        patch, positions = (
-            self.embeddings.patch_embeddings.projection,
-            self.embeddings.position_embeddings,
-        )
+        """Return patch filter, pixel statistics and, where there are any, norm and positions."""
+        mean, deviation = self._pixel_statistics()
+        patch = self.embeddings.patch_embeddings.projection
+        positions = self.embeddings.position_embeddings  # [1, S, D]
+        if positions is not None:
+            positions = positions.detach()[0].clone()
+        norm = getattr(self.embeddings, "norm", None)
         return EmbedderInit(
-            norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
-            positions=None if positions is None else positions.detach()[0].clone(),
+            norm=copy.deepcopy(norm),
+            positions=positions,
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),
             patch_bias=patch.bias.detach().clone(),
             pixel_mean=mean,
-            pixel_std=std,
+            pixel_std=deviation,
         )
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and deviation that the checkpoint's images were normalised with; ImageNet's where it does not say."""
+        """Return mean and deviation that the checkpoint's images were normalised with.
+
+        They are ImageNet's where the checkpoint does not say.
+        """
         file = self.folder / "preprocessor_config.json"
-        settings = checkpoints.read_config(self.folder, file.name) if file.exists() else {}
-        mean, deviation = settings.get("image_mean"), settings.get("image_std")
+        if not file.exists():
+            return _IMAGENET_MEAN, _IMAGENET_DEVIATION
+        settings = checkpoints.read_config(self.folder, file.name)
+        mean = settings.get("image_mean")
+        deviation = settings.get("image_std")
         if mean is None or deviation is None:
-            return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        if not (
-            fits(mean, tuple[float, float, float])
-            and fits(deviation, tuple[Positive, Positive, Positive])
-        ):
-            what = "image_mean and image_std are not three numbers each, the latter positive"
-            raise DataError(what, where=str(file))
+            return _IMAGENET_MEAN, _IMAGENET_DEVIATION
+        are_means = fits(mean, tuple[float, float, float])
+        are_deviations = fits(deviation, tuple[Positive, Positive, Positive])
+        if not (are_means and are_deviations):
+            raise DataError(
+                "image_mean and image_std are not three numbers each, the latter positive",
+                where=str(file),
+            )
         return tuple(mean), tuple(deviation)

@@ -1,4 +1,7 @@
-"""Decoder-only language models as bodies: GPT-2, and those built like Llama (Llama, SmolLM2, Mistral, Qwen2, Qwen3)."""
+"""Decoder-only language models as bodies: GPT-2, and those built like Llama.
+
+The latter are Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
+"""
 
 from typing import Annotated, Any
 
@@ -28,38 +31,43 @@ def load(
         Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
     ] = 512,
 ) -> EncoderBody:
-    """Load a decoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    loaded = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
-    return DecoderBody(*loaded, max_source_tokens, max_tokens)
+    """Load a decoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    return DecoderBody(model, folder, max_source_tokens, max_tokens)
 
 
 class DecoderBody(EncoderBody):
-    """A decoder whose tokens are given in place of word embeddings; it adds its own positions.
+    """A decoder whose tokens take the place of word embeddings; it adds its own positions.
 
-    Its attention is causal for every task, as in pretraining, so that early features know nothing of later inputs.
+    Its attention is causal for every task, as in pretraining, so that early features know nothing
+    of later inputs.
     """
 
     model: nn.Module
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
-        """Return the model without word embeddings, and with nn.Linear in place of GPT-2's transposed Conv1D."""
+    def submodules(model: Any) -> dict[str, nn.Module]:
+        """Return the model without words, its layers nn.Linear in place of GPT-2's Conv1D."""
         from transformers.pytorch_utils import Conv1D
 
         model.set_input_embeddings(None)
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, Conv1D):
-                    with torch.device("meta"):
-                        linear = nn.Linear(*child.weight.shape)
-                    linear.load_state_dict(
-                        {"weight": child.weight.T.contiguous(), "bias": child.bias}, assign=True
-                    )
-                    setattr(parent, name, linear.requires_grad_(True))
+                    setattr(parent, name, _as_linear(child))
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
-        return self.model(
-            inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False
-        ).last_hidden_state
+        outputs = self.model(inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False)
+        return outputs.last_hidden_state
+
+
+def _as_linear(layer: Any) -> nn.Linear:
+    """Return transformers' Conv1D, a linear layer with its weight transposed, as nn.Linear."""
+    # On "meta", so that no weights are drawn.
+    with torch.device("meta"):
+        linear = nn.Linear(*layer.weight.shape)
+    weights = {"weight": layer.weight.T.contiguous(), "bias": layer.bias}
+    linear.load_state_dict(weights, assign=True)
+    return linear.requires_grad_(True)

@@ -1,4 +1,7 @@
-"""Text encoders without learned absolute positions as bodies: ModernBERT, DeBERTa-v3, T5's encoder, ESM-2 (proteins)."""
+"""Text encoders without learned absolute positions as bodies.
+
+They are ModernBERT, DeBERTa-v3, T5's encoder and ESM-2 (proteins).
+"""
 
 import copy
 from typing import Annotated, Any
@@ -30,35 +33,49 @@ def load(
         Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
     ] = 512,
 ) -> TextBody:
-    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
     family = checkpoints.family(checkpoint, tuple(CLASSES))
-    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}[
-        family
-    ]
-    attention = {} if body is DebertaBody else {"attn_implementation": "sdpa"}
+    classes: dict[str, type[EncoderBody]] = {
+        "modernbert": ModernBertBody,
+        "deberta-v2": DebertaBody,
+        "t5": T5Body,
+        "esm": EsmBody,
+    }
+    body_class = classes[family]
+    attention = {"attn_implementation": "sdpa"}
+    if body_class is DebertaBody:
+        attention = {}  # its attention is of its own kind
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
-    if body is EsmBody and (
-        model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before
-    ):
-        what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
+    if body_class is EsmBody:
+        _check_esm2(model.config, folder)
+    return body_class(model, folder, max_source_tokens, max_tokens)
+
+
+def _check_esm2(config: Any, folder: Any) -> None:
+    """Refuse ESM-1, which has absolute positions and a norm in its embedding layer."""
+    if config.position_embedding_type != "rotary" or config.emb_layer_norm_before:
         raise ConfigError(
-            what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D"
+            f"'{folder}' is an ESM-1 model, but this body takes ESM-2",
+            where=checkpoints.KEY,
+            hint="for example facebook/esm2_t12_35M_UR50D",
         )
-    return body(model, folder, max_source_tokens, max_tokens)
 
 
 class EncoderBody(TextBody):
-    """A body whose positions are relative or its own, so that the embedder has none; `part` is what reads the tokens."""
+    """A body whose positions are relative or its own, so that the embedder has none.
+
+    Attributes:
+        part: name of the submodule that reads the tokens.
+    """
 
     part = "model"
     can_be_causal = True
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
+        encoder = self.get_submodule(self.part)
         attention = self.attention_mask(x, mask, causal=causal)
-        return self.get_submodule(self.part)(
-            inputs_embeds=x, attention_mask=attention
-        ).last_hidden_state
+        return encoder(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class ModernBertBody(EncoderBody):
@@ -67,9 +84,9 @@ class ModernBertBody(EncoderBody):
     model: nn.Module
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
+    def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the model; its embedding layer passes on what it is given."""
-        model.embeddings = _Given()
+        model.embeddings = _PassedOn()
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
@@ -96,21 +113,27 @@ class ModernBertBody(EncoderBody):
 
 
 class DebertaBody(EncoderBody):
-    """The encoder of a DeBERTa-v3 (or v2) model, whose attention tells relative positions apart by content."""
+    """The encoder of a DeBERTa-v3 (or v2) model.
+
+    Its attention tells relative positions apart by content.
+    """
 
     encoder: nn.Module
     can_be_causal = False  # the convolution of its larger models sees the next token
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
-        return self.encoder(x, mask.to(torch.int64), output_hidden_states=False).last_hidden_state
+        outputs = self.encoder(x, mask.to(torch.int64), output_hidden_states=False)
+        return outputs.last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return the norm of the words and, in models that have them, absolute positions."""
-        positions = self.embeddings.position_embeddings
-        fits = positions is not None and positions.weight.shape[1] == self.width
-        first = positions.weight.detach().clone() if fits else None
-        return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=first)
+        layer = self.embeddings.position_embeddings
+        positions = None
+        # In some models words, and so positions, are narrower than the layers.
+        if layer is not None and layer.weight.shape[1] == self.width:
+            positions = layer.weight.detach().clone()
+        return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=positions)
 
 
 class T5Body(EncoderBody):
@@ -119,7 +142,7 @@ class T5Body(EncoderBody):
     part = "stack"
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
+    def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the stack without words."""
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
@@ -129,15 +152,16 @@ class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
+    def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the model without words, and without what predicts contacts from attention."""
-        model.embeddings = model.contact_head = None
+        model.embeddings = None
+        model.contact_head = None
         return {"model": model}
 
 
-class _Given(nn.Module):
-    """Stands for an embedding layer whose outputs are given."""
+class _PassedOn(nn.Module):
+    """An embedding layer whose outputs are its inputs."""
 
     def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None) -> Tensor | None:
-        """Return what is given."""
+        """Return the embedded inputs."""
         return inputs_embeds

@@ -17,15 +17,17 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> ImageBody:
-    """Load a Swin transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    return SwinBody(*checkpoints.load_model(CLASSES, checkpoint))
+    """Load a Swin transformer from a hub id or a folder; raises as `checkpoints.load_model`."""
+    model, folder = checkpoints.load_model(CLASSES, checkpoint)
+    return SwinBody(model, folder)
 
 
 class SwinBody(ImageBody):
     """Encoder and last norm of a Swin model.
 
-    Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling. What stands in padding has
-    no effect then; that there is padding has, since the other tokens of a window attend to these zeros.
+    Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling.
+    The content of padding has no effect then. Its presence has one, since the other tokens of a
+    window attend to these zeros.
     """
 
     encoder: nn.Module
@@ -33,16 +35,18 @@ class SwinBody(ImageBody):
     takes_prefix = False  # a token outside the map belongs to no window
 
     def __init__(self, model: Any, folder: Path) -> None:
+        config = model.config
         tokens = math.prod(model.embeddings.patch_grid)
-        super().__init__(model, folder, max_tokens=tokens, width=model.config.embed_dim)
+        super().__init__(model, folder, max_tokens=tokens, width=config.embed_dim)
         self.feature_width = model.num_features
-        self.downsampling = 2 ** (len(model.config.depths) - 1)
-        self.least_grid = (
-            self.config.window_size * self.downsampling
-        )  # of which every layer's windows are whole
+        # Between its stages, a Swin merges 2 x 2 tokens into one.
+        self._merges = len(config.depths) - 1
+        self.downsampling = 2**self._merges
+        # From this size on, the windows of every layer are whole.
+        self.least_grid = config.window_size * self.downsampling
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
+    def submodules(model: Any) -> dict[str, nn.Module]:
         """Return encoder and last norm."""
         return {"encoder": model.encoder, "norm": model.layernorm}
 
@@ -51,13 +55,13 @@ class SwinBody(ImageBody):
         x = tokens.x * tokens.mask.unsqueeze(-1)
         rows, columns = tokens.grid
         mask = tokens.mask.reshape(-1, 1, rows, columns).to(x.dtype)
-        for _ in range(
-            len(self.config.depths) - 1
-        ):  # each merge takes 2 x 2, padding odd sides at the end
+        # Each merge takes 2 x 2, padding odd sides at the end.
+        for _ in range(self._merges):
             mask = functional.max_pool2d(mask, 2, ceil_mode=True)
-        grid = (mask.shape[2], mask.shape[3])
-        # A grid below the window's size is padded to it; transformers would shrink the window instead, and then its
-        # position biases no longer fit. Grids of the pretrained size are never touched.
-        small = min(grid) < self.config.window_size
-        features = self.encoder(x, tokens.grid, always_partition=small).last_hidden_state
-        return Tokens(self.norm(features), mask.flatten(1) > 0, grid)
+        feature_grid = (mask.shape[2], mask.shape[3])
+        # A grid below the window's size is padded to it; transformers would shrink the window
+        # instead, and then its position biases no longer fit. Grids of the pretrained size are
+        # never touched.
+        is_small = min(feature_grid) < self.config.window_size
+        outputs = self.encoder(x, tokens.grid, always_partition=is_small).last_hidden_state
+        return Tokens(self.norm(outputs), mask.flatten(1) > 0, feature_grid)

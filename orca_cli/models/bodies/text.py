@@ -17,7 +17,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> TextBody:
-    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)
 
@@ -30,18 +30,18 @@ class BertBody(TextBody):
     layer_list = "encoder.layer"
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
+        config = model.config
         # RoBERTa counts positions from padding_idx + 1; BERT from 0.
-        self._first_position = (
-            model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
-        )
-        longest = model.config.max_position_embeddings - self._first_position
-        super().__init__(model, folder, max_source_tokens, longest)
+        self._first_position = 0
+        if config.model_type == "roberta":
+            self._first_position = config.pad_token_id + 1
+        usable_positions = config.max_position_embeddings - self._first_position
+        super().__init__(model, folder, max_source_tokens, usable_positions)
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
-        return self.encoder(
-            x, attention_mask=self.attention_mask(x, mask, causal=causal)
-        ).last_hidden_state
+        attention = self.attention_mask(x, mask, causal=causal)
+        return self.encoder(x, attention_mask=attention).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return norm and positions of the embedding layer."""

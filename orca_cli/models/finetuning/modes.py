@@ -1,4 +1,7 @@
-"""Which parameters stage 3 trains, and what a checkpoint has to hold: all but what the pretrained body's own files hold."""
+"""Which parameters stage 3 trains, and what a checkpoint has to hold.
+
+That is all but what the pretrained body's own files hold.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +14,17 @@ from torch import Tensor, nn
 
 from orca_cli.config.ranges import Count, Positive
 from orca_cli.exceptions import CheckpointError, ConfigError, need
-from orca_cli.interfaces import Role, Tokens
+from orca_cli.interfaces import Finetune, Role, Tokens
 from orca_cli.models.transfer import TransferModel
 
 
 def train_parts(
     model: TransferModel, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True
 ) -> None:
-    """Make the predictor, some other parts and, unless `embedder` is False, the embedder trainable, and nothing else."""
+    """Make the predictor, some other parts and the embedder trainable, and nothing else.
+
+    With `embedder=False` the embedder is not.
+    """
     model.requires_grad_(False)
     model.predictor.requires_grad_(True)
     model.embedder.requires_grad_(embedder)
@@ -27,27 +33,41 @@ def train_parts(
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of embedder, predictor, all buffers, and those parameters of the body that are trained."""
+    """Return copies, on the CPU, of what a checkpoint of the model has to hold.
+
+    It holds embedder, predictor, all buffers, and those parameters of the body that are trained.
+    """
     state = model.state_dict()
-    return {name: state[name].detach().cpu().clone() for name in _names(model)}
+    return {name: state[name].detach().cpu().clone() for name in _stored_names(model)}
 
 
 def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model the state that `trained_state` returned; CheckpointError if it was that of another mode or model."""
-    if different := sorted({*_names(model)} ^ {*state}):
-        what = f"the checkpoint does not fit the model: '{different[0]}' is in only one of them"
-        raise CheckpointError(what, where="finetune", hint="use --force to restart the run")
+    """Give a model the state that `trained_state` returned.
+
+    Raises:
+        CheckpointError: it was the state of another mode or model.
+    """
+    different = sorted({*_stored_names(model)} ^ {*state})
+    if different:
+        raise CheckpointError(
+            f"the checkpoint does not fit the model: '{different[0]}' is in only one of them",
+            where="finetune",
+            hint="use --force to restart the run",
+        )
     model.load_state_dict(state, strict=False)
 
 
-def _names(model: nn.Module) -> list[str]:
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return [
-        name for name in model.state_dict() if not (name.startswith("body.") and name in frozen)
-    ]
+def _stored_names(model: nn.Module) -> list[str]:
+    """Return the names of the tensors that a checkpoint of the model has to hold."""
+    frozen = {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith("body.") and not parameter.requires_grad
+    }
+    return [name for name in model.state_dict() if name not in frozen]
 
 
-class Full:
+class Full(Finetune):
     """Train embedder, body and predictor (the paper's full setting)."""
 
     def apply(self, model: TransferModel) -> None:
@@ -56,15 +76,16 @@ class Full:
 
 
 class Scratch(Full):
-    """Train all of them from a body whose weights are drawn by its architecture's own initialisation (paper 4.2.1).
+    """Train all of them from a body with random weights (paper 4.2.1).
 
-    conf/finetune/scratch.yaml also draws the embedder's weights at random and leaves stage 2 out.
+    The weights are drawn by the architecture's own initialisation. conf/finetune/scratch.yaml also
+    draws the embedder's weights at random and leaves stage 2 out.
     """
 
     pretrained = False
 
 
-class LayerNorm:
+class LayerNorm(Finetune):
     """Train the norms that the body names, with embedder and predictor (FPT, paper 4.2.2)."""
 
     def apply(self, model: TransferModel) -> None:
@@ -72,15 +93,21 @@ class LayerNorm:
         train_parts(model, model.body.norms())
 
 
-class BitFit:
-    """Train the biases of the body's linear layers and norms, with embedder and predictor (Ben Zaken et al. 2022)."""
+class BitFit(Finetune):
+    """Train the biases of the body's linear layers and norms, with embedder and predictor.
+
+    Ben Zaken et al. 2022.
+    """
 
     def apply(self, model: TransferModel) -> None:
-        """Make embedder, predictor and the body's biases trainable, and nothing else; ConfigError where it has none."""
+        """Make embedder, predictor and the body's biases trainable, and nothing else.
+
+        ConfigError where the body has no biases.
+        """
         biases = [
-            value
-            for name, value in model.body.named_parameters()
-            if name.rpartition(".")[2] == "bias"
+            parameter
+            for name, parameter in model.body.named_parameters()
+            if _last_part(name) == "bias"
         ]
         if not biases:
             raise ConfigError(
@@ -89,16 +116,22 @@ class BitFit:
         train_parts(model, biases)
 
 
-class Frozen:
-    """Train embedder and predictor around a body that stays as it was pretrained, norms included (an ablation's control)."""
+class Frozen(Finetune):
+    """Train embedder and predictor around a body that stays as it was pretrained, norms included.
+
+    It is an ablation's control.
+    """
 
     def apply(self, model: TransferModel) -> None:
         """Make every parameter trainable but the body's."""
         train_parts(model)
 
 
-class Head:
-    """Train the predictor (linear probing); embedder and body stay as stages 1 and 2 left them."""
+class Head(Finetune):
+    """Train the predictor (linear probing).
+
+    Embedder and body stay as stages 1 and 2 left them.
+    """
 
     def apply(self, model: TransferModel) -> None:
         """Make the predictor's parameters trainable, and no others."""
@@ -106,8 +139,11 @@ class Head:
 
 
 @dataclass(frozen=True)
-class LoRA:
-    """Add (alpha / rank) B A to the weights of linear layers, B = 0 at first, and train A and B, by peft (Hu et al. 2022)."""
+class LoRA(Finetune):
+    """Add (alpha / rank) B A to the weights of linear layers, and train A and B, by peft.
+
+    B is 0 at first (Hu et al. 2022).
+    """
 
     rank: Annotated[Count, "Rank of every update."] = 8
     alpha: Annotated[Positive, "Updates are multiplied by alpha / rank."] = 16.0
@@ -115,7 +151,9 @@ class LoRA:
     roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value")
 
     def apply(self, model: TransferModel) -> None:
-        """Make embedder, predictor and the updates trainable, and nothing else; adds the updates where there are none.
+        """Make embedder, predictor and the updates trainable, and nothing else.
+
+        Adds the updates where there are none.
 
         Raises:
             ConfigError: the body has no linear layers of these roles.
@@ -127,46 +165,56 @@ class LoRA:
 
     def _inject(self, body: Any) -> None:
         """Put peft's layers in the place of those of the roles."""
-        names = list(dict.fromkeys(name for role in self.roles for name in body.linear_names(role)))
-        if not names:
-            what = f"this body has no linear layers of the roles {', '.join(self.roles)}"
-            allowed = [role for role in get_args(Role) if body.linear_names(role)] or [
-                "none; use finetune=layernorm"
-            ]
-            raise ConfigError(
-                what, where="finetune.roles", hint=f"allowed for this body: {', '.join(allowed)}"
-            )
+        names = self._layer_names(body)
         peft = need("peft", "finetune=lora", "lora")
-        # Give peft only the layers: for a whole model it would change the targets by transformers' model type. It matches
-        # names by their ends, so no name may be the end of another.
+        # Give peft only the layers: for a whole model it would change the targets by transformers'
+        # model type. It matches names by their ends, so no name may be the end of another.
         layers = nn.ModuleDict(
             {f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)}
         )
-        sizes: dict[str, Any] = {
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-        }
-        peft.inject_adapter_in_model(
-            peft.LoraConfig(**sizes, target_modules=[*layers], bias="none"), layers
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=[*layers],
+            bias="none",
         )
+        peft.inject_adapter_in_model(config, layers)
         for name, layer in zip(names, layers.values(), strict=True):
             body.set_submodule(name, layer)
+
+    def _layer_names(self, body: Any) -> list[str]:
+        """Return the names of the body's linear layers of the roles; ConfigError without any."""
+        # A layer may have several roles; a dictionary keeps the order.
+        names = dict.fromkeys(name for role in self.roles for name in body.linear_names(role))
+        if not names:
+            allowed = [role for role in get_args(Role) if body.linear_names(role)]
+            raise ConfigError(
+                f"this body has no linear layers of the roles {', '.join(self.roles)}",
+                where="finetune.roles",
+                hint="allowed for this body: "
+                + (", ".join(allowed) or "none; use finetune=layernorm"),
+            )
+        return list(names)
 
 
 def _updates(body: Any) -> list[nn.Module]:
     """Return the parts that peft has added to a body."""
-    return [
-        part for name, part in body.named_modules() if name.rpartition(".")[2].startswith("lora_")
-    ]
+    return [part for name, part in body.named_modules() if _last_part(name).startswith("lora_")]
+
+
+def _last_part(name: str) -> str:
+    """Return what follows the last dot of a parameter's or module's name."""
+    return name.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """Put learned tokens between the prefix and the tokens of the input (VPT, Jia et al. 2022); the body stays as it is.
+class Prompt(Finetune):
+    """Put learned tokens between the prefix and the tokens of the input (VPT, Jia et al. 2022).
 
-    The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
-    a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
+    The body stays as it is. The prompt is part of the prefix: neither pooling nor a dense output
+    reads its features. It has no positions of its own; a body that numbers its tokens itself
+    numbers the prompt too. Stage 2 does not see it.
     """
 
     tokens: Annotated[Count, "Length of the prompt."] = 10
@@ -176,39 +224,73 @@ class Prompt:
     train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True
 
     def apply(self, model: TransferModel) -> None:
-        """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
+        """Make prompt, predictor and, where set, embedder trainable, and nothing else.
 
-        ConfigError where the body takes no prompt, or none of this length, or a deep prompt finds no list of its layers.
+        Adds the prompt where there is none.
+
+        Raises:
+            ConfigError: the body takes no prompt, or none of this length, or a deep prompt finds no
+                list of its layers.
         """
         if not hasattr(model.body, "prompt"):
-            self._add(model.body, model.embedder)
+            prefix_length = _prefix_length(model)
+            self._check(model.body, model.embedder, prefix_length)
+            self._add(model.body, prefix_length)
         prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
         train_parts(model, prompts, embedder=self.train_embedder)
 
-    def _add(self, body: Any, embedder: Any) -> None:
+    def _check(self, body: Any, embedder: Any, prefix_length: int) -> None:
+        """Raise ConfigError where the body does not take the prompt."""
         if not body.takes_prefix:
-            what = "this body takes no tokens before those of the input"
             raise ConfigError(
-                what, where="finetune", hint="use another body such as body=vit or body=minilm"
+                "this body takes no tokens before those of the input",
+                where="finetune",
+                hint="use another body such as body=vit or body=minilm",
             )
-        start = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
-        room = body.max_tokens - self.tokens - start
-        # Positions of an embedder leave room for a prompt; a body without them numbers its tokens itself.
-        if body.embedder_init().positions is None and embedder.layout.tokens > room:
-            what = f"a prompt of {self.tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
-            hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
-            raise ConfigError(what, where="finetune.tokens", hint=hint)
+        tokens = embedder.layout.tokens
+        room = body.max_tokens - self.tokens - prefix_length
+        # Positions of an embedder leave room for a prompt; a body without them numbers its tokens
+        # itself.
+        if body.embedder_init().positions is None and tokens > room:
+            raise ConfigError(
+                f"a prompt of {self.tokens} beside {tokens} tokens is more than the body takes",
+                where="finetune.tokens",
+                hint=f"use embedder.max_tokens={room}" if room > 0 else "use fewer",
+            )
         if self.depth == "deep" and not body.layer_list:
-            what = "this body has no list of layers"
-            raise ConfigError(what, where="finetune.depth", hint="use finetune.depth=shallow")
-        layers = [*body.get_submodule(body.layer_list).children()] if self.depth == "deep" else []
-        for place, hook in ((body, _insert), *((layer, _replace) for layer in layers[1:])):
-            place.add_module("prompt", PromptTokens(self.tokens, body.width, start))
-            place.register_forward_pre_hook(hook)
+            raise ConfigError(
+                "this body has no list of layers",
+                where="finetune.depth",
+                hint="use finetune.depth=shallow",
+            )
+
+    def _add(self, body: Any, prefix_length: int) -> None:
+        """Give the body a prompt and, if it is deep, one to each of its layers but the first."""
+        body.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
+        body.register_forward_pre_hook(_insert_prompt)
+        if self.depth == "deep":
+            layers = [*body.get_submodule(body.layer_list).children()]
+            for layer in layers[1:]:
+                layer.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
+                layer.register_forward_pre_hook(_replace_prompt)
+
+
+def _prefix_length(model: Any) -> int:
+    """Return P, the number of the embedder's prefix tokens."""
+    class_token = model.embedder.class_token
+    return 0 if class_token is None else class_token.numel() // model.body.width
 
 
 class PromptTokens(nn.Module):
-    """Learned tokens [p, D], with `start` others before them; uniform at first, as wide as VPT's for a filter of D weights."""
+    """Learned tokens [p, D] after those of the prefix.
+
+    They are uniform at first, as wide as VPT's for a filter of D weights.
+
+    Args:
+        length: p.
+        width: D.
+        start: P, the length of the prefix.
+    """
 
     def __init__(self, length: int, width: int, start: int) -> None:
         super().__init__()
@@ -218,23 +300,29 @@ class PromptTokens(nn.Module):
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
-        tokens = self.x.to(x.dtype).expand(
-            x.shape[0], -1, -1
-        )  # len() would fix the batch's size in an exported graph
-        return torch.cat([x[:, : self.start], tokens, x[:, stop:]], dim=1)
+        # Not len(x), which would fix the batch's size in an exported graph.
+        prompt = self.x.to(x.dtype)
+        repeated = prompt.expand(x.shape[0], -1, -1)  # [B, p, D]
+        return torch.cat([x[:, : self.start], repeated, x[:, stop:]], dim=1)
 
 
 # Hooks are functions of the module, so that a copy of a model calls them with its own parts.
-def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
-    tokens, prompt = arguments[0], body.prompt
-    length, start = len(prompt.x), prompt.start
-    is_token = tokens.mask.new_ones(tokens.mask.shape[0], length)
-    mask = torch.cat([tokens.mask[:, :start], is_token, tokens.mask[:, start:]], dim=1)
-    return (
-        replace(tokens, x=prompt.joined(tokens.x, start), mask=mask, prefix=tokens.prefix + length),
-    )
+def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
+    """Put the body's prompt into the tokens that it is called with."""
+    (tokens,) = arguments
+    prompt = body.prompt
+    start = prompt.start
+    length = len(prompt.x)
+    mask = tokens.mask
+    is_token = mask.new_ones(mask.shape[0], length)
+    mask = torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1)
+    x = prompt.joined(tokens.x, start)
+    return (replace(tokens, x=x, mask=mask, prefix=tokens.prefix + length),)
 
 
-def _replace(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put the layer's prompt in the place of what the layer before made of the last one."""
+    hidden, *more_arguments = arguments
     prompt = layer.prompt
-    return (prompt.joined(arguments[0], prompt.start + len(prompt.x)), *arguments[1:])
+    stop = prompt.start + len(prompt.x)
+    return (prompt.joined(hidden, stop), *more_arguments)

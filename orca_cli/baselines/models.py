@@ -69,8 +69,8 @@ def fitted(
         parent: process that this one ends with, even in the middle.
 
     Returns:
-        outputs [m, K] or [m, K, *E] float32; seconds of computing them; about: what was chosen, in words; held_out: [n, ...],
-        for each training sample by a model of the other folds alone.
+        outputs [m, K] or [m, K, *E], float32, or float64 where the targets are; seconds of computing them; about: what was
+        chosen, in words; held_out: [n, ...], for each training sample by a model of the other folds alone.
     """
     if parent is not None:
         signals.end_with_parent(parent)
@@ -81,7 +81,7 @@ def fitted(
     of_new, about = _outputs(model, form, x, y, groups, new, **settings)
     fit_result = {"outputs": of_new, "about": about, "seconds": time.process_time() - start}
     if fold is not None:
-        held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), np.float32)
+        held_out = fit_result["held_out"] = np.zeros((len(x), *of_new.shape[1:]), of_new.dtype)
         for number in np.unique(fold):
             known, held = fold != number, fold == number
             some = None if groups is None else groups[known]
@@ -119,7 +119,7 @@ def _outputs(
         values = (
             values - 0.5 if form == "labels" else values[:, 1:] - values[:, :1]
         )  # above 0 where present
-    return values.astype(np.float32), about
+    return values.astype(np.float64 if y.dtype == np.float64 else np.float32), about
 
 
 def classes(
@@ -214,7 +214,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
     Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted
     together, except by boosting, which has one output.
     """
-    fitted = []
+    fitted, centre = [], _centre(y)
     patterns, pattern_of = np.unique(~np.isnan(y), axis=1, return_inverse=True)
     for place, known in enumerate(patterns.T):
         together, rows = np.flatnonzero(pattern_of.reshape(-1) == place), np.flatnonzero(known)
@@ -222,7 +222,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
             continue  # they are predicted as 0
         transform, some = _as_model_takes(model, x[rows]), None if groups is None else groups[rows]
         for columns in np.split(together, len(together)) if model == "boosting" else [together]:
-            target = y[np.ix_(rows, columns)]
+            target = y[np.ix_(rows, columns)] - centre[columns]
             target = target[:, 0] if len(columns) == 1 else target
             fitted.append(
                 (columns, transform, _learned(model, transform(x[rows]), target, some, 0, False))
@@ -231,7 +231,8 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
         for columns, transform, made in fitted:
-            outputs[:, columns] = made.predict(transform(new)).reshape(len(new), -1)
+            predicted = made.predict(transform(new)).reshape(len(new), -1)
+            outputs[:, columns] = predicted + centre[columns]
         return outputs
 
     return predict, ", ".join(list(dict.fromkeys(_about(made) for *_, made in fitted))[:3])
@@ -300,6 +301,18 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
         return np.stack([one(features(sample)).T.reshape(-1, *extent) for sample in new]) + usual
 
     return predict, f"window {' x '.join(map(str, window))}, {about}"
+
+
+def _centre(y: np.ndarray) -> np.ndarray:
+    """Return what is taken away from targets [n, K] before a fit, [K]: of float64 the first known target, else 0.
+
+    Targets are float64 where they are far from zero, and a forest adds up their squares, in which little else would be left.
+    Differences from one of them are exact.
+    """
+    if y.dtype != np.float64:
+        return np.zeros(y.shape[1], y.dtype)
+    first = (~np.isnan(y)).argmax(axis=0)
+    return np.nan_to_num(y[first, np.arange(y.shape[1])])
 
 
 def _about(made: Any) -> str:

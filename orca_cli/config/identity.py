@@ -59,6 +59,9 @@ def _that_count(content: dict[str, Any]) -> dict[str, Any]:
     kept["augment"] = {"_target_": None}
     if kept.get("test") is True:
         del kept["test"]
+    if kept["task"].get("channels_last", False) is None:
+        # Arrays whose layout is not ambiguous are read as with false.
+        kept["task"]["channels_last"] = False
     return kept
 
 

@@ -34,6 +34,9 @@ def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Non
 
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
+    if x.dtype.kind == "f":
+        x = x + x.dtype.type(0)  # -0.0 is 0.0
+        x[np.isnan(x)] = np.nan  # of which there are many bit patterns
     masks = [None] * len(x) if valid is None else valid
     yield from (
         one.tobytes() + (b"" if mask is None else mask.tobytes())

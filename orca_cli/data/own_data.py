@@ -95,6 +95,23 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
         raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
 
 
+def is_missing(text: str) -> bool:
+    """Return whether a text stands for a missing entry."""
+    return text.lower() in MISSING_WORDS
+
+
+def check_labels(labels: np.ndarray, where: str) -> None:
+    """Raise DataError where text labels [n] stand for missing entries; it counts them and names the first."""
+    missing = np.array([is_missing(text) for text in labels.tolist()], dtype=bool)
+    if not missing.any():
+        return
+    hint, word = "remove these rows", labels[int(missing.argmax())]
+    if not word:
+        refuse_rows(missing, "target", where, hint)
+    hint = f"{hint}; if '{word}' is a class, give it another name"
+    refuse_rows(missing, f"target ('{word}')", where, hint)
+
+
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:
     """Return names with commas between, cut after the first ones."""
     texts = list(map(str, names))

@@ -6,7 +6,7 @@ or H x W), K outputs.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from orca_cli.interfaces import Batch, Scale
 from orca_cli.terminal import counted
 
 How = Literal["mean", "linear"]
+_FARTHEST = 2.0**4  # deviations between zero and a mean: float32 has 24 bits, of which 20 are left
 
 
 @dataclass(frozen=True)
@@ -280,16 +281,34 @@ def _moments_of_known(
 
 
 def target_scale(y: np.ndarray) -> Scale:
-    """Return each output channel's mean and deviation [K, 1, ...] over targets [n, K, *E] that are not missing (NaN).
+    """Return each output channel's mean and deviation [K, 1, ...], in the dtype of the targets [n, K, *E].
 
-    The deviation is 1 for channels that are constant up to float32's rounding. Every channel needs a known target.
+    Missing targets (NaN) do not count. The deviation is 1 for channels that are constant up to rounding. Every channel needs a
+    known target.
     """
+    shape = (-1, *(1,) * (y.ndim - 2))
+    mean, std = (moment.reshape(shape).astype(y.dtype) for moment in _target_moments(y))
+    return Scale(torch.from_numpy(mean), torch.from_numpy(std))
+
+
+def target_dtype(y: np.ndarray) -> type[np.floating[Any]]:
+    """Return float32 for targets [n, K, *E], or float64 where a channel lies so far from zero that float32 is too coarse.
+
+    That is where float32 rounds the channel's mean by more than 2^-20 of its deviation.
+    """
+    mean, std = _target_moments(y)
+    return np.float64 if (np.abs(mean) > _FARTHEST * std).any() else np.float32
+
+
+def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation [K] float64 of the known targets of every channel; the deviation of constant ones is 1."""
     columns = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
     # One channel at a time in float64: squares of float32 leave its range for targets beyond 1e19 or below 1e-22.
     wide = (column.astype(np.float64) for column in columns)
     mean, std = np.transpose([(np.nanmean(column), np.nanstd(column)) for column in wide])
-    std = np.where(std <= 1e-7 * np.abs(mean), 1.0, std)
-    shape = (-1, *(1,) * (y.ndim - 2))
-    return Scale(
-        torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float()
-    )
+    return mean, np.where(std <= rounding(y.dtype) * np.abs(mean), 1.0, std)
+
+
+def rounding(dtype: np.dtype) -> float:
+    """Return the share of numbers of a dtype, or of their mean, below which their differences are rounding."""
+    return 1e-7 if dtype == np.float32 else 1e-12

@@ -4,6 +4,7 @@ Of data sets that come as a training and a test set only, validation is a part o
 DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal, NamedTuple
@@ -21,6 +22,7 @@ PART_NAMES = {
     "test": ("test", "testing"),
 }
 _NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
+_WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")  # as pandas writes a column of integers with a gap
 
 
 class Split(NamedTuple):
@@ -161,7 +163,7 @@ def group_rows(
 ) -> dict[str, np.ndarray]:
     """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group.
 
-    `held` has the values [n] of the files of splits, and their origin; floats without fractions count as integers. `rows` are
+    `held` has the values [n] of the files of splits, and their origin; 1.0 is the group 1, as text too. `rows` are
     those of each split in the training file, None where all are for training. DataError for a row without a group, and for a
     group in two splits.
     """
@@ -169,13 +171,8 @@ def group_rows(
         return {}
     texts, parts = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, str]]()
     for name, (column, where) in held.items():
-        if (
-            column.dtype.kind == "f" and (column == np.round(column))[~np.isnan(column)].all()
-        ):  # 1.0 is the group 1
-            column = np.where(
-                np.isnan(column), "nan", np.nan_to_num(column).astype(np.int64).astype(str)
-            )
-        values = texts[name] = column.astype(str)
+        names = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
+        values = texts[name] = np.array(names, dtype=str)
         refuse_rows(np.isin(values, ("", "nan", "None")), "group", where)
         marked = rows if rows and name == "train" else {name: np.arange(len(values))}
         parts |= {

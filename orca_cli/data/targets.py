@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.own_data import check_rules, listed, refuse_if
-from orca_cli.data.samples import target_scale
+from orca_cli.data.samples import rounding, target_dtype, target_scale
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 from orca_cli.terminal import counted
@@ -49,11 +49,10 @@ class TargetForm:
             hint = f"give labels as in training, such as {self.classes[0]!r}, add training samples, or remove these samples"
             refuse(values[place] != labels, labels, "labels have no training sample", where, hint)
             return place.astype(np.int64)
-        return (
-            self._integers(y, where)
-            if self.kind in ("classes", "class_maps")
-            else self._numbers(y, where)
-        )
+        if self.kind in ("classes", "class_maps"):
+            return self._integers(y, where)
+        dtype = np.float32 if self.scale is None else self.scale.mean.numpy().dtype
+        return self.numbers(y, where).astype(dtype)
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
@@ -71,8 +70,11 @@ class TargetForm:
         refuse(wrong, integers, f"classes are not in 0..{most}", where, hint)
         return integers
 
-    def _numbers(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return labels or numbers as [n, K, *E] float32, and NaN where one is missing and that is allowed."""
+    def numbers(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return labels or numbers as [n, K, *E] in the dtype of the file, NaN where a target may be missing and is.
+
+        Raises as `encode`.
+        """
         extent = self.extent
         if self.channels_last and y.ndim == len(extent) + 2:
             y = np.moveaxis(y, -1, 1)
@@ -98,7 +100,7 @@ class TargetForm:
                 where,
                 "for one class per sample use kind=classes",
             )
-        return y.astype(np.float32)
+        return y
 
     def note(self) -> str:
         """Return a description of the targets."""
@@ -197,17 +199,22 @@ def fit_targets(
         form = TargetForm("maps", 0, extent=extent, channels_last=channels_last, missing=missing)
     else:
         form = TargetForm("labels" if kind == "labels" else "values", 0, names, missing=missing)
-    encoded = form.encode(y, where)
-    form, values = replace(form, num_outputs=encoded.shape[1]), encoded[rows]
+    numbers = form.numbers(y, where)
+    form = replace(form, num_outputs=numbers.shape[1])
     if kind == "labels":
         return form
+    values = numbers[rows]
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
     unknown = np.isnan(values).all(axis=(0, *range(2, values.ndim)))
     refuse_if(
         unknown.any(), f"output {int(unknown.argmax())} has no training target", where, "remove it"
     )
-    is_equal = not is_dense and bool((np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all())
-    _refuse_equal(is_equal, len(values), values[0], where)
-    return replace(form, scale=target_scale(values))
+    if not is_dense:
+        lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        are_equal = highest - lowest <= rounding(values.dtype) * np.abs(highest)
+        _refuse_equal(bool(are_equal.all()), len(values), values[0], where)
+    return replace(form, scale=target_scale(values.astype(target_dtype(values))))
 
 
 def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -> None:
@@ -216,7 +223,7 @@ def _refuse_equal(are_equal: bool, count: int, values: np.ndarray, where: str) -
         are_equal,
         what,
         where,
-        "provide two classes or more, or numbers that differ in their first seven digits",
+        "provide two classes or more, or numbers that differ by more than their rounding",
     )
 
 

@@ -25,8 +25,9 @@ class Batch:
 
     Args:
         x: [B, C, *E] float32, finite.
-        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K] float32, in the task's own units.
-            dense: [B, K, *E] float32, in the task's own units, or [B, *E] int64 in 0..K-1 for a class at every position.
+        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K], and dense: [B, K, *E], numbers in
+            the task's own units, float32, or float64 where that would round away what matters; or dense: [B, *E] int64 in
+            0..K-1 for a class at every position.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
     """
 
@@ -65,9 +66,12 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Scale:
-    """An affine map from a model's raw outputs to a task's units: output = raw * std + mean."""
+    """An affine map from a model's raw outputs, float32, to a task's units: output = raw * std + mean.
 
-    mean: Tensor  # float32, broadcasts against [K, *E]
+    Outputs have the dtype of the scale, which is that of the targets.
+    """
+
+    mean: Tensor  # float32 or float64, broadcasts against [K, *E]
     std: Tensor  # likewise, positive
 
 

@@ -87,7 +87,10 @@ class Error(Protocol):
         """
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return the output [K] or [K, *E], float32, of the best constant predictor that the training targets allow."""
+        """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow.
+
+        It is float32, or float64 where the targets are.
+        """
 
 
 class Recorder(Protocol):

@@ -49,8 +49,8 @@ class TransferModel(nn.Module):
         self.predictor = predictor
         self.has_scale = scale is not None
         if scale is not None:
-            self.register_buffer("scale_mean", scale.mean.float())
-            self.register_buffer("scale_std", scale.std.float())
+            self.register_buffer("scale_mean", scale.mean)
+            self.register_buffer("scale_std", scale.std)
 
     @property
     def deviation(self) -> float | Tensor:
@@ -72,6 +72,8 @@ class TransferModel(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E] in the task's units, for `x` and `valid` as in Batch.
+
+        They have the dtype of the scale, float32 without one.
 
         Under autocast only the body computes in half precision: bfloat16 has three digits, too few
         for the inputs and outputs of a regression, and embedder and predictor are a small part of
@@ -141,8 +143,7 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E]; `x` and `valid` as in `interfaces.Batch`."""
-        outputs = [member(x, valid).float() for member in self.members]
-        return averaged(outputs, self.kind)
+        return averaged([member(x, valid) for member in self.members], self.kind)
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:

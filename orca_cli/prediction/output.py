@@ -188,7 +188,7 @@ def write(
 
     Args:
         out: FILE.csv or FILE.npz.
-        outputs: float32 [B, K, ...] of the next samples each; an error that is raised in it passes through.
+        outputs: [B, K, ...] of the next samples each; an error that is raised in it passes through.
         decoder, ids: as in `parts_of`.
 
     Raises:
@@ -221,7 +221,7 @@ def write(
 
 
 class Kept:
-    """Keeps streamed outputs, float32, in a temporary file, for what needs all of them.
+    """Keeps streamed outputs, all of one dtype, in a temporary file, for what needs all of them.
 
     The file is in `folder`, or for None where the machine has such files, and goes with this object.
     """
@@ -230,6 +230,7 @@ class Kept:
         self._place = folder or Path(tempfile.gettempdir())
         self._file = tempfile.TemporaryFile(dir=self._place)  # noqa: SIM115 - it lives as long as this
         self._shape: tuple[int, ...] = (0,)
+        self._dtype = np.dtype(np.float32)
 
     def passing(self, outputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield outputs unchanged, and keep them; StorageError where the file cannot be written."""
@@ -237,10 +238,11 @@ class Kept:
             with storage.guarded(self._place):
                 self._file.write(part.tobytes())
             self._shape = (self._shape[0] + len(part), *part.shape[1:])
+            self._dtype = part.dtype
             yield part
 
     def whole(self) -> np.ndarray:
-        """Return all that passed, [n, ...] float32: a memory map that is read only. One part or more has to have passed."""
+        """Return all that passed, [n, ...]: a memory map that is read only. One part or more has to have passed."""
         with storage.guarded(self._place):
             self._file.flush()
-            return np.memmap(self._file, np.float32, "r", shape=self._shape)
+            return np.memmap(self._file, self._dtype, "r", shape=self._shape)

@@ -145,7 +145,7 @@ class Predictor:
         return new
 
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
-        """Yield the outputs of new data batch by batch: float32 [B, K] or [B, K, *E].
+        """Yield the outputs of new data batch by batch: [B, K] or [B, K, *E], float32, or float64 as the run's targets.
 
         They are computed in the run's precision, but in fp32 on a CPU where that is fp16; `reporter` shows progress.
 
@@ -190,7 +190,7 @@ class Predictor:
         for batch in batches:
             signals.check()
             moved = engine.move(batch)
-            output = self.model(moved.x, moved.valid).float().cpu().numpy()
+            output = self.model(moved.x, moved.valid).cpu().numpy()
             wrong = ~np.isfinite(output).reshape(len(output), -1).all(1)
             if wrong.any():  # NaN would pass for a class
                 what = f"the outputs of sample {count + int(wrong.argmax())} are NaN or infinite"

@@ -123,7 +123,7 @@ def sums_by_record(entries: np.ndarray, record: np.ndarray, count: int) -> np.nd
 
 
 def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:
-    """Return the mean [K, *E] float32 of the known targets at every position.
+    """Return the mean [K, *E] of the known targets at every position, in their dtype.
 
     A position without a known target has the overall mean. This is the `constant` of several
     errors: of labels their frequencies, though any constant has the same error.
@@ -132,7 +132,7 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
     count = is_known.sum(0)
     overall = sums.sum() / max(1, count.sum())
-    return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(np.float32)
+    return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(targets.dtype)
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:

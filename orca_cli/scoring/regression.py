@@ -41,7 +41,7 @@ class RelativeL2:
         norm = np.linalg.norm(target, axis=1)
         weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
         if not weights.any():  # targets of zero, or none known
-            return np.zeros(train_targets.shape[1:], np.float32)
+            return np.zeros(train_targets.shape[1:], train_targets.dtype)
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, known, weights)
         for _ in range(50):
@@ -55,7 +55,8 @@ class RelativeL2:
             np.zeros_like(median),
         ]
         costs = [_distances(target, known, one) @ weights for one in candidates]
-        return candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:]).astype(np.float32)
+        best = candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:])
+        return best.astype(train_targets.dtype)
 
 
 class MeanSquared:
@@ -126,7 +127,7 @@ class MAE(_Values):
             median = np.where(
                 np.isnan(median), np.nan_to_num(_median(train_targets.reshape(-1))), median
             )
-        return median.astype(np.float32)
+        return median.astype(train_targets.dtype)
 
 
 class OneMinusR2(_Values):

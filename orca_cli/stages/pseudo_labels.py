@@ -96,10 +96,10 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
     width = train[0].size * max(classes, 1)
 
     def values(targets: np.ndarray) -> np.ndarray:
-        """Return [n, width] float32 with NaN where a target is unknown."""
+        """Return [n, width] in the dtype of the targets, of classes float32, with NaN where a target is unknown."""
         flat = np.asarray(targets).reshape(len(targets), -1)
         if not classes:
-            return flat.astype(np.float32)
+            return flat
         indicators = (flat[:, :, None] == np.arange(classes)).astype(np.float32)
         indicators[flat == IGNORED_CLASS] = np.nan
         return indicators.reshape(len(targets), -1)
@@ -111,7 +111,8 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
     counts, total = summed(
         lambda known: np.stack([(~np.isnan(known)).sum(0), np.nansum(known, axis=0)])
     )
-    mean, scale = (total / np.maximum(counts, 1)).astype(np.float32), np.ones(width, np.float32)
+    dtype = np.float32 if classes else train.dtype
+    mean, scale = (total / np.maximum(counts, 1)).astype(dtype), np.ones(width, dtype)
     if not classes and kind != "labels":
         squares = summed(lambda known: np.nansum((known - mean) ** 2, axis=0))
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
@@ -120,8 +121,8 @@ def _encoder(kind: Kind, train: np.ndarray) -> tuple[int, Callable[[np.ndarray],
             counts.reshape(channels, -1).sum(1), 1
         )
         deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
-        scale = np.repeat(deviation, width // channels).astype(np.float32)
-    return width, lambda targets: np.nan_to_num((values(targets) - mean) / scale)
+        scale = np.repeat(deviation, width // channels).astype(dtype)
+    return width, lambda targets: np.nan_to_num((values(targets) - mean) / scale).astype(np.float32)
 
 
 def _batches(

@@ -244,9 +244,9 @@ def _add_gradient(
     with engine.autocast():
         outputs = model(moved.x, moved.valid)
     if is_undefined(loss, batch.y):  # what was read lies on the CPU: looking at it waits for no GPU
-        value, reported = outputs.float().sum() * 0, torch.zeros((), device=outputs.device)
+        value, reported = outputs.sum() * 0, torch.zeros((), device=outputs.device)
     else:
-        value, reported = loss_values(loss, outputs.float(), moved.y, unit)
+        value, reported = loss_values(loss, outputs, moved.y, unit)
     engine.backward(value * share)
     return reported * share
 
@@ -315,7 +315,7 @@ def predict(
     """Return outputs and targets of a whole split, on the CPU, in the order of the split; leaves the model in evaluation mode.
 
     Returns:
-        outputs [n, K] or [n, K, *E] float32, and targets [n, ...].
+        outputs [n, K] or [n, K, *E] in the dtype that the model gives, and targets [n, ...].
 
     Raises:
         MemoryExhaustedError: a batch does not fit.
@@ -342,7 +342,7 @@ def predict(
             signals.check()
             moved = engine.move(batch)
             with engine.autocast():
-                waiting.append(model(moved.x, moved.valid).float())
+                waiting.append(model(moved.x, moved.valid))
             targets.append(batch_targets)
             # Outputs leave a GPU many at a time: a transfer waits for all that is being computed.
             if sum(output.nbytes for output in waiting) > most:

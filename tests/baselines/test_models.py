@@ -30,7 +30,7 @@ def classification(n=120, features=8, k=3):
 
 def outputs(model, form, x, y, new, k, **settings):
     fit = fitted(model, form, x, y, new, k=k, **SETTINGS | settings)
-    assert fit["outputs"].dtype == np.float32
+    assert fit["outputs"].dtype == (np.float64 if y.dtype == np.float64 else np.float32)
     assert np.isfinite(fit["outputs"]).all()
     return fit["outputs"], fit["about"]
 

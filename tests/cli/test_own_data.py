@@ -111,6 +111,45 @@ def test_gaps_are_filled_alike_in_training_and_in_prediction(run_on, orca):
     np.testing.assert_array_equal(np.load("p.npz")["outputs"], outputs(done.folder))
 
 
+SECONDS = 1.7e9
+# Form of the targets -> their kind, their size, and further settings.
+FAR = {
+    "one number": ("values", (), ["baselines=simple"]),
+    "several numbers, by folds": ("values", (2,), ["train.folds=2"]),
+    "series, two members": ("dense", (12,), ["train.members=2"]),
+}
+
+
+@pytest.mark.parametrize("form", FAR)
+def test_an_offset_of_the_targets_changes_nothing_but_them(run_on, orca, tmp_path, form):
+    """Multiples of 2^-10 are exact with the offset too; without training to speak of no rounding is amplified."""
+    kind, size, more = FAR[form]
+    split = np.repeat(["train", "val", "test"], 80)
+    noise = np.random.default_rng(4).normal(size=(240, *size))
+    y = np.round(2**10 * 143 * (SIGNAL.reshape(-1, *(1,) * len(size)) + noise / 8)) / 2**10
+    words = [f"task.kind={kind}", "metric=none", "train.epochs=1", "train.lr=1e-7", *more]
+    near, far = (
+        run_on(*words, "precision=fp32", x=X, y=y + offset, split=split)
+        for offset in (0.0, SECONDS)
+    )
+    expected, predicted = outputs(near.folder), outputs(far.folder)
+    assert (expected.dtype, predicted.dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(predicted - SECONDS, expected, rtol=1e-4, atol=1e-3)
+    for name in ("trivial_error", "validation_error"):
+        assert far.result[name] == pytest.approx(near.result[name], rel=1e-6)
+    assert far.result["error"]["value"] == pytest.approx(near.result["error"]["value"], rel=1e-6)
+    for name, baseline in near.result.get("baselines", {}).items():
+        assert far.result["baselines"][name]["error"] == pytest.approx(baseline["error"], rel=1e-6)
+    assert orca("export", far.folder, "model")[0] == 0
+    for model in (far.folder, "model"):
+        code, _, err = orca("predict", model, "own.npz", "--part", "test", "--out", "p.npz")
+        assert code == 0, err
+        np.testing.assert_array_equal(np.load("p.npz")["outputs"], predicted)
+    if "train.folds=2" in more:
+        kept = np.load(far.folder / "3_finetune" / "out_of_fold.npz")
+        assert np.array_equal(kept["targets"], y[:80] + SECONDS)
+
+
 def series():
     ends = 3 + np.arange(N) % 10
     return RNG.normal(size=(N, 2, 12)) + 3 * Y[:, None, None], ends

@@ -22,12 +22,16 @@ from orca_cli.data.arrays.preprocessing import (
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.own_data import check_rules, described, refuse_if
+from orca_cli.data.own_data import check_labels, check_rules, described, refuse_if
 from orca_cli.data.samples import ArraySamples, Gaps, How, count_missing, fit_inputs, remarks
 from orca_cli.data.splits import group_rows
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.data.untrusted.arrays import StoredArray
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
+
+_MOST_CHANNELS, _LEAST_SIDE = 4, 8  # of inputs that look as if their channels came last
 
 
 def load(
@@ -47,7 +51,7 @@ def load(
     test_fraction: Fraction = 0.15,
     normalize: bool = True,
     num_classes: Annotated[int, Ge(2)] | None = None,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     missing_targets: bool = False,
     lengths: str | None = None,
     padding: Literal["nan", "none"] | None = None,
@@ -97,12 +101,14 @@ def load(
             hint,
         )
     )
+    if channels_last is None:
+        _check_layout(parts["train"]["x"])
     shape, padded = parts["train"]["x"].shape[1:], ends if has_ends else None
     unknown = TargetForm("values", 0), None, (x, y), padded, Gaps(gaps, np.zeros(0))
-    form = ArrayPreprocessing(shape, channels_last, *unknown)
+    form = ArrayPreprocessing(shape, bool(channels_last), *unknown)
     targets = {
         "num_classes": num_classes,
-        "channels_last": channels_last,
+        "channels_last": bool(channels_last),
         "missing": missing_targets,
     }
     held = _Held(parts, rows, reporter, kind, form, targets, gaps, gap_indicator, normalize)
@@ -115,6 +121,22 @@ def load(
         split_seed,
         held.fit,
     )
+
+
+def _check_layout(x: StoredArray) -> None:
+    """Raise DataError for inputs that look like (n, *E, C): a last axis of 4 or less behind one or more of 8 or more.
+
+    Channels first is what they would be read as, and no setting has said so.
+    """
+    if len(x.shape) < 3:
+        return
+    *others, last = x.shape[1:]
+    if last > _MOST_CHANNELS or min(others) < _LEAST_SIDE:
+        return
+    what = f"inputs {x.shape} would be read as {described((*others, last))}"
+    other = described((last, *others))
+    hint = f"task.channels_last=true reads {other}, task.channels_last=false keeps the first"
+    raise DataError(what, where=x.where, hint=hint)
 
 
 @dataclass
@@ -151,6 +173,8 @@ class _Held:
             {part: (array.read(), array.where) for part, array in named.items()}, self.rows
         )
         classes = plain_labels(self._y, y.where) if self.kind == "classes" else None
+        if classes is not None and classes.dtype.kind == "U":
+            check_labels(classes, y.where)
         if form.padding is not None:
             form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
         contents = partial(hashes_of_rows, form.assembled((self._x, self._ends), x.where))

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli.data.own_data import MISSING_WORDS, listed, refuse_entry, refuse_if, refuse_rows
+from orca_cli.data.own_data import (
+    MISSING_WORDS,
+    check_labels,
+    is_missing,
+    listed,
+    refuse_entry,
+    refuse_rows,
+)
 from orca_cli.data.targets import check_finite
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
@@ -22,6 +30,10 @@ _MAX_ROUNDING = 1e-12
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
+_LEFT_OUT = "warning: left out because nearly every row has a text of its own (task.features keeps a column)"
+_DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
+# Text is left out if there are more training rows, and at least this share of them has a text of its own.
+_FEW_ROWS, _OWN_TEXTS = 20, 0.9
 _TRUTHS = {"false": 0.0, "true": 1.0}
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
 _MOST_CLASSES = 20  # different numbers that may be classes
@@ -83,6 +95,7 @@ class Categorical:
     def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Return [n, size] float32 of 0 and 1, and which entries have no category, [n] bool; numbers count as texts."""
         if values.dtype.kind != "O":  # of a typed file, where training was text
+            self._refuse_times(values, f"{where}[{self.name}]")
             spelt = {
                 _TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS
             }
@@ -97,6 +110,14 @@ class Categorical:
         codes = np.array(chosen, np.int64)
         return (codes[:, None] == np.arange(self.size)).astype(np.float32), codes == other
 
+    def _refuse_times(self, values: np.ndarray, where: str) -> None:
+        """Raise DataError for typed values where training has dates as text: a point in time is a number, and no category."""
+        dates = [category for category in self.categories if _DATE.match(category)]
+        if not dates or np.isnan(values.astype(np.float64)).all():
+            return
+        what = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
+        raise DataError(what, where=where, hint="store it as text, as in training")
+
 
 Column = Numeric | Categorical
 
@@ -110,13 +131,15 @@ def fit_columns(
     normalize: bool,
     max_categories: int,
     indicator: bool,
+    declared: Sequence[str] = (),
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
-    Columns that are empty in training are left out; those of which an entry is not a number are text, whose categories are the
+    Columns that are empty in training are left out, and so is text of which nearly every row has its own, unless the settings
+    name the column (`declared`). Other columns of which an entry is not a number are text too, whose categories are the
     `max_categories` most frequent texts. Without `normalize` numbers are filled but not scaled. `indicator` says whether
-    columns with missing numbers in training get a second feature that says where. DataError where all are empty or a number is
-    infinite.
+    columns with missing numbers in training get a second feature that says where. DataError where no column is left or a
+    number is infinite.
     """
     columns: list[Column] = []
     filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
@@ -127,24 +150,12 @@ def fit_columns(
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
             remarks["left out because empty in the training set"].append(name)
-        elif wrong.any():
-            texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
-            kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
-            marks = ([MISSING] if unknown.any() else []) + (
-                [OTHER] if len(kept) < len(texts) else []
-            )
-            columns.append(Categorical(name, (*map(str, kept), *marks)))
-            if wrong.sum() < len(train[~unknown]) or all(
-                map(_LIKE_NUMBERS.fullmatch, train[wrong])
-            ):
-                shown = f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
-                remarks["warning: read as text, since not all of it are numbers"].append(shown)
-        else:
+            continue
+        if not wrong.any():
             known, is_flagged = numbers[~unknown], indicator and bool(unknown.any())
             check_finite(known, f"{where}[{name}]")
-            scale = (
-                float(np.abs(known).max()) or 1.0
-            )  # so that the squares of small numbers do not vanish
+            # So that the squares of small numbers do not vanish.
+            scale = float(np.abs(known).max()) or 1.0
             mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
             std = std if normalize and std > _MAX_ROUNDING * abs(mean) else 1.0
             truths = bool(np.isin(known, (0, 1)).all())
@@ -155,16 +166,38 @@ def fit_columns(
                 remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
             if (known == known[0]).all():
                 remarks["warning: constant in the training set"].append(name)
-    refuse_if(not columns, "all columns are empty", where, "check task.features and task.ignore")
+            continue
+        texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
+        is_number_like = all(map(_LIKE_NUMBERS.fullmatch, train[wrong]))
+        is_text = not is_number_like and 2 * wrong.sum() > len(train)
+        if is_text and name not in declared and _are_own(texts, len(train)):
+            remarks[_LEFT_OUT].append(f"{name} ({len(texts)} texts in {len(train)} training rows)")
+            continue
+        kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
+        marks = ([MISSING] if unknown.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
+        columns.append(Categorical(name, (*map(str, kept), *marks)))
+        if is_number_like or wrong.sum() < len(train[~unknown]):
+            shown = (
+                f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
+            )
+            remarks["warning: read as text, since not all of it are numbers"].append(shown)
+    noted = [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
+    if not columns:
+        what = f"no column is left to learn from: {'; '.join(noted)}"
+        hint = "check task.features and task.ignore; task.sequence reads a text symbol by symbol"
+        raise DataError(what, where=where, hint=hint)
     num_numeric, size = (
         sum(isinstance(column, Numeric) for column in columns),
         sum(column.size for column in columns),
     )
     become = f"{len(columns) - num_numeric} of text become {size} features"
     notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
-    return tuple(columns), notes + [
-        f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()
-    ]
+    return tuple(columns), notes + noted
+
+
+def _are_own(texts: np.ndarray, rows: int) -> bool:
+    """Return whether nearly every training row has a text of its own, as names of patients are, given the distinct texts."""
+    return rows > _FEW_ROWS and len(texts) >= _OWN_TEXTS * rows
 
 
 def as_numbers(
@@ -189,11 +222,6 @@ def as_numbers(
     wrong = np.isnan(numbers)
     wrong[wrong] = [not is_missing(text) for text in values[wrong]]
     return _bits(values) if truths and wrong.any() else (numbers, wrong)
-
-
-def is_missing(text: str) -> bool:
-    """Return whether a field stands for a missing entry."""
-    return text.lower() in MISSING_WORDS
 
 
 def infer_kind(
@@ -245,12 +273,14 @@ def raw_targets(
     """
     if kind == "classes":
         labels, place = values[names[0]], f"{where}[{names[0]}]"
-        empty = labels == "" if labels.dtype.kind == "O" else np.isnan(labels.astype(np.float64))
-        refuse_rows(empty, "target", place, "remove these rows")
-        if labels.dtype.kind == "O":  # 1, 2 and 3.0 are integers, 01 and 1.5 are names
-            are_texts = are_texts or not all(map(_INTEGER.fullmatch, labels))
-            labels = labels.astype(str if are_texts else np.float64)
-        return labels, place
+        if labels.dtype.kind != "O":
+            empty = np.isnan(labels.astype(np.float64))
+            refuse_rows(empty, "target", place, "remove these rows")
+            return labels, place
+        check_labels(labels, place)
+        # 1, 2 and 3.0 are integers, 01 and 1.5 are names.
+        are_texts = are_texts or not all(map(_INTEGER.fullmatch, labels))
+        return labels.astype(str if are_texts else np.float64), place
     columns = []
     for name in names:
         numbers, wrong = (

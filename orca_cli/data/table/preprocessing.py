@@ -19,6 +19,7 @@ from orca_cli.data.contents import hashes
 from orca_cli.data.own_data import (
     check_columns,
     check_names,
+    is_missing,
     listed,
     refuse_entry,
     refuse_if,
@@ -30,7 +31,6 @@ from orca_cli.data.table.columns import (
     Column,
     Columns,
     as_numbers,
-    is_missing,
     raw_targets,
 )
 from orca_cli.data.table.files import open_table, plain_column
@@ -173,6 +173,9 @@ class TablePreprocessing:
     encoding: str | None = None
     symbols: Symbols | None = None
     series: Series | None = None
+    left_out: tuple[
+        str, ...
+    ] = ()  # columns of the training file that say nothing; new data may lack them
 
     @property
     def input_shape(self) -> tuple[int, int]:

@@ -247,9 +247,16 @@ class _Held:
         else:
             inputs = {name: base.columns[name] for name in self._inputs}
             columns, fitted = fit_columns(
-                inputs, base.rows_of(learn), base.where, decimal=draft.decimal, **self.settings
+                inputs,
+                base.rows_of(learn),
+                base.where,
+                decimal=draft.decimal,
+                declared=self.roles["features"],
+                **self.settings,
             )
-            draft = replace(draft, columns=columns)
+            names_kept = {column.name for column in columns}
+            left_out = tuple(name for name in self._inputs if name not in names_kept)
+            draft = replace(draft, columns=columns, left_out=left_out)
         if draft.series is not None:
             sizes = np.diff(base.starts)[learn]
             draft = replace(

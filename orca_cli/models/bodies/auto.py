@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge
 

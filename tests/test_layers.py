@@ -31,7 +31,7 @@ BUDGETS = {
     "baselines": 8800,
     "benchmarks": 16500,
     "commands": 15200,
-    "config": 10960,
+    "config": 11100,
     "data": 34500,
     "interfaces": 1300,
     "launching": 6100,

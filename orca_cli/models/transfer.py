@@ -176,7 +176,7 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
         if name in attributes:
             shared.append(attributes[name])
     # deepcopy takes from its memo what it would copy otherwise.
-    return copy.deepcopy(model, {id(part): part for part in shared})
+    return copy.deepcopy(model, {id(owned): owned for owned in shared})
 
 
 def _is_mixed(device: torch.device) -> bool:

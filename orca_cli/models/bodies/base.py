@@ -149,7 +149,7 @@ class Body(nn.Module, ABC):
         if role not in self.linears:
             return []
         ending = re.compile(f"({self.linears[role]})$")
-        linears = [name for name, part in self.named_modules() if isinstance(part, nn.Linear)]
+        linears = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return [name for name in linears if ending.search(name)]
 
     def reset_weights(self) -> None:

@@ -63,14 +63,14 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
             where=f"{KEY}={folder}",
             hint="choose one of transformers' own families",
         )
-    named = content.get("model_type")
-    if named not in families:
+    model_type = content.get("model_type")
+    if model_type not in families:
         raise ConfigError(
-            f"'{folder}' is of family '{named}', but this body takes {' or '.join(families)}",
+            f"'{folder}' is of family '{model_type}', but this body takes {' or '.join(families)}",
             where=KEY,
             hint="choose a body of that family (orca list bodies)",
         )
-    return str(named)
+    return str(model_type)
 
 
 def check_modest(folder: Path) -> int:

@@ -200,7 +200,7 @@ class LoRA(Finetune):
 
 def _updates(body: Any) -> list[nn.Module]:
     """Return the parts that peft has added to a body."""
-    return [part for name, part in body.named_modules() if _last_part(name).startswith("lora_")]
+    return [module for name, module in body.named_modules() if _last_part(name).startswith("lora_")]
 
 
 def _last_part(name: str) -> str:
@@ -236,7 +236,7 @@ class Prompt(Finetune):
             prefix_length = _prefix_length(model)
             self._check(model.body, model.embedder, prefix_length)
             self._add(model.body, prefix_length)
-        prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
+        prompts = [module for module in model.body.modules() if isinstance(module, PromptTokens)]
         train_parts(model, prompts, embedder=self.train_embedder)
 
     def _check(self, body: Any, embedder: Any, prefix_length: int) -> None:

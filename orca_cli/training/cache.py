@@ -1,6 +1,6 @@
-"""What several runs share is computed once, by the first of them.
+"""Entries of the cache: the first run that needs one computes it, and the others read it.
 
-Also what decides the bits of a computation, which names what may be shared.
+`numerics` lists what decides the bits of a computation; the names of entries depend on it.
 """
 
 import json
@@ -77,10 +77,10 @@ _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "po
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return what can change a bit of a run without being one of its settings or data.
+    """Return all facts but settings and data that can change a bit of a run, as plain values.
 
-    It is name -> plain value. What `precision=auto` comes to is another such fact, which a run
-    adds: it depends on the body as well.
+    The choice of `precision=auto` is another such fact, which a run adds: it depends on the body
+    as well.
     """
     facts: dict[str, Any] = {
         "orca": __version__,
@@ -91,6 +91,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
     }
     for package in _PACKAGES:
         facts[package] = version_of(package)
+    # Sums are cut by the number of threads, and kernels chosen by the processor's instructions.
     facts["threads"] = torch.get_num_threads()
     facts["blas_threads"] = _blas_threads()
     facts["instructions"] = torch.backends.cpu.get_cpu_capability()
@@ -103,6 +104,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
 
 def _blas_threads() -> str:
     """Return how many threads the linear algebra of numpy and scipy may use."""
+    # In the order in which OpenBLAS looks for them.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         threads = os.environ.get(variable)
         if threads:

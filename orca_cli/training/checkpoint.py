@@ -63,6 +63,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         StorageError: disk full or failing; the earlier checkpoints are intact.
     """
     path = folder / _name(checkpoint.step)
+    # An earlier attempt of the run may have come as far.
     if path.exists():
         try:
             storage.verify_folder(path)
@@ -72,6 +73,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     size = 0
     for tensors in (checkpoint.weights, checkpoint.optimizer, checkpoint.kept):
         size += sum(tensor.nbytes for tensor in tensors.values())
+    # Asked beforehand, so that no half of a checkpoint takes the space that is left.
     storage.require_space(folder, size + _ROOM)
     with storage.commit_folder(path, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
@@ -85,6 +87,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
             "scaler": checkpoint.scaler,
         }
         storage.write_json(temporary / _TRAINER, state)
+    # Two stay: the one before serves where the newest turns out to be damaged.
     for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
 
@@ -163,7 +166,7 @@ class Saver:
         self._owner = owner
         self._every_s = every_s
         self._saved_at = time.monotonic()
-        self._saved_step = 0
+        self._saved_step = 0  # where every run starts, so that it needs no checkpoint
 
     def load(self) -> Checkpoint | None:
         """Return the newest valid checkpoint; see `load_latest`."""
@@ -202,9 +205,9 @@ def commit_weights(
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
-    """Return what a finished member has left.
+    """Return outputs and record of a finished member, as `commit_weights` wrote them.
 
-    It is None where the member is not finished, or its folder was damaged and moved aside.
+    They are None where the member is not finished, or its folder was damaged and moved aside.
     """
     if not folder.exists():
         return None
@@ -228,6 +231,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, content in state.items():
             if isinstance(content, Tensor):
                 tensors[f"{number}.{name}"] = content.detach().cpu()
+            # None is SGD's momentum before the first step.
             elif content is not None:
                 tensors[f"{number}.{name}"] = torch.tensor(content)
     return tensors

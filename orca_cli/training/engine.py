@@ -38,6 +38,7 @@ def choose_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # torch names more kinds of devices; on those nothing has been tried.
     kind, _, index = setting.partition(":")
     is_kind = kind in ("cpu", "cuda", "mps")
     is_numbered = kind == "cuda" and index.isdigit()
@@ -110,9 +111,7 @@ def _has_bf16_processor() -> bool:
 
 
 def limit_threads(parameters: int, tokens: int) -> None:
-    """Give this process one thread for a small model.
-
-    Where the environment says how many threads there are (OMP_NUM_THREADS), it stands.
+    """Give this process one thread for a small model, unless OMP_NUM_THREADS is set.
 
     Args:
         parameters: of the model.
@@ -183,6 +182,7 @@ class Engine:
         # differ.
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
+        # Otherwise accelerate would choose one itself.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         mixed = "no" if precision == "fp32" else precision
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
@@ -192,6 +192,7 @@ class Engine:
         self.rank = 0 if team is None else team.rank.number
         self.processes = 1 if team is None else team.rank.size
         self._first_scale = self.scaler_state()
+        # A warning only: some operations of a GPU have no deterministic form.
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -257,6 +258,7 @@ class Engine:
         """
         if norm is not None:
             return torch.as_tensor(self._accelerator.clip_grad_norm_(parameters, norm))
+        # At fp16 gradients are scaled up; clipping would have undone that.
         self._accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         return nn.utils.get_total_norm(gradients)

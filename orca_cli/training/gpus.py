@@ -58,6 +58,8 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         StorageError: the folder of the locks cannot be made, or belongs to another user.
     """
     global _taken
+    # Once torch has started a driver, CUDA_VISIBLE_DEVICES has no effect any more. A process
+    # without torch has started none, and need not import it to know.
     torch = sys.modules.get("torch")
     is_computing = torch is not None and torch.cuda.is_initialized()
     if _taken is not None or not names or is_computing:

@@ -62,6 +62,7 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         while waiting:
             yield waiting.popleft().result()
     finally:
+        # Calls that have not begun are dropped.
         thread.shutdown(cancel_futures=True)
 
 
@@ -160,9 +161,9 @@ def train_step(
     """Take one optimizer step on the mean loss over `indices`.
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
-    The mean of a piece is weighted by what it averages over, samples or known targets, so that the
-    gradient is that of one batch of all samples. With reduce="sum" the means of all batches are
-    added instead. The gradient is clipped once, as a whole.
+    The mean of a piece is weighted by the number of samples or known targets that it averages over,
+    so that the gradient is that of one batch of all samples. With reduce="sum" the means of all
+    batches are added instead. The gradient is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -237,7 +238,7 @@ def _weighed(
     Args:
         engine, loss: of the step.
         pieces: of all processes.
-        prepared: the step's batches; they are read here where their targets have to be counted.
+        prepared: the step's batches; this function reads them if it has to count their targets.
         adds_batches: whether the means of batches are added up; else the step's loss is a mean.
     """
     if is_sum(loss):
@@ -245,6 +246,8 @@ def _weighed(
     # The pieces with one number share a weight of 1.
     numbers = [piece.batch if adds_batches else 0 for piece in pieces]
     sizes = [len(piece) for piece in pieces]
+    # A mean is over samples, or over known targets, which have to be counted; one piece alone has
+    # all of a weight whatever it counts.
     weights = [float(size) for size in sizes]
     if counts_targets(loss) and len(pieces) > len(set(numbers)):
         read: list[Batch] = []
@@ -332,7 +335,8 @@ def _sum_of_team(
 
     losses = engine.gathered(own_losses, pieces)
     counts = engine.gathered(own_gradients, len(trained))
-    # A parameter that has no gradient in any process is left without.
+    # Every process adds up the same tensors, zeros for a gradient that it lacks. A parameter that
+    # has no gradient in any process is left without.
     gradients = []
     for parameter, count in zip(trained, counts, strict=True):
         if not count:
@@ -443,6 +447,7 @@ def whole_loss(
     factors = shares(loss, [targets[rows] for rows in runs])
     total = 0.0
     for rows, factor in zip(runs, factors, strict=True):
+        # A batch without known targets has no part in the loss.
         if factor:
             moved = engine.move(Batch(outputs[rows], targets[rows]))
             _, reported = loss_values(loss, moved.x, moved.y, unit)

@@ -21,18 +21,18 @@ class Rank:
     Args:
         number: 0 for the one that leads.
         size: how many there are, at least 2.
-        local: number among those of this machine, which is that of its GPU.
-        here: how many this machine has.
+        local_number: among those of this machine, which is the number of its GPU.
+        local_size: how many this machine has.
     """
 
     number: int
     size: int
-    local: int
-    here: int
+    local_number: int
+    local_size: int
 
     @property
     def leads(self) -> bool:
-        """Return whether this process does what is done once: claim, write, print, decide."""
+        """Return whether this process claims, writes, prints and decides, which is done once."""
         return self.number == 0
 
 
@@ -44,13 +44,14 @@ def from_environment() -> Rank | None:
     """
     if any(name not in os.environ for name in _NAMES):
         return None
+    # torchrun also gives the numbers within the machine; other launchers may not.
     number = os.environ["RANK"]
     try:
         rank = Rank(
             number=int(number),
             size=int(os.environ["WORLD_SIZE"]),
-            local=int(os.environ.get("LOCAL_RANK", number)),
-            here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            local_number=int(os.environ.get("LOCAL_RANK", number)),
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
     except ValueError as error:
         raise UsageError(
@@ -69,6 +70,7 @@ def from_environment() -> Rank | None:
 
 def silence() -> None:
     """Print nothing any more: the first process of a run speaks for all."""
+    # The descriptors, not sys.stdout: libraries write to them as well.
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(sink, stream.fileno())

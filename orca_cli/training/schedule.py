@@ -49,7 +49,7 @@ def make_optimizer(
     outer_rate: float = 1.0,
     fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of a stage over what it trains (paper A.3.3).
+    """Return the optimizer of a stage over the parameters that it trains (paper A.3.3).
 
     Each of its one or two groups has its factor on the rate as "rate"; whoever sets "lr" at a step
     has to multiply by it.

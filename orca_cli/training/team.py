@@ -61,7 +61,7 @@ class Team:
         self.failure: Exception | None = None
         _check_engines()
         _share_processors(rank)
-        os.environ.setdefault("LOCAL_RANK", str(rank.local))  # accelerate asks for it
+        os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
@@ -98,14 +98,14 @@ class Team:
                 hint="use device=cuda, device=cpu or device=auto",
             )
         gpus = torch.cuda.device_count()
-        if self.rank.here > gpus:
+        if self.rank.local_size > gpus:
             raise UnavailableError(
-                f"{self.rank.here} processes and {gpus} GPUs on this machine",
+                f"{self.rank.local_size} processes and {gpus} GPUs on this machine",
                 where="device",
                 hint="start as many processes as there are GPUs",
             )
-        torch.cuda.set_device(self.rank.local)
-        return torch.device("cuda", self.rank.local)
+        torch.cuda.set_device(self.rank.local_number)
+        return torch.device("cuda", self.rank.local_number)
 
     # Orders
 
@@ -150,6 +150,7 @@ class Team:
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
                 tensor.copy_(tensors[name])
+            # As bytes: not every backend takes every type.
             content = tensor.reshape(-1).view(torch.uint8)
             with _reaching_the_others():
                 distributed.broadcast(content, 0)
@@ -198,6 +199,7 @@ class Team:
         row[1] = signals.pending() or 0
         for index, number in numbers.items():
             row[2 + index] = number
+        # Gathered rather than summed: who failed, and which signal came, must stay apart.
         rows = [torch.empty_like(row) for _ in range(self.rank.size)]
         with _reaching_the_others():
             distributed.all_gather(rows, row, group=self._all)
@@ -207,18 +209,20 @@ class Team:
         if has_failed.any():
             first_failed = int(has_failed.nonzero()[0])
             record = self._broadcast(_record(error, self.rank), first_failed)
+            # Noted, so that a caller can tell it from an error that only this process has met.
             self.failure = _rebuilt(record) if error is None else error
             raise self.failure
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
-        """Let the first process know of a signal that another one got; 0 stands for none."""
+        """Let the first process know of a signal that another one got; 0 means no signal."""
         numbers = [int(number) for number in received if number]
         if self.leads and numbers:
             signals.note(numbers[0])
 
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
+        # Its length first, so that the others can make room.
         content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         length = torch.tensor([len(content)])
         with _reaching_the_others():
@@ -242,15 +246,12 @@ def _check_engines() -> None:
 
 
 def _share_processors(rank: Rank) -> None:
-    """Give each process of a machine its part of the processors.
-
-    Where the environment says how many threads there are, it stands.
-    """
+    """Give each process of a machine its part of the processors, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return
     count = 1
     if hasattr(os, "sched_getaffinity"):
-        count = max(1, len(os.sched_getaffinity(0)) // rank.here)
+        count = max(1, len(os.sched_getaffinity(0)) // rank.local_size)
     os.environ["OMP_NUM_THREADS"] = str(count)
     torch.set_num_threads(count)
 
@@ -281,7 +282,7 @@ def _reaching_the_others() -> Iterator[None]:
 
 
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
-    """Return what the other processes need to raise the same error."""
+    """Return an error as plain values, from which the other processes make it again."""
     if isinstance(error, OrcaError):
         return {
             "kind": type(error).__name__,
@@ -313,5 +314,6 @@ def _rebuilt(record: Mapping[str, str]) -> OrcaError:
 
 
 def _leave() -> None:
+    # At the exit of this process the others may be gone.
     with contextlib.suppress(Exception):
         distributed.destroy_process_group()

@@ -25,6 +25,7 @@ def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) ->
     """
     settings = {key: setting for key, setting in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
+    # Drawn after loading: digests and embedding layer are the checkpoint's in any case.
     if not pretrained or node.get("weights") == "random":
         seeding.seed_torch(seed, "build", "body")
         body.reset_weights()
@@ -73,6 +74,7 @@ def build_model(
     )
     if causal:
         _check_causal(kind, cut, embedder, body)
+    # Each part has a draw of its own: another embedder leaves the predictor's first weights alone.
     seeding.seed_torch(seed, "build", "embedder")
     input_layer: Any = embedder(cut, body.width, body.embedder_init(), prefix)
     seeding.seed_torch(seed, "build", "predictor")
@@ -88,6 +90,7 @@ def build_model(
 
 def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
     """Return the body's tokens [P, D] that come before those of the input, or None."""
+    # A dense task has an output at every position, so nothing is pooled.
     is_pooled = pooling == "class_token" and kind != "dense"
     if not (is_pooled or body.needs_prefix):
         return None
@@ -108,7 +111,7 @@ def _layout(
         input_shape: the task's.
         embedder: its `max_tokens`, `resolution` and `pooled_tokens` count.
         body: its canvas counts.
-        room: tokens that the body takes beside those of the prefix.
+        room: tokens that the body takes, those of the prefix not counted.
         is_pooled: whether a sample has one answer.
     """
     tokens = embedder.max_tokens
@@ -119,10 +122,12 @@ def _layout(
             hint=f"allowed: 1 to {room}",
         )
     canvas = body.canvas
+    # A small image is not enlarged to the size of pretraining (docs/decisions/0025).
     if embedder.resolution == "input" and isinstance(body, ImageBody):
         canvas, tokens = body.canvas_for(input_shape, tokens)
     if tokens is None:
         tokens = room
+        # Where a sample has one answer, fewer tokens suffice, and a step costs less.
         if is_pooled and body.canvas is None and embedder.pooled_tokens is not None:
             tokens = min(room, embedder.pooled_tokens)
     return layout(input_shape, max_tokens=tokens, canvas=canvas)
@@ -130,6 +135,7 @@ def _layout(
 
 def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
     """Refuse what would let an output see inputs after its own position."""
+    # Pooling mixes all positions, and only a sequence has earlier and later ones.
     if kind != "dense" or len(cut.input_shape) != 2:
         raise ConfigError(
             "this task forecasts: a causal task needs dense outputs along a sequence", where="task"
@@ -146,6 +152,7 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
             where="embedder",
             hint="use embedder=patch",
         )
+    # The outputs of all steps of a token see all of them.
     if cut.kernel > 1:
         steps = cut.input_shape[1]
         raise ConfigError(
@@ -161,6 +168,7 @@ def describe(model: TransferModel) -> dict[str, Any]:
     cut = model.embedder.layout
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
+    # The body's embedding layer does not count: it is not one of its submodules.
     parameters = {
         name: sum(parameter.numel() for parameter in module.parameters())
         for name, module in modules.items()

@@ -35,6 +35,7 @@ def layout(
     """
     extent = input_shape[1:]
     fold = None
+    # A body that takes maps gets a sequence or a volume as a map.
     if canvas is not None and len(extent) != 2:
         fold = fold_shape(extent[0])
     cut_extent = canvas or extent
@@ -77,6 +78,7 @@ def input_grid(
         max_tokens: upper bound on the patches, which then replaces this rule.
     """
     extent = input_shape[1:]
+    # The map that `layout` will fold it into.
     if len(extent) != 2:
         rows, columns = fold_shape(extent[0])
         height, width = extent[1:] or (1, 1)
@@ -95,9 +97,9 @@ def input_grid(
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
     """Return the smallest k with product of ceil(size / k) over the axes at most `max_tokens`."""
+    # Close to the solution without rounding up, from either side.
     root = (math.prod(extent) / max_tokens) ** (1 / len(extent))
     kernel = max(1, math.floor(root))
-    # The root may be rounded up.
     while kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens:
         kernel -= 1
     while math.prod(token_grid(extent, kernel)) > max_tokens:

@@ -28,6 +28,7 @@ class PooledPredictor(nn.Module):
         self.linear = nn.Linear(width, outputs)
         self.skip: nn.Linear | None = None
         if sample_width:
+            # At 0, so that the first outputs are those of the body's features alone.
             self.skip = nn.Linear(sample_width, outputs, bias=False)
             nn.init.zeros_(self.skip.weight)
 
@@ -39,7 +40,7 @@ class PooledPredictor(nn.Module):
         return outputs
 
     def pool(self, features: Tokens) -> Tensor:
-        """Return what the first layer sees, [B, F]."""
+        """Return the inputs of the first layer, [B, F]."""
         if self.pooling == "class_token":
             return features.x[:, 0]
         return pooled(features)

@@ -48,6 +48,7 @@ class TransferModel(nn.Module):
         self.body = body
         self.predictor = predictor
         self.has_scale = scale is not None
+        # Buffers move with the model, and are stored with it.
         if scale is not None:
             self.register_buffer("scale_mean", scale.mean)
             self.register_buffer("scale_std", scale.std)
@@ -104,7 +105,7 @@ class TransferModel(nn.Module):
         return replace(features, x=outputs, samples=tokens.samples)
 
     def _with_class_token(self, tokens: Tokens) -> Tokens:
-        """Return what the body takes, [B, P + T, D]: the prefix, then the embedder's tokens."""
+        """Return the body's inputs, [B, P + T, D]: the prefix, then the embedder's tokens."""
         class_token = self.embedder.class_token
         if class_token is None:
             return Tokens(x=tokens.x, mask=tokens.mask, grid=tokens.grid, causal=self.causal)
@@ -153,11 +154,13 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     its logit: softmax and sigmoid give the mean probability back.
     """
     joined = torch.stack(list(outputs))  # [models, B, K, ...]
+    # Of logarithms, so that the probabilities of models that are sure do not underflow.
     if kind in ("classes", "class_maps"):
         return functional.log_softmax(joined, dim=2).logsumexp(0) - math.log(len(outputs))
     if kind == "labels":
         present = functional.logsigmoid(joined).logsumexp(0)
         absent = functional.logsigmoid(-joined).logsumexp(0)
+        # Their number cancels in the odds.
         return present - absent
     return joined.mean(0)
 
@@ -177,7 +180,7 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
         if name in attributes:
             shared.append(attributes[name])
     # deepcopy takes from its memo what it would copy otherwise.
-    return copy.deepcopy(model, {id(part): part for part in shared})
+    return copy.deepcopy(model, {id(owned): owned for owned in shared})
 
 
 def _is_mixed(device: torch.device) -> bool:

@@ -246,7 +246,9 @@ class MemberTraining:
         try:
             with signals.immediate():
                 outputs, targets = predict(engine, built.model, samples, size)
-                loss = whole_loss(engine, built.loss, outputs, targets, size, self._steps.unit)
+                loss = whole_loss(
+                    engine, built.loss, outputs, targets, batch_size=size, unit=self._steps.unit
+                )
                 error = score(built.error, outputs, samples, targets).value
         except InterruptionError:
             self._save()

@@ -1,4 +1,7 @@
-"""What several runs share is computed once, by the first of them; and what decides the bits of a computation."""
+"""Entries of the cache: the first run that needs one computes it, and the others read it.
+
+`numerics` lists what decides the bits of a computation; the names of entries depend on it.
+"""
 
 import json
 import os
@@ -17,7 +20,8 @@ from orca_cli.runs import program
 from orca_cli.runs.environment import version_of
 from orca_cli.terminal import log
 
-_TENSORS, _RECORD = "tensors.safetensors", "record.json"
+_TENSORS = "tensors.safetensors"
+_RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,17 @@ class Entry:
 def cached(
     path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = lambda: True
 ) -> Entry:
-    """Return what a cache entry holds; where it is absent or damaged, compute and commit it.
+    """Return the content of a cache entry; where it is absent or damaged, compute and commit it.
 
-    Of processes that want one entry, the first computes it and the others wait; InterruptionError where a signal ends the wait.
+    Of processes that want one entry, the first computes it and the others wait.
 
     Args:
         path: folder of the entry; its name must determine its content to the bit.
         compute: makes the content.
         keep: whether computed content may be stored for others; asked afterwards.
+
+    Raises:
+        InterruptionError: a signal ends the wait.
     """
     waiting_for = f"computes the same {path.parent.name.replace('_', ' ')}"
     with storage.cached(
@@ -62,7 +69,8 @@ def cached(
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file; `storage.read_tensors` reads it."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, path)
 
 
 # Their computations enter a run's numbers.
@@ -70,26 +78,44 @@ _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "po
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return name -> plain value of all that can change a bit of a run and is not one of its settings or data.
+    """Return all facts but settings and data that can change a bit of a run, as plain values.
 
-    What `precision=auto` comes to is another such fact, which a run adds: it depends on the body as well.
+    The choice of `precision=auto` is another such fact, which a run adds: it depends on the body
+    as well.
     """
-    blas = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
-    return {
+    facts: dict[str, Any] = {
         "program": program.digest(),
-        "python": platform.python_version(),  # its documentation is a source
+        # The source stdlib_docs is Python's own documentation.
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
-        **{package: version_of(package) for package in _PACKAGES},
-        "threads": torch.get_num_threads(),
-        "blas_threads": blas
-        or str(os.cpu_count()),  # that numpy's and scipy's linear algebra may use
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+    for package in _PACKAGES:
+        facts[package] = version_of(package)
+    # Sums are cut by the number of threads, and kernels chosen by the processor's instructions.
+    facts["threads"] = torch.get_num_threads()
+    facts["blas_threads"] = _blas_threads()
+    facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+    facts["machine"] = platform.machine()
+    facts["device"] = device.type
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _blas_threads() -> str:
+    """Return how many threads the linear algebra of numpy and scipy may use."""
+    # In the order in which OpenBLAS looks for them.
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        threads = os.environ.get(variable)
+        if threads:
+            return threads
+    return str(os.cpu_count())
 
 
 def numerics_key(device: torch.device) -> str:
-    """Return a text that differs where a computation on a device may give other bits; for the names of cache entries."""
-    return "\n".join(f"{name}={value}" for name, value in numerics(device).items())
+    """Return a text that differs where a computation on a device may give other bits.
+
+    It is for the names of cache entries.
+    """
+    return "\n".join(f"{name}={fact}" for name, fact in numerics(device).items())

@@ -1,6 +1,7 @@
-"""Checkpoints of stages 2 and 3: folders `step-00000120` with a manifest, safetensors and JSON only.
+"""Checkpoints of stages 2 and 3.
 
-A checkpoint holds weights, optimizer state, fp16's gradient scale and the records so far. It holds no generator state:
+They are folders `step-00000120` with a manifest, safetensors and JSON only. A checkpoint holds
+weights, optimizer state, fp16's gradient scale and the records so far. It holds no generator state:
 every draw is a function of (seed, name, step), see `seeding`.
 """
 
@@ -21,10 +22,14 @@ from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
 from orca_cli.training.cache import Entry, save_tensors
 
-_KEEP = 2
+_KEEP = 2  # checkpoints of a stage
 _SCHEMA = 1
-_MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-_KEPT, _RECORD, _TENSORS = "kept.safetensors", "member.json", "outputs.safetensors"
+_WEIGHTS = "model.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_TRAINER = "trainer.json"
+_BESIDES = "kept.safetensors"  # weights kept besides the current ones
+_MEMBER_RECORD = "member.json"
+_MEMBER_OUTPUTS = "outputs.safetensors"
 _ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
@@ -50,40 +55,52 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
-    """Commit a checkpoint of a run (`owner`) and drop all but the newest two; a valid one of the same step is left as it is.
+    """Commit a checkpoint of a run (`owner`) and drop all but the newest two.
+
+    A valid checkpoint of the same step is left as it is.
 
     Raises:
         StorageError: disk full or failing; the earlier checkpoints are intact.
     """
-    path = folder / f"step-{checkpoint.step:08d}"
+    path = folder / _name(checkpoint.step)
+    # An earlier attempt of the run may have come as far.
     if path.exists():
         try:
             storage.verify_folder(path)
             return
         except ChecksumError:
             storage.quarantine(path)
-    tensors = (checkpoint.weights, checkpoint.optimizer, checkpoint.kept)
-    size = sum(value.nbytes for group in tensors for value in group.values())
+    size = 0
+    for tensors in (checkpoint.weights, checkpoint.optimizer, checkpoint.kept):
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    # Asked beforehand, so that no half of a checkpoint takes the space that is left.
     storage.require_space(folder, size + _ROOM)
     with storage.commit_folder(path, owner=owner) as temporary:
-        save_tensors(temporary / "model.safetensors", checkpoint.weights)
-        save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
+        save_tensors(temporary / _WEIGHTS, checkpoint.weights)
+        save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
         if checkpoint.kept:
-            save_tensors(temporary / _KEPT, checkpoint.kept)
+            save_tensors(temporary / _BESIDES, checkpoint.kept)
         state = {
+            "schema": _SCHEMA,
             "step": checkpoint.step,
             "records": checkpoint.records,
             "scaler": checkpoint.scaler,
         }
-        storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
+        storage.write_json(temporary / _TRAINER, state)
+    # Two stay: the one before serves where the newest turns out to be damaged.
     for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     """Return the newest valid checkpoint, or None if there has been none.
 
-    A damaged one, or one of another run, is moved aside with a warning, and the one before it is used.
+    A damaged one, or one of another run, is moved aside with a warning, and the one before it is
+    used.
 
     Raises:
         CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
@@ -96,54 +113,78 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
             log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(path)
     if any(folder.glob("step-*")):
-        hint = "delete this folder to restart the stage, or use --force to restart the run"
-        raise CheckpointError("no valid checkpoint found", where=str(folder), hint=hint)
+        raise CheckpointError(
+            "no valid checkpoint found",
+            where=str(folder),
+            hint="delete this folder to restart the stage, or use --force to restart the run",
+        )
     return None
 
 
 def _load(path: Path, owner: str) -> Checkpoint:
+    """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
+    _check_owner(path, owner)
+    # A valid manifest may name too few files.
+    members = (_WEIGHTS, _OPTIMIZER, _TRAINER)
+    storage.verify_folder(path, only=members, contents=False)
+    state = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
+    if state["schema"] != _SCHEMA:
+        raise CheckpointError(
+            f"schema {state['schema']} is not supported",
+            where=str(path),
+            hint="use a newer program",
+        )
+    if path.name != _name(state["step"]):
+        raise ChecksumError(f"actually contains step {state['step']}", where=str(path))
+    besides = {}
+    if (path / _BESIDES).exists():
+        besides = storage.read_tensors(path / _BESIDES)
+    return Checkpoint(
+        step=state["step"],
+        weights=storage.read_tensors(path / _WEIGHTS),
+        optimizer=storage.read_tensors(path / _OPTIMIZER),
+        kept=besides,
+        records=state["records"],
+        scaler=state.get("scaler", {}),
+    )
+
+
+def _check_owner(path: Path, owner: str) -> None:
+    """Raise ChecksumError where a folder is damaged or of another run."""
     if storage.verify_folder(path) != owner:
         raise ChecksumError("belongs to another run", where=str(path))
-    storage.verify_folder(path, only=_MEMBERS, contents=False)  # a valid manifest may name too few
-    trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
-    if trainer["schema"] != _SCHEMA:
-        what = f"schema {trainer['schema']} is not supported"
-        raise CheckpointError(what, where=str(path), hint="use a newer program")
-    if path.name != f"step-{trainer['step']:08d}":
-        raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
-    weights, optimizer = (
-        storage.read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")
-    )
-    kept = storage.read_tensors(path / _KEPT) if (path / _KEPT).exists() else {}
-    return Checkpoint(
-        trainer["step"], weights, optimizer, kept, trainer["records"], trainer.get("scaler", {})
-    )
 
 
 class Saver:
-    """The checkpoints of one stage: the newest to resume from, and another whenever `every_s` seconds have passed."""
+    """The checkpoints of one stage: the newest to resume from, and others as training goes on.
+
+    Another is due whenever `every_s` seconds have passed.
+    """
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
-        self._folder, self._owner, self._every_s = folder, owner, every_s
-        self._last = time.monotonic()
-        self._saved = 0
+        self._folder = folder
+        self._owner = owner
+        self._every_s = every_s
+        self._saved_at = time.monotonic()
+        self._saved_step = 0  # where every run starts, so that it needs no checkpoint
 
     def load(self) -> Checkpoint | None:
         """Return the newest valid checkpoint; see `load_latest`."""
         newest = load_latest(self._folder, owner=self._owner)
-        self._saved = 0 if newest is None else newest.step
+        self._saved_step = 0 if newest is None else newest.step
         return newest
 
     def is_due(self, step: int) -> bool:
         """Return whether a step has not been saved yet and enough time has passed."""
-        return step != self._saved and time.monotonic() - self._last >= self._every_s
+        return step != self._saved_step and time.monotonic() - self._saved_at >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
-        if checkpoint.step == self._saved:
+        if checkpoint.step == self._saved_step:
             return False
         save(self._folder, checkpoint, owner=self._owner)
-        self._last, self._saved = time.monotonic(), checkpoint.step
+        self._saved_at = time.monotonic()
+        self._saved_step = checkpoint.step
         return True
 
 
@@ -152,63 +193,72 @@ def commit_weights(
 ) -> None:
     """Commit a folder with model.safetensors and a manifest; one that exists is replaced.
 
-    Of a member it also has what `read_finished` returns while others still train: outputs.safetensors and member.json.
+    Of a member it also has what `read_finished` returns while others still train:
+    outputs.safetensors and member.json.
     """
     with storage.commit_folder(folder, owner=owner) as temporary:
-        save_tensors(temporary / "model.safetensors", weights)
+        save_tensors(temporary / _WEIGHTS, weights)
         if finished is not None:
-            save_tensors(temporary / _TENSORS, finished.tensors)
-            storage.write_json(temporary / _RECORD, {"schema": _SCHEMA, **finished.record})
+            save_tensors(temporary / _MEMBER_OUTPUTS, finished.tensors)
+            record = {"schema": _SCHEMA, **finished.record}
+            storage.write_json(temporary / _MEMBER_RECORD, record)
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
-    """Return what a finished member has left; None where it is not finished, or its folder was damaged and moved aside."""
+    """Return outputs and record of a finished member, as `commit_weights` wrote them.
+
+    They are None where the member is not finished, or its folder was damaged and moved aside.
+    """
     if not folder.exists():
         return None
     try:
-        if storage.verify_folder(folder) != owner:
-            raise ChecksumError("belongs to another run", where=str(folder))
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        _check_owner(folder, owner)
+        record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
     except ChecksumError as error:
         log.warning(f"damaged, training it again: {error}")
         storage.quarantine(folder)
         return None
-    return Entry(storage.read_tensors(folder / _TENSORS), record)
+    return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), record)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as tensors by names such as "5.exp_avg"; its settings come from the configuration."""
-    return {
-        f"{number}.{name}": value.detach().cpu()
-        if isinstance(value, Tensor)
-        else torch.tensor(value)
-        for number, group in optimizer.state_dict()["state"].items()
-        for name, value in group.items()
-        if value is not None
-    }
+    """Return an optimizer's state as tensors by names such as "5.exp_avg".
+
+    Its settings come from the configuration.
+    """
+    tensors = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, content in state.items():
+            if isinstance(content, Tensor):
+                tensors[f"{number}.{name}"] = content.detach().cpu()
+            # None is SGD's momentum before the first step.
+            elif content is not None:
+                tensors[f"{number}.{name}"] = torch.tensor(content)
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that `optimizer_tensors` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+        states.setdefault(int(number), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a module's state on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     """Return a SHA-256 over names, types, shapes and bytes of weights; equal for equal weights."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        # As bytes, since numpy has no bfloat16.
+        content = tensor.reshape(-1).view(torch.uint8)
+        digest.update(content.numpy().tobytes())
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,15 +17,20 @@ from orca_cli.interfaces import Batch
 from orca_cli.training.team import Team
 
 _BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
-_LEAST_SCALE = (
-    1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
-)
+# float16 reaches to 65504: a gradient that overflows at this scale is above 6e8.
+_LEAST_SCALE = 1e-4
+# Parameters and tokens of the largest model that gets one thread: its operations are so short that,
+# on cores shared with other processes, threads wait for one another longer than they work
+# (docs/decisions/0022-waiting-threads.md).
+_SMALL_PARAMETERS = 50_000_000
+_SMALL_TOKENS = 128
 
 
 def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
-    Apple's MPS has to be typed: it has no float64, which alignment needs, and nothing was measured on it.
+    Apple's MPS has to be typed: it has no float64, which alignment needs, and nothing was measured
+    on it.
 
     Raises:
         ConfigError: no such kind of device.
@@ -33,22 +38,34 @@ def choose_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # torch names more kinds of devices; on those nothing has been tried.
     kind, _, index = setting.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+    is_kind = kind in ("cpu", "cuda", "mps")
+    is_numbered = kind == "cuda" and index.isdigit()
+    if not is_kind or (index and not is_numbered):
         raise ConfigError(
             f"'{setting}' is not a device",
             where="device",
             hint="allowed: auto, cpu, cuda, cuda:N, mps",
         )
-    present = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }[kind]
-    if int(index or 0) >= present:
-        what = f"'{setting}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)"
-        raise UnavailableError(what, where="device", hint="use device=cpu or device=auto")
+    count = _device_count(kind)
+    if int(index or 0) >= count:
+        plural = "" if count == 1 else "s"
+        raise UnavailableError(
+            f"'{setting}' is not on this machine ({count} {kind} device{plural} found)",
+            where="device",
+            hint="use device=cpu or device=auto",
+        )
     return torch.device(setting)
+
+
+def _device_count(kind: str) -> int:
+    """Return how many devices of a kind this machine has."""
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return 1
 
 
 def check_precision(device: torch.device, precision: str) -> None:
@@ -60,33 +77,48 @@ def check_precision(device: torch.device, precision: str) -> None:
 
 
 def choose_precision(setting: str, device: torch.device, width: int) -> str:
-    """Return the precision that a run asks for; "auto" takes bf16 where it is faster, by facts of the machine alone.
+    """Return the precision that a run asks for; "auto" takes bf16 where it is faster.
 
-    A measured time would differ between two runs of one command, and with it their bits. What was measured, and where:
-    docs/decisions/0015-precision.md. `width` is D, of the body's tokens.
+    That is decided by facts of the machine alone: a measured time would differ between two runs of
+    one command, and with it their bits. docs/decisions/0015-precision.md says what was measured,
+    and where.
+
+    Args:
+        setting: auto, fp32, bf16 or fp16.
+        device: of the run.
+        width: D, of the body's tokens.
     """
     if setting != "auto":
         return setting
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    # The processor needs instructions for it, and torch the library that uses them.
-    if device.type == "cpu" and width >= _BF16_WIDTH and torch.backends.mkldnn.is_available():
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        has_bf16 = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    has_bf16 = False
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and width >= _BF16_WIDTH:
+        has_bf16 = _has_bf16_processor()
     return "bf16" if has_bf16 else "fp32"
 
 
-# Parameters and tokens of the largest model that gets one thread: its operations are so short that, on cores shared with
-# other processes, threads wait for one another longer than they work (docs/decisions/0022-waiting-threads.md).
-_SMALL_PARAMETERS, _SMALL_TOKENS = 50_000_000, 128
+def _has_bf16_processor() -> bool:
+    """Return whether the processor has instructions for bf16, and torch a library with them."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        # A release of torch may lack either, since their names are private.
+        is_supported = getattr(torch.cpu, name, None)
+        if is_supported is not None and is_supported():
+            return True
+    return False
 
 
 def limit_threads(parameters: int, tokens: int) -> None:
-    """Give this process one thread for a small model, unless the environment says how many there are (OMP_NUM_THREADS)."""
-    if (
-        "OMP_NUM_THREADS" not in os.environ
-        and parameters <= _SMALL_PARAMETERS
-        and tokens <= _SMALL_TOKENS
-    ):
+    """Give this process one thread for a small model, unless OMP_NUM_THREADS is set.
+
+    Args:
+        parameters: of the model.
+        tokens: of a sample.
+    """
+    is_small = parameters <= _SMALL_PARAMETERS and tokens <= _SMALL_TOKENS
+    if is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
@@ -101,9 +133,10 @@ def same_threads_after() -> Iterator[None]:
 
 
 def checkpoint_layers(body: nn.Module) -> None:
-    """Let the layers of a body keep only their inputs for the backward pass, and compute the rest once more in it.
+    """Let the layers of a body keep only their inputs for the backward pass.
 
-    The draws of dropout are repeated, and so are all bits; a step takes one more forward pass (Chen et al. 2016).
+    The rest is computed once more in it. The draws of dropout are repeated, and so are all bits; a
+    step takes one more forward pass (Chen et al. 2016).
 
     Raises:
         ConfigError: transformers marks no layers of the family.
@@ -111,13 +144,17 @@ def checkpoint_layers(body: nn.Module) -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     def marked(module: nn.Module) -> list[Any]:
-        return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+        return [
+            layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)
+        ]
 
+    # A marked layer may hold others that are marked.
     innermost = [module for module in marked(body) if marked(module) == [module]]
     if not innermost:
-        what = "transformers does not mark the layers of this body"
         raise ConfigError(
-            what, where="train.gradient_checkpointing", hint="leave it out, or use another body"
+            "transformers does not mark the layers of this body",
+            where="train.gradient_checkpointing",
+            hint="leave it out, or use another body",
         )
     for layer in innermost:
         layer.gradient_checkpointing = True
@@ -125,63 +162,83 @@ def checkpoint_layers(body: nn.Module) -> None:
 
 
 class Engine:
-    """Device, mixed precision, backward pass and clipping of one run; a process uses the one that it made last.
+    """Device, mixed precision, backward pass and clipping of one run.
 
-    Once there is one, torch uses deterministic algorithms wherever it has them.
+    A process uses the one that it made last. Once there is one, torch uses deterministic algorithms
+    wherever it has them.
 
     Attributes:
-        rank, processes: number of this process among those of the run, and how many there are; 0 and 1 without a `team`.
+        rank: number of this process among those of the run; 0 without a `team`.
+        processes: how many there are; 1 without a `team`.
     """
 
     def __init__(self, device: torch.device, precision: str, team: Team | None = None) -> None:
-        """Start accelerate on a device, with fp32, bf16 or fp16, for one process or several; raises as `check_precision`."""
+        """Start accelerate on a device, for one process or several; raises as `check_precision`.
+
+        The precision is fp32, bf16 or fp16.
+        """
         check_precision(device, precision)
-        # accelerate keeps its first choice for the life of the process; the runs of a sweep may differ.
+        # accelerate keeps its first choice for the life of the process; the runs of a sweep may
+        # differ.
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
+        # Otherwise accelerate would choose one itself.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        mixed = {"fp32": "no"}.get(precision, precision)
+        mixed = "no" if precision == "fp32" else precision
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-        self.device, self.precision = device, precision
+        self.device = device
+        self.precision = precision
         self.team = team
-        self.rank, self.processes = (0, 1) if team is None else (team.rank.number, team.rank.size)
+        self.rank = 0 if team is None else team.rank.number
+        self.processes = 1 if team is None else team.rank.size
         self._first_scale = self.scaler_state()
+        # A warning only: some operations of a GPU have no deterministic form.
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return an optimizer that takes steps at the chosen precision; the previous one is released.
+        """Return an optimizer that takes steps at the chosen precision; the last one is released.
 
-        The gradient scale is reset: an earlier optimizer of this process must not influence this one's steps.
+        The gradient scale is reset: an earlier optimizer of this process must not influence this
+        one's steps.
         """
+        # Without a scaler, accelerate's wrapper would only search for packages at every step.
         if self._accelerator.scaler is None:
-            return optimizer  # accelerate's wrapper would only search for packages at every step
+            return optimizer
         self._accelerator.free_memory()
         self.restore_scaler(self._first_scale)
         return self._accelerator.prepare_optimizer(optimizer)
 
     @property
     def skips_overflow(self) -> bool:
-        """Return whether a step whose gradient is not finite is left out and the scale lowered, as fp16 needs it.
+        """Return whether a step whose gradient is not finite is left out and the scale lowered.
 
-        At a scale that no float16 can overflow with, such a gradient has another cause.
+        fp16 needs that. At a scale that no float16 can overflow with, such a gradient has another
+        cause.
         """
         scaler = self._accelerator.scaler
         return scaler is not None and scaler.get_scale() > _LEAST_SCALE
 
     def scaler_state(self) -> dict[str, Any]:
-        """Return the state of fp16's gradient scaler, JSON-able: scale, growth tracker; empty if there is none."""
+        """Return the state of fp16's gradient scaler, JSON-able; empty if there is none.
+
+        It is the scale and the growth tracker.
+        """
         scaler = self._accelerator.scaler
         return {} if scaler is None else scaler.state_dict()
 
     def restore_scaler(self, state: dict[str, Any]) -> None:
-        """Give the gradient scaler, where there is one, the state that `scaler_state` returned; CheckpointError without it."""
+        """Give the gradient scaler, where there is one, the state that `scaler_state` returned.
+
+        CheckpointError where the state is empty.
+        """
         scaler = self._accelerator.scaler
         if scaler is None:
             return
         if not state:
-            what = "the checkpoint has no gradient scale"
             raise CheckpointError(
-                what, where="precision=fp16", hint="use --force to restart the run"
+                "the checkpoint has no gradient scale",
+                where="precision=fp16",
+                hint="use --force to restart the run",
             )
         scaler.load_state_dict(state)
 
@@ -194,28 +251,42 @@ class Engine:
         self._accelerator.backward(loss)
 
     def clip(self, parameters: list[nn.Parameter], norm: float | None) -> Tensor:
-        """Scale the gradient down to `norm` where it is larger; returns the norm that it had, on the device."""
+        """Scale the gradient down to `norm` where it is larger.
+
+        Returns:
+            the norm that it had, on the device.
+        """
         if norm is not None:
             return torch.as_tensor(self._accelerator.clip_grad_norm_(parameters, norm))
+        # At fp16 gradients are scaled up; clipping would have undone that.
         self._accelerator.unscale_gradients()
-        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
         """Return numbers of which each process computes some; see `Team.gathered`."""
         if self.team is not None:
             return self.team.gathered(work, count)
-        values = work()
-        return [values[place] for place in range(count)]
+        numbers = work()
+        return [numbers[index] for index in range(count)]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes; see `Team.add_up`."""
+        if self.team is not None:
+            self.team.add_up(tensors)
 
     def pin(self, batch: Batch) -> Batch:
-        """Return the batch in pinned memory for a GPU, so that copies do not block the CPU; else the batch itself."""
-        return (
-            batch.mapped(lambda value: value.pin_memory()) if self.device.type == "cuda" else batch
-        )
+        """Return the batch in pinned memory for a GPU, so that copies do not block the CPU.
+
+        For another device it is the batch itself.
+        """
+        if self.device.type != "cuda":
+            return batch
+        return batch.mapped(lambda tensor: tensor.pin_memory())
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; copying a pinned one does not block the CPU."""
         is_gpu = self.device.type == "cuda"
         return batch.mapped(
-            lambda value: value.to(self.device, non_blocking=is_gpu and value.is_pinned())
+            lambda tensor: tensor.to(self.device, non_blocking=is_gpu and tensor.is_pinned())
         )

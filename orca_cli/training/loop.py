@@ -1,7 +1,8 @@
 """One optimizer step, and the outputs of a whole split.
 
-Processes of one run cut each batch of a step into pieces. It is read and augmented as a whole, and cut afterwards: the samples
-of a step, and what is drawn for them, do not depend on how many processes share it. Dropout is drawn for each piece.
+Processes of one run cut each batch of a step into pieces. It is read and augmented as a whole, and
+cut afterwards: the samples of a step, and what is drawn for them, do not depend on how many
+processes share it. Dropout is drawn for each piece.
 """
 
 import functools
@@ -36,16 +37,15 @@ T = TypeVar("T")
 
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
 _AHEAD = 2  # batches that wait
-_READING = (
-    threading.Lock()
-)  # two readers of one process share files, such as the splits of a task; one reads at a time
+# Two readers of one process share files, such as the splits of a task; one reads at a time.
+_READING = threading.Lock()
 
 
 def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-    """Yield the results of calls in their order; a thread makes them, at most two results ahead. Close it if not used up.
+    """Yield the results of calls in their order; a thread makes them, at most two results ahead.
 
-    What a call returns must not depend on the moment. An exception comes out when its turn has come, as if the call were made
-    then, and ends the results.
+    What a call returns must not depend on the moment. An exception comes out when its turn has
+    come, as if the call were made then, and ends the results. Close it if not used up.
     """
 
     def read(call: Callable[[], T]) -> T:
@@ -62,6 +62,7 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         while waiting:
             yield waiting.popleft().result()
     finally:
+        # Calls that have not begun are dropped.
         thread.shutdown(cancel_futures=True)
 
 
@@ -72,7 +73,8 @@ class Piece:
     Args:
         batch: number of the batch in the step.
         part: number of the piece in the step, which names its draws.
-        start, stop: its first sample in the batch, and the one after its last.
+        start: its first sample in the batch.
+        stop: the sample after its last.
         is_own: whether this process computes it.
     """
 
@@ -87,11 +89,9 @@ class Piece:
 
     def cut(self, batch: Batch) -> Batch:
         """Return the samples of the piece; they share the batch's memory."""
-        return (
-            batch
-            if len(self) == len(batch.x)
-            else batch.mapped(lambda value: value[self.start : self.stop])
-        )
+        if len(self) == len(batch.x):
+            return batch
+        return batch.mapped(lambda tensor: tensor[self.start : self.stop])
 
 
 def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
@@ -100,21 +100,25 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
     Args:
         sizes: of the step's batches; the last may be shorter.
         batch_size: of a whole one.
-        rank, processes: number of this process, and of all.
+        rank: number of this process.
+        processes: number of all.
     """
     length = -(-batch_size // processes)
-    return [
-        Piece(
-            number,
-            number * processes + place,
-            place * length,
-            min((place + 1) * length, size),
-            place == rank,
-        )
-        for number, size in enumerate(sizes)
-        for place in range(processes)
-        if place * length < size
-    ]
+    pieces = []
+    for number, size in enumerate(sizes):
+        for process in range(processes):
+            start = process * length
+            if start >= size:
+                break
+            piece = Piece(
+                batch=number,
+                part=number * processes + process,
+                start=start,
+                stop=min(start + length, size),
+                is_own=process == rank,
+            )
+            pieces.append(piece)
+    return pieces
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -125,15 +129,17 @@ def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
 def read_step(
     samples: Samples, indices: np.ndarray, batch_size: int, *, seed: int, step: int
 ) -> Iterator[Callable[[], Batch]]:
-    """Yield what reads the batches of one optimizer step; augmentation is drawn for each by the step and its place."""
+    """Yield what reads the batches of one optimizer step.
 
-    def read(chosen: np.ndarray, part: int) -> Batch:
-        return samples.batch(
-            chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part)
-        )
+    Augmentation is drawn for each batch by the step and the batch's number in it.
+    """
 
-    for part, chosen in enumerate(batches(indices, batch_size)):
-        yield functools.partial(read, chosen, part)
+    def read(rows: np.ndarray, number: int) -> Batch:
+        draws = seeding.numpy_generator(seed, "finetune", "augment", step, number)
+        return samples.batch(rows, draws)
+
+    for number, rows in enumerate(batches(indices, batch_size)):
+        yield functools.partial(read, rows, number)
 
 
 def train_step(
@@ -141,9 +147,9 @@ def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
+    *,
     samples: Samples,
     indices: np.ndarray,
-    *,
     batch_size: int,
     clip: float | None,
     seed: int,
@@ -152,11 +158,12 @@ def train_step(
     unit: float | Tensor = 1.0,
     prepared: Iterable[Batch] | None = None,
 ) -> tuple[float, float]:
-    """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
+    """Take one optimizer step on the mean loss over `indices`.
 
-    The samples go through the model in batches of `batch_size`, of which each process has a piece. The mean of a piece is
-    weighted by what it averages over, samples or known targets, so that the gradient is that of one batch of all samples. With
-    reduce="sum" the means of all batches are added instead. The gradient is clipped once, as a whole.
+    The samples go through the model in batches of `batch_size`, of which each process has a piece.
+    The mean of a piece is weighted by the number of samples or known targets that it averages over,
+    so that the gradient is that of one batch of all samples. With reduce="sum" the means of all
+    batches are added instead. The gradient is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -164,145 +171,204 @@ def train_step(
         seed, step: name the draws.
         prepared: the step's batches, where they have been read already (see `read_step`).
 
+    Returns:
+        the loss, and the gradient's norm before clipping.
+
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
     """
     model.train()
     optimizer.zero_grad()
     if prepared is None:
-        prepared = (
-            read() for read in read_step(samples, indices, batch_size, seed=seed, step=step)
-        )
-    sizes = [len(chosen) for chosen in batches(indices, batch_size)]
+        reads = read_step(samples, indices, batch_size, seed=seed, step=step)
+        prepared = (read() for read in reads)
+    sizes = [len(rows) for rows in batches(indices, batch_size)]
     pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
-    prepared, shares = _shares(engine, loss, pieces, prepared, reduce)
+    prepared, factors = _weighed(engine, loss, pieces, prepared, adds_batches=reduce == "sum")
 
-    def gradient() -> dict[int, Tensor]:
-        values = {}
-        for number, batch in enumerate(
-            prepared
-        ):  # each process reads all, so that augmentation draws the same
-            for place, piece in enumerate(pieces):
-                if (
-                    piece.batch == number and piece.is_own and shares[place]
-                ):  # without a share it teaches nothing
+    def add_gradients() -> dict[int, Tensor]:
+        """Add the gradients of this process's pieces; returns the loss of each by its index."""
+        losses = {}
+        # Each process reads all batches, so that augmentation draws the same.
+        for number, batch in enumerate(prepared):
+            for index, piece in enumerate(pieces):
+                # Without a share in the loss, a piece teaches nothing.
+                if piece.batch == number and piece.is_own and factors[index]:
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    values[place] = _add_gradient(
-                        engine, model, loss, piece.cut(batch), shares[place], unit
+                    losses[index] = _add_gradient(
+                        engine, model, loss, piece.cut(batch), factor=factors[index], unit=unit
                     )
-        return values
+        return losses
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    losses, norm = _summed(engine, gradient, len(pieces), trained, clip)
-    total, lr = sum(losses), optimizer.param_groups[0]["lr"]
-    for name, value in (("loss", total), ("gradient", norm)):
-        if not (math.isfinite(value) or (name == "gradient" and engine.skips_overflow)):
-            what = f"the {name} is {value} at step {step}, with a rate of {lr:g}; the step was not taken"
-            raise NonFiniteError(
-                what, where="train.lr", hint="try a smaller train.lr, or train.clip=1"
-            )
+    if engine.team is None:
+        total, norm = _sum_alone(engine, add_gradients, trained, clip)
+    else:
+        total, norm = _sum_of_team(engine, add_gradients, trained, clip=clip, pieces=len(pieces))
+    if not math.isfinite(total):
+        raise _not_finite("loss", total, optimizer, step)
+    if not math.isfinite(norm) and not engine.skips_overflow:
+        raise _not_finite("gradient", norm, optimizer, step)
     optimizer.step()
     return total, norm
 
 
-def _shares(
-    engine: Engine, loss: Loss, pieces: Sequence[Piece], prepared: Iterable[Batch], reduce: str
+def _not_finite(
+    name: str, number: float, optimizer: torch.optim.Optimizer, step: int
+) -> NonFiniteError:
+    """Return the error of a step whose loss or gradient is NaN or infinite."""
+    rate = optimizer.param_groups[0]["lr"]
+    return NonFiniteError(
+        f"the {name} is {number} at step {step}, with a rate of {rate:g}; the step was not taken",
+        where="train.lr",
+        hint="try a smaller train.lr, or train.clip=1",
+    )
+
+
+def _weighed(
+    engine: Engine,
+    loss: Loss,
+    pieces: Sequence[Piece],
+    prepared: Iterable[Batch],
+    *,
+    adds_batches: bool,
 ) -> tuple[Iterable[Batch], list[float]]:
-    """Return the batches of a step, and the factor of each piece's mean loss in the loss of the step."""
+    """Return the batches of a step, and the factor of each piece's mean loss in the step's loss.
+
+    Args:
+        engine, loss: of the step.
+        pieces: of all processes.
+        prepared: the step's batches; this function reads them if it has to count their targets.
+        adds_batches: whether the means of batches are added up; else the step's loss is a mean.
+    """
     if is_sum(loss):
         return prepared, [1.0] * len(pieces)
-    # The means of batches are added up where `reduce` says so; else a piece has a share of the step.
-    numbers = [piece.batch if reduce == "sum" else 0 for piece in pieces]
+    # The pieces with one number share a weight of 1.
+    numbers = [piece.batch if adds_batches else 0 for piece in pieces]
     sizes = [len(piece) for piece in pieces]
+    # A mean is over samples, or over known targets, which have to be counted; one piece alone has
+    # all of a weight whatever it counts.
     weights = [float(size) for size in sizes]
     if counts_targets(loss) and len(pieces) > len(set(numbers)):
-        whole: list[Batch] = []
+        read: list[Batch] = []
 
-        def weigh_pieces() -> dict[int, float]:
-            whole.extend(prepared)
-            mine = ((place, piece) for place, piece in enumerate(pieces) if piece.is_own)
+        def weigh_own() -> dict[int, float]:
+            # Reading is part of the work: where it fails, it has to fail in all processes.
+            read.extend(prepared)
             return {
-                place: weight_of(loss, piece.cut(whole[piece.batch]).y) for place, piece in mine
+                index: weight_of(loss, piece.cut(read[piece.batch]).y)
+                for index, piece in enumerate(pieces)
+                if piece.is_own
             }
 
-        weights = engine.gathered(weigh_pieces, len(pieces))
-        prepared = whole
-    step_shares: list[float] = []
+        weights = engine.gathered(weigh_own, len(pieces))
+        prepared = read
+    factors: list[float] = []
     for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__):
-        places = list(group)
-        step_shares += normalized(
-            [weights[place] for place in places], [sizes[place] for place in places]
-        )
-    return prepared, step_shares
+        indices = list(group)
+        group_weights = [weights[index] for index in indices]
+        factors += normalized(group_weights, [sizes[index] for index in indices])
+    return prepared, factors
 
 
 def _add_gradient(
-    engine: Engine, model: nn.Module, loss: Loss, batch: Batch, share: float, unit: float | Tensor
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    *,
+    factor: float,
+    unit: float | Tensor,
 ) -> Tensor:
-    """Add the gradient of a batch's mean loss times its share; returns that product as it is reported."""
+    """Add the gradient of a batch's mean loss times a factor; returns that product as reported."""
     moved = engine.move(batch)
     with engine.autocast():
         outputs = model(moved.x, moved.valid)
-    if is_undefined(loss, batch.y):  # what was read lies on the CPU: looking at it waits for no GPU
-        value, reported = outputs.sum() * 0, torch.zeros((), device=outputs.device)
+    # `batch` is on the CPU still: looking at its targets waits for no GPU.
+    if is_undefined(loss, batch.y):
+        differentiated = outputs.sum() * 0
+        reported = torch.zeros((), device=outputs.device)
     else:
-        value, reported = loss_values(loss, outputs, moved.y, unit)
-    engine.backward(value * share)
-    return reported * share
+        differentiated, reported = loss_values(loss, outputs, moved.y, unit)
+    engine.backward(differentiated * factor)
+    return reported * factor
 
 
-def _summed(
+def _sum_alone(
     engine: Engine,
-    gradient: Callable[[], dict[int, Tensor]],
-    count: int,
+    add_gradients: Callable[[], dict[int, Tensor]],
     trained: list[nn.Parameter],
     clip: float | None,
-) -> tuple[list[float], float]:
-    """Compute the gradient of a step, of all processes; returns the losses of its pieces and the norm before clipping."""
-    if engine.team is None:
-        numbers = [*gradient().values(), engine.clip(trained, clip)]
-        is_narrow = numbers[0].device.type == "mps" or {number.dtype for number in numbers} == {
-            torch.float32
-        }
-        wide = torch.float32 if is_narrow else torch.float64
-        *losses, norm = torch.stack(
-            [number.to(wide) for number in numbers]
-        ).tolist()  # in one transfer
-        return losses, norm
-    losses = engine.gathered(
-        lambda: {place: float(value) for place, value in gradient().items()}, count
-    )
-    held = {place: 1.0 for place, parameter in enumerate(trained) if parameter.grad is not None}
-    counts = engine.gathered(lambda: held, len(trained))
-    # A parameter that has no gradient anywhere is left without.
-    used = [parameter for parameter, count in zip(trained, counts, strict=True) if count]
-    for parameter in used:
+) -> tuple[float, float]:
+    """Compute and clip the gradient of a step in one process; returns loss and norm before it."""
+    losses = add_gradients().values()
+    numbers = [*losses, engine.clip(trained, clip)]
+    # In float64 where there is one and something to gain.
+    dtypes = {number.dtype for number in numbers}
+    is_narrow = numbers[0].device.type == "mps" or dtypes == {torch.float32}
+    wide = torch.float32 if is_narrow else torch.float64
+    # In one transfer, which is all that a step waits for.
+    *losses_on_cpu, norm = torch.stack([number.to(wide) for number in numbers]).tolist()
+    return sum(losses_on_cpu), norm
+
+
+def _sum_of_team(
+    engine: Engine,
+    add_gradients: Callable[[], dict[int, Tensor]],
+    trained: list[nn.Parameter],
+    *,
+    clip: float | None,
+    pieces: int,
+) -> tuple[float, float]:
+    """Compute and clip the gradient of a step, that of all processes.
+
+    Returns:
+        the loss of all `pieces`, and the gradient's norm before clipping.
+    """
+
+    def own_losses() -> dict[int, float]:
+        return {index: float(loss) for index, loss in add_gradients().items()}
+
+    def own_gradients() -> dict[int, float]:
+        return {index: 1.0 for index, parameter in enumerate(trained) if parameter.grad is not None}
+
+    losses = engine.gathered(own_losses, pieces)
+    counts = engine.gathered(own_gradients, len(trained))
+    # Every process adds up the same tensors, zeros for a gradient that it lacks. A parameter that
+    # has no gradient in any process is left without.
+    gradients = []
+    for parameter, count in zip(trained, counts, strict=True):
+        if not count:
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    engine.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
-    return losses, float(engine.clip(trained, clip))
+        gradients.append(parameter.grad)
+    engine.add_up(gradients)
+    return sum(losses), float(engine.clip(trained, clip))
 
 
 def loss_values(
     loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report, in the task's units.
+    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report.
 
-    A gradient in the task's units would depend on them: that of a squared error shrinks with their square, and falls below
-    Adam's epsilon. One unit for all outputs keeps its direction.
+    The latter is in the task's units. A gradient in the task's units would depend on them: that of
+    a squared error shrinks with their square, and falls below Adam's epsilon. One unit for all
+    outputs keeps its direction.
 
     Args:
         loss, outputs, targets: of a batch.
-        unit: in which outputs and targets are measured, in the task's units: one for all outputs, or one for each, [K]; the
-            loss to report is then in these units as well.
+        unit: in which outputs and targets are measured, in the task's units: one for all outputs,
+            or one for each, [K]; the loss to report is then in these units as well.
     """
     if isinstance(unit, Tensor):
-        value = loss(outputs / unit, targets / unit)
-        return value, value.detach()
+        differentiated = loss(outputs / unit, targets / unit)
+        return differentiated, differentiated.detach()
     if unit == 1:
-        value = loss(outputs, targets)
-        return value, value.detach()
-    with torch.no_grad():  # in float64 where there is one: squares of large units exceed float32
+        differentiated = loss(outputs, targets)
+        return differentiated, differentiated.detach()
+    # In float64 where there is one: squares of large units exceed float32.
+    with torch.no_grad():
         wide = outputs if outputs.device.type == "mps" else outputs.double()
         reported = loss(wide, targets.to(wide.dtype))
     return loss(outputs / unit, targets / unit), reported
@@ -312,7 +378,9 @@ def loss_values(
 def predict(
     engine: Engine, model: nn.Module, samples: Samples, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return outputs and targets of a whole split, on the CPU, in the order of the split; leaves the model in evaluation mode.
+    """Return outputs and targets of a whole split, on the CPU, in the order of the split.
+
+    Leaves the model in evaluation mode.
 
     Returns:
         outputs [n, K] or [n, K, *E] in the dtype that the model gives, and targets [n, ...].
@@ -322,38 +390,40 @@ def predict(
     """
     model.eval()
     outputs: list[Tensor] = []
-    waiting: list[Tensor] = []
+    on_device: list[Tensor] = []
     targets: list[Tensor] = []
-    most = 0 if engine.device.type == "cpu" else _WAITING_BYTES
+    room = 0 if engine.device.type == "cpu" else _WAITING_BYTES
 
     def read(rows: np.ndarray) -> tuple[Batch, Tensor]:
+        # Targets stay as they were read, on the CPU.
         batch = samples.batch(rows)
-        return engine.pin(batch), batch.y  # targets stay as they were read
+        return engine.pin(batch), batch.y
 
+    def transfer() -> None:
+        outputs.extend(output.cpu() for output in on_device)
+        on_device.clear()
+
+    hint = f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
     reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
-        governed_by(
-            "train.eval_batch_size",
-            f"use less than {batch_size}" if batch_size > 1 else "use a smaller body",
-        ),
-        closing(read_ahead(reads)) as results,
+        governed_by("train.eval_batch_size", hint),
+        closing(read_ahead(reads)) as read_batches,
     ):
-        for batch, batch_targets in results:
+        for batch, batch_targets in read_batches:
             signals.check()
             moved = engine.move(batch)
             with engine.autocast():
-                waiting.append(model(moved.x, moved.valid))
+                on_device.append(model(moved.x, moved.valid).float())
             targets.append(batch_targets)
-            # Outputs leave a GPU many at a time: a transfer waits for all that is being computed.
-            if sum(output.nbytes for output in waiting) > most:
-                outputs.extend(output.cpu() for output in waiting)
-                waiting.clear()
-        outputs.extend(output.cpu() for output in waiting)
+            # Many outputs leave a GPU at a time: a transfer waits for all that is being computed.
+            if sum(output.nbytes for output in on_device) > room:
+                transfer()
+        transfer()
         return torch.cat(outputs), torch.cat(targets)
 
 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:
-    """Return the error of a whole split from its outputs, with the records that its samples belong to."""
+    """Return the error of a whole split from its outputs, with the records of its samples."""
     return error(outputs.numpy(), targets.numpy(), samples.groups())
 
 
@@ -363,17 +433,22 @@ def whole_loss(
     loss: Loss,
     outputs: Tensor,
     targets: Tensor,
+    *,
     batch_size: int,
     unit: float | Tensor = 1.0,
 ) -> float | None:
-    """Return the loss of a whole split as `train_step` reports it, from the outputs of `predict`; None if it is not finite.
+    """Return the loss of a whole split as `train_step` reports it; None if it is not finite.
 
-    It is computed with `batch_size` samples at once, which bounds the memory.
+    It is computed from the outputs of `predict`, with `batch_size` samples at once, which bounds
+    the memory.
     """
-    parts = batches(np.arange(len(outputs)), batch_size)
+    runs = batches(np.arange(len(outputs)), batch_size)
+    factors = shares(loss, [targets[rows] for rows in runs])
     total = 0.0
-    for rows, share in zip(parts, shares(loss, [targets[rows] for rows in parts]), strict=True):
-        if share:
+    for rows, factor in zip(runs, factors, strict=True):
+        # A batch without known targets has no part in the loss.
+        if factor:
             moved = engine.move(Batch(outputs[rows], targets[rows]))
-            total += float(loss_values(loss, moved.x, moved.y, unit)[1]) * share
+            _, reported = loss_values(loss, moved.x, moved.y, unit)
+            total += float(reported) * factor
     return total if math.isfinite(total) else None

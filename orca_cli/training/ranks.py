@@ -1,4 +1,7 @@
-"""Which process of one run this is, where torchrun or accelerate launch has started several; by the environment alone."""
+"""Which process of one run this is, where torchrun or accelerate launch has started several.
+
+The environment alone says it.
+"""
 
 import os
 import sys
@@ -18,18 +21,18 @@ class Rank:
     Args:
         number: 0 for the one that leads.
         size: how many there are, at least 2.
-        local: number among those of this machine, which is that of its GPU.
-        here: how many this machine has.
+        local_number: among those of this machine, which is the number of its GPU.
+        local_size: how many this machine has.
     """
 
     number: int
     size: int
-    local: int
-    here: int
+    local_number: int
+    local_size: int
 
     @property
     def leads(self) -> bool:
-        """Return whether this process does what is done once: claim, write, print, decide."""
+        """Return whether this process claims, writes, prints and decides, which is done once."""
         return self.number == 0
 
 
@@ -41,33 +44,33 @@ def from_environment() -> Rank | None:
     """
     if any(name not in os.environ for name in _NAMES):
         return None
-    names = {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": os.environ["RANK"],
-        "LOCAL_WORLD_SIZE": "1",
-    }
+    # torchrun also gives the numbers within the machine; other launchers may not.
+    number = os.environ["RANK"]
     try:
-        number, size, local, here = (
-            int(os.environ.get(name, default)) for name, default in names.items()
+        rank = Rank(
+            number=int(number),
+            size=int(os.environ["WORLD_SIZE"]),
+            local_number=int(os.environ.get("LOCAL_RANK", number)),
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
     except ValueError as error:
         raise UsageError(
             f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
         ) from error
-    if size <= 1:
+    if rank.size <= 1:
         return None
-    if not 0 <= number < size:
+    if not 0 <= rank.number < rank.size:
         raise UsageError(
-            f"{number} is not in 0..{size - 1} (WORLD_SIZE={size})",
+            f"{rank.number} is not in 0..{rank.size - 1} (WORLD_SIZE={rank.size})",
             where="RANK",
             hint="use torchrun",
         )
-    return Rank(number, size, local, here)
+    return rank
 
 
 def silence() -> None:
     """Print nothing any more: the first process of a run speaks for all."""
+    # The descriptors, not sys.stdout: libraries write to them as well.
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(sink, stream.fileno())
@@ -75,7 +78,15 @@ def silence() -> None:
 
 
 def check_command(words: Sequence[str], rank: Rank) -> None:
-    """Raise UsageError for work that several processes do not share: another command than `run`, a sweep or a dry run."""
-    if words[:1] != ["run"] or {"--dry-run", "-m", "--multirun"} & set(words):
-        hint = f"start it once, without torchrun or accelerate launch ({rank.size} processes now)"
-        raise UsageError("is done by one process", where=" ".join(["orca", *words[:1]]), hint=hint)
+    """Raise UsageError for work that several processes do not share.
+
+    That is another command than `run`, a sweep or a dry run.
+    """
+    is_run = words[:1] == ["run"]
+    if is_run and not {"--dry-run", "-m", "--multirun"} & set(words):
+        return
+    raise UsageError(
+        "is done by one process",
+        where=" ".join(["orca", *words[:1]]),
+        hint=f"start it once, without torchrun or accelerate launch ({rank.size} processes now)",
+    )

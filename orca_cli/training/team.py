@@ -1,10 +1,12 @@
 """The processes of one run: the first leads, the others follow.
 
-The first process goes through the program as if it were alone: it alone claims the folder, reads checkpoints, writes, prints
-and decides. Where there is work for all, it sends an order, which names the work and brings the weights, and every process does
-its part. So the others need no record and take no decision, and whatever ends the first one ends them.
+The first process goes through the program as if it were alone: it alone claims the folder, reads
+checkpoints, writes, prints and decides. Where there is work for all, it sends an order, which names
+the work and brings the weights, and every process does its part. So the others need no record and
+take no decision, and whatever ends the first one ends them.
 
-Orders, states and numbers go over gloo between CPUs; gradients and weights by the backend of their device.
+Orders, states and numbers go over gloo between CPUs; gradients and weights by the backend of their
+device.
 """
 
 import atexit
@@ -38,7 +40,9 @@ END = "end"
 
 
 class Team:
-    """The processes of a run, as one of them sees them. Every exchange raises OrcaError where another process has ended.
+    """The processes of a run, as one of them sees them.
+
+    Every exchange raises OrcaError where another process has ended.
 
     Attributes:
         failure: the last one that all processes know of.
@@ -47,40 +51,29 @@ class Team:
         rank: of this process.
 
     Raises:
-        ConfigError: accelerate is configured to split the model, which this program does not support.
+        ConfigError: accelerate is configured to split the model, which this program does not
+            support.
         NetworkError: the other processes do not answer.
     """
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
         self.failure: Exception | None = None
-        for name in _ENGINES:
-            if os.environ.get(name, "").lower() in ("true", "1"):
-                what = "accelerate launch is configured to split the model over processes; here each process holds all of it"
-                raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu")
-        # Each process of a machine gets its part of the processors, unless the environment says how many threads there are.
-        if "OMP_NUM_THREADS" not in os.environ:
-            count = (
-                max(1, len(os.sched_getaffinity(0)) // rank.here)
-                if hasattr(os, "sched_getaffinity")
-                else 1
-            )
-            os.environ["OMP_NUM_THREADS"] = str(count)
-            torch.set_num_threads(count)
-        os.environ.setdefault("LOCAL_RANK", str(rank.local))  # accelerate asks for it
-        both = torch.cuda.is_available() and distributed.is_nccl_available()
+        _check_engines()
+        _share_processors(rank)
+        os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
+        has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
-            with (
-                signals.postponed()
-            ):  # no signal's exception may leave a meeting of the processes half done
-                distributed.init_process_group(
-                    "cpu:gloo,cuda:nccl" if both else "gloo", timeout=_MEETING
-                )
+            # No signal's exception may leave a meeting of the processes half done.
+            with signals.postponed():
+                distributed.init_process_group(backend, timeout=_MEETING)
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
-            where = f"process {rank.number} of {rank.size}"
             raise NetworkError(
-                f"the others cannot be reached: {error}", where=where, hint="see MASTER_ADDR"
+                f"the others cannot be reached: {error}",
+                where=f"process {rank.number} of {rank.size}",
+                hint="see MASTER_ADDR",
             ) from error
         atexit.register(_leave)
 
@@ -99,37 +92,44 @@ class Team:
         if chosen.type == "cpu":
             return chosen
         if chosen.type != "cuda" or chosen.index is not None:
-            what = f"'{chosen}' is one device, and there are {self.rank.size} processes"
             raise ConfigError(
-                what, where="device", hint="use device=cuda, device=cpu or device=auto"
+                f"'{chosen}' is one device, and there are {self.rank.size} processes",
+                where="device",
+                hint="use device=cuda, device=cpu or device=auto",
             )
-        if self.rank.here > torch.cuda.device_count():
-            what = (
-                f"{self.rank.here} processes and {torch.cuda.device_count()} GPUs on this machine"
-            )
+        gpus = torch.cuda.device_count()
+        if self.rank.local_size > gpus:
             raise UnavailableError(
-                what, where="device", hint="start as many processes as there are GPUs"
+                f"{self.rank.local_size} processes and {gpus} GPUs on this machine",
+                where="device",
+                hint="start as many processes as there are GPUs",
             )
-        torch.cuda.set_device(self.rank.local)
-        return torch.device("cuda", self.rank.local)
+        torch.cuda.set_device(self.rank.local_number)
+        return torch.device("cuda", self.rank.local_number)
 
     # Orders
 
     def order(self, name: str, **facts: Any) -> None:
         """Send an order to all others; they are listening."""
-        self._said({"name": name, **facts}, 0)
+        self._broadcast({"name": name, **facts}, 0)
 
     def listen(self) -> dict[str, Any]:
         """Wait for the next order; returns its facts with its "name"."""
-        return self._said({}, 0)
+        return self._broadcast({}, 0)
 
     def end(self, code: int) -> None:
-        """Tell the others that the run is over, and the exit code; they leave when this process has."""
+        """Send the others the exit code of the run, which is over.
+
+        They leave when this process has.
+        """
         with contextlib.suppress(OrcaError):
             self.order(END, code=code)
 
     def wait_for_the_end(self) -> None:
-        """Return once the first process has exited: if another exits earlier, the launcher stops all."""
+        """Return once the first process has exited.
+
+        If another exits earlier, the launcher stops all.
+        """
         with contextlib.suppress(OrcaError):
             while True:
                 self.listen()
@@ -137,20 +137,25 @@ class Team:
     # Tensors
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the first process's tensors, on a device; those that other processes pass are ignored."""
-        mine = [
-            (name, str(one.dtype).removeprefix("torch."), list(one.shape))
-            for name, one in tensors.items()
-        ]
-        received = {}
-        for name, dtype, shape in self._said({"header": mine}, 0)["header"]:
-            value = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        """Return the first process's tensors, on a device.
+
+        Tensors that other processes pass are ignored.
+        """
+        own_header = []
+        for name, tensor in tensors.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            own_header.append((name, dtype, list(tensor.shape)))
+        shared = {}
+        for name, dtype, shape in self._broadcast({"header": own_header}, 0)["header"]:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
-                value.copy_(tensors[name])
+                tensor.copy_(tensors[name])
+            # As bytes: not every backend takes every type.
+            content = tensor.reshape(-1).view(torch.uint8)
             with _reaching_the_others():
-                distributed.broadcast(value.reshape(-1).view(torch.uint8), 0)
-            received[name] = value
-        return received
+                distributed.broadcast(content, 0)
+            shared[name] = tensor
+        return shared
 
     def share_weights(self, module: torch.nn.Module, device: torch.device) -> None:
         """Give every process's module the weights and buffers that the first one's has."""
@@ -159,78 +164,125 @@ class Team:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes."""
         bucket: list[Tensor] = []
-        for place, tensor in enumerate(tensors):
-            bucket.append(tensor)
-            is_last = place == len(tensors) - 1 or tensors[place + 1].dtype != tensor.dtype
-            if is_last or sum(one.nbytes for one in bucket) >= _BUCKET:
-                flat = torch.cat([one.reshape(-1) for one in bucket])
-                with _reaching_the_others():
-                    distributed.all_reduce(flat)
-                for one, summed in zip(
-                    bucket, flat.split([one.numel() for one in bucket]), strict=True
-                ):
-                    one.copy_(summed.view_as(one))
+        size = 0
+        for tensor in tensors:
+            # A bucket holds tensors of one type, of 64 MiB or a little more.
+            if bucket and (size >= _BUCKET or bucket[0].dtype != tensor.dtype):
+                _add_up_bucket(bucket)
                 bucket = []
+                size = 0
+            bucket.append(tensor)
+            size += tensor.nbytes
+        if bucket:
+            _add_up_bucket(bucket)
 
     # Agreement
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
-        """Return `count` numbers in every process; each computes some of them, as place -> number.
+        """Return `count` numbers in every process.
 
-        A signal that another process got reaches the first one.
+        Each process computes some of them, as index -> number. A signal that another process got
+        reaches the first one.
 
         Raises:
             OrcaError: the work failed in one of them; in this one it may be any exception.
         """
         error: Exception | None = None
-        values: Mapping[int, float] = {}
+        numbers: Mapping[int, float] = {}
         try:
-            values = work()
+            numbers = work()
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
+        # Whether the work failed, the signal that came, and the numbers: 0 from all but one.
         row = torch.zeros(2 + count, dtype=torch.float64)
-        row[0], row[1] = error is not None, signals.pending() or 0
-        for place, value in values.items():
-            row[2 + place] = value
-        everyones = [torch.empty_like(row) for _ in range(self.rank.size)]
+        row[0] = error is not None
+        row[1] = signals.pending() or 0
+        for index, number in numbers.items():
+            row[2 + index] = number
+        # Gathered rather than summed: who failed, and which signal came, must stay apart.
+        rows = [torch.empty_like(row) for _ in range(self.rank.size)]
         with _reaching_the_others():
-            distributed.all_gather(everyones, row, group=self._all)
-        table = torch.stack(everyones)
-        if self.leads and (numbers := [int(number) for number in table[1:, 1] if number]):
-            signals.note(numbers[0])
-        if (failed := table[:, 0]).any():
-            record = self._said(_record(error, self.rank), int(failed.nonzero()[0]))
+            distributed.all_gather(rows, row, group=self._all)
+        table = torch.stack(rows)  # [processes, 2 + count]
+        self._note_signal(table[1:, 1])
+        has_failed = table[:, 0]
+        if has_failed.any():
+            first_failed = int(has_failed.nonzero()[0])
+            record = self._broadcast(_record(error, self.rank), first_failed)
+            # Noted, so that a caller can tell it from an error that only this process has met.
             self.failure = _rebuilt(record) if error is None else error
             raise self.failure
         return table[:, 2:].sum(0).tolist()
 
-    def _said(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
+    def _note_signal(self, received: Tensor) -> None:
+        """Let the first process know of a signal that another one got; 0 means no signal."""
+        numbers = [int(number) for number in received if number]
+        if self.leads and numbers:
+            signals.note(numbers[0])
+
+    def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
+        # Its length first, so that the others can make room.
         content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         length = torch.tensor([len(content)])
         with _reaching_the_others():
             distributed.broadcast(length, sender, group=self._all)
-            received = (
-                content
-                if self.rank.number == sender
-                else torch.empty(int(length), dtype=torch.uint8)
+            if self.rank.number != sender:
+                content = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(content, sender, group=self._all)
+        return json.loads(bytes(content.numpy()))
+
+
+def _check_engines() -> None:
+    """Refuse the ways of accelerate to split a model."""
+    for name in _ENGINES:
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            raise ConfigError(
+                "accelerate launch is configured to split the model over processes; here each "
+                "process holds all of it",
+                where=name,
+                hint="use accelerate launch --multi_gpu",
             )
-            distributed.broadcast(received, sender, group=self._all)
-        return json.loads(bytes(received.numpy()))
+
+
+def _share_processors(rank: Rank) -> None:
+    """Give each process of a machine its part of the processors, unless OMP_NUM_THREADS is set."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    count = 1
+    if hasattr(os, "sched_getaffinity"):
+        count = max(1, len(os.sched_getaffinity(0)) // rank.local_size)
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch.set_num_threads(count)
+
+
+def _add_up_bucket(tensors: list[Tensor]) -> None:
+    """Replace tensors of one type by their sums over the processes, in one exchange."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    with _reaching_the_others():
+        distributed.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, total in zip(tensors, flat.split(sizes), strict=True):
+        tensor.copy_(total.view_as(tensor))
 
 
 @contextmanager
 def _reaching_the_others() -> Iterator[None]:
+    """Turn what torch raises where another process has ended into an OrcaError."""
     try:
         yield
     except RuntimeError as error:
         if is_exhausted(error):
             raise
-        what, hint = "another process of this run has ended", "rerun the same command to resume"
-        raise OrcaError(what, where="torchrun", hint=hint) from error
+        raise OrcaError(
+            "another process of this run has ended",
+            where="torchrun",
+            hint="rerun the same command to resume",
+        ) from error
 
 
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
+    """Return an error as plain values, from which the other processes make it again."""
     if isinstance(error, OrcaError):
         return {
             "kind": type(error).__name__,
@@ -245,17 +297,23 @@ def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
             "where": "train.batch_size",
             "hint": "",
         }
-    what = f"process {rank.number} of {rank.size}: unexpected {type(error).__name__}: {error}"
-    return {"kind": "OrcaError", "what": what, "where": "", "hint": ""}
+    return {
+        "kind": "OrcaError",
+        "what": f"process {rank.number} of {rank.size}: unexpected {type(error).__name__}: {error}",
+        "where": "",
+        "hint": "",
+    }
 
 
 def _rebuilt(record: Mapping[str, str]) -> OrcaError:
-    kind = getattr(exceptions, record["kind"], OrcaError)
-    if issubclass(kind, InterruptionError):
+    """Return the error that another process met."""
+    error_class = getattr(exceptions, record["kind"], OrcaError)
+    if issubclass(error_class, InterruptionError):
         signals.check()  # it has been noted
-    return kind(record["what"], where=record["where"], hint=record["hint"])
+    return error_class(record["what"], where=record["where"], hint=record["hint"])
 
 
 def _leave() -> None:
+    # At the exit of this process the others may be gone.
     with contextlib.suppress(Exception):
         distributed.destroy_process_group()

@@ -51,7 +51,13 @@ def step(loss, y, size=8):
     model = Dense(3, flat=y.dim() == 1 or y.shape == (8, 3))
     settings = {"batch_size": size, "clip": None, "seed": 0, "step": 0}
     value, _ = train_step(
-        engine(), model, optimizer(model), loss, Pairs(y), np.arange(8), **settings
+        engine(),
+        model,
+        optimizer(model),
+        loss,
+        samples=Pairs(y),
+        indices=np.arange(8),
+        **settings,
     )
     return value, gradient(model)
 

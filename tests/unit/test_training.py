@@ -83,7 +83,8 @@ def take(model, trained, steps, *, overflowing=(), count=12, batch_size=12, clip
     for step in steps:
         loss = Overflowing() if step in overflowing else nn.MSELoss()
         settings = {"batch_size": batch_size, "clip": clip, "seed": 0, "step": step}
-        train_step(trained[0], model, trained[1], loss, SAMPLES, np.arange(count), **settings)
+        settings |= {"samples": SAMPLES, "indices": np.arange(count)}
+        train_step(trained[0], model, trained[1], loss, **settings)
 
 
 def test_predict_keeps_the_order_of_the_split():

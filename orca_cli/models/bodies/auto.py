@@ -43,6 +43,7 @@ def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
     modules = {}
     for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
+        # This module, which is of no family.
         if name == "auto":
             continue
         module = importlib.import_module(f"{bodies.__name__}.{name}")

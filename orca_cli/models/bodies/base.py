@@ -1,4 +1,4 @@
-"""What all bodies have in common: weights and digests, the embedding layer, source embedding."""
+"""The common ground of all bodies: weights and digests, embedding layer, source embedding."""
 
 import copy
 import functools
@@ -70,7 +70,7 @@ class Body(nn.Module, ABC):
             not count towards `max_tokens` where positions are the embedder's
             (`EmbedderInit.positions`).
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
-        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs:
+        preparation_digest: SHA-256 of the checkpoint's files that decide how data become inputs:
             tokenizer, pixel statistics.
     """
 
@@ -149,14 +149,15 @@ class Body(nn.Module, ABC):
         if role not in self.linears:
             return []
         ending = re.compile(f"({self.linears[role]})$")
-        linears = [name for name, part in self.named_modules() if isinstance(part, nn.Linear)]
+        linears = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return [name for name in linears if ending.search(name)]
 
     def reset_weights(self) -> None:
-        """Redraw what is trained by the architecture's own initialisation.
+        """Draw the weights of all submodules by the architecture's own initialisation.
 
         The embedding layer stays as it is.
         """
+        # With a configuration of its own: models write into theirs.
         options = checkpoints.without_pooler(self._model_type)
         fresh = self._model_type(copy.deepcopy(self.config), **options)
         for name, module in self.submodules(fresh).items():
@@ -169,6 +170,7 @@ class Body(nn.Module, ABC):
         """
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
+        # With it, a bidirectional mask is causal; encoders have no function for that.
         and_mask = causal_mask_function if causal else None
         numbers = mask.to(torch.int64)
         return create_bidirectional_mask(self.config, x, numbers, and_mask_function=and_mask)
@@ -318,6 +320,7 @@ class ImageBody(Body):
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
         size = model.config.image_size
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
+        # All families have square patches.
         sides = model.embeddings.patch_embeddings.projection.kernel_size
         self.patch: int = sides[0]
         self.patch_grid = (self.canvas[0] // sides[0], self.canvas[1] // sides[1])
@@ -350,6 +353,7 @@ class ImageBody(Body):
         """
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
         canvas = self.canvas
+        # Source and target are compared at the same resolution.
         if self.source_resolution != "body":
             canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
@@ -357,6 +361,7 @@ class ImageBody(Body):
         assert start.patch_weight is not None
         mean = torch.tensor(start.pixel_mean, device=self.device).view(3, 1, 1)
         deviation = torch.tensor(start.pixel_std, device=self.device).view(3, 1, 1)
+        # Written out, since the layer of some families takes images of the pretrained size only.
         pixels = (resize(images, canvas) - mean) / deviation
         maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)
         grid = (maps.shape[2], maps.shape[3])

@@ -50,6 +50,7 @@ class DecoderBody(EncoderBody):
         """Return the model without words, its layers nn.Linear in place of GPT-2's Conv1D."""
         from transformers.pytorch_utils import Conv1D
 
+        # The words embed the source, outside of the body.
         model.set_input_embeddings(None)
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):

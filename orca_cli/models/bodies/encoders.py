@@ -85,7 +85,7 @@ class ModernBertBody(EncoderBody):
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the model; its embedding layer passes on what it is given."""
+        """Return the model; its embedding layer now returns its inputs."""
         model.embeddings = _PassedOn()
         return {"model": model}
 

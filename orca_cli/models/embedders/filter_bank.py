@@ -292,7 +292,7 @@ def _centres(layout: TokenLayout) -> np.ndarray:
     """Return the places at which filters are evaluated, [T, M, axes]; some lie beyond the end."""
     axes = len(layout.extent)
     count = min(layout.kernel, _PLACES[axes])
-    steps = [int((place + 0.5) * layout.kernel / count) for place in range(count)]
+    steps = [int((number + 0.5) * layout.kernel / count) for number in range(count)]
     within = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
     cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
     corners = cells * layout.kernel

@@ -80,12 +80,12 @@ class Overlap(Embedder):
 class Multiscale(Embedder):
     """`Overlap` and, added to it, what dilated filters answer in the patch and in the whole sample.
 
-    What tells classes apart is often which shapes occur, at what scale and how often. Every filter
-    is compared with the shape of the input around some positions of the patch, as a correlation,
-    which is free of level and size. Features are the share of positions where that exceeds the
-    filter's threshold (as in ROCKET and its successors, Dempster et al. 2020), its maximum, and the
-    size of what was seen; those of the patch and those of the sample (their means, and the values
-    of a short sequence or the means of few patches), standardised, are added to every token.
+    Classes often differ in which shapes occur, at what scale and how often. Every filter is
+    compared with the shape of the input around some positions of the patch, as a correlation, which
+    is free of level and size. Features are the share of positions where that exceeds the filter's
+    threshold (as in ROCKET and its successors, Dempster et al. 2020), its maximum, and the size of
+    what was seen; those of the patch and those of the sample (their means, and the values of a
+    short sequence or the means of few patches), standardised, are added to every token.
 
     Args:
         init: as in `Patch`, of norm, positions and patch filter; the bank is random.
@@ -120,8 +120,8 @@ class Multiscale(Embedder):
         bank_layout = layout
         bank_width: int | None = width
         # A patch layer of the body's own gives tokens that the body knows: nothing is added to
-        # them. What goes past the body needs no feature for each of the body's patches, of which a
-        # Swin has thousands.
+        # them. Features that go past the body need not tell all patches apart, of which a Swin has
+        # thousands.
         if self.skip and self.init == "pretrained" and body.patch_weight is not None:
             bank_layout = coarse(layout)
             bank_width = None
@@ -151,8 +151,8 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the
             body's; "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
         reach: patches that a token sees on either side of its own.
-        beside: features that are added to the convolution's answers; without a width they are not,
-            and those of whole samples go past the body to the predictor.
+        beside: a bank whose features are added to the convolution's answers. If it has no width
+            they are not, and those of whole samples go past the body to the predictor.
     """
 
     def __init__(
@@ -172,13 +172,16 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         self.beside = beside
         if beside is not None and not beside.adds:
             self.sample_width = beside.sample_width
+        # With a reach of 1, a token sees its own patch and one on either side.
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = self._drawn_convolution(width)
         self.norm: nn.Module = nn.Identity()
+        # Trained, though the body's own is frozen.
         if body.norm is not None:
             device = self.convolution.weight.device
             self.norm = copy.deepcopy(body.norm).to(device).requires_grad_(True)
         self.positions: nn.Parameter | None = None
+        # A body without positions at its input has its own inside.
         if body.positions is not None:
             drawn = torch.randn(layout.tokens, width) * _POSITION_DEVIATION
             self.positions = nn.Parameter(drawn)
@@ -219,6 +222,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             if body.position_grid is not None:
                 positions = resize_positions(positions, body.position_grid, self.layout.grid)
             self.positions.data.copy_(positions[: self.layout.tokens])
+        # Only maps are convolved as the body's patches are.
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             self._patch = body
             self.is_body_layer = True
@@ -275,6 +279,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
 
         They are token `places[i]` of sample `rows[i]`.
         """
+        # A convolution at a few places is a linear layer over their windows.
         canvas = self._canvas(x, valid)
         index = torch.unravel_index(places, self.layout.grid)
         windows = self._windows(canvas)[(rows, *index)]  # [p, C, *kernel]
@@ -307,12 +312,13 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Take what is learned from training inputs before any training.
+        """Learn from training inputs, before any training.
 
-        That is the scale of the features, where there are some, and whether inputs are images in
-        0..1, which the patch filter then takes as the body's own layer does: less the mean, divided
-        by the deviation of its pixels.
+        The bank, if any, learns the scale of its features. If all inputs are images in 0..1, the
+        patch filter then takes them as the body's own layer does: less the mean, divided by the
+        deviation of its pixels.
         """
+        # The filter is set once more at most: training moves it afterwards.
         patch = self._patch
         self._patch = None
         knows_pixels = patch is not None and patch.pixel_mean is not None
@@ -327,7 +333,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             self._start_from_patch(patch, are_pixels=True)
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Return what is cut into tokens, [B, C, *extent]."""
+        """Return the inputs on the canvas that is cut into tokens, [B, C, *extent]."""
         # A patch may hold padding, and a token sees beyond its own patch.
         if valid is not None:
             x = x.masked_fill(~valid.unsqueeze(1), 0.0)

@@ -1,6 +1,6 @@
-"""Which parameters stage 3 trains, and what a checkpoint has to hold.
+"""Which parameters stage 3 trains, and which tensors a checkpoint has to hold.
 
-That is all but what the pretrained body's own files hold.
+It holds all but those that are in the pretrained body's own files.
 """
 
 import math
@@ -25,6 +25,7 @@ def train_parts(
 
     With `embedder=False` the embedder is not.
     """
+    # Nothing first: another mode may have been applied before.
     model.requires_grad_(False)
     model.predictor.requires_grad_(True)
     model.embedder.requires_grad_(embedder)
@@ -33,9 +34,9 @@ def train_parts(
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of what a checkpoint of the model has to hold.
+    """Return copies, on the CPU, of the tensors that a checkpoint of the model has to hold.
 
-    It holds embedder, predictor, all buffers, and those parameters of the body that are trained.
+    They are those of embedder and predictor, all buffers, and the body's trained parameters.
     """
     state = model.state_dict()
     return {name: state[name].detach().cpu().clone() for name in _stored_names(model)}
@@ -54,6 +55,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             where="finetune",
             hint="use --force to restart the run",
         )
+    # Not strict: the body's frozen parameters are in its own files, not in the state.
     model.load_state_dict(state, strict=False)
 
 
@@ -159,6 +161,7 @@ class LoRA(Finetune):
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: the package peft is not installed.
         """
+        # The mode may be applied again, to a model that has its updates.
         if not _updates(model.body):
             self._inject(model.body)
         train_parts(model, _updates(model.body))
@@ -180,6 +183,7 @@ class LoRA(Finetune):
             bias="none",
         )
         peft.inject_adapter_in_model(config, layers)
+        # peft has replaced the layers inside `layers`; the body gets them by their own names.
         for name, layer in zip(names, layers.values(), strict=True):
             body.set_submodule(name, layer)
 
@@ -200,7 +204,7 @@ class LoRA(Finetune):
 
 def _updates(body: Any) -> list[nn.Module]:
     """Return the parts that peft has added to a body."""
-    return [part for name, part in body.named_modules() if _last_part(name).startswith("lora_")]
+    return [module for name, module in body.named_modules() if _last_part(name).startswith("lora_")]
 
 
 def _last_part(name: str) -> str:
@@ -236,7 +240,7 @@ class Prompt(Finetune):
             prefix_length = _prefix_length(model)
             self._check(model.body, model.embedder, prefix_length)
             self._add(model.body, prefix_length)
-        prompts = [part for part in model.body.modules() if isinstance(part, PromptTokens)]
+        prompts = [module for module in model.body.modules() if isinstance(module, PromptTokens)]
         train_parts(model, prompts, embedder=self.train_embedder)
 
     def _check(self, body: Any, embedder: Any, prefix_length: int) -> None:
@@ -268,6 +272,7 @@ class Prompt(Finetune):
         """Give the body a prompt and, if it is deep, one to each of its layers but the first."""
         body.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
         body.register_forward_pre_hook(_insert_prompt)
+        # The first layer sees the body's prompt; each further one gets its own in its place.
         if self.depth == "deep":
             layers = [*body.get_submodule(body.layer_list).children()]
             for layer in layers[1:]:
@@ -294,6 +299,7 @@ class PromptTokens(nn.Module):
 
     def __init__(self, length: int, width: int, start: int) -> None:
         super().__init__()
+        # sqrt(6 / (inputs + outputs)) of a patch filter, both D.
         bound = math.sqrt(3 / width)
         self.start = start
         self.x = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
@@ -321,7 +327,7 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
 
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Put the layer's prompt in the place of what the layer before made of the last one."""
+    """Put the layer's prompt in the place of the last one, as the layer before has changed it."""
     hidden, *more_arguments = arguments
     prompt = layer.prompt
     stop = prompt.start + len(prompt.x)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from orca_cli.report.collect import Run
 
-TEST_DATA, PROGRAM = "test data", "program"
+TEST_DATA = "test data"
+PROGRAM = "program"
 TASK_PREFIX = "task."  # settings that say what the data are
 _LENGTH = ("budget", "hparams", "train.epochs", "train.batch_size", "train.accumulation")
 _REFIT = ("train.select", "train.refit", "train.folds", "train.validate_on")
@@ -66,10 +67,15 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def is_set_by(name: str, key: str) -> bool:
-    """Return whether a setting sets a fact."""
+def _setters(run: Run, name: str) -> frozenset[tuple[str, str]]:
+    """Return the typed settings of a run that set a fact."""
     settings = FACTS[name].settings
-    return key in settings or (key.startswith(TASK_PREFIX) and TASK_PREFIX in settings)
+    sets_data = TASK_PREFIX in settings
+    return frozenset(
+        (key, text)
+        for key, text in run.typed.items()
+        if key in settings or (sets_data and key.startswith(TASK_PREFIX))
+    )
 
 
 def mixed(
@@ -83,19 +89,13 @@ def mixed(
     """
     differing: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for name in names:
-        groups: dict[frozenset[tuple[str, str]], dict[str, list[int]]] = defaultdict(dict)
+        groups: dict[Hashable, dict[str, list[int]]] = defaultdict(dict)
         for run in runs:
-            typed = frozenset(pair for pair in run.typed.items() if is_set_by(name, pair[0]))
-            groups[typed].setdefault(run.facts[name], []).append(run.seed)
+            groups[_setters(run, name)].setdefault(run.facts[name], []).append(run.seed)
         for seeds_by_fact in groups.values():
             if len(seeds_by_fact) > 1:
                 differing[name] |= seeds_by_fact
     return differing
-
-
-def unequal(first: Run, second: Run, axis: str = "", names: Collection[str] = TESTED) -> list[str]:
-    """Return the facts in which two runs differ, though neither the axis nor a setting that was typed differently sets them."""
-    return [name for name in mixed((first, second), names) if not is_set_by(name, axis)]
 
 
 def shown(fact: str) -> str:

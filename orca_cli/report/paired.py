@@ -14,7 +14,7 @@ from typing import Any
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report import layout
 from orca_cli.report.collect import GROUPS, TEST_SET, Run
-from orca_cli.report.conditions import PROGRAM, program_name, unequal
+from orca_cli.report.conditions import PROGRAM, mixed, program_name
 from orca_cli.report.differences import LARGEST_P, LEAST, Effect, effect, holm, no_effect, relative
 from orca_cli.report.layout import Entry, Layout, clean, number, p_text, seeds_text, settings_text
 from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
@@ -91,7 +91,7 @@ class Pair:
     """Two runs of one seed, the baseline's and the arm's.
 
     Args:
-        differs: names of the facts in which they differ besides the axis; see `conditions.unequal`.
+        differs: names of the facts in which they differ, though no setting that differs sets these (`conditions.mixed`).
         is_same: whether both are the same computation, and nothing differs.
     """
 
@@ -158,7 +158,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     programs: set[str] = set()
     unpaired = same = 0
     for place, base in _partners(list(_places(table, axis)), axis, baseline):
-        pairs = _pairs(place, base, axis)
+        pairs = _pairs(place, base)
         unpaired += len(place.cell.by_seed) - len(pairs)
         left_out += [pair for pair in pairs if pair.differs]
         same += sum(pair.is_same for pair in pairs)
@@ -247,13 +247,13 @@ def _partners(places: Sequence[_Place], axis: str, baseline: str) -> Iterator[tu
         yield place, cells[0] if cells else Cell()
 
 
-def _pairs(place: _Place, base: Cell, axis: str) -> list[Pair]:
+def _pairs(place: _Place, base: Cell) -> list[Pair]:
     """Return the pairs of runs of equal seeds that both have an error, by rising seed."""
     errors = place.cell.by_seed
     pairs = []
     for seed in sorted(base.by_seed.keys() & errors.keys()):
         runs = base.run_by_seed[seed], place.cell.run_by_seed[seed]
-        differs = unequal(*runs, axis)
+        differs = list(mixed(runs))
         weights = {run.score.weights for run in runs if run.score}
         is_same = len(weights) == 1 and "" not in weights and base.by_seed[seed] == errors[seed]
         pairs.append(

@@ -10,7 +10,7 @@ from typing import Any
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, STATES, TEST_SET, Collection, Run
-from orca_cli.report.conditions import PROGRAM, VALIDATED, program_name, unequal
+from orca_cli.report.conditions import PROGRAM, VALIDATED, mixed, program_name
 from orca_cli.report.layout import clean, seeds_text
 from orca_cli.report.table import Column, Method, placed
 from orca_cli.runs import settings, studies
@@ -213,7 +213,7 @@ def _choice(arm: str, runs: _Runs, key: str) -> _Choice:
     counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
     seed = min(counts, key=lambda candidate: (-counts[candidate], candidate))
     validated = {value: run for value, run in runs if run.seed == seed and run.chooses_by}
-    compared, unlike = _alike(validated, key)
+    compared, unlike = _alike(validated)
     scores = {value: validated[value].chooses_by for value in compared}
     chosen, is_edge = _lowest(
         {value: score.validation or 0.0 for value, score in scores.items() if score}
@@ -235,7 +235,7 @@ def _choice(arm: str, runs: _Runs, key: str) -> _Choice:
     )
 
 
-def _alike(runs: Mapping[str, Run], key: str) -> tuple[list[str], list[str]]:
+def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
     """Return the values whose runs can be compared, most of all, of equally many the newest, and the others, with reasons.
 
     `runs`: value -> run.
@@ -243,7 +243,7 @@ def _alike(runs: Mapping[str, Run], key: str) -> tuple[list[str], list[str]]:
     compared: list[str] = []
     unlike: list[str] = []
     for example in runs.values():
-        differs = {value: unequal(example, run, key, VALIDATED) for value, run in runs.items()}
+        differs = {value: mixed((example, run), VALIDATED) for value, run in runs.items()}
         alike = [value for value, names in differs.items() if not names]
         if len(alike) >= len(compared):
             compared = alike

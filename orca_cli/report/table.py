@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.collect import TEST_SET, Broken, Collection, Run
-from orca_cli.report.conditions import TEST_DATA, mixed, unequal
+from orca_cli.report.conditions import TEST_DATA, mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import canonical
 
@@ -223,7 +223,7 @@ def _gains(other: Cell, cell: Cell) -> list[float]:
     gains = []
     for seed in sorted(other.by_seed.keys() & cell.by_seed.keys()):
         run, partner = cell.run_by_seed[seed], other.run_by_seed[seed]
-        if run.test_set == partner.test_set and not unequal(run, partner):
+        if run.test_set == partner.test_set and not mixed((run, partner)):
             gains.append(other.by_seed[seed] - cell.by_seed[seed])
     return gains
 

@@ -413,7 +413,7 @@ def predict(
             signals.check()
             moved = engine.move(batch)
             with engine.autocast():
-                on_device.append(model(moved.x, moved.valid).float())
+                on_device.append(model(moved.x, moved.valid))
             targets.append(batch_targets)
             # Many outputs leave a GPU at a time: a transfer waits for all that is being computed.
             if sum(output.nbytes for output in on_device) > room:

@@ -260,9 +260,10 @@ class Predictor:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
         kind, has_labels = self._estimator_type, self.kind == "labels"
+        has_several = has_labels or (self.kind == "values" and self.record.num_outputs > 1)
         return Tags(
             estimator_type=kind,
-            target_tags=TargetTags(required=True, multi_output=has_labels),
+            target_tags=TargetTags(required=True, multi_output=has_several),
             classifier_tags=ClassifierTags(multi_label=has_labels)
             if kind == "classifier"
             else None,

@@ -494,14 +494,22 @@ def test_an_export_predicts_as_it_did(orca, tmp_path):
     np.testing.assert_allclose(now["probability"], before["probability"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "has_several"), [("classes", False), ("labels", True)])
-def test_scikit_learn_sees_a_classifier_of_several_labels(recorded, kind, has_several):
+@pytest.mark.parametrize(
+    ("kind", "estimator", "has_several"),
+    [
+        ("classes", "classifier", False),
+        ("labels", "classifier", True),
+        ("values", "regressor", True),
+    ],
+)
+def test_scikit_learn_sees_several_labels_and_numbers(recorded, kind, estimator, has_several):
     pytest.importorskip("sklearn", minversion="1.6")  # the first that asks for tags
     from sklearn.utils import get_tags
 
     tags = get_tags(orca_cli.load(recorded[kind]))
-    assert tags.estimator_type == "classifier"
-    assert tags.classifier_tags.multi_label == tags.target_tags.multi_output == has_several
+    assert (tags.estimator_type, tags.target_tags.multi_output) == (estimator, has_several)
+    if estimator == "classifier":
+        assert tags.classifier_tags.multi_label == has_several
 
 
 @pytest.mark.parametrize("path", ["./nope", "../nope", "~/nope"])

@@ -117,11 +117,7 @@ def _file_settings(group: str, name: str, content: dict[str, Any]) -> Iterator[S
             if "." in key:
                 yield Setting(name, ("-m", f"study={stem}", *more), key)
         return
-    whole = {
-        group: content
-        if group in ("source", "metric", "finetune", "tracker")
-        else content.get(group)
-    }
+    whole = {group: content.get(group, content)}
     if group == "protocol":
         whole = {
             key: value

@@ -148,7 +148,7 @@ def _rates(table: Table) -> str:
         cells = (row.cells[place] for row in table.rows)
         typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
         rates.append({canonical(rate) for rate in typed if rate is not None})
-    if any(len(some) > 1 for some in rates):
+    if any(len(of_set) > 1 for of_set in rates):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
     return "one rate for all arms of a set" if any(rates) else ""
 

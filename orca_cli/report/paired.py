@@ -387,7 +387,8 @@ def gain_text(effect: Effect, least: int | None) -> str:
 
 def layouts_of(comparison: Comparison) -> list[Layout]:
     """Return two tables: the arms over all sets, with their sentences, and the arms by set."""
-    axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    axis = clean(comparison.axis)
+    baseline = clean(comparison.baseline)
     rows = []
     for one in comparison.overall:
         texts = [
@@ -404,9 +405,10 @@ def layouts_of(comparison: Comparison) -> list[Layout]:
         )
     notes = [sentence(one, comparison) for one in comparison.overall]
     caption = (
-        f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length; above 0: lower error. Mean [95 % t "
-        "interval] over sets, each with the mean over its seeds and settings. % of the error: the difference over the mean "
-        f"of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. Bold and *: {_MARKED}."
+        f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length, but for what {axis} sets; above 0: "
+        "lower error. Mean [95 % t interval] over sets, each with the mean over its seeds and settings. % of the error: the "
+        "difference over the mean of both errors. p: exact sign-flip test; Holm: corrected for the number of arms. "
+        f"Bold and *: {_MARKED}."
     )
     columns = [["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"]]
     return [Layout([axis], columns, rows, caption, notes), _by_set(comparison)]
@@ -431,7 +433,8 @@ def _by_set(comparison: Comparison) -> Layout:
         rest += f", at {clean(' > '.join(block.chosen))}" if block.chosen else ""
         text = f"{gain_text(block.gain, decimals)} ({block.gain.n})"
         entries[columns.index(block.column)] = Entry(text, rest, is_sure(block))
-    axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    axis = clean(comparison.axis)
+    baseline = clean(comparison.baseline)
     names = [axis, "with"] if any(others for _, others in rows) else [axis]
     notes = [f"all with {clean(settings_text(sorted(shared)), longest=2000)}"] if shared else []
     if same := comparison.same:

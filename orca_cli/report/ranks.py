@@ -166,7 +166,8 @@ def layout_of(ranking: Ranking) -> Layout:
         if ranking.friedman is None
         else f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
     )
-    n, holes = len(ranking.tasks), ranking.holes
+    n = len(ranking.tasks)
+    holes = ranking.holes
     notes = [f"over the {n} of {n + len(holes)} tasks on which all methods can be compared{test}"]
     if not rows:
         notes = [

@@ -185,7 +185,7 @@ def test_a_mean_over_runs_that_are_not_alike_is_noted(tmp_path):
 def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
     """The lowest validation error is of other samples, or of another program, than the three others."""
     change = {"val": OTHERS} if name == "validation samples" else {"program": OTHERS}
-    for rate, error in (("1e-4", 0.4), ("2e-4", 0.3), ("5e-4", 0.5), ("1e-3", 0.1)):
+    for rate, error in (("1e-3", 0.1), ("1e-4", 0.4), ("2e-4", 0.3), ("5e-4", 0.5)):
         for seed in (0, 1):
             fields = record(**change if rate == "1e-3" else {}, validation_error=error)
             add_run(tmp_path, seed=seed, variant={"train.lr": rate}, **fields)
@@ -198,6 +198,15 @@ def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
     if name == "program":
         (row,) = read_json(*words, "--any-program")["rows"]
         assert row["cells"][0]["chosen"] == "0.001 (edge)"
+
+
+def test_of_equally_many_values_the_newest_choose(tmp_path):
+    for rate, train in (("1e-4", OURS), ("2e-4", OURS), ("5e-4", OTHERS), ("1e-3", OTHERS)):
+        for seed in (0, 1):
+            fields = record(train=train, validation_error=float(rate))
+            add_run(tmp_path, seed=seed, variant={"train.lr": rate}, **fields)
+    (row,) = read_json("report", tmp_path, "--choose", "train.lr")["rows"]
+    assert row["cells"][0]["chosen"] == "0.0005 (edge)"
 
 
 def test_runs_of_a_program_are_found_by_its_name(two_programs):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # imports Hydra
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
 
-    A run that is `alone`, no job of a sweep or search, has its predictions for the test split; `pictured`, as a picture as well.
+    A run that is `alone`, no job of a sweep or search, has its predictions for the test split; `pictured`, as a picture too.
     """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]

@@ -48,11 +48,12 @@ def standard_error(
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
-            errors = [error(outputs[rows], targets[rows], records).value for outputs in models]
+            scores = [error(outputs[rows], targets[rows], records) for outputs in models]
         except OrcaError:
             return None
-        if None not in errors:
-            values.append(errors[-1] - errors[0] if len(errors) > 1 else errors[0])
+        errors = [score.value for score in scores if score.value is not None]
+        if len(errors) == len(models):
+            values.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
     return float(np.std(values, ddof=1)) if len(values) > resamples / 2 else None
 
 
@@ -85,8 +86,8 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of a model's error, `score`; the other arguments are as of `standard_error`.
 
-    Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard 1998), so exact for a 0-1 error
-    over samples. Of others it is the bootstrap's, by Student's t and on a logarithmic scale: errors are positive and skewed.
+    Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard 1998), so exact for a 0-1
+    error over samples. Of others it is the bootstrap's, by Student's t and on a logarithmic scale: errors are positive and skewed.
 
     Returns:
         None where it cannot be computed: for an error that is undefined, or no per cent and not above its standard error.

@@ -152,7 +152,9 @@ def test_models_that_are_equally_good_are_rarely_called_better_or_worse(n, diffe
 def test_models_a_point_apart_are_rarely_called_equal(n, both):
     share = rates(n, both, 0.01 + both)
     assert share["equal"] <= 0.05
-    assert (share["equal"] == 0) or n >= 310  # so many samples without a difference leave a point open
+    assert (
+        share["equal"] == 0
+    ) or n >= 310  # so many samples without a difference leave a point open
 
 
 def test_equal_models_are_called_equal_once_there_are_enough_samples():

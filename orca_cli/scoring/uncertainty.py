@@ -49,11 +49,12 @@ def standard_error(
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
-            errors = [error(outputs[rows], targets[rows], records).value for outputs in models]
+            scores = [error(outputs[rows], targets[rows], records) for outputs in models]
         except OrcaError:
             return None
-        if None not in errors:
-            values.append(errors[-1] - errors[0] if len(errors) > 1 else errors[0])
+        errors = [score.value for score in scores if score.value is not None]
+        if len(errors) == len(models):
+            values.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
     return float(np.std(values, ddof=1)) if len(values) > resamples / 2 else None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
 from sklearn.base import is_classifier, is_regressor
 from sklearn.metrics import get_scorer, log_loss, r2_score
 from sklearn.utils.validation import check_is_fitted
@@ -209,7 +210,10 @@ def test_all_forms_of_output_say_the_same(trained, tmp_path):
     np.testing.assert_allclose(printed, probabilities, rtol=1e-5)
     named = np.array(["high", "low", "mid"])[run.expected.argmax(axis=1)]
     assert [row["prediction"] for row in rows] == named.tolist()
-    wrong = f"0-1 error: {100 * np.mean(named != run.y[N:]):.2f} % on {TEST}"
+    mistakes = int(np.sum(named != run.y[N:]))
+    ends = binomtest(mistakes, TEST).proportion_ci(method="exact")
+    within = f"{100 * ends.low:.2f} % to {100 * ends.high:.2f} %"
+    wrong = f"0-1 error: {100 * mistakes / TEST:.2f} % (95 % interval {within}) on {TEST}"
     assert wrong in err
     for suffix in ("csv", "npz"):
         assert wrong in run.predict("--out", tmp_path / f"p.{suffix}")[0]
@@ -217,6 +221,10 @@ def test_all_forms_of_output_say_the_same(trained, tmp_path):
     arrays = np.load(tmp_path / "p.npz")
     assert arrays["prediction"].tolist() == named.tolist()
     np.testing.assert_allclose(arrays["probability"], probabilities, rtol=1e-5)
+    record, log = run.predict("--json")
+    records = json.loads(record)["predictions"]
+    assert [{key: str(cell) for key, cell in one.items()} for one in records] == rows
+    assert wrong in log
     plain, err = run.predict("--no-targets")
     assert (plain, "0-1 error" in err) == (out, False)
 
@@ -367,7 +375,6 @@ def test_what_does_not_fit_is_refused_in_one_line(
             10,
             "--out: is the input",
         ),
-        ([run.path, test, "--json"], 2, "add --out FILE"),
         ([unfinished, test], 11, "the run is not completed (state: completed)"),
         ([tmp_path, test], 11, "neither a run nor an export"),
         ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
@@ -432,7 +439,10 @@ def test_from_python(trained, monkeypatch, tmp_path):
         r2_score(expected.ravel(), predicted.ravel()), rel=1e-5
     )
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
-    failed = orca_cli.run(*[word.replace("train.npz", "none.npz") for word in run.words])
+    words = [word.replace("train.npz", "none.npz") for word in run.words]
+    with pytest.raises(DataError, match="task.train: no file .*none.npz"):
+        orca_cli.run(*words)
+    failed = orca_cli.run(*words, check=False)
     assert (failed.state, failed.code) == ("failed", 11)
     with pytest.raises(DataError, match="the run has failed"):
         orca_cli.load(failed)
@@ -480,6 +490,23 @@ def test_their_predictions_and_errors_are_what_they_were(orca, recorded, kind, t
     code, out, err = orca("score", recorded[kind], "--json")
     assert code == 0, err
     assert json.loads(out)["equal"]
+
+
+# what is done to an export -> (how, the exit code of predicting by it)
+EDITS = {
+    "the card is edited": (lambda folder: (folder / "README.md").write_text("Ours."), 0),
+    "the card is removed": (lambda folder: (folder / "README.md").unlink(), 0),
+    "the settings are edited": (lambda folder: (folder / "config.yaml").write_text("seed: 1"), 13),
+    "a file is added": (lambda folder: (folder / "NOTES.md").write_text("Ours."), 13),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_of_an_export_the_card_alone_may_be_edited(orca, tmp_path, name):
+    (edit, code), folder = EDITS[name], tmp_path / "exported"
+    shutil.copytree(RECORDED / "exported", folder)
+    edit(folder)
+    assert orca("predict", folder, RECORDED / "new.npz")[0] == code
 
 
 def test_an_export_predicts_as_it_did(orca, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from orca_cli import exceptions, signals
 from orca_cli.commands.engine import NOT_STARTED, job_outcome, job_report
+from orca_cli.commands.summary import run_result
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.launching.process import Ended
 from orca_cli.runs.outcome import Failure, Outcome
@@ -85,3 +86,13 @@ def test_a_job_that_saves_its_state_at_its_time_limit_has_failed():
     assert (outcome.state, outcome.code) == ("failed", 143)
     assert str(outcome.failure.error) == "exceeded --time-limit; the state is saved"
     assert type(outcome.failure.error) is exceptions.OrcaError
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("error", [STOPPED, DataError("no rows")])
+def test_a_job_leaves_it_to_the_command_that_stopped_it_to_say_so(error, alone):
+    """A search stops trials that fall behind, which is no error, and rerunning its command does not resume them."""
+    outcome = Outcome("interrupted", error.code, None, {}, Failure(error, error))
+    result = run_result(outcome, alone=alone, pictured=False)
+    assert result.code == error.code
+    assert result.failures == ([error] if alone or error is not STOPPED else [])

@@ -76,15 +76,30 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
 
 
+def test_a_state_that_no_run_has_is_no_error(root):
+    add_run(root)
+    failed = add_run(root, seed=1, state="failed")
+
+    def names(states):
+        return [
+            one["run"] for one in read_json("runs", "list", "--where", f"state={states}")["runs"]
+        ]
+
+    assert names("failed,dead") == [failed.name]
+    assert names("dead") == []
+    assert "did you mean 'dead'?" in refused(11, "runs", "list", "--where", "state=failed,ded")
+
+
 def test_show_tells_result_decisions_baselines_and_files(root):
     facts = {
         "comparison": {"text": "better than linear"},
         "baselines": {"linear": {"error": 0.25, "seconds": 1.0}},
     }
-    run = add_run(root, decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}}, **facts)
+    decided = {"train.lr": {"value": 2e-4, "why": "budget=normal"}}
+    run = add_run(root, decided=decided, error={"interval": [0.075, 0.13]}, **facts)
     out = read_text("runs", "show", run.name[-8:])
     for text in (
-        "zero_one 10.00 % on 497",
+        "zero_one 10.00 % (95 % interval 7.50 % to 13.00 %) on 497",
         "linear 25.00 %",
         "better than linear",
         "train.lr=0.0002 (budget=normal)",

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -265,7 +265,8 @@ class LogReporter:
 def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     """Yield a function that moves a bar on the terminal."""
     console = Console(file=sys.stderr, highlight=False)
-    columns = (*Progress.get_default_columns(), "{task.fields[note]}")
+    columns: list[str | ProgressColumn] = [*Progress.get_default_columns()]
+    columns.append("{task.fields[note]}")
     progress = Progress(*columns, console=console, transient=True)
     progress.start()
     try:

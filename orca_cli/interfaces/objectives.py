@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
 
 @dataclass(frozen=True)
 class Features:
-    """A labelled cloud of points that a metric compares."""
+    """A labelled cloud of points that a metric compares, or samples of it, with one more axis in front."""
 
     x: Tensor  # [n, d] floating point
     labels: Tensor  # [n] int64 in 0..num_classes-1

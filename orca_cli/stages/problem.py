@@ -244,17 +244,19 @@ class Problem:
         is_token = self.settings.features == "tokens"
         each = self.model.embedder.layout.tokens if is_token else 1
         sizes = {label: len(split.members[label]) * each for label in group}
-        full = getattr(self.metric, "sample_size", 0)
-        most = getattr(self.metric, "sample_classes", 0)
-        source, samples, limit = None, 1, self.size
-        if full:
+        sample_size = getattr(self.metric, "sample_size", 0)
+        most_classes = getattr(self.metric, "sample_classes", 0)
+        source = None
+        samples = 1
+        limit = self.size
+        if sample_size:
             points = min(self.size, len(self.source.x), sum(sizes.values()))
-            samples = max(min(2, points), points // full)
+            samples = max(min(2, points), points // sample_size)
             labels = self.source.labels.cpu().numpy()
-            classes = choose_classes(Counter(labels.tolist()), samples, most, generator)
-            source = by_class(labels, classes)
-            limit = min(full, self.size // samples, source.limit)
-        classes = choose_classes(sizes, samples, most, generator)
+            counts = Counter(labels.tolist())
+            source = by_class(labels, choose_classes(counts, samples, most_classes, generator))
+            limit = min(sample_size, self.size // samples, source.limit)
+        classes = choose_classes(sizes, samples, most_classes, generator)
         draw = self._of_tokens if is_token else self._of_samples
         return _Drawing(source, draw(split, classes, limit, generator), generator)
 
@@ -276,15 +278,16 @@ class Problem:
                 share = math.ceil(limit * len(split.members[label]) / total)
                 needed[label] = max(share, needed.get(label, 0))
         sharing = Counter(np.concatenate(classes).tolist())
-        read, parts = [], {}
+        read = []
+        fractions = {}
         for label, share in needed.items():
             members = split.members[label]
             size = min(share * sharing[label], len(members), self._readable)
             read.append(generator.choice(members, size=size, replace=False))
-            parts[label] = size / len(members)
+            fractions[label] = size / len(members)
 
         def choose(owners: np.ndarray) -> np.ndarray:
-            return by_class(split.labels[owners], classes, parts).draw(limit, generator)
+            return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
         return Draw(np.sort(np.concatenate(read)), choose)
 

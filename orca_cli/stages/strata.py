@@ -18,9 +18,9 @@ import numpy as np
 
 
 def choose_classes(
-    sizes: Mapping[int, int], samples: int, most: int, generator: np.random.Generator
+    sizes: Mapping[int, int], samples: int, most_classes: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Return the classes of every sample, at most `most` (0: all) in random order, drawn anew for each.
+    """Return the classes of every sample, at most `most_classes` (0: all) in random order, drawn anew for each.
 
     They are drawn from those with a point for every sample; where no class has that many, from all.
 
@@ -28,7 +28,9 @@ def choose_classes(
         sizes: class -> number of its points.
     """
     large = [label for label, size in sizes.items() if size >= samples]
-    return [generator.permutation(large or list(sizes))[: most or None] for _ in range(samples)]
+    return [
+        generator.permutation(large or list(sizes))[: most_classes or None] for _ in range(samples)
+    ]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Strata:
             total = sum(self.sizes[label] for label in labels)
             for label in labels:
                 if self.sizes[label]:
-                    part = len(self.members[label]) // sharing[label]
-                    limits.append(part * total / self.sizes[label])
+                    points = len(self.members[label]) // sharing[label]
+                    limits.append(points * total / self.sizes[label])
         return int(min(limits, default=0))
 
     def draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -72,8 +74,8 @@ class Strata:
         for label, rows in self.members.items():
             ends = np.cumsum([of_sample.get(label, 0) for of_sample in counts])
             drawn = generator.choice(rows, size=ends[-1], replace=False)
-            for sample, part in zip(samples, np.split(drawn, ends[:-1]), strict=True):
-                sample.append(part)
+            for sample, points in zip(samples, np.split(drawn, ends[:-1]), strict=True):
+                sample.append(points)
         return np.stack([generator.permutation(np.concatenate(sample)) for sample in samples])
 
     def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:
@@ -84,18 +86,20 @@ class Strata:
 
 
 def by_class(
-    labels: np.ndarray, classes: Sequence[np.ndarray], parts: Mapping[int, float] | None = None
+    labels: np.ndarray, classes: Sequence[np.ndarray], fractions: Mapping[int, float] | None = None
 ) -> Strata:
     """Return the strata of the points with these labels [n].
 
     Args:
         classes: those of each sample.
-        parts: class -> part of the side's points that these are; all of them where it is None.
+        fractions: class -> fraction of the side's points that are among these; None: all are.
     """
     members = {int(label): np.flatnonzero(labels == label) for label in np.unique(classes)}
-    sizes = {label: len(rows) / (parts[label] if parts else 1) for label, rows in members.items()}
+    sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
+    if fractions is not None:
+        sizes = {label: size / fractions[label] for label, size in sizes.items()}
     strata = Strata(members, sizes, classes)
     if strata.limit:
         return strata
-    every = np.arange(len(labels))
-    return Strata({0: every}, {0: len(every)}, [np.zeros(1, dtype=np.int64)] * len(classes))
+    one_class = [np.zeros(1, dtype=np.int64)] * len(classes)
+    return Strata({0: np.arange(len(labels))}, {0: len(labels)}, one_class)

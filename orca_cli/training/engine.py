@@ -29,8 +29,8 @@ _SMALL_TOKENS = 128
 def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
-    Apple's MPS has to be typed: it has no float64, which alignment needs, and nothing was measured
-    on it.
+    Apple's MPS has to be typed: it has no float64, which alignment and targets far from zero need,
+    and nothing was measured on it.
 
     Raises:
         ConfigError: no such kind of device.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tasks.builders import every, splits
+from orca_cli.exceptions import DataError
+from tests.tasks.builders import every, refused, splits
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -88,6 +89,48 @@ def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read):
     np.testing.assert_array_equal(every(task.train).y, known.astype(np.float32))
     for value, statistic in ((scale.mean, np.nanmean), (scale.std, np.nanstd)):
         assert value.tolist() == pytest.approx(statistic(known, axis=0).tolist(), rel=1e-5)
+
+
+LAYOUTS = {
+    # channels last, from Keras and from image files
+    (100, 3): (r"read as 100 channels of 3; .*=true reads 3 channels of 100,", (3, 100)),
+    (100, 1): ("read as 100 channels of 1;", (1, 100)),
+    (60, 100, 3): (r"read as 60 channels of 100 x 3; .*reads 3 channels of 60 x 100", (3, 60, 100)),
+    (8, 8, 1): ("read as 8 channels of 8 x 1;", (1, 8, 8)),
+    (8, 9, 10, 4): ("read as 8 channels of 9 x 10 x 4;", (4, 8, 9, 10)),
+    # channels first, or small enough to be so
+    (3,): ("", None),
+    (3, 100): ("", None),
+    (100, 5): ("", None),
+    (7, 3): ("", None),
+    (3, 3, 3): ("", None),
+    (3, 60, 100): ("", None),
+    (1, 128, 3): ("", None),
+    (64, 7, 3): ("", None),
+    (16, 16, 16): ("", None),
+}
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_arrays_that_look_channels_last_are_asked_about(read, shape):
+    message, last = LAYOUTS[shape]
+    arrays = {"x": RNG.normal(size=(N, *shape)), "y": Y}
+    first = shape if len(shape) > 1 else (1, *shape)
+    assert read(arrays, channels_last=False).input_shape == first
+    if not message:
+        assert read(arrays).input_shape == first
+        return
+    with refused(rf"train\.npz\[x\]: inputs .* would be {message}", DataError) as caught:
+        read(arrays)
+    assert "task.channels_last=false keeps the first" in str(caught.value)
+    assert read(arrays, channels_last=True).input_shape == last
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", ""])
+def test_text_labels_that_are_missing_are_refused(read, word):
+    labels = np.array(["a", "b", word])[Y]
+    with refused(r"train\.npz\[y\]: 20 rows have no target.*, the first is row 3", DataError):
+        read({"x": X, "y": labels})
 
 
 def test_large_offsets_and_constant_channels_survive_normalisation(read):

@@ -77,6 +77,18 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     )
 
 
+@pytest.mark.parametrize("other", [-0.0, -np.float32(np.nan)])
+def test_numbers_with_several_bit_patterns_are_one_input(other, build, tmp_path):
+    x = np.arange(2 * 40, dtype=np.float32).reshape(40, 1, 2).repeat(2, axis=0)
+    x[::2, 0, 1] = other
+    x[1::2, 0, 1] = -other
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(80) // 2 % 2)
+    task = build("arrays", train="a.npz", kind="classes")
+    assert (
+        "80 samples have inputs that others have too: identical ones stay in one split" in task.note
+    )
+
+
 @pytest.mark.parametrize("form", [lengths, table])
 def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)

@@ -75,9 +75,16 @@ def test_a_fold_has_whole_groups_and_another_seed_other_ones():
     )
 
 
-def test_groups_are_the_same_whatever_type_their_numbers_have():
-    with pytest.raises(DataError, match="group '1' is also in"):
-        group_rows({"train": (np.array([1, 2]), "a"), "test": (np.array([1.0, 3.0]), "b")})
+@pytest.mark.parametrize("ones", [[1.0, 3.5], ["1.0", "p2"], ["1", "3"], np.array(["1."], object)])
+def test_groups_are_the_same_whatever_type_their_numbers_have(ones):
+    for train in (np.array([1, 2]), np.array(["1", "2.0"], object)):
+        with pytest.raises(DataError, match="group '1' is also in"):
+            group_rows({"train": (train, "a"), "test": (np.array(ones), "b")})
+
+
+def test_groups_of_several_files_are_numbered_together():
+    names = np.array(["1.0", "1.10", "01"], object)  # of versions and names: none is another
+    assert group_rows({"train": (names, "a")})["train"].tolist() == [1, 2, 0]
     group_numbers = group_rows(
         {"train": (np.array([1, 2]), "a"), "test": (np.array([4.0, 3.0]), "b")}
     )

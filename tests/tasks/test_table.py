@@ -1,12 +1,14 @@
 """Tables without code: what is read, how columns become numbers, how rows are split, and what is refused."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.tasks.builders import every, refused, splits
+from tests.tasks.builders import check_inputs, every, in_parts, refused, reloaded, splits
 
 N = 60
 
@@ -138,9 +140,9 @@ def test_the_kind_is_that_of_the_column_to_be_predicted(read):
     for target, kind, names in (
         (np.array([3, 10, 7])[np.arange(N) % 3], "classes", ("3", "7", "10")),  # whole numbers
         (
-            np.array(["01", "1", "NA"])[np.arange(N) % 3],
+            np.array(["01", "1", "no"])[np.arange(N) % 3],
             "classes",
-            ("01", "1", "NA"),
+            ("01", "1", "no"),
         ),  # zeros in front
         (np.arange(N) % 21, "values", ("kind",)),  # many whole numbers
         (np.arange(N) % 3 / 2, "values", ("kind",)),
@@ -236,6 +238,91 @@ def test_typed_columns_of_a_parquet_are_numbers(read):
     np.testing.assert_array_equal(
         x[:, :-1], np.tile(np.float32([numbers for _, numbers in types]), N // 3).T
     )
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "?", "None"])
+def test_a_class_that_stands_for_a_missing_entry_is_refused_by_name(read, word):
+    table = frame().astype({"kind": object})
+    table.loc[[4, 9], "kind"] = word
+    message = rf"t\.csv\[kind\]: 2 rows have no target \('{re.escape(word)}'\), the first is row 5"
+    with refused(rf"{message}; remove these rows; if '.*' is a class, give it another name"):
+        read(table, features=["row"])
+
+
+def days(n=N, typed=False):
+    stamps = pd.Timestamp("2024-05-01") + pd.to_timedelta(np.arange(n) % 7, unit="D")
+    return frame(n).assign(day=stamps if typed else stamps.strftime("%Y-%m-%d"))
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_points_in_time_and_dates_as_text_are_not_mixed(read, tmp_path, typed):
+    days(20, typed=not typed).to_parquet(tmp_path / "new.parquet")
+    task = read(days(typed=typed), "t.parquet", features=["day"], test="new.parquet")
+    message = "holds points in time or numbers, and training has text such as '2024-05-01'"
+    if typed:
+        message = "'2024-05-01' in row 1 is not a number, but all training rows are"
+    with refused(rf"new\.parquet\[day\]: {message}", DataError):
+        task.open_test()
+
+
+def identified(n=N, start=0):
+    i = np.arange(start, start + n)
+    return pd.DataFrame(
+        {
+            "patient_id": [f"p{value:04d}" for value in i],
+            "note": [f"text {value}" if value % 10 else "text" for value in i],
+            "town": [
+                f"town {value}" if value % 5 else "town" for value in i
+            ],  # 4 of 5 have their own
+            "price": [f"{value},5" for value in i],  # numbers with another decimal mark
+            "weight": [f"{value}.5" if value != start + 1 else "heavy" for value in i],
+            "number": i,
+            "kind": np.array(["yes", "no"])[i % 2],
+        }
+    )
+
+
+def test_text_of_which_nearly_every_row_has_its_own_is_left_out_and_named(read, tmp_path):
+    table = identified()
+    table["split"] = np.repeat(["train", "val", "test"], [40, 10, 10])
+    task = read(table)
+    assert re.search(
+        r"left out because nearly every row has a text of its own .*: "
+        r"patient_id \(40 texts in 40 training rows\), note \(37 texts",
+        task.note,
+    )
+    preprocessing = reloaded(task, tmp_path / "record")
+    assert preprocessing.left_out == ("patient_id", "note")
+    assert preprocessing.feature_names == ("town", "price", "weight", "number")
+    for new in (table[50:], table[50:].drop(columns=["patient_id", "note"])):
+        inputs = in_parts(preprocessing, preprocessing.given(new))
+        check_inputs(inputs, task.open_test())
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"features": ["patient_id", "number"]}, "patient_id"),
+        ({"sequence": "patient_id"}, "patient_id"),
+    ],
+)
+def test_text_that_a_setting_names_is_kept(read, settings, name):
+    task = read(identified(), **settings)
+    assert name in task.preprocessing.feature_names
+    assert "left out" not in task.note
+
+
+@pytest.mark.parametrize("rows", [28, 29])
+def test_few_rows_may_each_have_their_own_text(read, rows):
+    """20 of 28, and 21 of 29, are for training."""
+    task = read(identified(rows)[["patient_id", "number", "kind"]])
+    assert len(task.train) == rows - 8
+    assert ("left out" in task.note) == (rows > 28)
+
+
+def test_a_table_of_nothing_but_identifiers_is_refused(read):
+    with refused("t.csv: no column is left to learn from: .*patient_id .*task.sequence reads"):
+        read(identified()[["patient_id", "kind"]])
 
 
 def test_points_beside_a_decimal_comma_are_text_of_which_is_warned(read):

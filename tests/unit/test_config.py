@@ -51,6 +51,12 @@ def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_doe
     assert len({with_files(), with_files(weights=b"2"), with_files(data=b"2")}) == 3
 
 
+def test_a_layout_that_no_setting_gives_is_channels_first(name):
+    first, *others = (name({"channels_last": layout}) for layout in (None, False, True))
+    assert [first == other for other in others] == [True, False]
+    assert name({}) != first  # of tasks that have no such setting
+
+
 def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, name):
     image, linked = tmp_path / "photos" / "cats" / "1.png", tmp_path / "all" / "1.npy"
     for path in (image, linked):

@@ -30,7 +30,7 @@ _MAX_ROUNDING = 1e-12
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
-_LEFT_OUT = "warning: left out because nearly every row has a text of its own (task.features keeps a column)"
+_LEFT_OUT = "warning: left out because nearly every row has a text of its own (list it in task.features to keep it)"
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
 # Text is left out if there are more training rows, and at least this share of them has a text of its own.
 _FEW_ROWS, _OWN_TEXTS = 20, 0.9

@@ -87,7 +87,8 @@ def interval(
     """Return the 95 % interval of a model's error, `score`; the other arguments are as of `standard_error`.
 
     Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard 1998), so exact for a 0-1
-    error over samples. Of others it is the bootstrap's, by Student's t and on a logarithmic scale: errors are positive and skewed.
+    error over samples. Of others it is the bootstrap's, by Student's t and on a logarithmic scale, since errors are positive
+    and skewed.
 
     Returns:
         None where it cannot be computed: for an error that is undefined, or no per cent and not above its standard error.

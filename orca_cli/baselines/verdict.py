@@ -171,9 +171,13 @@ class _Words:
                 use = "" if name == CONSTANT else "use it, or "
                 return f"{named} does better here by {apart}: {use}try more training data or another body"
             case "equal":
-                return f"as good as {chosen}, within {self._margin}: {apart} {side} it"
+                return f"as good as {chosen}, within {self._margin}: they are {apart} apart"
             case _ if deviation is None:
                 return f"{apart} {side} {chosen}; how sure that is cannot be computed"
+            case _ if deviation == 0:
+                return (
+                    f"no different from {chosen}, on {self.split}: too few to tell which is better"
+                )
             case _:
                 return f"{apart} {side} {chosen}: which is better cannot be told with {self.split}"
 

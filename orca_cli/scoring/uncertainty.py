@@ -92,7 +92,7 @@ def interval(
 
     Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard
     1998), so exact for a 0-1 error over samples. Of others it is the bootstrap's, by Student's t
-    and on a logarithmic scale: errors are positive and skewed.
+    and on a logarithmic scale, since errors are positive and skewed.
 
     Returns:
         None where it cannot be computed: for an error that is undefined, or no per cent and not

@@ -112,6 +112,20 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
     assert against({"forest": Baseline(None)}, 52) is None
 
 
+def test_two_models_that_agree_on_all_of_a_few_samples_are_not_called_equal():
+    outputs, targets = outputs_of(np.zeros(18, bool)), torch.zeros(18, dtype=torch.int64)
+    comparison = verdict(
+        ZeroOne(), outputs, targets, None, {"linear": Baseline(0.0, 0.0, outputs=outputs)}
+    )
+    assert (comparison["is"], comparison["difference"], comparison["standard_error"]) == (
+        "unknown",
+        0,
+        0,
+    )
+    assert "no different from a linear model (0.0 %)" in comparison["text"]
+    assert comparison["text"].endswith("on 18 test samples: too few to tell which is better")
+
+
 def test_records_count_and_not_their_samples():
     baselines = {"linear": Baseline(90 / N, 0.1, outputs=answers(90))}
     words = {}

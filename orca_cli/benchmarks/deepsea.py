@@ -22,7 +22,7 @@ from orca_cli.interfaces import Reporter, Samples, TaskData
 _BASES = 4
 _LENGTH = 1000
 _LABELS = 36
-_VERSION = 1
+_VERSION = 1  # of what is written to the cache
 
 
 def load(
@@ -57,24 +57,25 @@ def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> Arra
     """Return the sequences of one split: train, val or test."""
     folder = folder_of(
         cache_folder,
-        name=f"deepsea-{part}",
+        f"deepsea-{part}",
         parameters={"version": _VERSION, **file_identity(file)},
         make=partial(_unpack, file, part),
         reporter=reporter,
     )
     (x,) = load_arrays(folder, ["x"], mapped=True)  # [N, 1000, 4]
-    (y,) = load_arrays(folder, ["y"])
+    (y,) = load_arrays(folder, ["y"])  # [N, 36]
+    # The transposed inputs [N, 4, 1000] are a view, so they stay in the file.
     return ArraySamples(x.transpose(0, 2, 1), y.astype(np.float32))
 
 
 def _unpack(file: Path, part: str, folder: Path) -> None:
     """Write x.npy [N, 1000, 4] and y.npy [N, 36] of one split, once both are checked."""
-    x_name = f"x_{part}"
-    y_name = f"y_{part}"
-    stored_x, stored_y = entries(open_arrays(file, str(file), AGAIN), [x_name, y_name], str(file))
+    # Nothing but the header of each array is read here.
+    stored = open_arrays(file, str(file), AGAIN)
+    stored_x, stored_y = entries(stored, [f"x_{part}", f"y_{part}"], str(file))
     x = stored_x.read()
     y = stored_y.read()
-    check_array(x, ("N", _LENGTH, _BASES), where=f"{file}[{x_name}]")
-    check_array(y, (len(x), _LABELS), where=f"{file}[{y_name}]", holds="binary")
+    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]")
+    check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
     np.save(folder / "x.npy", x)
     np.save(folder / "y.npy", y)

@@ -40,8 +40,6 @@ def load(
     def samples(chosen: np.ndarray) -> ArraySamples:
         return ArraySamples(x[chosen], classes[chosen])
 
-    note = f"scikit-learn's digits as {layout}: "
-    note += f"{len(rows.train)} of {len(classes)} samples for training"
     return TaskData(
         kind="classes",
         input_shape=tuple(x.shape[1:]),
@@ -50,7 +48,8 @@ def load(
         validation=samples(rows.validation),
         open_test=lambda: samples(rows.test),
         class_names=tuple("0123456789"),
-        note=note,
+        note=f"scikit-learn's digits as {layout}: "
+        f"{len(rows.train)} of {len(classes)} samples for training",
         validation_drawn=train_size is None,
     )
 
@@ -62,7 +61,5 @@ def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
     # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class
     table = np.loadtxt(file, delimiter=",")
-    pixels = table[:, :-1] / 16
-    images = pixels.reshape(-1, 8, 8).astype(np.float32)
-    classes = table[:, -1].astype(np.int64)
-    return images, classes
+    images = table[:, :-1].reshape(-1, 8, 8) / 16
+    return images.astype(np.float32), table[:, -1].astype(np.int64)

@@ -34,20 +34,18 @@ def load(
     Electrodes are scaled one by one, because they differ in gain and contact.
     """
     files = _find_files(data_folder, path)
-    x, y = _read(files, "train")
+    x, y = _read(files, "train")  # [N, 16, 52], [N]
     validation_x, validation_y = _read(files, "val")
     if train_on_validation:
         x = np.concatenate([x, validation_x])
         y = np.concatenate([y, validation_y])
-    # [16, 1]: an electrode's mean and deviation over the windows and steps of training
-    mean = np.zeros((_ELECTRODES, 1))
-    std = np.ones((_ELECTRODES, 1))
-    if normalize == "electrodes":
-        mean, std = _electrode_scale(x)
+    mean, std = _electrode_scale(x)  # [16, 1] each, over the windows and steps of training
 
     def samples(windows: np.ndarray, classes: np.ndarray) -> ArraySamples:
-        scaled = (windows.astype(np.float64) - mean) / std
-        images = scaled[:, None]  # [n, 1, 16, 52]
+        values = windows.astype(np.float64)  # [n, 16, 52]
+        if normalize == "electrodes":
+            values = (values - mean) / std
+        images = values[:, None]  # [n, 1, 16, 52]
         return ArraySamples(images.astype(np.float32), classes)
 
     return TaskData(
@@ -75,21 +73,21 @@ def _read(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
     labels_file = files[f"label_{split}.npy"]
     windows = _read_array(windows_file)  # [N, 52, 16]
     labels = _read_array(labels_file)
-    check_array(windows, ("N", _STEPS, _ELECTRODES), where=str(windows_file), holds="finite")
-    classes = class_numbers(labels, len(windows), _CLASSES, where=str(labels_file))
+    check_array(windows, ("N", _STEPS, _ELECTRODES), str(windows_file), holds="finite")
+    classes = class_numbers(labels, len(windows), _CLASSES, str(labels_file))
+    # [N, 52, 16] to [N, 16, 52]: electrodes are the rows of an image.
     return windows.transpose(0, 2, 1), classes
 
 
 def _read_array(file: Path) -> np.ndarray:
     """Return the array of a .npy file, mapped."""
-    stored = arrays.open_arrays(file, str(file), AGAIN)
     # The only array of an .npy has no name.
-    return stored[""].read()
+    return arrays.open_arrays(file, str(file), AGAIN)[""].read()
 
 
 def _electrode_scale(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and positive deviation, [16, 1] each, of windows [N, 16, 52]."""
-    # In float64: the files have float16, in which sums over windows would be off.
+    # In float64: the files may have float16, in which sums over windows would be off.
     values = windows.astype(np.float64)
     mean = np.mean(values, axis=(0, 2))[:, None]
     std = np.std(values, axis=(0, 2))[:, None]

@@ -7,35 +7,22 @@ superfamily, and proteins of a family.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
-from orca_cli.data.one_hot import OverLength, Sequences, SymbolSamples, end_to_end, longer_note
+from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
 from orca_cli.data.published import fault, find
 from orca_cli.data.untrusted import tape
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
-_LETTERS = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
-VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *_LETTERS)
-_CLS = 2
-_SEP = 3
-_UNKNOWN = 4
-
-
-def _byte_channels() -> bytes:
-    """Return the channel of each of the 256 bytes; all but the capital letters are unknown."""
-    channels = bytearray([_UNKNOWN]) * 256
-    for letter in _LETTERS:
-        channels[ord(letter)] = VOCABULARY.index(letter)
-    return bytes(channels)
-
-
-_BYTE_CHANNELS = _byte_channels()
+VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
+_CHANNELS = {symbol: channel for channel, symbol in enumerate(VOCABULARY)}
 
 
 def load(
@@ -54,23 +41,29 @@ def load(
     without a training protein are allowed in the other splits. Truncated proteins (see
     one_hot.OverLength) keep their first residues and their sep.
     """
-    train_file, validation_file, test_file = _find_databases(data_folder, path, test)
+    # The databases are beside each other, or in a folder as TAPE's archive has them.
+    in_folder, in_archive = tape.FORMS
+    splits = ("train", "valid", f"test_{test}")
+    train_file, validation_file, test_file = find(
+        data_folder,
+        "homology",
+        [in_folder.format(split) for split in splits],
+        path,
+        others=[[in_archive.format(split) for split in splits]],
+    )
     learned_files = [train_file]
     if train_on_validation:
         learned_files.append(validation_file)
     learned = _read(learned_files, length, symbols)
     validation = _read([validation_file], length, symbols)
-
-    def samples(proteins: Sequences) -> SymbolSamples:
-        return proteins.samples(
-            "homology",
-            num_symbols=symbols,
-            length=length,
-            mask=mask_padding,
-            over_length=over_length,
-        )
-
-    counted = {"train": learned, "validation": validation}
+    samples = partial(
+        Sequences.samples,
+        name="homology",
+        num_symbols=symbols,
+        length=length,
+        mask=mask_padding,
+        over_length=over_length,
+    )
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
@@ -78,17 +71,10 @@ def load(
         train=samples(learned),
         validation=samples(validation),
         open_test=lambda: samples(_read([test_file], length, symbols)),
-        note=longer_note(counted, length, "symbols", over_length),
+        note=longer_note(
+            {"train": learned, "validation": validation}, length, "symbols", over_length
+        ),
     )
-
-
-def _find_databases(data_folder: Path, path: str | None, test: str) -> list[Path]:
-    """Return the databases of train, validation and test."""
-    splits = ("train", "valid", f"test_{test}")
-    in_folder, in_archive = tape.FORMS
-    names = [in_folder.format(split) for split in splits]
-    archive_names = [in_archive.format(split) for split in splits]
-    return find(data_folder, "homology", names, path, others=[archive_names])
 
 
 def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
@@ -96,12 +82,13 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
 
     DataError where a database has no proteins, or a residue has no channel among `symbols`.
     """
-    texts: list[bytes] = []
-    folds: list[int] = []
-    longer: list[bool] = []
+    texts = []
+    folds = []
+    longer = []
     for database in databases:
         for sequence, fold in tape.proteins(database):
             text = encode(sequence, length)
+            # With 29 symbols the last letter of the vocabulary, Z, has no channel.
             if max(text) >= symbols:
                 raise DataError(
                     f"residue Z has channel {symbols} and the input has {symbols} channels",
@@ -113,7 +100,7 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
             longer.append(len(sequence) + 2 > length)  # with cls and sep
     if not texts:
         raise fault("holds no proteins", databases[0])
-    tokens, ends = end_to_end(texts)
+    tokens, ends = end_to_end(texts)  # [sum of lengths], [n]
     return Sequences(
         tokens=tokens,
         ends=ends,
@@ -127,8 +114,6 @@ def encode(sequence: str, length: int) -> bytes:
 
     Small letters count as capitals. J, and what is no letter, has the channel of unk.
     """
-    letters = sequence[: length - 2].upper()
-    # Letters beyond ASCII become "?", which has the channel of unk like all that is no letter.
-    ascii_letters = letters.encode("ascii", "replace")
-    residues = ascii_letters.translate(_BYTE_CHANNELS)
-    return bytes([_CLS]) + residues + bytes([_SEP])
+    letters = sequence[: length - 2].upper()  # two places are for cls and sep
+    residues = [_CHANNELS.get(letter, _CHANNELS["unk"]) for letter in letters]
+    return bytes([_CHANNELS["cls"], *residues, _CHANNELS["sep"]])

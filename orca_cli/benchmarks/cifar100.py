@@ -1,11 +1,12 @@
-"""CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes, 50,000 for training and 10,000 for test.
+"""CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes.
 
-Read from the archive of the Python version: the files `train`, `test` and `meta` in it, pickles of Python 2 that are read
-without running anything.
+There are 50,000 for training and 10,000 for test. Read from the archive of the Python version: the
+files `train`, `test` and `meta` in it, pickles of Python 2 that are read without running anything.
+
+Shapes: N images of a file, n of a split.
 """
 
 import tarfile
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +22,12 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import TaskData
 
 SIDE = 32
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
+# Of the training pixels in 0..1, red, green and blue.
+MEAN = (0.5071, 0.4867, 0.4408)
+STD = (0.2675, 0.2565, 0.2761)
 _CLASSES = 100
 ARCHIVE = "cifar-100-python.tar.gz"
-_MAX_BYTES = 256 * 2**20  # `train` has 155 MB
+_MAX_BYTES = 2**28  # 256 MiB, of a file in the archive; `train` has 155 MB
 _PADDING = 4  # of the random crop in training
 
 
@@ -38,49 +41,58 @@ def load(
     split_seed: Seed = 0,
     augment: bool = True,
 ) -> TaskData:
-    """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation, with 100 classes.
+    """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
 
-    A tenth for validation gives 50 images a class, enough for a standard error of 0.7 points; NAS-Bench-360 takes the last
-    10,000.
+    They have 100 classes. A tenth for validation gives 50 images a class, enough for a standard
+    error of 0.7 points; NAS-Bench-360 takes the last 10,000.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
-    x, y = read(archive, "train")
-    rows, held_out = hold_out(
-        y, validation, validation_size, train_size, train_on_validation, split_seed
+    x, y = read(archive, "train")  # [50000, 3, 32, 32], [50000]
+    train_rows, validation_rows = hold_out(
+        y,
+        validation=validation,
+        validation_size=validation_size,
+        train_size=train_size,
+        train_on_validation=train_on_validation,
+        split_seed=split_seed,
     )
-    samples = partial(PixelSamples, mean=MEAN, std=STD)
     return TaskData(
         kind="classes",
         input_shape=(3, SIDE, SIDE),
         num_outputs=_CLASSES,
-        train=samples(x, y, rows, padding=_PADDING if augment else 0, flip=augment),
-        validation=samples(x, y, held_out),
-        open_test=lambda: samples(*read(archive, "test")),
+        train=PixelSamples(
+            x, y, train_rows, mean=MEAN, std=STD, padding=_PADDING if augment else 0, flip=augment
+        ),
+        validation=PixelSamples(x, y, validation_rows, mean=MEAN, std=STD),
+        open_test=lambda: PixelSamples(*read(archive, "test"), mean=MEAN, std=STD),
         class_names=class_names(archive),
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
+    """Return images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
 
-    DataError where archive or file are missing, damaged or of another form; UnsafeError for more than 256 MiB, and for a
-    pickle that holds more than data.
+    DataError where archive or file are missing, damaged or of another form; UnsafeError for more
+    than 256 MiB, and for a pickle that holds more than data.
     """
-    data, labels = _entries(archive, name, "data", "fine_labels")
-    return checked(data, labels, _CLASSES, f"{archive}[{name}]")
+    pixels, labels = _entries(archive, name, "data", "fine_labels")  # pixels [N, 3072]
+    return checked(pixels, labels, _CLASSES, f"{archive}[{name}]")
 
 
 def checked(
     x: object, labels: object, num_classes: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return images, uint8 [N, 3072] or [N, 3, 32, 32], in the latter form, and N labels in 0..num_classes-1 as int64.
+    """Return images as uint8 [N, 3, 32, 32] and N labels in 0..num_classes-1 as int64.
 
-    Raises DataError, with `where` (file and entry), if they have another form.
+    Images may also be stored as [N, 3072]. Raises DataError, with `where` (file and entry), if
+    images or labels have another form.
     """
-    if isinstance(x, np.ndarray) and x.shape[1:] == (3 * SIDE**2,):
+    flat = (3 * SIDE**2,)
+    if isinstance(x, np.ndarray) and x.shape[1:] == flat:
+        # A row has all red pixels, then all green, then all blue ones, each row by row.
         x = x.reshape(-1, 3, SIDE, SIDE)
-    images = check_array(x, ("N", 3, SIDE, SIDE), where, what="images", dtype="uint8")
+    images = check_array(x, ("N", 3, SIDE, SIDE), where, "images", dtype="uint8")
     return images, class_numbers(labels, len(images), num_classes, where)
 
 
@@ -93,15 +105,25 @@ def class_names(archive: Path) -> tuple[str, ...]:
 
 
 def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
-    """Return entries of the dict in one file of the archive, read in memory: nothing is unpacked."""
+    """Return entries of the dict in one file of the archive."""
+    where = f"{archive}[{name}]"
+    record = unpickle_bytes(_content(archive, name), where)
+    return entries(record, keys, where)
+
+
+def _content(archive: Path, name: str) -> bytes:
+    """Return the content of one file of the archive, read in memory: nothing is unpacked."""
+    member_name = f"cifar-100-python/{name}"
+    # A web page in its place is called so, before it is called a damaged archive.
     first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
-        member = next((entry for entry in tar if entry.name == f"cifar-100-python/{name}"), None)
-        file = tar.extractfile(member) if member else None
-        if member is None or file is None:
-            raise fault(f"holds no file 'cifar-100-python/{name}'", archive)
-        if member.size > _MAX_BYTES:
-            raise UnsafeError(f"'{name}' has more than {_MAX_BYTES} bytes", where=str(archive))
-        content = file.read()
-    where = f"{archive}[{name}]"
-    return entries(unpickle_bytes(content, where), keys, where)
+        for member in tar:
+            if member.name != member_name:
+                continue
+            file = tar.extractfile(member)
+            if file is None:  # a folder or a link has no content
+                break
+            if member.size > _MAX_BYTES:
+                raise UnsafeError(f"'{name}' has more than {_MAX_BYTES} bytes", where=str(archive))
+            return file.read()
+        raise fault(f"holds no file '{member_name}'", archive)

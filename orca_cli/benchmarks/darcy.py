@@ -1,17 +1,21 @@
-"""Darcy flow: from the permeability of a medium to the pressure in it, a map to a map; generated, or read from files.
+"""Darcy flow: from the permeability of a medium to the pressure in it, a map to a map.
 
-The distribution is that of the Fourier neural operator's data (Li et al. 2021): a Gaussian field with covariance
-proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
--div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order on K x K nodes, solved
-directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
-border is exactly 0.
+The maps are generated, or read from files. The distribution is that of the Fourier neural
+operator's data (Li et al. 2021): a Gaussian field with covariance proportional to
+(-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
+-div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order
+on K x K nodes, solved directly. Those data were also interpolated by splines between cell centres
+and nodes; that step is left out here, so the border is exactly 0.
 
-The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol, [1024, 421, 421]:
-permeability and pressure. They take 3 GB unpacked, so one variable is read at a time, and what is kept goes into the cache.
+The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol,
+[1024, 421, 421]: permeability and pressure. They take 3 GB unpacked, so one variable is read at a
+time, and what is kept goes into the cache.
 
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,30 +27,48 @@ from annotated_types import Ge
 from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
-from orca_cli.data.own_data import check_rules, files_rule
 from orca_cli.data.published import check_array, fault, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.seeding import numpy_generator
 
-FILES = (
-    "piececonst_r421_N1024_smooth1.mat",
-    "piececonst_r421_N1024_smooth2.mat",
-)  # training and test
-HIGH, LOW = 12.0, 3.0  # permeabilities
-_ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
-_EPS = (
-    1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
-)
+
+@dataclass(frozen=True)
+class Size:
+    """What a choice of task.size means for generated maps."""
+
+    nodes: int  # K
+    stride: int  # from one kept node to the next
+    counts: Mapping[str, int]  # samples of each split
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The samples of one split."""
+
+    permeability: np.ndarray  # [n, s, s] float32
+    pressure: np.ndarray  # [n, s, s] float32
+
+
+# Of training and test.
+FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")
+# Permeabilities.
+HIGH = 12.0
+LOW = 3.0
+# Smoothness and inverse length of the Gaussian field.
+_ALPHA = 2.0
+_TAU = 3.0
+# Added to deviations, in the units of what they divide, as in the reference's normaliser.
+_EPS = 1e-5
 _VERSION = 1
-# What task.size stands for: nodes, stride, and samples per part.
 SIZES = {
-    "small": (85, 2, {"train": 300, "validation": 50, "test": 50}),
-    "paper": (421, 5, {"train": 900, "validation": 100, "test": 100}),
+    "small": Size(nodes=85, stride=2, counts={"train": 300, "validation": 50, "test": 50}),
+    "paper": Size(nodes=421, stride=5, counts={"train": 900, "validation": 100, "test": 100}),
 }
-_FILE_STRIDE = SIZES["paper"][1]
+_FILE_STRIDE = 5
+_WITHOUT_FILES = "task.origin=generated makes the data instead"
 
 
 def load(
@@ -62,171 +84,259 @@ def load(
     train_on_validation: bool = False,
     data_seed: Seed = 0,
 ) -> TaskData:
-    """Return x [n, 3, s, s] = (normalised permeability, coordinate along columns, along rows) and y [n, 1, s, s] = u.
+    """Return permeabilities x [n, 3, s, s] and pressures y [n, 1, s, s].
 
-    Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training set; u is in physical
-    units, and `target_scale` holds its mean and deviation + 1e-5 per pixel. Training and validation are the first samples of
-    ..._smooth1.mat in this order, test those of ..._smooth2.mat. The first generated samples do not depend on their number.
+    The channels of x are normalised permeability, the coordinate along columns, and along rows.
+    Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training
+    set; pressures are in physical units, and `target_scale` holds their mean and deviation + 1e-5
+    per pixel. Training and validation are the first samples of ..._smooth1.mat in this order, test
+    those of ..._smooth2.mat. The first generated samples do not depend on their number.
     """
-    nodes, stride, counts = SIZES[size]
-    given = {"train": num_train, "validation": num_validation, "test": num_test}
-    counts = counts | {part: count for part, count in given.items() if count is not None}
-    if origin == "files":
-        files = find(
-            data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead"
-        )
-        read = partial(_read, counts, files, cache_folder, reporter)
-    else:
-        read = partial(_generated, nodes, stride, counts, data_seed, cache_folder, reporter)
-    (permeability, u), validation = read("train"), read("validation")
+    typed_counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    counts = dict(SIZES[size].counts)
+    counts |= {split: count for split, count in typed_counts.items() if count is not None}
+    is_generated = origin == "generated"
+    files: list[Path] = []
+    if not is_generated:
+        files = find(data_folder, "darcy", FILES, path, hint=_WITHOUT_FILES)
+
+    # Every split asks the cache again: it may have been emptied between training and test.
+    def read(split: str) -> _Maps:
+        if is_generated:
+            chosen_size = replace(SIZES[size], counts=counts)
+            folder = _generated_folder(chosen_size, data_seed, cache_folder, reporter)
+            return _generated_maps(folder, split)
+        train_file, test_file = files
+        file = test_file if split == "test" else train_file
+        folder = _unpacked_folder(file, cache_folder, reporter)
+        return _unpacked_maps(folder, file.name, counts, split)
+
+    learned = read("train")
+    validation = read("validation")
     if train_on_validation:
-        permeability, u = map(np.concatenate, zip((permeability, u), validation, strict=True))
-    (centre, spread), (mean, std) = _per_pixel(permeability), _per_pixel(u)
-
-    def samples(fields: np.ndarray, u: np.ndarray) -> ArraySamples:
-        maps = (fields - centre) / spread
-        axis = np.linspace(0, 1, maps.shape[-1], dtype=np.float32)
-        grids = (np.broadcast_to(grid, maps.shape) for grid in np.meshgrid(axis, axis))
-        return ArraySamples(np.stack([maps, *grids], axis=1).astype(np.float32), u[:, None])
-
-    extent = u.shape[-1]
+        learned = _joined(learned, validation)
+    mean, std = _per_pixel(learned.pressure)  # [s, s] each
+    scale = _per_pixel(learned.permeability)
+    side = learned.pressure.shape[-1]
     return TaskData(
         kind="dense",
-        input_shape=(3, extent, extent),
+        input_shape=(3, side, side),
         num_outputs=1,
-        train=samples(permeability, u),
-        validation=samples(*validation),
-        open_test=lambda: samples(*read("test")),
-        synthetic=origin == "generated",
-        size=size if origin == "generated" else "",
-        target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
-        note="" if origin == "files" else "generated without the spline step",
+        train=_samples(learned, *scale),
+        validation=_samples(validation, *scale),
+        open_test=lambda: _samples(read("test"), *scale),
+        synthetic=is_generated,
+        size=size if is_generated else "",
+        target_scale=Scale(mean=torch.from_numpy(mean[None]), std=torch.from_numpy(std[None])),
+        note="generated without the spline step" if is_generated else "",
     )
 
 
-def _generated(
-    nodes: int,
-    stride: int,
-    counts: dict[str, int],
-    data_seed: int,
-    cache_folder: Path,
-    reporter: Reporter,
-    part: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return permeability and u of a part, [n, s, s] float32; all parts are generated, unless the cache has them."""
-
-    def make(folder: Path) -> None:
-        with reporter.track("generating darcy", sum(counts.values())) as advance:
-            for part, count in counts.items():
-                fields, solutions = [], []
-                for index in range(count):
-                    signals.check()
-                    high = (
-                        gaussian_field(nodes, numpy_generator(data_seed, "darcy", part, index)) >= 0
-                    )
-                    solution = solve(np.where(high, HIGH, LOW))
-                    fields.append(high[::stride, ::stride])
-                    solutions.append(solution[::stride, ::stride].astype(np.float32))
-                    advance()
-                np.save(folder / f"{part}_high.npy", np.stack(fields))
-                np.save(folder / f"{part}_u.npy", np.stack(solutions))
-
-    parameters: dict[str, int | float | str] = {
-        "nodes": nodes,
-        "stride": stride,
-        "data_seed": data_seed,
-    }
-    parameters |= {"version": _VERSION, **{f"num_{name}": count for name, count in counts.items()}}
-    high, u = load_arrays(
-        folder_of(cache_folder, "darcy", parameters, make, reporter), [f"{part}_high", f"{part}_u"]
+def _joined(learned: _Maps, validation: _Maps) -> _Maps:
+    """Return the samples of two splits as one."""
+    return _Maps(
+        permeability=np.concatenate([learned.permeability, validation.permeability]),
+        pressure=np.concatenate([learned.pressure, validation.pressure]),
     )
-    return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
 
-def _read(
-    counts: dict[str, int], files: list[Path], cache_folder: Path, reporter: Reporter, part: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return permeability and u of a part of the files, [n, s, s] float32; every fifth point is in the cache."""
-    file = files[part == "test"]
+def _per_pixel(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and unbiased, positive deviation of maps [n, s, s], [s, s] float32 each."""
+    # In float64: in float32 the sums over 900 samples would be rounded.
+    mean = maps.mean(axis=0, dtype=np.float64)
+    std = maps.std(axis=0, dtype=np.float64, ddof=1) + _EPS
+    return mean.astype(np.float32), std.astype(np.float32)
 
-    def make(folder: Path) -> None:
-        shape: tuple[int | str, ...] = ("N", "s", "s")
-        for name, variable in (("permeability", "coeff"), ("pressure", "sol")):
-            what = f"'{variable}'"
-            values = check_array(
-                matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), what
-            )
-            if (values.shape[1] - 1) % _FILE_STRIDE:
-                nodes = f"{what} has {values.shape[1]} nodes a side"
-                raise fault(f"{nodes}; expected 421, or another multiple of 5 plus 1", file)
-            kept = np.ascontiguousarray(values[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-            del values  # 1.5 GB, before the next variable is read
-            np.save(
-                folder / f"{name}.npy", check_array(kept, shape, str(file), what, holds="finite")
-            )
-            shape = kept.shape
 
-    parameters = {"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE}
-    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
-    permeability, u = load_arrays(folder, ["permeability", "pressure"], mapped=True)
-    start = counts["train"] if part == "validation" else 0
-    stop = start + counts[part]
-    if stop > len(u):
-        what = f"{file.name} holds {len(u)} samples, {stop} requested"
-        raise DataError(what, where=f"task.num_{part}", hint="lower it, or task.num_train")
-    return np.array(permeability[start:stop]), np.array(u[start:stop])
+def _samples(maps: _Maps, mean: np.ndarray, std: np.ndarray) -> ArraySamples:
+    """Return samples whose permeabilities are normalised by mean and deviation [s, s]."""
+    normalised = (maps.permeability - mean) / std  # [n, s, s]
+    # Coordinates from 0 to 1 along both axes, the same for all samples.
+    axis = np.linspace(0, 1, normalised.shape[-1], dtype=np.float32)
+    along_columns, along_rows = np.meshgrid(axis, axis)  # [s, s] each
+    x = np.stack(
+        [
+            normalised,
+            np.broadcast_to(along_columns, normalised.shape),
+            np.broadcast_to(along_rows, normalised.shape),
+        ],
+        axis=1,
+    )  # [n, 3, s, s]
+    return ArraySamples(x.astype(np.float32), maps.pressure[:, None])
+
+
+def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: Reporter) -> Path:
+    """Return the folder of all splits, which are generated unless the cache has them."""
+    # The data depend on the counts too: the cache has all samples of a split in one array.
+    count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
+    return folder_of(
+        cache_folder,
+        "darcy",
+        parameters={
+            "nodes": size.nodes,
+            "stride": size.stride,
+            "data_seed": data_seed,
+            "version": _VERSION,
+            **count_parameters,
+        },
+        make=partial(_generate, size, data_seed, reporter),
+        reporter=reporter,
+    )
+
+
+def _generated_maps(folder: Path, split: str) -> _Maps:
+    """Return the maps of a split from the folder of generated ones."""
+    is_high, pressure = load_arrays(folder, [f"{split}_high", f"{split}_u"])
+    # Stored as booleans, a quarter of the size of float32.
+    permeability = np.where(is_high, np.float32(HIGH), np.float32(LOW))
+    return _Maps(permeability=permeability, pressure=pressure)
+
+
+def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> None:
+    """Write SPLIT_high.npy, where permeability is high, and SPLIT_u.npy, the pressure.
+
+    Both are [n, s, s], bool and float32; there is a pair for each split.
+    """
+    stride = size.stride
+    with reporter.track("generating darcy", sum(size.counts.values())) as advance:
+        for split, count in size.counts.items():
+            fields = []
+            solutions = []
+            for index in range(count):
+                signals.check()
+                # A generator for each sample: the first ones do not depend on how many there are.
+                generator = numpy_generator(data_seed, "darcy", split, index)
+                is_high = gaussian_field(size.nodes, generator) >= 0
+                pressure = solve(np.where(is_high, HIGH, LOW))
+                fields.append(is_high[::stride, ::stride])
+                # A copy: a view would hold the whole solution, 1.4 MB a sample.
+                solutions.append(pressure[::stride, ::stride].astype(np.float32))
+                advance()
+            np.save(folder / f"{split}_high.npy", np.stack(fields))
+            np.save(folder / f"{split}_u.npy", np.stack(solutions))
+
+
+def _unpacked_folder(file: Path, cache_folder: Path, reporter: Reporter) -> Path:
+    """Return the folder with every fifth point of all maps of a file, read once into the cache."""
+    return folder_of(
+        cache_folder,
+        "darcy_files",
+        parameters={"version": _VERSION, **file_identity(file), "stride": _FILE_STRIDE},
+        make=partial(_unpack, file),
+        reporter=reporter,
+    )
+
+
+def _unpacked_maps(folder: Path, name: str, counts: Mapping[str, int], split: str) -> _Maps:
+    """Return the maps of a split from the folder of its file `name`; DataError for too few."""
+    permeability, pressure = load_arrays(folder, ["permeability", "pressure"], mapped=True)
+    # Validation follows training in the same file.
+    start = counts["train"] if split == "validation" else 0
+    stop = start + counts[split]
+    if stop > len(pressure):
+        raise DataError(
+            f"{name} holds {len(pressure)} samples, {stop} requested",
+            where=f"task.num_{split}",
+            hint="lower it, or task.num_train",
+        )
+    # Copies of the mapped arrays, [n, s, s]: they are normalised as a whole.
+    return _Maps(
+        permeability=np.array(permeability[start:stop]),
+        pressure=np.array(pressure[start:stop]),
+    )
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Write permeability.npy and pressure.npy [N, s, s] float32, every fifth point of a file."""
+    permeability = _read_variable(file, "coeff", ("N", "s", "s"))
+    np.save(folder / "permeability.npy", permeability)
+    # As many fields as there are permeabilities, of the same size.
+    pressure = _read_variable(file, "sol", permeability.shape)
+    np.save(folder / "pressure.npy", pressure)
+
+
+def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.ndarray:
+    """Return every fifth row and column of the maps in a variable, [N, s, s] float32.
+
+    DataError unless they are finite and of this shape. A variable takes 1.5 GB, which this function
+    holds no longer than it runs.
+    """
+    name = f"'{variable}'"
+    maps = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), name)
+    nodes = maps.shape[1]
+    if (nodes - 1) % _FILE_STRIDE:
+        raise fault(
+            f"{name} has {nodes} nodes a side; expected 421, or another multiple of 5 plus 1", file
+        )
+    coarse = np.ascontiguousarray(maps[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
+    return check_array(coarse, shape, str(file), name, holds="finite")
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
-    """Return one draw [K, K] of the Gaussian field, by an orthonormal inverse cosine transform of its coefficients.
+    """Return one draw [K, K] of the Gaussian field.
 
-    The coefficient of cosines of i and j half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. The constant has
+    It is an orthonormal inverse cosine transform of its coefficients. The coefficient of cosines of
+    i and j half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. The constant has
     none, so every draw has mean 0.
     """
     from scipy.fft import idctn
 
-    k = np.arange(nodes)
-    frequency = np.pi**2 * (k[:, None] ** 2 + k**2)
-    coefficients = nodes * _TAU ** (_ALPHA - 1) * (frequency + _TAU**2) ** (-_ALPHA / 2)
-    coefficients = coefficients * generator.standard_normal((nodes, nodes))
-    coefficients[0, 0] = 0
+    squares = np.arange(nodes) ** 2  # of the number of half-waves
+    frequency = np.pi**2 * (squares[:, None] + squares)  # [K, K]
+    deviation = nodes * _TAU ** (_ALPHA - 1) * (frequency + _TAU**2) ** (-_ALPHA / 2)
+    coefficients = deviation * generator.standard_normal((nodes, nodes))
+    coefficients[0, 0] = 0  # of the constant
     return idctn(coefficients, norm="ortho")
 
 
 def solve(permeability: np.ndarray) -> np.ndarray:
-    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border; a [K, K] counts between nodes by its arithmetic mean."""
+    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border.
+
+    The permeability a [K, K] counts between nodes by its arithmetic mean.
+    """
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import splu
 
     a = permeability
     nodes = len(a)
-    inner = nodes - 2
-    down = (a[1:, 1:-1] + a[:-1, 1:-1]) / 2  # [K-1, K-2], faces between rows
-    right = (a[1:-1, 1:] + a[1:-1, :-1]) / 2  # [K-2, K-1], faces between columns
-    middle = (down[1:] + down[:-1] + right[:, 1:] + right[:, :-1]).ravel()
-    below = -down[1:-1].ravel()
-    beside = -right[:, 1:].copy()
+    inner = nodes - 2  # nodes per side that are not on the border, the unknowns
+    # Permeability of the faces between an inner node and the next one: below, and to the right.
+    columns = a[:, 1:-1]
+    rows = a[1:-1]
+    down = (columns[1:] + columns[:-1]) / 2  # [K-1, K-2]
+    right = (rows[:, 1:] + rows[:, :-1]) / 2  # [K-2, K-1]
+    # The matrix has a row for each inner node: the sum of its four faces on the diagonal, and minus
+    # the face to each neighbour.
+    diagonal = down[1:] + down[:-1]
+    diagonal = diagonal + right[:, 1:] + right[:, :-1]
+    below = -down[1:-1]  # border nodes are known, so their faces are left out
+    below = below.ravel()
+    beside = -right[:, 1:]
     beside[:, -1] = 0  # the last node of a row has no neighbour in the next row
     beside = beside.ravel()[:-1]
-    matrix = diags_array(
-        [middle, below, below, beside, beside], offsets=[0, inner, -inner, 1, -1], format="csc"
-    ) * float((nodes - 1) ** 2)
-    # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric patterns.
+    # Nodes are numbered row by row, so the next one below is `inner` further on.
+    stencil = diags_array(
+        [diagonal.ravel(), below, below, beside, beside],
+        offsets=[0, inner, -inner, 1, -1],
+        format="csc",
+    )
+    matrix = stencil * float((nodes - 1) ** 2)  # divided by the square of the nodes' distance
+    # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric
+    # patterns.
     factors = splu(
         matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
-    u = np.zeros((nodes, nodes))
-    u[1:-1, 1:-1] = factors.solve(np.ones(inner * inner)).reshape(inner, inner)
+    solution = factors.solve(np.ones(inner * inner))
+    u = np.zeros((nodes, nodes))  # and so on the border
+    u[1:-1, 1:-1] = solution.reshape(inner, inner)
     return u
-
-
-def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation [s, s] float32 over the samples, the deviation unbiased and positive."""
-    mean = values.mean(axis=0, dtype=np.float64)
-    std = values.std(axis=0, dtype=np.float64, ddof=1) + _EPS
-    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def check_settings(origin: str, path: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    check_rules(files_rule(origin, path))
+    if path is not None and origin != "files":
+        raise ConfigError(
+            "is for task.origin=files",
+            where="task.path",
+            hint=f"with task.origin={origin} leave it out",
+        )

@@ -1,9 +1,13 @@
-"""DeepSEA (Zhou and Troyanskaya 2015) as NAS-Bench-360 cuts it: chromatin features of 1000 bases of DNA; 36 labels.
+"""DeepSEA (Zhou and Troyanskaya 2015) as NAS-Bench-360 cuts it: chromatin features of DNA.
 
-One file, deepsea_filtered.npz: x_{train,val,test} (N, 1000, 4) of 0 and 1, a base in each row, all zero where it is
-unknown (N), and y_{train,val,test} (N, 36) of 0 and 1. The file's own validation split is kept apart.
+A sample has 1000 bases and 36 labels. One file, deepsea_filtered.npz: x_{train,val,test}
+(N, 1000, 4) of 0 and 1, a base in each row, all zero where it is unknown (N), and
+y_{train,val,test} (N, 36) of 0 and 1. The file's own validation split is kept apart.
+
+Shapes: N sequences of a split.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +17,12 @@ from orca_cli.data.generated import folder_of
 from orca_cli.data.published import AGAIN, check_array, entries, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.arrays import open_arrays
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import Reporter, Samples, TaskData
 
-_BASES, _LENGTH, _LABELS = 4, 1000, 36
-_VERSION = 1
+_BASES = 4
+_LENGTH = 1000
+_LABELS = 36
+_VERSION = 1  # of what is written to the cache
 
 
 def load(
@@ -26,40 +32,50 @@ def load(
     path: str | None = None,
     train_on_validation: bool = False,
 ) -> TaskData:
-    """Return one-hot DNA [n, 4, 1000] (0 in all four channels at unknown bases) and labels [n, 36] of 0 and 1.
+    """Return one-hot DNA [n, 4, 1000] (0 in all four channels at unknown bases) and 36 labels.
 
-    The arrays of a split are read once, into the cache folder (300 MB for training, 600 MB for test), and mapped from there;
-    batches are transposed and converted to float32 one by one.
+    Labels are [n, 36] of 0 and 1. The arrays of a split are read once, into the cache folder
+    (300 MB for training, 600 MB for test), and mapped from there; batches are transposed and
+    converted to float32 one by one.
     """
     (file,) = find(data_folder, "deepsea", ["deepsea_filtered.npz"], path)
-    train, validation = (_read(file, part, cache_folder, reporter) for part in ("train", "val"))
+    train: Samples = _read(file, "train", cache_folder, reporter)
+    validation = _read(file, "val", cache_folder, reporter)
+    if train_on_validation:
+        train = Joined([train, validation])
     return TaskData(
         kind="labels",
         input_shape=(_BASES, _LENGTH),
         num_outputs=_LABELS,
-        train=Joined([train, validation]) if train_on_validation else train,
+        train=train,
         validation=validation,
         open_test=lambda: _read(file, "test", cache_folder, reporter),
     )
 
 
 def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> ArraySamples:
-    """Return the sequences of one split."""
-
-    def make(folder: Path) -> None:
-        stored = entries(open_arrays(file, str(file), AGAIN), [f"x_{part}", f"y_{part}"], str(file))
-        x, y = (one.read() for one in stored)
-        np.save(folder / "x.npy", check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]"))
-        np.save(
-            folder / "y.npy", check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
-        )
-
+    """Return the sequences of one split: train, val or test."""
     folder = folder_of(
         cache_folder,
         f"deepsea-{part}",
-        {"version": _VERSION, **file_identity(file)},
-        make,
-        reporter,
+        parameters={"version": _VERSION, **file_identity(file)},
+        make=partial(_unpack, file, part),
+        reporter=reporter,
     )
-    (x,), (y,) = load_arrays(folder, ["x"], mapped=True), load_arrays(folder, ["y"])
+    (x,) = load_arrays(folder, ["x"], mapped=True)  # [N, 1000, 4]
+    (y,) = load_arrays(folder, ["y"])  # [N, 36]
+    # The transposed inputs [N, 4, 1000] are a view, so they stay in the file.
     return ArraySamples(x.transpose(0, 2, 1), y.astype(np.float32))
+
+
+def _unpack(file: Path, part: str, folder: Path) -> None:
+    """Write x.npy [N, 1000, 4] and y.npy [N, 36] of one split, once both are checked."""
+    # Nothing but the header of each array is read here.
+    stored = open_arrays(file, str(file), AGAIN)
+    stored_x, stored_y = entries(stored, [f"x_{part}", f"y_{part}"], str(file))
+    x = stored_x.read()
+    y = stored_y.read()
+    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]")
+    check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)

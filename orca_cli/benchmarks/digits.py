@@ -23,31 +23,43 @@ def load(
 
     As sequences [n, 8, 8], columns of an image are channels and rows are steps.
     """
-    package: Any = importlib.util.find_spec("sklearn")
-    # 64 pixels and the class of every image, [n, 65], from scikit-learn's own file; importing it takes a second.
-    digits = np.loadtxt(
-        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=","
-    )
-    # [n, rows, columns]; pixels are integers in 0..16
-    images = (digits[:, :-1].reshape(-1, 8, 8) / 16).astype(np.float32)
-    x = images[:, None] if layout == "image" else images.transpose(0, 2, 1)
-    y = digits[:, -1].astype(np.int64)
-    parts = split(
-        len(y),
+    images, classes = _read_digits()
+    if layout == "image":
+        x = images[:, None]  # [N, 1, 8, 8]
+    else:
+        x = images.transpose(0, 2, 1)  # [N, columns, rows]
+    rows = split(
+        len(classes),
         train=train_size,
         validation=validation_size,
         test=test_size,
         seed=split_seed,
-        classes=y,
+        classes=classes,
     )
+
+    def samples(chosen: np.ndarray) -> ArraySamples:
+        return ArraySamples(x[chosen], classes[chosen])
+
     return TaskData(
         kind="classes",
         input_shape=tuple(x.shape[1:]),
         num_outputs=10,
-        train=ArraySamples(x[parts.train], y[parts.train]),
-        validation=ArraySamples(x[parts.validation], y[parts.validation]),
-        open_test=lambda: ArraySamples(x[parts.test], y[parts.test]),
+        train=samples(rows.train),
+        validation=samples(rows.validation),
+        open_test=lambda: samples(rows.test),
         class_names=tuple("0123456789"),
-        note=f"scikit-learn's digits as {layout}: {len(parts.train)} of {len(y)} samples for training",
+        note=f"scikit-learn's digits as {layout}: "
+        f"{len(rows.train)} of {len(classes)} samples for training",
         validation_drawn=train_size is None,
     )
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images [1797, rows, columns] float32 in 0..1 and their classes [1797] int64."""
+    # Found without importing scikit-learn, which takes a second.
+    package: Any = importlib.util.find_spec("sklearn")
+    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class
+    table = np.loadtxt(file, delimiter=",")
+    images = table[:, :-1].reshape(-1, 8, 8) / 16
+    return images.astype(np.float32), table[:, -1].astype(np.int64)

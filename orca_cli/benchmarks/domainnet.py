@@ -1,9 +1,13 @@
 """DomainNet (Peng et al. 2019), 40 classes of one domain: the in-modality check of the paper (A.7).
 
-Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN_train_mini.txt and DOMAIN_test_mini.txt,
-with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of images.
+Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN_train_mini.txt and
+DOMAIN_test_mini.txt, with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders
+of images.
+
+Shapes: N images of a list, n of a split.
 """
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,7 +16,7 @@ import numpy as np
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.data.published import AGAIN, fault, find, refuse
+from orca_cli.data.published import AGAIN, fault, find
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.exceptions import UnsafeError
@@ -20,8 +24,12 @@ from orca_cli.interfaces import Reporter, TaskData
 
 _CLASSES = 40
 _LABELS = frozenset(map(str, range(_CLASSES)))
-_SIDE, _LARGER = 224, 256
-_MAX_LIST_BYTES = 64 * 2**20
+_SIDE = 224  # pixels of an input
+_LARGER_SIDE = 256  # pixels of an image that augmentation crops an input from
+_PLAIN = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_MAX_LIST_BYTES = 2**26  # 64 MiB
+# Backslash and colon begin paths elsewhere on Windows; no name of a file has a null byte.
+_UNSAFE_CHARACTERS = frozenset("\\:\0")
 
 
 def load(
@@ -37,73 +45,104 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Validation has every class in proportion, and identical files stay together. The reference draws augmentation once per
-    image ("frozen"); "none" only resizes.
+    Validation has every class in proportion, and identical files stay together. The reference draws
+    augmentation once per image ("frozen"); "none" only resizes.
     """
-    lists = find(
-        data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path
+    train_list, test_list = find(
+        data_folder, "domainnet", [f"{domain}_train_mini.txt", f"{domain}_test_mini.txt"], path
     )
-    folder = lists[0].parent
-    (names, y, class_names), (test_names, test_y, _) = (
-        _read(list_path, folder) for list_path in lists
-    )
-    if twice := set(names) & set(test_names):
-        raise fault(f"'{min(twice)}' is in the training list too", lists[1])
+    folder = train_list.parent
+    names, classes, class_names = _read(train_list)
+    test_names, test_classes, _ = _read(test_list)
+    shared = set(names) & set(test_names)
+    if shared:
+        raise fault(f"'{min(shared)}' is in the training list too", test_list)
     hashes = content_hashes([folder / name for name in names], reporter)
-    first, content = by_content(hashes)
-    drawn = hold_out(
-        y[first], "stratified", validation_size, train_size, train_on_validation, split_seed
-    )
-    rows, held_out = (np.flatnonzero(np.isin(content, chosen)) for chosen in drawn)
-    plain = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    frozen_seed = split_seed if augment == "frozen" else None
-    random = View(
-        _SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed
+    # Contents are split, not files, so that files of one content are in one split.
+    first_rows, content = by_content(hashes)  # [u] of u contents, and [N] in 0..u-1
+    learned, held_out = hold_out(
+        classes[first_rows],
+        validation_size=validation_size,
+        train_size=train_size,
+        train_on_validation=train_on_validation,
+        split_seed=split_seed,
     )
 
-    def samples(rows: np.ndarray, view: View) -> FileSamples:
+    def samples(contents: np.ndarray, view: View) -> FileSamples:
+        rows = np.flatnonzero(np.isin(content, contents))  # [n]
         chosen = [names[row] for row in rows]
-        return FileSamples(
-            [folder / name for name in chosen], chosen, y[rows], [hashes[row] for row in rows], view
-        )
+        paths = [folder / name for name in chosen]
+        return FileSamples(paths, chosen, classes[rows], [hashes[row] for row in rows], view=view)
 
     def open_test() -> FileSamples:
         paths = [folder / name for name in test_names]
-        return FileSamples(paths, test_names, test_y, content_hashes(paths, reporter), plain)
+        test_hashes = content_hashes(paths, reporter)
+        return FileSamples(paths, test_names, test_classes, test_hashes, view=_PLAIN)
 
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
         num_outputs=_CLASSES,
-        train=samples(rows, plain if augment == "none" else random),
-        validation=samples(held_out, plain),
+        train=samples(learned, _train_view(augment, split_seed)),
+        validation=samples(held_out, _PLAIN),
         open_test=open_test,
         class_names=class_names,
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
-def _read(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Return n paths of one list, of images that exist, relative to the folder; classes [n] int64; the classes' folders."""
-    where = str(path)
-    names, labels = [], []
-    folders: dict[int, str] = {}
-    for number, line in enumerate(read_text(path, _MAX_LIST_BYTES, AGAIN).splitlines(), start=1):
+def _train_view(augment: str, seed: int) -> View:
+    """Return the view of training images: the plain one, or with random crops and flips."""
+    if augment == "none":
+        return _PLAIN
+    random = replace(_PLAIN, larger=_LARGER_SIDE, flip=True)
+    if augment == "frozen":
+        return replace(random, frozen_seed=seed)
+    return random
+
+
+def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Return the images of a list, all of which exist.
+
+    They are N paths relative to its folder; classes [N] int64; and the names of all 40 classes.
+    """
+    where = str(list_path)
+    names = []
+    labels = []
+    class_names = [f"class {label}" for label in range(_CLASSES)]
+    text = read_text(list_path, _MAX_LIST_BYTES, AGAIN)
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or any(mark in name for mark in "\\:\0"):
-            raise UnsafeError(
-                f"line {number} names a file outside the folder: '{name[:80]}'", where=where
-            )
-        if label not in _LABELS or len(parts) != 3:
-            what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
-            raise fault(what, where)
+        name, label = _parse(line, number, where)
         names.append(name)
-        labels.append(int(label))
-        folders[labels[-1]] = parts[1]
-    refuse(not names, "the list is empty", where)
+        labels.append(label)
+        class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
+    if not names:
+        raise fault("the list is empty", where)
+    # Missing images are named now and not when they are needed.
+    folder = list_path.parent
     find(folder, "domainnet", names, str(folder))
-    class_names = tuple(folders.get(label, f"class {label}") for label in range(_CLASSES))
-    return names, np.array(labels, dtype=np.int64), class_names
+    return names, np.array(labels, dtype=np.int64), tuple(class_names)
+
+
+def _parse(line: str, number: int, where: str) -> tuple[str, int]:
+    """Return path and label in a line of a list.
+
+    UnsafeError for a path that leads out of the folder, DataError for another form.
+    """
+    # The label is the last word: the names of files may hold spaces.
+    name, _, label = line.strip().rpartition(" ")
+    folders = PurePosixPath(name).parts  # and the file, the last of them
+    is_outside = name.startswith("/") or ".." in folders
+    if is_outside or not _UNSAFE_CHARACTERS.isdisjoint(name):
+        raise UnsafeError(
+            f"line {number} names a file outside the folder: '{name[:80]}'", where=where
+        )
+    if label not in _LABELS or len(folders) != 3:
+        raise fault(
+            f"line {number} is '{line[:80]}'; "
+            f"'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected",
+            where,
+        )
+    return name, int(label)

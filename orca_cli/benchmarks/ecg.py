@@ -1,8 +1,9 @@
-"""Electrocardiograms of the PhysioNet/CinC challenge 2017 (Clifford et al. 2017): one lead at 300 Hz, four rhythms.
+"""Electrocardiograms of the PhysioNet/CinC challenge 2017 (Clifford et al. 2017): four rhythms.
 
-One file, challenge2017.pkl: a pickled dict with data, N records of different lengths, and label, N strings. It is checked
-and written end to end into the cache once, and mapped from there. Samples are windows of records; splits are of records, so
-no record lies in two of them.
+They have one lead at 300 Hz. One file, challenge2017.pkl: a pickled dict with data, N records of
+different lengths, and label, N strings. It is checked and written end to end into the cache once,
+and mapped from there. Samples are windows of records; splits are of records, so no record lies in
+two of them.
 
 Shapes: N records of the file, S steps of all of them, n windows of a split, W steps of a window.
 """
@@ -22,28 +23,22 @@ from orca_cli.config.ranges import Seed
 from orca_cli.data import splits
 from orca_cli.data.blocks import Ragged
 from orca_cli.data.generated import folder_of
-from orca_cli.data.published import (
-    check_array,
-    entries,
-    fault,
-    file_identity,
-    find,
-    load_arrays,
-    refuse,
-)
+from orca_cli.data.published import check_array, entries, fault, file_identity, find, load_arrays
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.first_bytes import damage
 from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Batch, Reporter, TaskData
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
-_VERSION = 1
-_MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
+_VERSION = 1  # of what is written to the cache
+_MAX_BYTES = 2**31  # of the file, which has 150 MB
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
-# Steps between training windows of each class: denser where the rhythm is rare, which evens out the classes.
-_STRIDES = (500, 83, 250, 25)
+# Steps between windows of each class. Training windows are denser where the rhythm is rare, which
+# evens out the classes.
+_STRIDES = {"equal": (500, 500, 500, 500), "class": (500, 83, 250, 25)}
+_FEWEST_RECORDS = 10
 
 
 @dataclass(frozen=True)
@@ -58,13 +53,15 @@ class Records:
 
     def signal(self, row: int) -> np.ndarray:
         """Return one record as the file has it."""
-        return self.steps[self.ends[row - 1] if row else 0 : self.ends[row]]
+        start = self.ends[row - 1] if row else 0
+        return self.steps[start : self.ends[row]]
 
 
 class Windows(ArraySamples):
-    """Samples (see interfaces): windows [1, W] of the records `rows`, z-scored by their own record; cut batch by batch.
+    """Samples (see interfaces): windows [1, W] of the records `rows`, cut batch by batch.
 
-    The groups are the numbers of the windows' records in the file. A split without padding has no mask.
+    A window is z-scored by its own record. The groups are the numbers of the windows' records in
+    the file. A split without padding has no mask.
 
     Args:
         records, rows: all of the file, and the numbers of those of this split.
@@ -78,34 +75,58 @@ class Windows(ArraySamples):
     ) -> None:
         self._records = records
         self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
-        lengths = np.diff(records.ends, prepend=0)
-        room = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
-        starts = [np.arange(0, room[row], strides[records.classes[row]]) for row in rows]
-        self._starts = np.concatenate([np.empty(0, np.int64), *starts])
-        self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), list(map(len, starts)))
-        left = lengths[self._record_rows] - self._starts
-        x = Ragged(self._window, left, (1, _WINDOW), np.float64)
-        super().__init__(x, records.classes[self._record_rows], groups=self._record_rows)
-        self._padded = bool((left < _WINDOW).any())
+        lengths = np.diff(records.ends, prepend=0)  # [N]
+        # [N]: a record's windows start before this step; with `pad` every record has one at 0.
+        limits = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
+        # The empty array is for splits in which no record has a window.
+        starts = [np.empty(0, np.int64)]
+        counts = []
+        for row in rows:
+            row_starts = np.arange(0, limits[row], strides[records.classes[row]])
+            starts.append(row_starts)
+            counts.append(len(row_starts))
+        self._starts = np.concatenate(starts)  # [n], steps from the start of the record
+        self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), counts)  # [n]
+        # [n]: fewer than a window has where the record ends within it.
+        steps_left = lengths[self._record_rows] - self._starts
+        super().__init__(
+            Ragged(self._window, steps_left, sample=(1, _WINDOW), dtype=np.float64),
+            records.classes[self._record_rows],
+            groups=self._record_rows,
+        )
+        self._is_padded = bool((steps_left < _WINDOW).any())
 
     def _window(self, index: int) -> np.ndarray:
-        """Return the steps from the start of a window to the end of its record, [1, l]."""
+        """Return the z-scored steps of a window up to the end of its record, [1, l]."""
+        # A slice of the mapped file: windows are not held, since they overlap by up to 97 %.
         row = int(self._record_rows[index])
-        values = self._records.signal(row)[int(self._starts[index]) :][:_WINDOW]
-        return (values - self._records.mean[row])[None] / self._records.std[row]
+        start = int(self._starts[index])
+        steps = self._records.signal(row)[start : start + _WINDOW]
+        mean = self._records.mean[row]
+        std = self._records.std[row]
+        return ((steps - mean) / std)[None]
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding; nothing is augmented."""
+        """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding.
+
+        Nothing is augmented.
+        """
         batch = super().batch(indices)
-        return batch if self._padded else replace(batch, valid=None)
+        # The mask of a split without padding would be True everywhere.
+        if self._is_padded:
+            return batch
+        return replace(batch, valid=None)
 
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
-        digest = hashlib.sha256(f"ecg {len(self)} {json.dumps(self._cut, sort_keys=True)}".encode())
+        cut = json.dumps(self._cut, sort_keys=True)
+        digest = hashlib.sha256(f"ecg {len(self)} {cut}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
+            # Of one width on every machine.
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
-            digest.update(np.ascontiguousarray(self._records.signal(int(row))).tobytes())
+            signal = self._records.signal(int(row))
+            digest.update(np.ascontiguousarray(signal).tobytes())
         return digest.hexdigest()
 
 
@@ -121,89 +142,112 @@ def load(
     train_on_validation: bool = False,
     split_seed: Seed = 0,
 ) -> TaskData:
-    """Return windows [n, 1, 1000] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
+    """Return windows [n, 1, 1000] with four classes.
 
-    A record of 1000 steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
-    evaluation_strides=class, as in the published code, noise has up to 20 times its weight in validation and test. Validation
-    records of "sklearn_90_10" are a ninth of those that are not for test, drawn by `split_seed` with every class in
-    proportion.
+    They are normal (N), atrial fibrillation (A), other rhythm (O) and noise (~). A record of 1000
+    steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
+    evaluation_strides=class, as in the published code, noise has up to 20 times its weight in
+    validation and test. Validation records of "sklearn_90_10" are a ninth of those that are not for
+    test, drawn by `split_seed` with every class in proportion.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)
-    parts = _split(records.classes, split, split_seed, str(file))
-    learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
+    num_records = len(records.classes)
+    if num_records < _FEWEST_RECORDS:
+        raise fault(f"{num_records} records are too few to split", file)
+    rows = _split(records.classes, split, split_seed)
+    learned = rows.train
+    if train_on_validation:
+        learned = np.union1d(rows.train, rows.validation)
+    strides = _STRIDES[evaluation_strides]
     windows = partial(Windows, records, inclusive=inclusive, pad=short == "pad")
-    strides = _STRIDES if evaluation_strides == "class" else _STRIDES[:1] * len(CLASSES)
     return TaskData(
         kind="classes",
         input_shape=(1, _WINDOW),
         num_outputs=len(CLASSES),
-        train=windows(learned, _STRIDES),
-        validation=windows(parts.validation, strides),
-        open_test=lambda: windows(parts.test, strides),
+        train=windows(learned, _STRIDES["class"]),
+        validation=windows(rows.validation, strides),
+        open_test=lambda: windows(rows.test, strides),
         class_names=CLASSES,
         note="records too short for a window are left out" if short == "drop" else "",
     )
 
 
-def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split:
-    refuse(len(classes) < 10, f"{len(classes)} records are too few to split", where)
+def _split(classes: np.ndarray, name: str, seed: int) -> splits.Split:
+    """Return the records of each split; `name` is the setting `split` of `load`."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
-    # A published split, so the seed and the generator are not ours: random_state=0 gives the same records everywhere.
-    if how == "sklearn":
-        train, rest = train_test_split(rows, test_size=0.2, random_state=0)
-        validation, test = train_test_split(rest, test_size=0.5, random_state=0)
+    # Published splits, so the generator is scikit-learn's and its seed is not ours: random_state=0
+    # gives the same records everywhere.
+    if name == "sklearn":
+        train, held_out = train_test_split(rows, test_size=0.2, random_state=0)
+        validation, test = train_test_split(held_out, test_size=0.5, random_state=0)
     else:
         learned, test = train_test_split(rows, test_size=0.1, random_state=0)
-        inner = splits.split(
+        # The published split has no validation, so this draw is ours.
+        drawn = splits.split(
             len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned]
         )
-        train, validation = learned[inner.train], learned[inner.validation]
-    return splits.Split(*map(np.sort, (train, validation, test)))
+        train = learned[drawn.train]
+        validation = learned[drawn.validation]
+    return splits.Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    where = str(file)
-
-    def make(folder: Path) -> None:
-        data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
-        with damage(where, "pickle"):  # no lists, a record of lists of different lengths
-            recorded = [np.asarray(record) for record in data]
-            texts = [
-                name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names
-            ]
-        refuse(
-            not recorded or len(recorded) != len(texts),
-            "data and label are not two lists of one length",
-            where,
-        )
-        if wrong := set(texts) - set(CLASSES):
-            raise fault(f"label {min(wrong)[:20]!r} is not one of {', '.join(CLASSES)}", where)
-        mean, std = np.zeros(len(recorded)), np.ones(len(recorded))
-        for row, signal in enumerate(recorded):
-            signals.check()
-            values = check_array(signal, ("steps",), where, f"record {row}", holds="finite").astype(
-                np.float64
-            )
-            mean[row] = values.mean()
-            if (deviation := values.std()) > _ROUNDING * np.abs(values).max():
-                std[row] = deviation
-        ends = np.cumsum([len(signal) for signal in recorded], dtype=np.int64)
-        classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
-        arrays = {
-            "steps": np.concatenate(recorded),
-            "ends": ends,
-            "classes": classes,
-            "mean": mean,
-            "std": std,
-        }
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-
+    """Return the records of the file, which is unpacked into the cache once."""
     folder = folder_of(
-        cache_folder, "ecg", {"version": _VERSION, **file_identity(file)}, make, reporter
+        cache_folder,
+        "ecg",
+        parameters={"version": _VERSION, **file_identity(file)},
+        make=partial(_unpack, file),
+        reporter=reporter,
     )
-    (steps,) = load_arrays(folder, ["steps"], mapped=True)
-    return Records(steps, *load_arrays(folder, ["ends", "classes", "mean", "std"]))
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)  # [S]
+    ends, classes, mean, std = load_arrays(folder, ["ends", "classes", "mean", "std"])
+    return Records(steps=steps, ends=ends, classes=classes, mean=mean, std=std)
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Write the arrays of `Records`, each as NAME.npy; DataError for a file of another form."""
+    where = str(file)
+    stored, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
+    # It may hold no lists, or a record of lists of different lengths.
+    with damage(where, "pickle"):
+        records = [np.asarray(record) for record in stored]
+        # Python 2 pickled texts as bytes.
+        names = [
+            label.decode("latin-1") if isinstance(label, bytes) else str(label) for label in labels
+        ]
+    if not records or len(records) != len(names):
+        raise fault("data and label are not two lists of one length", where)
+    unknown = set(names) - set(CLASSES)
+    if unknown:
+        label = min(unknown)[:20]
+        raise fault(f"label {label!r} is not one of {', '.join(CLASSES)}", where)
+    mean, std = _statistics(records, where)
+    lengths = [len(record) for record in records]
+    classes = [CLASSES.index(name) for name in names]
+    np.save(folder / "steps.npy", np.concatenate(records))  # [S], end to end
+    np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
+    np.save(folder / "classes.npy", np.array(classes, dtype=np.int64))
+    np.save(folder / "mean.npy", mean)
+    np.save(folder / "std.npy", std)
+
+
+def _statistics(records: Sequence[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each record, [N] float64; 1 as the deviation of constant ones.
+
+    DataError for a record that is not a list of finite numbers.
+    """
+    mean = np.zeros(len(records))
+    std = np.ones(len(records))
+    for row, record in enumerate(records):
+        signals.check()
+        check_array(record, ("steps",), where, f"record {row}", holds="finite")
+        values = record.astype(np.float64)
+        mean[row] = values.mean()
+        deviation = values.std()
+        if deviation > _ROUNDING * np.abs(values).max():
+            std[row] = deviation
+    return mean, std

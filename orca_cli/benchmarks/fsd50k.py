@@ -1,18 +1,24 @@
-"""FSD50K: which of 200 sounds are in a clip, from one-second log-mel spectrograms; as NAS-Bench-360 packed it (Tu et al. 2022).
+"""FSD50K: which of 200 sounds are in a clip, from one-second log-mel spectrograms.
 
-Its archive has the manifests chunks/{tr,val,eval}.csv (columns files, labels with commas between names, ext: the clip), the
-numbers of the labels in chunks/lbl_map.json, the chunks (mono, 22,050 Hz, one second every half second of a clip) and
-background noise in noise_22050/*.wav. Paths in a manifest begin with a folder of the machine that wrote it; what counts is
-their end, below the folder of the data. In FSD50K's official split 36,796 clips are for training, 4,170 for validation and
-10,231 for the test. Only tables are held in memory; sounds (24 GB) are read when they are asked for.
+The data are as NAS-Bench-360 packed them (Tu et al. 2022). Its archive has the manifests
+chunks/{tr,val,eval}.csv (columns files, labels with commas between names, ext: the clip), the
+numbers of the labels in chunks/lbl_map.json, the chunks (mono, 22,050 Hz, one second every half
+second of a clip) and background noise in noise_22050/*.wav. Paths in a manifest begin with a folder
+of the machine that wrote it; only their end counts, below the folder of the data. In FSD50K's
+official split 36,796 clips are for training, 4,170 for validation and 10,231 for the test. Only
+tables are held in memory; sounds (24 GB) are read when they are asked for.
 
-A training sample is a clip, heard through one chunk of it. A sample of the other splits is a chunk, and `groups`
-gives its clip, so that an error per clip (MeanAveragePrecision with by=records) takes all chunks together.
+A training sample is a clip, heard through one chunk of it. A sample of the other splits is a chunk,
+and `groups` gives its clip, so that an error per clip (MeanAveragePrecision with by=records) takes
+all chunks together.
 
-The spectrogram is torchaudio's MelSpectrogram with n_fft 1920, a Hann window of 661 samples (30 ms) and a hop of 220 (10
-ms): centred frames with reflected borders, power 2, 96 triangular filters on the HTK mel scale from 0 Hz to half the
-sampling rate, without normalisation. Then decibels as librosa's power_to_db has them (reference 1, floor 1e-10, at most
-80 dB below the maximum), plus 75, minus the sound's own mean.
+The spectrogram is torchaudio's MelSpectrogram with n_fft 1920, a Hann window of 661 samples (30 ms)
+and a hop of 220 (10 ms): centred frames with reflected borders, power 2, 96 triangular filters on
+the HTK mel scale from 0 Hz to half the sampling rate, without normalisation. Then decibels as
+librosa's power_to_db has them (reference 1, floor 1e-10, at most 80 dB below the maximum), plus 75,
+minus the sound's own mean.
+
+Shapes: n samples of a split, B of a batch, K labels.
 """
 
 import hashlib
@@ -28,39 +34,51 @@ import numpy as np
 import torch
 
 from orca_cli import storage
-from orca_cli.data.published import AGAIN, fault, find, refuse
+from orca_cli.data.published import AGAIN, fault, find
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes, read_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, TaskData
 from orca_cli.seeding import numpy_generator
 
-_MAPS = "chunks/lbl_map.json"
-_TABLES = {"train": "chunks/tr.csv", "validation": "chunks/val.csv", "test": "chunks/eval.csv"}
+_LABEL_MAP = "chunks/lbl_map.json"
+_MANIFESTS = {"train": "chunks/tr.csv", "validation": "chunks/val.csv", "test": "chunks/eval.csv"}
+_COLUMNS = ["files", "labels", "ext"]
 _MAX_TABLE_BYTES = 2**29
 _MAX_LABELS = 10_000
 _SAMPLED_FILES = 64  # whose content enters the digest of a split
-_MASKING, _MIXING = 0.5, 0.75  # probabilities of masks and of background noise on a training sample
-_MOST_NOISE = 0.5  # the largest share of background noise
-_MAX_MASKS, _MASKED_MELS, _MASKED_FRAMES = 2, 0.15, 0.2
+# Augmentation of a training sample: probabilities of masks and of background noise, the largest
+# share of noise in the mixture, the most masks, the largest shares of mels and of frames in one.
+_MASKING = 0.5
+_MIXING = 0.75
+_MOST_NOISE = 0.5
+_MAX_MASKS = 2
+_MASKED_MELS = 0.15
+_MASKED_FRAMES = 0.2
 _FROZEN_SEED = 0
 RATE = 22_050  # Hz
-MELS, FRAMES = 96, 101  # of one second
-_N_FFT, _WINDOW, _HOP = 1920, 661, 220
-_FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
+MELS = 96
+FRAMES = 101  # of one second
+_N_FFT = 1920
+_WINDOW = 661  # sound samples
+_HOP = 220  # sound samples
+_FLOOR = 1e-10
+_RANGE_DB = 80.0
+_SHIFT_DB = 75.0
 
 
 class Sounds:
     """Samples (see interfaces) [n, 1, 96, 102] with K labels, each heard through one chunk.
 
-    In training they are clips. Else they are chunks, the clips are their records, and nothing is drawn. DataError where the
-    manifest of the split has another form.
+    In training they are clips. Else they are chunks, the clips are their records, and nothing is
+    drawn. DataError where the manifest of the split has another form.
 
     Args:
         folder, split: of the data; train, validation or test.
         names: of the labels, in the order of their numbers.
-        noise: files of background noise; where there are none, nothing is drawn, and a clip is its middle chunk.
-        redraw: True draws chunk, masks and noise anew in optimizer steps, and takes the middle chunk elsewhere; False draws
-            them once for each clip.
+        noise: files of background noise; where there are none, nothing is drawn, and a clip is its
+            middle chunk.
+        redraw: True draws chunk, masks and noise anew in optimizer steps, and takes the middle
+            chunk elsewhere; False draws them once for each clip.
     """
 
     def __init__(
@@ -71,98 +89,136 @@ class Sounds:
         noise: Sequence[Path] = (),
         redraw: bool = True,
     ) -> None:
-        self._folder, self._noise, self._redraw, self._by_clip = (
-            folder,
-            noise,
-            redraw,
-            split == "train",
-        )
-        self._files, self._owners, self._labels = _read_table(folder, split, names)
-        self._clips = np.arange(len(self._labels)) if self._by_clip else self._owners
-        places = np.arange(len(self._clips) + 1)
-        bounds = np.searchsorted(self._owners, places) if self._by_clip else places
-        self._starts, self._ends = bounds[:-1], bounds[1:]  # of each sample's chunks
+        self._folder = folder
+        self._noise = noise
+        self._redraw = redraw
+        self._by_clip = split == "train"
+        # Of each chunk its file and clip [chunks], and the labels of the clips [clips, K].
+        self._files, self._chunk_clips, self._labels = _read_manifest(folder, split, names)
+        if self._by_clip:
+            clips = np.arange(len(self._labels) + 1)
+            self._clips = clips[:-1]  # [n], of each sample
+            # The chunks of sample i are those from bound i up to bound i + 1.
+            self._bounds = np.searchsorted(self._chunk_clips, clips)
+        else:
+            self._clips = self._chunk_clips
+            self._bounds = np.arange(len(self._clips) + 1)
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return spectrograms [B, 1, 96, 102] and labels [B, K]; chunks, masks and noise are drawn from `augment`."""
+        """Return spectrograms [B, 1, 96, 102] and labels [B, K].
+
+        Chunks, masks and noise are drawn from `augment`.
+        """
         indices = np.asarray(indices, dtype=np.int64)
-        generators = [augment if self._noise else None] * len(indices)
-        if not self._redraw and self._noise:
+        # Each sample's chunk, masks and noise are drawn from its generator; None draws nothing.
+        generators = [augment if self._noise else None for _ in indices]
+        if self._noise and not self._redraw:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
+        # All chunks are drawn before the first mask: the samples of a step share a generator.
         sounds = []
-        for start, end, generator in zip(
-            self._starts[indices], self._ends[indices], generators, strict=True
-        ):
-            row = int((start + end) // 2 if generator is None else generator.integers(start, end))
-            sounds.append(read(self._folder / self._files[row]))
-        features = log_mel(np.stack(sounds))
+        for index, generator in zip(indices, generators, strict=True):
+            sounds.append(read(self._chunk_file(index, generator)))
+        features = log_mel(np.stack(sounds))  # [B, 96, 101]
         for row, generator in enumerate(generators):
-            if generator is None:
-                continue
-            if generator.random() < _MASKING:
-                features[row] = mask(features[row], generator)
-            if generator.random() < _MIXING:
-                noise = self._noise[int(generator.integers(len(self._noise)))]
-                background = log_mel(read(noise, start=generator.random())[None])[0]
-                features[row] = mix(features[row], background, generator)
-        x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
+            if generator is not None:
+                features[row] = self._augmented(features[row], generator)
+        # One frame of zeros at the end, as NAS-Bench-360 has it: [B, 96, 102].
+        padded = np.pad(features, ((0, 0), (0, 0), (0, 1)))
+        labels = self._labels[self._clips[indices]]
         return Batch(
-            torch.from_numpy(x),
-            torch.from_numpy(self._labels[self._clips[indices]].astype(np.float32)),
+            x=torch.from_numpy(padded[:, None]),
+            y=torch.from_numpy(labels.astype(np.float32)),
         )
+
+    def _chunk_file(self, index: int, generator: np.random.Generator | None) -> Path:
+        """Return a drawn chunk of a sample; the middle one without a generator."""
+        start, end = self._bounds[index : index + 2]
+        chunk = (start + end) // 2
+        if generator is not None:
+            chunk = generator.integers(start, end)
+        return self._folder / self._files[int(chunk)]
+
+    def _augmented(self, features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Return a spectrogram [96, 101] with masks and background noise, each by chance."""
+        if generator.random() < _MASKING:
+            features = mask(features, generator)
+        if generator.random() < _MIXING:
+            number = int(generator.integers(len(self._noise)))
+            noise = read(self._noise[number], start=generator.random())
+            (background,) = log_mel(noise[None])
+            features = mix(features, background, generator)
+        return features
 
     def targets(self) -> np.ndarray:
         """Return the labels of every sample's clip, [n, K] float32."""
-        return self._labels.astype(np.float32)[self._clips]
+        return self._labels[self._clips].astype(np.float32)
 
     def groups(self) -> np.ndarray | None:
         """Return the clip of every chunk, [n] int64; None where samples are clips."""
-        return None if self._by_clip else self._clips
+        if self._by_clip:
+            return None
+        return self._clips
 
     def digest(self) -> str:
-        """Return a SHA-256 over the manifest, what is drawn, and some of the sounds, evenly spread; not of all 24 GB."""
-        form = "chunks"
-        if self._by_clip:  # in the words of a record that held the settings once
-            seed = None if self._redraw else _FROZEN_SEED
-            drawn = f"masking={_MASKING}, mixing={_MIXING}, most_noise={_MOST_NOISE}, frozen_seed={seed}"
-            form = f"clips {f'Augmentation({drawn})' if self._noise else None} {len(self._noise)}"
-        digest = hashlib.sha256(f"fsd50k {form} {self._labels.shape}".encode())
-        digest.update("".join(f"{file}\n" for file in self._files).encode())
-        digest.update(self._owners.tobytes() + self._labels.tobytes())
-        for row in np.unique(np.linspace(0, len(self._files) - 1, _SAMPLED_FILES).astype(int)):
-            place = self._folder / self._files[row]
-            with damage(str(place), ".wav file"):
-                digest.update(bytes.fromhex(storage.sha256_file(place)))
+        """Return a SHA-256 over the manifest, what is drawn, and some of the sounds.
+
+        These are evenly spread, because all of the sounds have 24 GB.
+        """
+        digest = hashlib.sha256(f"fsd50k {self._drawn()} {self._labels.shape}".encode())
+        for file_name in self._files:
+            digest.update(f"{file_name}\n".encode())
+        digest.update(self._chunk_clips.tobytes())
+        digest.update(self._labels.tobytes())
+        # In even steps from the first chunk to the last.
+        spread = np.linspace(0, len(self._files) - 1, _SAMPLED_FILES)
+        for chunk in np.unique(spread.astype(int)):
+            file = self._folder / self._files[chunk]
+            with damage(str(file), ".wav file"):
+                digest.update(bytes.fromhex(storage.sha256_file(file)))
         return digest.hexdigest()
+
+    def _drawn(self) -> str:
+        """Return what is drawn, for the digest."""
+        if not self._by_clip:
+            return "chunks"
+        if not self._noise:
+            return "clips None 0"
+        seed = None if self._redraw else _FROZEN_SEED
+        return (
+            f"clips Augmentation(masking={_MASKING}, mixing={_MIXING}, "
+            f"most_noise={_MOST_NOISE}, frozen_seed={seed}) {len(self._noise)}"
+        )
 
 
 def load(
     data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True
 ) -> TaskData:
-    """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
+    """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.
 
-    What is drawn once (redraw=false) stays for all epochs and for stage 2.
+    The last column of a spectrogram is zero. With redraw=false, draws stay the same for all epochs
+    and for stage 2.
     """
-    folder = find(data_folder, "fsd50k", [*_TABLES.values(), _MAPS], path)[0].parents[1]
-    with damage(str(folder / _MAPS), "map of labels"):
-        numbers = json.loads(read_text(folder / _MAPS, _MAX_TABLE_BYTES, AGAIN))
-        names = tuple(sorted(numbers, key=numbers.__getitem__))
-        if not 0 < len(names) <= _MAX_LABELS or [numbers[name] for name in names] != list(
-            range(len(names))
-        ):
-            raise ValueError("the numbers of the labels are not 0..K-1")
-    noise = sorted((folder / "noise_22050").glob("*.wav")) if augmentation else []
-    if augmentation and not noise:
-        hint = f"{AGAIN}, or use task.augmentation=false"
-        raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=hint)
+    files = find(data_folder, "fsd50k", [*_MANIFESTS.values(), _LABEL_MAP], path)
+    folder = files[0].parents[1]  # of chunks/tr.csv
+    names = _read_label_names(folder / _LABEL_MAP)
+    noise: list[Path] = []
+    if augmentation:
+        noise_folder = folder / "noise_22050"
+        noise = sorted(noise_folder.glob("*.wav"))
+        if not noise:
+            raise DataError(
+                "no .wav files",
+                where=str(noise_folder),
+                hint=f"{AGAIN}, or use task.augmentation=false",
+            )
     return TaskData(
         kind="labels",
         input_shape=(1, MELS, FRAMES + 1),
         num_outputs=len(names),
-        train=Sounds(folder, "train", names, noise, redraw),
+        train=Sounds(folder, "train", names, noise=noise, redraw=redraw),
         validation=Sounds(folder, "validation", names),
         open_test=lambda: Sounds(folder, "test", names),
         class_names=names,
@@ -170,80 +226,124 @@ def load(
     )
 
 
-def _read_table(
+def _read_label_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the labels in the order of their numbers, which are 0..K-1."""
+    with damage(str(file), "map of labels"):
+        numbers = json.loads(read_text(file, _MAX_TABLE_BYTES, AGAIN))
+        names = sorted(numbers, key=numbers.__getitem__)
+        expected = list(range(len(names)))
+        in_order = [numbers[name] for name in names]
+        if not 0 < len(names) <= _MAX_LABELS or in_order != expected:
+            raise ValueError("the numbers of the labels are not 0..K-1")
+    return tuple(names)
+
+
+def _read_manifest(
     folder: Path, split: str, names: Sequence[str]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the chunks of a split, clip by clip, from its manifest; clips keep the order of their first rows.
+    """Return the chunks of a split, clip by clip; clips are in the order of their first rows.
 
-    Files relative to the folder; the clip of each, [chunks] int64, ascending; labels [clips, K] uint8 of 0 and 1.
+    They are files relative to `folder`; the number of each one's clip, [chunks] int64, ascending;
+    and the labels of the clips, [clips, K] uint8 of 0 and 1.
     """
     import pandas as pd
 
-    place = folder / _TABLES[split]
-    text = read_text(place, _MAX_TABLE_BYTES, AGAIN)
-    with damage(str(place), "table"):
-        rows = pd.read_csv(
-            io.StringIO(text), dtype=str, na_filter=False, usecols=["files", "labels", "ext"]
-        )
+    manifest = folder / _MANIFESTS[split]
+    text = read_text(manifest, _MAX_TABLE_BYTES, AGAIN)
+    with damage(str(manifest), "table"):
+        rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=_COLUMNS)
+        # Clips are numbered in the order in which they occur.
         rows["clip"] = pd.factorize(rows["ext"])[0]
+        # A stable sort: the chunks of a clip stay in the order of the manifest.
         rows = rows.sort_values("clip", kind="stable", ignore_index=True)
-    paths = [
-        [part for part in file.replace("\\", "/").split("/") if part] for file in rows["files"]
-    ]
-    if not paths or any(".." in parts or not parts for parts in paths) or "" in {*rows["ext"]}:
-        raise fault("has a row without a file below the folder, or without a clip", place)
-    # The longest end of the first path that names a file; all other paths are cut to as many parts.
-    ends = range(len(paths[0]), 0, -1)
-    tail = next((size for size in ends if folder.joinpath(*paths[0][-size:]).is_file()), 0)
-    refuse(
-        not tail,
-        f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}",
-        place,
-    )
-    written = rows.groupby("clip")["labels"]
-    refuse((written.nunique() > 1).any(), "has a clip with several sets of labels", place)
-    labels = written.first().str.split(",").explode().str.strip()  # by clip
-    columns = pd.Categorical(labels, categories=names).codes
-    if len(unknown := labels[columns < 0]):
-        raise fault(f"label '{unknown.iloc[0][:40]}' is not in {_MAPS}", place)
-    multi_hot = np.zeros((len(written), len(names)), np.uint8)
-    multi_hot[labels.index, columns] = 1
-    return ["/".join(parts[-tail:]) for parts in paths], rows["clip"].to_numpy(np.int64), multi_hot
+    paths = []
+    for file in rows["files"]:
+        path = file.replace("\\", "/").split("/")  # it may be of Windows
+        paths.append([name for name in path if name])
+    is_outside = any(not path or ".." in path for path in paths)
+    if not paths or is_outside or (rows["ext"] == "").any():
+        raise fault("has a row without a file below the folder, or without a clip", manifest)
+    size = _existing_end(folder, paths[0])
+    if size == 0:
+        raise fault(
+            f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}",
+            manifest,
+        )
+    # All chunks of a clip repeat its labels, so those of its first chunk are taken.
+    labels_by_clip = rows.groupby("clip")["labels"]
+    if (labels_by_clip.nunique() > 1).any():
+        raise fault("has a clip with several sets of labels", manifest)
+    labels = _multi_hot(labels_by_clip.first().tolist(), names, manifest)
+    files = ["/".join(path[-size:]) for path in paths]
+    return files, rows["clip"].to_numpy(np.int64), labels
+
+
+def _existing_end(folder: Path, path: Sequence[str]) -> int:
+    """Return how many of the last names of a path lead to a file below `folder`; 0 for none.
+
+    The longest end counts. All paths of a manifest begin with the same folders of another machine,
+    so all are cut to as many names.
+    """
+    for size in range(len(path), 0, -1):
+        if folder.joinpath(*path[-size:]).is_file():
+            return size
+    return 0
+
+
+def _multi_hot(label_lists: Sequence[str], names: Sequence[str], manifest: Path) -> np.ndarray:
+    """Return labels of clips, names with commas between, as [clips, K] uint8 of 0 and 1."""
+    columns = {name: column for column, name in enumerate(names)}
+    multi_hot = np.zeros((len(label_lists), len(names)), np.uint8)
+    for clip, label_list in enumerate(label_lists):
+        for name in label_list.split(","):
+            label = name.strip()
+            if label not in columns:
+                raise fault(f"label '{label[:40]}' is not in {_LABEL_MAP}", manifest)
+            multi_hot[clip, columns[label]] = 1
+    return multi_hot
 
 
 def read(path: Path, start: float = 0.0) -> np.ndarray:
-    """Return one second of a .wav file, [22050] float32 in -1..1; a shorter sound is repeated, channels are averaged.
+    """Return one second of a .wav file, [22050] float32 in -1..1.
 
-    `start` says where the second begins in a longer sound: 0 is the first possible place, 1 the last. DataError for a file
-    that is missing, damaged or of another rate than 22,050 Hz.
+    A shorter sound is repeated, channels are averaged. `start` says where the second begins in a
+    longer sound: 0 is the first possible place, 1 the last. DataError for a file that is missing,
+    damaged or of another rate than 22,050 Hz.
     """
     from scipy.io import wavfile
 
     first_bytes(path, str(path), AGAIN)
     with damage(str(path), ".wav file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are not sound
+        # Of chunks of the file that are not sound.
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)
         # Mapped: of a long file little is read, and one that is cut off is an error.
         rate, sound = wavfile.read(path, mmap=True)
     if rate != RATE or sound.ndim > 2 or not sound.size:
         raise fault(f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed", path)
-    first = int(start * max(0, len(sound) - RATE + 1))
-    samples = sound[min(first, max(0, len(sound) - RATE)) :][:RATE]
+    last_start = max(0, len(sound) - RATE)
+    # start=1 gives one more than the last place, which the bound catches.
+    begin = min(int(start * (last_start + 1)), last_start)
+    samples = sound[begin : begin + RATE]  # [22050] or less; with channels [22050, channels]
     stretch = samples.astype(np.float32)
+    # The codings of .wav files: unsigned bytes, signed integers, or numbers in -1..1 already.
     if samples.dtype == np.uint8:
         stretch = (stretch - 128) / 128
     elif samples.dtype.kind == "i":
         stretch = stretch / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     if stretch.ndim == 2:
-        stretch = stretch.mean(axis=1)
-    refuse(not np.isfinite(stretch).all(), "has values that are NaN or infinite", path)
+        stretch = stretch.mean(axis=1)  # over channels
+    if not np.isfinite(stretch).all():
+        raise fault("has values that are NaN or infinite", path)
     return np.tile(stretch, math.ceil(RATE / len(stretch)))[:RATE]
 
 
 def log_mel(sounds: np.ndarray) -> np.ndarray:
     """Return [B, 96, 101] float32 in decibels, each with mean 0, of sounds [B, 22050] in -1..1."""
     with torch.no_grad():
+        waves = torch.from_numpy(np.ascontiguousarray(sounds, dtype=np.float32))
+        # [B, 961, 101]: frequencies by frames, complex
         spectrum = torch.stft(
-            torch.from_numpy(np.ascontiguousarray(sounds, dtype=np.float32)),
+            waves,
             _N_FFT,
             hop_length=_HOP,
             win_length=_WINDOW,
@@ -251,42 +351,64 @@ def log_mel(sounds: np.ndarray) -> np.ndarray:
             return_complex=True,
         )
         power = spectrum.real.square() + spectrum.imag.square()  # [B, 961, 101]
-        mels = torch.from_numpy(mel_filters().T) @ power
-        decibels = 10 * mels.clamp_min(_FLOOR).log10()
-        decibels = (
-            torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - _RANGE_DB) + _SHIFT_DB
-        )
+        mels = torch.from_numpy(mel_filters().T) @ power  # [B, 96, 101]
+        mels = mels.clamp_min(_FLOOR)  # silence has no logarithm
+        decibels = 10 * mels.log10()
+        # No value is more than 80 dB below the loudest one of its sound.
+        loudest = decibels.amax(dim=(1, 2), keepdim=True)  # [B, 1, 1]
+        decibels = torch.maximum(decibels, loudest - _RANGE_DB) + _SHIFT_DB
         return (decibels - decibels.mean(dim=(1, 2), keepdim=True)).numpy()
 
 
 @cache
 def mel_filters() -> np.ndarray:
-    """Return the filters [961, 96] float32: triangles of height 1 between neighbours of 98 points, even on the HTK scale."""
+    """Return the filters [961, 96] float32.
+
+    They are triangles of height 1 between neighbours of 98 points, even on the HTK scale.
+    """
     from transformers.audio_utils import mel_filter_bank
 
     filters = mel_filter_bank(
-        _N_FFT // 2 + 1, MELS, 0.0, RATE / 2, RATE, norm=None, mel_scale="htk"
+        num_frequency_bins=_N_FFT // 2 + 1,
+        num_mel_filters=MELS,
+        min_frequency=0.0,
+        max_frequency=RATE / 2,
+        sampling_rate=RATE,
+        norm=None,
+        mel_scale="htk",
     )
     return np.ascontiguousarray(filters, dtype=np.float32)
 
 
 def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a copy of [96, frames] with one or two bands of mels, and as many stretches of frames, at the minimum.
+    """Return a copy of [96, frames] with bands of mels, and stretches of frames, at the minimum.
 
-    This is SpecAugment (Park et al. 2019) without its warp of time; a band has up to 15 % of the mels, a stretch up to 20 % of
-    the frames.
+    There are one or two of each. This is SpecAugment (Park et al. 2019) without its warp of time; a
+    band has up to 15 % of the mels, a stretch up to 20 % of the frames.
     """
-    masked, lowest = features.copy(), features.min()
-    for _ in range(int(generator.integers(1, _MAX_MASKS + 1))):
-        for axis, most in ((0, _MASKED_MELS), (1, _MASKED_FRAMES)):
-            extent = features.shape[axis]
-            size = int(generator.integers(0, int(most * extent) + 1))
-            start = int(generator.integers(0, extent - size + 1))
-            masked[(slice(None),) * axis + (slice(start, start + size),)] = lowest
+    masked = features.copy()
+    # The minimum of the sound before masks, which two masks share.
+    lowest = features.min()
+    num_mels, num_frames = features.shape
+    num_masks = int(generator.integers(1, _MAX_MASKS + 1))
+    for _ in range(num_masks):
+        masked[_stretch(num_mels, _MASKED_MELS, generator)] = lowest
+        masked[:, _stretch(num_frames, _MASKED_FRAMES, generator)] = lowest
     return masked
 
 
+def _stretch(extent: int, largest_share: float, generator: np.random.Generator) -> slice:
+    """Return a random stretch of 0..extent: up to a share of it long, anywhere in it."""
+    largest = int(largest_share * extent)
+    size = int(generator.integers(0, largest + 1))
+    start = int(generator.integers(0, extent - size + 1))
+    return slice(start, start + size)
+
+
 def mix(features: np.ndarray, background: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return (1 - a) * features + a * background with a uniform in 0..0.5; both [96, frames], in decibels."""
+    """Return (1 - a) * features + a * background with a uniform in 0..0.5.
+
+    Both are [96, frames], in decibels.
+    """
     share = np.float32(generator.uniform(0, _MOST_NOISE))
     return (1 - share) * features + share * background

@@ -1,10 +1,13 @@
-"""Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019; SCOP 1.75).
+"""Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019).
 
-TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled dictionaries. The sizes are
-12,312 for training, 736 for validation, and 718, 1,254 and 1,272 for the test splits that hold out whole superfamilies
-of a fold (fold_holdout), whole families of a superfamily, and proteins of a family.
+TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled dictionaries, with
+folds of SCOP 1.75. The sizes are 12,312 for training, 736 for validation, and 718, 1,254 and 1,272
+for the test splits that hold out whole superfamilies of a fold (fold_holdout), whole families of a
+superfamily, and proteins of a family.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,19 +15,14 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.published import find, refuse
+from orca_cli.data.published import fault, find
 from orca_cli.data.untrusted import tape
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
-_CLS, _SEP, _UNKNOWN = 2, 3, 4
-# Letter -> channel, as a table over bytes.
-_TABLE = bytes(
-    VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN
-    for byte in range(256)
-)
+_CHANNELS = {symbol: channel for channel, symbol in enumerate(VOCABULARY)}
 
 
 def load(
@@ -37,46 +35,85 @@ def load(
     symbols: Literal[29, 30] = 30,
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns after it are padding.
+    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.
 
-    Folds without a training protein are allowed in the other splits. Truncated proteins (see one_hot.OverLength) keep their
-    first residues and their sep. Unmarked zero columns are averaged over in the pooling.
+    Zero columns after the sep are padding; unmarked ones are averaged over in the pooling. Folds
+    without a training protein are allowed in the other splits. Truncated proteins (see
+    one_hot.OverLength) keep their first residues and their sep.
     """
-    first, second = (
-        [form.format(split) for split in ("train", "valid", f"test_{test}")] for form in tape.FORMS
+    # The databases are beside each other, or in a folder as TAPE's archive has them.
+    in_folder, in_archive = tape.FORMS
+    splits = ("train", "valid", f"test_{test}")
+    train_file, validation_file, test_file = find(
+        data_folder,
+        "homology",
+        [in_folder.format(split) for split in splits],
+        path,
+        others=[[in_archive.format(split) for split in splits]],
     )
-    places = find(data_folder, "homology", first, path, others=[second])
-
-    def read(*places: Path) -> Sequences:
-        texts, folds, over = [], [], []
-        for place in places:
-            for sequence, fold in tape.proteins(place):
-                texts.append(encode(sequence, length))
-                folds.append(fold)
-                over.append(len(sequence) + 2 > length)
-                if max(texts[-1]) >= symbols:
-                    what = f"residue Z has channel {symbols} and the input has {symbols} channels"
-                    raise DataError(what, where=str(place), hint="use task.symbols=30")
-        refuse(not texts, "holds no proteins", places[0])
-        return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool))
-
-    form = ("homology", symbols, length, mask_padding, over_length)
-    learned, valid = read(*places[: 2 if train_on_validation else 1]), read(places[1])
+    learned_files = [train_file]
+    if train_on_validation:
+        learned_files.append(validation_file)
+    learned = _read(learned_files, length, symbols)
+    validation = _read([validation_file], length, symbols)
+    samples = partial(
+        Sequences.samples,
+        name="homology",
+        num_symbols=symbols,
+        length=length,
+        mask=mask_padding,
+        over_length=over_length,
+    )
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
         num_outputs=tape.NUM_FOLDS,
-        train=learned.samples(*form),
-        validation=valid.samples(*form),
-        open_test=lambda: read(places[2]).samples(*form),
-        note=longer_note({"train": learned, "validation": valid}, length, "symbols", over_length),
+        train=samples(learned),
+        validation=samples(validation),
+        open_test=lambda: samples(_read([test_file], length, symbols)),
+        note=longer_note(
+            {"train": learned, "validation": validation}, length, "symbols", over_length
+        ),
+    )
+
+
+def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
+    """Return the proteins of databases as channels of the input, cut to its length.
+
+    DataError where a database has no proteins, or a residue has no channel among `symbols`.
+    """
+    texts = []
+    folds = []
+    longer = []
+    for database in databases:
+        for sequence, fold in tape.proteins(database):
+            text = encode(sequence, length)
+            # With 29 symbols the last letter of the vocabulary, Z, has no channel.
+            if max(text) >= symbols:
+                raise DataError(
+                    f"residue Z has channel {symbols} and the input has {symbols} channels",
+                    where=str(database),
+                    hint="use task.symbols=30",
+                )
+            texts.append(text)
+            folds.append(fold)
+            longer.append(len(sequence) + 2 > length)  # with cls and sep
+    if not texts:
+        raise fault("holds no proteins", databases[0])
+    tokens, ends = end_to_end(texts)  # [sum of lengths], [n]
+    return Sequences(
+        tokens=tokens,
+        ends=ends,
+        classes=np.array(folds, np.int64),
+        longer=np.array(longer, bool),
     )
 
 
 def encode(sequence: str, length: int) -> bytes:
-    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals.
+    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep.
 
-    J, and what is no letter, has the channel of unk.
+    Small letters count as capitals. J, and what is no letter, has the channel of unk.
     """
-    residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
-    return bytes((_CLS,)) + residues + bytes((_SEP,))
+    letters = sequence[: length - 2].upper()  # two places are for cls and sep
+    residues = [_CHANNELS.get(letter, _CHANNELS["unk"]) for letter in letters]
+    return bytes([_CHANNELS["cls"], *residues, _CHANNELS["sep"]])

@@ -1,7 +1,8 @@
-"""JSB Chorales (Boulanger-Lewandowski et al. 2012): the next frame of a piece of music from all frames before it.
+"""JSB Chorales (Boulanger-Lewandowski et al. 2012): the next frame of a piece of music.
 
-One file, JSB_Chorales.mat, with traindata, validdata and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the
-keys of a piano that sound. Dense, with 88 labels at every frame: input frames 0..T-2, target frames 1..T-1.
+It is predicted from all frames before it. One file, JSB_Chorales.mat, with traindata, validdata
+and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the keys of a piano that sound.
+Dense, with 88 labels at every frame: input frames 0..T-2, target frames 1..T-1.
 
 Shapes: n pieces, T frames of a piece, L length of the input.
 """
@@ -12,13 +13,14 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 
-from orca_cli.data.published import check_array, fault, find, note, refuse
+from orca_cli.data.published import check_array, fault, find
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import matlab
 from orca_cli.interfaces import TaskData
 
 _KEYS = 88
-_MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
+# Of a piece: a damaged file must not make an array of any size.
+_MOST_FRAMES = 100_000
 
 
 def load(
@@ -29,45 +31,49 @@ def load(
     causal: bool = True,
     train_on_validation: bool = False,
 ) -> TaskData:
-    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
+    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1.
 
-    L is `length`, or else one less than the frames of the longest piece of all splits, so that the test pieces are read with
-    the others. Without `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
+    y is one frame later than x, and NaN after a piece's end. L is `length`, or else one less than
+    the frames of the longest piece of all splits, so that the test pieces are read with the others.
+    Without `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
-    train, validation = (_pieces(file, f"{part}data") for part in ("train", "valid"))
-    others = [] if length else _pieces(file, "testdata")
-    longest = max(map(len, [*train, *validation, *others])) - 1
+    train = _read_pieces(file, "traindata")
+    validation = _read_pieces(file, "validdata")
+    pieces = [*train, *validation]
+    # The longest piece may be a test piece; lengths are all that is learned from these.
+    if length is None:
+        pieces += _read_pieces(file, "testdata")
+    longest = max(len(piece) for piece in pieces) - 1  # the last frame is a target only
     extent = length or longest
+    notes = []
+    if longest > extent:
+        notes.append("longer pieces are cut")
+    if not causal:
+        notes.append("warning: not causal, so every output sees its own target")
+    learned = [*train, *validation] if train_on_validation else train
     return TaskData(
         kind="dense",
         input_shape=(_KEYS, extent),
         num_outputs=_KEYS,
-        train=_samples(
-            [*train, *validation] if train_on_validation else train, extent, mask_padding
-        ),
+        train=_samples(learned, extent, mask_padding),
         validation=_samples(validation, extent, mask_padding),
-        open_test=lambda: _samples(_pieces(file, "testdata"), extent, mask_padding),
+        open_test=lambda: _samples(_read_pieces(file, "testdata"), extent, mask_padding),
         causal=causal,
-        note=note(
-            "longer pieces are cut" if longest > extent else "",
-            "" if causal else "warning: not causal, so every output sees its own target",
-        ),
+        note="; ".join(notes),
     )
 
 
-def _pieces(file: Path, part: str) -> list[np.ndarray]:
+def _read_pieces(file: Path, variable: str) -> list[np.ndarray]:
     """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
-    cells = np.asarray(matlab.read(file, [part])[part])
-    where = f"{file}[{part}]"
-    refuse(
-        cells.dtype != object or not cells.size,
-        f"{cells.dtype} {cells.shape}; expected a row of cells",
-        where,
-    )
+    where = f"{file}[{variable}]"
+    cells = np.asarray(matlab.read(file, [variable])[variable])  # [1, n] of objects
+    if cells.dtype != object or not cells.size:
+        raise fault(f"{cells.dtype} {cells.shape}; expected a row of cells", where)
     pieces = []
     for index, cell in enumerate(cells.ravel()):
         piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
+        # The first frame is no target, so a piece needs a second one.
         if not 2 <= len(piece) <= _MOST_FRAMES:
             raise fault(
                 f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where
@@ -77,11 +83,14 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
 
 
 def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
+    """Return pieces as inputs and targets of L = `extent` frames, with padding marked by `mask`."""
+    # In bytes, since batches become float32 anyway; targets need a value for "none", NaN.
     x = np.zeros((len(pieces), _KEYS, extent), np.uint8)
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)
     for row, piece in enumerate(pieces):
         steps = min(len(piece) - 1, extent)
+        # [T, 88] in the file, [88, L] for the model; the target of a frame is the next one.
         x[row, :, :steps] = piece[:steps].T
         y[row, :, :steps] = piece[1 : steps + 1].T
         valid[row, :steps] = True

@@ -1,20 +1,24 @@
 """ListOps: the value of a nested list expression, such as `[MAX 4 [SM 2 9 ] 3 ]` = 4; ten classes.
 
-The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths 1..max_depth-1 a node is
-an operator with probability 1/4 and a digit else, at max_depth a digit. Operators (MIN, MAX, MED, SM), arities
-(2..max_arity) and digits are uniform. MED is the median cut to an integer, SM the sum modulo 10. Parentheses are left
-out, and the closing bracket is a token. Expressions outside the allowed lengths are drawn again, and none occurs twice.
+The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths
+1..max_depth-1 a node is an operator with probability 1/4 and a digit else, at max_depth a digit.
+Operators (MIN, MAX, MED, SM), arities (2..max_arity) and digits are uniform. MED is the median cut
+to an integer, SM the sum modulo 10. Parentheses are left out, and the closing bracket is a token.
+Expressions outside the allowed lengths are drawn again, and none occurs twice.
 
-The Long Range Arena's own files, basic_{train,val,test}.tsv, are tab-separated with the header Source, Target; 96,000, 2,000
-and 2,000 rows of 501..1,999 tokens. They have parentheses around every argument, `( ( ( [MAX 3 ) 4 ) ] )`, which carry no
-information and are dropped. The closing bracket is kept: without it the arguments of an operator have no end.
+The Long Range Arena's own files, basic_{train,val,test}.tsv, are tab-separated with the header
+Source, Target; 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. They have parentheses around
+every argument, `( ( ( [MAX 3 ) 4 ) ] )`, which carry no information and are dropped. The closing
+bracket is kept: without it the arguments of an operator have no end.
+
+Shapes: n expressions of a split, S tokens of all of them, L the length of the input.
 """
 
 import hashlib
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,37 +29,73 @@ from orca_cli import signals
 from orca_cli.config.ranges import Count, Seed
 from orca_cli.data.generated import folder_of
 from orca_cli.data.one_hot import OverLength, Sequences, end_to_end, longer_note
-from orca_cli.data.own_data import check_rules, files_rule
-from orca_cli.data.published import fault, find, load_arrays, refuse
+from orca_cli.data.published import fault, find, load_arrays
 from orca_cli.data.untrusted.first_bytes import damage
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
-# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
-# are always zero: padding is a column of zeros, and nothing is unknown.
+# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's
+# 17-channel input, and are always zero: padding is a column of zeros, and nothing is unknown.
 VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
-_DIGIT, _MIN, _CLOSE = (VOCABULARY.index(token) for token in ("0", "[MIN", "]"))
-_OPERATORS: tuple[Callable[[Sequence[int]], int], ...] = (  # from channel _MIN on
-    min,
-    max,
-    lambda values: int(statistics.median(values)),
-    lambda values: sum(values) % 10,
-)
+_DIGIT = VOCABULARY.index("0")
+_MIN = VOCABULARY.index("[MIN")
+_CLOSE = VOCABULARY.index("]")
+
+
+def _median(values: Sequence[int]) -> int:
+    # Of an even number of values it can end in .5, which is cut off.
+    return int(statistics.median(values))
+
+
+def _sum_modulo_10(values: Sequence[int]) -> int:
+    return sum(values) % 10
+
+
+# In the order of their channels, from _MIN on.
+_OPERATORS: tuple[Callable[[Sequence[int]], int], ...] = (min, max, _median, _sum_modulo_10)
 _OPERATOR_PROBABILITY = 0.25
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
 _VERSION = 2
 _FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 _MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
-# What task.size stands for: numbers of samples, tokens of generated expressions, and tokens of the input for files. "paper"
-# has as many samples as the Long Range Arena's files have within 1,024 tokens. Splits are in the order of generation, so
-# that a larger training set leaves the others as they are.
-_SIZES = {
-    "small": ({"test": 500, "validation": 500, "train": 2000}, (10, 50), 1024),
-    "paper": ({"test": 1118, "validation": 2000, "train": 53670}, (501, 1024), 1024),
-    "lra": ({"test": 2000, "validation": 2000, "train": 96000}, (501, 1999), 1999),
-}
 _ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a choice of task.size means."""
+
+    # Splits are in the order of generation, so that a larger training set leaves the others as they
+    # are.
+    counts: Mapping[str, int]
+    grammar: Mapping[str, int]  # arguments of `expressions`
+    file_length: int  # tokens of the input for files
+
+
+_BRANCHING = {"max_depth": 10, "max_arity": 10}
+# "paper" has as many samples as the Long Range Arena's files have within 1,024 tokens.
+_SIZES = {
+    "small": _Size(
+        counts={"test": 500, "validation": 500, "train": 2000},
+        grammar=_BRANCHING | {"min_length": 10, "max_length": 50},
+        file_length=1024,
+    ),
+    "paper": _Size(
+        counts={"test": 1118, "validation": 2000, "train": 53670},
+        grammar=_BRANCHING | {"min_length": 501, "max_length": 1024},
+        file_length=1024,
+    ),
+    "lra": _Size(
+        counts={"test": 2000, "validation": 2000, "train": 96000},
+        grammar=_BRANCHING | {"min_length": 501, "max_length": 1999},
+        file_length=1999,
+    ),
+}
+
+
+_samples = partial(Sequences.samples, name="listops", num_symbols=len(VOCABULARY))
 
 
 def load(
@@ -73,163 +113,202 @@ def load(
     over_length: OverLength = "truncate",
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return expressions as one-hot columns [n, 17, L]; columns of zeros after their ends are marked as padding, or not.
+    """Return expressions as one-hot columns [n, 17, L].
 
-    L is 50, 1,024 or 1,999 for small, paper and lra; from files it is 1,024 for small too. Truncated expressions mostly cannot
+    Columns of zeros after their ends are marked as padding, or not. L is 50, 1,024 or 1,999 for
+    small, paper and lra; from files it is 1,024 for small too. Truncated expressions mostly cannot
     be decided (see one_hot.OverLength).
     """
-    counts, (shortest, longest), length = _SIZES[size]
-    given = {"train": num_train, "validation": num_validation, "test": num_test}
-    if origin == "files":
-        names = [
-            _FILES["validation" if (split, test_file) == ("test", "val") else split]
-            for split in given
-        ]
-        packed, hint = (
-            [f"lra_release/listops-1000/{name}" for name in names],
-            "task.origin=generated needs no files",
-        )
-        files = dict(
-            zip(
-                given, find(data_folder, "listops", names, path, hint, others=[packed]), strict=True
-            )
-        )
+    typed_counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    is_generated = origin == "generated"
+    if is_generated:
+        length = _SIZES[size].grammar["max_length"]
+        counts = dict(_SIZES[size].counts)
+        counts |= {split: count for split, count in typed_counts.items() if count is not None}
+        chosen_size = replace(_SIZES[size], counts=counts)
+        folder = _generated_folder(chosen_size, data_seed, cache_folder, reporter)
     else:
-        length, counts = (
-            longest,
-            counts | {split: count for split, count in given.items() if count is not None},
-        )
-        grammar = {"max_depth": 10, "max_arity": 10, "min_length": shortest, "max_length": longest}
-        folder = _generated(cache_folder, counts, grammar, data_seed, reporter)
+        length = _SIZES[size].file_length
+        files = _find_files(data_folder, path, test_file)
 
-    def sequences(split: str) -> Sequences:
-        made = [f"{split}_{part}" for part in _ARRAYS]
-        tokens, ends, classes = (
-            _read(files[split], given[split]) if origin == "files" else load_arrays(folder, made)
-        )
-        return Sequences(tokens, ends, classes, np.diff(ends, prepend=0) > length)
+    def read(split: str) -> Sequences:
+        if is_generated:
+            tokens, ends, values = load_arrays(folder, [f"{split}_{name}" for name in _ARRAYS])
+        else:
+            tokens, ends, values = _read_file(files[split], typed_counts[split])
+        lengths = np.diff(ends, prepend=0)  # [n]
+        return Sequences(tokens=tokens, ends=ends, classes=values, longer=lengths > length)
 
-    form = ("listops", len(VOCABULARY), length, mask_padding, over_length)
-    train, validation = sequences("train"), sequences("validation")
+    train = read("train")
+    validation = read("validation")
+    samples = partial(_samples, length=length, mask=mask_padding, over_length=over_length)
     return TaskData(
         kind="classes",
         input_shape=(len(VOCABULARY), length),
         num_outputs=10,
-        train=train.samples(*form),
-        validation=validation.samples(*form),
-        open_test=lambda: sequences("test").samples(*form),
-        synthetic=origin == "generated",
-        size=size if origin == "generated" else "",
+        train=samples(train),
+        validation=samples(validation),
+        open_test=lambda: samples(read("test")),
+        synthetic=is_generated,
+        size=size if is_generated else "",
         class_names=tuple("0123456789"),
         note=longer_note({"train": train, "validation": validation}, length, "tokens", over_length),
     )
 
 
+def _generated_folder(size: _Size, seed: int, cache_folder: Path, reporter: Reporter) -> Path:
+    """Return the folder of all splits, which are generated unless the cache has them."""
+    count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
+    return folder_of(
+        cache_folder,
+        "listops",
+        parameters={"version": _VERSION, "data_seed": seed, **size.grammar, **count_parameters},
+        make=partial(_generate, size, seed, reporter),
+        reporter=reporter,
+    )
+
+
+def _generate(size: _Size, seed: int, reporter: Reporter, folder: Path) -> None:
+    """Write SPLIT_tokens.npy, SPLIT_ends.npy and SPLIT_values.npy for each split."""
+    source = expressions(seed, **size.grammar)
+    with reporter.track("generating listops", sum(size.counts.values())) as advance:
+        for split, count in size.counts.items():
+            texts = []
+            values = []
+            for text, value in itertools.islice(source, count):
+                signals.check()
+                texts.append(text)
+                values.append(value)
+                advance()
+            tokens, ends = end_to_end(texts)
+            np.save(folder / f"{split}_tokens.npy", tokens)
+            np.save(folder / f"{split}_ends.npy", ends)
+            np.save(folder / f"{split}_values.npy", np.array(values, np.int64))
+
+
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions without end, as channels of VOCABULARY, each with its value in 0..9.
+    """Yield different expressions, as channels of VOCABULARY, each with its value in 0..9.
 
-    Where none is left, the search for the next one does not end.
+    There is no end: where none is left, the search for the next one goes on.
 
     Args:
         max_depth: depth at which every node is a digit; the whole expression has depth 1.
         max_arity: the most arguments of an operator, 2 or more.
         min_length, max_length: tokens, closing brackets included.
     """
+    # An endless stream of uniform numbers, as floats of Python.
     generator = numpy_generator(seed, "listops")
-    uniform = itertools.chain.from_iterable(
-        generator.random(_DRAWS).tolist() for _ in itertools.count()
-    )
-    seen: set[bytes] = set()
+    blocks = (generator.random(_DRAWS) for _ in itertools.count())
+    uniform = itertools.chain.from_iterable(block.tolist() for block in blocks)
     tokens = bytearray()
 
-    def value(depth: int) -> int:
-        """Draw what stands at a place of this depth; OverflowError where there is no room, for closing brackets either."""
-        is_list = depth < max_depth and next(uniform) < _OPERATOR_PROBABILITY
-        drawn = int((len(_OPERATORS) if is_list else 10) * next(uniform))
-        arity = 2 + int((max_arity - 1) * next(uniform)) if is_list else 0
-        tokens.append(drawn + (_MIN if is_list else _DIGIT))
-        if len(tokens) + (depth if is_list else depth - 1) > max_length:
+    def draw_node(depth: int) -> int:
+        """Draw a node into `tokens` and return its value; OverflowError where there is no room."""
+        if depth >= max_depth or next(uniform) >= _OPERATOR_PROBABILITY:
+            digit = int(10 * next(uniform))
+            tokens.append(_DIGIT + digit)
+            # The operators around a node, depth - 1, need a closing bracket each.
+            if len(tokens) + depth - 1 > max_length:
+                raise OverflowError
+            return digit
+        # The order of these draws decides the bits of a seed.
+        operator = int(len(_OPERATORS) * next(uniform))
+        arity = 2 + int((max_arity - 1) * next(uniform))
+        tokens.append(_MIN + operator)
+        # The node itself needs a closing bracket too.
+        if len(tokens) + depth > max_length:
             raise OverflowError
-        if not is_list:
-            return drawn
-        values = [value(depth + 1) for _ in range(arity)]
+        values = [draw_node(depth + 1) for _ in range(arity)]
         tokens.append(_CLOSE)
-        return _OPERATORS[drawn](values)
+        return _OPERATORS[operator](values)
 
+    digests: set[bytes] = set()  # of expressions that were yielded
     while True:
         tokens.clear()
-        with suppress(OverflowError):
-            result, key = value(1), hashlib.sha256(tokens).digest()
-            if len(tokens) >= min_length and key not in seen:
-                seen.add(key)
-                yield bytes(tokens), result
+        try:
+            value = draw_node(1)
+        except OverflowError:
+            continue  # too long: another one is drawn
+        # Digests take 32 bytes each where expressions take up to 2,000.
+        digest = hashlib.sha256(tokens).digest()
+        if len(tokens) >= min_length and digest not in digests:
+            digests.add(digest)
+            yield bytes(tokens), value
 
 
-def _generated(
-    cache_folder: Path,
-    counts: dict[str, int],
-    grammar: dict[str, int],
-    data_seed: int,
-    reporter: Reporter,
-) -> Path:
-    """Return the folder of the expressions that these settings determine; they are made where they are missing."""
-
-    def make(folder: Path) -> None:
-        source = expressions(data_seed, **grammar)
-        with reporter.track("generating listops", sum(counts.values())) as advance:
-            for split, count in counts.items():
-                drawn = []
-                for one in itertools.islice(source, count):
-                    signals.check()
-                    drawn.append(one)
-                    advance()
-                texts, values = zip(*drawn, strict=True)
-                for part, array in zip(
-                    _ARRAYS, (*end_to_end(texts), np.array(values, np.int64)), strict=True
-                ):
-                    np.save(folder / f"{split}_{part}.npy", array)
-
-    parameters: dict[str, int | float | str] = {
-        "version": _VERSION,
-        "data_seed": data_seed,
-        **grammar,
-    }
-    parameters |= {f"num_{split}": count for split, count in counts.items()}
-    return folder_of(cache_folder, "listops", parameters, make, reporter)
+def _find_files(data_folder: Path, path: str | None, test_file: str) -> dict[str, Path]:
+    """Return the file of each split; that of test is "test" or "val"."""
+    names = dict(_FILES)
+    if test_file == "val":
+        names["test"] = names["validation"]
+    in_folder = list(names.values())
+    in_archive = [f"lra_release/listops-1000/{name}" for name in in_folder]
+    files = find(
+        data_folder,
+        "listops",
+        in_folder,
+        path,
+        hint="task.origin=generated needs no files",
+        others=[in_archive],
+    )
+    return dict(zip(names, files, strict=True))
 
 
-def _read(path: Path, rows: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the expressions of a file, the first `rows` of them or all: see `Sequences`, with their values in 0..9."""
-    texts: list[bytes] = []
-    values: list[int] = []
-    with damage(str(path), "table"), open(path, "rb") as file:
-        if file.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
-            raise fault("the header is not Source and Target, separated by a tab", path)
-        for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
+def _read_file(file: Path, count: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tokens [S], ends [n] and values [n] of the first `count` rows of a file, or of all.
+
+    DataError for fewer rows, and for rows of another form.
+    """
+    rows = list(itertools.islice(_rows(file), count))
+    requested = count or 1
+    if len(rows) < requested:
+        raise fault(f"has {len(rows)} rows, {requested} requested", file)
+    tokens, ends = end_to_end([text for text, _ in rows])
+    values = [value for _, value in rows]
+    return tokens, ends, np.array(values, np.int64)
+
+
+def _rows(file: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the rows of a file, each an expression as channels of VOCABULARY and its value."""
+    with damage(str(file), "table"), open(file, "rb") as stream:
+        if stream.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
+            raise fault("the header is not Source and Target, separated by a tab", file)
+        # A line is cut at the limit: a file without line ends must not fill the memory.
+        lines = iter(partial(stream.readline, _MAX_LINE), b"")
+        for number, line in enumerate(lines, start=2):
             if number % 1000 == 0:
                 signals.check()
             source, _, target = line.strip().partition(b"\t")
-            words, where = source.translate(None, b"()").split(), f"{path}, line {number}"
             if not source:
-                continue
-            if not (len(target) == 1 and target.isdigit()):
-                raise fault(
-                    f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab",
-                    where,
-                )
-            if wrong := [word for word in words or [source] if word not in _CHANNELS]:
-                what = f"{wrong[0][:20].decode(errors='replace')!r} is not a word of ListOps"
-                raise fault(f"{what}; allowed: digits, [MIN, [MAX, [MED, [SM and ]", where)
-            texts.append(bytes(_CHANNELS[word] for word in words))
-            values.append(int(target))
-            if len(texts) == rows:
-                break
-    refuse(len(texts) < (rows or 1), f"has {len(texts)} rows, {rows or 1} requested", path)
-    return *end_to_end(texts), np.array(values, np.int64)
+                continue  # a blank line
+            where = f"{file}, line {number}"
+            if len(target) != 1 or not target.isdigit():
+                shown = target[:20].decode(errors="replace")
+                raise fault(f"{shown!r} is not a value; allowed: 0..9 after a tab", where)
+            yield _parse(source, where), int(target)
+
+
+def _parse(source: bytes, where: str) -> bytes:
+    """Return an expression as channels of VOCABULARY, without its parentheses."""
+    symbols = source.translate(None, b"()").split()
+    # Parentheses alone are refused as they are: without them nothing would be left.
+    for symbol in symbols or [source]:
+        if symbol not in _CHANNELS:
+            shown = symbol[:20].decode(errors="replace")
+            raise fault(
+                f"{shown!r} is not a word of ListOps; allowed: digits, [MIN, [MAX, [MED, [SM and ]",
+                where,
+            )
+    return bytes(_CHANNELS[symbol] for symbol in symbols)
 
 
 def check_settings(origin: str, path: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    check_rules(files_rule(origin, path))
+    if path is not None and origin != "files":
+        raise ConfigError(
+            "is for task.origin=files",
+            where="task.path",
+            hint=f"with task.origin={origin} leave it out",
+        )

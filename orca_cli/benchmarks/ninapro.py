@@ -1,7 +1,8 @@
-"""NinaPro DB5 (Pizzolato et al. 2017) as NAS-Bench-360 cuts it: surface EMG of 16 electrodes x 52 steps, 18 movements.
+"""NinaPro DB5 (Pizzolato et al. 2017) as NAS-Bench-360 cuts it: surface EMG, 18 movements.
 
-Six arrays: ninapro_{train,val,test}.npy (N, 52, 16) with 52 steps at 200 Hz, label_{train,val,test}.npy (N,) in 0..17: rest
-and the 17 movements of exercise B. The files' own validation split is kept apart from training and test.
+Six arrays: ninapro_{train,val,test}.npy (N, 52, 16), windows of 52 steps at 200 Hz of 16
+electrodes, and label_{train,val,test}.npy (N,) in 0..17: rest and the 17 movements of exercise B.
+The files' own validation split is kept apart from training and test.
 
 Shapes: N windows of a file.
 """
@@ -16,8 +17,10 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted import arrays
 from orca_cli.interfaces import TaskData
 
-_PARTS = ("train", "val", "test")
-_STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
+_SPLITS = ("train", "val", "test")
+_STEPS = 52
+_ELECTRODES = 16
+_CLASSES = 18
 
 
 def load(
@@ -30,34 +33,66 @@ def load(
 
     Electrodes are scaled one by one, because they differ in gain and contact.
     """
-    names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
-    files = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
-
-    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
-        inputs, labels = files[f"ninapro_{part}.npy"], files[f"label_{part}.npy"]
-        x, y = (arrays.open_arrays(file, str(file), AGAIN)[""].read() for file in (inputs, labels))
-        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), holds="finite")
-        return x.transpose(0, 2, 1), class_numbers(y, len(x), _CLASSES, str(labels))
-
-    (x, y), validation = read("train"), read("val")
+    files = _find_files(data_folder, path)
+    x, y = _read(files, "train")  # [N, 16, 52], [N]
+    validation_x, validation_y = _read(files, "val")
     if train_on_validation:
-        x, y = map(np.concatenate, zip((x, y), validation, strict=True))
-    mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
-    if normalize == "electrodes":
-        values = x.astype(np.float64)
-        mean, std = (statistic(values, axis=(0, 2))[:, None] for statistic in (np.mean, np.std))
-        # Rounding gives a constant electrode a deviation of 1e-16 times its value, which would blow up noise.
-        std[std <= 1e-12 * np.abs(mean)] = 1.0
+        x = np.concatenate([x, validation_x])
+        y = np.concatenate([y, validation_y])
+    mean, std = _electrode_scale(x)  # [16, 1] each, over the windows and steps of training
 
-    def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
-        return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
+    def samples(windows: np.ndarray, classes: np.ndarray) -> ArraySamples:
+        values = windows.astype(np.float64)  # [n, 16, 52]
+        if normalize == "electrodes":
+            values = (values - mean) / std
+        images = values[:, None]  # [n, 1, 16, 52]
+        return ArraySamples(images.astype(np.float32), classes)
 
     return TaskData(
         kind="classes",
         input_shape=(1, _ELECTRODES, _STEPS),
         num_outputs=_CLASSES,
         train=samples(x, y),
-        validation=samples(*validation),
-        open_test=lambda: samples(*read("test")),
+        validation=samples(validation_x, validation_y),
+        open_test=lambda: samples(*_read(files, "test")),
     )
+
+
+def _find_files(data_folder: Path, path: str | None) -> dict[str, Path]:
+    """Return the file of each name: windows and labels of the three splits."""
+    names = []
+    for split in _SPLITS:
+        names += [f"ninapro_{split}.npy", f"label_{split}.npy"]
+    paths = find(data_folder, "ninapro", names, path)
+    return dict(zip(names, paths, strict=True))
+
+
+def _read(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return windows of one split [N, 16, 52], mapped in the file's type, and classes [N] int64."""
+    windows_file = files[f"ninapro_{split}.npy"]
+    labels_file = files[f"label_{split}.npy"]
+    windows = _read_array(windows_file)  # [N, 52, 16]
+    labels = _read_array(labels_file)
+    check_array(windows, ("N", _STEPS, _ELECTRODES), str(windows_file), holds="finite")
+    classes = class_numbers(labels, len(windows), _CLASSES, str(labels_file))
+    # [N, 52, 16] to [N, 16, 52]: electrodes are the rows of an image.
+    return windows.transpose(0, 2, 1), classes
+
+
+def _read_array(file: Path) -> np.ndarray:
+    """Return the array of a .npy file, mapped."""
+    # The only array of an .npy has no name.
+    return arrays.open_arrays(file, str(file), AGAIN)[""].read()
+
+
+def _electrode_scale(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and positive deviation, [16, 1] each, of windows [N, 16, 52]."""
+    # In float64: the files may have float16, in which sums over windows would be off.
+    values = windows.astype(np.float64)
+    mean = np.mean(values, axis=(0, 2))[:, None]
+    std = np.std(values, axis=(0, 2))[:, None]
+    # Rounding gives a constant electrode a deviation of 1e-16 times its value, which would blow up
+    # noise.
+    is_constant = std <= 1e-12 * np.abs(mean)
+    std[is_constant] = 1.0
+    return mean, std

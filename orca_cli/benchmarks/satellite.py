@@ -1,10 +1,12 @@
-"""Satellite image time series (Petitjean et al. 2012) as NAS-Bench-360 has them: one pixel over 46 dates, 24 land covers.
+"""Satellite image time series (Petitjean et al. 2012) as NAS-Bench-360 has them: 24 land covers.
 
-Two files, satellite_train.npy and satellite_test.npy: each np.save of a dict with data (N, 46) and label (N,) in 1..24.
+A sample is one pixel over 46 dates. Two files, satellite_train.npy and satellite_test.npy: each
+np.save of a dict with data (N, 46) and label (N,) in 1..24.
 
 Shapes: N series of a file.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +29,12 @@ from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Reporter, TaskData
 
 _FILES = ("satellite_train.npy", "satellite_test.npy")
-_CLASSES, _DATES = 24, 46
-_MAX_BYTES = 2 * 2**30  # of a file, which is held in memory once; the training file has 322 MiB
-_BLOCK = 2**16  # series at once
-_VERSION = 1
+_CLASSES = 24
+_DATES = 46
+# Of a file, which is held in memory once; the training file has 322 MiB.
+_MAX_BYTES = 2**31
+_BLOCK = 2**16  # series that are normalised at once
+_VERSION = 1  # of what is written to the cache
 # A series whose deviation is below this fraction of its largest value is constant up to rounding.
 _EPSILON = 1e-6
 
@@ -48,54 +52,75 @@ def load(
 ) -> TaskData:
     """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
 
-    Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from there. Normalised as in
-    NAS-Bench-360, a pixel's level is lost and its shape over time is kept; constant series become zeros.
+    Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from
+    there. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over time is kept;
+    constant series become zeros.
     """
-    files = find(data_folder, "satellite", _FILES, path)
-    x, y = _series(files[0], normalize, cache_folder, reporter)
-    rows, held_out = hold_out(
-        y, "stratified", validation_size, train_size, train_on_validation, split_seed
+    train_file, test_file = find(data_folder, "satellite", _FILES, path)
+    x, y = _read(train_file, normalize, cache_folder, reporter)  # [N, 1, 46], [N]
+    train_rows, validation_rows = hold_out(
+        y,
+        validation_size=validation_size,
+        train_size=train_size,
+        train_on_validation=train_on_validation,
+        split_seed=split_seed,
     )
     return TaskData(
         kind="classes",
         input_shape=(1, _DATES),
         num_outputs=_CLASSES,
-        train=ArraySamples(x, y, rows=rows),
-        validation=ArraySamples(x, y, rows=held_out),
-        open_test=lambda: ArraySamples(*_series(files[1], normalize, cache_folder, reporter)),
-        class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
+        train=ArraySamples(x, y, rows=train_rows),
+        validation=ArraySamples(x, y, rows=validation_rows),
+        open_test=lambda: ArraySamples(*_read(test_file, normalize, cache_folder, reporter)),
+        class_names=tuple(map(str, range(1, _CLASSES + 1))),
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
-def _series(
+def _read(
     file: Path, normalize: str, cache_folder: Path, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x [N, 1, 46] float32, a read-only memory map, and y [N] int64 in 0..23."""
-    parameters = {"version": _VERSION, **file_identity(file), "normalize": normalize}
+    folder = folder_of(
+        cache_folder,
+        file.stem,
+        parameters={"version": _VERSION, **file_identity(file), "normalize": normalize},
+        make=partial(_unpack, file, normalize),
+        reporter=reporter,
+    )
+    (x,) = load_arrays(folder, ["x"], mapped=True)
+    (y,) = load_arrays(folder, ["y"])
+    return x, y
 
-    def make(folder: Path) -> None:
-        where = str(file)
-        data, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
-        check_array(data, ("N", _DATES), where, "data")
-        np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1))
-        x = np.empty((len(data), 1, _DATES), np.float32)
-        for start in range(0, len(data), _BLOCK):
-            signals.check()
-            block = data[start : start + _BLOCK]
-            with np.errstate(
-                all="ignore"
-            ):  # what is not finite, or beyond float32, is refused below
-                if normalize == "series":
-                    values = block.astype(np.float64)
-                    least = (
-                        _EPSILON * np.abs(values).max(axis=1, keepdims=True)
-                        + np.finfo(np.float64).tiny
-                    )
-                    deviation = np.maximum(values.std(axis=1, keepdims=True), least)
-                    block = (values - values.mean(axis=1, keepdims=True)) / deviation
-                x[start : start + _BLOCK, 0] = block
-        np.save(folder / "x.npy", check_array(x, x.shape, where, "data", holds="finite"))
 
-    folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
-    return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]
+def _unpack(file: Path, normalize: str, folder: Path) -> None:
+    """Write x.npy [N, 1, 46] float32, normalised, and y.npy [N] int64 of a file."""
+    where = str(file)
+    series, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
+    check_array(series, ("N", _DATES), where, "data")
+    y = class_numbers(labels, len(series), _CLASSES, where, first=1)
+    x = np.empty((len(series), 1, _DATES), np.float32)  # one channel of 46 dates
+    # A block at a time: all series in float64 would take another copy of the file.
+    for start in range(0, len(series), _BLOCK):
+        signals.check()
+        stretch = slice(start, start + _BLOCK)
+        # Silent about NaN, infinity and what is beyond float32: all of that is refused below.
+        with np.errstate(all="ignore"):
+            if normalize == "series":
+                x[stretch, 0] = _normalised(series[stretch])
+            else:
+                x[stretch, 0] = series[stretch]
+    check_array(x, x.shape, where, "data", holds="finite")
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+
+
+def _normalised(series: np.ndarray) -> np.ndarray:
+    """Return series [n, 46] in float64, each with mean 0 and deviation 1, constant ones as 0."""
+    values = series.astype(np.float64)  # [n, 46]; the statistics are [n, 1]
+    mean = values.mean(axis=1, keepdims=True)
+    deviation = values.std(axis=1, keepdims=True)
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    # Above 0 for a series of zeros too, which is then divided by it.
+    smallest_deviation = _EPSILON * largest + np.finfo(np.float64).tiny
+    return (values - mean) / np.maximum(deviation, smallest_deviation)

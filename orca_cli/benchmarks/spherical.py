@@ -1,17 +1,21 @@
-"""Spherical CIFAR-100: images projected onto a turned sphere, 3 x 60 x 60 on a grid of angles (Tu et al. 2022).
+"""Spherical CIFAR-100: images projected onto a turned sphere (Tu et al. 2022).
 
-Read from the published file, or generated from CIFAR images by the same recipe.
+A sample has 3 x 60 x 60 values on a grid of angles. Read from the published file, or generated from
+CIFAR images by the same recipe.
 
-The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid is
-turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the sphere, and
-the image that lies there is sampled. The southern hemisphere sees the image, the northern one zeros. Two traits of the
-generator are kept, since the published file has them: it interpolates between the pixels before and after a point's own, which
-blurs, and it stretches each channel to 0..255. It names no seed, so that the published file cannot be made again bit for bit.
+The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel:
+a Driscoll-Healy grid is turned at random, each of its points is sent along the ray from just above
+the north pole onto the plane below the sphere, and the image that lies there is sampled. The
+southern hemisphere sees the image, the northern one zeros. Two traits of the generator are kept,
+since the published file has them: it interpolates between the pixels before and after a point's
+own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published
+file cannot be made again bit for bit.
 
-Shapes: grid 60 x 60, n images of C x S x S pixels.
+Shapes: grid 60 x 60, N images of a file, n of a split or a call, with C x S x S pixels.
 """
 
 import itertools
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,12 +28,12 @@ from orca_cli.benchmarks.sources import cifar10
 from orca_cli.benchmarks.sources.balance import facts_digest
 from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.generated import folder_of
-from orca_cli.data.own_data import check_rules
 from orca_cli.data.pixels import PixelSamples
 from orca_cli.data.published import AGAIN, check_array, class_numbers, entries, find, load_arrays
 from orca_cli.data.splits import hold_out
 from orca_cli.data.untrusted.first_bytes import first_bytes
 from orca_cli.data.untrusted.pickle import unpickle
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
@@ -40,8 +44,12 @@ _CHUNK = 500  # consecutive images that share one rotation
 _ORIGIN = 2 + 1e-3  # height of the centre of projection; the sphere touches the plane at height 0
 _EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
 _CLASSES = 100  # of the published file
-_VERSION = 1
-_PARTS = ("train", "test")
+_VERSION = 1  # of what is written to the cache
+_SPLITS = ("train", "test")
+
+
+# Of each split, images [N, C, S, S] uint8 and classes [N] int64.
+_Images = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def load(
@@ -58,159 +66,217 @@ def load(
     train_on_validation: bool = False,
     split_seed: Seed = 0,
 ) -> TaskData:
-    """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
+    """Return images on the sphere [n, 3, 60, 60] in 0..1, with 100 classes (10 of cifar10).
 
-    What is projected from CIFAR images is not the published data set, which has other rotations, and is marked as synthetic.
-    An .npz of CIFAR-10 holds x_train, y_train, x_test and y_test.
+    The axes are polar angle x azimuth. Projections of CIFAR images are not the published data set,
+    which has other rotations, and are marked as synthetic. An .npz of CIFAR-10 holds x_train,
+    y_train, x_test and y_test.
     """
-    names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     parameters: dict[str, int | float | str]
     if origin == "file":
-        hint = "task.origin=cifar100 or cifar10 projects real images instead"
-        (file,) = find(data_folder, "spherical", [_FILE], path, hint)
-        first_bytes(file, str(file), AGAIN)
-        make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
+        file = _find_file(data_folder, path)
+        make = partial(_unpack, file)
+        # Its content, not its place: a moved file is not unpacked again.
+        parameters = {"sha256": storage.sha256_file(file)}
     else:
-        if origin == "cifar10":
-            hint = "task.origin=file reads the published data"
-            parts, names = (
-                cifar10.read(data_folder, images, _PARTS, "task.images", hint),
-                cifar10.NAMES,
-            )
-        else:
-            (archive,) = find(
-                data_folder, "cifar100", [cifar100.ARCHIVE], images, key="task.images"
-            )
-            parts, names = (
-                {part: cifar100.read(archive, part) for part in _PARTS},
-                cifar100.class_names(archive),
-            )
-        digest = facts_digest(*(array for part in _PARTS for array in parts[part]))
+        cifar, class_names = _read_cifar(data_folder, origin, images)
+        make = partial(_project_splits, cifar, data_seed, reporter)
+        digest = facts_digest(*cifar["train"], *cifar["test"])
         parameters = {"origin": origin, "images": digest, "data_seed": data_seed}
-        make = partial(_project, parts, data_seed, reporter)
     folder = folder_of(
-        cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter
+        cache_folder,
+        "spherical",
+        parameters={"version": _VERSION, **parameters},
+        make=make,
+        reporter=reporter,
     )
-    (labels,) = load_arrays(folder, ["train_y"])
-    rows, held_out = hold_out(
-        labels, validation, validation_size, train_size, train_on_validation, split_seed
+    x, y = _load_split(folder, "train")  # [N, 3, 60, 60], [N]
+    train_rows, validation_rows = hold_out(
+        y,
+        validation=validation,
+        validation_size=validation_size,
+        train_size=train_size,
+        train_on_validation=train_on_validation,
+        split_seed=split_seed,
     )
-
-    def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
-        (x,), (y,) = (
-            load_arrays(folder, [f"{part}_x"], mapped=True),
-            load_arrays(folder, [f"{part}_y"]),
-        )
-        return PixelSamples(x, y, rows)
-
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
-        num_outputs=len(names) or _CLASSES,
-        train=samples("train", rows),
-        validation=samples("train", held_out),
-        open_test=lambda: samples("test"),
+        num_outputs=len(class_names) or _CLASSES,
+        train=PixelSamples(x, y, train_rows),
+        validation=PixelSamples(x, y, validation_rows),
+        open_test=lambda: PixelSamples(*_load_split(folder, "test")),
         synthetic=origin != "file",
-        class_names=names,
+        class_names=class_names,
         note="" if origin == "file" else f"{origin} images projected onto the sphere",
         validation_drawn=train_size is None and not train_on_validation,
     )
 
 
-def _unpack(file: Path, folder: Path) -> None:
-    """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
-    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=True)
-    for part, content in zip(_PARTS, entries(record, _PARTS, str(file)), strict=True):
-        where = f"{file}[{part}]"
-        x, y = entries(content, ("images", "labels"), where)
-        check_array(x, ("N", 3, _SIDE, _SIDE), where, "images", "uint8")
-        np.save(folder / f"{part}_x.npy", x)
-        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where))
+def _find_file(data_folder: Path, path: str | None) -> Path:
+    """Return the published file."""
+    (file,) = find(
+        data_folder,
+        "spherical",
+        [_FILE],
+        path,
+        hint="task.origin=cifar100 or cifar10 projects real images instead",
+    )
+    first_bytes(file, str(file), AGAIN)
+    return file
 
 
-def _project(
-    parts: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, reporter: Reporter, folder: Path
-) -> None:
-    """Write the projected images as `_unpack` does."""
-    for part, (images, labels) in parts.items():
-        shape = (len(images), 3, _SIDE, _SIDE)
-        result = np.lib.format.open_memmap(
-            folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape
+def _read_cifar(
+    data_folder: Path, origin: str, path: str | None
+) -> tuple[_Images, tuple[str, ...]]:
+    """Return the images of CIFAR-100 or CIFAR-10, and the names of their classes."""
+    if origin == "cifar10":
+        images = cifar10.read(
+            data_folder,
+            path,
+            _SPLITS,
+            key="task.images",
+            hint="task.origin=file reads the published data",
         )
-        with reporter.track(f"projecting {part}", len(images)) as advance:
+        return images, cifar10.NAMES
+    (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], path, key="task.images")
+    images = {split: cifar100.read(archive, split) for split in _SPLITS}
+    return images, cifar100.class_names(archive)
+
+
+def _load_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64 from the cache."""
+    (x,) = load_arrays(folder, [f"{split}_x"], mapped=True)
+    (y,) = load_arrays(folder, [f"{split}_y"])
+    return x, y
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Write SPLIT_x.npy [N, 3, 60, 60] uint8 and SPLIT_y.npy [N] int64 of the published file."""
+    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=True)
+    contents = entries(record, _SPLITS, str(file))
+    for split, content in zip(_SPLITS, contents, strict=True):
+        where = f"{file}[{split}]"
+        x, labels = entries(content, ("images", "labels"), where)
+        check_array(x, ("N", 3, _SIDE, _SIDE), where, "images", dtype="uint8")
+        np.save(folder / f"{split}_x.npy", x)
+        np.save(folder / f"{split}_y.npy", class_numbers(labels, len(x), _CLASSES, where))
+
+
+def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path) -> None:
+    """Write projections of the images of each split, and their classes, as `_unpack` does."""
+    for split, (images, labels) in cifar.items():
+        # Written chunk by chunk into the file: all projections would take 650 MB of memory.
+        projections = np.lib.format.open_memmap(
+            folder / f"{split}_x.npy",
+            mode="w+",
+            dtype=np.uint8,
+            shape=(len(images), 3, _SIDE, _SIDE),
+        )
+        with reporter.track(f"projecting {split}", len(images)) as advance:
             for chunk, start in enumerate(range(0, len(images), _CHUNK)):
                 signals.check()
-                rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk))
-                some = result[start : start + _CHUNK]
-                some[:] = project(images[start : start + _CHUNK], rotation)
-                advance(len(some))
-        result.flush()
-        np.save(folder / f"{part}_y.npy", labels)
+                # A generator for each chunk: no rotation depends on another.
+                rotation = random_rotation(numpy_generator(seed, "spherical", split, chunk))
+                chunk_images = images[start : start + _CHUNK]
+                projections[start : start + _CHUNK] = project(chunk_images, rotation)
+                advance(len(chunk_images))
+        projections.flush()
+        np.save(folder / f"{split}_y.npy", labels)
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
-    unused, given = ("images", images) if origin == "file" else ("path", path)
-    what, hint = (
-        f"has no effect with task.origin={origin}",
-        "leave it out, or give another task.origin",
-    )
-    check_rules((given is not None, unused, what, hint))
+    typed = {"path": path, "images": images}
+    unused = "images" if origin == "file" else "path"
+    if typed[unused] is not None:
+        raise ConfigError(
+            f"has no effect with task.origin={origin}",
+            where=f"task.{unused}",
+            hint="leave it out, or give another task.origin",
+        )
 
 
 def grid() -> np.ndarray:
-    """Return x, y, z on the unit sphere, [3, 60, 60]: polar angles pi j / 60 (row 0 is the north pole), azimuths pi k / 30."""
+    """Return x, y, z on the unit sphere, [3, 60, 60].
+
+    Polar angles are pi j / 60 (row 0 is the north pole), azimuths pi k / 30.
+    """
     steps = np.arange(_SIDE)
-    polar, azimuth = np.meshgrid(np.pi * steps / _SIDE, np.pi * steps / (_SIDE // 2), indexing="ij")
-    return np.stack(
-        [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)]
-    )
+    polar_angles = np.pi * steps / _SIDE
+    azimuths = np.pi * steps / (_SIDE // 2)
+    polar, azimuth = np.meshgrid(polar_angles, azimuths, indexing="ij")  # [60, 60] each
+    x = np.sin(polar) * np.cos(azimuth)
+    y = np.sin(polar) * np.sin(azimuth)
+    return np.stack([x, y, np.cos(polar)])
 
 
 def random_rotation(generator: np.random.Generator) -> np.ndarray:
-    """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992): a turn about z, then z to a random point."""
+    """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992).
+
+    It is a turn about z, then one that takes z to a random point.
+    """
     turn, direction, height = generator.random(3)
-    angle, towards = 2 * np.pi * turn, 2 * np.pi * direction
-    about_z = np.array(
-        [[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
-    )
+    angle = 2 * np.pi * turn
+    cosine = np.cos(angle)
+    sine = np.sin(angle)
+    about_z = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    # 2 n n^T - 1 is half a turn about the unit vector n; this axis has n times sqrt(2).
+    azimuth = 2 * np.pi * direction
     radius = np.sqrt(2 * height)
-    axis = np.array([np.sin(towards) * radius, np.cos(towards) * radius, np.sqrt(2 - 2 * height)])
-    return (np.outer(axis, axis) - np.eye(3)) @ about_z
+    axis = [np.sin(azimuth) * radius, np.cos(azimuth) * radius, np.sqrt(2 - 2 * height)]
+    half_turn = np.outer(axis, axis) - np.eye(3)
+    return half_turn @ about_z
 
 
 def positions(points: np.ndarray) -> np.ndarray:
-    """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of rows and columns, beyond 0..1 outside."""
-    height = points[2] + 1
-    reach = 1 + height / (_ORIGIN - height)
-    return (points[:2] * reach + _EXTENT) / (2 * _EXTENT)
+    """Return where on the image points of the sphere [3, *] lie, [2, *].
+
+    Positions are fractions of rows and columns, beyond 0..1 outside the image.
+    """
+    height = points[2] + 1  # above the plane, which touches the south pole
+    # By similar triangles: the ray's distance from the axis grows with the way down.
+    stretch = 1 + height / (_ORIGIN - height)
+    on_plane = points[:2] * stretch  # [2, *], where the ray meets the plane
+    return (on_plane + _EXTENT) / (2 * _EXTENT)
 
 
 def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return images [n, C, S, S] at positions [2, *], as [n, C, *] float32, four times too large; zeros lie around an image.
+    """Return images [n, C, S, S] at positions [2, *], as [n, C, *] float32, four times too large.
 
-    The four pixels diagonal to a position's own have weights that add up to 4, as in the generator; `project` stretches the
-    values to 0..255 in any case.
+    Zeros lie around an image. The four pixels diagonal to a position's own have weights that add up
+    to 4, as in the generator; `project` stretches the values to 0..255 in any case.
     """
     side = images.shape[-1]
-    # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
-    places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
-    pixel = places.astype(np.int64)
-    framed = np.pad(images, ((0, 0), (0, 0), (3, 4), (3, 4)))
-    result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
+    # More than a pixel beyond the image all is zero; the bound keeps far points from overflowing.
+    points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
+    pixels = points.astype(np.int64)  # those that the points are in
+    sides = (3, 4)  # rows and columns of zeros before and after an image
+    framed = np.pad(images, ((0, 0), (0, 0), sides, sides))
+    n, num_channels = images.shape[:2]
+    values = np.zeros((n, num_channels, points.shape[1]), dtype=np.float32)  # [n, C, p]
     for step in itertools.product((-1, 1), repeat=2):
-        away = np.array(step)[:, None]
-        row, column = pixel + away + 3
+        offset = np.array(step)[:, None]
+        row, column = pixels + offset + sides[0]  # [p] each, in the frame
         # The weight of one neighbour is the distance to the opposite one.
-        weight = np.abs(pixel - away - places).prod(axis=0)
-        result += framed[:, :, row, column].astype(np.float32) * weight.astype(np.float32)
-    return result.reshape(*images.shape[:2], *where.shape[1:])
+        distances = np.abs(pixels - offset - points)
+        weight = distances.prod(axis=0).astype(np.float32)  # [p]
+        neighbours = framed[:, :, row, column].astype(np.float32)  # [n, C, p]
+        values += neighbours * weight
+    return values.reshape(n, num_channels, *where.shape[1:])
 
 
 def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3]."""
-    values = sample(images, positions(np.einsum("ij,jab->iab", rotation, grid())))
+    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8.
+
+    All are turned by one rotation [3, 3].
+    """
+    # The grid is turned, not the images, which all lie on the plane.
+    turned = np.einsum("ij,jab->iab", rotation, grid())  # [3, 60, 60]
+    values = sample(images, positions(turned))
     # Each channel of an image is stretched by its own extremes; constants become 0.
-    low, high = values.min(axis=(2, 3), keepdims=True), values.max(axis=(2, 3), keepdims=True)
+    low = values.min(axis=(2, 3), keepdims=True)  # [n, C, 1, 1]
+    high = values.max(axis=(2, 3), keepdims=True)
     span = np.where(high > low, high - low, 1)
     return ((values - low) / span * 255).astype(np.uint8)

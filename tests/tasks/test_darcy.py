@@ -62,7 +62,7 @@ def test_the_fields_covariance_is_that_of_its_spectrum():
 
 
 def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter, monkeypatch):
-    monkeypatch.setitem(darcy.SIZES, "small", (21, 2, FEW))
+    monkeypatch.setitem(darcy.SIZES, "small", darcy.Size(nodes=21, stride=2, counts={}))
     task = load(tmp_path, reporter, **FEW)
     batch = every(task.train)
     assert task.input_shape == (3, 11, 11)

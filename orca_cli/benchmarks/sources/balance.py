@@ -1,4 +1,7 @@
-"""What all source readers share: a balanced draw of examples, and a digest of what determines them."""
+"""What all source readers share: a balanced draw of examples, and a digest of what determines them.
+
+Shapes: n examples, k classes.
+"""
 
 import hashlib
 from collections import Counter
@@ -14,84 +17,108 @@ from orca_cli.interfaces import Examples
 def drawn_texts(
     pairs: Sequence[tuple[str, str]], size: int | None, seed: int, where: str, last: str = ""
 ) -> Examples:
-    """Return a draw from texts and their classes, without classes that have a single text; class `last` comes last.
+    """Return a draw from texts and their classes, without classes that have a single text.
 
-    The others are in the order of their names. `size`, `seed` and errors are those of `draw`; `where` is the origin of the
-    texts.
+    Classes are in the order of their names, but class `last` comes last. `size`, `seed` and errors
+    are those of `draw`; `where` is the origin of the texts.
     """
     counts = Counter(name for _, name in pairs)
-    names = sorted(
-        (name for name in counts if counts[name] > 1), key=lambda name: (name == last, name)
-    )
+    names = sorted(name for name in counts if counts[name] > 1 and name != last)
+    if counts[last] > 1:
+        names.append(last)
     if len(names) < 2:
-        what = f"{len(names)} classes have two texts or more; at least two are needed"
-        raise DataError(what, where=where, hint="give another file; metric=none needs no source")
-    number = {name: index for index, name in enumerate(names)}
-    kept = [(text, number[name]) for text, name in pairs if name in number]
-    labels = np.array([label for _, label in kept], dtype=np.int64)
-    chosen = draw(labels, size, seed)
-    return Examples([kept[i][0] for i in chosen], labels[chosen], tuple(names))
+        raise DataError(
+            f"{len(names)} classes have two texts or more; at least two are needed",
+            where=where,
+            hint="give another file; metric=none needs no source",
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    texts = []
+    labels = []
+    for text, name in pairs:
+        if name in numbers:
+            texts.append(text)
+            labels.append(numbers[name])
+    all_labels = np.array(labels, dtype=np.int64)
+    chosen = draw(all_labels, size, seed)
+    return Examples(
+        inputs=[texts[row] for row in chosen],
+        labels=all_labels[chosen],
+        class_names=tuple(names),
+    )
 
 
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return texts and their classes, each pair once and in the given order, without texts that have several classes."""
-    distinct = list(dict.fromkeys(pairs))
+    """Return texts and their classes, without texts that have several classes.
+
+    Each pair is there once, in the given order.
+    """
+    distinct = list(dict.fromkeys(pairs))  # without repetitions, in order
     counts = Counter(text for text, _ in distinct)
     return [(text, name) for text, name in distinct if counts[text] == 1]
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
-    """Return indices of `size` examples, ascending, with class sizes as equal as the data allow; all where there are no more.
+    """Return indices of `size` examples, ascending, with class sizes as equal as the data allow.
 
-    A class that has less than its share gives all it has, and the others make up for it; what does not divide evenly comes
-    from the first classes. A class keeps its examples when `size` grows: the draw is the beginning of one random order per
-    class. Labels are [n] integers in 0..k-1, and a size of None is all.
+    All are taken where there are no more, or `size` is None. A class that has less than its share
+    gives all it has, and the others make up for it; what does not divide evenly comes from the
+    first classes. A class keeps its examples when `size` grows: the draw is the beginning of one
+    random order per class. Labels are [n] integers in 0..k-1.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.
     """
-    available = np.bincount(labels)
-    poor = np.flatnonzero(available < 2)
-    if len(available) < 2 or len(poor):
-        what = (
-            f"class {poor[0]} has {available[poor[0]]} examples"
-            if len(poor)
-            else "there is only one class"
-        )
-        raise DataError(
-            what, where="source", hint="at least two classes with two examples each are needed"
-        )
+    available = np.bincount(labels)  # [k]
+    hint = "at least two classes with two examples each are needed"
+    for label, count in enumerate(available):
+        if count < 2:
+            raise DataError(f"class {label} has {count} examples", where="source", hint=hint)
+    if len(available) < 2:
+        raise DataError("there is only one class", where="source", hint=hint)
     if size is None or size >= len(labels):
         return np.arange(len(labels))
-    if size < 2 * len(available):
-        what = f"{size} is less than two examples for each of {len(available)} classes"
+    smallest = 2 * len(available)
+    if size < smallest:
         raise ConfigError(
-            what, where="source.size", hint=f"use source.size={2 * len(available)} or more"
+            f"{size} is less than two examples for each of {len(available)} classes",
+            where="source.size",
+            hint=f"use source.size={smallest} or more",
         )
-    together = np.minimum(available, np.arange(size + 1)[:, None]).sum(
-        axis=1
-    )  # by the most that one class gives
-    taken = np.minimum(available, np.flatnonzero(together <= size)[-1])
-    taken[np.flatnonzero(taken < available)[: size - taken.sum()]] += 1
-    picked = [
-        seeding.numpy_generator(seed, "source", "draw", k).permutation(np.flatnonzero(labels == k))[
-            :take
-        ]
-        for k, take in enumerate(taken)
-    ]
-    return np.sort(np.concatenate(picked))
+    # The share of a class is the largest with which all classes together give `size` or less.
+    shares = np.arange(size + 1)
+    totals = np.minimum(available, shares[:, None]).sum(axis=1)  # [size + 1]
+    share = np.flatnonzero(totals <= size)[-1]
+    counts = np.minimum(available, share)  # [k]
+    # One more from the first classes that have more, until the size is reached.
+    missing = size - counts.sum()
+    with_more = np.flatnonzero(counts < available)
+    counts[with_more[:missing]] += 1
+    chosen = []
+    for label, count in enumerate(counts):
+        # An order of its own for each class, whose beginning is drawn.
+        generator = seeding.numpy_generator(seed, "source", "draw", label)
+        order = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(order[:count])
+    return np.sort(np.concatenate(chosen))
 
 
 def facts_digest(*facts: object) -> str:
-    """Return a SHA-256 over the facts that determine a source's examples; arrays count by form and content."""
+    """Return a SHA-256 over the facts that determine a source's examples.
+
+    Arrays count by form and content.
+    """
     digest = hashlib.sha256()
     for fact in facts:
-        content = np.ascontiguousarray(fact) if isinstance(fact, np.ndarray) else str(fact).encode()
-        header = (
-            f"{content.dtype} {content.shape}"
-            if isinstance(content, np.ndarray)
-            else f"{len(content)}"
-        )
-        digest.update(f"{header}\n".encode())  # else "ab", "c" and "a", "bc" would be the same
-        digest.update(content.data if isinstance(content, np.ndarray) else content)
+        content: bytes | memoryview
+        if isinstance(fact, np.ndarray):
+            array = np.ascontiguousarray(fact)
+            header = f"{array.dtype} {array.shape}\n"
+            content = array.data
+        else:
+            content = str(fact).encode()
+            # Without the length, "ab", "c" and "a", "bc" would be the same.
+            header = f"{len(content)}\n"
+        digest.update(header.encode())
+        digest.update(content)
     return digest.hexdigest()

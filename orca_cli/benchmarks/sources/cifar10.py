@@ -1,7 +1,9 @@
 """CIFAR-10: 32 x 32 colour images of 10 classes; the paper's source for image bodies (section 4.1).
 
-Read from the files that torchvision keeps (folder cifar-10-batches-py), or from one .npz with x_train and y_train. The source
-is the training images.
+Read from the files that torchvision keeps (folder cifar-10-batches-py), or from one .npz with
+x_train and y_train. The source is the training images.
+
+Shapes: N images of a part, n of the source.
 """
 
 from collections.abc import Sequence
@@ -20,9 +22,13 @@ from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Examples, SourceData
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _FIRST = "data_batch_1"
+_BATCHES = {
+    "train": (_FIRST, "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+    "test": ("test_batch",),
+}
 _OTHERS = ([f"cifar-10-batches-py/{_FIRST}"], ["cifar10*.npz"])
+_MAX_BYTES = 2**28  # of a batch
 
 
 def load(
@@ -32,16 +38,19 @@ def load(
 
     A `path` is another .npz file, or folder that is or holds cifar-10-batches-py.
     """
-    x, y = read(
+    # All 50,000 images, [N, 3, 32, 32] and [N], of which the drawn ones are kept.
+    all_x, all_y = read(
         data_folder,
         path,
         ["train"],
-        "source.path",
-        "source=digits needs no files, nor does metric=none",
+        key="source.path",
+        hint="source=digits needs no files, nor does metric=none",
     )["train"]
-    chosen = draw(y, size, seed)
-    x, y = x[chosen], y[chosen]
+    chosen = draw(all_y, size, seed)
+    x = all_x[chosen]
+    y = all_y[chosen]
 
+    # As bytes until they are asked for, a quarter of the size of float32.
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 
@@ -51,38 +60,45 @@ def load(
 def read(
     data_folder: Path, path: str | None, parts: Sequence[str], key: str, hint: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of the parts, "train" and "test", of CIFAR-10.
+    """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of CIFAR-10's "train" and "test".
 
-    They are in data_folder/cifar10, or in `path`, which the setting `key` gives: the file or folder. An .npz has x_PART and
-    y_PART for each part. `hint` says what to do without them.
+    They are in data_folder/cifar10, or in `path`, which the setting `key` gives: the file or
+    folder. An .npz has x_PART and y_PART for each part. `hint` says what to do without them.
 
     Raises:
         DataError: files are missing, damaged or have another form.
         UnsafeError: reading a file would execute code.
     """
-    (place,) = find(
+    (file,) = find(
         data_folder,
         "cifar10",
         [_FIRST],
         path,
-        f"or an .npz with x_train, y_train, ...; {hint}",
-        key,
-        _OTHERS,
+        hint=f"or an .npz with x_train, y_train, ...; {hint}",
+        key=key,
+        others=_OTHERS,
     )
-    if place.name != _FIRST:
-        stored = open_arrays(place, str(place), AGAIN)
-        named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(place)) for part in parts}
-        return {
-            part: checked(x.read(), y.read(), 10, f"{place}[{part}]")
-            for part, (x, y) in named.items()
-        }
+    if file.name == _FIRST:
+        return {part: _read_batches(file.parent, part) for part in parts}
+    # All names are checked before the first array is read.
+    stored = open_arrays(file, str(file), AGAIN)
+    named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(file)) for part in parts}
     images = {}
-    for part in parts:
-        batches = []
-        for file in map(place.with_name, _BATCHES[part]):
-            signals.check()
-            data, labels = entries(unpickle(file, max_bytes=2**28), ("data", "labels"), str(file))
-            batches.append(checked(data, labels, 10, str(file)))
-        x, y = map(np.concatenate, zip(*batches, strict=True))
-        images[part] = x, y
+    for part, (x, y) in named.items():
+        images[part] = checked(x.read(), y.read(), len(NAMES), f"{file}[{part}]")
     return images
+
+
+def _read_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of all batches of a part."""
+    images = []
+    classes = []
+    for name in _BATCHES[part]:
+        signals.check()
+        where = str(folder / name)
+        stored = unpickle(folder / name, max_bytes=_MAX_BYTES)
+        pixels, labels = entries(stored, ("data", "labels"), where)
+        x, y = checked(pixels, labels, len(NAMES), where)
+        images.append(x)
+        classes.append(y)
+    return np.concatenate(images), np.concatenate(classes)

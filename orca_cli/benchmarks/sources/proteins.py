@@ -1,4 +1,7 @@
-"""Sequences of amino acids as texts, for bodies over letters of amino acids: the user's own table, or TAPE's proteins."""
+"""Sequences of amino acids as texts, for bodies over letters of amino acids.
+
+They are the user's own table, or TAPE's proteins.
+"""
 
 import io
 from collections import Counter
@@ -36,28 +39,49 @@ def load_table(
         sequence: its column of sequences, letters alone.
         label: its column of classes, any text.
     """
-    hint = "a .csv file with columns 'sequence' and 'label' will do as well; or use source=proteins, or metric=none"
-    (place,) = find(data_folder, "peptides", ["peptides.csv"], path, hint, "source.path")
-    digest = facts_digest("peptides", storage.sha256_file(place), size, seed, sequence, label)
+    (file,) = find(
+        data_folder,
+        "peptides",
+        ["peptides.csv"],
+        path,
+        hint="a .csv file with columns 'sequence' and 'label' will do as well; "
+        "or use source=proteins, or metric=none",
+        key="source.path",
+    )
+    facts = (storage.sha256_file(file), size, seed, sequence, label)
 
     def read() -> Examples:
-        import pandas as pd
+        pairs = unambiguous(_read_table(file, sequence, label))
+        return drawn_texts(pairs, size, seed, where=str(file))
 
-        content, separator = read_text(place, _MAX_BYTES), "\t" if place.suffix == ".tsv" else ","
-        with damage(str(place), "table"):
-            # Texts stay texts: NA is a peptide of asparagine and alanine.
-            table = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, na_filter=False)
-        for key, name in (("source.sequence", sequence), ("source.label", label)):
-            check_columns([name], list(table.columns), key, place.name)
-        texts, names = table[sequence].str.strip().str.upper(), table[label].str.strip()
-        for row in np.flatnonzero(~texts.str.fullmatch("[A-Z]+") | (names == "")):
-            what = (
-                f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'"
-            )
-            raise DataError(what, where=f"{place}, row {row + 1}", hint="correct or remove the row")
-        return drawn_texts(unambiguous(zip(texts, names, strict=True)), size, seed, str(place))
+    return SourceData("text", facts_digest("peptides", *facts), read)
 
-    return SourceData("text", digest, read)
+
+def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
+    """Return the sequences of a table, as capitals, and the class of each.
+
+    DataError for a row without a class, or with anything but letters in its sequence.
+    """
+    import pandas as pd
+
+    content = read_text(file, _MAX_BYTES)
+    separator = "\t" if file.suffix == ".tsv" else ","
+    with damage(str(file), "table"):
+        # Texts stay texts: NA is a peptide of asparagine and alanine.
+        table = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, na_filter=False)
+    columns = list(table.columns)
+    check_columns([sequence], columns, "source.sequence", file.name)
+    check_columns([label], columns, "source.label", file.name)
+    texts = table[sequence].str.strip().str.upper()
+    classes = table[label].str.strip()
+    is_wrong = ~texts.str.fullmatch("[A-Z]+") | (classes == "")
+    for row in np.flatnonzero(is_wrong):  # the first one is named
+        raise DataError(
+            f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'",
+            where=f"{file}, row {row + 1}",
+            hint="correct or remove the row",
+        )
+    return list(zip(texts, classes, strict=True))
 
 
 def load_homology(
@@ -67,27 +91,38 @@ def load_homology(
     path: str | None = None,
     folds: Annotated[int, Ge(2)] = 10,
 ) -> SourceData:
-    """Return training proteins of TAPE's remote homology (data set `homology`) and the fold of each.
+    """Return training proteins of TAPE's remote homology and the fold of each.
 
     Args:
         size: balanced over the folds; None for all.
         path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
-        folds: number of classes: the folds with the most proteins, of equally many those with the smaller numbers.
+        folds: number of classes: the folds with the most proteins, of equally many those with the
+            smaller numbers.
     """
-    first, second = ([form.format("train")] for form in tape.FORMS)
-    hint = "source=peptides reads a table, metric=none needs no source"
-    (place,) = find(data_folder, "homology", first, path, hint, "source.path", [second])
-    content = place / "data.mdb" if place.is_dir() else place
+    in_folder, in_archive = tape.FORMS
+    (database,) = find(
+        data_folder,
+        "homology",
+        [in_folder.format("train")],
+        path,
+        hint="source=peptides reads a table, metric=none needs no source",
+        key="source.path",
+        others=[[in_archive.format("train")]],
+    )
+    # A database is a folder with the file data.mdb, or that file itself.
+    file = database / "data.mdb" if database.is_dir() else database
+    facts = (storage.sha256_file(file), size, seed, folds)
 
     def read() -> Examples:
-        pairs = [*tape.proteins(place)]
-        counts = Counter(fold for _, fold in pairs)
-        largest = set(sorted(counts, key=lambda fold: (-counts[fold], fold))[:folds])
-        kept = unambiguous(
-            (text.upper(), f"fold {fold}") for text, fold in pairs if fold in largest
-        )
-        return drawn_texts(kept, size, seed, str(place))
+        proteins = list(tape.proteins(database))
+        counts = Counter(fold for _, fold in proteins)
+        # By the number of proteins, then by the number of the fold.
+        in_order = sorted(counts, key=lambda fold: (-counts[fold], fold))
+        largest = set(in_order[:folds])
+        pairs = []
+        for text, fold in proteins:
+            if fold in largest:
+                pairs.append((text.upper(), f"fold {fold}"))
+        return drawn_texts(unambiguous(pairs), size, seed, where=str(database))
 
-    return SourceData(
-        "text", facts_digest("homology", storage.sha256_file(content), size, seed, folds), read
-    )
+    return SourceData("text", facts_digest("homology", *facts), read)

@@ -1,7 +1,8 @@
-"""Docstrings of Python's own standard library, labelled by package: a source for text bodies that needs no download.
+"""Docstrings of Python's own standard library, labelled by package.
 
-The files are parsed and never imported. The packages are a fixed list of ones that every installation has, so that the
-texts are the same on every machine with the same Python, whatever optional modules it was built with.
+A source for text bodies that needs no download. The files are parsed and never imported. The
+packages are a fixed list of ones that every installation has, so that the texts are the same on
+every machine with the same Python, whatever optional modules it was built with.
 """
 
 import ast
@@ -20,7 +21,8 @@ from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, unamb
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
-# Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
+# Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils,
+# lib2to3, ensurepip).
 PACKAGES = (
     "asyncio",
     "email",
@@ -32,62 +34,84 @@ PACKAGES = (
     "xml",
 )
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
-_FEWEST_WORDS, _MOST_WORDS = 5, 60  # shorter texts are left out, longer ones cut
-_ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
+# Texts have at least the first number of words, at most the second, and paragraphs are added until
+# they have the third.
+_FEWEST_WORDS = 5
+_MOST_WORDS = 60
+_ENOUGH_WORDS = 30
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed; a text of several packages is left
-    out. A size is balanced over the packages. DataError where Python has no source files of its library.
+    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed; a text
+    of several packages is left out. A size is balanced over the packages. DataError where Python
+    has no source files of its library.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
-        what = "this Python has no source files of its standard library (zipped or stripped)"
         raise DataError(
-            what, where=str(folder), hint="use another Python, or source=digits with an image body"
+            "this Python has no source files of its standard library (zipped or stripped)",
+            where=str(folder),
+            hint="use another Python, or source=digits with an image body",
         )
-    names: list[
-        tuple[int, str]
-    ] = []  # of files but tests, in an order that does not depend on the disk
-    for label, package in enumerate(PACKAGES):
-        files = sorted(file.relative_to(folder).parts for file in (folder / package).rglob("*.py"))
-        names += [
-            (label, "/".join(parts)) for parts in files if _TEST_FOLDERS.isdisjoint(parts[1:-1])
-        ]
-    contents = [(folder / name).read_bytes() for _, name in names]
+    files = _file_names(folder)
+    contents = [(folder / name).read_bytes() for _, name in files]
 
     def read() -> Examples:
         pairs = []
-        for (label, _), content in zip(names, contents, strict=True):
+        for (label, _), content in zip(files, contents, strict=True):
             signals.check()
             for docstring in _docstrings(content):
-                words: list[str] = []
-                for paragraph in docstring.split("\n\n"):
-                    words += paragraph.split()
-                    if len(words) >= _ENOUGH_WORDS:
-                        break
+                words = _first_words(docstring)
                 if len(words) >= _FEWEST_WORDS:
                     pairs.append((" ".join(words[:_MOST_WORDS]), PACKAGES[label]))
-        return drawn_texts(unambiguous(pairs), size, seed, str(folder))
+        return drawn_texts(unambiguous(pairs), size, seed, where=str(folder))
 
-    # Parsing takes seconds, and reading the files does not.
-    contained = [hashlib.sha256(content).hexdigest() for content in contents]
-    facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, names, contained, sys.version)
+    # All contents, not the texts: parsing takes seconds, and reading the files does not.
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, files, digests, sys.version)
     return SourceData("text", facts_digest("stdlib_docs", *facts), read)
+
+
+def _file_names(folder: Path) -> list[tuple[int, str]]:
+    """Return the packages' files but tests, each with the number of its package.
+
+    Their order does not depend on the disk.
+    """
+    names = []
+    for label, package in enumerate(PACKAGES):
+        files = (folder / package).rglob("*.py")  # in the order of the disk
+        for path in sorted(file.relative_to(folder).parts for file in files):
+            if _TEST_FOLDERS.isdisjoint(path[1:-1]):
+                names.append((label, "/".join(path)))
+    return names
+
+
+def _first_words(docstring: str) -> list[str]:
+    """Return the words of a docstring's first paragraphs, as many of these as give enough words."""
+    words: list[str] = []
+    for paragraph in docstring.split("\n\n"):
+        words += paragraph.split()
+        if len(words) >= _ENOUGH_WORDS:
+            break
+    return words
 
 
 @functools.cache
 def _docstrings(content: bytes) -> tuple[str, ...]:
-    """Return the docstrings of a file's content in the order of their lines; parsing takes seconds, so once a process."""
+    """Return the docstrings of a file's content in the order of their lines.
+
+    Parsing takes seconds, so it is done once a process.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old escapes in strings
+        warnings.simplefilter("ignore")  # of old escapes in strings
         try:
             tree = ast.parse(content)
         except (SyntaxError, ValueError):  # templates that are not Python; null bytes
             return ()
     nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
-    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
-    return tuple(docstring for node in nodes if (docstring := ast.get_docstring(node)))
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))  # a module has no line
+    docstrings = [ast.get_docstring(node) for node in nodes]
+    return tuple(docstring for docstring in docstrings if docstring)

@@ -48,6 +48,15 @@ def table(folder):
     }
 
 
+def identified(folder):
+    """Names that tell copies apart are no inputs."""
+    name, settings = table(folder)
+    rows = pd.read_csv(folder / "t.csv", dtype=str).drop(columns="patient")
+    rows.assign(name=[f"p{i}" for i in range(len(rows))]).to_csv(folder / "t.csv", index=False)
+    del settings["features"]
+    return name, settings
+
+
 def series(folder):
     columns = {
         "id": np.arange(len(ROWS)).repeat(6),
@@ -64,7 +73,7 @@ def series(folder):
     }
 
 
-@pytest.mark.parametrize("form", [mapped, lengths, table, series])
+@pytest.mark.parametrize("form", [mapped, lengths, table, identified, series])
 def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     name, settings = form(tmp_path)
     task = build(name, **settings, validation_fraction=0.2, test_fraction=0.2)

@@ -168,11 +168,10 @@ def fit_columns(
                 remarks["warning: constant in the training set"].append(name)
             continue
         texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
-        is_number_like = all(map(_LIKE_NUMBERS.fullmatch, train[wrong]))
-        is_text = not is_number_like and 2 * wrong.sum() > len(train)
-        if is_text and name not in declared and _are_own(texts, len(train)):
+        if name not in declared and has_own_texts(train, decimal):
             remarks[_LEFT_OUT].append(f"{name} ({len(texts)} texts in {len(train)} training rows)")
             continue
+        is_number_like = all(map(_LIKE_NUMBERS.fullmatch, train[wrong]))
         kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
         marks = ([MISSING] if unknown.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
         columns.append(Categorical(name, (*map(str, kept), *marks)))
@@ -195,9 +194,19 @@ def fit_columns(
     return tuple(columns), notes + noted
 
 
-def _are_own(texts: np.ndarray, rows: int) -> bool:
-    """Return whether nearly every training row has a text of its own, as names of patients are, given the distinct texts."""
-    return rows > _FEW_ROWS and len(texts) >= _OWN_TEXTS * rows
+def has_own_texts(column: np.ndarray, decimal: str) -> bool:
+    """Return whether nearly every row of a column [n] has a text of its own, as names of patients are.
+
+    Text that looks like numbers, perhaps with another decimal mark, and a column of numbers with some text do not count.
+    """
+    numbers, wrong = as_numbers(column, decimal)
+    texts = column[wrong]
+    if len(column) <= _FEW_ROWS or 2 * len(texts) <= len(column):
+        return False
+    if all(map(_LIKE_NUMBERS.fullmatch, texts)):
+        return False
+    known = wrong | ~np.isnan(numbers)
+    return len(set(column[known])) >= _OWN_TEXTS * len(column)
 
 
 def as_numbers(

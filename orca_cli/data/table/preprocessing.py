@@ -173,9 +173,7 @@ class TablePreprocessing:
     encoding: str | None = None
     symbols: Symbols | None = None
     series: Series | None = None
-    left_out: tuple[
-        str, ...
-    ] = ()  # columns of the training file that say nothing; new data may lack them
+    left_out: tuple[str, ...] = ()  # columns of the training file that inputs are not made of
 
     @property
     def input_shape(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.own_data import check_columns, check_rules, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
-from orca_cli.data.table.columns import fit_columns, infer_kind, raw_targets
+from orca_cli.data.table.columns import fit_columns, has_own_texts, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
 from orca_cli.data.table.preprocessing import Series, Symbols, TablePreprocessing, fit_symbols
 from orca_cli.data.targets import TargetForm, fit_targets
@@ -199,10 +199,19 @@ class _Held:
         self._groups = group_rows(groups_held, rows)
         unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
         classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
-        contents = partial(
-            self._base.contents, self._inputs, draft.decimal, draft.symbols is not None
-        )
+        compared = self._inputs
+        if draft.symbols is None:
+            trained = self._base.rows_of(rows["train"])
+            compared = [name for name in self._inputs if self._is_compared(name, trained)]
+            compared = compared or self._inputs
+        contents = partial(self._base.contents, compared, draft.decimal, draft.symbols is not None)
         self.pool = Pool(unit, where, rows, self.tables, classes, groups, contents)
+
+    def _is_compared(self, name: str, rows: np.ndarray) -> bool:
+        """Return whether a column decides if inputs are identical: one that will be left out would make each differ."""
+        if name in self.roles["features"]:
+            return True
+        return not has_own_texts(self._base.columns[name][rows], self.draft.decimal)
 
     def _choose(self, table: Table) -> tuple[list[str], list[str]]:
         """Return the input columns, and a note on those that are not read; an unnamed column `split` gets a role."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from orca_cli.terminal import (
 if TYPE_CHECKING:  # imports torch
     import numpy as np
 
+    from orca_cli.interfaces import Error
     from orca_cli.prediction.loading import Loaded
 
 EXAMPLES = """\
@@ -93,7 +94,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
-    from orca_cli.scoring.uncertainty import interval
 
     loaded, record = opened(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
@@ -104,11 +104,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
-    predictions: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] | None = None  # in the record, where no file has them
     if arguments.out is not None:
         output.write(arguments.out, outputs, predictor.decoder, new.ids)
     elif arguments.json:
-        predictions += output.rows(output.parts_of(outputs, predictor.decoder, new.ids))
+        predictions = list(output.rows(output.parts_of(outputs, predictor.decoder, new.ids)))
     else:
         for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
             print_text(text)
@@ -117,28 +117,37 @@ def execute(arguments: argparse.Namespace) -> Result:
         "out": arguments.out,
         "remarks": dict(predictor.remarks),
         "error": None,
+        "predictions": predictions,
     }
     lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
     lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
     if targets is not None:
-        error, whole = predictor.measured_error, kept.whole()
-        score = error(whole, targets)
-        record["error"] = measured = {
-            "name": error.name,
-            "percent": error.percent,
-            "value": score.value,
-            "n": score.n,
-            "skipped": score.skipped,
-            "interval": interval(error, score, whole, targets, None),
-        }
-        shown = percent_or_number(score.value, error.percent)
-        if within := interval_text(measured):
-            shown += f" (95 % interval {within})"
-        lines.append(f"{error.name}: {shown} on {score.n}")
-    if arguments.json and arguments.out is None:
-        record["predictions"] = predictions
+        record["error"] = _measured(predictor.measured_error, kept.whole(), targets)
+        lines.append(_error_text(record["error"]))
     if arguments.out is None:  # standard output has the predictions
         for line in lines:
             log.info(line)
         return Result(record)
     return Result(record, lines)
+
+
+def _measured(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """Return the error of all outputs, as result.json has that of the test split."""
+    from orca_cli.report.uncertainty import interval
+
+    score = error(outputs, targets)
+    return {
+        "name": error.name,
+        "percent": error.percent,
+        "value": score.value,
+        "n": score.n,
+        "skipped": score.skipped,
+        "interval": interval(error, score, outputs, targets, None),
+    }
+
+
+def _error_text(error: Mapping[str, Any]) -> str:
+    shown, within = percent_or_number(error["value"], error["percent"]), interval_text(error)
+    if within:
+        shown += f" (95 % interval {within})"
+    return f"{error['name']}: {shown} on {error['n']}"

@@ -80,7 +80,7 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
         is_present = targets > 0.5
         weights = (is_present / np.maximum(is_present.sum(axis=0), 1)).sum(axis=1)
     by_unit = np.bincount(_units(targets, groups), weights)
-    return float(by_unit.sum() ** 2 / np.square(by_unit).sum()) if by_unit.any() else 0.0
+    return float(by_unit.sum() ** 2 / np.square(by_unit).sum()) if by_unit.any() else 1.0
 
 
 def interval(

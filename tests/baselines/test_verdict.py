@@ -13,7 +13,7 @@ from orca_cli import seeding
 from orca_cli.baselines.compute import Baseline
 from orca_cli.baselines.verdict import verdict, word_for
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.scoring.regression import MeanSquared
+from orca_cli.scoring.regression import RMSE, MeanSquared
 from tests.tiers import count
 
 N = 400
@@ -94,7 +94,7 @@ def test_each_word_has_a_sentence(ours, theirs, first, name, word, text):
     assert ("use it" in comparison["text"]) == (word == "worse")
 
 
-def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_split():
+def test_the_rival_validates_best_and_need_not_test_best():
     baselines = {
         "constant": Baseline(0.5, 0.5, outputs=answers(200)),
         "linear": Baseline(50 / N, 0.10, 1.0, outputs=answers(50)),
@@ -112,7 +112,7 @@ def test_the_rival_is_the_one_that_validates_best_and_not_the_best_on_the_test_s
     assert against({"forest": Baseline(None)}, 52) is None
 
 
-def test_two_models_that_agree_on_all_of_a_few_samples_are_not_called_equal():
+def test_agreeing_on_a_few_samples_is_not_equality():
     outputs, targets = outputs_of(np.zeros(18, bool)), torch.zeros(18, dtype=torch.int64)
     comparison = verdict(
         ZeroOne(), outputs, targets, None, {"linear": Baseline(0.0, 0.0, outputs=outputs)}
@@ -124,6 +124,14 @@ def test_two_models_that_agree_on_all_of_a_few_samples_are_not_called_equal():
     )
     assert "no different from a linear model (0.0 %)" in comparison["text"]
     assert comparison["text"].endswith("on 18 test samples: too few to tell which is better")
+
+
+@pytest.mark.parametrize(("n", "word"), [(4, "unknown"), (12, "better")])
+def test_being_right_on_four_samples_shows_nothing(n, word):
+    """Each resample of a few samples on which models differ in the same way has the same difference, whose deviation is 0."""
+    right, targets = outputs_of(np.zeros(n, bool)), torch.zeros(n, dtype=torch.int64)
+    baselines = {"linear": Baseline(1.0, 0.0, outputs=outputs_of(np.ones(n, bool)))}
+    assert verdict(ZeroOne(), right, targets, None, baselines)["is"] == word
 
 
 def test_records_count_and_not_their_samples():
@@ -156,7 +164,7 @@ def rates(n, only_ours, only_theirs):
 
 @pytest.mark.parametrize("n", [10, 16, 30, 100, 400])
 @pytest.mark.parametrize("differ", [0.02, 0.1, 0.4])
-def test_models_that_are_equally_good_are_rarely_called_better_or_worse(n, differ):
+def test_equally_good_models_are_rarely_better_or_worse(n, differ):
     share = rates(n, differ / 2, differ / 2)
     assert share["better"] + share["worse"] <= 0.05
 
@@ -171,7 +179,7 @@ def test_models_a_point_apart_are_rarely_called_equal(n, both):
     ) or n >= 310  # so many samples without a difference leave a point open
 
 
-def test_equal_models_are_called_equal_once_there_are_enough_samples():
+def test_equal_models_are_equal_once_there_are_enough_samples():
     assert rates(310, 1e-4, 1e-4)["equal"] > 0.5
     assert rates(1000, 0.001, 0.001)["equal"] > 0.95
 
@@ -223,7 +231,7 @@ def test_no_difference_is_seldom_taken_for_one(n):
 
 
 @pytest.mark.parametrize(("n", "least"), [(100, 0.05), (200, 0.2), (500, 0.6)])
-def test_a_body_that_takes_the_error_from_9_to_6_per_cent_is_never_said_to_add_nothing(n, least):
+def test_a_body_that_helps_is_never_said_to_add_nothing(n, least):
     words = said(classes(n, 0.06, 0.09, 0.0425, SPLITS), ZeroOne())
     assert words["equal"] == 0
     assert words["worse"] <= 1
@@ -232,6 +240,21 @@ def test_a_body_that_takes_the_error_from_9_to_6_per_cent_is_never_said_to_add_n
 
 def test_a_difference_at_the_margin_is_seldom_called_equal():
     assert said(classes(500, 0.05, 0.06, 0.05, SPLITS), ZeroOne())["equal"] <= MOST
-    # 5 % of the constant's error of 1: from 0.09 to 0.14.
-    assert said(numbers(100, 0.3, 0.374, 0.99, SPLITS), MeanSquared())["equal"] <= MOST
-    assert said(numbers(100, 0.3, 0.3, 0.999, SPLITS), MeanSquared())["equal"] >= 0.8 * SPLITS
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(30, 0, 0), (100, 0.8, 1)])
+def test_numbers_are_equal_once_there_are_enough_of_them(n, least, most):
+    words = said(numbers(n, 0.3, 0.3, 0.999, SPLITS), MeanSquared())
+    assert least * SPLITS <= words["equal"] <= most * SPLITS
+
+
+def test_the_margin_of_numbers_is_a_share_of_the_constants_error():
+    ((ours, theirs, constant, targets),) = numbers(50, 0.3, 0.3, 0.9, 1)
+    error = RMSE()(constant.numpy(), targets.numpy()).value
+    baselines = {
+        "constant": Baseline(error, 1.0, outputs=constant),
+        "linear": Baseline(0.3, 0.1, outputs=theirs),
+    }
+    assert verdict(RMSE(), ours, targets, None, baselines)["margin"] == pytest.approx(0.05 * error)
+    del baselines["constant"]
+    assert verdict(RMSE(), ours, targets, None, baselines)["margin"] is None

@@ -90,7 +90,7 @@ def test_a_job_that_saves_its_state_at_its_time_limit_has_failed():
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("error", [STOPPED, DataError("no rows")])
-def test_a_job_leaves_it_to_the_command_that_stopped_it_to_say_so(error, alone):
+def test_a_stopped_job_leaves_the_words_to_its_command(error, alone):
     """A search stops trials that fall behind, which is no error, and rerunning its command does not resume them."""
     outcome = Outcome("interrupted", error.code, None, {}, Failure(error, error))
     result = run_result(outcome, alone=alone, pictured=False)

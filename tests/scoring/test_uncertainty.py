@@ -38,7 +38,7 @@ def test_the_standard_error_is_that_of_the_paired_difference():
     assert alone == pytest.approx(np.sqrt(0.1 * 0.9 / N), rel=0.15)
 
 
-def test_samples_of_a_record_that_are_right_together_count_as_one():
+def test_samples_of_one_record_count_as_one():
     models, difference = two_models()
     records = np.repeat(np.arange(20), 20)
     by_record = difference.reshape(20, 20).mean(axis=1)
@@ -76,6 +76,8 @@ def test_records_count_and_not_their_samples():
         (Score(0.1, 2), (np.arange(100) < 3).astype(int), None, 11.64),
         # A mean over two labels, of 50 and of 5 samples, none of which has both.
         (Score(0.1, 2), np.repeat([[0, 1.0], [1, 0], [0, 0]], (5, 50, 45), axis=0), None, 18.18),
+        # A mean over labels that no sample has, one of which was predicted.
+        (Score(1.0, 1, 1), np.zeros((100, 2)), None, 1),
         # One record of 50 samples, 50 records of one: 100^2 / (50^2 + 50).
         (Score(0.1, 100), np.arange(100) % 2, np.maximum(np.arange(100) - 49, 0), 3.92),
     ],

@@ -133,7 +133,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _measured(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     """Return the error of all outputs, as result.json has that of the test split."""
-    from orca_cli.report.uncertainty import interval
+    from orca_cli.scoring.uncertainty import interval
 
     score = error(outputs, targets)
     return {

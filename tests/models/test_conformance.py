@@ -4,7 +4,6 @@ For a body of your own (docs/adding.md), whose name stands in conf/body or whose
 pytest tests/models/test_conformance.py --body NAME_OR_FILE --checkpoint FOLDER
 """
 
-import copy
 import importlib.util
 import json
 import re
@@ -30,12 +29,8 @@ from tests.checkpoints import save_tiny
 from tests.models.conftest import build
 
 BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
-SAME = (
-    "auto",
-    "minilm",
-    "swin_tiny",
-    "dinov2_small",
-)  # the code and the tiny checkpoint of another
+# They have the code and the tiny checkpoint of another.
+SAME = ("auto", "minilm", "swin_tiny", "dinov2_small")
 ROLES = ("query", "key", "value", "output", "feed_forward")
 CASES = [("dense", (2, 30)), ("classes", (3, 9, 7)), ("dense", (1, 2, 5, 3))]
 # Bodies that refuse some finetune modes: windows and position biases every prompt, unnamed layers a deep one.
@@ -102,41 +97,41 @@ def changed(folder, place, change):
 
 
 def noisy(tensors):
-    generator, floating = torch.Generator().manual_seed(7), torch.is_floating_point
-    noise = {
-        name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()
-    }
+    generator = torch.Generator().manual_seed(7)
     return {
-        name: value + 0.05 * noise[name] if floating(value) else value
-        for name, value in tensors.items()
+        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in tensors.items()
     }
 
 
-def test_takes_inputs_of_any_shape_and_every_weight_is_used(body):
-    for kind, shape in CASES:
-        model = made(body, kind=kind, input_shape=shape).train()
-        model.zero_grad()
-        outputs = model(inputs(shape))
-        assert outputs.shape == (3, 3, *(shape[1:] if kind == "dense" else ()))
-        outputs.square().sum().backward()
-        assert all(
-            weight.grad is not None and torch.isfinite(weight.grad).all()
-            for weight in model.parameters()
-        )
-        assert model.embedder.convolution.weight.grad.any()
-
-
-def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else_and_is_that_of_a_sample_alone(
-    body,
-):
-    model, valid = made(body), torch.arange(30) < torch.tensor([[30], [11], [5]])
-    x = inputs((2, 30)).requires_grad_()
-    outputs = model(x, valid)
+@pytest.mark.parametrize(("kind", "shape"), CASES, ids=str)
+def test_takes_inputs_of_any_shape_and_uses_every_weight(body, kind, shape):
+    model = made(body, kind=kind, input_shape=shape).train()
+    outputs = model(inputs(shape))
+    assert outputs.shape == (3, 3, *(shape[1:] if kind == "dense" else ()))
     outputs.square().sum().backward()
-    assert torch.equal(x.grad.abs().sum(1) > 0, valid)
-    with torch.no_grad():
-        alone = torch.cat([model(x[i : i + 1], valid[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(outputs, alone, rtol=1e-3, atol=1e-4)
+    for weight in model.parameters():
+        assert weight.grad is not None
+        assert torch.isfinite(weight.grad).all()
+    assert model.embedder.convolution.weight.grad.any()
+
+
+VALID = torch.arange(30) < torch.tensor([[30], [11], [5]])
+
+
+def test_an_answer_depends_on_the_valid_positions_alone(body):
+    x = inputs((2, 30)).requires_grad_()
+    made(body)(x, VALID).square().sum().backward()
+    assert torch.equal(x.grad.abs().sum(1) > 0, VALID)
+
+
+@torch.no_grad()
+def test_an_answer_is_that_of_a_sample_alone(body):
+    model, x = made(body), inputs((2, 30))
+    alone = [model(x[row : row + 1], VALID[row : row + 1]) for row in range(3)]
+    torch.testing.assert_close(model(x, VALID), torch.cat(alone), rtol=1e-3, atol=1e-4)
 
 
 def test_all_its_weights_are_those_of_the_file(body, node, folder, tmp_path):
@@ -155,37 +150,46 @@ def test_all_its_weights_are_those_of_the_file(body, node, folder, tmp_path):
     assert body.checkpoint_digest != other.checkpoint_digest
 
 
-def test_checkpoints_that_do_not_fit_are_refused(node, folder, tmp_path):
-    def place(name):
-        return int(match[1]) if (match := re.search(r"\.(\d+)\.", name)) else -1
+def layer_of(name):
+    """Return the number of the layer that a tensor of a file belongs to, or -1."""
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
-    def deeper(tensors):
-        last = max(map(place, tensors))
-        more = {
-            name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone()
-            for name, tensor in tensors.items()
-        }
-        return more | tensors
 
-    def shallower(tensors):
-        """Without the first layer; other towers may stand in the same file."""
-        return {name: tensor for name, tensor in tensors.items() if place(name) != 0}
+def deeper(tensors):
+    last = max(map(layer_of, tensors))
+    more = {
+        name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone()
+        for name, tensor in tensors.items()
+    }
+    return more | tensors
 
-    for change, message in ((deeper, "more layers than config.json names"), (shallower, "missing")):
-        with pytest.raises(DataError, match=message):
-            parts.build(
-                node | {"checkpoint": changed(folder, tmp_path / change.__name__, change)}, "body"
-            )
-    other = changed(folder, tmp_path / "other", dict)
-    config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(
-        json.dumps(config | {"model_type": "perceiver"})
-    )
+
+def shallower(tensors):
+    """Without the first layer; other towers may be in the same file."""
+    return {name: tensor for name, tensor in tensors.items() if layer_of(name) != 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(deeper, "more layers than config.json names"), (shallower, "missing")],
+)
+def test_weights_of_another_depth_are_refused(node, folder, tmp_path, change, message):
+    checkpoint = changed(folder, tmp_path / "changed", change)
+    with pytest.raises(DataError, match=message):
+        parts.build(node | {"checkpoint": checkpoint}, "body")
+
+
+def test_a_checkpoint_of_another_family_is_refused(node, folder, tmp_path):
+    checkpoint = changed(folder, tmp_path / "other", dict)
+    file = Path(checkpoint) / "config.json"
+    config = json.loads(file.read_text()) | {"model_type": "perceiver"}
+    file.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="is of family 'perceiver', but this body takes"):
-        parts.build(node | {"checkpoint": other}, "body")
+        parts.build(node | {"checkpoint": checkpoint}, "body")
 
 
-def test_every_linear_layer_has_its_role(body):
+def test_every_linear_layer_has_a_role(body):
     names_by_role = {role: body.linear_names(role) for role in ROLES}
     assert all(names_by_role.values())
     linears = {name for name, module in body.named_modules() if isinstance(module, torch.nn.Linear)}
@@ -193,92 +197,110 @@ def test_every_linear_layer_has_its_role(body):
     assert with_role <= linears
     # Swin merges patches between its stages, which is none of the roles.
     assert not [name for name in linears - with_role if not name.endswith("downsample.reduction")]
-    assert not set(names_by_role["feed_forward"]) & {
-        name for role in ROLES[:4] for name in names_by_role[role]
-    }
+
+
+def test_no_layer_of_attention_is_one_of_feed_forward(body):
+    of_attention = {name for role in ROLES[:4] for name in body.linear_names(role)}
+    assert not of_attention & set(body.linear_names("feed_forward"))
 
 
 def test_the_source_is_embedded_without_gradient(body, source):
     tokens = body.embed_source(source)
-    if body.modality == "text":
-        assert tokens.mask.sum(1)[0] < tokens.mask.sum(1)[1] == tokens.mask.shape[1]
-    else:
-        assert tokens.x.shape[1] == np.prod(tokens.grid) > 1
-        assert not torch.equal(tokens.x[0], tokens.x[1])
     assert tokens.x.shape == (*tokens.mask.shape, body.width)
     assert torch.isfinite(tokens.x).all()
     assert not tokens.x.requires_grad
+
+
+def test_examples_of_the_source_are_told_apart(body, source):
+    tokens = body.embed_source(source)
+    if body.modality == "text":
+        shorter, longer = tokens.mask.sum(1)
+        assert shorter < longer == tokens.mask.shape[1]
+    else:
+        assert tokens.x.shape[1] == np.prod(tokens.grid) > 1
+        assert not torch.equal(tokens.x[0], tokens.x[1])
+
+
+def test_a_prefix_has_the_width_of_tokens(body):
     prefix = body.prefix_tokens()
     assert prefix.shape[1] == body.width if prefix is not None else not body.needs_prefix
 
 
-def test_random_weights_are_all_drawn_by_the_seed_and_leave_the_source(body, node, source):
-    first, again = (load_body(node | {"weights": "random"}, seed=0).eval() for _ in range(2))
-    for before, drawn, same in zip(
-        body.parameters(), first.parameters(), again.parameters(), strict=True
+@pytest.fixture
+def drawn(node):
+    """A function: the body with weights drawn by seed 0."""
+    return lambda: load_body(node | {"weights": "random"}, seed=0).eval()
+
+
+def test_random_weights_are_all_drawn_by_the_seed(body, drawn):
+    for before, first, again in zip(
+        body.parameters(), drawn().parameters(), drawn().parameters(), strict=True
     ):
-        assert torch.equal(drawn, same)
-        assert drawn.dim() == 1 or not torch.equal(before, drawn)
-    assert torch.equal(first.embed_source(source).x, body.embed_source(source).x)
+        assert torch.equal(first, again)
+        assert first.dim() == 1 or not torch.equal(before, first)
 
 
-def test_takes_a_finetune_mode_or_refuses_it(name, body):
-    """What one trains within it gets gradients."""
-    modes = {
-        "bitfit": BitFit(),
-        "shallow": Prompt(tokens=4),
-        "deep": Prompt(tokens=4, depth="deep"),
-    }
-    if importlib.util.find_spec("peft") is not None:
-        modes |= {"lora": LoRA(rank=2)}
-    refused, x, plain = (
-        set(),
-        inputs((3, 6, 6), n=2),
-        made(body, kind="dense", input_shape=(3, 6, 6)),
-    )
-    for key, mode in modes.items():
-        model = copy.deepcopy(plain)
-        try:
-            mode.apply(model)
-        except ConfigError:
-            refused.add(key)
-            continue
-        outputs = model.eval()(x)
-        assert outputs.shape == (2, 3, 6, 6)
-        outputs.square().mean().backward()
-        trained = [
-            value
-            for key, value in model.named_parameters()
-            if key.startswith("body.") and value.requires_grad
-        ]
-        assert any(value.grad is not None and value.grad.any() for value in trained)
-    expected = ({"bitfit"} if name in NO_BIASES else set()) | (
-        {"shallow", "deep"} if name in NO_PROMPT else set()
-    )
-    assert name not in BODIES or refused == expected | (
-        set() if name in LAYERS_LISTED else {"deep"}
-    )
+def test_random_weights_leave_the_source_as_it_is(body, drawn, source):
+    assert torch.equal(drawn().embed_source(source).x, body.embed_source(source).x)
+
+
+MODES = {
+    "bitfit": BitFit(),
+    "shallow": Prompt(tokens=4),
+    "deep": Prompt(tokens=4, depth="deep"),
+    "lora": LoRA(rank=2),
+}
+
+
+def refuses(name, mode):
+    """Return whether a body of conf/body does not take a mode."""
+    if mode == "bitfit":
+        return name in NO_BIASES
+    if mode == "deep" and name not in LAYERS_LISTED:
+        return True
+    return mode in ("shallow", "deep") and name in NO_PROMPT
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_takes_a_finetune_mode_or_refuses_it(name, body, mode):
+    """What a mode trains within the body gets gradients."""
+    if mode == "lora" and importlib.util.find_spec("peft") is None:
+        pytest.skip("the extra lora is not installed")
+    model = made(body, kind="dense", input_shape=(3, 6, 6))
+    try:
+        MODES[mode].apply(model)
+    except ConfigError:
+        assert name not in BODIES or refuses(name, mode)
+        return
+    assert name not in BODIES or not refuses(name, mode)
+    outputs = model.eval()(inputs((3, 6, 6), n=2))
+    assert outputs.shape == (2, 3, 6, 6)
+    outputs.square().mean().backward()
+    gradients = [
+        weight.grad
+        for key, weight in model.named_parameters()
+        if key.startswith("body.") and weight.requires_grad
+    ]
+    assert any(gradient is not None and gradient.any() for gradient in gradients)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A function: the model of a run of a body that trained its norms only, its new inputs, and its outputs for them."""
+    """A function: the model of a run that trained a body's norms, new inputs, and its outputs for them."""
 
     def run(name, node):
         root = tmp_path_factory.mktemp("run")
         y = np.arange(24) % 3
         x = np.random.default_rng(0).normal(size=(24, 2, 30)).astype(np.float32) + y[:, None, None]
-        for part, rows in (("train", slice(18)), ("test", slice(18, 24))):
-            np.savez(root / f"{part}.npz", x=x[rows], y=y[rows])
-        files = [f"task.{part}={root / part}.npz" for part in ("train", "test")]
+        np.savez(root / "train.npz", x=x[:18], y=y[:18])
+        np.savez(root / "test.npz", x=x[18:], y=y[18:])
         words = [
             f"body={Path(name).stem}",
             f"body.checkpoint={node['checkpoint']}",
             "task=arrays",
             "task.kind=classes",
-        ]
-        words += [
-            *files,
+            f"task.train={root / 'train.npz'}",
+            f"task.test={root / 'test.npz'}",
             "embedder=patch",
             "metric=none",
             "finetune=layernorm",
@@ -300,9 +322,7 @@ def trained(tmp_path_factory):
     return lambda name, node: runs.get(name) or runs.setdefault(name, run(name, node))
 
 
-def test_a_run_its_export_and_its_predictions_agree_to_the_bit(
-    name, body, node, trained, family, tmp_path
-):
+def test_a_run_and_its_export_agree_to_the_bit(name, body, node, trained, family, tmp_path):
     """Most bodies take the place of that of a BERT's run, so that not each is trained."""
     if name in BODIES and name not in ("bert", "swin"):
         loaded, x, _ = trained("bert", {"checkpoint": str(family("bert"))})

@@ -46,17 +46,27 @@ def test_a_body_has_the_features_that_transformers_gives(name, family):
     torch.testing.assert_close(features[mask], expected[mask], rtol=1e-4, atol=1e-5)
 
 
-def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
-    """Limits on an untrusted config.json; some models' longest wavelength is in the millions."""
-    towers = {
-        "vision_config": {"num_hidden_layers": 3, "rope_parameters": {"rope_theta": 10**7}},
-        "n_layer": 4,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(towers | {"rope_theta": 5 * 10**6}))
-    assert checkpoints.check_modest(tmp_path) == 7
-    (tmp_path / "config.json").write_text(json.dumps(towers | {"hidden_size": 5 * 10**6}))
+@pytest.fixture
+def write_config(tmp_path):
+    """Write the config.json of a model of two towers, of 3 and 4 layers, and return its folder."""
+    vision = {"num_hidden_layers": 3, "rope_parameters": {"rope_theta": 10**7}}
+
+    def write(**more):
+        content = {"vision_config": vision, "n_layer": 4, **more}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return write
+
+
+def test_layers_of_all_towers_count_and_wavelengths_do_not(write_config):
+    """Some models' longest wavelength is in the millions."""
+    assert checkpoints.check_modest(write_config(rope_theta=5 * 10**6)) == 7
+
+
+def test_a_config_with_a_size_of_no_model_is_refused(write_config):
     with pytest.raises(UnsafeError, match="holds the number 5000000"):
-        checkpoints.check_modest(tmp_path)
+        checkpoints.check_modest(write_config(hidden_size=5 * 10**6))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
@@ -79,15 +89,18 @@ def test_every_token_sees_a_prompt(name, family):
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_vit_is_pooled_with_its_class_token_left_out_or_alone(load_body, family):
+@pytest.mark.parametrize(
+    ("pooling", "pool"),
+    [
+        ("mean", lambda features: features[:, 1:].mean(1)),
+        ("class_token", lambda features: features[:, 0]),
+    ],
+    ids=["mean", "class_token"],
+)
+@torch.no_grad()
+def test_vit_is_pooled_without_its_class_token_or_by_it(load_body, family, pooling, pool):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        features = whole(family("vit"))(x).last_hidden_state
-        for pooling, expected in (
-            ("mean", features[:, 1:].mean(1)),
-            ("class_token", features[:, 0]),
-        ):
-            model = build(load_body("vit"), input_shape=(3, 32, 32), pooling=pooling).eval()
-            torch.testing.assert_close(
-                model(x), model.predictor.linear(expected), rtol=1e-4, atol=1e-5
-            )
+    features = whole(family("vit"))(x).last_hidden_state
+    model = build(load_body("vit"), input_shape=(3, 32, 32), pooling=pooling).eval()
+    expected = model.predictor.linear(pool(features))
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,13 +29,17 @@ def test_kernel_is_the_smallest_that_fits(extent, max_tokens):
     assert kernel == 1 or math.prod(token_grid(extent, kernel - 1)) > max_tokens
 
 
-def test_the_papers_examples():
-    assert layout((4, 1000), max_tokens=512, canvas=None).kernel == 2  # DeepSEA, RoBERTa
-    swin = layout((3, 85, 85), max_tokens=3136, canvas=(224, 224))  # Darcy, Swin base
-    assert (swin.kernel, swin.grid) == (4, (56, 56))
-    assert (
-        layout((1, 997), max_tokens=512, canvas=None).tokens == 499
-    )  # a prime length keeps its resolution
+def test_deepsea_on_roberta_has_the_papers_kernel():
+    assert layout((4, 1000), max_tokens=512, canvas=None).kernel == 2
+
+
+def test_darcy_on_swin_has_the_papers_kernel():
+    cut = layout((3, 85, 85), max_tokens=3136, canvas=(224, 224))
+    assert (cut.kernel, cut.grid) == (4, (56, 56))
+
+
+def test_a_prime_length_keeps_its_resolution():
+    assert layout((1, 997), max_tokens=512, canvas=None).tokens == 499
 
 
 @examples(100)
@@ -59,13 +64,22 @@ def test_shuffle_puts_every_value_where_its_token_is(grid, factor, channels):
     torch.testing.assert_close(shuffle(torch.stack(tokens)[None], grid, factor)[0], expected)
 
 
-def test_canvas_and_back_keeps_a_smooth_signal():
+@pytest.fixture
+def wave():
+    """A smooth series [1, 2, 100], and the layout that folds it for a body of images."""
     cut = layout((2, 100), max_tokens=3136, canvas=(224, 224))
-    x = torch.sin(torch.linspace(0, 3, 100)).expand(1, 2, 100)
-    assert to_canvas(x, cut).shape == (1, 2, 224, 224)
-    back = from_canvas(to_canvas(x, cut), cut)
-    assert (back - x).abs().max() < 0.2
-    assert (back - x).abs().mean() < 0.03
+    return torch.sin(torch.linspace(0, 3, 100)).expand(1, 2, 100), cut
+
+
+def test_a_series_fills_the_canvas(wave):
+    assert to_canvas(*wave).shape == (1, 2, 224, 224)
+
+
+def test_canvas_and_back_keeps_a_smooth_signal(wave):
+    x, cut = wave
+    error = (from_canvas(to_canvas(x, cut), cut) - x).abs()
+    assert error.max() < 0.2
+    assert error.mean() < 0.03
 
 
 @examples(50)

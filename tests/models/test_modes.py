@@ -2,11 +2,13 @@
 
 import copy
 import importlib.util
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from orca_cli.exceptions import CheckpointError, ConfigError
+from orca_cli.interfaces import Finetune
 from orca_cli.models.finetuning.modes import (
     BitFit,
     Frozen,
@@ -19,7 +21,7 @@ from orca_cli.models.finetuning.modes import (
     load_trained_state,
     trained_state,
 )
-from orca_cli.models.transfer import twin
+from orca_cli.models.transfer import TransferModel, twin
 from tests.models.conftest import build
 
 needs_peft = pytest.mark.skipif(
@@ -38,7 +40,7 @@ def inputs(name, n=4):
 
 
 def trained(model):
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def step(model, x):
@@ -48,32 +50,67 @@ def step(model, x):
     optimizer.step()
 
 
-MODES = {
-    "lora, bert": ("bert", lambda: LoRA(rank=2)),
-    "lora, swin": ("swin", lambda: LoRA(rank=2, roles=["query", "feed_forward"])),
-    "bitfit, swin": ("swin", BitFit),
-    "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
-    "prompt, vit": ("vit", lambda: Prompt(tokens=3, depth="deep", train_embedder=False)),
-} | {
-    f"{mode.__name__.lower()}, swin": ("swin", mode)
-    for mode in (Frozen, Full, Head, LayerNorm, Scratch)
+@dataclass(frozen=True)
+class Case:
+    """A mode and the body that it is tried on."""
+
+    body: str
+    mode: Finetune
+
+
+SUBSETS = (Frozen(), Full(), Head(), LayerNorm(), Scratch(), BitFit())
+CASES = {type(mode).__name__.lower(): Case("swin", mode) for mode in SUBSETS} | {
+    "lora, bert": Case("bert", LoRA(rank=2)),
+    "lora, swin": Case("swin", LoRA(rank=2, roles=["query", "feed_forward"])),
+    "prompt, bert": Case("bert", Prompt(tokens=3)),
+    "prompt, vit": Case("vit", Prompt(tokens=3, depth="deep", train_embedder=False)),
 }
+NO_EMBEDDER = ("head", "prompt, vit")
+NO_BODY = ("head", "frozen")
 
 
-def without_adapters(model):
-    """Return the names that each mode without parameters of its own trains."""
+def cases(names=CASES):
+    marks = {name: needs_peft for name in names if name.startswith("lora")}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
 
-    def of_body(kind):
-        modules = (
-            (path, part) for path, part in model.body.named_modules() if isinstance(part, kind)
-        )
-        return {
-            f"body.{path}.{key}" for path, part in modules for key, _ in part.named_parameters()
-        }
 
+@dataclass
+class Tried:
+    """A model to which a mode has been applied, and inputs for it."""
+
+    model: TransferModel
+    mode: Finetune
+    x: torch.Tensor
+
+
+@pytest.fixture(params=cases())
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def tried(make, name):
+    case = CASES[name]
+    model = make(case.body)
+    case.mode.apply(model)
+    return Tried(model=model.eval(), mode=case.mode, x=inputs(case.body))
+
+
+def names_of(model, kind):
+    """Return the parameters of the body's modules of a kind, by their names in the model."""
+    return {
+        f"body.{path}.{key}"
+        for path, module in model.body.named_modules()
+        if isinstance(module, kind)
+        for key, _ in module.named_parameters()
+    }
+
+
+def expected_names(model, mode):
+    """Return the names that a mode without parameters of its own trains."""
     everything = {name for name, _ in model.named_parameters()}
-    norms, linears = of_body(torch.nn.LayerNorm), of_body(torch.nn.Linear)
     new = {name for name in everything if not name.startswith("body.")}
+    norms, linears = names_of(model, torch.nn.LayerNorm), names_of(model, torch.nn.Linear)
     return {
         Full: everything,
         Scratch: everything,
@@ -81,118 +118,176 @@ def without_adapters(model):
         BitFit: new | {name for name in norms | linears if name.endswith(".bias")},
         Frozen: new,
         Head: {name for name in everything if name.startswith("predictor.")},
-    }
+    }[type(mode)]
 
 
-CASES = [pytest.param(name, marks=needs_peft if name.startswith("lora") else ()) for name in MODES]
+@pytest.mark.parametrize("mode", SUBSETS, ids=lambda mode: type(mode).__name__)
+def test_a_mode_trains_the_parameters_that_it_names(make, mode):
+    model = make("swin")
+    mode.apply(model)
+    assert set(trained(model)) == expected_names(model, mode)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back(make, case):
-    name, mode = MODES[case]
-    x, model, fresh = inputs(name), make(name), make(name)
-    expected = without_adapters(model).get(mode)
-    mode().apply(model)
-    model.eval()
-    names = set(trained(model))
-    assert names == (expected or names)
-    without_embedder = case in ("head, swin", "prompt, vit")
-    assert any(key.startswith("embedder.") for key in names) == (not without_embedder)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    step(model, x)
-    step(model, x)  # A of LoRA has no gradient while B is 0
-    after = model.state_dict()
+def test_a_mode_trains_embedder_and_body_where_it_says(tried, name):
+    names = list(trained(tried.model))
+    assert any(key.startswith("embedder.") for key in names) == (name not in NO_EMBEDDER)
+    assert any(key.startswith("body.") for key in names) == (name not in NO_BODY)
+
+
+def test_steps_change_only_parameters_that_are_trained(tried):
+    before = {key: weight.clone() for key, weight in tried.model.state_dict().items()}
+    names = set(trained(tried.model))
+    step(tried.model, tried.x)
+    step(tried.model, tried.x)  # A of LoRA has no gradient while B is 0
+    after = tried.model.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed <= names
     assert any(key.startswith("predictor.") for key in changed)
-    inner_names = {key for key in names if key.startswith("body.")}
-    assert bool(inner_names) == (mode not in (Frozen, Head))
-    assert (
-        not inner_names or len(inner_names & changed) > len(inner_names) / 2
-    )  # biases of keys have no gradient
-    mode().apply(model)  # changes nothing
-    assert set(trained(model)) == names
-    assert model.state_dict().keys() == before.keys()
+    # Most of the body's; biases of keys have no gradient.
+    of_body = {key for key in names if key.startswith("body.")}
+    assert not of_body or len(of_body & changed) > len(of_body) / 2
 
-    state, outputs = trained_state(model), model(x)
-    frozen = {key for key, value in model.body.named_parameters() if not value.requires_grad}
-    assert not {f"body.{key}" for key in frozen} & set(state)
-    step(model, x)  # what was saved are copies
+
+def test_a_mode_may_be_applied_again(tried):
+    names, state = set(trained(tried.model)), set(tried.model.state_dict())
+    tried.mode.apply(tried.model)
+    assert set(trained(tried.model)) == names
+    assert set(tried.model.state_dict()) == state
+
+
+def test_a_checkpoint_leaves_out_frozen_parameters_of_the_body(tried):
+    frozen = {
+        key for key, weight in tried.model.body.named_parameters() if not weight.requires_grad
+    }
+    assert not {f"body.{key}" for key in frozen} & set(trained_state(tried.model))
+
+
+@pytest.fixture
+def restored(make, name, tried):
+    """A new model with the checkpoint of a trained one: (model, state, outputs of the trained one)."""
+    step(tried.model, tried.x)
+    state, outputs = trained_state(tried.model), tried.model(tried.x)
+    step(tried.model, tried.x)  # what was saved are copies
     torch.manual_seed(7)  # other first values
-    mode().apply(fresh)
+    fresh = make(CASES[name].body)
+    tried.mode.apply(fresh)
     load_trained_state(fresh.eval(), state)
-    assert torch.equal(fresh(x), outputs)
-    other = twin(fresh, state)  # as for several members: weights of its own, shared body
+    return fresh, state, outputs
+
+
+def test_a_checkpoint_brings_the_model_back(tried, restored):
+    fresh, _, outputs = restored
+    assert torch.equal(fresh(tried.x), outputs)
+
+
+def test_a_twin_has_trained_weights_of_its_own(tried, restored):
+    """As for several members, which share the rest of the body."""
+    fresh, state, outputs = restored
+    other = twin(fresh, state)
     with torch.no_grad():
-        for value in trained(other).values():
-            value.zero_()
-    assert torch.equal(fresh(x), outputs)
-    assert not torch.equal(other(x), outputs)
+        for weight in trained(other).values():
+            weight.zero_()
+    assert torch.equal(fresh(tried.x), outputs)
+    assert not torch.equal(other(tried.x), outputs)
 
 
 @needs_peft
-@pytest.mark.parametrize("name", ["bert", "swin"])
-def test_lora_starts_as_the_frozen_model_and_can_be_merged(make, name):
-    """By its definition: W + (alpha / rank) B A."""
-    x, model, plain = inputs(name), make(name), make(name)
-    LoRA(rank=2, alpha=6.0).apply(model)
+@pytest.mark.parametrize("body", ["bert", "swin"])
+def test_lora_starts_as_the_frozen_model(make, body):
+    x, model, plain = inputs(body), make(body), make(body)
+    LoRA(rank=2).apply(model)
     Head().apply(plain)  # torch chooses kernels by whether a gradient is needed
     assert torch.equal(model(x), plain(x))
+
+
+@needs_peft
+@pytest.mark.parametrize("body", ["bert", "swin"])
+def test_lora_can_be_merged(make, body):
+    """By its definition: W + (alpha / rank) B A."""
+    x, model, plain = inputs(body), make(body), make(body)
+    LoRA(rank=2, alpha=6.0).apply(model)
     step(model, x)
     expected = model(x).detach()
     assert not torch.allclose(expected, plain(x))
-    model.body, adapted = plain.body, model.body
+    paths = [path for role in ("query", "value") for path in plain.body.linear_names(role)]
     with torch.no_grad():
-        for path in (path for role in ("query", "value") for path in plain.body.linear_names(role)):
-            layer = adapted.get_submodule(path)
+        for path in paths:
+            layer = model.body.get_submodule(path)
             update = 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
             plain.body.get_submodule(path).weight += update
+    # Embedder and predictor have been trained as well.
+    model.body = plain.body
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_deep_prompt_replaces_what_the_layer_before_made_of_the_last_one(make):
-    """By hand, on a ViT: the layers one after the other, with its prompt after the classification token."""
+def test_a_deep_prompt_replaces_the_one_of_the_layer_before(make):
+    """By hand, on a ViT: the layers one after the other, with its prompt after the class token."""
     x, model = inputs("vit"), make("vit")
     body = copy.deepcopy(model.body)
     Prompt(tokens=3, depth="deep").apply(model)
-    first, second = model.body.prompt.x, model.body.layers[1].prompt.x
-    tokens = model.embed(x).x
+    first = model.body.prompt.x.expand(4, -1, -1)
+    second = model.body.layers[1].prompt.x.expand(4, -1, -1)
     start = model.embedder.class_token.view(1, 1, -1).expand(4, -1, -1)
-    hidden = body.layers[0](torch.cat([start, first.expand(4, -1, -1), tokens], 1))
-    hidden = body.layers[1](torch.cat([hidden[:, :1], second.expand(4, -1, -1), hidden[:, 4:]], 1))
+    hidden = body.layers[0](torch.cat([start, first, model.embed(x).x], 1))
+    hidden = body.layers[1](torch.cat([hidden[:, :1], second, hidden[:, 4:]], 1))
     torch.testing.assert_close(model.features(x).x, body.norm(hidden))
 
 
-def test_padding_and_the_future_stay_out_with_a_prompt(make):
-    model = make("bert", kind="dense")
-    Prompt(tokens=3, depth="deep").apply(model)
+@pytest.fixture
+def prompted(make):
+    """A function: a dense model on a BERT with a deep prompt."""
+
+    def made(**settings):
+        model = make("bert", kind="dense", **settings)
+        Prompt(tokens=3, depth="deep").apply(model)
+        return model
+
+    return made
+
+
+def test_padding_stays_out_with_a_prompt(prompted):
+    model, x = prompted(), inputs("bert")
     valid = torch.ones(4, 40, dtype=torch.bool)
     valid[:, 25:] = False
-    x = inputs("bert")
     changed = torch.where(valid[:, None], x, 9.0)
     torch.testing.assert_close(model(x, valid)[..., :25], model(changed, valid)[..., :25])
-    causal = make("bert", kind="dense", causal=True)
-    Prompt(tokens=3, depth="deep").apply(causal)
+
+
+def test_the_future_stays_out_with_a_prompt(prompted):
+    model, x = prompted(causal=True), inputs("bert")
     later = x.clone()
     later[..., 20:] += 1.0
-    torch.testing.assert_close(causal(x)[..., :20], causal(later)[..., :20])
-    assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
+    torch.testing.assert_close(model(x)[..., :20], model(later)[..., :20])
+    assert not torch.allclose(model(x)[..., 20:], model(later)[..., 20:])
 
 
-def test_a_body_that_cannot_take_a_mode_says_why(make):
+def test_lora_without_layers_of_its_roles_is_refused(make):
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
-    with pytest.raises(
-        ConfigError,
-        match="no linear layers of the roles query, value; allowed for this body: output",
-    ):
+    message = "no linear layers of the roles query, value; allowed for this body: output"
+    with pytest.raises(ConfigError, match=message):
         LoRA().apply(model)
-    with pytest.raises(ConfigError, match="takes no tokens before those of the input; use another"):
-        Prompt().apply(make("swin"))
-    with pytest.raises(
-        ConfigError, match="a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24"
-    ):
-        Prompt(tokens=40).apply(make("gpt2"))
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt", "message"),
+    [
+        ("swin", Prompt(), "takes no tokens before those of the input; use another"),
+        (
+            "gpt2",
+            Prompt(tokens=40),
+            "a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24",
+        ),
+    ],
+    ids=["windows", "too long"],
+)
+def test_a_body_that_cannot_take_a_prompt_says_why(make, body, prompt, message):
+    with pytest.raises(ConfigError, match=message):
+        prompt.apply(make(body))
+
+
+def test_a_checkpoint_of_another_mode_is_refused(make):
+    model = make("bert")
     state = trained_state(model)
     Head().apply(model)
     with pytest.raises(CheckpointError, match="does not fit the model"):

@@ -23,56 +23,61 @@ def padded(shape, lengths):
     return x, torch.stack([positions < length for length in lengths])
 
 
+def answers(model, x, valid):
+    """Return the outputs of a model for a batch, its tokens, and the valid ones computed singly."""
+    rows, places = model.embedder.mask(x, valid).nonzero(as_tuple=True)
+    with torch.no_grad():
+        single = model.embedder.tokens_at(x, valid, rows, places)
+        return model(x, valid), model.embed(x, valid).x, single
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
 @pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize(
     ("kind", "shape"), [("classes", (2, 30)), ("dense", (2, 30)), ("dense", (2, 2, 5, 3))], ids=str
 )
-def test_garbage_in_padding_changes_nothing(load_body, name, made, kind, shape):
+def test_garbage_in_padding_changes_nothing(load_body, name, made, kind, shape, garbage):
     """With four positions a token, so that most samples end inside a patch."""
     embedder = EMBEDDERS[made](max_tokens=9)
     model = build(load_body(name), kind=kind, input_shape=shape, embedder=embedder).eval()
     x, valid = padded(shape, [30, 11, 5, 1, 0])
-    clean = x.masked_fill(~valid.unsqueeze(1), 0.0)
-    rows, places = model.embedder.mask(x, valid).nonzero(as_tuple=True)
-    with torch.no_grad():
-        expected, tokens = model(clean, valid), model.embed(clean, valid)
-        some = model.embedder.tokens_at(clean, valid, rows, places)
-        for garbage in GARBAGE:
-            dirty = x.masked_fill(~valid.unsqueeze(1), garbage)
-            assert torch.equal(model(dirty, valid), expected)
-            assert torch.equal(model.embed(dirty, valid).x, tokens.x)
-            assert torch.equal(model.embedder.tokens_at(dirty, valid, rows, places), some)
-    assert torch.isfinite(expected).all()
+    is_padding = ~valid.unsqueeze(1)
+    expected = answers(model, x.masked_fill(is_padding, 0.0), valid)
+    dirty = answers(model, x.masked_fill(is_padding, garbage), valid)
+    assert all(map(torch.equal, dirty, expected))
+    assert torch.isfinite(expected[0]).all()
 
 
 @pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_stage_2_compares_valid_tokens_only(load_body, made, features):
-    model = build(
-        load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)
-    ).eval()
+    embedder = EMBEDDERS[made](max_tokens=9)
+    model = build(load_body("bert"), input_shape=(2, 30), embedder=embedder).eval()
+    engine = SimpleNamespace(move=lambda batch: batch)
     lengths = [30, 11, 5, 1]
     x, valid = padded((2, 30), lengths)
-    clouds = []
-    for garbage in (0.0, 9.0):
-        values = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
-        samples = ArraySamples(values, np.zeros(4, np.int64), valid.numpy())
-        draws = [Draw(np.array([i]), lambda owners: np.arange(len(owners))) for i in range(4)]
-        engine = SimpleNamespace(move=lambda batch: batch)
+
+    def clouds(garbage):
+        content = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
+        samples = ArraySamples(content, np.zeros(4, np.int64), valid.numpy())
+        draws = [Draw(np.array([row]), lambda owners: np.arange(len(owners))) for row in range(4)]
         embedded = embed_points(model, engine, samples, draws, features)
-        assert all(set(owners) == {i} for i, (_, owners) in enumerate(embedded))
-        clouds.append([points for points, _ in embedded])
+        assert all(set(owners) == {row} for row, (_, owners) in enumerate(embedded))
+        return [points for points, _ in embedded]
+
+    clean = clouds(garbage=0.0)
     sizes = [-(-length // 4) if features == "tokens" else 1 for length in lengths]
-    assert [len(cloud) for cloud in clouds[0]] == sizes
-    assert all(torch.equal(*pair) for pair in zip(*clouds, strict=True))
+    assert [len(cloud) for cloud in clean] == sizes
+    assert all(map(torch.equal, clean, clouds(garbage=9.0)))
 
 
 STEPS = 12
 
 
 def causal_model(body, causal, **settings):
-    return build(body, causal=causal, kind="dense", input_shape=(5, STEPS), **settings).eval()
+    usual = {"kind": "dense", "input_shape": (5, STEPS)}
+    return build(body, causal=causal, **(usual | settings)).eval()
 
 
 def seen(model, valid):
@@ -85,24 +90,53 @@ def seen(model, valid):
     return torch.stack(rows) > 0
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "modernbert", "t5"])
-@pytest.mark.parametrize("real", [STEPS, 7])
-def test_no_frame_sees_the_future(load_body, name, real):
+ENCODERS = ["bert", "roberta"]
+
+
+@pytest.fixture(params=[STEPS, 7])
+def real(request):
+    """The number of steps that are no padding."""
+    return request.param
+
+
+def view(body, causal, real):
+    """Return `seen` of a model among the steps that are no padding."""
     valid = (torch.arange(STEPS) < real)[None]
+    return seen(causal_model(body, causal), valid)[:real, :real]
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "gpt2", "modernbert", "t5"])
+def test_no_frame_sees_the_future(load_body, name, real):
     past = torch.ones(real, real, dtype=torch.bool).tril()
-    causal = seen(causal_model(load_body(name), True), valid)[:real, :real]
+    causal = view(load_body(name), causal=True, real=real)
     assert not (causal & ~past).any()
     assert causal[-1].all()
-    if name in ("bert", "roberta"):
-        assert torch.equal(causal, past)
-        free = seen(causal_model(load_body(name), False), valid)
-        assert free[:real, :real].all()  # the premise: it could see the future
 
 
-def test_what_would_leak_is_refused(load_body):
-    with pytest.raises(ConfigError, match="whole input at once"):
-        causal_model(load_body("vit"), True)
-    with pytest.raises(ConfigError, match="embedder: .* beyond its own step; use embedder=patch"):
-        causal_model(load_body("bert"), True, embedder=Overlap())
-    with pytest.raises(ConfigError, match=f"{STEPS} steps in 6 tokens"):
-        causal_model(load_body("bert"), True, embedder=Patch(max_tokens=6))
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_frame_of_an_encoder_sees_the_past(load_body, name, real):
+    past = torch.ones(real, real, dtype=torch.bool).tril()
+    assert torch.equal(view(load_body(name), causal=True, real=real), past)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_that_is_not_causal_sees_the_future(load_body, name, real):
+    assert view(load_body(name), causal=False, real=real).all()
+
+
+LEAKS = {
+    "body": ("vit", {}, "whole input at once"),
+    "embedder": (
+        "bert",
+        {"embedder": Overlap()},
+        "embedder: .* beyond its own step; use embedder=patch",
+    ),
+    "tokens": ("bert", {"embedder": Patch(max_tokens=6)}, f"{STEPS} steps in 6 tokens"),
+    "kind": ("bert", {"kind": "classes"}, "needs dense outputs along a sequence"),
+}
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), LEAKS.values(), ids=LEAKS)
+def test_a_model_that_would_leak_is_refused(load_body, name, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        causal_model(load_body(name), True, **settings)

@@ -48,53 +48,88 @@ def package(tmp_path, monkeypatch):
     return write
 
 
-def test_every_tensor_of_the_file_is_in_the_body_and_the_package_is_not_imported(package):
+def test_every_tensor_of_the_file_is_in_the_body(package):
     package()
     body = protein.load("antiberty")
     expected = package.model.state_dict()
     tensors = body.state_dict() | {
-        f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()
+        f"embeddings.{name}": tensor for name, tensor in body.embeddings.state_dict().items()
     }
     torch.testing.assert_close(dict(tensors), dict(expected), rtol=0, atol=0)
+
+
+def test_the_package_of_the_weights_is_not_imported(package):
+    package()
+    protein.load("antiberty")
     assert "tiny_antiberty" not in sys.modules
 
 
-def test_missing_and_extra_tensors_pickles_that_run_code_and_packages_without_weights_are_refused(
-    package, tmp_path
-):
-    """A pickle even if its checksum is the recorded one; any other file is not opened."""
+VALUE = "encoder.layer.1.attention.self.value.weight"
 
-    def refused(error, message):
-        with pytest.raises(error, match=message):
-            protein.load("antiberty")
 
-    value, trap = "encoder.layer.1.attention.self.value.weight", Attack(tmp_path / "canary")
-    package(
-        lambda content: {key: tensor for key, tensor in content.items() if key != f"bert.{value}"}
-    )
-    refused(DataError, value)
-    package(lambda content: content | {"bert.encoder.layer.2.more": torch.ones(2)})
-    refused(DataError, r"Unexpected key.*encoder\.layer\.2")
+def without_value(content):
+    return {name: tensor for name, tensor in content.items() if name != f"bert.{VALUE}"}
+
+
+def with_a_layer_more(content):
+    return content | {"bert.encoder.layer.2.more": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(without_value, VALUE), (with_a_layer_more, r"Unexpected key.*encoder\.layer\.2")],
+)
+def test_a_file_with_other_tensors_is_refused(package, change, message):
+    package(change)
+    with pytest.raises(DataError, match=message):
+        protein.load("antiberty")
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """An object whose unpickling writes a file; it must not be there after the test."""
+    canary = tmp_path / "canary"
+    yield Attack(canary)
+    assert not canary.exists()
+
+
+def test_a_pickle_that_runs_code_is_refused(package, trap):
+    """Even if its checksum is the recorded one."""
     package(lambda content: content | {"trap": trap})
-    refused(DataError, "does not hold the model's weights")
+    with pytest.raises(DataError, match="does not hold the model's weights"):
+        protein.load("antiberty")
+
+
+def test_a_file_with_another_checksum_is_not_opened(package, trap):
     torch.save({"trap": trap}, package())
-    refused(ChecksumError, r"pytorch_model\.bin: .*differ from the published ones")
-    assert not (tmp_path / "canary").exists()
+    message = r"pytorch_model\.bin: .*differ from the published ones"
+    with pytest.raises(ChecksumError, match=message):
+        protein.load("antiberty")
+
+
+def test_a_package_without_weights_is_refused(package):
     package().unlink()  # as in release 1.0 of antiberty
-    refused(UnavailableError, r"not on this machine.*pip install 'orca-transfer\[protein\]'")
+    message = r"not on this machine.*pip install 'orca-transfer\[protein\]'"
+    with pytest.raises(UnavailableError, match=message):
+        protein.load("antiberty")
 
 
+@torch.no_grad()
 def test_residues_are_tokens_and_others_are_unknown(package):
     package()
     body = protein.load("antiberty", max_source_tokens=6)
     tokens = body.embed_source(["ACY", "aB", "ACDEFGHIK"])
     numbers = torch.tensor([[2, 5, 6, 24, 3, 0], [2, 5, 1, 3, 0, 0], [2, 5, 6, 7, 8, 3]])
-    with torch.no_grad():
-        torch.testing.assert_close(tokens.x, body.embeddings(input_ids=numbers))
-        torch.testing.assert_close(
-            body.prefix_tokens(), body.embeddings(input_ids=torch.tensor([[2]]))[0]
-        )
+    torch.testing.assert_close(tokens.x, body.embeddings(input_ids=numbers))
     assert tokens.mask.sum(1).tolist() == [5, 4, 6]
+
+
+@torch.no_grad()
+def test_the_prefix_of_a_protein_is_its_classification_token(package):
+    package()
+    body = protein.load("antiberty")
+    expected = body.embeddings(input_ids=torch.tensor([[2]]))[0]
+    torch.testing.assert_close(body.prefix_tokens(), expected)
 
 
 @pytest.mark.skipif(

@@ -35,10 +35,10 @@ def images(*shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def made(body, x, embedder="patch", **settings):
+def made(body, x, name="patch", **settings):
     """Return a model for images, whose embedder has seen them."""
-    one = EMBEDDERS[embedder](resolution="input", **settings)
-    model = build(body, input_shape=tuple(x.shape[1:]), embedder=one).eval()
+    embedder = EMBEDDERS[name](resolution="input", **settings)
+    model = build(body, input_shape=tuple(x.shape[1:]), embedder=embedder).eval()
     model.embedder.fit([(x[:1], None), (x[1:], None)])
     return model
 
@@ -68,9 +68,7 @@ SWIN = SwinModel(SwinConfig(**STAGES, image_size=32, patch_size=4, window_size=2
 
 @torch.no_grad()
 @pytest.mark.parametrize(("saved", "size", "tokens"), [(DINO, 224, 256), (SWIN, 32, None)])
-def test_at_its_own_rule_an_image_has_the_features_that_transformers_gives(
-    tmp_path, saved, size, tokens
-):
+def test_an_image_of_another_size_has_its_body_s_features(tmp_path, saved, size, tokens):
     saved.save_pretrained(tmp_path)
     x = images(2, 3, size, size)
     model = made(auto.load(str(tmp_path)), x, max_tokens=tokens)
@@ -87,41 +85,51 @@ def test_inputs_that_are_no_pixels_are_taken_as_normalised(load_body):
     torch.testing.assert_close(made(body, x).embed(x).x, plain.embed(x).x, rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def test_pixel_statistics_are_those_of_the_checkpoint_or_refused(tmp_path):
+STATISTICS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function: what an embedder starts from, by the checkpoint's record of its pixels."""
     folder = save_tiny("vit", tmp_path)
 
-    def start(content):
-        (folder / "preprocessor_config.json").write_text(content)
+    def load(content):
+        (folder / "preprocessor_config.json").write_text(json.dumps(content))
         return auto.load(str(folder)).embedder_init()
 
-    said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    assert [start(json.dumps(said)).pixel_mean, start("{}").pixel_std] == [
-        (0.1, 0.2, 0.3),
-        (0.229, 0.224, 0.225),
-    ]
-    for wrong in ([0.5], [1, 1, 0]):
-        with pytest.raises(
-            DataError, match=r"preprocessor_config\.json: image_mean and image_std are not"
-        ):
-            start(json.dumps(said | {"image_std": wrong}))
+    return load
 
 
-def test_an_input_is_worth_as_many_patches_as_it_has_detail():
-    """For patches of 14 and 37 x 37 positions: at most 64 up to 64 x 64, and never fewer pixels than there are, if they fit."""
-    for shape, most in (
-        ((3, 64, 64), 8),
-        ((1, 8, 8), 8),
-        ((3, 1000, 1000), 37),
-        ((2, 16, 8, 8), 8),
-    ):
-        assert input_grid(
-            shape, patch=14, largest_grid=(37, 37), smallest_side=1, max_tokens=None
-        ) == (most, most)
+def test_pixel_statistics_are_those_of_the_checkpoint(start):
+    init = start(STATISTICS)
+    assert (init.pixel_mean, init.pixel_std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_pixel_statistics_are_imagenets_without_a_record(start):
+    init = start({})
+    assert (init.pixel_mean, init.pixel_std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("wrong", [[0.5], [1, 1, 0]], ids=str)
+def test_pixel_statistics_of_another_form_are_refused(start, wrong):
+    message = r"preprocessor_config\.json: image_mean and image_std are not"
+    with pytest.raises(DataError, match=message):
+        start(STATISTICS | {"image_std": wrong})
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [((3, 64, 64), 8), ((1, 8, 8), 8), ((3, 1000, 1000), 37), ((2, 16, 8, 8), 8)],
+    ids=str,
+)
+def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, side):
+    """For patches of 14 pixels and 37 x 37 positions: 64 up to 64 x 64, and more for more detail."""
+    grid = input_grid(shape, patch=14, largest_grid=(37, 37), smallest_side=1, max_tokens=None)
+    assert grid == (side, side)
 
 
 @torch.no_grad()
-def test_source_images_are_embedded_at_the_resolution_of_the_target(family):
+def test_source_images_have_the_resolution_of_the_target(family):
     """Of 2 x 2 pixels, each of which becomes a patch; the body's positions are of 4 x 4."""
     body, x = auto.load(str(family("vit"))), images(2, 3, 2, 2)
     body.source_resolution = "input"

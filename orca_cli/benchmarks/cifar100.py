@@ -22,7 +22,7 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import TaskData
 
 SIDE = 32
-# Of the training pixels in 0..1, red, green and blue.
+# Of the training pixels in 0..1: red, green, blue.
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 _CLASSES = 100
@@ -114,7 +114,7 @@ def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
 def _content(archive: Path, name: str) -> bytes:
     """Return the content of one file of the archive, read in memory: nothing is unpacked."""
     member_name = f"cifar-100-python/{name}"
-    # A web page in its place is called so, before it is called a damaged archive.
+    # Recognises a web page in the archive's place, which would count as damage below.
     first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
         for member in tar:

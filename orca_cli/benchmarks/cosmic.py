@@ -31,7 +31,7 @@ _FOLDERS = {"train": "npy_train", "test": "npy_test"}
 _DEPTH = 5  # npy_train, filter, proposal, visit, file
 _MAX_LIST_BYTES = 2**26  # 64 MiB
 _SAMPLED = 256  # stamps used for the statistics
-# Deviation of a normal distribution in units of its median absolute deviation.
+# A normal distribution's deviation in units of its median absolute deviation.
 _NORMAL = 1.4826
 
 
@@ -104,7 +104,7 @@ class Stamps(MapSamples):
         """
         path = self._root / self.stamps[index]
         stamp = read_stamp(path, self._form)
-        # In the record, so that the digest of a split says what the files held.
+        # Part of the record, so that the digest of a split covers what the files held.
         content = hashlib.sha256()
         for array in stamp:
             content.update(array.tobytes())
@@ -127,7 +127,7 @@ class Stamps(MapSamples):
         image = read_stamp(self._root / self.stamps[index], form).image
         share = 0.0
         if augment is not None or form.sky_at_test:
-            # Outside of optimizer steps the draw of a stamp is always the same.
+            # Outside optimizer steps a stamp always gets the same draw.
             generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
             share = float(generator.uniform(form.sky_low, form.sky_high))
         # float64: the sky is large beside what remains after the centre is gone.
@@ -166,7 +166,7 @@ def load(
     root = train_folder.parent
     stamps = list_stamps(root, "train", filter)
     test_stamps = list_stamps(root, "test", filter)
-    # The data have no validation split.
+    # The data come without a validation split.
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps
     if not train_on_validation:
@@ -316,7 +316,7 @@ def _held_out(
     order = numpy_generator(seed, "cosmic", "validation").permutation(len(names))
     wanted = fraction * len(stamps)
     chosen: set[PurePosixPath] = set()
-    # The last unit is left for training in any case.
+    # The last unit always stays in training.
     for number in order[:-1]:
         members = units[names[number]]
         distance = abs(len(chosen) - wanted)
@@ -335,7 +335,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
     """
     order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))
     known_pixels = []
-    # Up to 256 stamps, read in the order of the disk.
+    # A sample of 256 stamps, which are read in the order of their names.
     for row in np.sort(order[:_SAMPLED]):
         signals.check()
         stamp = read_stamp(root / stamps[row], form)
@@ -346,6 +346,6 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
     centre = float(np.median(pixels))
     deviations = np.abs(pixels - centre)
     spread = _NORMAL * float(np.median(deviations))
-    # The median is 0 if half of the pixels are equal, and the deviation if all are.
+    # The median is 0 if half of the pixels are equal; the deviation, only if all are.
     spread = spread or float(pixels.std()) or 1.0
     return replace(form, centre=centre, spread=spread)

@@ -52,7 +52,7 @@ class _Maps:
     pressure: np.ndarray  # [n, s, s] float32
 
 
-# Of training and test.
+# Of training and of test.
 FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")
 # Permeabilities.
 HIGH = 12.0
@@ -142,7 +142,7 @@ def _joined(learned: _Maps, validation: _Maps) -> _Maps:
 
 def _per_pixel(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and unbiased, positive deviation of maps [n, s, s], [s, s] float32 each."""
-    # In float64: in float32 the sums over 900 samples would be rounded.
+    # In float64, because float32 would round the sums over 900 samples.
     mean = maps.mean(axis=0, dtype=np.float64)
     std = maps.std(axis=0, dtype=np.float64, ddof=1) + _EPS
     return mean.astype(np.float32), std.astype(np.float32)
@@ -167,7 +167,7 @@ def _samples(maps: _Maps, mean: np.ndarray, std: np.ndarray) -> ArraySamples:
 
 def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: Reporter) -> Path:
     """Return the folder of all splits, which are generated unless the cache has them."""
-    # The data depend on the counts too: the cache has all samples of a split in one array.
+    # Counts are parameters as well, because the cache has one array for each split.
     count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
     return folder_of(
         cache_folder,
@@ -187,7 +187,7 @@ def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: 
 def _generated_maps(folder: Path, split: str) -> _Maps:
     """Return the maps of a split from the folder of generated ones."""
     is_high, pressure = load_arrays(folder, [f"{split}_high", f"{split}_u"])
-    # Stored as booleans, a quarter of the size of float32.
+    # The cache has booleans, a quarter of the size of float32.
     permeability = np.where(is_high, np.float32(HIGH), np.float32(LOW))
     return _Maps(permeability=permeability, pressure=pressure)
 
@@ -204,7 +204,7 @@ def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> N
             solutions = []
             for index in range(count):
                 signals.check()
-                # A generator for each sample: the first ones do not depend on how many there are.
+                # One generator per sample, so that a sample does not depend on their number.
                 generator = numpy_generator(data_seed, "darcy", split, index)
                 is_high = gaussian_field(size.nodes, generator) >= 0
                 pressure = solve(np.where(is_high, HIGH, LOW))
@@ -327,7 +327,7 @@ def solve(permeability: np.ndarray) -> np.ndarray:
         matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
     solution = factors.solve(np.ones(inner * inner))
-    u = np.zeros((nodes, nodes))  # and so on the border
+    u = np.zeros((nodes, nodes))  # the border stays 0
     u[1:-1, 1:-1] = solution.reshape(inner, inner)
     return u
 

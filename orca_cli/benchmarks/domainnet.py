@@ -58,7 +58,7 @@ def load(
     if shared:
         raise fault(f"'{min(shared)}' is in the training list too", test_list)
     hashes = content_hashes([folder / name for name in names], reporter)
-    # Contents are split, not files, so that files of one content are in one split.
+    # Contents are split rather than files, so that identical files share a split.
     first_rows, content = by_content(hashes)  # [u] of u contents, and [N] in 0..u-1
     learned, held_out = hold_out(
         classes[first_rows],
@@ -120,7 +120,7 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
     if not names:
         raise fault("the list is empty", where)
-    # Missing images are named now and not when they are needed.
+    # A missing image is an error now, not in the middle of training.
     folder = list_path.parent
     find(folder, "domainnet", names, str(folder))
     return names, np.array(labels, dtype=np.int64), tuple(class_names)
@@ -133,7 +133,7 @@ def _parse(line: str, number: int, where: str) -> tuple[str, int]:
     """
     # The label is the last word: the names of files may hold spaces.
     name, _, label = line.strip().rpartition(" ")
-    folders = PurePosixPath(name).parts  # and the file, the last of them
+    folders = PurePosixPath(name).parts  # the last one is the file
     is_outside = name.startswith("/") or ".." in folders
     if is_outside or not _UNSAFE_CHARACTERS.isdisjoint(name):
         raise UnsafeError(

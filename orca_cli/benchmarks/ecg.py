@@ -87,7 +87,7 @@ class Windows(ArraySamples):
             counts.append(len(row_starts))
         self._starts = np.concatenate(starts)  # [n], steps from the start of the record
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), counts)  # [n]
-        # [n]: fewer than a window has where the record ends within it.
+        # [n]: fewer than W where the record ends inside the window.
         steps_left = lengths[self._record_rows] - self._starts
         super().__init__(
             Ragged(self._window, steps_left, sample=(1, _WINDOW), dtype=np.float64),
@@ -98,7 +98,7 @@ class Windows(ArraySamples):
 
     def _window(self, index: int) -> np.ndarray:
         """Return the z-scored steps of a window up to the end of its record, [1, l]."""
-        # A slice of the mapped file: windows are not held, since they overlap by up to 97 %.
+        # Cut from the mapped file when asked for, because windows overlap by up to 97 %.
         row = int(self._record_rows[index])
         start = int(self._starts[index])
         steps = self._records.signal(row)[start : start + _WINDOW]
@@ -122,7 +122,7 @@ class Windows(ArraySamples):
         cut = json.dumps(self._cut, sort_keys=True)
         digest = hashlib.sha256(f"ecg {len(self)} {cut}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
-            # Of one width on every machine.
+            # In the same bytes on every machine.
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
             signal = self._records.signal(int(row))
@@ -178,8 +178,8 @@ def _split(classes: np.ndarray, name: str, seed: int) -> splits.Split:
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
-    # Published splits, so the generator is scikit-learn's and its seed is not ours: random_state=0
-    # gives the same records everywhere.
+    # These splits are published, so scikit-learn draws them with a fixed seed: random_state=0 gives
+    # the same records everywhere.
     if name == "sklearn":
         train, held_out = train_test_split(rows, test_size=0.2, random_state=0)
         validation, test = train_test_split(held_out, test_size=0.5, random_state=0)
@@ -212,7 +212,7 @@ def _unpack(file: Path, folder: Path) -> None:
     """Write the arrays of `Records`, each as NAME.npy; DataError for a file of another form."""
     where = str(file)
     stored, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
-    # It may hold no lists, or a record of lists of different lengths.
+    # An entry may not be a list, and a record may hold lists of different lengths.
     with damage(where, "pickle"):
         records = [np.asarray(record) for record in stored]
         # Python 2 pickled texts as bytes.

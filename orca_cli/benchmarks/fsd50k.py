@@ -46,14 +46,12 @@ _COLUMNS = ["files", "labels", "ext"]
 _MAX_TABLE_BYTES = 2**29
 _MAX_LABELS = 10_000
 _SAMPLED_FILES = 64  # whose content enters the digest of a split
-# Augmentation of a training sample: probabilities of masks and of background noise, the largest
-# share of noise in the mixture, the most masks, the largest shares of mels and of frames in one.
-_MASKING = 0.5
-_MIXING = 0.75
-_MOST_NOISE = 0.5
-_MAX_MASKS = 2
-_MASKED_MELS = 0.15
-_MASKED_FRAMES = 0.2
+_MASKING = 0.5  # probability of masks on a training sample
+_MIXING = 0.75  # probability of background noise on a training sample
+_MOST_NOISE = 0.5  # the largest share of background noise
+_MAX_MASKS = 2  # bands of mels, and as many stretches of frames
+_MASKED_MELS = 0.15  # the largest share of mels in a band
+_MASKED_FRAMES = 0.2  # the largest share of frames in a stretch
 _FROZEN_SEED = 0
 RATE = 22_050  # Hz
 MELS = 96
@@ -93,7 +91,7 @@ class Sounds:
         self._noise = noise
         self._redraw = redraw
         self._by_clip = split == "train"
-        # Of each chunk its file and clip [chunks], and the labels of the clips [clips, K].
+        # The file and the clip of each chunk, [chunks], and the labels of each clip, [clips, K].
         self._files, self._chunk_clips, self._labels = _read_manifest(folder, split, names)
         if self._by_clip:
             clips = np.arange(len(self._labels) + 1)
@@ -113,7 +111,7 @@ class Sounds:
         Chunks, masks and noise are drawn from `augment`.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        # Each sample's chunk, masks and noise are drawn from its generator; None draws nothing.
+        # A sample draws its chunk, masks and noise from its generator; without one, nothing.
         generators = [augment if self._noise else None for _ in indices]
         if self._noise and not self._redraw:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
@@ -314,7 +312,7 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
 
     first_bytes(path, str(path), AGAIN)
     with damage(str(path), ".wav file"), warnings.catch_warnings():
-        # Of chunks of the file that are not sound.
+        # About parts of the file that are not sound.
         warnings.simplefilter("ignore", wavfile.WavFileWarning)
         # Mapped: of a long file little is read, and one that is cut off is an error.
         rate, sound = wavfile.read(path, mmap=True)
@@ -387,7 +385,7 @@ def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     band has up to 15 % of the mels, a stretch up to 20 % of the frames.
     """
     masked = features.copy()
-    # The minimum of the sound before masks, which two masks share.
+    # One value for all masks: the minimum before the first one.
     lowest = features.min()
     num_mels, num_frames = features.shape
     num_masks = int(generator.integers(1, _MAX_MASKS + 1))

@@ -41,7 +41,7 @@ def load(
     without a training protein are allowed in the other splits. Truncated proteins (see
     one_hot.OverLength) keep their first residues and their sep.
     """
-    # The databases are beside each other, or in a folder as TAPE's archive has them.
+    # Databases lie in the folder itself, or below remote_homology/, as TAPE's archive has them.
     in_folder, in_archive = tape.FORMS
     splits = ("train", "valid", f"test_{test}")
     train_file, validation_file, test_file = find(

@@ -41,7 +41,7 @@ def load(
     train = _read_pieces(file, "traindata")
     validation = _read_pieces(file, "validdata")
     pieces = [*train, *validation]
-    # The longest piece may be a test piece; lengths are all that is learned from these.
+    # The longest piece may be a test piece; only the lengths of these are used.
     if length is None:
         pieces += _read_pieces(file, "testdata")
     longest = max(len(piece) for piece in pieces) - 1  # the last frame is a target only
@@ -84,7 +84,7 @@ def _read_pieces(file: Path, variable: str) -> list[np.ndarray]:
 
 def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
     """Return pieces as inputs and targets of L = `extent` frames, with padding marked by `mask`."""
-    # In bytes, since batches become float32 anyway; targets need a value for "none", NaN.
+    # Inputs are bytes until they are batched; targets are float32, because NaN means "none".
     x = np.zeros((len(pieces), _KEYS, extent), np.uint8)
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)

@@ -45,7 +45,7 @@ _CLOSE = VOCABULARY.index("]")
 
 
 def _median(values: Sequence[int]) -> int:
-    # Of an even number of values it can end in .5, which is cut off.
+    # The median of an even number of values can end in .5, which is cut off.
     return int(statistics.median(values))
 
 
@@ -67,8 +67,7 @@ _ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
 class _Size:
     """What a choice of task.size means."""
 
-    # Splits are in the order of generation, so that a larger training set leaves the others as they
-    # are.
+    # Splits are generated in this order, so that a larger training set does not change the others.
     counts: Mapping[str, int]
     grammar: Mapping[str, int]  # arguments of `expressions`
     file_length: int  # tokens of the input for files
@@ -198,7 +197,7 @@ def expressions(
         max_arity: the most arguments of an operator, 2 or more.
         min_length, max_length: tokens, closing brackets included.
     """
-    # An endless stream of uniform numbers, as floats of Python.
+    # Uniform numbers without end, as Python floats.
     generator = numpy_generator(seed, "listops")
     blocks = (generator.random(_DRAWS) for _ in itertools.count())
     uniform = itertools.chain.from_iterable(block.tolist() for block in blocks)
@@ -213,7 +212,7 @@ def expressions(
             if len(tokens) + depth - 1 > max_length:
                 raise OverflowError
             return digit
-        # The order of these draws decides the bits of a seed.
+        # Any other order of draws would give other expressions.
         operator = int(len(_OPERATORS) * next(uniform))
         arity = 2 + int((max_arity - 1) * next(uniform))
         tokens.append(_MIN + operator)
@@ -231,7 +230,7 @@ def expressions(
             value = draw_node(1)
         except OverflowError:
             continue  # too long: another one is drawn
-        # Digests take 32 bytes each where expressions take up to 2,000.
+        # A digest takes 32 bytes, an expression up to 2,000.
         digest = hashlib.sha256(tokens).digest()
         if len(tokens) >= min_length and digest not in digests:
             digests.add(digest)
@@ -293,7 +292,7 @@ def _rows(file: Path) -> Iterator[tuple[bytes, int]]:
 def _parse(source: bytes, where: str) -> bytes:
     """Return an expression as channels of VOCABULARY, without its parentheses."""
     symbols = source.translate(None, b"()").split()
-    # Parentheses alone are refused as they are: without them nothing would be left.
+    # A source of parentheses alone is refused: it has no symbols.
     for symbol in symbols or [source]:
         if symbol not in _CHANNELS:
             shown = symbol[:20].decode(errors="replace")

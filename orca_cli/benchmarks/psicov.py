@@ -33,11 +33,9 @@ from orca_cli.interfaces import Reporter, Scale, TaskData
 _CHANNELS = 57
 _RESIDUE_CHANNELS = 54  # two for each of 27 features of residues; the others are of pairs
 _PAD = 5  # positions on every side of a protein
-# Distances in Angstrom: beyond the first one they are a fault of the file; training targets are
-# clipped to the second one; shorter ones than the third are set to it.
-_FARTHEST = 500.0
-_CLIP_TRAIN = 16.0
-_NEAREST = 1.0
+_FARTHEST = 500.0  # Angstrom; a larger distance is a fault of the file
+_CLIP_TRAIN = 16.0  # Angstrom; larger distances are set to it in training targets
+_NEAREST = 1.0  # Angstrom; smaller distances are set to it
 _LARGEST = 100.0  # of the features' absolute values
 _MAX_BYTES = 2**28  # of one protein's file
 _MAX_LIST_BYTES = 2**24
@@ -123,7 +121,7 @@ class Proteins(MapSamples):
             count=len(proteins),
             shape=(_CHANNELS, form.window, form.window),
             files=[*self._features, *self._distances],
-            # Crops are not in the cache, so they do not change what is there.
+            # Without the crop: the cache has first windows, which do not depend on it.
             settings={
                 "window": form.window,
                 "clip": form.clip,
@@ -257,7 +255,7 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
     list_files = find(data_folder, "psicov", names, path, others=[names_in_archive])
     root = list_files[0].parent
     lists: dict[str, list[str]] = {}
-    files = []  # of all proteins, to be found at once
+    files = []  # of all proteins
     for collection, list_file in zip(_COLLECTIONS, list_files, strict=True):
         lists[collection] = _read_list(list_file)
         for protein in lists[collection]:

@@ -104,7 +104,7 @@ def _unpack(file: Path, normalize: str, folder: Path) -> None:
     for start in range(0, len(series), _BLOCK):
         signals.check()
         stretch = slice(start, start + _BLOCK)
-        # Silent about NaN, infinity and what is beyond float32: all of that is refused below.
+        # No warnings about NaN, infinity and overflow of float32, which are refused below.
         with np.errstate(all="ignore"):
             if normalize == "series":
                 x[stretch, 0] = _normalised(series[stretch])
@@ -121,6 +121,6 @@ def _normalised(series: np.ndarray) -> np.ndarray:
     mean = values.mean(axis=1, keepdims=True)
     deviation = values.std(axis=1, keepdims=True)
     largest = np.abs(values).max(axis=1, keepdims=True)
-    # Above 0 for a series of zeros too, which is then divided by it.
+    # The tiny number keeps a series of zeros from being divided by 0.
     smallest_deviation = _EPSILON * largest + np.finfo(np.float64).tiny
     return (values - mean) / np.maximum(deviation, smallest_deviation)

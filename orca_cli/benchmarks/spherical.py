@@ -77,7 +77,7 @@ def load(
     if origin == "file":
         file = _find_file(data_folder, path)
         make = partial(_unpack, file)
-        # Its content, not its place: a moved file is not unpacked again.
+        # Known by its content, so that a moved file is not unpacked again.
         parameters = {"sha256": storage.sha256_file(file)}
     else:
         cifar, class_names = _read_cifar(data_folder, origin, images)
@@ -177,7 +177,7 @@ def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path)
         with reporter.track(f"projecting {split}", len(images)) as advance:
             for chunk, start in enumerate(range(0, len(images), _CHUNK)):
                 signals.check()
-                # A generator for each chunk: no rotation depends on another.
+                # One generator per chunk, so that no rotation depends on another.
                 rotation = random_rotation(numpy_generator(seed, "spherical", split, chunk))
                 chunk_images = images[start : start + _CHUNK]
                 projections[start : start + _CHUNK] = project(chunk_images, rotation)
@@ -236,7 +236,7 @@ def positions(points: np.ndarray) -> np.ndarray:
     Positions are fractions of rows and columns, beyond 0..1 outside the image.
     """
     height = points[2] + 1  # above the plane, which touches the south pole
-    # By similar triangles: the ray's distance from the axis grows with the way down.
+    # By similar triangles: how much farther from the axis the ray is on the plane.
     stretch = 1 + height / (_ORIGIN - height)
     on_plane = points[:2] * stretch  # [2, *], where the ray meets the plane
     return (on_plane + _EXTENT) / (2 * _EXTENT)
@@ -251,7 +251,7 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     side = images.shape[-1]
     # More than a pixel beyond the image all is zero; the bound keeps far points from overflowing.
     points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
-    pixels = points.astype(np.int64)  # those that the points are in
+    pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
     sides = (3, 4)  # rows and columns of zeros before and after an image
     framed = np.pad(images, ((0, 0), (0, 0), sides, sides))
     n, num_channels = images.shape[:2]

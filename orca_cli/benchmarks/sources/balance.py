@@ -96,7 +96,7 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     counts[with_more[:missing]] += 1
     chosen = []
     for label, count in enumerate(counts):
-        # An order of its own for each class, whose beginning is drawn.
+        # Each class has a random order of its own, and gives its beginning.
         generator = seeding.numpy_generator(seed, "source", "draw", label)
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[:count])

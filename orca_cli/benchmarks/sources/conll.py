@@ -89,7 +89,7 @@ def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]
         if number in outside:
             pairs.append((texts[number], OUTSIDE))
         elif types:
-            # A generator for each sentence: its span does not depend on the others.
+            # One generator per sentence, so that its span does not depend on the others.
             generator = seeding.numpy_generator(seed, "source", "span", number)
             drawn = int(generator.integers(len(types)))
             pairs.append((texts[number], types[drawn]))

@@ -34,11 +34,9 @@ PACKAGES = (
     "xml",
 )
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
-# Texts have at least the first number of words, at most the second, and paragraphs are added until
-# they have the third.
-_FEWEST_WORDS = 5
-_MOST_WORDS = 60
-_ENOUGH_WORDS = 30
+_FEWEST_WORDS = 5  # shorter texts are left out
+_MOST_WORDS = 60  # longer texts are cut
+_ENOUGH_WORDS = 30  # paragraphs are added until a text has this many
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -69,7 +67,7 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
                     pairs.append((" ".join(words[:_MOST_WORDS]), PACKAGES[label]))
         return drawn_texts(unambiguous(pairs), size, seed, where=str(folder))
 
-    # All contents, not the texts: parsing takes seconds, and reading the files does not.
+    # Of the files, not of the texts: parsing takes seconds, reading does not.
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, files, digests, sys.version)
     return SourceData("text", facts_digest("stdlib_docs", *facts), read)

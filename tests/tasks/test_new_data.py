@@ -94,8 +94,9 @@ def test_arrays_that_do_not_fit_and_records_that_are_not_trusted(tmp_path, build
     path = tmp_path / "run" / "preprocessing.json"
     record = storage.read_checked_json(path)
     for change, error, message in (
-        ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is outside"),
-        ({"target": "orca_cli.data.targets.TargetForm"}, DataError, "does not accept this record"),
+        ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is not allowed"),
+        ({"target": "orca_cli.data.targets.TargetForm"}, UnsafeError, "TargetForm' is not allowed"),
+        ({"target": "orca_cli.data.images.reader.ImagePreprocessing"}, DataError, "not accept"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
     ):
         storage.write_checked_json(path, record | change)

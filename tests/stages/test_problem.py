@@ -283,6 +283,12 @@ def test_a_default_draw_of_otdd_has_256_points_of_all_classes():
     assert compared.size == 256
 
 
+@pytest.mark.parametrize(("labels", "classes"), [(True, 8), (False, 0)])
+def test_a_sample_of_otdd_has_128_points_of_8_classes(labels, classes):
+    metric = OTDD(labels=labels)
+    assert (metric.sample_size, metric.sample_classes) == (128, classes)
+
+
 class Large:
     """A model whose inputs are said to have so many numbers; every sample is four tokens."""
 

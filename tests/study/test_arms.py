@@ -38,7 +38,7 @@ def orders(words, monkeypatch, steps):
     monkeypatch.setattr(
         optimizer_steps,
         "train_step",
-        lambda *args, **_: taken.append(tuple(args[5])) or (0.0, None),
+        lambda *_, indices, **settings: taken.append(tuple(indices)) or (0.0, None),
     )
     with compose.session() as session:
         jobs = session.expand(words).jobs

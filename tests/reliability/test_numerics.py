@@ -141,14 +141,15 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
     )
     calls = Counter()
 
-    def is_now(in_a_step):
+    def is_now(in_a_step, before=0):
         calls["all"] += torch.is_grad_enabled()
-        now = torch.is_grad_enabled() and calls["all"] == in_a_step * step + place + 1
+        number = before + in_a_step * step + place + 1
+        now = torch.is_grad_enabled() and calls["all"] == number
         calls["fault"] += now
         return now
 
     def faulty_loss(self, outputs, targets):
-        now = is_now(1)
+        now = is_now(1, before=1)  # a call before training checks that it is a loss
         if now and what == "gradient":
             outputs.register_hook(lambda gradient: gradient * value)
         return loss(self, outputs, targets) * (value if now and what == "loss" else 1.0)

@@ -77,6 +77,9 @@ def run(
     with compose.session(None if config_dir is None else Path(config_dir)) as session:
         job = session.compose(list(overrides))
     outcome = experiment.run(job, force=force)
-    if check and outcome.failure is not None:
-        raise outcome.failure.error from outcome.failure.cause
-    return outcome
+    failure = outcome.failure
+    if not check or failure is None:
+        return outcome
+    if failure.cause is failure.error:
+        raise failure.error
+    raise failure.error from failure.cause

@@ -107,7 +107,9 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     # With a blank line at the end, which ends the last sentence.
     text = read_text(path, _MAX_BYTES, AGAIN) + "\n"
     for number, line in enumerate(text.split("\n"), start=1):
-        columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
+        columns = line.split()
+        if "\t" in line:
+            columns = [column.strip() for column in line.split("\t")]
         if not columns or columns[0] in ("", "-DOCSTART-"):
             if words:  # else several blank lines follow each other
                 yield words, tags

@@ -30,8 +30,12 @@ def digest(sources: Path = SOURCES) -> str:
     return total.hexdigest()
 
 
+@functools.cache
 def record() -> dict[str, Any]:
-    """Return what a run records of the program, JSON-able."""
+    """Return what a run records of the program, JSON-able.
+
+    It is read once in a process: a checkout that moves on while a run lasts is not its program.
+    """
     return {"version": __version__, "commit": commit(SOURCES.parent), "sha256": digest()}
 
 

@@ -97,3 +97,9 @@ def test_the_record_is_of_this_program():
     assert record["version"] == orca_cli.__version__
     assert record["sha256"] == program.digest()
     assert len(record["sha256"]) == 64
+
+
+def test_a_checkout_that_moves_on_is_not_the_program_of_a_run(monkeypatch):
+    before = dict(program.record())
+    monkeypatch.setattr(program, "commit", lambda checkout: "0" * 40)
+    assert program.record() == before

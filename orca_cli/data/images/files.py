@@ -152,9 +152,9 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
 def _in_8_bits(image: Any, path: Path) -> Any:
     """Return an image of Pillow with 16-bit grey cut to 8 bits; DataError for more bits."""
     if image.mode in ("I", "F"):
-        what = f"has pixels of mode {image.mode}, of more than 16 bits"
+        message = f"has pixels of mode {image.mode}, of more than 16 bits"
         hint = "store 8 or 16 bits, or use task=arrays"
-        raise DataError(what, where=str(path), hint=hint)
+        raise DataError(message, where=str(path), hint=hint)
     if not image.mode.startswith("I;16"):
         return image
     image_module, _ = pillow()
@@ -177,11 +177,11 @@ def _opened(path: Path) -> Iterator[Any]:
         hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything for damaged images
-        what = f"cannot be decoded ({error or type(error).__name__})"
+        message = f"cannot be decoded ({error or type(error).__name__})"
         if isinstance(error, image_module.UnidentifiedImageError):
-            what = "is not a readable image"
+            message = "is not a readable image"
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
-        raise DataError(what, where=where, hint=hint) from error
+        raise DataError(message, where=where, hint=hint) from error
 
 
 def pillow() -> tuple[Any, Any]:

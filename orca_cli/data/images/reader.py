@@ -68,7 +68,7 @@ class ImagePreprocessing:
 
     view: View
     targets: TargetForm
-    from_folders: bool = True  # whether the names of folders are the classes
+    from_folders: bool  # whether the names of folders are the classes
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -96,9 +96,7 @@ class ImagePreprocessing:
         names = [image.relative_to(path).as_posix() for image in paths]
         new = _new_data(paths, str(path), names)
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
-        # Older records, without `from_folders`, may be of the numbers of a table.
-        has_classes = self.from_folders and self.targets.kind == "classes"
-        if not has_classes or len(labels) < len(paths):
+        if not self.from_folders or len(labels) < len(paths):
             return new
         if set(labels).isdisjoint(self.targets.names):
             return new
@@ -244,8 +242,8 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
         return {"train": inside}
     if len(splits) < len(inside):
         shown = listed(entry.name for entry in inside)
-        what = f"holds other folders than one for each split: {shown}"
-        raise DataError(what, where=str(folder), hint=_HINT)
+        message = f"holds other folders than one for each split: {shown}"
+        raise DataError(message, where=str(folder), hint=_HINT)
     return splits
 
 

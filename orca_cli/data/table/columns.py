@@ -20,12 +20,14 @@ from orca_cli.data.own_data import (
     refuse_entry,
     refuse_rows,
 )
+from orca_cli.data.table.settings import TableSettings
 from orca_cli.data.targets import check_finite
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
 Columns = Mapping[str, np.ndarray]  # of a table [n], by name
+_Remarks = defaultdict[str, list[str]]  # what was done -> the columns that it was done to
 OTHER = "(other)"
 MISSING = "(missing)"
 _SHOWN = 5  # columns named in a note
@@ -103,18 +105,18 @@ class Numeric:
 
         DataError for text that is not a number.
         """
-        place = f"{where}[{self.name}]"
+        origin = f"{where}[{self.name}]"
         numbers = as_numbers(entries, self.decimal or decimal, self.truths)
         refuse_entry(
             wrong=numbers.is_wrong,
             values=entries,
             what="is not a number, but all training rows are",
-            where=place,
+            where=origin,
             hint="correct it, or leave the column out with task.ignore=",
         )
         is_missing_number = np.isnan(numbers.values)
         scaled = (np.where(is_missing_number, self.fill, numbers.values) - self.mean) / self.std
-        check_finite(scaled, place)
+        check_finite(scaled, origin)
         features = [scaled, is_missing_number] if self.flagged else [scaled]
         return Encoded(np.stack(features, axis=1).astype(np.float32), is_missing_number)
 
@@ -146,13 +148,16 @@ class Categorical:
             self._refuse_times(entries, f"{where}[{self.name}]")
             texts = self._spelt(entries)
         codes_by_text = {category: code for code, category in enumerate(self.categories)}
-        other = codes_by_text.get(OTHER, -1)
-        missing = codes_by_text.get(MISSING, other)
+        other_code = codes_by_text.get(OTHER, -1)
+        missing_code = codes_by_text.get(MISSING, other_code)
         codes = np.empty(len(entries), np.int64)
         for row, text in enumerate(texts):
-            codes[row] = missing if is_missing(text) else codes_by_text.get(text, other)
+            if is_missing(text):
+                codes[row] = missing_code
+            else:
+                codes[row] = codes_by_text.get(text, other_code)
         features = (codes[:, None] == np.arange(self.size)).astype(np.float32)
-        return Encoded(features, codes == other)
+        return Encoded(features, codes == other_code)
 
     def _spelt(self, numbers: np.ndarray) -> list[str]:
         """Return numbers as text, 0 and 1 as training spells false and true."""
@@ -170,22 +175,11 @@ class Categorical:
         dates = [category for category in self.categories if _DATE.match(category)]
         if not dates or np.isnan(numbers.astype(np.float64)).all():
             return
-        what = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
-        raise DataError(what, where=where, hint="store it as text, as in training")
+        message = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
+        raise DataError(message, where=where, hint="store it as text, as in training")
 
 
 Column = Numeric | Categorical
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnSettings:
-    """The settings that say how columns become features."""
-
-    decimal: str  # mark in numbers that are text
-    normalize: bool  # whether numbers are scaled; they are filled in any case
-    max_categories: int
-    indicator: bool  # whether columns that lack numbers in training get a feature that says where
-    declared: Sequence[str] = ()  # columns that a setting names, which are not left out as names
 
 
 @dataclass(frozen=True)
@@ -202,21 +196,8 @@ class _TrainingColumn:
         return self.entries[~self.numbers.is_empty].astype(str)
 
 
-class _Remarks:
-    """What was done to columns, in the order in which it first happened."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, remark: str, column: str) -> None:
-        self._columns[remark].append(column)
-
-    def notes(self) -> list[str]:
-        return [f"{remark}: {listed(names, _SHOWN)}" for remark, names in self._columns.items()]
-
-
 def fit_columns(
-    columns: Columns, rows: np.ndarray, where: str, settings: ColumnSettings
+    columns: Columns, rows: np.ndarray, where: str, settings: TableSettings
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, and notes on what was filled or left out.
 
@@ -227,25 +208,25 @@ def fit_columns(
     infinite.
     """
     fitted: list[Column] = []
-    remarks = _Remarks()
+    remarks: _Remarks = defaultdict(list)
     for name, entries in columns.items():
         numbers = as_numbers(entries[rows], settings.decimal)
         column = _TrainingColumn(name, entries[rows], numbers)
-        is_declared = name in settings.declared
+        is_named = name in (settings.features or ())
         if numbers.is_empty.all():
-            remarks.add(_EMPTY, name)
+            remarks[_EMPTY].append(name)
         elif not numbers.is_wrong.any():
             fitted.append(_fit_numbers(column, f"{where}[{name}]", settings, remarks))
-        elif not is_declared and has_own_texts(column.entries, settings.decimal):
+        elif not is_named and has_own_texts(column.entries, settings.decimal):
             count = len(np.unique(column.texts))
-            remarks.add(_LEFT_OUT, f"{name} ({count} texts in {len(rows)} training rows)")
+            remarks[_LEFT_OUT].append(f"{name} ({count} texts in {len(rows)} training rows)")
         else:
             fitted.append(_fit_texts(column, settings, remarks))
-    notes = remarks.notes()
+    notes = [f"{remark}: {listed(names, _SHOWN)}" for remark, names in remarks.items()]
     if not fitted:
-        what = f"no column is left to learn from: {'; '.join(notes)}"
+        message = f"no column is left to learn from: {'; '.join(notes)}"
         hint = "check task.features and task.ignore; task.sequence reads a text symbol by symbol"
-        raise DataError(what, where=where, hint=hint)
+        raise DataError(message, where=where, hint=hint)
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
     summary = (
@@ -256,7 +237,7 @@ def fit_columns(
 
 
 def _fit_numbers(
-    column: _TrainingColumn, where: str, settings: ColumnSettings, remarks: _Remarks
+    column: _TrainingColumn, where: str, settings: TableSettings, remarks: _Remarks
 ) -> Numeric:
     is_empty = column.numbers.is_empty
     known = column.numbers.values[~is_empty]
@@ -268,22 +249,22 @@ def _fit_numbers(
     if not settings.normalize or std <= _MAX_ROUNDING * abs(mean):
         std = 1.0
     if is_empty.any():
-        flagged = ", flagged by one more feature each" if settings.indicator else ""
+        flagged = ", flagged by one more feature each" if settings.gap_indicator else ""
         remark = f"{_FILLED}{flagged}, in training rows"
-        remarks.add(remark, f"{column.name} ({int(is_empty.sum())})")
+        remarks[remark].append(f"{column.name} ({int(is_empty.sum())})")
     if (known == known[0]).all():
-        remarks.add(_CONSTANT, column.name)
+        remarks[_CONSTANT].append(column.name)
     return Numeric(
         name=column.name,
         fill=mean,
         mean=mean if settings.normalize else 0.0,
         std=std,
-        flagged=settings.indicator and bool(is_empty.any()),
+        flagged=settings.gap_indicator and bool(is_empty.any()),
         truths=bool(np.isin(known, (0, 1)).all()),
     )
 
 
-def _fit_texts(column: _TrainingColumn, settings: ColumnSettings, remarks: _Remarks) -> Categorical:
+def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
     texts, counts = np.unique(column.texts, return_counts=True)
     frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
     categories = [str(text) for text in np.sort(texts[frequent])]
@@ -295,7 +276,7 @@ def _fit_texts(column: _TrainingColumn, settings: ColumnSettings, remarks: _Rema
     # Numbers with another decimal mark, or numbers among text: perhaps meant as numbers.
     if _are_like_numbers(wrong) or len(wrong) < len(column.texts):
         shown = f"'{wrong[0]}'; {len(wrong)} of {len(column.entries)} training rows"
-        remarks.add(_MIXED, f"{column.name} ({shown})")
+        remarks[_MIXED].append(f"{column.name} ({shown})")
     return Categorical(column.name, tuple(categories))
 
 
@@ -410,27 +391,25 @@ def raw_targets(
     DataError for entries that are not of the kind, and for missing ones unless they may be
     `missing`, as labels and values may.
     """
+    origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
-        place = f"{where}[{names[0]}]"
-        return RawTargets(_class_labels(columns[names[0]], place, are_texts), place)
+        return RawTargets(_class_labels(columns[names[0]], origins[0], are_texts), origins[0])
     outputs = []
-    for name in names:
-        place = f"{where}[{name}]"
+    for name, origin in zip(names, origins, strict=True):
         entries = columns[name]
         if kind == "values":
             numbers = as_numbers(entries, decimal)
-            what = "is not a number"
+            fault = "is not a number"
         else:
             numbers = _bits(entries)
-            what = "is neither 0 nor 1"
+            fault = "is neither 0 nor 1"
         refuse_entry(
-            wrong=numbers.is_wrong, values=entries, what=what, where=place, hint=_NO_NUMBER
+            wrong=numbers.is_wrong, values=entries, what=fault, where=origin, hint=_NO_NUMBER
         )
         if not missing:
-            refuse_rows(np.isnan(numbers.values), "target", place, _ALLOW)
+            refuse_rows(np.isnan(numbers.values), "target", origin, _ALLOW)
         outputs.append(numbers.values)
-    origin = f"{where}[{names[0]}]" if len(names) == 1 else where
-    return RawTargets(np.stack(outputs, axis=1), origin)
+    return RawTargets(np.stack(outputs, axis=1), origins[0] if len(names) == 1 else where)
 
 
 def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarray:

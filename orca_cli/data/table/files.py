@@ -195,20 +195,20 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
                 if fields:
                     yield reader.line_num, fields
     except csv.Error as error:
-        what = f"is not a table: {error} at line {reader.line_num}"
-        raise DataError(what, where=str(path), hint="check its quotes") from error
+        message = f"is not a table: {error} at line {reader.line_num}"
+        raise DataError(message, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
-        what = f"is not text in {encoding.removesuffix('-sig')}"
+        message = f"is not text in {encoding.removesuffix('-sig')}"
         hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
-        raise DataError(what, where=str(path), hint=hint) from error
+        raise DataError(message, where=str(path), hint=hint) from error
     except TypeError as error:
-        what = f"{delimiter!r} is not a delimiter"
+        message = f"{delimiter!r} is not a delimiter"
         hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(what, where="task.delimiter", hint=hint) from error
+        raise ConfigError(message, where="task.delimiter", hint=hint) from error
     except (LookupError, ValueError) as error:
-        what = f"{encoding!r} is not an encoding"
+        message = f"{encoding!r} is not an encoding"
         hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(what, where="task.encoding", hint=hint) from error
+        raise ConfigError(message, where="task.encoding", hint=hint) from error
 
 
 def _parquet() -> Any:

@@ -137,11 +137,11 @@ class Symbols:
 
         DataError where one is empty, or the column holds numbers.
         """
-        place = f"{where}[{self.name}]"
+        origin = f"{where}[{self.name}]"
         if texts.dtype.kind != "O":
             hint = "a sequence has one symbol a character"
-            raise DataError("holds numbers, not text", where=place, hint=hint)
-        refuse_rows(texts == "", "sequence", place, "remove these rows")
+            raise DataError("holds numbers, not text", where=origin, hint=hint)
+        refuse_rows(texts == "", "sequence", origin, "remove these rows")
         symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
         return Ragged(
             row=lambda i: _code_points(texts[i]) == symbols,
@@ -323,13 +323,13 @@ class TablePreprocessing:
         if not training:
             for column in self.columns:
                 encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
-                what = f"without a number in '{column.name}': the training mean stands there"
+                remark = f"without a number in '{column.name}': the training mean stands there"
                 if isinstance(column, Categorical):
-                    what = f"with a text in '{column.name}' that has no category of its own"
-                counts[what] = len(np.unique(rows.sample[encoded.is_replaced]))
+                    remark = f"with a text in '{column.name}' that has no category of its own"
+                counts[remark] = len(np.unique(rows.sample[encoded.is_replaced]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
-        return {what: count for what, count in counts.items() if count}
+        return {remark: count for remark, count in counts.items() if count}
 
     def encoded_targets(self, rows: Rows) -> np.ndarray:
         """Return the targets of samples as Batch.y.
@@ -388,8 +388,8 @@ class TablePreprocessing:
         if isinstance(frame.columns, pd.RangeIndex):
             if frame.shape[1] != len(names):
                 columns = counted(frame.shape[1], "column")
-                what = f"has {columns}, the model takes {len(names)}"
-                raise DataError(what, where=where, hint=in_order)
+                message = f"has {columns}, the model takes {len(names)}"
+                raise DataError(message, where=where, hint=in_order)
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
         check_columns(names, list(frame.columns), where, "the table")

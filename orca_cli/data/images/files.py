@@ -1,4 +1,4 @@
-"""One split of a task whose images lie in files: decoded batch by batch, and known by their content.
+"""One split of a task whose images lie in files: decoded in batches, known by their content.
 
 Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An
 image is rotated upright by its EXIF orientation, transparent areas become white, and 16-bit grey is
@@ -114,7 +114,10 @@ class FileSamples:
 
 
 def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
-    """Return the images of files as [B, C, side, side] uint8; decoded in parallel, in this order."""
+    """Return the images of files as [B, C, side, side] uint8.
+
+    Decoded in parallel, in this order.
+    """
     num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
     with ThreadPoolExecutor(num_threads) as pool:
         images = pool.map(lambda path: decode(path, side, channels, crop), paths)

@@ -125,11 +125,11 @@ def _new_data(paths: list[Path], where: str, names: list[str]) -> NewData:
 
 def _folder_of_split(folder: Path, split: str) -> Path:
     """Return the folder of a split in a folder; DataError where it does not exist."""
-    inside = {entry.name.lower(): entry for entry in _folders(folder)}
+    folders = {entry.name.lower(): entry for entry in _folders(folder)}
     for name in PART_NAMES[split]:
-        if name in inside:
-            return inside[name]
-    hint = f"it holds {listed(inside) or 'no folders'}"
+        if name in folders:
+            return folders[name]
+    hint = f"it holds {listed(folders) or 'no folders'}"
     raise DataError(f"has no folder of the {split} split", where=str(folder), hint=hint)
 
 
@@ -145,6 +145,7 @@ def load(
     """
     images = _open(settings, data_folder)
     survey = _survey(images.paths, cache_folder, reporter)
+    _refuse_shared(images, survey.hashes)
     return assemble(
         "images",
         reporter,
@@ -231,17 +232,17 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 
     DataError where there are other folders than those of splits.
     """
-    inside = _folders(folder)
+    folders = _folders(folder)
     splits = {}
     for split, names in PART_NAMES.items():
-        for entry in inside:
+        for entry in folders:
             # A folder `train` that itself holds images is a class: the vehicle.
             if entry.name.lower() in names and _folders(entry):
                 splits[split] = _folders(entry)
     if "train" not in splits:
-        return {"train": inside}
-    if len(splits) < len(inside):
-        shown = listed(entry.name for entry in inside)
+        return {"train": folders}
+    if len(splits) < len(folders):
+        shown = listed(entry.name for entry in folders)
         message = f"holds other folders than one for each split: {shown}"
         raise DataError(message, where=str(folder), hint=_HINT)
     return splits
@@ -364,21 +365,21 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
     return _Survey(hashes, np.array([max(sizes[content]) for content in hashes]))
 
 
-def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
-    """Return the training images; DataError where an image of these contents is in two splits."""
-    first_row: dict[str, int] = {}  # content -> row
+def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
+    """Raise DataError where images of two splits have the same content."""
+    name_of: dict[str, str] = {}  # content -> the image that has it
     split_of: dict[str, str] = {}
     for split, rows in images.rows.items():
         for row in rows:
             content = hashes[row]
-            first_row.setdefault(content, row)
+            name = name_of.setdefault(content, images.names[row])
             if split_of.setdefault(content, split) != split:
-                name = images.names[first_row[content]]
-                raise DataError(
-                    f"the same image as '{name}', which is in another split",
-                    where=str(images.paths[row]),
-                    hint="delete one of the two",
-                )
+                message = f"the same image as '{name}', which is in another split"
+                where = str(images.paths[row])
+                raise DataError(message, where=where, hint="delete one of the two")
+
+
+def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
     classes = plain_labels(images.y, images.where) if images.kind == "classes" else None
     return Pool(
         unit="images",
@@ -392,13 +393,13 @@ def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
 
 
 def _fit(
-    images: _Images, survey: _Survey, settings: ImageSettings, rows: dict[str, np.ndarray]
+    images: _Images, survey: _Survey, settings: ImageSettings, drawn: dict[str, np.ndarray]
 ) -> Fitted:
     """Learn from the training images how all become samples; see `assemble`.
 
-    Without a size, that of the inputs is that of the largest training image.
+    Without a size, inputs are as large as the largest training image.
     """
-    rows = images.rows | rows
+    rows = images.rows | drawn
     train = rows["train"]
     largest = int(survey.longest_sides[train].max())
     plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))

@@ -31,7 +31,7 @@ _Remarks = defaultdict[str, list[str]]  # what was done -> the columns that it w
 OTHER = "(other)"
 MISSING = "(missing)"
 _SHOWN = 5  # columns named in a note
-_MAX_ROUNDING = 1e-12
+_MAX_ROUNDING = 1e-12  # of a mean; a deviation as small as that is not variation in the data
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
@@ -82,9 +82,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, of which `mean` is subtracted before they are divided by `std`.
+    """A column of numbers: missing ones become `fill`, the training mean.
 
-    Missing numbers become `fill`, the training mean, before that.
+    Then `mean` is subtracted, and `std` divided by.
     """
 
     name: str
@@ -240,19 +240,19 @@ def _fit_numbers(
     column: _TrainingColumn, where: str, settings: TableSettings, remarks: _Remarks
 ) -> Numeric:
     is_empty = column.numbers.is_empty
-    known = column.numbers.values[~is_empty]
-    check_finite(known, where)
+    numbers = column.numbers.values[~is_empty]
+    check_finite(numbers, where)
     # So that the squares of small numbers do not vanish.
-    largest = float(np.abs(known).max()) or 1.0
-    mean = float((known / largest).mean()) * largest
-    std = float((known / largest).std()) * largest
+    largest = float(np.abs(numbers).max()) or 1.0
+    mean = float((numbers / largest).mean()) * largest
+    std = float((numbers / largest).std()) * largest
     if not settings.normalize or std <= _MAX_ROUNDING * abs(mean):
         std = 1.0
     if is_empty.any():
         flagged = ", flagged by one more feature each" if settings.gap_indicator else ""
         remark = f"{_FILLED}{flagged}, in training rows"
         remarks[remark].append(f"{column.name} ({int(is_empty.sum())})")
-    if (known == known[0]).all():
+    if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
     return Numeric(
         name=column.name,
@@ -260,7 +260,7 @@ def _fit_numbers(
         mean=mean if settings.normalize else 0.0,
         std=std,
         flagged=settings.gap_indicator and bool(is_empty.any()),
-        truths=bool(np.isin(known, (0, 1)).all()),
+        truths=bool(np.isin(numbers, (0, 1)).all()),
     )
 
 

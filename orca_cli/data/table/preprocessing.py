@@ -219,15 +219,15 @@ class TablePreprocessing:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns that samples are made of, in order; those of id and time are last."""
+        """Names of the columns that samples are made of, in order; id and time come last."""
         if self.symbols is not None:
             return (self.symbols.name,)
-        names = [column.name for column in self.columns]
-        if self.series is not None:
-            names.append(self.series.id)
-            if self.series.time is not None:
-                names.append(self.series.time)
-        return tuple(names)
+        names = tuple(column.name for column in self.columns)
+        if self.series is None:
+            return names
+        if self.series.time is None:
+            return (*names, self.series.id)
+        return (*names, self.series.id, self.series.time)
 
     def rows(self, columns: Columns, where: str) -> Rows:
         """Return which rows make up the samples.
@@ -237,8 +237,6 @@ class TablePreprocessing:
         Raises:
             DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
         """
-        import pandas as pd
-
         if self.series is None:
             rows = np.arange(len(next(iter(columns.values()))))
             return Rows(
@@ -249,6 +247,8 @@ class TablePreprocessing:
                 starts=np.arange(len(rows) + 1),
                 names=rows,
             )
+        import pandas as pd
+
         ids = columns[self.series.id].astype(str)
         hint = "fill them in, or remove these rows"
         refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)

@@ -128,10 +128,9 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
 def _columns(settings: TableSettings, table: Table) -> _Columns:
     """Return what the columns of the training file are for; ConfigError where no input is left."""
     columns_by_setting = settings.named_columns
-    _check_named(columns_by_setting, table)
-    taken = set().union(*columns_by_setting.values())
-    marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in taken else []
-    free = [name for name in table.columns if name not in taken and name not in marks]
+    setting_of = _setting_of(columns_by_setting, table)
+    marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
+    free = [name for name in table.columns if name not in (*setting_of, *marks)]
     inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free
     if not inputs:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
@@ -146,8 +145,11 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
     )
 
 
-def _check_named(columns_by_setting: Mapping[str, list[str]], table: Table) -> None:
-    """Raise DataError for a column that does not exist, ConfigError for one that is named twice."""
+def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> dict[str, str]:
+    """Return the setting that names each column.
+
+    DataError for a column that does not exist, ConfigError for one that is named twice.
+    """
     setting_of: dict[str, str] = {}
     for setting, names in columns_by_setting.items():
         check_columns(names, table.columns, key=f"task.{setting}", where=table.path.name)
@@ -157,6 +159,7 @@ def _check_named(columns_by_setting: Mapping[str, list[str]], table: Table) -> N
                 hint = "a column has one role: remove one of them"
                 raise ConfigError(message, where=f"task.{setting}", hint=hint)
             setting_of[name] = setting
+    return setting_of
 
 
 def _unfitted(settings: TableSettings) -> TablePreprocessing:

@@ -130,7 +130,8 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
     columns_by_setting = settings.named_columns
     setting_of = _setting_of(columns_by_setting, table)
     marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
-    free = [name for name in table.columns if name not in (*setting_of, *marks)]
+    taken = {*setting_of, *marks}
+    free = [name for name in table.columns if name not in taken]
     inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free
     if not inputs:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"

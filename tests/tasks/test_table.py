@@ -411,7 +411,7 @@ def test_several_numbers_are_values(read):
 
 
 def with_missing_targets():
-    """Return a table with numbers to be predicted, with a decimal comma; every seventh is missing."""
+    """Return a table whose target has a decimal comma; every seventh is missing."""
     return frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
 
 

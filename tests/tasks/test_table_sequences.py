@@ -1,4 +1,4 @@
-"""Sequences in tables: rows with one id are a series, sorted by time; a column of symbols is one-hot over its alphabet."""
+"""Sequences in tables: rows of one id as a series, sorted by time; texts as one-hot symbols."""
 
 import numpy as np
 import pandas as pd

@@ -233,6 +233,15 @@ def test_images_may_be_grey_and_cropped(pets, build):
     assert every(task.validation).x.shape == (5, 1, 14, 14)
 
 
+@pytest.mark.parametrize("augmentation", [{"flip": True}, {"padding": 2}])
+def test_only_optimizer_steps_see_augmented_images(pets, build, augmentation):
+    plain = every(build("images", path="pets", normalize="none").train).x
+    samples = build("images", path="pets", normalize="none", **augmentation).train
+    assert every(samples).x.equal(plain)
+    rows = np.arange(len(samples))
+    assert not samples.batch(rows, np.random.default_rng(0)).x.equal(plain)
+
+
 @pytest.fixture
 def split_pets(tmp_path, pets):
     """Return a folder with the images of each class in given splits: 8, 2 and 2."""

@@ -404,6 +404,21 @@ def test_bad_columns_of_splits_are_refused(read, marks, settings, message):
         read(frame().assign(split=marks), **settings)
 
 
+def test_a_split_has_marks_or_a_file(read, tmp_path):
+    frame(20, 100).to_csv(tmp_path / "test.csv", index=False)
+    message = r"task\.test: the column 'split' marks rows of it too; leave out the file"
+    with refused(message, ConfigError):
+        read(frame().assign(split=MARKS), test="test.csv")
+
+
+def test_text_may_spell_the_0_and_1_of_training(read):
+    table = frame().assign(bit=np.arange(N) // 2 % 2)
+    preprocessing = read(table, features=["bit"], normalize=False).preprocessing
+    new = preprocessing.given({"bit": ["yes", "False", "1", "TRUE", "no"]})
+    x, _ = in_parts(preprocessing, new)
+    assert x[:, 0, 0].tolist() == [1, 0, 1, 1, 0]
+
+
 def test_several_numbers_are_values(read):
     table = frame().assign(b=np.arange(N) * 37 % 59 * 1e3)
     task = read(table, target=None, targets=["weight", "b"], features=["row"])

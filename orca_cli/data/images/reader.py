@@ -98,7 +98,7 @@ class ImagePreprocessing:
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         if not self.from_folders or len(labels) < len(paths):
             return new
-        if set(labels).isdisjoint(self.targets.names):
+        if set(labels).isdisjoint(self.targets.names):  # none is a class
             return new
         return replace(new, targets=lambda: self.targets.encode(np.array(labels), str(path)))
 
@@ -304,6 +304,7 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
     The ending may be missing where it is clear. DataError for a text that does not name an image.
     """
     images = [path.relative_to(folder) for path in paths]
+    # Images that differ in nothing but their ending need it.
     counts = Counter(image.with_suffix("") for image in images)
     image_of = {}
     for image in images:

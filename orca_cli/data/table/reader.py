@@ -99,6 +99,7 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     for split, path in file_paths(files, data_folder).items():
         tables[split] = open_table(path, f"task.{split}", settings.delimiter, settings.encoding)
     columns = _columns(settings, tables["train"])
+    # A column that another file lacks is missed now, and not when that split is opened.
     names = [*columns.in_samples, *columns.group]
     for split, table in tables.items():
         check_columns(names, table.columns, key=f"task.{split}", where=table.path.name)
@@ -277,7 +278,7 @@ def _fit(
     notes = [targets.note(), *source.notes, *input_notes]
 
     def samples(split: str) -> ArraySamples:
-        if split in samples_by_split:
+        if split in samples_by_split:  # in the training file
             taken = source.rows.rows_of(samples_by_split[split])
             content = {name: source.rows.columns[name][taken] for name in columns.in_samples}
             rows = preprocessing.rows(content, source.rows.where)
@@ -312,9 +313,8 @@ def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing,
     rows = source.rows
     if unfitted.symbols is not None:
         name = unfitted.symbols.name
-        texts = rows.columns[name]
         symbols, notes = fit_symbols(
-            name, texts, rows=train, length=settings.length, where=rows.where
+            name, rows.columns[name], rows=train, length=settings.length, where=rows.where
         )
         return replace(unfitted, symbols=symbols), notes
     inputs = {name: rows.columns[name] for name in source.columns.inputs}

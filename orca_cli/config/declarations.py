@@ -142,6 +142,8 @@ class _Module:
     ) -> None:
         """Add a parameter, unless its default is computed."""
         value: Any = MISSING
+        if isinstance(annotation, ast.Name):
+            annotation = self._constant(annotation.id)
         if isinstance(default, ast.Name):
             default = self._constant(default.id)
         if default is not None:
@@ -165,9 +167,10 @@ def _is_name(target: ast.expr, name: str) -> bool:
 
 def _meaning(annotation: ast.expr | None) -> str:
     """Return the last text in `Annotated[type, ..., "text"]`; empty where there is none."""
-    if not isinstance(annotation, ast.Subscript) or not _is_name(annotation.value, "Annotated"):
-        return ""
-    if not isinstance(annotation.slice, ast.Tuple):
-        return ""
-    last = annotation.slice.elts[-1]
-    return str(last.value) if isinstance(last, ast.Constant) else ""
+    for expression in ast.walk(annotation or ast.Constant(None)):
+        if not isinstance(expression, ast.Subscript) or not _is_name(expression.value, "Annotated"):
+            continue
+        last = list(ast.iter_child_nodes(expression.slice))[-2]  # behind it is the context
+        if isinstance(last, ast.Constant) and isinstance(last.value, str):
+            return last.value
+    return ""

@@ -1,7 +1,7 @@
-"""One run, from the claim of its folder to its result, as a call: what `orca run`, sweeps, searches and tests use.
+"""One run as a call, from the claim of its folder to its result: `orca run`, sweeps, searches and tests use it.
 
-`run` never raises for an expected failure: it records it in the run's folder and returns it. `train` and `test` are the two
-halves of a run's work; the test split stays closed until `test`.
+`run` never raises for an expected failure: it records it in the run's folder and returns it. `train`
+and `test` are the two halves of a run's work; the test split stays closed until `test`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import signals, storage, terminal
 from orca_cli.config import parts
 from orca_cli.exceptions import (
-    DataError,
     MemoryExhaustedError,
     OrcaError,
     interruption_in,
     is_exhausted,
     process_error,
 )
-from orca_cli.progress import Silent
 from orca_cli.runs import claim, program
 from orca_cli.runs.directory import (
     CURVE,
@@ -42,7 +39,6 @@ from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
-    from orca_cli.baselines.inputs import Subject
     from orca_cli.config.compose import Composed
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Validated
@@ -62,25 +58,23 @@ def run(
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed; returns how it ended, also where it failed.
 
-    Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the outcome as well. A signal
-    ends the work at its next step, whose state is saved. A completed run gets the baselines that it lacks.
+    Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the
+    outcome as well. A signal ends the work at its next step, whose state is saved. A completed run
+    gets the baselines that it lacks.
 
     Args:
-        job: what `config.compose` returns for one set of settings.
-        force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
-        allow_inexact: resume although program, threads, packages, data or weights have changed; the result says so.
+        job: returned by `config.compose` for one set of settings.
+        force: run again, in a new folder, a run that is already completed; resume such a repeat that
+            was interrupted.
+        allow_inexact: resume although program, threads, packages, data or weights have changed; the
+            result says so.
         on_build: called once the model is built.
-        team: the processes that share the work, which this one leads; None for one.
+        team: the processes that share the work, which this one leads; None for a single process.
     """
-    name, root = run_name(job), Path(job.config.paths.runs or "")
+    name = run_name(job)
+    root = Path(job.config.paths.runs or "")
     try:
-        # Before a folder is made or an earlier one touched; a completed run needs no device, and torch takes seconds to import.
-        device, precision = job.config.device, job.config.precision
-        is_open = device not in ("auto", "cpu") or precision == "fp16"
-        if is_open and claim.peek(root, name, force=force) != "completed":
-            from orca_cli.training.engine import check_precision, choose_device
-
-            check_precision(choose_device(device), precision)
+        _check_device(job, root, force=force)
         with (
             signals.deferred(),
             signals.watched(),
@@ -95,10 +89,28 @@ def run(
         return ended_by(error)
 
 
+def _check_device(job: Composed, root: Path, *, force: bool) -> None:
+    """Refuse a device or precision that this machine lacks, before a folder is made or an earlier one touched.
+
+    A completed run needs no device, and torch takes seconds to import.
+    """
+    device, precision = job.config.device, job.config.precision
+    is_always_there = device in ("auto", "cpu") and precision != "fp16"
+    if is_always_there or claim.peek(root, run_name(job), force=force) == "completed":
+        return
+    from orca_cli.training.engine import check_precision, choose_device
+
+    check_precision(choose_device(device), precision)
+
+
 def run_name(job: Composed) -> RunName:
     """Return what identifies a composed job's run."""
     return RunName(
-        **{group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")},
+        task=job.choices["task"],
+        body=job.choices["body"],
+        source=job.choices["source"],
+        metric=job.choices["metric"],
+        finetune=job.choices["finetune"],
         seed=job.config.seed,
         protocol=job.config.protocol,
         identity=job.identity.run,
@@ -115,11 +127,13 @@ def train(
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
-    Stages that the claimed `folder` has already are continued or read back; the other arguments are those of `run`. Writes the
-    folders of the stages, and starts the run's tracker, which is added to `folder.trackers`.
+    Stages that the claimed `folder` has already are continued or read back; the other arguments are
+    those of `run`. Writes the folders of the stages, and starts the run's tracker, which is added to
+    `folder.trackers`.
 
     Raises:
-        OrcaError: an expected failure of a stage, or a signal asked to stop (InterruptionError) and the state was saved.
+        OrcaError: an expected failure of a stage.
+        InterruptionError: a signal asked to stop, and the state was saved.
     """
     from orca_cli.stages.align import align
     from orca_cli.stages.finetune import Validated, finetune
@@ -133,7 +147,7 @@ def train(
         aligned = align(built, engine, folder, terminal.LogReporter())
     with _timed(seconds, "finetune"):
         trained = finetune(built, engine, folder, terminal.LogReporter())
-    return Validated(built, aligned, trained, engine, seconds)
+    return Validated(built=built, aligned=aligned, trained=trained, engine=engine, seconds=seconds)
 
 
 def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Built, Engine]:
@@ -148,39 +162,47 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     from orca_cli.training.cache import numerics
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
-    start, config, reporter = time.monotonic(), job.config, terminal.LogReporter()
+    start = time.monotonic()
+    config = job.config
+    reporter = terminal.LogReporter()
     device = choose_device(config.device)
-    device = device if team is None else team.device(device)
+    if team is not None:
+        device = team.device(device)
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
-    storage.write_text(
-        folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides)
-    )
+    overrides = "".join(f"{override}\n" for override in job.overrides)
+    storage.write_text(folder.path / "overrides.txt", overrides)
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.set_state("build")
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
     with signals.immediate():  # it writes whole files only
         built = build(config, reporter, earlier)
-    engine = Engine(
-        device, choose_precision(config.precision, device, built.model.body.width), team
-    )
+    precision = choose_precision(config.precision, device, built.model.body.width)
+    engine = Engine(device, precision, team)
     if team is not None:
         lead(team, built, engine)
     if is_minutes(config):
-        built = planned(config, built, engine, earlier, time.monotonic() - start, reporter)
-    facts = numerics(device) | {
-        f"data.{name}": one["sha256"] for name, one in built.summary["splits"].items()
-    }
-    facts |= {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
-    facts |= {key: decision.value for key, decision in built.plan.decided.items()}
+        spent_s = time.monotonic() - start
+        built = planned(config, built, engine, earlier, spent_s, reporter)
+    facts = {**numerics(device), **_facts(built), "precision": engine.precision}
     if team is not None:
         facts["processes"] = team.rank.size
     folder.check_fingerprint("build", facts)
     folder.write_summary("build", built.summary | {"precision": engine.precision})
     if built.task.preprocessing is not None:
         write_preprocessing(folder.stage("build"), built.task.preprocessing)
-        if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
+        checkpoint = getattr(built.model.body, "folder", None)
+        if checkpoint is not None:
             storage.write_json(folder.stage("build") / BODY_CONFIG, shareable_config(checkpoint))
     return built, engine
+
+
+def _facts(built: Built) -> dict[str, Any]:
+    """Return the data, weights and decisions that a run's bits depend on."""
+    facts = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
+    facts["weights"] = built.summary["checkpoint_sha256"]
+    for key, decision in built.plan.decided.items():
+        facts[key] = decision.value
+    return facts
 
 
 def _track(job: Composed, folder: RunDirectory) -> None:
@@ -190,9 +212,14 @@ def _track(job: Composed, folder: RunDirectory) -> None:
         return
 
     def make() -> Any:
-        path = storage.make_folder(folder.path / TRACKER)
-        names = {"name": folder.path.name, "folder": path, "store": folder.path.parent.parent}
-        return parts.build(node, "tracker", settings=dict(flat(job.content)), **names)
+        return parts.build(
+            node,
+            "tracker",
+            settings=dict(flat(job.content)),
+            name=folder.path.name,
+            folder=storage.make_folder(folder.path / TRACKER),
+            store=folder.path.parent.parent,
+        )
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
@@ -218,15 +245,14 @@ def done_before(job: Composed) -> Outcome | None:
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
-    if (
-        run is None
-        or not (run.path / storage.MANIFEST).exists()
-        or run.status().get("state") != "completed"
-    ):
+    if run is None or not (run.path / storage.MANIFEST).exists():
+        return None
+    if run.status().get("state") != "completed":
         return None
     result = run.result()
-    is_done = result and not completion.lacking(job.config, run, result)
-    return Outcome("skipped", path=run.path, result=result) if is_done else None
+    if not result or completion.lacking(job.config, run, result):
+        return None
+    return Outcome("skipped", path=run.path, result=result)
 
 
 def _with_baselines(
@@ -237,70 +263,36 @@ def _with_baselines(
 ) -> Outcome:
     """Return the outcome of a completed run, after computing the baselines that it lacks (docs/baselines.md).
 
-    Without `validated` another process has completed it; `tested` has the test split where this one has opened it.
+    Without `validated` another process has completed it; `tested` has the test split where this one
+    has opened it.
     """
     from orca_cli.baselines import completion
 
     before = folder.result()
-    state: State = "skipped" if validated is None else "completed"
     names = completion.lacking(job.config, folder, before)
     if validated is None:
-        what = (
-            f"computing the baselines that it lacks, {', '.join(names)}"
-            if names
-            else "not run again (--force does)"
-        )
-        terminal.log.info(f"already completed, {what}: {folder.path}")
+        work = "not run again (--force does)"
+        if names:
+            work = f"computing the baselines that it lacks, {', '.join(names)}"
+        terminal.log.info(f"already completed, {work}: {folder.path}")
+    state: State = "skipped" if validated is None else "completed"
     if not names:
         return Outcome(state, path=folder.path, result=before)
-
-    def subject() -> Subject:
-        from orca_cli.baselines.inputs import Subject
-        from orca_cli.stages.build import make_model
-        from orca_cli.stages.finetune import best_constant
-        from orca_cli.training.engine import choose_device
-
-        built = _rebuilt(job, folder) if validated is None else validated.built
-        digests = {name: split["sha256"] for name, split in before["splits"].items()}
-        if any(split["sha256"] != digests[name] for name, split in built.summary["splits"].items()):
-            raise DataError("the data are not those of the run any more", where=folder.path.name)
-        task, outputs = built.task, completion.saved(folder)
-        return Subject(
-            task,
-            built.error,
-            built.learned,
-            len(built.learned) == len(task.train) and built.plan.train.validate_on != "test",
-            built.embedder,
-            lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
-            lambda: (
-                completion.opened(folder, task.open_test, digests["test"])
-                if tested is None
-                else tested.samples
-            ),
-            *outputs[1:],
-            digests,
-            best_constant(built),
-        )
-
-    stop, result = completion.complete(job.config, folder, names, subject), folder.result()
+    stop = completion.complete(
+        job.config,
+        folder,
+        names,
+        built=None if validated is None else validated.built,
+        test=None if tested is None else tested.samples,
+    )
+    result = folder.result()
     if result.get("baselines") != before.get("baselines"):
         state = "completed"
+    if stop is None:
+        return Outcome(state, path=folder.path, result=result)
     return Outcome(
-        state, stop.code if stop else 0, folder.path, result, Failure(stop, stop) if stop else None
+        state, code=stop.code, path=folder.path, result=result, failure=Failure(stop, stop)
     )
-
-
-def _rebuilt(job: Composed, folder: RunDirectory) -> Built:
-    """Return what stage 1 of a completed run built, on the CPU."""
-    from orca_cli.baselines import completion
-    from orca_cli.stages.build import build
-    from orca_cli.training.engine import same_threads_after
-
-    if job.config.train.validate_on == "test":
-        completion.count_read(folder)
-    train = replace(job.config.train, gradient_checkpointing=False)
-    with signals.immediate(), same_threads_after():
-        return build(replace(job.config, train=train, device="cpu"), Silent(), folder.result())
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
@@ -312,22 +304,19 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
             return _complete(job, folder, on_build, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         failure: OrcaError | None = interruption_in(error)
-        try:
-            if failure is None:
+        if failure is None:
+            try:
                 storage.check_pinned(folder.path)
-        except (
-            OrcaError
-        ) as gone:  # which can cause any other failure, and leaves no place to record it
-            return ended_by(gone, error, folder.path)
-        failure = failure or _explained(error, folder)
+            except OrcaError as lost:
+                # A lost folder can cause any other failure, and leaves no place to record it.
+                return ended_by(lost, error, folder.path)
+            failure = _explained(error, folder)
         outcome = ended_by(failure, error, folder.path)
+        record = Failure(failure, error).record()
         try:
-            folder.set_state(
-                outcome.state, code=outcome.code, error=Failure(failure, error).record()
-            )
-        except (
-            OrcaError
-        ) as full:  # a full disk can hold neither the result nor the record that it failed
+            folder.set_state(outcome.state, code=outcome.code, error=record)
+        except OrcaError as full:
+            # A full disk can hold neither the result nor the record that the run failed.
             terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
         folder.ended(outcome.state, {})
         return outcome
@@ -338,14 +327,14 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     if isinstance(error, OrcaError):
         return error
     if is_exhausted(error):
-        where, hint = (
-            folder.status().get("stage") or "build",
-            "free some, or use a smaller body or less data",
-        )
-        return MemoryExhaustedError("not enough memory", where=where, hint=hint)
-    if known := process_error(error) or storage.disk_error(error):
-        return known
-    path, hint = folder.path / "error.log", "--traceback shows where"
+        stage = folder.status().get("stage") or "build"
+        hint = "free some, or use a smaller body or less data"
+        return MemoryExhaustedError("not enough memory", where=stage, hint=hint)
+    expected = process_error(error) or storage.disk_error(error)
+    if expected is not None:
+        return expected
+    path = folder.path / "error.log"
+    hint = "--traceback shows where"
     with suppress(OrcaError):
         storage.write_text(path, "".join(traceback.format_exception(error)))
         hint = f"the traceback is in {path}"
@@ -358,12 +347,14 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
     """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
     from orca_cli.stages.finetune import result_of
 
-    validated, tested = train(job, folder, on_build, team), None
-    if job.config.test:
-        tested = test(job, folder, validated)
-    further: dict[str, Any] = {"baselines": {}, "comparison": None, "inexact": folder.inexact()}
-    further |= {"program": program.record()}
-    folder.write_result(result_of(validated, tested) | further)
+    validated = train(job, folder, on_build, team)
+    tested = test(job, folder, validated) if job.config.test else None
+    result = result_of(validated, tested)
+    result["baselines"] = {}
+    result["comparison"] = None
+    result["inexact"] = folder.inexact()
+    result["program"] = program.record()
+    folder.write_result(result)
     # The run is completed before its baselines are: whatever ends them, it keeps its result.
     outcome = _with_baselines(job, folder, validated, tested)
     folder.ended("completed", outcome.result)

@@ -16,8 +16,17 @@ import torch
 from torch import Tensor
 
 from orca_cli import signals
-from orca_cli.baselines import completion, models
+from orca_cli.baselines import models
 from orca_cli.baselines.inputs import Subject
+from orca_cli.baselines.names import (
+    CONSTANT,
+    FEATURES,
+    LIMITS_S,
+    MINIROCKET,
+    PACKAGES,
+    PROBE,
+    has_aeon,
+)
 from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
@@ -38,8 +47,8 @@ FOLDS = 5
 _REVISION = 4  # of this package's computations; a change makes every cached entry a miss
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 _EMBEDDED = (
-    completion.FEATURES,
-    completion.PROBE,
+    FEATURES,
+    PROBE,
 )  # which learn from what parts of the run make of its data
 _WAIT = 5  # times the computing time: for slow disks and busy machines
 
@@ -98,10 +107,10 @@ def compute(
 def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
     learned, judge, error = subject.learned, subject.judge, subject.error
     splits = ["train", "val"] if len(learned) > len(subject.task.train) else ["train"]
-    if name == completion.MINIROCKET and not completion.has_aeon():
+    if name == MINIROCKET and not has_aeon():
         raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
-    versions = {package: version(package) for package in completion.PACKAGES[name]}
-    is_constant = name == completion.CONSTANT
+    versions = {package: version(package) for package in PACKAGES[name]}
+    is_constant = name == CONSTANT
     entry, count = (
         _constant(subject) if is_constant else _fitted(name, subject, cache, [splits, versions])
     )
@@ -143,7 +152,7 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     With them comes the number of samples that it learned from. `facts`: splits of these, and versions that it depends on.
     """
     task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
-    is_raw = name == completion.MINIROCKET or task.kind == "dense"
+    is_raw = name == MINIROCKET or task.kind == "dense"
     rows, judged = subject.rows(subject.learned, is_raw), subject.rows(judge, is_raw)
     settings: dict[str, Any] = {
         "model": name,
@@ -155,7 +164,7 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     judged_on = "folds" if judge is None else subject.digests["val"]
     data = [subject.digests[split] for split in (*facts[0], "test")]
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
-    start = subject.start() if name == completion.PROBE else None
+    start = subject.start() if name == PROBE else None
     if is_embedded:
         part = start or subject.embedder
         key.append(
@@ -183,7 +192,7 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
         if form == "classes":
             x, y, kept = x[known], y[known], rows[known]
         fold = _folds(subject, kept) if judge is None else None
-        limit_s = completion.LIMITS_S[name] * (1 if fold is None else 3)
+        limit_s = LIMITS_S[name] * (1 if fold is None else 3)
         request = settings | {
             "x": x,
             "y": y,

@@ -57,7 +57,7 @@ def fitted(
     """Fit a model and return its outputs for new samples.
 
     Args:
-        model: a name in `completion.NAMES`.
+        model: a name in `names.NAMES`.
         form: of the targets: classes, labels, values; maps, class_maps or masks of dense ones.
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
         new: inputs of the same form.

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from orca_cli.baselines.completion import CONSTANT, FEATURES, NAMES
 from orca_cli.baselines.compute import Baseline
+from orca_cli.baselines.names import CONSTANT, FEATURES, NAMES
 from orca_cli.interfaces import Error
 from orca_cli.scoring.uncertainty import count_units, effective_size, standard_error
 from orca_cli.terminal import counted

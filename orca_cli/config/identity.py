@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.config.retired import as_before
 from orca_cli.config.schema import GROUPS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
@@ -47,21 +46,16 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 
 
 def _that_count(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change a result, as runs had them before some settings went."""
+    """Return the settings that can change a result."""
     kept = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
     kept["train"] = {
         key: entry
         for key, entry in content["train"].items()
         if f"train.{key}" not in WITHOUT_EFFECT
     }
-    kept = as_before(kept)
-    kept["train"]["average"] = None
-    kept["augment"] = {"_target_": None}
-    if kept.get("test") is True:
-        del kept["test"]
     if kept["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
-        kept["task"]["channels_last"] = False
+        kept["task"] = kept["task"] | {"channels_last": False}
     return kept
 
 

@@ -5,6 +5,7 @@ A configuration names code, and may be a stranger's. So every place that takes a
 losses have short names as well: `task.error=balanced`.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -14,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from orca_cli.config import configuration, retired
+from orca_cli.config import configuration
 from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
@@ -118,7 +119,6 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
     place = place or key
     name = node[TARGET]
     if isinstance(name, str):
-        name = retired.current_target(name)
         module = name.rpartition(".")[0] or name
         names = admitted(place)
         if name not in names and not _is_within(module, _extra_modules):
@@ -133,6 +133,8 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
 def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     """Call what a node names with its other entries; nested nodes are built first.
 
+    A function whose parameter `settings` is annotated with a dataclass gets the entries as that record.
+
     Args:
         node: `_target_` and keyword arguments.
         key: the node's place in the configuration; see `admitted`.
@@ -143,13 +145,17 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         UnsafeError: the place does not admit the name.
     """
     target = resolve(node, key)
-    parameters = inspect.signature(target).parameters
-    arguments = _arguments(retired.current_settings(node))
-    arguments |= {name: value for name, value in runtime.items() if name in parameters}
+    own_parameters = inspect.signature(target).parameters
+    passed = {name: value for name, value in runtime.items() if name in own_parameters}
+    arguments = _arguments(node) | passed
     bind(target, arguments, key)
     for name, argument in arguments.items():
         if _is_node(argument):
             arguments[name] = build(argument, f"{key}.{name}")
+    record = _settings_record(target)
+    if record is not None:
+        settings = {name: value for name, value in arguments.items() if name not in passed}
+        return target(settings=record(**settings), **passed)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -199,7 +205,6 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
     check_admitted(node, key, place)
-    name = retired.current_target(name)
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -255,7 +260,7 @@ def bind(
     known: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Check names and values against the signature; parameters of richer types are left to their owners."""
-    parameters = inspect.signature(target).parameters
+    parameters = parameters_of(target)
     passed = {*reserved, *known}
     kinds = {parameter.kind for parameter in parameters.values()}
     settable = [
@@ -286,6 +291,22 @@ def bind(
         settings = {name: parameter.default for name, parameter in parameters.items()}
         settings |= arguments | dict(known)
         checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
+
+
+def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return a callable's parameters by name; the fields of its record of settings in place of the record."""
+    parameters = dict(inspect.signature(target).parameters)
+    record = _settings_record(target)
+    if record is None:
+        return parameters
+    del parameters["settings"]
+    return dict(inspect.signature(record).parameters) | parameters
+
+
+def _settings_record(target: Callable[..., Any]) -> type | None:
+    """Return the dataclass that a function takes its settings as; None where each is a parameter."""
+    hint = _hints_of(target).get("settings")
+    return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
 
 
 @functools.cache
@@ -327,7 +348,14 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a callable; none where a class of torch's, or a user's own module, has unreadable ones."""
+    """Return the annotations of a callable's parameters, as `parameters_of` has them."""
+    hints = _hints_of(target)
+    record = _settings_record(target)
+    return hints if record is None else hints | _hints_of(record)
+
+
+def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return annotations; none where a class of torch's, or a user's own module, has unreadable ones."""
     annotated = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(annotated, include_extras=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.config import configuration, parts
-from orca_cli.config.retired import recorded_chunks
+from orca_cli.config.schema import ERROR_CHUNKS
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS
@@ -73,7 +73,8 @@ def recompute(run: Path) -> Recomputed:
         name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"
     }
     try:
-        batch, chunk = setting(settings, "train.batch_size", summary), recorded_chunks(settings)
+        batch = setting(settings, "train.batch_size", summary)
+        chunk = ERROR_CHUNKS.get(str(settings.get("protocol")))
         error = named_error(node, kind, saved["targets"].dtype.kind != "f", chunk, batch)
         score = error(saved["outputs"], saved["targets"], saved.get("groups"))
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:

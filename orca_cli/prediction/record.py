@@ -11,7 +11,6 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.config import configuration, parts, schema
 from orca_cli.config.ranges import Count, check_value, fits, shown
-from orca_cli.config.retired import recorded_chunks
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
 from orca_cli.report.collect import mapping
@@ -216,7 +215,7 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
         "error": mapping(settings.get("task")).get("error"),
-        "error_chunks": recorded_chunks(settings),
+        "error_chunks": schema.ERROR_CHUNKS.get(str(settings.get("protocol"))),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "members": mapping(result.get("selected")).get("members", 1),
@@ -226,7 +225,7 @@ def read_run(folder: Path) -> ModelRecord:
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
-    """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting.
+    """Return a setting of a run as it was used: as decided, or as set; its default where its records lack it.
 
     `settings` is the content of its config.yaml, `summary` that of its stage 1, which has what was decided.
     """

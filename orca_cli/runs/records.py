@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2  # in schema 1, otdd_by_class was called otdd
+SCHEMA = 2
 LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
@@ -47,14 +47,9 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         raise NewerSchemaError(
             f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
         )
-    return (
-        record | {"metric": metric_of(schema, record["metric"])} if "metric" in record else record
-    )
-
-
-def metric_of(schema: int, name: Any) -> Any:
-    """Return the present name of a metric in a record of some schema."""
-    return "otdd_by_class" if schema == 1 and name == "otdd" else name
+    if schema < SCHEMA and "metric" in record:  # whose names of metrics have other meanings now
+        raise UnreadableError(f"{path.name}: schema {schema} is of an older program")
+    return record
 
 
 def newer_schema(*paths: Path) -> NewerSchemaError | None:

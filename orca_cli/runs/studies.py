@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.runs.records import SCHEMA, UnreadableError, metric_of, read_record
+from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 
 _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 
@@ -57,14 +57,9 @@ def read(root: Path, study: str) -> list[Member]:
     try:
         record = read_record(path, _MOST_BYTES) or {}
         members = []
-        for one in record["runs"]:
-            labels = {str(axis): str(name) for axis, name in one["labels"].items()}
-            labels |= (
-                {"metric": metric_of(record["schema"], labels["metric"])}
-                if "metric" in labels
-                else {}
-            )
-            members.append(Member(str(one["identity"]), labels))
+        for member in record["runs"]:
+            labels = {str(axis): str(name) for axis, name in member["labels"].items()}
+            members.append(Member(identity=str(member["identity"]), labels=labels))
         return members
     except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
         hint = (

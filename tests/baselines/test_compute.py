@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from orca_cli.baselines import completion, compute, inputs, models
+from orca_cli.baselines import compute, inputs, models, names
 from orca_cli.baselines.inputs import Subject
 from orca_cli.data.fraction import Joined
 from orca_cli.data.samples import ArraySamples
@@ -264,7 +264,8 @@ WANTED = [
 ]
 
 
-def test_which_models_a_run_is_compared_with(monkeypatch):
-    for (*arguments, aeon), names in WANTED:
-        monkeypatch.setattr(completion, "has_aeon", lambda aeon=aeon: aeon)
-        assert completion.baseline_names(*arguments) == names.split(), arguments
+@pytest.mark.parametrize(("arguments", "expected"), WANTED)
+def test_which_models_a_run_is_compared_with(arguments, expected, monkeypatch):
+    *settings, has_aeon = arguments
+    monkeypatch.setattr(names, "has_aeon", lambda: has_aeon)
+    assert names.baseline_names(*settings) == expected.split()

@@ -448,8 +448,8 @@ def test_from_python(trained, monkeypatch, tmp_path):
         orca_cli.load(failed)
 
 
-# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings that are
-# retired among it), `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay readable.
+# Written at commit 309e582d by `orca run task=arrays` for each kind (`overrides.txt` has what was typed),
+# `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay readable.
 RECORDED = Path(__file__).parent.parent / "recorded"
 RECORDED_KINDS = {
     json.loads((run / "1_build" / "summary.json").read_text())["kind"]: run.name

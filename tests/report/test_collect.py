@@ -70,15 +70,13 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_called_dead(tmp_path, monk
     assert run.state == "completed"
 
 
-def test_what_was_called_otdd_is_otdd_by_class_in_records_of_the_first_schema(tmp_path):
+def test_a_result_of_an_older_program_is_broken(tmp_path):
     add_run(tmp_path, metric="otdd")
-    earlier = add_run(tmp_path, metric="otdd", seed=1)
-    for path in (earlier / "result.json", earlier / "status.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
-    assert {run.seed: run.metric for run in collect([tmp_path]).runs} == {
-        0: "otdd",
-        1: "otdd_by_class",
-    }
+    path = add_run(tmp_path, metric="otdd", seed=1) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
+    collected = collect([tmp_path])
+    assert [run.seed for run in collected.runs] == [0]
+    assert len(collected.broken) == 1
 
 
 def test_foreign_entries_and_loops_are_passed_over_and_a_run_counts_once_by_whatever_level_it_is_named(

@@ -97,28 +97,6 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path, name):
     )  # the same files, elsewhere
 
 
-def test_runs_with_settings_that_are_retired_are_the_same_experiment(name):
-    assert name({}) == name({}, augment={"_target_": None})
-    load, old = {"_target_": "orca_cli.data.images.load"}, {"average": None}
-    assert (
-        name(load) == name(load | {"on_bad": "error"}, train=old) != name(load | {"on_bad": "skip"})
-    )
-    modes = [
-        {"_target_": f"orca_cli.models.finetuning.{file}.LoRA"}
-        for file in ("modes", "adapters", "lora")
-    ]
-    assert len({name({}, finetune=mode) for mode in modes}) == 1
-    bodies = (
-        {"_target_": f"orca_cli.models.bodies.{module}.load"} for module in ("decoders", "auto")
-    )
-    for body, was in zip(bodies, ("none", None), strict=True):
-        assert name({}, body=body) == name({}, body=body | {"causal_fix": was})
-    mmd = {"_target_": "orca_cli.metrics.mmd.MMD"}
-    assert name({}, metric=mmd) == name(
-        {}, metric=mmd | {"bandwidth": "union", "unbiased": False, "chunk": 1024}
-    )
-
-
 @pytest.mark.parametrize(
     ("target", "settings", "error", "message"),
     [
@@ -202,6 +180,58 @@ class Loss:
 """
 
 
+WITH_A_RECORD = """
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    path: str
+    count: Annotated[int, Ge(1)] = 3
+
+
+def load(settings: Settings, data_folder: str):
+    return settings, data_folder
+"""
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Return the node of a function that takes its settings as a record."""
+    (tmp_path / "reader_of_a_user.py").write_text(WITH_A_RECORD)
+    monkeypatch.syspath_prepend(tmp_path)
+    parts.allow_module("reader_of_a_user")
+    return {"_target_": "reader_of_a_user.load"}
+
+
+def test_a_function_may_take_its_settings_as_a_record(reader):
+    node = reader | {"path": "x.npz"}
+    settings, folder = parts.build(node, "task", data_folder="here", reporter=None)
+    assert (settings.path, settings.count, folder) == ("x.npz", 3, "here")
+    assert list(parts.parameters_of(parts.resolve(node, "task"))) == [
+        "path",
+        "count",
+        "data_folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "task.path: a value is needed"),
+        ({"path": "x", "count": 0}, "task.count: 0 is out of range"),
+        ({"path": "x", "cuont": 1}, "has no parameter 'cuont'; did you mean 'count'"),
+        ({"path": "x", "data_folder": "y"}, "has no parameter 'data_folder'"),
+    ],
+)
+def test_settings_of_a_record_are_checked_by_its_fields(settings, message, reader):
+    with pytest.raises(ConfigError, match=message):
+        parts.check(reader | settings, "task", reserved=("data_folder",))
+
+
 def test_a_module_of_the_users_own_needs_to_be_allowed_by_name(tmp_path, monkeypatch):
     (tmp_path / "parts_of_a_user.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -215,29 +245,6 @@ def test_a_module_of_the_users_own_needs_to_be_allowed_by_name(tmp_path, monkeyp
     # Where it takes other nodes, those are admitted as anywhere else.
     with pytest.raises(UnsafeError, match="metric.error._target_.*nothing is allowed here"):
         parts.build(node, "metric")
-
-
-MOVED = {
-    "tasks.arrays.load": ("task", "data.arrays.reader"),
-    "tasks.listops.load": ("task", "benchmarks.listops"),
-    "tasks.arrays.preprocessing.ArrayPreprocessing": ("preprocessing", "data.arrays.preprocessing"),
-    "sources.digits.load": ("source", "benchmarks.sources.digits"),
-    "finetuning.lora.LoRA": ("finetune", "models.finetuning.modes"),
-    "models.embedders.patch.Patch": ("embedder", "models.embedders.patches"),
-    "losses.masked.MaskedMSE": ("task.loss", "scoring.losses"),
-    "scoring.values.RMSE": ("task.error", "scoring.regression"),
-    "scoring.masks.MaskError": ("task.error", "scoring.dense"),
-    "scoring.chunks.ChunkMean": ("task.error", "scoring.reported"),
-    "tracking.services.wandb": ("tracker", "runs.tracking.services"),
-}
-
-
-@pytest.mark.parametrize("before", MOVED)
-def test_a_part_that_a_finished_run_names_is_found_where_it_is_now(before):
-    place, now = MOVED[before]
-    node = {"_target_": f"orca_cli.{before}"}
-    parts.check_admitted(node, place)
-    assert parts.resolve(node, place).__module__ == f"orca_cli.{now}"
 
 
 WRONG = {
@@ -401,14 +408,16 @@ def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(t
     )
 
 
-def test_a_record_of_the_first_schema_is_read_and_a_damaged_one_refused(tmp_path):
-    old, new = studies.Member("aa", {"metric": "otdd"}), studies.Member("bb", {"metric": "otdd"})
-    studies.add(tmp_path, "one", [old])
-    path = studies.path_of(tmp_path, "one")
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
-    studies.add(tmp_path, "one", [new])
-    assert studies.read(tmp_path, "one") == [studies.Member("aa", {"metric": "otdd_by_class"}), new]
-    path.write_text('{"schema": 1, "runs": [')
-    for use in (lambda: studies.read(tmp_path, "one"), lambda: studies.add(tmp_path, "one", [new])):
-        with pytest.raises(OrcaError, match="move it away; orca run -m study=one"):
-            use()
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda root: studies.read(root, "small"),
+        lambda root: studies.add(root, "small", [studies.Member("bb", {"metric": "otdd"})]),
+    ],
+    ids=["read", "add"],
+)
+def test_a_damaged_record_of_a_study_is_refused(use, tmp_path):
+    studies.add(tmp_path, "small", [studies.Member("aa", {"metric": "otdd"})])
+    studies.path_of(tmp_path, "small").write_text('{"schema": 2, "runs": [')
+    with pytest.raises(OrcaError, match="move it away; orca run -m study=small"):
+        use(tmp_path)

@@ -1,0 +1,106 @@
+"""A completed run as its baselines see it, from what its stages built or, in a later process, from its folder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import signals
+from orca_cli.baselines.inputs import Subject
+from orca_cli.config.schema import Config
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Samples
+from orca_cli.models.transfer import TransferModel
+from orca_cli.progress import Silent
+from orca_cli.runs.directory import PREDICTIONS, RunDirectory
+from orca_cli.stages.build import Built, build, make_model
+from orca_cli.stages.finetune import best_constant
+from orca_cli.training.engine import choose_device, same_threads_after
+
+
+def subject_of(
+    config: Config, folder: RunDirectory, built: Built | None, test: Samples | None
+) -> Subject:
+    """Return a completed run as its baselines see it.
+
+    Args:
+        config, folder: of the run, which this process has claimed.
+        built: what stage 1 built; None in a later process, which builds it again.
+        test: the test split where this process has opened it. None: it is opened where the cache
+            does not have all outputs, and that is counted in the result.
+
+    Raises:
+        DataError: the data are not those of the run any more, or its outputs cannot be read.
+    """
+    digests = {name: split["sha256"] for name, split in folder.result()["splits"].items()}
+    if built is None:
+        built = _rebuilt(config, folder)
+    for name, split in built.summary["splits"].items():
+        if split["sha256"] != digests[name]:
+            message = "the data are not those of the run any more"
+            raise DataError(message, where=folder.path.name)
+    task, plan = built.task, built.plan
+    _, targets, groups = saved_outputs(folder)
+    learns_from_training_only = len(built.learned) == len(task.train)
+
+    def start() -> TransferModel:
+        return make_model(plan, task)[0].to(choose_device(plan.device))
+
+    def open_test() -> Samples:
+        return _reopened(folder, task.open_test, digests["test"]) if test is None else test
+
+    return Subject(
+        task=task,
+        error=built.error,
+        learned=built.learned,
+        may_judge=learns_from_training_only and plan.train.validate_on != "test",
+        embedder=built.embedder,
+        start=start,
+        open_test=open_test,
+        targets=targets,
+        groups=groups,
+        digests=digests,
+        constant=best_constant(built),
+    )
+
+
+def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | None]:
+    """Return what a run saved of its test split: outputs, targets, and its samples' records or None.
+
+    DataError where that cannot be read.
+    """
+    path = folder.stage("finetune") / PREDICTIONS
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            outputs = torch.from_numpy(arrays["outputs"])
+            targets = torch.from_numpy(arrays["targets"])
+            return outputs, targets, arrays.get("groups")
+    except (KeyError, OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+
+
+def _rebuilt(config: Config, folder: RunDirectory) -> Built:
+    """Return what stage 1 of a completed run built, on the CPU."""
+    if config.train.validate_on == "test":
+        _count_read(folder)
+    train = replace(config.train, gradient_checkpointing=False)
+    with signals.immediate(), same_threads_after():
+        return build(replace(config, train=train, device="cpu"), Silent(), folder.result())
+
+
+def _reopened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -> Samples:
+    """Open the test split once more; DataError where its SHA-256 is not `digest`."""
+    _count_read(folder)
+    samples: Samples = open_test()
+    if samples.digest() != digest:
+        message = "the test data are not those that the run was tested on"
+        raise DataError(message, where=folder.path.name)
+    return samples
+
+
+def _count_read(folder: RunDirectory) -> None:
+    """Record, before it happens, that the test split of a completed run is opened, and count it in the result."""
+    folder.write_result(folder.result() | {"test_reads": folder.count_test_read()})

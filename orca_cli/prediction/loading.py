@@ -330,11 +330,6 @@ class _Criterion(NamedTuple):
     is_percent: bool
 
 
-class _ValidatedRun(NamedTuple):
-    path: Path
-    error: float
-
-
 def best_run(folder: Path) -> tuple[Path, str]:
     """Return the completed run with the lowest validation error, and why it is the best.
 
@@ -353,14 +348,14 @@ def best_run(folder: Path) -> tuple[Path, str]:
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
     best = {
-        criterion: min(runs, key=lambda run: run.error) for criterion, runs in validated.items()
+        criterion: min(errors, key=errors.__getitem__) for criterion, errors in validated.items()
     }
     if len(best) > 1:
         message = (
             f"the runs were validated on {len(best)} different sets of data or errors, which "
             "cannot be compared"
         )
-        names = ", ".join(run.path.name for run in best.values())
+        names = ", ".join(run.name for run in best.values())
         raise DataError(message, where=str(folder), hint=f"give one of the best of each: {names}")
     if not best and unvalidated:
         message = (
@@ -379,18 +374,21 @@ def best_run(folder: Path) -> tuple[Path, str]:
         )
         raise DataError(message, where=str(folder), hint=hint)
     criterion, run = next(iter(best.items()))
-    count = len(validated[criterion])
-    error = percent_or_number(run.error, criterion.is_percent)
-    reason = f"{run.path}: {criterion.error} {error} on validation, the lowest of {count} runs"
+    errors = validated[criterion]
+    lowest = percent_or_number(errors[run], criterion.is_percent)
+    reason = f"{run}: {criterion.error} {lowest} on validation, the lowest of {len(errors)} runs"
     if unvalidated:
         left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
         reason += f"; {left_out}: {_MAKE_COMPARABLE}"
-    return run.path, reason
+    return run, reason
 
 
-def _candidates(folder: Path) -> tuple[dict[_Criterion, list[_ValidatedRun]], list[Path]]:
-    """Return the runs that can predict: validated ones by criterion, then those without."""
-    validated: dict[_Criterion, list[_ValidatedRun]] = defaultdict(list)
+def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list[Path]]:
+    """Return the runs that can predict.
+
+    These are validated ones, with their errors by criterion, then those that were not validated.
+    """
+    validated: dict[_Criterion, dict[Path, float]] = defaultdict(dict)
     unvalidated: list[Path] = []
     for run in collect([folder]).runs:
         score = run.score
@@ -406,5 +404,5 @@ def _candidates(folder: Path) -> tuple[dict[_Criterion, list[_ValidatedRun]], li
             criterion = _Criterion(
                 samples=str(samples), error=score.error_name, is_percent=score.percent
             )
-            validated[criterion].append(_ValidatedRun(path=run.path, error=score.validation))
+            validated[criterion][run.path] = score.validation
     return validated, unvalidated

@@ -128,12 +128,13 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     build = folder / STAGE_FOLDERS["build"]
     finetune = folder / STAGE_FOLDERS["finetune"]
     loaded = Loaded(record=record, preprocessing=load_preprocessing(build), folder=folder)
-    has_config = (build / BODY_CONFIG).exists()
-    if has_config:
+    body_folder = None
+    if (build / BODY_CONFIG).exists():
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
+        body_folder = build / BODY_CONFIG.parent
     for checkpoints in _possible_checkpoints(record, finetune):
-        members = _members_of_run(loaded, checkpoints, has_config, body_checkpoint)
+        members = _members_of_run(loaded, checkpoints, body_folder, body_checkpoint)
         trained = replace(loaded, members=tuple(member.eval() for member in members))
         if weights_sha256(trained.model.state_dict()) == record.weights_sha256:
             return trained
@@ -141,47 +142,48 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     raise ChecksumError(message, where=str(finetune))
 
 
-def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Iterable[str]]:
-    """Yield the names of folders, one a member, that may hold the weights of the tested model."""
+def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Iterable[Path]]:
+    """Yield the checkpoints, one a member, that may hold the weights of the tested model."""
     if record.members == 1:
         # A run without validation has no `best`.
         for name in ("best", "last"):
             if os.path.lexists(finetune / name):
-                yield (name,)
+                yield (finetune / name,)
         return
     folds = mapping(record.result.get("selected")).get("folds")
     prefix = "fold" if folds else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
-    yield (f"{prefix}-{number}" for number in range(record.members))
+    yield (finetune / f"{prefix}-{number}" for number in range(record.members))
 
 
 def _members_of_run(
-    loaded: Loaded, checkpoints: Iterable[str], has_config: bool, body_checkpoint: str | None
+    loaded: Loaded,
+    checkpoints: Iterable[Path],
+    body_folder: Path | None,
+    body_checkpoint: str | None,
 ) -> list[TransferModel]:
     """Return a run's models, each with the weights of a checkpoint of stage 3.
 
     Args:
         loaded: the run, still without members.
-        checkpoints: names of folders in that of stage 3.
-        has_config: whether the run has the body's config.json, which models with all their
-            weights need.
+        checkpoints: their folders.
+        body_folder: has the body's config.json, by which models with all their weights are made;
+            None where the run kept none.
         body_checkpoint: as that of `open_model`.
     """
-    build = loaded.folder / STAGE_FOLDERS["build"]
-    finetune = loaded.folder / STAGE_FOLDERS["finetune"]
     members: list[TransferModel] = []
-    may_have_all_weights = has_config
-    for name in checkpoints:
+    for checkpoint in checkpoints:
         for file in (storage.MANIFEST, WEIGHTS):
-            own_file(loaded.folder, f"{finetune.name}/{name}/{file}")
-        storage.verify_folder(finetune / name)
-        tensors = storage.read_tensors(finetune / name / WEIGHTS)
-        if may_have_all_weights:
-            member = _unless_partial(loaded, tensors, build / BODY_CONFIG.parent)
+            own_file(loaded.folder, str((checkpoint / file).relative_to(loaded.folder)))
+        storage.verify_folder(checkpoint)
+        tensors = storage.read_tensors(checkpoint / WEIGHTS)
+        if body_folder is not None:
+            member = _unless_partial(loaded, tensors, body_folder)
             if member is not None:
                 members.append(member)
                 continue
-            may_have_all_weights = False
+            # The checkpoints of one run have the same tensors.
+            body_folder = None
         if members:
             member = twin(members[0], tensors)
         else:

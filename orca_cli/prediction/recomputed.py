@@ -41,11 +41,11 @@ class Recomputed:
     @property
     def different(self) -> list[str]:
         """Return the names of numbers that are not the same to six digits."""
-        names = []
-        for name, computed in self.computed.items():
-            if not _is_same(self.recorded[name], computed):
-                names.append(name)
-        return names
+        return [
+            name
+            for name, computed in self.computed.items()
+            if not _is_same(self.recorded[name], computed)
+        ]
 
 
 def _is_same(recorded: float | None, computed: float | None) -> bool:

@@ -1,6 +1,7 @@
 """Fetch a file over http or https.
 
-It may have several addresses, is resumed where the server allows that, and never an error page.
+A file may have several addresses. A download resumes where the server allows it, and never ends
+with an error page in place of the file.
 
 Until it is complete and verified, its first bytes are in `NAME.part`, and their origin in
 `NAME.part.txt`; the next call continues from there, where libraries such as pooch start each file
@@ -108,8 +109,8 @@ def fetch(
             return Fetched(url=url, bytes=arrived, sha256=digest)
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items())
     message = f"could not be fetched ({answers or 'no address is known'})"
-    mismatches = [refusal for refusal in refusals.values() if isinstance(refusal, MismatchError)]
-    if mismatches and len(mismatches) == len(refusals):
+    is_mismatch = all(isinstance(refusal, MismatchError) for refusal in refusals.values())
+    if refusals and is_mismatch:
         raise ChecksumError(message, where=place.name)
     raise NetworkError(message, where=place.name)
 
@@ -253,7 +254,7 @@ class _Download:
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
         with open_url(self._connection, url, headers, self._timeout_s) as response:
             etag = response.headers.get("ETag", "")
-            # A weak ETag does not stand for this exact content.
+            # Only a strong ETag, or else Last-Modified, identifies this exact content.
             current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
             self._check_answer(response, start, is_same_content=current in (validator, ""))
             announced = response.raw.length_remaining
@@ -299,7 +300,7 @@ class _Download:
             raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
 
     def _append(self, response: requests.Response, total: int | None) -> None:
-        """Append the answer, as it comes, so that an interrupted download can be resumed."""
+        """Append the answer, undecoded and as it comes, so that the download can be resumed."""
         # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no
         # read1().
         read = getattr(response.raw, "read1", response.raw.read)

@@ -178,7 +178,7 @@ def test_a_wrong_checksum_leaves_nothing(web, get, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_checksum_and_a_missing_file_are_a_network_error(web, get):
+def test_a_wrong_checksum_and_a_404_are_a_network_error(web, get):
     with refused(None, NetworkError):
         get(web.file("/wrong", b"0" + CONTENT), f"{web.url}/none", sha256=SHA)
 

@@ -1,4 +1,4 @@
-"""One folder with all that a finished run needs to predict.
+"""A folder with all that a finished run needs to predict.
 
 It needs no checkpoint of the body, no network and no training data.
 
@@ -160,7 +160,7 @@ def model_card(loaded: Loaded) -> str:
 
 
 def _use_fields(loaded: Loaded) -> dict[str, Any]:
-    """Return what a card says about inputs and outputs."""
+    """Return a card's fields about inputs and outputs."""
     record = loaded.record
     features = getattr(loaded.preprocessing, "feature_names", None)
     columns = ""
@@ -180,7 +180,7 @@ def _use_fields(loaded: Loaded) -> dict[str, Any]:
 
 
 def _data_fields(record: ModelRecord) -> dict[str, str]:
-    """Return what a card says about the splits and how the weights were chosen."""
+    """Return a card's fields about the splits and the choice of the weights."""
     splits = mapping(record.result.get("splits"))
     lines = []
     for name in ("train", "val", "test"):
@@ -202,7 +202,7 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
 
 
 def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a card says about the run's error, beside those of simple models."""
+    """Return a card's fields about the errors of the run and of simple models."""
     error = mapping(result.get("error"))
     is_percent = error.get("percent") is True
     errors = {
@@ -235,7 +235,7 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _model_fields(loaded: Loaded) -> dict[str, Any]:
-    """Return what a card says about the run, its parts and its weights."""
+    """Return a card's fields about the run, its parts and its weights."""
     record = loaded.record
     groups = ("task", "body", "source", "metric", "finetune")
     checkpoint = str(record.body.get("checkpoint"))

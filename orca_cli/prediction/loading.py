@@ -60,11 +60,9 @@ _MAX_EMBEDDINGS = 2**30
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it; `open_model` makes it."""
+    """A model, its record and its preprocessing; `open_model` makes it."""
 
-    # What its run says about it.
     record: ModelRecord
-    # How new data become its inputs.
     preprocessing: Preprocessing
     # The run or export.
     folder: Path
@@ -182,7 +180,7 @@ def _members_of_run(
             if member is not None:
                 members.append(member)
                 continue
-            # The checkpoints of one run have the same tensors.
+            # All checkpoints of a run have the same tensors.
             body_folder = None
         if members:
             member = twin(members[0], tensors)
@@ -310,7 +308,7 @@ def _assembled(loaded: Loaded, body: Body) -> TransferModel:
 
 @contextmanager
 def _described(path: Path) -> Iterator[None]:
-    """Turn whatever libraries raise for a record that describes no model into a DataError."""
+    """Turn errors of libraries, for a record that describes no model, into a DataError."""
     try:
         yield
     except (OrcaError, MemoryError):

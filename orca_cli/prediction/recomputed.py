@@ -60,8 +60,8 @@ def recompute(run: Path) -> Recomputed:
     """Compute the error of a completed run's test predictions again, beside that of result.json.
 
     Raises:
-        DataError: no completed run, or what it saved does not suffice, such as records of a run
-            that is older than these.
+        DataError: no completed run, or its files do not suffice, such as those of a run that is
+            older than these records.
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name
             something that is not an error.
     """

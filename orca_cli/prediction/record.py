@@ -65,7 +65,7 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    # Of evaluation; another one can change last bits.
+    # Of evaluation; another size can change last bits.
     batch_size: int
     # Nodes.
     embedder: dict[str, Any]
@@ -140,7 +140,7 @@ def read_export(folder: Path) -> ModelRecord:
         ChecksumError: a file is missing or has changed.
         CheckpointError: a newer program wrote it.
         UnsafeError: it holds links, or names code that no model consists of.
-        DataError, ConfigError: its record is not one, or a setting in it is out of range.
+        DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():

@@ -23,7 +23,7 @@ from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
-# What zipfile and tarfile raise for damaged archives and for features that they lack.
+# Exceptions of zipfile and tarfile for damaged archives and for features that they lack.
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -211,7 +211,7 @@ def _refusal(archive: Path, message: str) -> UnsafeError:
 class _Stream:
     """The unpacked bytes of an archive, all of which count.
 
-    They include unwanted members, and what follows the last member of a tar.
+    They include unwanted members, and the bytes behind the last member of a tar.
     """
 
     def __init__(self, file: IO[bytes] | gzip.GzipFile, archive: Path) -> None:

@@ -28,7 +28,7 @@ _FREE_BYTES = 2**28
 # Characters; NumPy's own bound.
 _MAX_HEADER = 10_000
 _MAX_AXES = 32
-# Version of a header -> what reads it.
+# Version of a header -> its reader.
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -84,7 +84,7 @@ class Header(NamedTuple):
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
     """Return the header of an array at the beginning of a file.
 
-    The content begins at the header's `offset`, not where the file stands afterwards.
+    The content begins at the header's `offset`, not at the file's position afterwards.
 
     Args:
         file: up to 10,000 bytes of it are read.

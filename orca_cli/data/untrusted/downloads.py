@@ -360,7 +360,7 @@ class _Download:
 
 @contextmanager
 def _network(kind: type[Exception]) -> Iterator[None]:
-    """Turn what the libraries raise into one of our two errors."""
+    """Turn errors of the libraries into one of our two."""
     import urllib3
 
     try:

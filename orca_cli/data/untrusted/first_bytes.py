@@ -21,7 +21,7 @@ _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZI
 
 @contextmanager
 def damage(where: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into a DataError.
+    """Turn any error of a library, for a damaged file, into a DataError.
 
     Errors of ours and MemoryError pass. `what` is the expected kind of file.
     """
@@ -59,7 +59,7 @@ def first_bytes(path: Path, where: str, allowed: str) -> bytes:
 
 
 def disguise(head: bytes, name: str = "") -> str:
-    """Return what a file is by its first few hundred bytes; an empty text if it may be data.
+    """Return the kind of a file by its first few hundred bytes; an empty text if it may be data.
 
     With a name, it also has to be of the kind that the name's suffix says.
     """

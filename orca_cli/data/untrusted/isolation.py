@@ -222,7 +222,7 @@ class _Process(io.RawIOBase):
             self._process.kill()
 
     def forget(self) -> None:
-        """Close the pipes of a process that belongs to the one this was forked from."""
+        """Close the pipes of a process that belongs to the parent of this fork."""
         os.close(self._to)
         os.close(self._from)
         self._process.returncode = 0
@@ -297,13 +297,13 @@ os.register_at_fork(after_in_child=_forget)
 def serve(memory: int) -> None:
     """Call functions until standard input, which has the requests, ends.
 
-    Answers go to what standard output was.
+    Answers go to the first standard output.
 
     Args:
         memory: bytes of address space of a confined process; 0 for one without confinement.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
-    # What a library prints is not an answer.
+    # Texts that a library prints are not answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # Meant for the parent, which ends this process or closes its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

@@ -13,8 +13,8 @@ from orca_cli.exceptions import DataError, MemoryExhaustedError
 
 # Bytes of a memory map from which on its pages are released.
 _LARGE = 2**28
-# The last character of Unicode; NumPy takes any 32 bits for one, and fails wherever such a text is
-# used.
+# The last character of Unicode. NumPy takes any 32 bits for a character, and fails wherever such a
+# text is used.
 _LAST = 0x10FFFF
 
 

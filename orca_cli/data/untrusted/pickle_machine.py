@@ -266,7 +266,7 @@ class _Machine:
 def _is_plain_key(part: Any) -> bool:
     if isinstance(part, (str, bytes)):
         return len(part) <= _MAX_KEY
-    # Longer numbers can all have one hash.
+    # Longer numbers can all have the same hash.
     is_long = isinstance(part, int) and abs(part) >= 2**63
     return isinstance(part, _PLAIN) and not is_long
 
@@ -402,7 +402,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    """Return what protocol 5 stores of a contiguous array."""
+    """Return a contiguous array as protocol 5 stores it."""
     raw = _raw(content, shape, dtype)
     array = np.ndarray(shape, dtype, buffer=raw or None, order="F" if order == "F" else "C")
     checked_characters(array)

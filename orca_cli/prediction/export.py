@@ -187,7 +187,8 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
         split = splits.get(name)
         if split:
             count = _inert(split.get("n"))
-            lines.append(f"| {name} | {count} | `{_in_code(split.get('sha256'))}` |")
+            digest = _in_code(split.get("sha256"))
+            lines.append(f"| {name} | {count} | `{digest}` |")
     selected = mapping(record.result.get("selected"))
     split = selected.get("on")
     verb = "validated" if selected.get("by") == "last" else "chosen"
@@ -213,7 +214,8 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
         errors[f"baseline: {name}"] = baseline_error
     lines = []
     for name, measured in errors.items():
-        lines.append(f"| {_inert(name)} | {percent_or_number(number(measured), is_percent)} |")
+        shown = percent_or_number(number(measured), is_percent)
+        lines.append(f"| {_inert(name)} | {shown} |")
     ends = interval_text(error)
     interval = f" Its 95 % interval over such test sets: {ends}." if ends else ""
     validation_error = number(result.get("validation_error"))

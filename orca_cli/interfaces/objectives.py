@@ -26,22 +26,44 @@ class Distance:
     """What a metric returns."""
 
     value: Tensor  # scalar, differentiable in the target's features
-    diagnostics: dict[str, float] = field(
-        default_factory=dict
-    )  # such as iterations and marginal error
+    # Such as iterations and marginal error.
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):
     """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls.
 
-    Optional attributes of its class:
-        all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
-        least_classes: number of target classes that a problem needs; 1 by default.
-        sample_size: most points of a sample, for a metric that compares samples: `distance` is given samples of the source and
-            as many of the target, all of equally many points and drawn anew for every value. They are Features whose x is
-            [samples, points, d] and labels [samples, points]. 0, the default: it is given clouds.
-        sample_classes: most classes in a sample; 0, the default: all.
+    A trait is an attribute that has a default: a metric that derives from the protocol has the
+    default, and any metric may state its own.
+
+    Attributes:
+        all_classes: a trait; whether a problem has all target classes, unless the user says
+            otherwise. Where it is False, a problem has one.
+        least_classes: a trait of the class, which is read before a metric is made; the number of
+            target classes that a problem needs.
     """
+
+    all_classes: bool = False
+    least_classes: int = 1
+
+    def __init__(self) -> None:
+        # A part without settings takes none; typing's own default for protocols would take any.
+        pass
+
+    @property
+    def sample_size(self) -> int:
+        """Return the most points of a sample, for a metric that compares samples; 0: it compares clouds.
+
+        A metric of samples is given samples of the source and as many of the target, all of equally
+        many points and drawn anew for every value. They are Features whose x is
+        [samples, points, d] and labels [samples, points].
+        """
+        return 0
+
+    @property
+    def sample_classes(self) -> int:
+        """Return the most classes in a sample; 0: all."""
+        return 0
 
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.metrics.transport.clouds import check_finite
 
-_EPS = 1e-12  # added to variances under the root, in squared units of the features
+# Added to variances under the root, in squared units of the features.
+_EPS = 1e-12
 
 
-class Moments:
+class Moments(Metric):
     """Distance of the first two moments per dimension.
 
         value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
@@ -41,5 +42,6 @@ class Moments:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [d] and the standard deviation [d] of points [n, d], float64."""
     x = x.double()
     return x.mean(0), (x.var(0, correction=0) + _EPS).sqrt()

@@ -30,13 +30,13 @@ units; where a cloud meets itself, its cost is a function of some rows that retu
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from orca_cli.config.ranges import Positive
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import (
     ClassIndex,
@@ -52,22 +52,33 @@ from orca_cli.metrics.transport.entropic import log_sum_exp
 _MIN_EXPONENT = -50.0
 _SCALING = 0.5  # root of the ratio r between two levels
 _PERIODS = 4  # of a table
-_NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)]  # in 0..1
+_NODES = [(1 + math.cos(math.pi * (2 * i + 1) / 14)) / 2 for i in range(7)]  # in 0..1
 _TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
-_REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
+# Levels after which a cloud has forgotten the level that it started at: later periods equal this one.
+_REMEMBERED = 7
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
-_HELD_ELEMENTS = (
-    2**26
-)  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
-# Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
-# each: 1/2, and 0 at padding.
-_Levels = tuple[Tensor, Tensor]
+# Entries of a cloud's cost that are stored while it is tabulated, 256 MB in float32.
+_STORED_ELEMENTS = 2**26
+
 _Rows = Callable[[slice], Tensor]
-_Ranges = tuple[Tensor, Tensor]
+
+
+class _Levels(NamedTuple):
+    """The levels of B problems, front-padded to the same number S."""
+
+    regs: Tensor  # [S, B]
+    steps: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
+
+
+class _Ranges(NamedTuple):
+    """The smallest and the largest features of every class; infinite for a class without points."""
+
+    low: Tensor  # [k, d]
+    high: Tensor  # [k, d]
 
 
 @dataclass(frozen=True)
-class OTDDReference:
+class OTDDReference(Metric):
     """Value and gradient of the released code: squared, halved costs, debiased, annealed and stopped as there.
 
     Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
@@ -97,21 +108,22 @@ class OTDDReference:
         for label in classes.present:
             points = x[classes.points(label)]
             tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
-        selves = _read(tables, squares, self.reg / 2)
-        between = self._label_distances(
-            classes, classes, clouds.from_points(x), squares, selves + selves.T
+        selves = _read(tables, squares, self.reg / 2)  # [k, k]
+        upper = self._label_distances(
+            classes, classes, clouds.from_points(x), squares=squares, selves=selves + selves.T
         )
-        labels = between + between.T
+        label_distances = upper + upper.T  # W, [k, k]
+        half_squares = _rows(x)
 
-        def outer_cost(some: slice) -> Tensor:
-            return _rows(x)(some).add_(labels[source.labels[some]][:, source.labels], alpha=0.5)
+        def outer_cost(rows: slice) -> Tensor:
+            distances = label_distances[source.labels[rows]][:, source.labels]
+            return half_squares(rows).add_(distances, alpha=0.5)
 
-        source_self = _tabulate(
-            outer_cost, x, _outer_square(ranges, len(classes.present) + 1), self.reg
-        )
+        square = _outer_square(ranges, len(classes.present) + 1)
+        source_self = _tabulate(outer_cost, x, square, self.reg)
         return {
-            "low": ranges[0],
-            "high": ranges[1],
+            "low": ranges.low,
+            "high": ranges.high,
             "class_self": tables,
             "source_self": source_self[None],
         }
@@ -125,58 +137,80 @@ class OTDDReference:
         """
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
-        cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources, targets = (
-            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
-        )
-        ranges, target_ranges = (prepared["low"], prepared["high"]), _ranges(target)
-        squares, own_squares = (
-            _square_diameters(one, target_ranges) for one in (ranges, target_ranges)
-        )
-        # What each target class's transport to itself costs, at its diameters with the source's classes and with its own.
-        counts = source.num_classes, target.num_classes
-        selves = torch.zeros(counts[1], sum(counts), dtype=torch.float64, device=z.device)
-        for label in targets.present:
-            members = targets.points(label)
-            block = target_cost[members][:, members]
-            levels = _levels_from(
-                [row[label] for row in (*squares, *own_squares)], self.reg / 2, block
-            )
-            selves[label] = _selves(block.__getitem__, len(block), levels)[0]
-        cross, inner = selves.split(counts, 1)
-        cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
-        labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
-        inner = self._label_distances(
-            targets, targets, clouds.from_matrix(target_cost), own_squares, inner + inner.T
-        )
+        cost = half_squared_distances(x, z)  # [n, m]
+        own_cost = half_squared_distances(z, z)  # [m, m]
+        sources = index_classes(source.labels, source.num_classes, x.dtype)
+        targets = index_classes(target.labels, target.num_classes, x.dtype)
+        ranges = _Ranges(low=prepared["low"], high=prepared["high"])
+        target_ranges = _ranges(target)
+        squares = _square_diameters(ranges, target_ranges)  # [k, l]
+        own_squares = _square_diameters(target_ranges, target_ranges)  # [l, l]
 
-        cost.add_((labels / 2)[source.labels][:, target.labels])
-        target_cost.add_(((inner + inner.T) / 2)[target.labels][:, target.labels])
-        low, high = (torch.cat(pair) for pair in zip(ranges, target_ranges, strict=True))
-        square = _outer_square((low, high), len(sources.present) + len(targets.present))
+        target_selves = self._target_selves(targets, own_cost, [*squares, *own_squares])
+        # What each target class's transport to itself costs, at its diameters with the source's
+        # classes [l, k] and with the target's [l, l].
+        cross_selves, own_selves = target_selves.split((source.num_classes, target.num_classes), 1)
+        source_selves = _read(prepared["class_self"], squares, self.reg / 2)  # [k, l]
+        label_distances = self._label_distances(
+            sources,
+            targets,
+            clouds.from_matrix(cost),
+            squares=squares,
+            selves=source_selves + cross_selves.T,
+        )
+        upper = self._label_distances(
+            targets,
+            targets,
+            clouds.from_matrix(own_cost),
+            squares=own_squares,
+            selves=own_selves + own_selves.T,
+        )
+        own_distances = upper + upper.T
+        cost.add_((label_distances / 2)[source.labels][:, target.labels])
+        own_cost.add_((own_distances / 2)[target.labels][:, target.labels])
+
+        joined = _Ranges(
+            low=torch.cat([ranges.low, target_ranges.low]),
+            high=torch.cat([ranges.high, target_ranges.high]),
+        )
+        square = _outer_square(joined, len(sources.present) + len(targets.present))
         levels = _levels_from([square], self.reg, cost)
-        a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
-        value, f, g = _cross(cost[None], a, b, levels)
-        target_self, target_f = _selves(target_cost.__getitem__, m, levels)
-        source_self = float(_read(prepared["source_self"], [[square]], self.reg))
+        a = cost.new_full((1, n), 1 / n)
+        b = cost.new_full((1, m), 1 / m)
+        cross_value, f, g = _cross(cost[None], a, b, levels)
+        own_value, own_f = _selves(own_cost.__getitem__, m, levels)
+        source_value = float(_read(prepared["source_self"], [[square]], self.reg))
+        value = cross_value[0] - own_value[0] - source_value
 
         # The plan's columns are right: g is the extrapolation of f.
-        plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
-        plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
-        within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
-        error = float((plan.sum(1) - 1 / n).abs().sum())
-        value = value[0] - target_self[0] - source_self
-        return (
-            value,
-            within @ z - plan.T @ x,
-            {"iterations": float(len(levels[1])), "marginal_error": error},
-        )
+        potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
+        exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
+        plan = exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)  # [n, m]
+        own_plan = torch.softmax((own_f[0] - own_cost) / self.reg, dim=1) / m  # [m, m]
+        diagnostics = {
+            "iterations": float(len(levels.steps)),
+            "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
+        }
+        return value, own_plan @ z - plan.T @ x, diagnostics
+
+    def _target_selves(
+        self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
+    ) -> Tensor:
+        """Return half of what every class's transport to itself costs, [l, Q] float64, at squared diameters [Q, l]."""
+        selves = own_cost.new_zeros(len(targets.counts), len(squares), dtype=torch.float64)
+        for label in targets.present:
+            members = targets.points(label)
+            block = own_cost[members][:, members]  # [c, c]
+            levels = _levels_from([row[label] for row in squares], self.reg / 2, block)
+            selves[label] = _selves(block.__getitem__, len(block), levels)[0]
+        return selves
 
     def _label_distances(
         self,
         left: ClassIndex,
         right: ClassIndex,
         cost: Cost,
+        *,
         squares: list[list[float]],
         selves: Tensor,
     ) -> Tensor:
@@ -187,67 +221,64 @@ class OTDDReference:
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
-            chosen = zip(group.left.tolist(), group.right.tolist(), strict=True)
-            levels = _levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
+            pairs = zip(group.left.tolist(), group.right.tolist(), strict=True)
+            levels = _levels_from([squares[i][j] for i, j in pairs], self.reg / 2, table)
             values, _, _ = _cross(cost(group.rows, group.columns), group.a, group.b, levels)
-            table[group.left, group.right] = 2 * (
-                values - selves[group.left, group.right].to(values)
-            )
+            debiased = values - selves[group.left, group.right].to(values)
+            table[group.left, group.right] = 2 * debiased
         return table
 
 
 def _ranges(features: Features) -> _Ranges:
-    """Return the smallest and the largest feature of every class, [k, d] float64; infinite for a class without points."""
+    """Return the ranges of every class, [k, d] float64."""
     shape = (features.num_classes, features.x.shape[1])
-    index = features.labels[:, None].expand_as(features.x)
-    low = features.x.new_full(shape, torch.inf).scatter_reduce_(
-        0, index, features.x.detach(), "amin"
-    )
-    high = features.x.new_full(shape, -torch.inf).scatter_reduce_(
-        0, index, features.x.detach(), "amax"
-    )
-    return low.double(), high.double()
+    x = features.x.detach()
+    index = features.labels[:, None].expand_as(x)
+    low = x.new_full(shape, torch.inf).scatter_reduce_(0, index, x, "amin")
+    high = x.new_full(shape, -torch.inf).scatter_reduce_(0, index, x, "amax")
+    return _Ranges(low=low.double(), high=high.double())
 
 
 def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
     """Return half the squared diagonals [k, l] of the boxes around two classes; 0 where neither has points."""
-    both = zip(*left, strict=True)
-    sides = [torch.maximum(high, right[1]) - torch.minimum(low, right[0]) for low, high in both]
-    squares = torch.stack([side.square().sum(-1) for side in sides]) / 2
+    rows = []
+    for low, high in zip(left.low, left.high, strict=True):
+        sides = torch.maximum(high, right.high) - torch.minimum(low, right.low)  # [l, d]
+        rows.append(sides.square().sum(-1))
+    squares = torch.stack(rows) / 2
     return torch.where(squares.isfinite(), squares, 0.0).tolist()
 
 
 def _outer_square(ranges: _Ranges, classes: int) -> float:
     """Return the squared diagonal of the box around all classes, with their numbers as one more coordinate."""
-    low, high = ranges
-    return float((high.amax(0) - low.amin(0)).square().sum(-1)) + (classes - 1) ** 2
+    sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
+    return float(sides.square().sum(-1)) + (classes - 1) ** 2
 
 
 def _rows(points: Tensor) -> _Rows:
     """Return the half squared distances of points [p, d] to all of them, by rows."""
-    return lambda some: half_squared_distances(points[some], points)
+    return lambda rows: half_squared_distances(points[rows], points)
 
 
 def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
     """Return the levels of problems of these squared diameters."""
     counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
     length = max(counts) + 2
-    regs, steps = [], []
+    regs = []
+    steps = []
     for square, count in zip(squares, counts, strict=True):
         # Of points this close any level makes one; 0 cannot be divided by.
-        first = max(square, reg * 1e-6)
+        start = max(square, reg * 1e-6)
         padding = length - count - 2
-        regs.append(
-            [first] * (padding + 1)
-            + [first * _SCALING ** (2 * place) for place in range(count)]
-            + [reg]
-        )
+        falling = [start * _SCALING ** (2 * i) for i in range(count)]
+        regs.append([start] * (padding + 1) + falling + [reg])
         steps.append([0.0] * padding + [0.5] * (count + 2))
-    levels, step = (
-        torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True)
-        for table in (regs, steps)
-    )
-    return levels, step
+    return _Levels(regs=_by_level(regs, like), steps=_by_level(steps, like))
+
+
+def _by_level(rows: list[list[float]], like: Tensor) -> Tensor:
+    """Return lists of S numbers for B problems as a tensor [S, B]."""
+    return torch.tensor(rows, dtype=torch.float64).T.to(like, non_blocking=True)
 
 
 def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -256,13 +287,16 @@ def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor,
     memory = torch.empty_like(cost)
 
     def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
-        return _softmin(cost, g, log_b, reg, memory), _softmin(cost.mT, f, log_a, reg, memory.mT)
+        new_f = _softmin(cost, g, log_b, reg=reg, memory=memory)
+        new_g = _softmin(cost.mT, f, log_a, reg=reg, memory=memory.mT)
+        return new_f, new_g
 
-    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels[0][0])
-    for reg, step in zip(*levels, strict=True):
+    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels.regs[0])
+    for reg, step in zip(levels.regs, levels.steps, strict=True):
         new_f, new_g = updates(f, g, reg)
-        f, g = torch.lerp(f, new_f, step[:, None]), torch.lerp(g, new_g, step[:, None])
-    final_f, final_g = updates(f, g, levels[0][-1])
+        f = torch.lerp(f, new_f, step[:, None])
+        g = torch.lerp(g, new_g, step[:, None])
+    final_f, final_g = updates(f, g, levels.regs[-1])
     return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
 
 
@@ -271,31 +305,33 @@ def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
 
     Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
     """
-    regs, steps = levels
-    diameters = regs.shape[1]
+    diameters = levels.regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
     together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
-    weights = regs.new_full((diameters, points), -math.log(points))
-    memory = regs.new_empty(together * height * points)
+    weights = levels.regs.new_full((diameters, points), -math.log(points))
+    memory = levels.regs.new_empty(together * height * points)
 
-    def softmin(f: Tensor, reg: Tensor) -> Tensor:
-        result = torch.empty_like(f)
-        for start in range(0, points, height):
-            rows = slice(start, min(start + height, points))
-            block = cost(rows)
-            for first in range(0, diameters, together):
-                some = slice(first, first + together)
-                shape = (len(f[some]), *block.shape)
-                held = memory[: math.prod(shape)].view(shape)
-                result[some, rows] = _softmin(
-                    block.expand(shape), f[some], weights[some], reg[some], held
+    def softmin(f: Tensor, regs: Tensor) -> Tensor:
+        update = torch.empty_like(f)
+        for row in range(0, points, height):
+            rows = slice(row, min(row + height, points))
+            block = cost(rows)  # [r, points]
+            for start in range(0, diameters, together):
+                problems = slice(start, start + together)
+                shape = (len(f[problems]), *block.shape)
+                update[problems, rows] = _softmin(
+                    block.expand(shape),
+                    f[problems],
+                    weights[problems],
+                    reg=regs[problems],
+                    memory=memory[: math.prod(shape)].view(shape),
                 )
-        return result
+        return update
 
-    f = softmin(torch.zeros_like(weights), regs[0])
-    for reg, step in zip(regs, steps, strict=True):
-        f = torch.lerp(f, softmin(f, reg), step[:, None])
-    return softmin(f, regs[-1]).mean(1), f
+    f = softmin(torch.zeros_like(weights), levels.regs[0])
+    for regs, step in zip(levels.regs, levels.steps, strict=True):
+        f = torch.lerp(f, softmin(f, regs), step[:, None])
+    return softmin(f, levels.regs[-1]).mean(1), f
 
 
 def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
@@ -303,46 +339,57 @@ def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
 
     The table, [_TABLE] float64, has the first period, and the means of the potential at the nodes of four periods.
     """
-    first = _period(_position(square, reg))
-    periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
-    places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = _levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, x)
-    if len(x) ** 2 <= _HELD_ELEMENTS:
+    start = _period(_position(square, reg))
+    periods = min(max(_REMEMBERED + 1 - start, 1), _PERIODS)
+    squares = []
+    for period in range(periods):
+        positions = [start - 1 + period + node for node in _NODES]
+        squares += [reg * _SCALING ** (-2 * position) for position in positions]
+    levels = _levels_from(squares, reg, x)
+    if len(x) ** 2 <= _STORED_ELEMENTS:
         cost = cost(slice(len(x))).__getitem__
     table = _selves(cost, len(x), levels)[0].double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
-    return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
+    return torch.cat([table.new_full((1,), float(start)), table.reshape(-1), later.reshape(-1)])
 
 
 def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
     """Return the means of the extrapolated potentials [k, l] of k clouds, from their tables, each at l squared diameters."""
+    means = []
+    for table, row in zip(tables.tolist(), squares, strict=True):
+        means.append([_mean_potential(table, _position(square, reg)) for square in row])
+    return tables.new_tensor(means)
 
-    def mean(table: list[float], square: float) -> float:
-        position = _position(square, reg)
-        period = _period(position)
-        node = position - (period - 1)
-        start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
-        total = 0.0
-        for knot, value in zip(_NODES, table[start:], strict=False):
-            total += value * math.prod(
-                (node - other) / (knot - other) for other in _NODES if other != knot
-            )
-        return total
 
-    rows = zip(tables.tolist(), squares, strict=True)
-    return tables.new_tensor([[mean(table, square) for square in row] for table, row in rows])
+def _mean_potential(table: list[float], position: float) -> float:
+    """Return the mean of a cloud's extrapolated potential, by Lagrange's polynomial through the nodes of its period."""
+    period = _period(position)
+    node = position - (period - 1)
+    row = min(max(period - int(table[0]), 0), _PERIODS - 1)
+    values = table[1 + len(_NODES) * row :][: len(_NODES)]
+    mean = 0.0
+    for i, value in enumerate(values):
+        factors = []
+        for j, root in enumerate(_NODES):
+            if j != i:
+                factors.append((node - root) / (_NODES[i] - root))
+        mean += value * math.prod(factors)
+    return mean
 
 
 def _position(square: float, reg: float) -> float:
     """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
+    if square > reg:
+        return math.log(square / reg) / (-2 * math.log(_SCALING))
+    return 0.0
 
 
 def _period(position: float) -> int:
+    """Return the number of the period, from 1 on, that a position is in."""
     return max(math.ceil(position), 1)
 
 
-def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
+def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, *, reg: Tensor, memory: Tensor) -> Tensor:
     """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
     inverse = reg.reciprocal()[:, None]
     exponent = torch.addcmul(

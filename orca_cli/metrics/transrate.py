@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from orca_cli.config.ranges import Positive
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.metrics.transport.clouds import check_finite, prepare_nothing
 
 
 @dataclass(frozen=True)
-class TransRate:
+class TransRate(Metric):
     """Negative TransRate of the target in nats, differentiated by autograd in float64.
 
     With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be put into one problem
@@ -39,23 +39,23 @@ class TransRate:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
         """Return minus TransRate of the target; memory grows with min(m, d) squared. No diagnostics."""
         check_finite("target features", target.x)
-        z = target.x.double()
+        z = target.x.double()  # [m, d]
         z = z - z.mean(0)
         norm = torch.linalg.vector_norm(z)
-        z = z / torch.where(norm > 0, norm, 1)  # equal points stay where they are, at 0
-        present = torch.unique(target.labels)
+        # Equal points stay where they are, at 0.
+        z = z / torch.where(norm > 0, norm, 1)
         rate = self._coding_rate(z)
-        if len(present) == 1:
-            class_rate = rate
-        else:
-            class_rate = torch.stack(
-                [self._coding_rate(z[target.labels == label]) for label in present]
-            ).mean()
+        class_rate = rate
+        present = torch.unique(target.labels)
+        if len(present) > 1:
+            rates = [self._coding_rate(z[target.labels == label]) for label in present]
+            class_rate = torch.stack(rates).mean()
         value = (class_rate - rate).to(target.x.dtype)
         check_finite("distance", value)
         return Distance(value)
 
     def _coding_rate(self, z: Tensor) -> Tensor:
+        """Return R(Z) of points [n, d]."""
         n, d = z.shape
         # Z^T Z and Z Z^T have the same eigenvalues but for zeros.
         gram = z.T @ z if d <= n else z @ z.T

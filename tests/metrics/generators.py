@@ -48,11 +48,10 @@ def consecutive(features, samples, size):
 
 def as_compared(metric, source, target):
     """Both sides as the metric takes them; where it takes samples, consecutive ones, two or more if there are two points."""
-    largest = getattr(metric, "sample_size", None)
-    if largest is None:
+    if not metric.sample_size:
         return source, target
     points = min(len(source.x), len(target.x))
-    size = min(largest, max(1, points // 2))
+    size = min(metric.sample_size, max(1, points // 2))
     return tuple(consecutive(side, points // size, size) for side in (source, target))
 
 

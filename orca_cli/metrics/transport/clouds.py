@@ -23,22 +23,23 @@ from torch.nn.utils.rnn import pad_sequence
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Distance, Features
 
-Solved = tuple[
-    Tensor, Tensor, dict[str, float]
-]  # value, gradient in the target's features [m, d], diagnostics
+# The value, its gradient in the target's features [m, d], and diagnostics.
+Solved = tuple[Tensor, Tensor, dict[str, float]]
 Cost = Callable[[Tensor, Tensor], Tensor]
 
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
-def check_finite(what: str, *tensors: Tensor) -> None:
-    """Raise NonFiniteError if an entry of the tensors, which are `what`, is NaN or infinite."""
+def check_finite(name: str, *tensors: Tensor) -> None:
+    """Raise NonFiniteError if an entry of the tensors, which are called `name`, is NaN or infinite."""
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
-    extremes = [extreme for tensor in tensors for extreme in torch.aminmax(tensor.detach())]
+    extremes: list[Tensor] = []
+    for tensor in tensors:
+        extremes.extend(torch.aminmax(tensor.detach()))
     if not bool(torch.isfinite(torch.stack(extremes)).all()):
         raise NonFiniteError(
-            f"{what}: NaN or infinite", where="metric", hint="lower the learning rate"
+            f"{name}: NaN or infinite", where="metric", hint="lower the learning rate"
         )
 
 
@@ -59,11 +60,8 @@ def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
     The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
     """
     cost = x @ z.mT
-    return (
-        torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
-        .add_(_half_squares(z)[..., None, :])
-        .clamp_(min=0)
-    )
+    torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
+    return cost.add_(_half_squares(z)[..., None, :]).clamp_(min=0)
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -75,10 +73,8 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
     clouds = centred(x, *others)
-    largest = 2 * (
-        _half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max()
-    )  # bounds half squared distances
-    # The plan is exp((f + g - c) / reg).
+    # An upper bound on half squared distances. The plan is exp((f + g - c) / reg).
+    largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())
     if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
         return clouds
     return tuple(cloud.double() for cloud in clouds)
@@ -91,7 +87,7 @@ def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
     """Return what a plan [n, m] carries between classes, [k, l]; rows [n] and columns [m] are the points' classes."""
-    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)
+    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)  # [k, m]
     return plan.new_zeros(shape).index_add_(1, columns, by_row)
 
 
@@ -110,7 +106,8 @@ def closed_form(
         check_finite("target features", target.x)
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
-        value, slope = value.to(target.x), slope.to(target.x)
+        value = value.to(target.x)
+        slope = slope.to(target.x)
         check_finite("distance or gradient", value, slope)
         carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
         return Distance(value + (carrier - carrier.detach()), diagnostics)
@@ -119,6 +116,7 @@ def closed_form(
 
 
 def _half_squares(x: Tensor) -> Tensor:
+    """Return half the squared norms of points [..., n, d], [..., n]."""
     return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)
 
 
@@ -164,25 +162,32 @@ def padded(
     pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex
 ) -> Iterator[PairGroup]:
     """Yield the pairs, sorted by size, in groups that padding does not blow up."""
+    by_size = sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair))
     groups: list[list[tuple[int, int]]] = []
-    p = q = true = 0
-    for i, j in sorted(
-        pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)
-    ):
-        height, width = left.counts[i], right.counts[j]
-        rows, columns, entries = max(p, height), max(q, width), true + height * width
-        limit = min(_GROUP_PADDING * entries, _GROUP_ELEMENTS)
-        if groups and (len(groups[-1]) + 1) * rows * columns <= limit:
+    # Of the last group: p and q, and the entries of its costs without padding.
+    p = q = entries = 0
+    for i, j in by_size:
+        height = max(p, left.counts[i])
+        width = max(q, right.counts[j])
+        own_entries = left.counts[i] * right.counts[j]
+        limit = min(_GROUP_PADDING * (entries + own_entries), _GROUP_ELEMENTS)
+        if groups and (len(groups[-1]) + 1) * height * width <= limit:
             groups[-1].append((i, j))
-            p, q, true = rows, columns, entries
+            p, q, entries = height, width, entries + own_entries
         else:
             groups.append([(i, j)])
-            p, q, true = height, width, height * width
+            p, q, entries = left.counts[i], right.counts[j], own_entries
     for group in groups:
-        a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
-        p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
+        left_classes, right_classes = torch.tensor(group).to(left.rows.device, non_blocking=True).T
+        p = max(left.counts[i] for i, _ in group)
+        q = max(right.counts[j] for _, j in group)
         yield PairGroup(
-            a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q]
+            left=left_classes,
+            right=right_classes,
+            rows=left.rows[left_classes, :p],
+            columns=right.rows[right_classes, :q],
+            a=left.weights[left_classes, :p],
+            b=right.weights[right_classes, :q],
         )
 
 

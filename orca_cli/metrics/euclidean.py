@@ -15,12 +15,14 @@ class Euclidean(Metric):
 
         value = 1/(n m) sum_ij |x_i - z_j|
 
-    over all pairs, in units of the features; the released code pairs random rows, which has the same mean and more noise.
-    Labels are not used. It is not a distance of distributions: it is lowest where the target is in the source's spatial
-    median, and a cloud against itself has the mean distance of its own points, not 0.
+    over all pairs, in units of the features; the released code pairs random rows, which has the
+    same mean and more noise. Labels are not used. It is not a distance of distributions: it is
+    lowest where the target is in the source's spatial median, and a cloud against itself has the
+    mean distance of its own points, not 0.
 
-    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do pairs closer than
-    rounding can tell: a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64.
+    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do
+    pairs closer than rounding can tell: a few 1e-4 of their distance from the source's mean in
+    float32, 1e-8 in float64.
     """
 
     prepare = clouds.prepare_nothing

@@ -1,4 +1,4 @@
-"""Squared maximum mean discrepancy with a sum of five Gaussian kernels (the paper's ablation, A.4)."""
+"""Squared maximum mean discrepancy with five Gaussian kernels (the paper's ablation, A.4)."""
 
 import math
 
@@ -32,26 +32,29 @@ _ANGLES = [math.pi * (2 * i + 1) / (2 * _NODES) for i in range(_NODES)]
 class MMD(Metric):
     """Squared maximum mean discrepancy with a sum of five Gaussian kernels.
 
-        value = mean K(x_i, x_i') + mean K(z_j, z_j') - 2 mean K(x_i, z_j),    K(x, z) = sum_s exp(-|x - z|^2 / (s b))
+        value = mean K(x_i, x_i') + mean K(z_j, z_j') - 2 mean K(x_i, z_j)
+        K(x, z) = sum_s exp(-|x - z|^2 / (s b))
 
-    with scales s of 1/4, 1/2, 1, 2, 4 and the bandwidth b: the mean squared distance between two different points of source
-    and target together. The first term needs all n^2 pairs of the source and depends on the target through b alone. It is a
-    smooth function of log b (analytic where |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the
-    interpolant is right to about 1e-13.
+    with scales s of 1/4, 1/2, 1, 2, 4 and the bandwidth b: the mean squared distance between two
+    different points of source and target together. The first term needs all n^2 pairs of the source
+    and depends on the target through b alone. It is a smooth function of log b (analytic where |Im
+    log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right to
+    about 1e-13.
 
-    The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal. Labels
-    are not used: a target class is compared with the whole source.
+    The bandwidth is held constant in the gradient, as in the released code; where it would be 0,
+    all points are equal. Labels are not used: a target class is compared with the whole source.
 
-    A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
-    against itself. In float32 it is off by about 1e-6.
+    A point's pair with itself counts (V-statistic, as in the released code): the value is at least
+    0, and 0 for a cloud against itself. In float32 it is off by about 1e-6.
     """
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n.
 
-        They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
-        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48].
+        They are the mean [d], seen from the first point, so that equal points have differences of
+        exactly 0; scatter, the sum of squared distances from it; self_kernel, the mean of K over
+        all pairs by bandwidth: [48].
         """
         check_finite("source features", source.x)
         x = (source.x - source.x[0]).double()
@@ -106,7 +109,10 @@ def _mean_square(scatter: Tensor, points: int) -> float:
 
 
 def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of K(x_i, z_j), and the gradient of -2 mean K(x_i, z_j) in z, [m, d]; in units of the root of b."""
+    """Return the sum of K(x_i, z_j), and the gradient of -2 mean K(x_i, z_j) in z, [m, d].
+
+    In units of the root of b.
+    """
     pairs = len(x) * len(z)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
     gradient = torch.zeros_like(z)
@@ -118,7 +124,10 @@ def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of K(z_j, z_j'), and the gradient of mean K(z_j, z_j') in z, [m, d]; in units of the root of b."""
+    """Return the sum of K(z_j, z_j'), and the gradient of mean K(z_j, z_j') in z, [m, d].
+
+    In units of the root of b.
+    """
     pairs = len(z) * len(z)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
     gradients = []
@@ -130,7 +139,7 @@ def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return K and its derivative by the squared distance, both [n, m], for points in units of the root of b."""
+    """Return K and its derivative by the squared distance, [n, m]; in units of the root of b."""
     scale = _LARGEST_SCALE
     power = half_squared_distances(x, z).mul_(-2 / scale).exp_()
     kernel = power.clone()
@@ -145,7 +154,7 @@ def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
-    """Return the mean of K over all pairs of points [n, d] at every bandwidth, in the dtype of x."""
+    """Return the mean of K over all pairs of points at every bandwidth, of x [n, d]."""
     (x,) = centred(x)
     sums = x.new_zeros(len(bandwidths))
     for start in range(0, len(x), _CHUNK):
@@ -172,7 +181,10 @@ def _kernel_sums(x: Tensor, z: Tensor, bandwidths: list[float]) -> Tensor:
 
 
 def _interpolate(table: Tensor, ratio: float) -> Tensor:
-    """Return the table's value at a bandwidth in units of the source's own, by the barycentric formula."""
+    """Return the table's value at a bandwidth, in units of the source's own.
+
+    It is interpolated by the barycentric formula.
+    """
     position = (math.log(ratio) - _MIDDLE) / _RADIUS
     gaps = [position - math.cos(angle) for angle in _ANGLES]
     if 0 in gaps:

@@ -1,4 +1,4 @@
-"""Distance of the first two moments per dimension: the control that a dataset distance has to beat."""
+"""Distance of the first two moments per dimension: the control that every distance has to beat."""
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ class Moments(Metric):
 
         value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
 
-    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and diagonal covariances, in
-    squared units of the features. Labels are not used: a target class is compared with the whole source.
+    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and
+    diagonal covariances, in squared units of the features. Labels are not used: a target class is
+    compared with the whole source.
 
-    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one.
+    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a
+    single point has one.
 
     The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
     """

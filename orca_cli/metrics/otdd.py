@@ -1,14 +1,17 @@
-"""The optimal transport dataset distance between equal, small samples of both sides, debiased (paper 3.2 and A.1).
+"""The dataset distance between equal, small samples of both sides, debiased (paper 3.2, A.1).
 
     c(a, b) = 1/2 |a - b|^2 + 1/2 W(label of a, label of b)
-    S(A, B) = min over matchings of 1/s sum_i c(a_i, b_match(i)),    A, B samples of s points each
-    OTDD    = E S(X, Z) - 1/2 E S(X, X') - 1/2 E S(Z, Z')            X, X' of the source, Z, Z' of the target
+    S(A, B) = min over matchings of 1/s sum_i c(a_i, b_match(i))
+    OTDD    = E S(X, Z) - 1/2 E S(X, X') - 1/2 E S(Z, Z')
 
-W(k, l) is the transport with cost |a - b|^2 between equally many points of class k in A and of class l in B. Transport between
-small samples is biased, at both levels, and so is its gradient: matched to its nearest source points a target contracts. One
-procedure computes the cost in all three terms, so that the bias is the same and source and target of one distribution have
-value 0 and gradient 0 in expectation. Elsewhere the value may be negative. Neither it nor its cost depends on the size of the
-source. Without labels it is the minibatch energy distance (Salimans et al. 2018, eq. 6).
+A and B are samples of s points each, X and X' of the source, Z and Z' of the target.
+W(k, l) is the transport with cost |a - b|^2 between equally many points of class k in A and of
+class l in B. Transport between small samples is biased, at both levels, and so is its gradient:
+matched to its nearest source points a target contracts. One procedure computes the cost in all
+three terms, so that the bias is the same and source and target of one distribution have value 0 and
+gradient 0 in expectation. Elsewhere the value may be negative. Neither it nor its cost depends on
+the size of the source. Without labels it is the minibatch energy distance (Salimans et al. 2018,
+eq. 6).
 """
 
 from dataclasses import dataclass
@@ -49,11 +52,14 @@ class _Sorted(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDD(Metric):
-    """Exact transport between samples of at most `size` points; matchings are held, costs are differentiated.
+    """Exact transport between samples of at most `size` points.
 
-    Costs are squared and halved; the value may be below 0 by chance. It is 0 in expectation, and so is its gradient, where any
-    two samples are alike, whichever sides they are of. Each sample of the source is compared with one of the target, and each
-    first sample of a pair with the second of the same side; where a side has one sample, its own terms are left out.
+    Matchings are held, costs are differentiated.
+
+    Costs are squared and halved; the value may be below 0 by chance. It is 0 in expectation, and so
+    is its gradient, where any two samples are alike, whichever sides they are of. Each sample of
+    the source is compared with one of the target, and each first sample of a pair with the second
+    of the same side; where a side has one sample, its own terms are left out.
     """
 
     all_classes = True
@@ -118,13 +124,13 @@ class OTDD(Metric):
 
 
 def _within(samples: int) -> tuple[slice, slice]:
-    """Return the samples of a side that are compared with each other: 0 with 1, 2 with 3, and so on."""
+    """Return which samples of a side are compared: 0 with 1, 2 with 3, and so on."""
     paired = samples // 2 * 2
     return slice(0, paired, 2), slice(1, paired, 2)
 
 
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two sides of all B pairs of samples: across, within the source, within the target."""
+    """Return the sides of all B pairs of samples: across, within the source, within the target."""
     even, odd = _within(len(source))
     rows = torch.cat([source, source[even], target[even]])
     columns = torch.cat([target, source[odd], target[odd]])
@@ -138,7 +144,7 @@ def _transport(costs: Tensor) -> _Transport:
 
 
 def _labelled_transport(costs: Tensor, row_labels: Tensor, column_labels: Tensor) -> _Transport:
-    """Solve the problems of half squared distances [B, s, s] between points of these classes, [B, s]."""
+    """Solve problems of half squared distances [B, s, s] between points of these classes [B, s]."""
     size = costs.shape[1]
     labels = [side.to(costs)[:, :, None] for side in (row_labels, column_labels)]
     # Costs and labels move together, so that the host waits for a GPU once.
@@ -155,15 +161,15 @@ def _labelled_transport(costs: Tensor, row_labels: Tensor, column_labels: Tensor
 def _labelled_match(
     cost: np.ndarray, row_labels: np.ndarray, column_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an optimal matching where distances between classes enter the cost, and the couplings behind these distances.
+    """Return an optimal matching where W enters the cost, and the couplings behind every W.
 
     Args:
         cost: [s, s], half squared distances.
         row_labels, column_labels: [s], the classes of the points.
 
     Returns:
-        columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching, as often as the outer one
-        joins the two.
+        columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching,
+        as often as the outer one joins the two.
     """
     rows = _by_class(row_labels)
     columns = _by_class(column_labels)
@@ -189,7 +195,7 @@ def _labelled_match(
 
 
 def _by_class(labels: np.ndarray) -> _Sorted:
-    """Return points with these classes [s] in the order of their classes, and of their positions within a class."""
+    """Return the points of these classes [s] by class, and by position within a class."""
     order = labels.argsort(kind="stable")
     _, starts, runs_of = np.unique(labels[order], return_index=True, return_inverse=True)
     runs = [slice(start, stop) for start, stop in pairwise([*starts, len(labels)])]
@@ -197,7 +203,7 @@ def _by_class(labels: np.ndarray) -> _Sorted:
 
 
 def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of costs [s, s], in order, and the columns that an optimal matching gives to them."""
+    """Return the rows of costs [s, s], in order, and their columns in an optimal matching."""
     from scipy.optimize import linear_sum_assignment
 
     try:

@@ -1,10 +1,11 @@
-"""The optimal transport dataset distance class by class (paper 3.2, A.1 and Algorithm 1), with entropic, debiased transport.
+"""The dataset distance class by class (paper 3.2, A.1, Algorithm 1) by debiased entropic OT.
 
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-with uniform weights on points. The gradient in the target's features is that of the envelope theorem at both levels: plans
-are held, costs are differentiated, through |x_i - z_j|^2 and through every W that the plans put mass on.
+with uniform weights on points. The gradient in the target's features is that of the envelope
+theorem at both levels: plans are held, costs are differentiated, through |x_i - z_j|^2 and through
+every W that the plans put mass on.
 """
 
 from collections.abc import Callable
@@ -60,13 +61,15 @@ class _Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDByClass(Metric):
-    """Debiased entropic OTDD of squared, halved costs, with gradient through features and label distances.
+    """Debiased entropic OTDD of squared, halved costs; the gradient goes through features and W.
 
-    Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
-    against its root blur into one point and have distance 0; where float32 cannot resolve reg, float64 is used.
+    Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances:
+    features that are small against its root blur into one point and have distance 0; where float32
+    cannot resolve reg, float64 is used.
 
-    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and the value off by less than
-    1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
+    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and
+    the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source
+    tokens.
     """
 
     transport: ClassVar[Transport] = Transport()
@@ -76,8 +79,8 @@ class OTDDByClass(Metric):
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n and the square of the largest class.
 
-        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs, and self_term,
-        OT_reg(source, source), float64.
+        They are class_self [k], the transport of each class to itself at reg / 2 with halved costs,
+        and self_term, OT_reg(source, source), float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
@@ -96,7 +99,9 @@ class OTDDByClass(Metric):
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
+        """Return the distance.
+
+        Memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
         Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`).
         """
@@ -171,7 +176,7 @@ class OTDDByClass(Metric):
         )
 
     def _own_terms(self, target: _Cloud, cost: Tensor, selves: _Solved, reached: Tensor) -> _Terms:
-        """Return OT_reg(target, target), and the gradient of its half and of the self terms of every W.
+        """Return OT_reg(target, target), and the gradient of its half and of every W's self terms.
 
         Args:
             target: the cloud.
@@ -213,7 +218,10 @@ class OTDDByClass(Metric):
         )
 
     def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_Solved, Tensor]:
-        """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
+        """Solve the transport to itself of every class that has points.
+
+        Return the values [k] as well, 0 for other classes.
+        """
         reg = self.reg / 2
         values = classes.weights.new_zeros(len(classes.counts))
         solved = []
@@ -232,7 +240,10 @@ def _solve_pairs(left: ClassIndex, right: ClassIndex, cost: Cost, solve: _Solve)
 
 
 def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
-    """Return W [k, l] for the solved pairs and 0 for others, from the transport of classes to themselves [k] and [l]."""
+    """Return W [k, l] for the solved pairs and 0 for others.
+
+    `left_self` [k] and `right_self` [l] are the transport of classes to themselves.
+    """
     table = left_self.new_zeros(len(left_self), len(right_self))
     for group, solution in solved:
         debiased = solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
@@ -241,9 +252,13 @@ def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
 
 
 def _potentials(solved: _Solved, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
-    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
+    """Return the potentials of solved pairs by points.
+
+    Those of rows against classes are [n, l], those of classes against columns [k, m].
+    """
     n, m = sum(left.counts), sum(right.counts)
-    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a GPU.
+    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a
+    # GPU.
     rows = left.weights.new_zeros(n + 1, len(right.counts))
     columns = left.weights.new_zeros(len(left.counts), m + 1)
     for group, solution in solved:

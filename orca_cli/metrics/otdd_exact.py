@@ -1,9 +1,13 @@
-"""The dataset distance by linear programming at both levels: the truth that faster solvers are judged by (paper 3.2, eq. 1).
+"""The dataset distance by linear programming at both levels (paper 3.2, eq. 1).
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W(a, b) = min_Q <Q, |x - z|^2> between the two classes' points
+It is the truth that faster solvers are judged by:
 
-with uniform weights. Nothing is regularised, so nothing is debiased: the distance of a cloud to itself is 0. The problems are
-solved by the network simplex of POT in float64 on the CPU, wherever the features live.
+    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
+    W(a, b) = min_Q <Q, |x - z|^2>
+
+between the two classes' points, with uniform weights. Nothing is regularised, so nothing is
+debiased: the distance of a cloud to itself is 0. The problems are solved by the network simplex of
+POT in float64 on the CPU, wherever the features live.
 """
 
 import warnings
@@ -22,10 +26,13 @@ from orca_cli.metrics.transport.clouds import index_classes, pairs
 
 @dataclass(frozen=True)
 class OTDDExact(Metric):
-    """Exact OTDD with gradient through features and label distances (plans are held); squared, halved costs.
+    """Exact OTDD of squared, halved costs; the gradient goes through features and W.
 
-    The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the subgradients. Solving
-    takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the number of target points.
+    Plans are held in it.
+
+    The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the
+    subgradients. Solving takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the
+    number of target points.
     """
 
     max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
@@ -36,7 +43,9 @@ class OTDDExact(Metric):
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
+        """Return the distance.
+
+        Memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
         No diagnostics.
         """

@@ -1,17 +1,20 @@
-"""The dataset distance with classes taken as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
+"""The dataset distance with classes as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends only on each class's mean
-and covariance: it is the squared 2-Wasserstein distance between two Gaussians,
+The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends
+only on each class's mean and covariance: it is the squared 2-Wasserstein distance between two
+Gaussians,
 
     W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
 
-with covariances divided by the number of points. No covariance is formed. With centred points A [p, d] and B [q, d] the last
-trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar factor U V^T of M
+with covariances divided by the number of points. No covariance is formed. With centred points A
+[p, d] and B [q, d] the last trace is the sum of singular values of M = A B^T / sqrt(p q), and with
+the polar factor U V^T of M
 
     W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
 
-where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
-dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
+where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport
+plan it carries the gradient: dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have
+covariance 0.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +48,9 @@ class _Slope(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDGaussian(Metric):
-    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W.
+    """Debiased entropic OTDD with Bures' formula between classes.
+
+    The gradient goes through features and through W.
 
     Costs are squared and halved.
     """
@@ -55,7 +60,10 @@ class OTDDGaussian(Metric):
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return self_term, OT_reg(source, source), float64; memory grows with n and the square of the largest class."""
+        """Return self_term, OT_reg(source, source), float64.
+
+        Memory grows with n and the square of the largest class.
+        """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
@@ -73,9 +81,12 @@ class OTDDGaussian(Metric):
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
+        """Return the distance.
 
-        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two outer problems.
+        Memory is that of the n x m cost and, while classes are compared, of the largest block.
+
+        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two
+        outer problems.
         """
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         cross_cost = clouds.half_squared_distances(x, z)  # [n, m]
@@ -108,8 +119,8 @@ def _label_distances(
 ) -> tuple[Tensor, list[_Slope]]:
     """Return W of all `pairs` of classes, [k, l], 0 for others, and its slopes.
 
-    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the same, pairs are of different
-    classes, and slopes those of both.
+    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the
+    same, pairs are of different classes, and slopes those of both.
     """
     distances = x.new_zeros(len(left.counts), len(right.counts))
     slopes = []
@@ -152,7 +163,7 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
-    """Return U V^T of the singular value decomposition, over the singular values that are not 0 up to rounding."""
+    """Return U V^T of the singular values that are not 0 up to rounding."""
     if matrix.shape[0] < matrix.shape[1]:
         return _polar(matrix.T, noise).T
     squares, basis = torch.linalg.eigh(matrix.T @ matrix)

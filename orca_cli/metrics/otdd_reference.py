@@ -1,30 +1,37 @@
-"""The dataset distance as the released ORCA code computes it: its value and its gradient, with the constant parts cached.
+"""The dataset distance and gradient of the released ORCA code, with the constant parts cached.
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W = debiased entropic transport with the cost |x - z|^2
+    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-Both levels are entropic and stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
-Reg falls from the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then
-reg), with one symmetrised update at each level, and one without averaging at the end, the extrapolation:
+with W the debiased entropic transport of cost |x - z|^2. Both levels are entropic and stopped where
+annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized"). Reg falls from
+the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while
+above reg, then reg), with one symmetrised update at each level, and one without averaging at the
+end, the extrapolation:
 
-    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2
+    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-Nothing makes sure that the marginals are right by then: only the same levels give the same numbers. The outer diameter
-includes the class number as one more coordinate, with
-the target's classes numbered after the source's. W is a constant for the gradient, which is that of automatic differentiation
-of the last, extrapolating update: plans at the potentials before it, only the first argument of each cost differentiated,
+Nothing makes sure that the marginals are right by then: only the same levels give the same numbers.
+The outer diameter includes the class number as one more coordinate, with the target's classes
+numbered after the source's. W is a constant for the gradient, which is that of automatic
+differentiation of the last, extrapolating update: plans at the potentials before it, only the first
+argument of each cost differentiated,
 
-    d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i),    p_j, q_j: softmax over source and target points.
+    d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i)
 
-With one target class W is constant along every source row: the source's labels move the value and hardly the gradient.
+with p_j and q_j the softmax over source and target points. With one target class W is constant
+along every source row: the source's labels move the value and hardly the gradient.
 
-The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
-u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic,
-since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
-later ones are read from the last of them: right to a few 1e-6 of its value.
+The transport of a cloud to itself is needed at the diameter that the cloud has together with
+another one. As a function of u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers,
+where the number of levels changes, and nearly periodic, since it hardly remembers its first levels.
+So it is tabulated at Chebyshev nodes of the first periods that are asked for, and later ones are
+read from the last of them: right to a few 1e-6 of its value.
 
-Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and squared diameters come in their
-units; where a cloud meets itself, its cost is a function of some rows that returns these, [r, points].
+Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and
+squared diameters come in their units; where a cloud meets itself, its cost is a function of some
+rows that returns these, [r, points].
 """
 
 import math
@@ -48,13 +55,15 @@ from orca_cli.metrics.transport.clouds import (
 )
 from orca_cli.metrics.transport.entropic import log_sum_exp
 
-# Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
+# Far below rounding, and high enough that no product becomes denormal, with which a CPU is many
+# times slower.
 _MIN_EXPONENT = -50.0
 _SCALING = 0.5  # root of the ratio r between two levels
 _PERIODS = 4  # of a table
 _NODES = [(1 + math.cos(math.pi * (2 * i + 1) / 14)) / 2 for i in range(7)]  # in 0..1
 _TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
-# Levels after which a cloud has forgotten the level that it started at: later periods equal this one.
+# Levels after which a cloud has forgotten the level that it started at: later periods equal this
+# one.
 _REMEMBERED = 7
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
 # Entries of a cloud's cost that are stored while it is tabulated, 256 MB in float32.
@@ -79,25 +88,29 @@ class _Ranges(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDReference(Metric):
-    """Value and gradient of the released code: squared, halved costs, debiased, annealed and stopped as there.
+    """The released code's value and gradient: squared, halved costs, debiased, stopped as there.
 
-    Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
-    of one point are kept; the released code leaves them out. Where float32 cannot resolve reg at the scale of the
-    features, float64 is used; the released code stays in float32.
+    Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the
+    whole problem. Classes of one point are kept; the released code leaves them out. Where float32
+    cannot resolve reg at the scale of the features, float64 is used; the released code stays in
+    float32.
     """
 
     reg: Annotated[
         Positive,
-        "Entropic strength: of points in units of halved squared distances, inside label distances of squared ones.",
+        "Entropic strength: of points in units of halved squared distances, inside label distances"
+        " of squared ones.",
     ] = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants; memory grows with n and with the square of the largest class.
+        """Return the source's constants.
 
-        They are low and high [k, d], the ranges of the classes' features, infinite for a class without points; class_self
-        [k, 29] and source_self [1, 29], the transport of each class and of the whole source to itself, as tables over
-        diameters (`_tabulate`); all float64.
+        Memory grows with n and with the square of the largest class.
+
+        They are low and high [k, d], the ranges of the classes' features, infinite for a class
+        without points; class_self [k, 29] and source_self [1, 29], the transport of each class and
+        of the whole source to itself, as tables over diameters (`_tabulate`); all float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = resolved(self.reg / 2, source.x)
@@ -132,8 +145,8 @@ class OTDDReference(Metric):
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m.
 
-        Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the outer plan on the source's
-        side, where the released code stops too early to be right).
+        Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the
+        outer plan on the source's side, where the released code stops too early to be right).
         """
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
@@ -196,7 +209,10 @@ class OTDDReference(Metric):
     def _target_selves(
         self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
     ) -> Tensor:
-        """Return half of what every class's transport to itself costs, [l, Q] float64, at squared diameters [Q, l]."""
+        """Return half the cost of every class's transport to itself, at squared diameters [Q, l].
+
+        It is [l, Q] float64.
+        """
         selves = own_cost.new_zeros(len(targets.counts), len(squares), dtype=torch.float64)
         for label in targets.present:
             members = targets.points(label)
@@ -216,8 +232,8 @@ class OTDDReference(Metric):
     ) -> Tensor:
         """Return W [k, l] of all `pairs` of classes, 0 for others.
 
-        `squares` has the squared diameters of two classes together, `selves` half of what both their transports to
-        themselves cost, both [k, l].
+        `squares` has the squared diameters of two classes together, `selves` half of what both
+        their transports to themselves cost, both [k, l].
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
@@ -240,7 +256,10 @@ def _ranges(features: Features) -> _Ranges:
 
 
 def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
-    """Return half the squared diagonals [k, l] of the boxes around two classes; 0 where neither has points."""
+    """Return half the squared diagonals [k, l] of the boxes around two classes.
+
+    0 where neither has points.
+    """
     rows = []
     for low, high in zip(left.low, left.high, strict=True):
         sides = torch.maximum(high, right.high) - torch.minimum(low, right.low)  # [l, d]
@@ -250,7 +269,7 @@ def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
 
 
 def _outer_square(ranges: _Ranges, classes: int) -> float:
-    """Return the squared diagonal of the box around all classes, with their numbers as one more coordinate."""
+    """Return the squared diagonal of the box around all classes, their numbers a coordinate too."""
     sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
     return float(sides.square().sum(-1)) + (classes - 1) ** 2
 
@@ -282,7 +301,10 @@ def _by_level(rows: list[list[float]], like: Tensor) -> Tensor:
 
 
 def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Anneal B problems; return the values [B] at the extrapolated potentials, f before the extrapolation and g after it."""
+    """Anneal B problems.
+
+    Return the values [B] at the extrapolated potentials, f before the extrapolation and g after it.
+    """
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
@@ -303,7 +325,8 @@ def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor,
 def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
-    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
+    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the
+    potential before, [Q, points].
     """
     diameters = levels.regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
@@ -335,9 +358,10 @@ def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
 
 
 def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
-    """Return the transport to itself of a cloud of points x at all squared diameters from `square` on, for `read`.
+    """Return the transport of points x to themselves at squared diameters from `square` on.
 
-    The table, [_TABLE] float64, has the first period, and the means of the potential at the nodes of four periods.
+    The table, [_TABLE] float64, which `_read` reads, has the first period, and the means of the
+    potential at the nodes of four periods.
     """
     start = _period(_position(square, reg))
     periods = min(max(_REMEMBERED + 1 - start, 1), _PERIODS)
@@ -354,7 +378,7 @@ def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
 
 
 def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
-    """Return the means of the extrapolated potentials [k, l] of k clouds, from their tables, each at l squared diameters."""
+    """Return the means of the extrapolated potentials of k clouds at l squared diameters [k, l]."""
     means = []
     for table, row in zip(tables.tolist(), squares, strict=True):
         means.append([_mean_potential(table, _position(square, reg)) for square in row])
@@ -362,7 +386,7 @@ def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
 
 
 def _mean_potential(table: list[float], position: float) -> float:
-    """Return the mean of a cloud's extrapolated potential, by Lagrange's polynomial through the nodes of its period."""
+    """Return the mean of a cloud's extrapolated potential: Lagrange's polynomial of its period."""
     period = _period(position)
     node = position - (period - 1)
     row = min(max(period - int(table[0]), 0), _PERIODS - 1)
@@ -390,7 +414,10 @@ def _period(position: float) -> int:
 
 
 def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, *, reg: Tensor, memory: Tensor) -> Tensor:
-    """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
+    """Return the softmin [B, p] over the last axis of the cost; reg is [B].
+
+    `memory` [B, p, q] is overwritten.
+    """
     inverse = reg.reciprocal()[:, None]
     exponent = torch.addcmul(
         (log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory

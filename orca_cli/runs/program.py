@@ -63,15 +63,15 @@ def _content(source: bytes) -> bytes:
         return source
 
 
-def _text(part: Any) -> str:
+def _text(node: Any) -> str:
     """Return a part of a syntax tree as a text, which every Python that parses it writes alike."""
-    if isinstance(part, list):
-        return f"[{' '.join(map(_text, part))}]"
-    if not isinstance(part, ast.AST):
-        return repr(part)
-    fields = {name: getattr(part, name, None) for name in part._fields}
-    if isinstance(part, _DOCUMENTED) and ast.get_docstring(part, clean=False) is not None:
-        fields["body"] = part.body[1:]
+    if isinstance(node, list):
+        return f"[{' '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: getattr(node, name, None) for name in node._fields}
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
     # Versions of Python differ in the fields that are empty.
     texts = [f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, [])]
-    return f"{type(part).__name__}({' '.join(texts)})"
+    return f"{type(node).__name__}({' '.join(texts)})"

@@ -47,14 +47,16 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         raise NewerSchemaError(
             f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
         )
-    return (
-        record | {"metric": metric_of(schema, record["metric"])} if "metric" in record else record
-    )
+    if "metric" in record:
+        record["metric"] = metric_of(schema, record["metric"])
+    return record
 
 
 def metric_of(schema: int, name: Any) -> Any:
     """Return the present name of a metric in a record of some schema."""
-    return "otdd_by_class" if schema == 1 and name == "otdd" else name
+    if schema == 1 and name == "otdd":
+        return "otdd_by_class"
+    return name
 
 
 def newer_schema(*paths: Path) -> NewerSchemaError | None:

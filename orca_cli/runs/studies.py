@@ -38,12 +38,13 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
-    with storage.lock(
-        path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"
-    ):
+    lock_path = path.with_suffix(".lock")
+    with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
-        merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
-        records = [vars(member) for member in merged.values()]
+        by_labels = {}
+        for member in (*earlier, *members):
+            by_labels[tuple(sorted(member.labels.items()))] = member
+        records = [vars(member) for member in by_labels.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
 
 
@@ -57,19 +58,16 @@ def read(root: Path, study: str) -> list[Member]:
     try:
         record = read_record(path, _MOST_BYTES) or {}
         members = []
-        for one in record["runs"]:
-            labels = {str(axis): str(name) for axis, name in one["labels"].items()}
-            labels |= (
-                {"metric": metric_of(record["schema"], labels["metric"])}
-                if "metric" in labels
-                else {}
-            )
-            members.append(Member(str(one["identity"]), labels))
+        for run in record["runs"]:
+            labels = {str(axis): str(name) for axis, name in run["labels"].items()}
+            if "metric" in labels:
+                labels["metric"] = metric_of(record["schema"], labels["metric"])
+            members.append(Member(identity=str(run["identity"]), labels=labels))
         return members
     except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
-        hint = (
-            f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
-        )
         raise DataError(
-            f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint
+            f"cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            hint=f"move it away; orca run -m study={study} writes it again, and repeats no"
+            " completed run",
         ) from error

@@ -1,15 +1,17 @@
 """Clouds of points [n, d] and [m, d]: ground costs, gradients, and what every metric checks.
 
-Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
-distances with weights that the solver found,
+Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a
+sum of half squared distances with weights that the solver found,
 
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
-its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
+its gradient in z is that of the distances alone. So metrics solve without autograd, and the
+gradient is attached afterwards.
 
-Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in their group: B pairs of p and
-q points, whose weights are 0 at padding. `left` has the k classes of the row points, `right` the l of the column points;
-a pair is (class of `left`, class of `right`); a cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
+Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in
+their group: B pairs of p and q points, whose weights are 0 at padding. `left` has the k classes of
+the row points, `right` the l of the column points; a pair is (class of `left`, class of `right`); a
+cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
 """
 
 import functools
@@ -32,7 +34,7 @@ _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
 def check_finite(name: str, *tensors: Tensor) -> None:
-    """Raise NonFiniteError if an entry of the tensors, which are called `name`, is NaN or infinite."""
+    """Raise NonFiniteError if an entry of the tensors, called `name`, is NaN or infinite."""
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
     extremes: list[Tensor] = []
     for tensor in tensors:
@@ -44,20 +46,24 @@ def check_finite(name: str, *tensors: Tensor) -> None:
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the number of points of every class, [k] int64; unlike `bincount` the host does not wait for a GPU."""
+    """Return the number of points of every class, [k] int64.
+
+    Unlike `bincount` the host does not wait for a GPU.
+    """
     return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source, and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
+    """Check the source: the `prepare` of metrics no part of which depends on the source alone."""
     check_finite("source features", source.x)
     return {}
 
 
 def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
-    """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m] in the dtype of x, clamped at 0.
+    """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m], clamped at 0.
 
-    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred`
+    first.
     """
     cost = x @ z.mT
     torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
@@ -65,13 +71,19 @@ def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return all clouds [n, d] minus the mean of the first; distances between them stay as they are."""
+    """Return all clouds [n, d] minus the mean of the first.
+
+    Distances between them stay as they are.
+    """
     centre = x.mean(0)
     return tuple(cloud - centre for cloud in (x, *others))
 
 
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
+    """Return clouds as `centred` does, in float64 where float32 is too coarse.
+
+    That is where it would round costs by more than a hundredth of `reg`.
+    """
     clouds = centred(x, *others)
     # An upper bound on half squared distances. The plan is exp((f + g - c) / reg).
     largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())
@@ -86,7 +98,10 @@ def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
 
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return what a plan [n, m] carries between classes, [k, l]; rows [n] and columns [m] are the points' classes."""
+    """Return what a plan [n, m] carries between classes, [k, l].
+
+    Rows [n] and columns [m] are the points' classes.
+    """
     by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)  # [k, m]
     return plan.new_zeros(shape).index_add_(1, columns, by_row)
 
@@ -94,9 +109,11 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]
 def closed_form(
     solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved],
 ) -> Callable[..., Distance]:
-    """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
+    """Make the `distance` of a metric from a method that returns the gradient as well.
 
-    NonFiniteError where target or results are not finite; results are cast to the dtype and device of the target's features.
+    The method needs no autograd.
+    NonFiniteError where target or results are not finite; results are cast to the dtype and device
+    of the target's features.
     """
 
     @functools.wraps(solve)
@@ -202,5 +219,8 @@ def from_matrix(cost: Tensor) -> Cost:
 
 
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
-    """Return the pairs of classes that have points; within one index those of two different classes, once each."""
+    """Return the pairs of classes that have points.
+
+    Within one index those of two different classes, once each.
+    """
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]

@@ -1,28 +1,35 @@
-"""Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method for transport onto few points.
+"""Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method.
 
-Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg), so that
+The latter is for transport onto few points.
+
+Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg),
+so that
 
     OT_reg(a, b) = max <a, f> + <b, g> - reg (sum_ij P_ij - 1)
 
 is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
 
-Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before the
-next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there. Updates go beyond
-Sinkhorn's own (over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both updates: with
-the row potentials eliminated the column sums of the plan are a product with the same exponentials. A cloud against itself
-needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or better.
+Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every
+level is solved before the next: at the final reg a bad start costs hundreds of iterations, since
+Sinkhorn's rate tends to 1 there. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al.
+2021) while the error falls. One pass over the cost gives both updates: with the row potentials
+eliminated the column sums of the plan are a product with the same exponentials. A cloud against
+itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2
+or better.
 
 With f eliminated, the dual is a smooth concave function of the q potentials g alone:
 
     F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
-For q of a few hundred a step of Newton's method costs about as much as ten Sinkhorn iterations, and far fewer are needed at
-small reg (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg
-and Marquardt do: far from the solution the Laplacian is nearly singular.
+Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian
+diag(col) - P^T diag(1/a) P. For q of a few hundred a step of Newton's method costs about as much as
+ten Sinkhorn iterations, and far fewer are needed at small reg (Cuturi and Peyre 2016 for the
+semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg and
+Marquardt do: far from the solution the Laplacian is nearly singular.
 
-Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a [B, p] and b [B, q] that sum
-to 1, 0 for padding; potentials f and g likewise, in units of the cost, as is reg.
+Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a
+[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise, in units of the cost,
+as is reg.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +57,8 @@ _DAMPING_UP = 10.0
 _STRIDE = 4
 _MANY_ROWS = 8
 _MAX_EXPONENT = 30.0
-# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times slower.
+# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times
+# slower.
 _MIN_EXPONENT = -80.0
 # Exponents that are computed at once: what a cache holds, and as many as keep a GPU busy.
 _CPU_ELEMENTS = 2**18
@@ -62,8 +70,11 @@ class Solution(NamedTuple):
 
     f: Tensor
     g: Tensor
-    value: Tensor  # [B], a dual value: never above the true one, and off it by the square of the error only
-    error: Tensor  # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their weights
+    # [B], a dual value: never above the true one, and off it by the square of the error only.
+    value: Tensor
+    # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their
+    # weights.
+    error: Tensor
     iterations: int  # annealing included
 
 
@@ -80,7 +91,10 @@ class Transport:
     def solve(
         self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
     ) -> Solution:
-        """Solve B problems by whichever method suits them; `start` has potentials g, [1, q], of a similar problem."""
+        """Solve B problems by whichever method suits them.
+
+        `start` has potentials g, [1, q], of a similar problem.
+        """
         if cost.shape[2] > self.newton_points:
             return self.by_sinkhorn(cost, a, b, reg)
         if start is not None:
@@ -89,7 +103,8 @@ class Transport:
         unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
         if not len(unsolved):
             return solution
-        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
+        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's
+        # steps from there are large.
         problem = _Problem(cost=cost, a=a, b=b).at(unsolved)
         again = self.by_sinkhorn(*problem, reg)
         if bool((again.error > self.tolerance).any()):
@@ -127,7 +142,8 @@ class Transport:
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
                     break
-                # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
+                # Solved problems wait for the others; where the error rose, the update is
+                # Sinkhorn's own.
                 reach = torch.where(error <= previous, _RELAXATION, 1.0)
                 reach.masked_fill_(error <= goal, 0.0)
                 update = torch.where(b > 0, log_b - columns.log(), 0.0)
@@ -141,9 +157,13 @@ class Transport:
     def by_newton(
         self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
     ) -> Solution:
-        """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
+        """Solve B problems.
 
-        With `start`, the potentials g of a similar problem, annealing starts at the level before reg.
+        Where there are many rows, every fourth one gives the potentials from which the whole one
+        starts.
+
+        With `start`, the potentials g of a similar problem, annealing starts at the level before
+        reg.
         """
         top = float(cost.max())
         before = reg / _SCALING
@@ -194,7 +214,8 @@ class Transport:
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
         """Return the diagnostics of a metric, from all problems that it solved.
 
-        They are iterations and marginal_error, the largest, and converged: 1 where every problem reached the tolerance, else 0.
+        They are iterations and marginal_error, the largest, and converged: 1 where every problem
+        reached the tolerance, else 0.
         """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         iterations = float(max(solution.iterations for solution in solutions))
@@ -227,7 +248,10 @@ def exp_(exponent: Tensor) -> Tensor:
 
 
 def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
-    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more; as suits the device by default."""
+    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more.
+
+    As suits the device by default.
+    """
     problems, rows, columns = cost.shape
     if elements is None:
         elements = _CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS
@@ -239,7 +263,7 @@ def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, s
 
 
 def _annealing(largest: float, reg: float) -> list[float]:
-    """Return the levels of reg: from the largest cost down by a constant factor, ending with reg itself."""
+    """Return the levels of reg: from the largest cost down by a constant factor to reg itself."""
     levels = []
     while largest > reg:
         levels.append(largest)
@@ -248,9 +272,13 @@ def _annealing(largest: float, reg: float) -> list[float]:
 
 
 def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return exponentials with largest entry 1 in every row, in place, their sums [B, p], and the largest exponents [B, p]."""
+    """Return exponentials with largest entry 1 in every row, in place.
+
+    Return their sums [B, p] and the largest exponents [B, p] as well.
+    """
     top = exponent.amax(2)
-    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs
+    # a factor of 20.
     floor = -32.0 if exponent.dtype == torch.float32 else -72.0
     e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
     return e, e.sum(2), top
@@ -265,9 +293,10 @@ def _sweep(
     unsolved: list[bool],
     results: tuple[Tensor, Tensor],
 ) -> None:
-    """Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact row sums, to `results`.
+    """Sweep over the cost once.
 
-    Solved problems may keep their old entries.
+    Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact
+    row sums, to `results`. Solved problems may keep their old entries.
     """
     log_sums, columns = results
     memory = cost.new_empty(0)
@@ -317,7 +346,7 @@ class _State(NamedTuple):
 def _descend(
     problem: _Problem, g: Tensor, levels: list[float], *, tolerance: float, max_steps: int
 ) -> Solution:
-    """Solve at every level in turn by Newton's method, each from the potentials of the one before."""
+    """Solve at every level in turn by Newton's method, from the potentials of the level before."""
     b = problem.b
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
@@ -354,7 +383,10 @@ def _climb(
     tolerance: float,
     limit: int,
 ) -> tuple[_State, int]:
-    """Take damped Newton steps at one reg; a step that neither raises the dual nor lowers the error is not taken."""
+    """Take damped Newton steps at one reg.
+
+    A step that neither raises the dual nor lowers the error is not taken.
+    """
     current, spare, scratch = memory
     state = _evaluate(problem, reg, h, current)
     damping = torch.full_like(h[:, 0], _DAMPING_START)
@@ -379,7 +411,8 @@ def _climb(
         is_better = is_higher | (candidate.error < state.error)
         damping = torch.where(is_better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
-        # One transfer per step tells the host what to do next: on a GPU that costs little compared with the step.
+        # One transfer per step tells the host what to do next: on a GPU that costs little compared
+        # with the step.
         error = torch.where(is_better, candidate.error, state.error)
         unsolved, worse = torch.stack([error > tolerance, ~is_better]).tolist()
         if any(worse):
@@ -394,7 +427,10 @@ def _climb(
 
 
 def _places(flags: list[bool], device: torch.device) -> Tensor:
-    """Return where the flags are True, [p] int64; the host knows them and does not wait for a GPU."""
+    """Return where the flags are True, [p] int64.
+
+    The host knows them and does not wait for a GPU.
+    """
     indices = [i for i, flag in enumerate(flags) if flag]
     return torch.tensor(indices).to(device, non_blocking=True)
 
@@ -420,7 +456,8 @@ def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor
     scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)  # [B, p, q]
     matrix = torch.bmm(scaled.mT, scaled)  # [B, q, q]
     matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_()
-    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and no step changes.
+    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and
+    # no step changes.
     matrix.add_(root[:, :, None] * root[:, None, :])
     matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
     # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.

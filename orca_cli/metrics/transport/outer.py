@@ -1,4 +1,4 @@
-"""The outer problem of the entropic dataset distances: labels in the cost, plans by rows, and the gradient through them.
+"""The outer problem of the entropic dataset distances: labels in the cost, plans, the gradient.
 
 Shapes: n and m points of k and l classes; labels are int64, and costs are [n, m]. A plan is a
 function of some of its rows, which gives them, [r, m]: of plans no memory of the size of the cost
@@ -84,7 +84,10 @@ def _with_plan(
 def source_term(
     transport: Transport, source: Features, label_distances: Tensor, reg: float
 ) -> Tensor:
-    """Return OT_reg(source, source), with W [k, k] between its classes; costs are made in chunks."""
+    """Return OT_reg(source, source), with W [k, k] between its classes.
+
+    Costs are made in chunks.
+    """
     x, labels = source.x, source.labels
     n = len(x)
     a = x.new_full((1, n), 1 / n)
@@ -115,7 +118,9 @@ def class_plans(
     column_labels: Tensor,
     mass: Tensor,
 ) -> Plan:
-    """Return the plans of all pairs of classes side by side, each times mass[a, b]; points of a class have equal weights.
+    """Return the plans of all pairs of classes side by side, each times mass[a, b].
+
+    Points of a class have equal weights.
 
     Potentials of points against every class are left [n, l] and right [k, m]; mass is [k, l] and
     non-negative; row_labels [n] and column_labels [m] are the points' classes.

@@ -100,10 +100,7 @@ class OTDD(Metric):
         else:
             solved = _transport(costs)
         match = torch.from_numpy(solved.match).to(costs.device)
-        # Every pair of matched points counts once across, and minus a half within a side.
-        within = samples // 2
-        shares = [1 / samples] * samples + [-0.5 / max(within, 1)] * 2 * within
-        weights = costs.new_tensor(shares) / size  # [B]
+        weights = costs.new_tensor(_weights(samples)) / size  # [B]
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
         # The value's slope in the rows and in the columns of every pair of samples, [B, s, d]; a
         # matching is a permutation of rows to columns, and its inverse takes columns to rows.
@@ -116,10 +113,10 @@ class OTDD(Metric):
             row_slope = row_slope + coupling.sum(2)[:, :, None] * rows - coupling @ columns
             column_slope = column_slope + coupling.sum(1)[:, :, None] * columns - coupling.mT @ rows
         # The target's samples are the columns across, and both sides of the last pairs.
-        even, odd = _within(samples)
         slope = column_slope[:samples]
-        slope[even] += row_slope[samples + within :]
-        slope[odd] += column_slope[samples + within :]
+        even, odd = _within(samples)
+        slope[even] += row_slope[samples + samples // 2 :]
+        slope[odd] += column_slope[samples + samples // 2 :]
         return value, slope, {}
 
 
@@ -127,6 +124,12 @@ def _within(samples: int) -> tuple[slice, slice]:
     """Return which samples of a side are compared: 0 with 1, 2 with 3, and so on."""
     paired = samples // 2 * 2
     return slice(0, paired, 2), slice(1, paired, 2)
+
+
+def _weights(samples: int) -> list[float]:
+    """Return what every pair of samples weighs: 1 in all across, minus a half in all of a side."""
+    pairs = samples // 2
+    return [1 / samples] * samples + [-0.5 / max(pairs, 1)] * (2 * pairs)
 
 
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +155,8 @@ def _labelled_transport(costs: Tensor, row_labels: Tensor, column_labels: Tensor
     matches = []
     couplings = []
     for problem in packed:
-        match, coupling = _labelled_match(problem[:, :size], problem[:, size], problem[:, size + 1])
+        cost = problem[:, :size]
+        match, coupling = _labelled_match(cost, problem[:, size], problem[:, size + 1])
         matches.append(match)
         couplings.append(coupling)
     return _Transport(match=np.stack(matches), coupling=np.stack(couplings))

@@ -51,7 +51,7 @@ class _Cloud(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """What the transport between two clouds has in the distance."""
+    """A term of the distance: the transport between two clouds."""
 
     value: Tensor  # OT_reg, a scalar
     gradient: Tensor  # [m, d], in the target's points
@@ -192,7 +192,8 @@ class OTDDByClass(Metric):
         label_distances = upper + upper.T  # W, [l, l]
         add_label_distances(cost, label_distances, labels, labels)
         outer = solve_within(self.transport, cost, self.reg, cloud=target.points)
-        # Every W between two classes has minus a half of the transport of each to itself.
+        # Every W between two classes has minus the transport of each to itself; W of a class and
+        # itself is 0.
         mass = outer.mass.fill_diagonal_(0)
         mass = (mass + mass.T) / 2
         mass += torch.diag((reached - mass.sum(0)).clamp(min=0))
@@ -246,6 +247,7 @@ def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
     """
     table = left_self.new_zeros(len(left_self), len(right_self))
     for group, solution in solved:
+        # W(a, b) = 2 (OT(a, b) - 1/2 OT(a, a) - 1/2 OT(b, b)), as costs are halved.
         debiased = solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
         table[group.left, group.right] = 2 * debiased
     return table

@@ -86,6 +86,13 @@ class _Ranges(NamedTuple):
     high: Tensor  # [k, d]
 
 
+class _Classes(NamedTuple):
+    """The classes of one side."""
+
+    index: ClassIndex
+    ranges: _Ranges
+
+
 @dataclass(frozen=True)
 class OTDDReference(Metric):
     """The released code's value and gradient: squared, halved costs, debiased, stopped as there.
@@ -149,62 +156,81 @@ class OTDDReference(Metric):
         outer plan on the source's side, where the released code stops too early to be right).
         """
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
-        n, m = len(x), len(z)
         cost = half_squared_distances(x, z)  # [n, m]
         own_cost = half_squared_distances(z, z)  # [m, m]
-        sources = index_classes(source.labels, source.num_classes, x.dtype)
-        targets = index_classes(target.labels, target.num_classes, x.dtype)
-        ranges = _Ranges(low=prepared["low"], high=prepared["high"])
-        target_ranges = _ranges(target)
-        squares = _square_diameters(ranges, target_ranges)  # [k, l]
-        own_squares = _square_diameters(target_ranges, target_ranges)  # [l, l]
-
-        target_selves = self._target_selves(targets, own_cost, [*squares, *own_squares])
-        # What each target class's transport to itself costs, at its diameters with the source's
-        # classes [l, k] and with the target's [l, l].
-        cross_selves, own_selves = target_selves.split((source.num_classes, target.num_classes), 1)
-        source_selves = _read(prepared["class_self"], squares, self.reg / 2)  # [k, l]
-        label_distances = self._label_distances(
-            sources,
-            targets,
-            clouds.from_matrix(cost),
-            squares=squares,
-            selves=source_selves + cross_selves.T,
+        sources = _Classes(
+            index=index_classes(source.labels, source.num_classes, x.dtype),
+            ranges=_Ranges(low=prepared["low"], high=prepared["high"]),
         )
-        upper = self._label_distances(
-            targets,
-            targets,
-            clouds.from_matrix(own_cost),
-            squares=own_squares,
-            selves=own_selves + own_selves.T,
+        targets = _Classes(
+            index=index_classes(target.labels, target.num_classes, x.dtype),
+            ranges=_ranges(target),
         )
-        own_distances = upper + upper.T
-        cost.add_((label_distances / 2)[source.labels][:, target.labels])
+        distances, own_distances = self._all_label_distances(
+            sources, targets, cost, own_cost, class_self=prepared["class_self"]
+        )
+        cost.add_((distances / 2)[source.labels][:, target.labels])
         own_cost.add_((own_distances / 2)[target.labels][:, target.labels])
-
-        joined = _Ranges(
-            low=torch.cat([ranges.low, target_ranges.low]),
-            high=torch.cat([ranges.high, target_ranges.high]),
-        )
-        square = _outer_square(joined, len(sources.present) + len(targets.present))
+        # The outer problem.
+        n, m = cost.shape
+        square = _joint_square(sources, targets)
         levels = _levels_from([square], self.reg, cost)
-        a = cost.new_full((1, n), 1 / n)
-        b = cost.new_full((1, m), 1 / m)
-        cross_value, f, g = _cross(cost[None], a, b, levels)
+        cross_value, plan = self._cross_plan(cost, levels)
         own_value, own_f = _selves(own_cost.__getitem__, m, levels)
-        source_value = float(_read(prepared["source_self"], [[square]], self.reg))
-        value = cross_value[0] - own_value[0] - source_value
-
-        # The plan's columns are right: g is the extrapolation of f.
-        potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
-        exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
-        plan = exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)  # [n, m]
         own_plan = torch.softmax((own_f[0] - own_cost) / self.reg, dim=1) / m  # [m, m]
+        source_value = float(_read(prepared["source_self"], [[square]], self.reg))
+        value = cross_value - own_value[0] - source_value
         diagnostics = {
             "iterations": float(len(levels.steps)),
             "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
         }
         return value, own_plan @ z - plan.T @ x, diagnostics
+
+    def _cross_plan(self, cost: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
+        """Return the value of the outer problem between two clouds, a scalar, and its plan [n, m]."""
+        n, m = cost.shape
+        a = cost.new_full((1, n), 1 / n)
+        b = cost.new_full((1, m), 1 / m)
+        value, f, g = _cross(cost[None], a, b, levels)
+        # The plan's columns are right: g is the extrapolation of f.
+        potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
+        exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
+        return value[0], exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
+
+    def _all_label_distances(
+        self,
+        sources: _Classes,
+        targets: _Classes,
+        cost: Tensor,
+        own_cost: Tensor,
+        *,
+        class_self: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return W between the two sides [k, l] and within the target [l, l].
+
+        Costs are half squared distances; `class_self` is that of `prepare`.
+        """
+        squares = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
+        own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
+        selves = self._target_selves(targets.index, own_cost, [*squares, *own_squares])
+        # At the diameters with the source's classes, and at those with the target's own.
+        cross_selves, own_selves = selves.split((len(squares), len(own_squares)), 1)
+        source_selves = _read(class_self, squares, self.reg / 2)  # [k, l]
+        distances = self._label_distances(
+            sources.index,
+            targets.index,
+            clouds.from_matrix(cost),
+            squares=squares,
+            selves=source_selves + cross_selves.T,
+        )
+        upper = self._label_distances(
+            targets.index,
+            targets.index,
+            clouds.from_matrix(own_cost),
+            squares=own_squares,
+            selves=own_selves + own_selves.T,
+        )
+        return distances, upper + upper.T
 
     def _target_selves(
         self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
@@ -272,6 +298,15 @@ def _outer_square(ranges: _Ranges, classes: int) -> float:
     """Return the squared diagonal of the box around all classes, their numbers a coordinate too."""
     sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
     return float(sides.square().sum(-1)) + (classes - 1) ** 2
+
+
+def _joint_square(sources: _Classes, targets: _Classes) -> float:
+    """Return `_outer_square` of source and target together."""
+    joined = _Ranges(
+        low=torch.cat([sources.ranges.low, targets.ranges.low]),
+        high=torch.cat([sources.ranges.high, targets.ranges.high]),
+    )
+    return _outer_square(joined, len(sources.index.present) + len(targets.index.present))
 
 
 def _rows(points: Tensor) -> _Rows:
@@ -390,13 +425,10 @@ def _mean_potential(table: list[float], position: float) -> float:
     period = _period(position)
     node = position - (period - 1)
     row = min(max(period - int(table[0]), 0), _PERIODS - 1)
-    values = table[1 + len(_NODES) * row :][: len(_NODES)]
+    start = 1 + len(_NODES) * row
     mean = 0.0
-    for i, value in enumerate(values):
-        factors = []
-        for j, root in enumerate(_NODES):
-            if j != i:
-                factors.append((node - root) / (_NODES[i] - root))
+    for knot, value in zip(_NODES, table[start : start + len(_NODES)], strict=True):
+        factors = [(node - root) / (knot - root) for root in _NODES if root != knot]
         mean += value * math.prod(factors)
     return mean
 

@@ -1,7 +1,7 @@
-"""Which folder a run has, by its identity or by what a user types, who works on it, and its removal.
+"""Which folder belongs to a run, which process works on it, and its removal.
 
-One process works on a run at a time, on whatever machine. Nothing is removed through a link, outside the folder of all runs, or
-while a process works on it.
+One process works on a run at a time, on whatever machine. Nothing is removed through a link,
+outside the folder of all runs, or while a process works on it.
 """
 
 import os
@@ -30,14 +30,15 @@ _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = False) -> bool:
     """Decide whether a living process works on a run: the one place where that is decided.
 
-    On this machine the lock tells. A lock that is held on another machine may not be seen from here; there the heartbeat
-    tells, whose age is taken by the file system's own clock. Where that clock cannot be read, as in a folder that is read-only
-    here, the process counts as alive.
+    On this machine the lock tells. A lock that is held on another machine may not be seen from
+    here; there the heartbeat tells, whose age is taken by the file system's own clock. Where that
+    clock cannot be read, as in a folder that is read-only here, the process counts as alive.
 
     Args:
         run: its folder.
         status: its status record; empty if missing or unreadable.
-        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its baselines may still be computed.
+        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its
+            baselines may still be computed.
     """
     if storage.is_locked(run / LOCK):
         return True
@@ -60,12 +61,13 @@ def _beats_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) 
 def claim(
     root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False
 ) -> Iterator[RunDirectory]:
-    """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
+    """Claim the folder of this experiment for this process: completed, unfinished or new.
 
     Args:
         root, name: folder of all runs, and the experiment.
         force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
-        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
+        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result
+            says so.
 
     Raises:
         LockedError: another process works on the same experiment.
@@ -102,10 +104,13 @@ def claim(
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment (by the first digits of its hash), or of a search, and record its holder.
+    """Hold the lock of an experiment or of a search, and record its holder.
+
+    An experiment is given by the first digits of its hash.
 
     Raises:
-        LockedError: another process holds it, or on another machine has done so within DEAD_AFTER_S.
+        LockedError: another process holds it, or on another machine has done so within
+            DEAD_AFTER_S.
     """
     holder = _holder(task_folder, identity)
     for run in task_folder.glob(f"*_{identity}"):
@@ -131,15 +136,19 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
 
 
 def _holder(task_folder: Path, identity: str) -> Path:
-    """Return the path of the record that names the holder of an experiment's lock; the lock file lies beside it."""
+    """Return the path of the record that names the holder of an experiment's lock.
+
+    The lock file lies beside it.
+    """
     return task_folder / ".locks" / f"{identity}.json"
 
 
 def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
-    """Return the newest folder of an experiment, completed before unfinished; None if there is none.
+    """Return the newest folder of an experiment, completed before unfinished; None without one.
 
-    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was interrupted or killed. One that
-    failed may have nothing that can be resumed: --force is also the way out of that.
+    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was
+    interrupted or killed. One that failed may have nothing that can be resumed: --force is also the
+    way out of that.
     """
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
@@ -169,7 +178,10 @@ def look(root: Path, name: RunName) -> RunDirectory | None:
 
 
 def peek(root: Path, name: RunName, *, force: bool = False) -> str:
-    """Return what the command would do, with the same `force` as `claim`: "new", "resume", "completed" or "running"."""
+    """Return what the command would find: "new", "resume", "completed" or "running".
+
+    `force` is that of `claim`.
+    """
     task_folder = name.task_folder(root)
     path = find(task_folder, name.identity, repeat=force)
     if path is not None and read_or_empty(path / RESULT):
@@ -183,7 +195,9 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
 
 
 def named(word: str) -> Path:
-    """Return the folder that a word means, a run or (by its path alone) an export; of several runs of one identity the newest.
+    """Return the folder that a word means, a run or (by its path alone) an export.
+
+    If several runs have the identity, it is the newest.
 
     Raises:
         DataError: there is none.
@@ -208,7 +222,7 @@ def named(word: str) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run's: it has a record, or the name that the program gives runs."""
+    """Return whether a folder is a run: it has a record, or a name as the program gives to runs."""
     if begun(path) is not None:
         return True
     return any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
@@ -257,7 +271,10 @@ def check_removable(path: Path, root: Path) -> Path:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Remove a run; arguments and errors as those of `check_removable`, and StorageError where the disk refuses."""
+    """Remove a run.
+
+    Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
+    """
     real = check_removable(path, root)
     identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
     # Other processes are kept off it.

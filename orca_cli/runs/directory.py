@@ -1,7 +1,8 @@
-"""One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
+"""One run's folder, laid out as docs/ARCHITECTURE.md shows, and its records.
 
-The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
-of a completed run, has the checksums of all others that do not change any more.
+The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it.
+MANIFEST.json, the last file of a completed run, has the checksums of all others that do not change
+any more.
 """
 
 from __future__ import annotations
@@ -105,14 +106,15 @@ class RunDirectory:
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Write what determines the bits of a stage, after comparing it with the record of the attempt that is resumed.
+        """Write what determines the bits of a stage; compare it first with the earlier attempt's.
 
         Args:
             stage: build, for all that the stages share, or align.
             now: name -> plain value of all that can change a bit.
 
         Raises:
-            FingerprintError: something differs, or the record is lost, and the user did not allow it.
+            FingerprintError: something differs, or the record is lost, and the user did not allow
+                it.
         """
         path = self.stage(stage) / FINGERPRINT
         values = now | {"settings": self.name.identity}
@@ -146,18 +148,21 @@ class RunDirectory:
         storage.write_checked_json(path, record)
 
     def _has_resumable_work(self, stage: str) -> bool:
-        """Return whether an earlier attempt at a stage, or for build at any stage, has left work to go on from."""
+        """Return whether an earlier attempt at a stage left work; for build, at any stage."""
         folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
         patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
         return any(any(self.path.glob(pattern)) for pattern in patterns)
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
+        """Append the next line of a stage's curve to metrics.jsonl; give it to every tracker."""
         storage.append_json_line(self.stage(stage) / CURVE, dict(line))
         self.show(stage, [line])
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make these lines the curve of a stage, when the stage starts or resumes; trackers get those that they lack."""
+        """Make these lines the curve of a stage, when the stage starts or resumes.
+
+        Trackers get those that they lack.
+        """
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -179,8 +184,15 @@ class RunDirectory:
         storage.write_json(self.stage(stage) / SUMMARY, {"schema": SCHEMA, **summary})
 
     def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
-        """Write an .npz file into a stage's folder; `name` ends with .npz, as its temporary name does then."""
-        storage.write_with(self.stage(stage) / name, lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
+        """Write an .npz file into a stage's folder.
+
+        `name` ends with .npz, as its temporary name does then.
+        """
+
+        def save(path: Path) -> None:
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+
+        storage.write_with(self.stage(stage) / name, save)
 
     def seal(self, stage: str) -> None:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
@@ -212,7 +224,8 @@ class RunDirectory:
     def count_test_read(self) -> int:
         """Record, before it happens, that the test split is opened; returns how often it has been.
 
-        A run that was killed while testing opens it twice; baselines of a completed run may open it again.
+        A run that was killed while testing opens it twice; baselines of a completed run may open it
+        again.
         """
         # A completed run is sealed again with its result.
         storage.remove(self.path / storage.MANIFEST)
@@ -221,7 +234,7 @@ class RunDirectory:
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
-        """Return what changed between the attempts with the user's permission; empty for an exact run."""
+        """Return what changed between the attempts with the user's permission; empty if exact."""
         names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
             names.update(storage.read_checked_json(path)["inexact"])
@@ -288,7 +301,10 @@ class RunDirectory:
         self.finish()
 
     def finish(self) -> None:
-        """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""
+        """Finish a run that has a result: drop its checkpoints, and seal it.
+
+        With keep_weights=false, drop all weights that it trained as well.
+        """
         if not (self.path / storage.MANIFEST).exists():
             folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
@@ -314,7 +330,10 @@ def _changed_values(start: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
 
 
 def keeps_weights(path: Path) -> bool:
-    """Return whether a completed run has its trained weights; trials and runs with keep_weights=false do not."""
+    """Return whether a completed run has its trained weights.
+
+    Trials and runs with keep_weights=false do not.
+    """
     return bool(_trained(path))
 
 
@@ -325,7 +344,10 @@ def _trained(path: Path) -> list[Path]:
 
 
 def _lasting(path: Path) -> list[Path]:
-    """Return the files of a run that do not change once it is completed; a folder's manifest stands for its files."""
+    """Return the files of a run that do not change once it is completed.
+
+    A folder's manifest stands for its files.
+    """
     files = []
     for file in path.rglob("*"):
         if not file.is_file() or is_passing(file, path):
@@ -340,13 +362,13 @@ def _lasting(path: Path) -> list[Path]:
 
 
 def is_passing(file: Path, run: Path) -> bool:
-    """Return whether a file of a run, or a folder around it, is incomplete or was moved aside as damaged."""
+    """Return whether a file of a run, or a folder around it, is incomplete or moved aside."""
     names = map(Path, file.relative_to(run).parts)
     return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
+    """Return step -> checkpoint, by step, without those that were moved aside as damaged."""
     by_step = {}
     for path in sorted(folder.glob("step-*")):
         match = _STEP.fullmatch(path.name)
@@ -364,7 +386,7 @@ def read_or_empty(path: Path) -> dict[str, Any]:
 
 
 def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return some columns of a curve, at most 100 lines, evenly spread, the first and the last among them."""
+    """Return columns of a curve, at most 100 lines, evenly spread, with the first and the last."""
     count = min(_CURVE_POINTS, len(lines))
     rows = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
     points = []

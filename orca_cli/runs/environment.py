@@ -52,7 +52,10 @@ def requirements() -> list[Requirement]:
 
 
 def unmet_requirements() -> list[str]:
-    """Return the program's requirements that this machine does not meet, such as "numpy 1.26.4 (needed: <3,>=2.0)"."""
+    """Return the program's requirements that this machine does not meet.
+
+    Such as "numpy 1.26.4 (needed: <3,>=2.0)".
+    """
     required = requirements()
     if not required:
         return []
@@ -68,7 +71,10 @@ def unmet_requirements() -> list[str]:
 
 
 def check_requirements() -> None:
-    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new; nothing is imported."""
+    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new.
+
+    Nothing is imported.
+    """
     unmet = unmet_requirements()
     if unmet:
         raise UnavailableError(

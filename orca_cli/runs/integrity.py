@@ -1,4 +1,7 @@
-"""Whether a run's files are as they were written; rebuilds a lost status. Reads records, never tensors."""
+"""Whether a run's files are as they were written; a lost status is rebuilt.
+
+Records are read, never tensors.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +34,8 @@ class Checked:
         state: state of the run; dead if its process ended without recording why.
         damaged: what has changed since it was written, one line each.
         notes: what else is worth knowing, one line each.
-        stale: data files that have changed since the run began; those that are not on this machine cannot be compared.
+        stale: data files that have changed since the run began; those that are not on this machine
+            cannot be compared.
         rebuilt: why status.json was rebuilt; empty if it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
     """
@@ -47,7 +51,9 @@ class Checked:
 
 
 def check(path: Path) -> Checked:
-    """Verify all checksums of a run; rebuild status.json, and nothing else, where it is missing, unreadable or wrong.
+    """Verify all checksums of a run.
+
+    Rebuild status.json, and nothing else, where it is missing, unreadable or wrong.
 
     Raises:
         DataError: the folder is not a run.
@@ -100,12 +106,13 @@ def _compare_data(report: Checked) -> None:
     if report.stale:
         names = ", ".join(report.stale)
         report.notes.append(
-            f"stale: changed since the run began, so rerunning its command starts a new run: {names}"
+            "stale: changed since the run began, so rerunning its command starts a new run:"
+            f" {names}"
         )
 
 
 def _verify(report: Checked) -> None:
-    """Compare the files of all folders that have a manifest, and the records that carry a checksum of themselves.
+    """Compare all files with the manifests, and records with the checksums that they carry.
 
     Raises:
         CheckpointError: a newer program wrote a manifest.
@@ -175,7 +182,7 @@ def _restore_status(report: Checked) -> None:
 
 
 def _progress(path: Path) -> tuple[str, int | None]:
-    """Return the last stage that an unfinished run has begun, and the step of its newest checkpoint."""
+    """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
     state = "created"
     step = None
     for stage, name in directory.STAGE_FOLDERS.items():

@@ -42,7 +42,13 @@ class Outcome:
 def ended_by(
     error: OrcaError, cause: BaseException | None = None, path: Path | None = None
 ) -> Outcome:
-    """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
+    """Return the outcome of a run that an error ended.
+
+    Args:
+        error: the error.
+        cause: the exception that it came from; None without one.
+        path: the run's folder; None where none was made.
+    """
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
     failure = Failure(error=error, cause=cause or error)
     return Outcome(state=state, code=error.code, path=path, failure=failure)

@@ -1,4 +1,7 @@
-"""Fitted preprocessing beside the weights: plain values as checked JSON, arrays as safetensors by dotted names; no pickle."""
+"""Fitted preprocessing beside the weights, without pickle.
+
+Plain values are checked JSON, arrays are safetensors by dotted names.
+"""
 
 import hashlib
 import types
@@ -30,7 +33,10 @@ def can_predict(run: Path) -> bool:
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors; StorageError where the disk fails."""
+    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
+
+    StorageError where the disk fails.
+    """
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
@@ -82,7 +88,10 @@ def load_preprocessing(folder: Path) -> Preprocessing:
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
-    """Return a value as JSON takes it; arrays are put into `arrays` by name, and None takes their place."""
+    """Return a value as JSON takes it.
+
+    Arrays are put into `arrays` by name, and None takes their place.
+    """
     import torch
 
     if is_dataclass(value):
@@ -125,7 +134,10 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
 
 
 def _alternative(members: tuple[Any, ...], value: Any) -> Any:
-    """Return the member of a union that a plain value is of; dataclasses are distinguished by the names of their fields."""
+    """Return the member of a union that a plain value is of.
+
+    Dataclasses are distinguished by the names of their fields.
+    """
     for member in members:
         if is_dataclass(member) and {field.name for field in fields(member)} == set(value):
             return member

@@ -1,4 +1,4 @@
-"""Which program makes a run: its version, its commit, and a digest of its sources that no comment changes."""
+"""Which program makes a run: its version, its commit, and a digest of its sources."""
 
 import ast
 import functools
@@ -16,7 +16,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @functools.cache
 def digest(sources: Path = SOURCES) -> str:
-    """Return the SHA-256 over the syntax trees of all Python sources below a folder, without docstrings.
+    """Return the SHA-256 over the syntax trees of all Python sources below a folder.
 
     Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose
     values a run's settings hold, nor packages, nor modules of --allow-module. It takes most of a
@@ -56,7 +56,7 @@ def commit(checkout: Path) -> str | None:
 
 
 def _content(source: bytes) -> bytes:
-    """Return what counts of a source: its syntax tree or, where nothing can import it, its bytes."""
+    """Return a source's syntax tree as bytes; where nothing can import it, the source itself."""
     try:
         return _text(ast.parse(source)).encode()
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""The settings of a run as its folder has them: as composed, and what was decided where they left something open."""
+"""A run's settings, read from its folder: those composed, and those decided by the run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,9 @@ from orca_cli.runs.directory import RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, re
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
+    """Return key -> value of a run's composed settings, such as train.epochs -> 10.
+
+    Lists are values.
 
     Raises:
         ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
@@ -27,7 +29,10 @@ def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decided(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not got that far."""
+    """Return key -> {value, why} of what a run decided.
+
+    Empty where it decided nothing, or has not got that far.
+    """
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
         if not isinstance(decisions, dict):
@@ -41,7 +46,10 @@ def decided(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def canonical(text: str) -> str:
-    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
+    """Return the form in which values are compared and shown.
+
+    1e-4 and 0.0001 are the same, and so are False and false.
+    """
     try:
         number = float(text)
     except ValueError:

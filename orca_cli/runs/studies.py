@@ -1,4 +1,7 @@
-"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
+"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
+
+A run that two studies share is run once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
-"""Curves, settings and final errors for TensorBoard, Weights & Biases and MLflow, by accelerate's trackers.
+"""Curves, settings and final errors for TensorBoard, W&B and MLflow, by accelerate's trackers.
 
-None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is logged once.
+None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is
+logged once.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ _LAST_PATIENCE_S = 5.0  # at the end of a run that is not completed
 class Guarded:
     """A recorder that hands everything to another one in a thread of its own.
 
-    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start and end wait, for at most
-    `patience_s`. After a failure the recorder is given nothing more, and the run goes on.
+    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start
+    and end wait, for at most `patience_s`. After a failure the recorder is given nothing more, and
+    the run goes on.
 
     Args:
         make: makes the recorder; called in the thread.
@@ -70,7 +72,10 @@ class Guarded:
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
+        """Pass the end on and wait until the recorder has taken everything.
+
+        A second call does nothing.
+        """
         if self._lost.is_set() or self._done.is_set():
             return
         self._calls.put(("ended", (state, result)))
@@ -90,7 +95,7 @@ class Guarded:
             while not self._lost.is_set() and name != "ended":
                 name, arguments = self._calls.get()
                 getattr(recorder, name)(*arguments)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - no failure of a tracker may end the run
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - none may end the run
             message = str(error)
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
@@ -143,7 +148,7 @@ class Curves:
             self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Give the errors of a result record (result.json) and the distance as final/NAME, and end the tracker's run."""
+        """Give the errors and the distance of a result.json as final/NAME, and end its run."""
         if result:
             error = result.get("error") or {}
             distance = result.get("metric_value") or {}
@@ -159,7 +164,9 @@ class Curves:
 
 
 def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
-    """Return a recorder that writes event files into a folder; a resumed run begins another file there.
+    """Return a recorder that writes event files into a folder.
+
+    A resumed run begins another file there.
 
     Args:
         folder: of the files.
@@ -173,7 +180,8 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
     tracker.start()
-    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the time.
+    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the
+    # time.
     tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
     return Curves(tracker, lambda state: tracker.finish())
 
@@ -188,9 +196,11 @@ def wandb(
     project: Annotated[str, "W&B's project."] = "orca",
     entity: Annotated[str | None, "Account or team; null: the key's own."] = None,
 ) -> Curves:
-    """Return a recorder that writes a W&B run, whose id follows from the run's name, so that a resumed run goes on in it.
+    """Return a recorder that writes a W&B run.
 
-    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in WANDB_API_KEY.
+    Its id follows from the run's name, so that a resumed run goes on in it.
+    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in
+    WANDB_API_KEY.
     """
     if mode == "online" and not os.environ.get(_KEY):
         # W&B would ask for it on the terminal.
@@ -238,8 +248,9 @@ def mlflow(
     ] = None,
     experiment: Annotated[str, "MLflow's experiment."] = "orca",
 ) -> Curves:
-    """Return a recorder that writes an MLflow run, found again by the run's name, so that a resumed run goes on in it.
+    """Return a recorder that writes an MLflow run.
 
+    It is found again by the run's name, so that a resumed run goes on in it.
     Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -90,7 +90,8 @@ class OTDD(Metric):
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance of samples, x [samples, points, d] on both sides; no diagnostics."""
         samples, size, _ = target.x.shape
-        clouds = centred(source.x.to(target.x.dtype).flatten(0, 1), target.x.flatten(0, 1))
+        x = source.x.to(target.x.dtype)
+        clouds = centred(x.flatten(0, 1), target.x.flatten(0, 1))
         x, z = (cloud.unflatten(0, (samples, size)) for cloud in clouds)
         rows, columns = _compared(x, z)  # [B, s, d]
         costs = half_squared_distances(rows, columns)  # [B, s, s]

@@ -116,12 +116,12 @@ class OTDDByClass(Metric):
         target_cloud = _Cloud(points=replace(target, x=z), classes=targets, class_self=target_self)
 
         cross = self._cross_terms(source_cloud, target_cloud)
-        own = self._own_terms(target_cloud, own_cost, selves, cross.mass.sum(0))
+        within = self._own_terms(target_cloud, own_cost, selves, cross.mass.sum(0))
         # OTDD = OT_reg(source, target) - 1/2 OT_reg(target, target) - 1/2 OT_reg(source, source)
-        value = cross.value - own.value / 2 - prepared["self_term"].to(x) / 2
-        solutions = [*cross.solutions, *own.solutions]
+        value = cross.value - within.value / 2 - prepared["self_term"].to(x) / 2
+        solutions = [*cross.solutions, *within.solutions]
         diagnostics = self.transport.diagnostics(solutions)
-        return value, cross.gradient - own.gradient, diagnostics
+        return value, cross.gradient - within.gradient, diagnostics
 
     def _cross_terms(self, source: _Cloud, target: _Cloud) -> _Terms:
         """Return OT_reg(source, target) and its gradient."""

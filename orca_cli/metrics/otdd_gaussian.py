@@ -99,19 +99,19 @@ class OTDDGaussian(Metric):
         add_label_distances(own_cost, upper + upper.T, target.labels, target.labels)
 
         cross = solve_across(self.transport, cross_cost, self.reg, source=source, target=target)
-        own = solve_within(self.transport, own_cost, self.reg, cloud=target)
+        within = solve_within(self.transport, own_cost, self.reg, cloud=target)
         # OTDD = OT_reg(source, target) - 1/2 OT_reg(target, target) - 1/2 OT_reg(source, source)
-        value = cross.solution.value[0] - own.solution.value[0] / 2
+        value = cross.solution.value[0] - within.solution.value[0] / 2
         value = value - prepared["self_term"].to(x) / 2
         gradient = slope([cross.plan], cross_cost, x, z)
         for change in cross_slopes:
             gradient[change.points] += cross.mass[change.a, change.b] * change.slope
         # Both ends of the target's own plan move, which cancels its factor of a half.
-        gradient -= slope([own.plan], own_cost, z, z)
-        own_mass = (own.mass + own.mass.T) / 2
+        gradient -= slope([within.plan], own_cost, z, z)
+        own_mass = (within.mass + within.mass.T) / 2
         for change in own_slopes:
             gradient[change.points] -= own_mass[change.a, change.b] * change.slope
-        return value, gradient, self.transport.diagnostics([cross.solution, own.solution])
+        return value, gradient, self.transport.diagnostics([cross.solution, within.solution])
 
 
 def _label_distances(

@@ -187,7 +187,7 @@ class OTDDReference(Metric):
         return value, own_plan @ z - plan.T @ x, diagnostics
 
     def _cross_plan(self, cost: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
-        """Return the value of the outer problem between two clouds, a scalar, and its plan [n, m]."""
+        """Return the value of the outer problem between two clouds, and its plan [n, m]."""
         n, m = cost.shape
         a = cost.new_full((1, n), 1 / n)
         b = cost.new_full((1, m), 1 / m)

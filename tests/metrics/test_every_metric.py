@@ -179,6 +179,16 @@ def built(name):
     return parts.build(configuration.content(FILES[name]), "metric")
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_metric_has_the_traits(name):
+    metric = built(name)
+    # That of the class is read before a metric is made.
+    assert type(metric).least_classes >= 1
+    assert isinstance(metric.all_classes, bool)
+    assert metric.sample_size >= 0
+    assert metric.sample_classes >= 0
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name != "otdd_gaussian"])
 @pytest.mark.parametrize(
     ("constant", "dtype"), [(0.1, torch.float32), (1e6, torch.float64), (1e6, torch.float32)]

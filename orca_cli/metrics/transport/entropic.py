@@ -321,9 +321,9 @@ class _Problem(NamedTuple):
     a: Tensor
     b: Tensor
 
-    def at(self, places: Tensor) -> "_Problem":
+    def at(self, indices: Tensor) -> "_Problem":
         """Return the problems with these indices."""
-        return _Problem(cost=self.cost[places], a=self.a[places], b=self.b[places])
+        return _Problem(cost=self.cost[indices], a=self.a[indices], b=self.b[indices])
 
 
 class _State(NamedTuple):
@@ -396,13 +396,13 @@ def _climb(
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
             # The solved problems need no more arithmetic.
-            places = _places(unsolved, h.device)
-            smaller = problem.at(places)
+            indices = _indices(unsolved, h.device)
+            smaller = problem.at(indices)
             fresh = [torch.empty_like(smaller.cost) for _ in range(3)]
             solved, steps = _climb(
-                smaller, reg, state.h[places], fresh, tolerance=tolerance, limit=limit - step
+                smaller, reg, state.h[indices], fresh, tolerance=tolerance, limit=limit - step
             )
-            state.put(places, solved)
+            state.put(indices, solved)
             step += steps
             break
         direction = _direction(problem, state, damping, scratch)
@@ -416,8 +416,8 @@ def _climb(
         error = torch.where(is_better, candidate.error, state.error)
         unsolved, worse = torch.stack([error > tolerance, ~is_better]).tolist()
         if any(worse):
-            places = _places(worse, h.device)
-            candidate.put(places, (field[places] for field in state))
+            indices = _indices(worse, h.device)
+            candidate.put(indices, (field[indices] for field in state))
         # The memory of the former state is free for the next candidate.
         spare = state.e
         state = candidate
@@ -426,13 +426,13 @@ def _climb(
     return state, step
 
 
-def _places(flags: list[bool], device: torch.device) -> Tensor:
+def _indices(flags: list[bool], device: torch.device) -> Tensor:
     """Return where the flags are True, [p] int64.
 
     The host knows them and does not wait for a GPU.
     """
-    indices = [i for i, flag in enumerate(flags) if flag]
-    return torch.tensor(indices).to(device, non_blocking=True)
+    raised = [i for i, flag in enumerate(flags) if flag]
+    return torch.tensor(raised).to(device, non_blocking=True)
 
 
 def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _State:

@@ -47,7 +47,10 @@ def consecutive(features, samples, size):
 
 
 def as_compared(metric, source, target):
-    """Both sides as the metric takes them; where it takes samples, consecutive ones, two or more if there are two points."""
+    """Both sides as the metric takes them.
+
+    Where it takes samples, consecutive ones, two or more if there are two points.
+    """
     if not metric.sample_size:
         return source, target
     points = min(len(source.x), len(target.x))
@@ -56,7 +59,10 @@ def as_compared(metric, source, target):
 
 
 def distance(metric, source, target):
-    """The distance of features or bare points; what is prepared of the source is read back from a file, as from the cache."""
+    """The distance of features or bare points.
+
+    What is prepared of the source is read back from a file, as from the cache.
+    """
     source, target = as_features(source), as_features(target)
     prepared = load(save(metric.prepare(source)))
     source, target = as_compared(metric, source, target)
@@ -91,7 +97,7 @@ def squares(x, y):
 
 
 def geomloss_otdd(source, target, reg, **annealing):
-    """The dataset distance by geomloss alone: labels are one more coordinate and W is a table of numbers."""
+    """The dataset distance by geomloss alone: labels are a coordinate, W is a table of numbers."""
     settings = {"loss": "sinkhorn", "p": 2, "blur": reg**0.5, "backend": "tensorized"} | annealing
     clouds = []
     for side in (source, target):

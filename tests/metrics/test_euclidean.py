@@ -1,4 +1,7 @@
-"""Mean Euclidean distance, moments, TransRate, MMD: against SciPy, NumPy and the formulas; coinciding points; float32."""
+"""Mean Euclidean distance, moments, TransRate, MMD: against SciPy, NumPy and the formulas.
+
+Coinciding points; float32.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is asked of every metric alike: gradients by finite differences, invariances, equal points, what is refused."""
+"""Every metric: gradients by finite differences, invariances, equal points, refusals, traits."""
 
 from dataclasses import dataclass, field, replace
 
@@ -94,7 +94,7 @@ def test_gradient_is_that_of_finite_differences(name):
 
 @dataclass(frozen=True)
 class Invariant:
-    """A metric, the metric of points that are 3 times as far apart, and how much larger it is there."""
+    """A metric, and its scaled form for points 3 times as far apart, larger by a factor."""
 
     metric: Metric
     of_scaled: Metric

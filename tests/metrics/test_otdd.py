@@ -1,4 +1,4 @@
-"""Dataset distances against POT, NumPy and SciPy: between equal samples, of Gaussian classes, by an exact program."""
+"""Dataset distances between samples, of Gaussian classes, exact: against POT, NumPy and SciPy."""
 
 import numpy as np
 import ot
@@ -110,7 +110,7 @@ def test_one_class_each_is_transport_plus_bures():
 
 
 def assigned(cost):
-    """The optimal transport between uniform weights as an assignment: every point is repeated until counts agree."""
+    """The optimal transport between uniform weights as an assignment of repeated points."""
     n, m = cost.shape
     copies = np.lcm(n, m)
     repeated = cost.repeat(copies // n, 0).repeat(copies // m, 1)

@@ -1,4 +1,4 @@
-"""The dataset distance by class and that of the released code: against geomloss, far scales, what labels do."""
+"""The distances by class and of the released code: against geomloss, far scales, labels."""
 
 from dataclasses import replace
 
@@ -87,7 +87,8 @@ def test_shuffled_source_labels_do_not_move_the_gradient():
     shuffled, metric = replace(source, labels=source.labels[order]), OTDDReference(0.1)
     before, after = (value(metric, side, target) for side in (source, shuffled))
     assert abs(before - after) > 0.01 * before
-    # What is left comes from the first level of annealing, where geomloss starts both potentials from 0.
+    # What is left comes from the first level of annealing, where geomloss starts both potentials
+    # from 0.
     slope = gradient(metric, source, target)
     shuffled_slope = gradient(metric, shuffled, target)
     assert (slope - shuffled_slope).norm() < 1e-3 * slope.norm()

@@ -17,7 +17,7 @@ SOLVERS = {"newton": Transport.by_newton, "sinkhorn": Transport.by_sinkhorn}
 
 
 def plans(cost, solution, a, b, reg):
-    """Return the plans [B, p, q] of solutions to problems with costs [B, p, q] and weights [B, p] and [B, q]."""
+    """Return the plans [B, p, q] of solutions, for weights [B, p] and [B, q]."""
     exponent = (a.log() + solution.f / reg)[:, :, None] + (b.log() + solution.g / reg)[:, None, :]
     return exp_(exponent.sub_(cost, alpha=1 / reg))
 

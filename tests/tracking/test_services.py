@@ -1,4 +1,7 @@
-"""What trackers are given; event files, W&B without a connection and MLflow in a local database, where they are installed."""
+"""What trackers are given.
+
+Event files, W&B without a connection and MLflow in a local database, where they are installed.
+"""
 
 import importlib.util
 from types import SimpleNamespace

@@ -167,8 +167,8 @@ def _restore_status(report: Checked) -> None:
             f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
         )
         return
-    code = None
-    step = None
+    code: int | None = None
+    step: int | None = None
     if completed:
         report.state = "completed"
         code = 0
@@ -184,7 +184,7 @@ def _restore_status(report: Checked) -> None:
 def _progress(path: Path) -> tuple[str, int | None]:
     """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
     state = "created"
-    step = None
+    step: int | None = None
     for stage, name in directory.STAGE_FOLDERS.items():
         folder = path / name
         if folder.exists():

@@ -91,7 +91,7 @@ def test_data_that_have_changed_are_reported(orca, environment, tiny, tmp_path, 
 
 
 @pytest.mark.parametrize("ahead_s", [-7200.0, 7200.0])
-def test_a_run_of_another_machine_is_neither_removed_nor_lost(
+def test_what_another_machine_works_on_is_neither_removed_nor_collected(
     environment, tmp_path, monkeypatch, ahead_s
 ):
     """Also where the clock of the file server is another than that of this machine."""

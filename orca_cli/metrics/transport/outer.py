@@ -97,12 +97,12 @@ def source_term(
         cost = half_squared_distances(x[rows], x)  # [r, n]
         return add_label_distances(cost, label_distances, labels[rows], labels)
 
-    stored = None
+    stored: list[Tensor] = []
     if n**2 <= _STORED_ELEMENTS:
         stored = [rows_of_cost(rows) for rows in chunks]
 
     def softmin(f: Tensor) -> Tensor:
-        blocks = map(rows_of_cost, chunks) if stored is None else stored
+        blocks = stored or map(rows_of_cost, chunks)
         return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in blocks], 1)
 
     return transport.symmetric(softmin, a, reg).value[0]

@@ -11,7 +11,7 @@ every W that the plans put mass on.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +73,9 @@ class OTDDByClass(Metric):
     """
 
     transport: ClassVar[Transport] = Transport()
-    reg: Reg = 0.1
+    reg: Annotated[
+        Reg, "Entropic strength, absolute, in squared units of the features. (above 0)"
+    ] = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:

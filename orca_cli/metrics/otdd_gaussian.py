@@ -18,7 +18,7 @@ covariance 0.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,9 @@ class OTDDGaussian(Metric):
     """
 
     transport: ClassVar[Transport] = Transport()
-    reg: Reg = 0.1
+    reg: Annotated[
+        Reg, "Entropic strength, absolute, in squared units of the features. (above 0)"
+    ] = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from orca_cli.report.collect import mapping, number
+from orca_cli.report.gains import gain_text
 from orca_cli.report.layout import clean, column_names
-from orca_cli.report.paired import Comparison, gain_text
+from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import names_of
 from orca_cli.report.table import Table
 from orca_cli.runs.directory import RESULT, read_or_empty

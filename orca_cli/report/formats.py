@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import __version__, terminal
-from orca_cli.report import paired, ranks
+from orca_cli.report import gains, ranks
 from orca_cli.report.credits import CITATION
 from orca_cli.report.layout import (
     ALARM,
@@ -104,7 +104,7 @@ class Page:
     def layouts(self) -> list[Layout]:
         """Return the tables as texts: two for a comparison, else one."""
         if self.comparison is not None:
-            return framed(self.table, paired.layouts_of(self.comparison))
+            return framed(self.table, gains.layouts_of(self.comparison))
         return framed(
             self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)]
         )
@@ -113,7 +113,7 @@ class Page:
         """Return the report as a JSON-able record, errors as stored; `schema` counts up when its form changes."""
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
-            return paired.record_of(self.comparison) | rates
+            return gains.record_of(self.comparison) | rates
         return (
             _record(self.table) if self.ranking is None else {"schema": 5, **asdict(self.ranking)}
         ) | rates

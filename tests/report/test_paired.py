@@ -3,7 +3,7 @@
 import pytest
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.paired import layouts_of, sentence
+from orca_cli.report.gains import layouts_of, sentence
 from tests.commands.called import read_json, read_text, refused
 from tests.report.trees import (
     NATS,

@@ -122,7 +122,6 @@ class Run:
         """Return the SHA-256 of its test split; empty if not recorded."""
         return self.facts.get(TEST_DATA, "")
 
-    @property
     def order(self) -> tuple[str, str]:
         """Return a key that sorts runs from the oldest, since folders' names begin with a time."""
         return self.path.name, str(self.path)
@@ -134,6 +133,7 @@ class Broken:
 
     path: Path
     reason: str
+    state: str = "broken"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
     """
-    runs: list[Run] = []
+    runs = []
     broken: list[Broken] = []
     visited: set[tuple[int, int]] = set()  # device and inode
     for folder in folders:
@@ -195,7 +195,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             where=", ".join(map(str, folders)),
             hint="type: orca run, or: orca report FOLDER",
         )
-    runs.sort(key=lambda run: run.order)
+    runs.sort(key=Run.order)
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
     counting = {*newest.values(), *completed.values()}
@@ -227,60 +227,47 @@ def _read_run(path: Path) -> Run:
     """Return a run by its records, which are read again if it moves on in the meantime."""
     result = read_record(path / RESULT)
     if result is not None:
-        return _completed(path, result)
+        if result.get("state") != "completed":
+            raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+        score = _score(result)
+        decisions = mapping(result.get("decided"))
+        facts = facts_of(result)
+        return _run(path, result, RESULT, decisions, state="completed", score=score, facts=facts)
     status = read_record(path / STATUS)
     if status is None:
         raise UnreadableError(f"no {STATUS}: never started, or not a run")
     state, reason = _progress(path, status)
-    if state == "dead" and _has_moved_on(path, status):
-        return _read_run(path)
-    return Run(
-        **_fields(path, status, STATUS),
-        state=state,
-        reason=reason,
-        decided=_as_typed(decided(path)),
-    )
+    if state == "dead":
+        # It may have moved on after its status was read and before its lock was.
+        has_ended = read_record(path / RESULT) is not None
+        if has_ended or read_record(path / STATUS) != status:
+            return _read_run(path)
+    return _run(path, status, STATUS, decided(path), state=state, reason=reason)
 
 
-def _has_moved_on(path: Path, status: dict[str, Any]) -> bool:
-    """Return whether a run wrote a record after its status was read and before its lock was."""
-    return read_record(path / RESULT) is not None or read_record(path / STATUS) != status
+def _run(
+    path: Path, record: dict[str, Any], name: str, decisions: Mapping[str, Any], **progress: Any
+) -> Run:
+    """Return a run by a record of it and what it decided.
 
-
-def _completed(path: Path, result: dict[str, Any]) -> Run:
-    if result.get("state") != "completed":
-        raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
-    score = _score(result)
-    return Run(
-        **_fields(path, result, RESULT),
-        state="completed",
-        decided=_as_typed(mapping(result.get("decided"))),
-        score=score,
-        facts=facts_of(result),
-    )
-
-
-def _fields(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return those fields of a `Run` that each of its records has; `name` is the record's file."""
+    `name` is the record's file; `progress` are the fields that only one of the records has.
+    """
     variant = {str(key): str(text) for key, text in mapping(record.get("variant")).items()}
     names = ("task", *GROUPS, "protocol", "identity")
-    return {
-        "path": path,
-        **{key: _required(record, key, name, str) for key in names},
-        "seed": _required(record, "seed", name, int),
-        "settings": str(record.get("settings") or ""),
-        "variant": variant,
-        "typed": {key: canonical(text) for key, text in variant.items()},
-    }
-
-
-def _as_typed(decisions: Mapping[str, Any]) -> dict[str, str]:
-    """Return the decided values as a user would type them."""
-    texts = {}
+    decided_values = {}
     for key, decision in decisions.items():
         if "value" in mapping(decision):
-            texts[str(key)] = as_typed(decision["value"])
-    return texts
+            decided_values[str(key)] = as_typed(decision["value"])
+    return Run(
+        path=path,
+        **{key: _required(record, key, name, str) for key in names},
+        seed=_required(record, "seed", name, int),
+        settings=str(record.get("settings") or ""),
+        variant=variant,
+        typed={key: canonical(text) for key, text in variant.items()},
+        decided=decided_values,
+        **progress,
+    )
 
 
 def _progress(path: Path, status: dict[str, Any]) -> tuple[str, str]:

@@ -57,11 +57,12 @@ class _Kind(NamedTuple):
     x: str
 
 
-# The distance is the metric on the training data.
-_DISTANCE = _Kind("distance", "align", key="loss", y="distance to the source", x="alignment epoch")
-_LOSS = _Kind("loss", "finetune", key="train_loss", y="training loss", x="epoch")
-_ERROR = _Kind("validation", "finetune", key="validation_error", y="validation error", x="epoch")
-_KINDS = (_DISTANCE, _LOSS, _ERROR)
+_KINDS = (
+    # The metric on the training data.
+    _Kind("distance", "align", key="loss", y="distance to the source", x="alignment epoch"),
+    _Kind("loss", "finetune", key="train_loss", y="training loss", x="epoch"),
+    _Kind("validation", "finetune", key="validation_error", y="validation error", x="epoch"),
+)
 
 
 class Point(NamedTuple):
@@ -191,7 +192,7 @@ def curves_of(path: Path) -> dict[str, Curve]:
     10,000 runs would fill the memory.
     """
     recorded = mapping(read_or_empty(path / RESULT).get("curves"))
-    curves: dict[str, Curve] = {}
+    curves = {}
     for kind in _KINDS:
         curve: Curve = {}
         lines = recorded.get(kind.stage)
@@ -211,7 +212,7 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
     It has every x of more than half of the curves that are not empty; values are times `scale`.
     """
     drawn = [curve for curve in curves if curve]
-    values_at: dict[float, list[float]] = defaultdict(list)
+    values_at = defaultdict(list)
     for curve in drawn:
         for x, y in curve.items():
             values_at[x].append(scale * y)
@@ -266,16 +267,17 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
         rows = rows[:_MOST_METHODS]
     curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
     for kind in _KINDS:
-        scale = table.columns[i].scale if kind is _ERROR else 1.0
+        is_distance = kind.name == "distance"
+        scale = table.columns[i].scale if kind.name == "validation" else 1.0
         lines = []
         for look, row in enumerate(rows):
             points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
             if points:
                 name = f"{_name(names[look])} ({len(curves[look])})"
-                metric = row.method.metric if kind is _DISTANCE else ""
+                metric = row.method.metric if is_distance else ""
                 lines.append(_Line(look=look, name=name, metric=metric, points=points))
         # Distances of metrics have nothing in common: each has a figure.
-        metrics = sorted({row.method.metric for row in rows}) if kind is _DISTANCE else [""]
+        metrics = sorted({row.method.metric for row in rows}) if is_distance else [""]
         for number_of_metric, metric in enumerate(metrics, start=1):
             shown = [line for line in lines if line.metric == metric]
             if shown:

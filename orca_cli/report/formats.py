@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import zip_longest
@@ -340,14 +340,17 @@ def _latex(layout: Layout) -> str:
         lines.append(f"% {layout.heading}")
     lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
-        alignment = "l" * len(layout.names) + "r" * len(layout.columns)
-        body = _rows(layout, escape, r"\textbf{{{}}}")
+        n_names = len(layout.names)
+        alignment = "l" * n_names + "r" * len(layout.columns)
+        levels = zip_longest(*layout.columns, fillvalue="")
+        header = [[*[""] * n_names, *level] for level in levels]
+        header[-1][:n_names] = layout.names
         lines += [
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
-            *map(_latex_row, _latex_header(layout, escape)),
+            *(_latex_row(map(escape, row)) for row in header),
             r"\midrule",
-            *map(_latex_row, body),
+            *map(_latex_row, _rows(layout, escape, r"\textbf{{{}}}")),
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -357,16 +360,7 @@ def _latex(layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_header(layout: Layout, escape: Callable[[str], str]) -> list[list[str]]:
-    """Return the rows of the header; the methods' names are in the last."""
-    columns = [map(escape, lines) for lines in layout.columns]
-    blanks = [""] * len(layout.names)
-    rows = [[*blanks, *texts] for texts in zip_longest(*columns, fillvalue="")]
-    rows[-1][: len(blanks)] = map(escape, layout.names)
-    return rows
-
-
-def _latex_row(cells: Sequence[str]) -> str:
+def _latex_row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
@@ -415,7 +409,9 @@ def page_of(view: Page, command: str, study: str) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.finalize = _cleaned
+    environment.finalize = lambda content: (  # markup is of another class
+        clean(content, longest=_LONGEST) if type(content) is str else content
+    )
     return environment.from_string(_packaged("page.html")).render(
         policy=f"default-src 'none'; style-src '{_digest(sheet)}'; "
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'",
@@ -441,8 +437,3 @@ def _digest(text: str) -> str:
     """Return the hash of a style sheet or script as a page's policy states it."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _cleaned(content: Any) -> Any:
-    """Return what the template inserts: texts cleaned, markup (a class of its own) as it is."""
-    return clean(content, longest=_LONGEST) if type(content) is str else content

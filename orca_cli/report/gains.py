@@ -86,13 +86,13 @@ def _over_sets(comparison: Comparison) -> Layout:
     baseline = clean(comparison.baseline)
     rows = []
     for arm in comparison.overall:
-        entries = [
-            Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)),
-            Entry(text=str(arm.sets)),
-            Entry(text=f"{arm.wins}/{arm.ties}/{arm.losses}"),
-            Entry(text=p_text(arm.gain.p)),
-            Entry(text=p_text(arm.holm_p)),
+        texts = [
+            str(arm.sets),
+            f"{arm.wins}/{arm.ties}/{arm.losses}",
+            p_text(arm.gain.p),
+            p_text(arm.holm_p),
         ]
+        entries = [Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)), *map(Entry, texts)]
         rows.append(Line(names=[clean(arm.arm)], entries=entries))
     caption = (
         f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length, but for "

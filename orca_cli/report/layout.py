@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from orca_cli.report import conditions
-from orca_cli.report.collect import Run
+from orca_cli.report.collect import Broken, Run
 from orca_cli.report.differences import LARGEST_P, LEAST
 from orca_cli.report.table import (
     MISSING,
@@ -184,37 +184,31 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
 
     Heading, remarks and alarms are with the first, runs that means exclude with the last.
     """
+    chosen = {
+        f"{clean(column.task)} ({clean(column.protocol)})"
+        for column in table.columns
+        if column.chosen_on_test
+    }
+    alarms = []
+    if chosen:
+        alarms.append(
+            f"The test split chose the weights of {', '.join(sorted(chosen))}: these errors are "
+            "too low and not comparable with others."
+        )
     framed_layouts = list(layouts)
     notes = [clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)]
-    framed_layouts[0] = replace(
-        layouts[0], notes=notes, alarms=_alarms(table.columns), heading=table.heading
-    )
+    framed_layouts[0] = replace(layouts[0], notes=notes, alarms=alarms, heading=table.heading)
     framed_layouts[-1] = replace(framed_layouts[-1], problems=_problems(table))
     return framed_layouts
 
 
-def _alarms(columns: Sequence[Column]) -> list[str]:
-    chosen = {
-        f"{clean(column.task)} ({clean(column.protocol)})"
-        for column in columns
-        if column.chosen_on_test
-    }
-    if not chosen:
-        return []
-    return [
-        f"The test split chose the weights of {', '.join(sorted(chosen))}: these errors are too low "
-        "and not comparable with others."
-    ]
-
-
 def _problems(table: Table) -> list[Problem]:
     problems = []
-    for run in sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state)):
+    unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
+    folders: list[Run | Broken] = [*unfinished, *table.broken]
+    for run in folders:
         folder = clean(str(run.path))
         problems.append(Problem(state=run.state, reason=clean(run.reason), folder=folder))
-    for broken in table.broken:
-        folder = clean(str(broken.path))
-        problems.append(Problem(state="broken", reason=clean(broken.reason), folder=folder))
     return problems
 
 
@@ -296,7 +290,7 @@ def notes_of(table: Table) -> list[str]:
 
     Its remarks are left out, and names are not cleaned yet.
     """
-    names_by_note: dict[str, list[str]] = defaultdict(list)
+    names_by_note = defaultdict(list)
     for i, name in enumerate(column_names(table.columns)):
         for note in _notes_of_column([(row, row.cells[i]) for row in table.rows]):
             names_by_note[note].append(name)
@@ -311,7 +305,15 @@ def notes_of(table: Table) -> list[str]:
 
 def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     """Yield how a column's runs differ, what they share although no row says it, and how errors do."""
-    hidden = _hidden_settings(cells)
+    variants = []
+    shown: set[tuple[str, str]] = set()
+    skipped: set[int] = set()
+    for row, cell in cells:
+        variants += [set(run.variant.items()) for run in cell.runs]
+        skipped.update(score.skipped for _, score in cell.scored)
+        if cell.runs:
+            shown.update(row.method.settings)
+    hidden = set.intersection(*variants) - shown if variants else None
     if hidden:
         yield f"all runs with {settings_text(sorted(hidden))}"
     seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
@@ -321,9 +323,6 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
         yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
     yield from _unlike([(str(row.method), cell.tested) for row, cell in cells])
-    skipped: set[int] = set()
-    for _, cell in cells:
-        skipped.update(score.skipped for _, score in cell.scored)
     if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, cell in cells:
@@ -332,17 +331,6 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
                 f"{row.method}, seed {run.seed}: runs differ in something that no setting shows "
                 f"(such as a changed YAML or data file); the newest counts, not {run.path}"
             )
-
-
-def _hidden_settings(cells: Sequence[tuple[Row, Cell]]) -> set[tuple[str, str]]:
-    """Return the settings that all runs of a column share and that no row says."""
-    shared = []
-    shown: set[tuple[str, str]] = set()
-    for row, cell in cells:
-        shared += [set(run.variant.items()) for run in cell.runs]
-        if cell.runs:
-            shown.update(row.method.settings)
-    return set.intersection(*shared) - shown if shared else set()
 
 
 def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:

@@ -160,8 +160,8 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         raise UsageError(
             f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
         )
-    blocks: list[Block] = []
-    pairs: list[Pair] = []
+    blocks = []
+    pairs = []
     n_runs = 0  # of all arms but the baseline
     for arm_cell, base in _partners(list(_arm_cells(table, axis)), axis, baseline):
         pairs_of_cell = _pairs(arm_cell, base)
@@ -181,7 +181,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     columns = dict.fromkeys(block.column for block in blocks)
     check_sets(columns, "--against")
     is_relative = not all(column.percent for column in columns)
-    blocks_by_arm: dict[str, list[Block]] = defaultdict(list)
+    blocks_by_arm = defaultdict(list)
     for block in blocks:
         blocks_by_arm[block.arm].append(block)
     overall = [_overall(arm_blocks, is_relative) for arm_blocks in blocks_by_arm.values()]
@@ -243,7 +243,7 @@ def _partners(
     if reference not in arms:
         hint = suggest(baseline, arms) if arms else KEY_HINT
         raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
-    bases: dict[tuple[Column, Others], list[Cell]] = defaultdict(list)
+    bases = defaultdict(list)
     for arm_cell in arm_cells:
         if arm_cell.arm == reference:
             bases[arm_cell.column, arm_cell.others].append(arm_cell.cell)
@@ -330,7 +330,7 @@ def _without_pairs(
 
 def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
     """Return how many pairs were left out, and in what those of each set and arm differ."""
-    seeds: dict[str, list[int]] = defaultdict(list)
+    seeds = defaultdict(list)
     for pair in left_out:
         seeds[f"{pair.column.name}, {pair.arm}: {' and '.join(pair.differs)}"].append(pair.seed)
     reasons = "; ".join(f"{reason} (seed {seeds_text(seeds[reason])})" for reason in seeds)
@@ -352,7 +352,7 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
 
 def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     """Return the gain of an arm, judged by its sets, or on a single set by its seeds."""
-    sets: dict[Column, list[Block]] = defaultdict(list)
+    sets = defaultdict(list)
     for block in blocks:
         sets[block.column].append(block)
     means = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
@@ -381,7 +381,7 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
 
 def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     """Return the mean gain of each seed over blocks of one set, by rising seed."""
-    gains: dict[int, list[float]] = defaultdict(list)
+    gains = defaultdict(list)
     for block in blocks:
         for i, seed in enumerate(block.seeds):
             gain = block.gains[i]

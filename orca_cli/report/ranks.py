@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from orca_cli.report.collect import Run
 from orca_cli.report.conditions import mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
 from orca_cli.report.layout import Entry, Layout, Line, clean, number, p_text
 from orca_cli.report.paired import check_sets
-from orca_cli.report.table import Column, Method, Table, is_source_implied
+from orca_cli.report.table import Method, Table, is_source_implied
 
 MOST = 20  # methods that are tested; their pairs grow with the square
 
@@ -70,13 +69,13 @@ def rank(table: Table) -> Ranking:
     """
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
-    errors_by_task: list[list[float]] = []
-    counted: list[Column] = []
-    holes: dict[str, list[str]] = {}
+    errors_by_task = []
+    counted = []
+    holes = {}
     for i, column in enumerate(table.columns):
         means = [row.cells[i].mean for row in rows]
         lacking = [name for name, mean in zip(names, means, strict=True) if mean is None]
-        runs: list[Run] = []
+        runs = []
         for row in rows:
             runs += row.cells[i].tested
         reasons = [f"no error of {name}" for name in lacking]
@@ -182,8 +181,12 @@ def layout_of(ranking: Ranking) -> Layout:
         ]
         if i == 0:  # not against itself
             texts = ["-"] * len(texts)
-        entries = [Entry(text=text) for text in (f"{standing.rank:.2f}", *texts)]
-        entries[1] = Entry(text=texts[0], best=is_sure)
+        gain, *counts = texts
+        entries = [
+            Entry(text=f"{standing.rank:.2f}"),
+            Entry(text=gain, best=is_sure),
+            *map(Entry, counts),
+        ]
         rows.append(Line(names=[clean(standing.method)], entries=entries))
     caption = (
         "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first "

@@ -12,7 +12,7 @@ from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, STATES, TEST_SET, Collection, Run
 from orca_cli.report.conditions import PROGRAM, VALIDATED, mixed, program_name
 from orca_cli.report.layout import clean, seeds_text
-from orca_cli.report.table import Column, Method, placed
+from orca_cli.report.table import placed
 from orca_cli.runs import settings, studies
 from orca_cli.runs.settings import canonical
 
@@ -70,16 +70,12 @@ class Values:
         is_hashed = run.settings and not is_without_effect(key)
         entry = (run.settings if is_hashed else str(run.path), key)
         if entry not in self._composed:
-            self._composed[entry] = _composed(run, key)
+            try:
+                composed = settings.settings(run.path)
+                self._composed[entry] = settings.as_typed(composed[key])
+            except (OrcaError, KeyError):  # the run has no such setting
+                self._composed[entry] = None
         return self._composed[entry]
-
-
-def _composed(run: Run, key: str) -> str | None:
-    """Return a value of a run's composed settings; None where it has no such setting."""
-    try:
-        return settings.as_typed(settings.settings(run.path)[key])
-    except (OrcaError, KeyError):
-        return None
 
 
 def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
@@ -98,7 +94,7 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     """
     key, value = pair(text, "--where")
     lookup = (values or Values()).lookup
-    spellings: dict[str, str] = {}  # canonical form -> as a run has it
+    spellings = {}  # canonical form -> as a run has it
     for run in (*collection.runs, *collection.superseded):
         recorded = lookup(run, key)
         if recorded is not None:
@@ -130,8 +126,8 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    names: list[str] = []
-    members: list[studies.Member] = []
+    names = []
+    members = []
     for folder in folders:
         recorded = studies.names(folder)
         names += recorded
@@ -140,13 +136,15 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     if name not in names:
         hint = suggest(name, names) if names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    # Axes are labels of all members; further labels are overrides of some.
-    shared = set.intersection(*(set(member.labels) for member in members)) if members else set()
-    axes = sorted(axis for axis in shared if not is_without_effect(axis))
-    # Identity of the run -> arm, as values on the axes -> labels.
-    arms_by_run: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    all_labels = []
     for member in members:
         labels = {key: text for key, text in member.labels.items() if not is_without_effect(key)}
+        all_labels.append(labels)
+    # Axes are labels of all members; further labels are overrides of some.
+    axes = sorted(set.intersection(*map(set, all_labels))) if members else []
+    # Identity of the run -> arm, as values on the axes -> labels.
+    arms_by_run: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    for member, labels in zip(members, all_labels, strict=True):
         arms = arms_by_run[member.identity]
         arm = tuple(labels[axis] for axis in axes)
         # An extra override that repeats the study's own value makes no second run of the arm.
@@ -227,7 +225,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
             f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}"
         )
     choices = [_choice(arm, candidates, key) for arm, candidates in _arms(collection, key, values)]
-    judges: list[Run] = []
+    judges = []
     for choice in choices:
         judges += choice.judges
     chosen_on = f"chosen on validation, seed {seeds_text({choice.seed for choice in choices})}"
@@ -240,14 +238,14 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
             where="--choose",
             hint=f"run other seeds: orca run -m {key}=... seed=1,2,3",
         )
-    judges.sort(key=lambda run: run.order)
+    judges.sort(key=Run.order)
     heading = f"each arm at its own {key}, {chosen_on}; judged by the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
 
 
 def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, list[_Candidate]]]:
     """Return the name and the runs of each arm on each set; DataError where no run has the setting."""
-    arms: dict[tuple[Column, Method], list[_Candidate]] = defaultdict(list)
+    arms = defaultdict(list)
     for run, column, method in placed(collection.runs):
         value = values.lookup(run, key)
         if value is not None:
@@ -269,7 +267,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
         value: run for value, run in candidates if run.seed == seed and run.chooses_by is not None
     }
     compared, unlike = _alike(validated)
-    errors: dict[str, float] = {}
+    errors = {}
     sizes = []
     for value in compared:
         score = validated[value].chooses_by

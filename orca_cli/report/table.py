@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import TEST_SET, Baseline, Broken, Collection, Run, Score
+from orca_cli.report.collect import TEST_SET, Baseline, Broken, Collection, Run
 from orca_cli.report.conditions import TEST_DATA, mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import canonical
@@ -31,15 +31,15 @@ _PUBLISHED = ("task", "method", "error", "source")
 class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.
 
-    The fields are as in `Run` and `Score`. `data` names the user's own data set, where the runs of
-    the task are of several.
+    The fields are as in `Run` and `Score`; without a score, the error has no name. `data` names the
+    user's own data set, where the runs of the task are of several.
     """
 
     task: str
     protocol: str
-    error_name: str
-    percent: bool
-    synthetic: bool
+    error_name: str = ""
+    percent: bool = False
+    synthetic: bool = False
     chosen_on_test: bool = False
     size: str = ""
     data: str = ""
@@ -186,7 +186,7 @@ class Placement(NamedTuple):
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
+    runs = defaultdict(list)
     for placement in placed(collection.runs):
         runs[placement.method, placement.column].append(placement.run)
     columns = sorted({column for _, column in runs})
@@ -194,15 +194,16 @@ def build_table(collection: Collection) -> Table:
     for method in sorted({method for method, _ in runs}):
         cells = [Cell(attempts=runs[method, column]) for column in columns]
         rows.append(Row(method=method, cells=cells))
-    for i in range(len(columns)):
-        _mark([row.cells[i] for row in rows])
+    cells_by_column = list(zip(*(row.cells for row in rows), strict=True))
+    for column_cells in cells_by_column:
+        _mark(column_cells)
     return Table(
         columns=columns,
         rows=rows,
         unfinished=[run for run in collection.runs if run.state != "completed"],
         superseded=collection.superseded,
         broken=collection.broken,
-        references=_references(rows, len(columns)),
+        references=_references(cells_by_column),
     )
 
 
@@ -244,14 +245,16 @@ def _gains(rival: Cell, cell: Cell) -> list[float]:
     return gains
 
 
-def _references(rows: Sequence[Row], n_columns: int) -> dict[str, list[Reference | None]]:
+def _references(
+    cells_by_column: Sequence[Sequence[Cell]],
+) -> dict[str, list[Reference | None]]:
     """Return the rows of the best simple models and of the constants that have an error."""
     baselines = []
     constants = []
-    for i in range(n_columns):
-        scores: list[Score] = []
-        for row in rows:
-            scores += [score for _, score in row.cells[i].scored]
+    for cells in cells_by_column:
+        scores = []
+        for cell in cells:
+            scores += [score for _, score in cell.scored]
         baselines.append(_range([score.baselines[0] for score in scores if score.baselines]))
         errors = [score.trivial for score in scores if score.trivial is not None]
         constants.append(_range([Baseline(name="", error=error) for error in errors]))
@@ -281,7 +284,7 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
     keys = _telling_keys(columns, variants)
     methods = []
     # Hashes of all settings, of the runs of a column and a method.
-    hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
+    hashes = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         method = Method(
             body=run.body,
@@ -321,20 +324,18 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         if path:
             data = first_path.setdefault((run.task, run.test_set or path), path)
         columns.append(_column(run, data))
-    names: dict[str, set[str]] = defaultdict(set)
-    for column in columns:
-        if column.data:
-            names[column.task].add(column.data)
+    named = {(column.task, column.data) for column in columns if column.data}
+    counts = Counter(task for task, _ in named)
     columns = [
-        column if len(names[column.task]) > 1 else replace(column, data="") for column in columns
+        column if counts[column.task] > 1 else replace(column, data="") for column in columns
     ]
-    scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
-    # Of several columns with scores, the lowest by name.
-    with_scores = {_measured(column): column for column in sorted(scored, reverse=True)}
-    return [
-        column if column in scored else with_scores.get(_measured(column), column)
-        for column in columns
-    ]
+    # As it would be without a score -> column with scores, of several the lowest by name.
+    with_scores = {}
+    for column in sorted(set(columns), reverse=True):
+        if column.error_name:
+            unscored = Column(task=column.task, protocol=column.protocol, data=column.data)
+            with_scores[unscored] = column
+    return [with_scores.get(column, column) for column in columns]
 
 
 def _own_path(run: Run) -> str:
@@ -347,32 +348,18 @@ def _own_path(run: Run) -> str:
 
 
 def _column(run: Run, data: str) -> Column:
-    """Return the column of a run; without a score, its error has no name."""
+    column = Column(task=run.task, protocol=run.protocol, data=data)
     score = run.score
     if score is None:
-        return Column(
-            task=run.task,
-            protocol=run.protocol,
-            error_name="",
-            percent=False,
-            synthetic=False,
-            data=data,
-        )
-    return Column(
-        task=run.task,
-        protocol=run.protocol,
+        return column
+    return replace(
+        column,
         error_name=score.error_name,
         percent=score.percent,
         synthetic=score.synthetic,
         chosen_on_test=score.validated_on == "test",
         size=score.size,
-        data=data,
     )
-
-
-def _measured(column: Column) -> tuple[str, str, str]:
-    """Return what a run without a score shares with runs that have one."""
-    return column.task, column.protocol, column.data
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -389,7 +376,7 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         variant = merged[column, names, run.settings or run.path]
         variant |= {key: canonical(text) for key, text in run.variant.items()}
         variants.append(variant)
-    rows_by_column: dict[Column, list[int]] = defaultdict(list)
+    rows_by_column = defaultdict(list)
     for row, column in enumerate(columns):
         if runs[row].test_set:
             rows_by_column[column].append(row)

@@ -78,12 +78,12 @@ class Run:
     `selection.choose` says at which value its arm is judged (`choice`).
 
     Args:
-        state: one of STATES.
-        reason: why it is not completed; empty if it is.
         settings: hash of all settings except the seed; runs with different ones are never averaged.
         variant: overridden settings besides groups, such as {"train.epochs": "3"}.
-        decided: what it decided itself, where its settings left that open.
         typed: `variant` as recorded, in canonical form.
+        decided: what it decided itself, where its settings left that open.
+        state: one of STATES.
+        reason: why it is not completed; empty if it is.
         facts: of a completed run; see conditions.py.
         arm: its name in a study; arms count as separate methods, even with equal settings.
         choice: the value chosen for its arm, marked if it is at the edge; empty for none.
@@ -98,12 +98,12 @@ class Run:
     seed: int
     protocol: str
     identity: str
+    settings: str
+    variant: dict[str, str]
+    typed: dict[str, str]
+    decided: dict[str, str]
     state: str
     reason: str = ""
-    settings: str = ""
-    variant: dict[str, str] = field(default_factory=dict)
-    decided: dict[str, str] = field(default_factory=dict)
-    typed: dict[str, str] = field(default_factory=dict)
     score: Score | None = None
     facts: dict[str, str] = field(default_factory=dict)
     arm: str = ""

@@ -44,7 +44,6 @@ _STYLE = {
 }
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Curve = dict[float, float]  # epoch -> value
-Draw = Callable[["Axes"], None]
 
 
 class _Kind(NamedTuple):
@@ -97,7 +96,7 @@ class Chart:
     name: str
     title: str
     note: str
-    draw: Draw
+    draw: Callable[["Axes"], None]
     size: tuple[float, float] = _SIZE
 
 

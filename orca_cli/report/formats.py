@@ -282,16 +282,15 @@ def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
             header.append(f"\n{mark}", "bold red" if mark == ALARM else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     for row in layout.rows:
-        cells = [_rich_cell(row.entries[i]) for i in columns]
+        cells = []
+        for i in columns:
+            entry = row.entries[i]
+            cell = Text(entry.main, "bold" if entry.best else "")
+            if entry.rest:
+                cell.append(f"\n{entry.rest}", "not bold yellow")
+            cells.append(cell)
         table.add_row(*map(Text, row.names), *cells)
     return table
-
-
-def _rich_cell(entry: Entry) -> Text:
-    cell = Text(entry.main, "bold" if entry.best else "")
-    if entry.rest:
-        cell.append(f"\n{entry.rest}", "not bold yellow")
-    return cell
 
 
 def _markdown(layout: Layout) -> str:

@@ -84,8 +84,8 @@ class Layout:
     names: list[str]
     columns: list[list[str]]
     rows: list[Line]
-    caption: str = ""
-    notes: list[str] = field(default_factory=list)
+    caption: str
+    notes: list[str]
     problems: list[Problem] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     heading: str = ""

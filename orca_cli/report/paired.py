@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, TEST_SET, Run
@@ -133,8 +134,7 @@ class Comparison:
     programs: list[str]
 
 
-@dataclass(frozen=True)
-class _ArmCell:
+class _ArmCell(NamedTuple):
     """A cell of the table, its value on the axis, and what the cells of a pair have in common."""
 
     arm: str

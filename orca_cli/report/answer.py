@@ -60,7 +60,7 @@ class Confusion:
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
     def record(self) -> dict[str, Any]:
-        """Return JSON-able numbers: recall and precision by class, the matrix of at most 60 classes.
+        """Return JSON-able numbers: recall and precision by class, the matrix up to 60 classes.
 
         None where a share is undefined.
         """

@@ -326,7 +326,10 @@ def baselines(result: Mapping[str, Any]) -> list[Baseline]:
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
-    """Return a text or a whole number of a record; UnreadableError if it has none. `name`: its file."""
+    """Return a text or a whole number of a record; UnreadableError if it has none.
+
+    `name` is the record's file, `kind` str or int.
+    """
     content = record.get(key)
     if content is None:
         raise UnreadableError(f"{name}: {key} is missing")
@@ -337,7 +340,7 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
-    """Return a number of result.json, None if it is undefined; UnreadableError for anything else."""
+    """Return a number of result.json, None if undefined; UnreadableError for anything else."""
     if key not in record:
         raise UnreadableError(f"{RESULT}: {key} is missing")
     recorded = number(record[key])

@@ -1,6 +1,7 @@
 """Figures as SVG, by matplotlib: gains of arms, and curves of runs.
 
-matplotlib is an extra, imported only where something is drawn. The same numbers give the same bytes.
+matplotlib is an extra, imported only where something is drawn. The same numbers give the same
+bytes.
 """
 
 import io
@@ -134,7 +135,7 @@ def inline(chart: Chart) -> str:
 
 
 def _with_attributes(tag: re.Match[str]) -> str:
-    """Return the start of a tag with the declarations of its style, but for fonts, as attributes."""
+    """Return a tag's start with the declarations of its style, but for fonts, as attributes."""
     attributes = []
     for declaration in tag[2].split("; "):
         if not declaration.startswith("font"):

@@ -294,7 +294,7 @@ def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
 
 
 def _markdown(layout: Layout) -> str:
-    """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
+    """Return a pipe table with the best results in bold, then caption, notes and problems."""
 
     def escape(text: str) -> str:
         return _MARKDOWN.sub(r"\\\g<0>", text)

@@ -56,7 +56,7 @@ def _observations(arm: Overall) -> str:
 
 
 def is_sure(judged: Overall | Block) -> bool:
-    """Return whether the sign of a mean gain is shown: six differences or more, Holm's p <= 0.05."""
+    """Return whether a mean gain's sign is shown: six differences or more, Holm's p <= 0.05."""
     return judged.gain.n >= LEAST and judged.holm_p <= LARGEST_P
 
 

@@ -304,7 +304,7 @@ def notes_of(table: Table) -> list[str]:
 
 
 def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield how a column's runs differ, what they share although no row says it, and how errors do."""
+    """Yield how a column's runs differ, what they share unsaid, and what their errors are worth."""
     variants = []
     shown: set[tuple[str, str]] = set()
     skipped: set[int] = set()
@@ -334,7 +334,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
 
 
 def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
-    """Yield which methods are means over runs that are not alike, and in what else methods differ."""
+    """Yield which methods are means over runs that are not alike, and what else differs."""
     noted: set[str] = set()
     runs_of_all: list[Run] = []
     for method, runs in methods:

@@ -233,7 +233,9 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
 def _partners(
     arm_cells: Sequence[_ArmCell], axis: str, baseline: str
 ) -> Iterator[tuple[_ArmCell, Cell]]:
-    """Yield each arm's cell with the baseline's of the same set and settings, an empty one for none.
+    """Yield each arm's cell with the baseline's of the same set and settings.
+
+    A cell without a partner comes with an empty one.
 
     Raises:
         DataError: no cell has the baseline's value, or an arm has several partners.

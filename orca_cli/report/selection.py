@@ -243,7 +243,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
 
 
 def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, list[_Candidate]]]:
-    """Return the name and the runs of each arm on each set; DataError where no run has the setting."""
+    """Return name and runs of each arm on each set; DataError where no run has the setting."""
     arms = defaultdict(list)
     for run, column, method in placed(collection.runs):
         value = values.lookup(run, key)

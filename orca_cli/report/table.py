@@ -1,7 +1,8 @@
-"""From runs to one table: methods as rows, tasks as columns, mean and sample standard deviation over seeds as cells.
+"""From runs to one table: methods as rows, tasks as columns, errors over seeds as cells.
 
-Runs that differ in a setting are never averaged: they get rows of their own. Other people's results from a csv file stand
-below, with their source, never ranked, never best.
+An error is a mean and a sample standard deviation. Runs that differ in a setting are never
+averaged: they get rows of their own. Other people's results from a csv file are below, with their
+source, never ranked, never best.
 """
 
 import csv
@@ -235,7 +236,7 @@ def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
 
 
 def _gains(rival: Cell, cell: Cell) -> list[float]:
-    """Return by how much a cell's errors are below a rival's, by seed, where runs are comparable."""
+    """Return how much lower a cell's errors are than a rival's, by seed, of comparable runs."""
     gains = []
     for seed in sorted(rival.by_seed.keys() & cell.by_seed.keys()):
         run = cell.run_by_seed[seed]
@@ -447,7 +448,10 @@ def with_published(table: Table, path: Path) -> Table:
 
 
 def _read_published(path: Path, in_percent: Mapping[str, bool]) -> list[_Published]:
-    """Return the lines of a csv file; `in_percent` says of known tasks whether errors are shares."""
+    """Return the lines of a csv file.
+
+    `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
+    """
     published = []
     number = 1
     try:
@@ -464,7 +468,7 @@ def _read_published(path: Path, in_percent: Mapping[str, bool]) -> list[_Publish
 
 
 def _published_line(fields: Mapping[str, str | None], in_percent: Mapping[str, bool]) -> _Published:
-    """Return one line; ValueError for an empty field, and an error that is not finite or above 1."""
+    """Return one line; ValueError for an empty field, or an error that is not finite or above 1."""
     task, method, text, source = ((fields.get(name) or "").strip() for name in _PUBLISHED)
     is_complete = task and method and source
     if not is_complete or not math.isfinite(float(text)):

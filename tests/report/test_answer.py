@@ -1,4 +1,4 @@
-"""The picture of an answer: its numbers follow their definitions, and every drawing holds them and fits its place."""
+"""The picture of an answer: its numbers follow their definitions, each drawing shows them whole."""
 
 import io
 import json
@@ -162,7 +162,7 @@ def test_what_no_run_writes_is_an_error_of_the_data(run, kind, shape, targets, m
     st.sampled_from([1, 9, 2000]),
 )
 @examples(8)
-def test_a_terminal_shows_every_count_or_the_most_confused_pairs(names, width, most):
+def test_a_terminal_shows_all_counts_or_the_most_confused_pairs(names, width, most):
     matrix = confusion(names, most)
     counts = Counter(map(str, matrix.counts[matrix.counts > 0].tolist()))
     text = printed(matrix, width)

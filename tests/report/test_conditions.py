@@ -1,4 +1,4 @@
-"""What runs have in common to be compared: data, length and program, unless a setting in which they differ sets these."""
+"""What compared runs share: data, length, program, unless a setting that differs sets these."""
 
 import json
 
@@ -22,7 +22,7 @@ OURS, OTHERS = "a" * 64, "b" * 64
 def record(
     train=OURS, val=OURS, test=OURS, learned=80, steps=400, members=1, program=OURS, **fields
 ):
-    """Return the fields of a result record that say what a run was trained on, for how long and by which program."""
+    """Return the fields of a result record that say on what it was trained, how long and by whom."""
     digests = {"train": train, "val": val, "test": test}
     return {
         "splits": {name: {"n": 80, "sha256": digest} for name, digest in digests.items()},
@@ -63,7 +63,8 @@ def test_runs_that_record_no_program_are_of_one(tmp_path):
     assert compared(tmp_path).programs == ["unknown"]
 
 
-SET = [  # the setting that is compared, what differs with it, and the names that no pair may differ in
+# The setting that is compared, what differs with it, and the facts that no pair may differ in.
+SET = [
     ("train.epochs", {"steps": 800}, []),
     ("train.batch_size", {"steps": 800}, []),
     ("budget", {"steps": 800, "members": 2}, []),
@@ -191,7 +192,7 @@ def test_a_mean_over_runs_that_are_not_alike_is_noted(tmp_path):
 
 @pytest.mark.parametrize("name", ["validation samples", "program"])
 def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
-    """The lowest validation error is of other samples, or of another program, than the three others."""
+    """The lowest validation error is of other samples, or of another program, than the others."""
     change = {"val": OTHERS} if name == "validation samples" else {"program": OTHERS}
     for rate, error in (("1e-3", 0.1), ("1e-4", 0.4), ("2e-4", 0.3), ("5e-4", 0.5)):
         for seed in (0, 1):

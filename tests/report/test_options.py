@@ -16,7 +16,8 @@ from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, t
 
 AGAINST = ["--against", "metric=none"]
 RATES = ("5e-5", "1e-4", "2e-4")
-# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
+# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would
+# give another rate.
 VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 # Test errors of the other seeds by rate.
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}

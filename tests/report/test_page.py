@@ -1,4 +1,4 @@
-"""The HTML page: one file without network, the same bytes every time; it works in a real browser."""
+"""The HTML page: one file without network, the same bytes every time; it works in a browser."""
 
 import base64
 import hashlib
@@ -103,7 +103,8 @@ FIGURES = """(() => {
     document.querySelectorAll('details').forEach(one => one.open = true);
     return Array.from(document.querySelectorAll('figure svg'), svg => {
         const box = svg.getBoundingClientRect(), inner = svg.getBBox(), view = svg.viewBox.baseVal;
-        return box.width > 250 && box.height > 60 && inner.x >= -2 && inner.x + inner.width <= view.width + 2
+        return box.width > 250 && box.height > 60
+            && inner.x >= -2 && inner.x + inner.width <= view.width + 2
             && inner.height <= view.height + 4 && svg.querySelectorAll('path').length > 3;
     });
 })()"""

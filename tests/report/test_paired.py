@@ -155,7 +155,8 @@ def test_only_gains_that_are_shown_are_marked(tmp_path):
     over_sets, by_set = layouts_of(compared(tmp_path))
     (otdd,) = over_sets.rows
     assert not any(entry.best for entry in otdd.entries)  # three sets
-    # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and 3 * 2/2^8 = 0.023.
+    # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and
+    # 3 * 2/2^8 = 0.023.
     (otdd,) = by_set.rows
     assert [entry.best for entry in otdd.entries] == [False, False, True]
 

@@ -233,7 +233,8 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
             right = (confusion.right, "bold")
             return [Text.assemble(right, "; rows: true class, columns: predicted"), matrix]
     shown: list[RenderableType] = [Text(confusion.right, "bold")]
-    pairs = np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool)).tolist()
+    is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
+    pairs = np.argwhere(is_confused).tolist()
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
     if pairs:
         texts = [f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in pairs[:_MOST_ROWS]]

@@ -176,8 +176,9 @@ def _name(text: str) -> str:
 def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
     labels = []
     for y, arm in enumerate(comparison.overall):
-        axes.plot(arm.gain.interval or [arm.gain.mean] * 2, [y, y], "C0-")
-        axes.plot(arm.gain.mean, y, "C0o")
+        mean = arm.gain.mean
+        axes.plot(arm.gain.interval or [mean, mean], [y, y], "C0-")
+        axes.plot(mean, y, "C0o")
         labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels)
@@ -244,9 +245,10 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
     no comparison.
     """
     if comparison is not None:
+        title = f"Gain over {comparison.axis}={comparison.baseline}, all sets"
         yield Chart(
             name="gains",
-            title=_name(f"Gain over {comparison.axis}={comparison.baseline}, all sets"),
+            title=_name(title),
             note="Dot: mean over sets; line: 95 % t interval; right of 0: lower error.",
             draw=partial(_draw_gains, comparison),
             size=(_SIZE[0], 0.8 + 0.4 * len(comparison.overall)),
@@ -281,9 +283,11 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
         for number_of_metric, metric in enumerate(metrics, start=1):
             shown = [line for line in lines if line.metric == metric]
             if shown:
+                heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
+                unit = ", %" if scale != 1.0 else ""
                 yield Chart(
                     name=f"{kind.name}-{i + 1}-{number_of_metric}",
-                    title=_name(f"{title}: {metric} {kind.y}".replace(":  ", ": ")),
+                    title=_name(heading),
                     note=f"{note}.",
-                    draw=partial(_draw_lines, shown, kind, ", %" if scale != 1.0 else ""),
+                    draw=partial(_draw_lines, shown, kind, unit),
                 )

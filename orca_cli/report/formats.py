@@ -131,7 +131,8 @@ class Page:
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of a csv file.
 
-        They are cells and references, or arms by set and over all sets, or methods.
+        They are cells, without the values of single seeds, and references; or arms by set and over
+        all sets; or methods.
         """
         record = self.record()
         if self.comparison is not None:
@@ -142,20 +143,15 @@ class Page:
         elif self.ranking is not None:
             yield from record["standings"]
         else:
-            yield from _table_lines(record)
-
-
-def _table_lines(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a line for each cell of a table's record, without the values of single seeds."""
-    columns = record["columns"]
-    for row in record["rows"]:
-        cells = row.pop("cells")
-        for column, cell in zip(columns, cells, strict=True):
-            yield {"row": "method"} | column | row | cell | {"values": {}}
-    for name, references in record["references"].items():
-        for column, reference in zip(columns, references, strict=True):
-            if reference is not None:
-                yield {"row": name} | column | reference
+            columns = record["columns"]
+            for row in record["rows"]:
+                cells = row.pop("cells")
+                for column, cell in zip(columns, cells, strict=True):
+                    yield {"row": "method"} | column | row | cell | {"values": {}}
+            for name, references in record["references"].items():
+                for column, reference in zip(columns, references, strict=True):
+                    if reference is not None:
+                        yield {"row": name} | column | reference
 
 
 def _record(table: Table) -> dict[str, Any]:
@@ -342,14 +338,14 @@ def _latex(layout: Layout) -> str:
         n_names = len(layout.names)
         alignment = "l" * n_names + "r" * len(layout.columns)
         levels = zip_longest(*layout.columns, fillvalue="")
-        header = [[*[""] * n_names, *level] for level in levels]
+        header = [[""] * n_names + list(level) for level in levels]
         header[-1][:n_names] = layout.names
         lines += [
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
-            *(_latex_row(map(escape, row)) for row in header),
+            *(" & ".join(map(escape, row)) + r" \\" for row in header),
             r"\midrule",
-            *map(_latex_row, _rows(layout, escape, r"\textbf{{{}}}")),
+            *(" & ".join(row) + r" \\" for row in _rows(layout, escape, r"\textbf{{{}}}")),
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -357,10 +353,6 @@ def _latex(layout: Layout) -> str:
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({folder})" for state, reason, folder in layout.problems]
     return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """The gains of `paired` in words and tables, and as a record for other programs."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -66,7 +65,8 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     `decimals` is their least number; there are more, up to nine, where the largest of the three
     would be shown as 0. None gives three significant digits.
     """
-    size = max(map(abs, (effect.mean, *(effect.interval or ()))))
+    ends = effect.interval or ()
+    size = max(map(abs, (effect.mean, *ends)))
     if decimals is not None and ROUNDING < size < math.inf:
         decimals = min(9, max(decimals, -math.floor(math.log10(size))))
     mean = number(effect.mean, decimals, "+")
@@ -150,7 +150,7 @@ def _gain_entry(block: Block) -> Entry:
     return Entry(text=text, rest=errors, best=is_sure(block))
 
 
-def _notes_by_set(comparison: Comparison, shared: Iterable[tuple[str, str]]) -> list[str]:
+def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[str]:
     """Return the settings that all blocks share, and which runs and pairs do not count."""
     notes = []
     if shared:

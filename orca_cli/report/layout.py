@@ -266,8 +266,8 @@ def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
         marks = []
         if len(protocols) > 1:
             marks.append(clean(column.protocol))
-        synthetic = "synthetic" if column.synthetic else ""
-        marks.append(", ".join(filter(None, (synthetic, clean(column.size)))))
+        facts = ("synthetic" if column.synthetic else "", clean(column.size))
+        marks.append(", ".join(filter(None, facts)))
         if column.chosen_on_test:
             marks.append(ALARM)
         lines.append([clean(column.name), error, *filter(None, marks)])
@@ -281,7 +281,9 @@ def column_names(columns: Sequence[Column]) -> list[str]:
     counts = Counter(clean(column.name) for column in columns)
     names = []
     for name, *marks in headers(columns)[0]:
-        names.append(name if counts[name] == 1 else f"{name} ({', '.join(marks)})")
+        if counts[name] > 1:
+            name = f"{name} ({', '.join(marks)})"
+        names.append(name)
     return names
 
 
@@ -335,7 +337,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
 
 def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
     """Yield which methods are means over runs that are not alike, and what else differs."""
-    noted: set[str] = set()
+    noted = set()
     runs_of_all: list[Run] = []
     for method, runs in methods:
         runs_of_all += runs

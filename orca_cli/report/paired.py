@@ -334,9 +334,11 @@ def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
     """Return how many pairs were left out, and in what those of each set and arm differ."""
     seeds = defaultdict(list)
     for pair in left_out:
-        seeds[f"{pair.column.name}, {pair.arm}: {' and '.join(pair.differs)}"].append(pair.seed)
-    reasons = "; ".join(f"{reason} (seed {seeds_text(seeds[reason])})" for reason in seeds)
-    text = f"{counted(len(left_out), 'pair')} with differences besides {axis}: {reasons}"
+        facts = " and ".join(pair.differs)
+        seeds[f"{pair.column.name}, {pair.arm}: {facts}"].append(pair.seed)
+    reasons = [f"{reason} (seed {seeds_text(seeds[reason])})" for reason in seeds]
+    pairs = counted(len(left_out), "pair")
+    text = f"{pairs} with differences besides {axis}: {'; '.join(reasons)}"
     return clean(text, longest=2000)
 
 
@@ -361,14 +363,19 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     if len(sets) == 1:
         differences = _by_seed(blocks, is_relative)
     elif is_relative:
-        differences = [_relative_gain(group) for group in sets.values()]
+        differences = []
+        for group in sets.values():
+            base = fmean(fmean(block.baseline) for block in group)
+            error = fmean(fmean(block.errors) for block in group)
+            differences.append(100 * relative(base, error))
     else:
         differences = means
     wins = sum(mean > ROUNDING for mean in means)
     losses = sum(mean < -ROUNDING for mean in means)
     n_seeds = []  # of each set
     for group in sets.values():
-        n_seeds.append(len(set().union(*(block.seeds for block in group))))
+        seeds = set().union(*(block.seeds for block in group))
+        n_seeds.append(len(seeds))
     return Overall(
         arm=blocks[0].arm,
         sets=len(sets),
@@ -391,13 +398,6 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
                 gain = 100 * relative(block.baseline[i], block.errors[i])
             gains[seed].append(gain)
     return [fmean(gains[seed]) for seed in sorted(gains)]
-
-
-def _relative_gain(blocks: Sequence[Block]) -> float:
-    """Return the relative difference of the mean errors on one set, in per cent."""
-    base = fmean(fmean(block.baseline) for block in blocks)
-    error = fmean(fmean(block.errors) for block in blocks)
-    return 100 * relative(base, error)
 
 
 def _correct(judged: Sequence[Block | Overall]) -> None:

@@ -105,7 +105,8 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     if is_source_implied(methods):
         groups.remove("source")
     telling = [name for name in groups if len({getattr(method, name) for method in methods}) > 1]
-    shared = set.intersection(*(set(method.settings) for method in methods)) if methods else set()
+    settings = [set(method.settings) for method in methods]
+    shared = set.intersection(*settings) if settings else set()
     names = []
     for method in methods:
         texts = [getattr(method, name) for name in telling]
@@ -126,14 +127,16 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
 
     # Errors that differ by rounding only are tied.
     rounded = [[float(f"{error:.12g}") for error in row] for row in errors.values()]
-    means = dict(zip(errors, stats.rankdata(rounded, axis=0).mean(axis=1).tolist(), strict=True))
-    names = sorted(means, key=lambda name: (means[name], name))
+    ranks = stats.rankdata(rounded, axis=0).mean(axis=1).tolist()
+    rank_of = dict(zip(errors, ranks, strict=True))
+    names = sorted(errors, key=lambda name: (rank_of[name], name))
     p_values = {}
     corrected = {}
     if len(names) <= MOST:
         for better, worse in itertools.combinations(names, 2):
             p_values[better, worse] = sign_flip(_gains(errors[better], errors[worse]))
-        corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        corrected_values = holm(list(p_values.values()))
+        corrected = dict(zip(p_values, corrected_values, strict=True))
     best = names[0]
     n_tasks = len(rounded[0])
     standings = []
@@ -143,7 +146,7 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
         losses = sum(gain < 0 for gain in gains)
         standing = Standing(
             method=name,
-            rank=means[name],
+            rank=rank_of[name],
             gain=fmean(gains),
             wins=wins,
             ties=n_tasks - wins - losses,

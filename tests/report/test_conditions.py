@@ -22,7 +22,7 @@ OURS, OTHERS = "a" * 64, "b" * 64
 def record(
     train=OURS, val=OURS, test=OURS, learned=80, steps=400, members=1, program=OURS, **fields
 ):
-    """Return the fields of a result record that say on what it was trained, how long and by whom."""
+    """Return fields of a result record that say how a run was made: on what, how long, by what."""
     digests = {"train": train, "val": val, "test": test}
     return {
         "splits": {name: {"n": 80, "sha256": digest} for name, digest in digests.items()},

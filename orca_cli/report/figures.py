@@ -78,8 +78,7 @@ class _Line(NamedTuple):
     """A method's line in a figure; `look` decides its colour and dashes."""
 
     look: int
-    name: str
-    metric: str
+    label: str
     points: list[Point]
 
 
@@ -230,7 +229,7 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
         x, mean, lowest, highest = zip(*line.points[::step], strict=True)
         color = f"C{line.look}"
         dashes = _DASHES[line.look % len(_DASHES)]
-        axes.plot(x, mean, color, linestyle=dashes, label=line.name)
+        axes.plot(x, mean, color, linestyle=dashes, label=line.label)
         axes.fill_between(x, lowest, highest, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel=kind.x, ylabel=f"{kind.y}{unit}")
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
@@ -269,25 +268,24 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
         rows = rows[:_MOST_METHODS]
     curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
     for kind in _KINDS:
-        is_distance = kind.name == "distance"
         scale = table.columns[i].scale if kind.name == "validation" else 1.0
-        lines = []
-        for look, row in enumerate(rows):
-            points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
-            if points:
-                name = f"{_name(names[look])} ({len(curves[look])})"
-                metric = row.method.metric if is_distance else ""
-                lines.append(_Line(look=look, name=name, metric=metric, points=points))
-        # Distances of metrics have nothing in common: each has a figure.
-        metrics = sorted({row.method.metric for row in rows}) if is_distance else [""]
-        for number_of_metric, metric in enumerate(metrics, start=1):
-            shown = [line for line in lines if line.metric == metric]
-            if shown:
+        metrics = [""]
+        if kind.name == "distance":
+            # Distances of metrics have nothing in common: each has a figure.
+            metrics = sorted({row.method.metric for row in rows})
+        for n, metric in enumerate(metrics, start=1):
+            lines = []
+            for look, row in enumerate(rows):
+                points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
+                if points and metric in ("", row.method.metric):
+                    label = f"{_name(names[look])} ({len(curves[look])})"
+                    lines.append(_Line(look=look, label=label, points=points))
+            if lines:
                 heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
                 unit = ", %" if scale != 1.0 else ""
                 yield Chart(
-                    name=f"{kind.name}-{i + 1}-{number_of_metric}",
+                    name=f"{kind.name}-{i + 1}-{n}",
                     title=_name(heading),
                     note=f"{note}.",
-                    draw=partial(_draw_lines, shown, kind, unit),
+                    draw=partial(_draw_lines, lines, kind, unit),
                 )

@@ -24,7 +24,14 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     """
     gain = arm.gain
     n_arms = len(comparison.overall)
-    facts = f"{_observations(arm)}, p = {p_text(arm.holm_p)}"
+    fewest, largest = arm.seeds
+    seeds = counted(largest, "seed")
+    if fewest < largest:
+        seeds = f"{fewest} to {seeds}"
+    facts = f"n = {arm.sets} sets x {seeds}"
+    if arm.sets == 1:
+        facts = f"n = {seeds}, one set"
+    facts += f", p = {p_text(arm.holm_p)}"
     if n_arms > 1:
         facts += f" corrected for {n_arms} arms"
     low, high = gain.interval or (0.0, 0.0)
@@ -41,17 +48,6 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
         if gain.smallest * n_arms > LARGEST_P:
             facts += "; too few differences to reach p = 0.05"
     return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
-
-
-def _observations(arm: Overall) -> str:
-    """Return what an arm is judged by, such as "n = 12 sets x 3 to 5 seeds"."""
-    fewest, largest = arm.seeds
-    seeds = counted(largest, "seed")
-    if fewest < largest:
-        seeds = f"{fewest} to {seeds}"
-    if arm.sets == 1:
-        return f"n = {seeds}, one set"
-    return f"n = {arm.sets} sets x {seeds}"
 
 
 def is_sure(judged: Overall | Block) -> bool:

@@ -198,18 +198,14 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     framed_layouts = list(layouts)
     notes = [clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)]
     framed_layouts[0] = replace(layouts[0], notes=notes, alarms=alarms, heading=table.heading)
-    framed_layouts[-1] = replace(framed_layouts[-1], problems=_problems(table))
-    return framed_layouts
-
-
-def _problems(table: Table) -> list[Problem]:
     problems = []
     unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     folders: list[Run | Broken] = [*unfinished, *table.broken]
     for run in folders:
         folder = clean(str(run.path))
         problems.append(Problem(state=run.state, reason=clean(run.reason), folder=folder))
-    return problems
+    framed_layouts[-1] = replace(framed_layouts[-1], problems=problems)
+    return framed_layouts
 
 
 def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:

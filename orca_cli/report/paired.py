@@ -178,9 +178,8 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     for pair in pairs:
         if pair.counts:
             programs.update(map(program_name, pair.runs))
-    columns = dict.fromkeys(block.column for block in blocks)
-    check_sets(columns, "--against")
-    is_relative = not all(column.percent for column in columns)
+    check_sets(dict.fromkeys(block.column for block in blocks), "--against")
+    is_relative = not all(block.column.percent for block in blocks)
     blocks_by_arm = defaultdict(list)
     for block in blocks:
         blocks_by_arm[block.arm].append(block)

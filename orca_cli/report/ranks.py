@@ -130,18 +130,12 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     ranks = stats.rankdata(rounded, axis=0).mean(axis=1).tolist()
     rank_of = dict(zip(errors, ranks, strict=True))
     names = sorted(errors, key=lambda name: (rank_of[name], name))
-    p_values = {}
-    corrected = {}
-    if len(names) <= MOST:
-        for better, worse in itertools.combinations(names, 2):
-            p_values[better, worse] = sign_flip(_gains(errors[better], errors[worse]))
-        corrected_values = holm(list(p_values.values()))
-        corrected = dict(zip(p_values, corrected_values, strict=True))
-    best = names[0]
-    n_tasks = len(rounded[0])
+    p_values = _p_values(errors, names)
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     standings = []
     for name in names:
-        gains = _gains(errors[best], errors[name])
+        pair = (names[0], name)
+        gains = _gains(errors, pair)
         wins = sum(gain > 0 for gain in gains)
         losses = sum(gain < 0 for gain in gains)
         standing = Standing(
@@ -149,22 +143,34 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
             rank=rank_of[name],
             gain=fmean(gains),
             wins=wins,
-            ties=n_tasks - wins - losses,
+            ties=len(gains) - wins - losses,
             losses=losses,
-            p=p_values.get((best, name)),
-            holm_p=corrected.get((best, name)),
+            p=p_values.get(pair),
+            holm_p=corrected.get(pair),
         )
         standings.append(standing)
     friedman = None
     is_tied = all(len(set(task)) == 1 for task in zip(*rounded, strict=True))
-    if len(names) > 2 and n_tasks > 1 and not is_tied:
+    if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
 
 
-def _gains(errors: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Return by task how much lower errors are than others, in per cent of the mean of both."""
-    return [100 * relative(*pair) for pair in zip(base, errors, strict=True)]
+def _p_values(
+    errors: Mapping[str, Sequence[float]], names: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Return the p of each pair of methods, the better one first; empty for too many of them."""
+    if len(names) > MOST:
+        return {}
+    pairs = itertools.combinations(names, 2)
+    return {pair: sign_flip(_gains(errors, pair)) for pair in pairs}
+
+
+def _gains(errors: Mapping[str, Sequence[float]], pair: tuple[str, str]) -> list[float]:
+    """Return by task how much lower the better method's errors are, in per cent of both's mean."""
+    better, worse = pair
+    by_task = zip(errors[worse], errors[better], strict=True)
+    return [100 * relative(base, error) for base, error in by_task]
 
 
 def layout_of(ranking: Ranking) -> Layout:

@@ -258,10 +258,7 @@ def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, l
 
 def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     """Return what the runs of an arm choose."""
-    # The lowest seed that all values were run with, or else most of them.
-    cells = {(run.seed, value) for value, run in candidates}
-    counts = Counter(seed for seed, _ in cells)
-    seed = min(counts, key=lambda number: (-counts[number], number))
+    seed = _choosing_seed(candidates)
     validated = {
         value: run for value, run in candidates if run.seed == seed and run.chooses_by is not None
     }
@@ -289,6 +286,13 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
         judges=judges,
         unlike=unlike,
     )
+
+
+def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
+    """Return the lowest seed that all values were run with, or else most of them."""
+    cells = {(run.seed, value) for value, run in candidates}
+    counts = Counter(seed for seed, _ in cells)
+    return min(counts, key=lambda seed: (-counts[seed], seed))
 
 
 def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ source, never ranked, never best.
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -400,7 +400,7 @@ def _telling_keys(columns: Sequence[Column], variants: Sequence[Mapping[str, str
     return sorted({key for (column, key, _), n in counts.items() if n < sizes[column]})
 
 
-class _Published(NamedTuple):
+class _PublishedResult(NamedTuple):
     """A line of other people's results."""
 
     task: str
@@ -421,25 +421,25 @@ def with_published(table: Table, path: Path) -> Table:
             task is in the table.
     """
     in_percent = {column.task: column.percent for column in table.columns}
-    published = _read_published(path, in_percent)
-    tasks = {line.task for line in published}
-    if not tasks & in_percent.keys():
+    tasks = set()
+    numbers: dict[str, int] = {}  # of sources
+    rows: dict[str, list[Reference | None]] = {}
+    for result in _published_results(path, in_percent):
+        tasks.add(result.task)
+        if result.task not in in_percent:
+            continue
+        number = numbers.setdefault(result.source, len(numbers) + 1)
+        row = rows.setdefault(f"{result.method} [{number}]", [None for _ in table.columns])
+        for i, column in enumerate(table.columns):
+            if column.task == result.task and row[i] is None:
+                remark = "real data, ours are synthetic" if column.synthetic else ""
+                row[i] = Reference(low=result.error, high=result.error, words=remark)
+    if not rows:
         names = ", ".join(sorted(tasks)) or "no line"
         hint = "orca report shows the tasks"
         if tasks and in_percent:
             hint = suggest(min(tasks), in_percent)
         raise DataError(f"no run is of a task in it ({names})", where=str(path), hint=hint)
-    numbers: dict[str, int] = {}  # of sources
-    rows: dict[str, list[Reference | None]] = {}
-    for line in published:
-        if line.task not in in_percent:
-            continue
-        number = numbers.setdefault(line.source, len(numbers) + 1)
-        row = rows.setdefault(f"{line.method} [{number}]", [None for _ in table.columns])
-        for i, column in enumerate(table.columns):
-            if column.task == line.task and row[i] is None:
-                words = "real data, ours are synthetic" if column.synthetic else ""
-                row[i] = Reference(low=line.error, high=line.error, words=words)
     notes = [
         f"[{number}] reported by others, under their conditions: {source}"
         for source, number in numbers.items()
@@ -447,27 +447,27 @@ def with_published(table: Table, path: Path) -> Table:
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
 
 
-def _read_published(path: Path, in_percent: Mapping[str, bool]) -> list[_Published]:
-    """Return the lines of a csv file.
+def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_PublishedResult]:
+    """Yield the lines of a csv file.
 
     `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
     """
-    published = []
     number = 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for fields in csv.DictReader(file, skipinitialspace=True):
                 number += 1
-                published.append(_published_line(fields, in_percent))
+                yield _published_result(fields, in_percent)
     except (OSError, ValueError, csv.Error) as problem:
         hint = f"a line is {','.join(_PUBLISHED)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
         raise DataError(
             f"cannot be read: {problem}", where=f"{path}, line {number}", hint=hint
         ) from problem
-    return published
 
 
-def _published_line(fields: Mapping[str, str | None], in_percent: Mapping[str, bool]) -> _Published:
+def _published_result(
+    fields: Mapping[str, str | None], in_percent: Mapping[str, bool]
+) -> _PublishedResult:
     """Return one line; ValueError for an empty field, or an error that is not finite or above 1."""
     task, method, text, source = ((fields.get(name) or "").strip() for name in _PUBLISHED)
     is_complete = task and method and source
@@ -476,4 +476,4 @@ def _published_line(fields: Mapping[str, str | None], in_percent: Mapping[str, b
     error = float(text)
     if error > 1 and in_percent.get(task):
         raise ValueError(f"error {error:g} is above 1")
-    return _Published(task=task, method=method, error=error, source=source)
+    return _PublishedResult(task=task, method=method, error=error, source=source)

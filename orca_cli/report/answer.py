@@ -307,6 +307,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     predicted = outputs[is_labelled].argmax(axis=1)
     if ((true < 0) | (true >= k)).any():
         raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
+    # A pair of classes is one number, in 0..K²-1.
     counts = np.bincount(true * k + predicted, minlength=k * k)
     return Confusion(counts=counts.reshape(k, k), names=names)
 

@@ -182,6 +182,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             )
         for run_folder in _run_folders(folder, broken):
             try:
+                # A folder may be reached by several names, such as links.
                 facts = run_folder.stat()
                 inode = (facts.st_dev, facts.st_ino)
                 if inode not in visited:
@@ -196,6 +197,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             hint="type: orca run, or: orca report FOLDER",
         )
     runs.sort(key=Run.order)
+    # Later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
     counting = {*newest.values(), *completed.values()}

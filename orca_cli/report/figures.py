@@ -218,6 +218,7 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
             values_at[x].append(scale * y)
     points = []
     for x, values in sorted(values_at.items()):
+        # Where most curves have ended, the mean of the others would jump.
         if 2 * len(values) > len(drawn):
             points.append(Point(x, mean=fmean(values), lowest=min(values), highest=max(values)))
     return points

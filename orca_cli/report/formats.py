@@ -252,6 +252,7 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
         for row in layout.rows:
             texts += [row.entries[i].main, row.entries[i].rest]
         needed = _width(texts)
+        # A column that fits nowhere is alone in its group.
         if blocks[-1] and needed > room:
             blocks.append([])
             room = free

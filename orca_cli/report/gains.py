@@ -45,6 +45,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
         facts += f"; two one-sided t tests: p = {p_text(p_within)}"
     else:
         verdict = "undecided"
+        # Not even differences of one sign would be sure.
         if gain.smallest * n_arms > LARGEST_P:
             facts += "; too few differences to reach p = 0.05"
     return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
@@ -63,6 +64,7 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     """
     ends = effect.interval or ()
     size = max(map(abs, (effect.mean, *ends)))
+    # A size of 0 but for rounding is shown as 0.
     if decimals is not None and ROUNDING < size < math.inf:
         decimals = min(9, max(decimals, -math.floor(math.log10(size))))
     mean = number(effect.mean, decimals, "+")
@@ -110,6 +112,7 @@ def _by_set(comparison: Comparison) -> Layout:
     """Return the gains of every arm on each set, with the mean errors of baseline and arm below."""
     blocks = sorted(comparison.blocks, key=lambda block: (block.arm, block.others))
     columns = sorted({block.column for block in blocks})
+    # What all blocks share is in a note, so that rows name only what tells them apart.
     shared = set.intersection(*(set(block.others) for block in blocks))
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:

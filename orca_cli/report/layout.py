@@ -141,6 +141,7 @@ def layout_of(table: Table) -> Layout:
     for i, column in enumerate(table.columns):
         error_texts.append(_error_text(column, [row.cells[i] for row in table.rows]))
     methods = [row.method for row in table.rows]
+    # A source that follows from the body, or settings that no method has, need no column.
     names = ["body", "metric", "finetune"]
     if not is_source_implied(methods):
         names.insert(1, "source")
@@ -311,12 +312,14 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         skipped.update(score.skipped for _, score in cell.scored)
         if cell.runs:
             shown.update(row.method.settings)
+    # What a reader cannot see: settings that all runs share and no row names.
     hidden = set.intersection(*variants) - shown if variants else None
     if hidden:
         yield f"all runs with {settings_text(sorted(hidden))}"
     seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
+        # Only methods that differ from most others are named.
         usual = counts.most_common(1)[0][0]
         unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
         yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
@@ -344,6 +347,7 @@ def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
                 for fact, seeds in seeds_by_fact.items()
             ]
             yield f"{method} is a mean over runs that differ in {name}: {', '.join(facts)}"
+    # A fact in which runs of one method differ was noted above, and differs between methods too.
     differing = conditions.mixed(runs_of_all).keys() - noted
     if differing:
         names = " and ".join(sorted(differing))

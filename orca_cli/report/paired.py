@@ -184,6 +184,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     for block in blocks:
         blocks_by_arm[block.arm].append(block)
     overall = [_overall(arm_blocks, is_relative) for arm_blocks in blocks_by_arm.values()]
+    # The two tables answer two questions, so each is corrected for its own tests.
     _correct(blocks)
     _correct(overall)
     return Comparison(
@@ -270,6 +271,7 @@ def _pairs(arm_cell: _ArmCell, base: Cell) -> list[Pair]:
     for seed in sorted(base.by_seed.keys() & cell.by_seed.keys()):
         runs = (base.run_by_seed[seed], cell.run_by_seed[seed])
         differs = list(mixed(runs))
+        # Weights that are not recorded are no evidence of the same computation.
         weights = {run.score.weights for run in runs if run.score}
         has_equal_weights = len(weights) == 1 and "" not in weights
         has_equal_errors = base.by_seed[seed] == cell.by_seed[seed]
@@ -360,8 +362,10 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
         sets[block.column].append(block)
     means = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
     if len(sets) == 1:
+        # One mean has no spread, so the seeds are the observations.
         differences = _by_seed(blocks, is_relative)
     elif is_relative:
+        # That of a set is between its two mean errors, as the table shows them.
         differences = []
         for group in sets.values():
             base = fmean(fmean(block.baseline) for block in group)

@@ -275,6 +275,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     judges = []
     for value, run in candidates:
         if value == chosen and run.seed != seed:
+            # Without the chosen setting, so that an arm is one row whatever was chosen on its sets.
             variant = {name: text for name, text in run.variant.items() if name != key}
             judges.append(replace(run, variant=variant, choice=choice))
     return _Choice(
@@ -306,6 +307,7 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
     for example in runs.values():
         differs = {value: mixed((example, run), VALIDATED) for value, run in runs.items()}
         alike = [value for value, names in differs.items() if not names]
+        # Runs come from the oldest to the newest: of equally large groups the last stays.
         if len(alike) >= len(compared):
             compared = alike
             unlike = [f"{value} ({', '.join(names)})" for value, names in differs.items() if names]
@@ -340,6 +342,7 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
     chosen = best[(len(best) - 1) // 2]
     size_of_last, _ = _order(values[-1])
+    # Values that are not numbers come last and have no order of their own.
     has_edges = len(values) > 1 and size_of_last < math.inf
     return chosen, has_edges and chosen in (values[0], values[-1])
 

@@ -108,6 +108,7 @@ class Cell:
             if score.value is not None:
                 self.by_seed[run.seed] = score.value
             elif score.n + score.skipped:
+                # It was measured on samples, but is not defined on them.
                 self.missing["undefined"] += 1
             else:
                 self.missing["not tested"] += 1
@@ -241,6 +242,7 @@ def _gains(rival: Cell, cell: Cell) -> list[float]:
     for seed in sorted(rival.by_seed.keys() & cell.by_seed.keys()):
         run = cell.run_by_seed[seed]
         partner = rival.run_by_seed[seed]
+        # A setting may explain other test data, but their errors are still of other samples.
         if run.test_set == partner.test_set and not mixed((run, partner)):
             gains.append(rival.by_seed[seed] - cell.by_seed[seed])
     return gains
@@ -303,6 +305,7 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
         # In a study whose seeds draw the samples every run has settings of its own.
         is_drawn_by_seed = run.arm != "" and n_settings == n_runs
         if n_settings > 1 and not is_drawn_by_seed:
+            # Nothing that was typed tells these runs apart.
             settings = (*method.settings, ("settings", run.settings[:8]))
             method = replace(method, settings=settings)
         placements.append(Placement(run=run, column=column, method=method))
@@ -382,6 +385,7 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         if runs[row].test_set:
             rows_by_column[column].append(row)
     for rows in rows_by_column.values():
+        # Empty where settings of the task explain why test data differ.
         test_sets = mixed([runs[row] for row in rows], [TEST_DATA]).get(TEST_DATA, {})
         for row in rows:
             test_set = runs[row].test_set

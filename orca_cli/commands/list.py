@@ -238,7 +238,7 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
 def _parameter_rows(group: str, entry: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
     prefix = "" if group in _WHOLE_FILES else f"{group}."
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, value in flat(entry["parameters"]):
         # A part's own key has the name of its class as value.
         if key.rpartition(".")[2] == "_target_":

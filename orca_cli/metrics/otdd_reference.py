@@ -89,7 +89,7 @@ class _Ranges(NamedTuple):
 class _Classes(NamedTuple):
     """The classes of one side."""
 
-    index: ClassIndex
+    points: ClassIndex
     ranges: _Ranges
 
 
@@ -159,11 +159,11 @@ class OTDDReference(Metric):
         cost = half_squared_distances(x, z)  # [n, m]
         own_cost = half_squared_distances(z, z)  # [m, m]
         sources = _Classes(
-            index=index_classes(source.labels, source.num_classes, x.dtype),
+            points=index_classes(source.labels, source.num_classes, x.dtype),
             ranges=_Ranges(low=prepared["low"], high=prepared["high"]),
         )
         targets = _Classes(
-            index=index_classes(target.labels, target.num_classes, x.dtype),
+            points=index_classes(target.labels, target.num_classes, x.dtype),
             ranges=_ranges(target),
         )
         distances, own_distances = self._all_label_distances(
@@ -212,20 +212,20 @@ class OTDDReference(Metric):
         """
         squares = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
-        selves = self._target_selves(targets.index, own_cost, [*squares, *own_squares])
+        selves = self._target_selves(targets.points, own_cost, [*squares, *own_squares])
         # At the diameters with the source's classes, and at those with the target's own.
         cross_selves, own_selves = selves.split((len(squares), len(own_squares)), 1)
         source_selves = _read(class_self, squares, self.reg / 2)  # [k, l]
         distances = self._label_distances(
-            sources.index,
-            targets.index,
+            sources.points,
+            targets.points,
             clouds.from_matrix(cost),
             squares=squares,
             selves=source_selves + cross_selves.T,
         )
         upper = self._label_distances(
-            targets.index,
-            targets.index,
+            targets.points,
+            targets.points,
             clouds.from_matrix(own_cost),
             squares=own_squares,
             selves=own_selves + own_selves.T,
@@ -306,7 +306,7 @@ def _joint_square(sources: _Classes, targets: _Classes) -> float:
         low=torch.cat([sources.ranges.low, targets.ranges.low]),
         high=torch.cat([sources.ranges.high, targets.ranges.high]),
     )
-    return _outer_square(joined, len(sources.index.present) + len(targets.index.present))
+    return _outer_square(joined, len(sources.points.present) + len(targets.points.present))
 
 
 def _rows(points: Tensor) -> _Rows:

@@ -206,7 +206,7 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
     """Return a card's fields about the errors of the run and of simple models."""
     error = mapping(result.get("error"))
     is_percent = error.get("percent") is True
-    errors = {
+    errors: dict[Any, Any] = {
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
     }

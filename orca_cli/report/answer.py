@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from orca_cli import terminal
@@ -247,7 +246,7 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     return shown
 
 
-def _matrix(confusion: Confusion, names: Sequence[str]) -> Table:
+def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
     """Return the counts as a table, with numbers for the columns, and recall."""
     digits = len(str(confusion.counts.max()))
     rows: list[list[str | Text]] = []

@@ -304,9 +304,12 @@ def test_check_reports_numbers_that_are_none():
     y[0, 0], y[1, 1], y[2, 0], y[3, 0] = 1, np.nan, 0.5, np.inf
     split = ArraySamples(x, y)
     task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
-    problems = []
-    record = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    record, problems = examine_split(
+        task, "train", split, rows=np.arange(6), reporter=LogReporter()
+    )
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
     assert record["classes"]["counts"] == [1, 0]
-    bad = "train: 1 NaN and 1 infinite numbers in the inputs"
-    assert problems == [bad, "train: 2 targets neither 0 nor 1 nor NaN"]
+    assert problems == [
+        "1 NaN and 1 infinite numbers in the inputs",
+        "2 targets neither 0 nor 1 nor NaN",
+    ]

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from orca_cli import exceptions, signals
-from orca_cli.commands.engine import NOT_STARTED, job_outcome, job_report
+from orca_cli.commands.jobs import NOT_STARTED, job_outcome, job_report
 from orca_cli.commands.summary import run_result
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.launching.process import Ended

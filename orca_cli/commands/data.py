@@ -188,13 +188,13 @@ def _get_files(
 
 def _done_text(record: dict[str, Any]) -> str:
     """Return what was done with one file, in a line."""
-    words = ["here" if record["action"] == "found" else record["action"]]
+    texts = ["here" if record["action"] == "found" else record["action"]]
     if record["sha256"] is not None:
-        words.append(size_text(record["bytes"]))
-        words.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
+        texts.append(size_text(record["bytes"]))
+        texts.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
     if record["unpacked"]:
-        words.append(f"{counted(record['unpacked'], 'file')} unpacked")
-    return f"{record['data_set']}/{record['path']}: {', '.join(words)}"
+        texts.append(f"{counted(record['unpacked'], 'file')} unpacked")
+    return f"{record['data_set']}/{record['path']}: {', '.join(texts)}"
 
 
 def _get_file(

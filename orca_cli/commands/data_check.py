@@ -40,7 +40,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return what the splits contain, and what is wrong with them."""
     terminal.configure_logging()
     from orca_cli.config import compose
-    from orca_cli.data.contents import count_shared
     from orca_cli.stages.build import read_task
 
     name = arguments.name.removeprefix("task=")
@@ -63,12 +62,11 @@ def execute(arguments: argparse.Namespace) -> Result:
         )
         splits[split_name] = split
         problems += [f"{split_name}: {problem}" for problem in split_problems]
-    overlaps = []
-    for first, second in combinations(splits, 2):
-        counts = count_shared(opened[first], opened[second], task.input_shape, config.seed)
-        overlap = {"first": first, "second": second, "shared": counts["shared"], "of": counts["of"]}
-        overlaps.append(overlap)
-        if counts["shared"] >= max(1, _OVERLAP * counts["of"]):
+    overlaps = _overlaps(
+        task, {split_name: opened[split_name] for split_name in splits}, config.seed
+    )
+    for overlap in overlaps:
+        if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
             problems.append(_overlap_text(overlap))
     record = {
         "schema": 1,
@@ -84,6 +82,22 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
+
+
+def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[dict[str, Any]]:
+    """Return, for each two splits, how many samples of the second the first has too.
+
+    `of` is the number of samples of the second that were read.
+    """
+    from orca_cli.data.contents import count_shared
+
+    overlaps = []
+    for earlier, later in combinations(splits, 2):
+        counts = count_shared(splits[earlier], splits[later], task.input_shape, seed)
+        overlaps.append(
+            {"first": earlier, "second": later, "shared": counts["shared"], "of": counts["of"]}
+        )
+    return overlaps
 
 
 def _overlap_text(overlap: Mapping[str, Any]) -> str:
@@ -116,16 +130,16 @@ def examine_split(
         problems.append(
             f"{inputs['nan']} NaN and {inputs['infinite']} infinite numbers in the inputs"
         )
-    parts = blocks(targets, np.arange(len(targets)))
+    target_blocks = blocks(targets, np.arange(len(targets)))
     if task.kind != "labels" and targets.dtype.kind == "f":
-        ends = _range(parts)
+        ends = _range(target_blocks)
         record["targets"] = ends
         if ends["infinite"]:
             problems.append(f"{ends['infinite']} infinite targets")
         if ends["min"] is None:
             problems.append("no target is known, all are NaN")
         return record, problems
-    counts, invalid = _count(parts, task)
+    counts, invalid = _count(target_blocks, task)
     record["classes"] = {"counts": counts.tolist()}
     has_labels = task.kind == "labels"
     if invalid and has_labels:
@@ -152,20 +166,20 @@ def _inputs(
             advance(len(batch_rows))
 
 
-def _count(parts: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, int]:
+def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, int]:
     """Return the targets of each class or label, [K] int64, and how many are neither.
 
-    Parts are [b] or, of maps and sequences, [b, ...]; of labels [b, K, ...], NaN where unknown.
+    Blocks are [b] or, of maps and sequences, [b, ...]; of labels [b, K, ...], NaN where unknown.
     """
     counts = np.zeros(task.num_outputs, dtype=np.int64)
     invalid = 0
-    for part in parts:
+    for block in blocks:
         if task.kind == "labels":
-            counts += (part == 1).sum(axis=(0, *range(2, part.ndim)))
-            is_valid = np.isin(part, (0, 1)) | np.isnan(part)
+            counts += (block == 1).sum(axis=(0, *range(2, block.ndim)))
+            is_valid = np.isin(block, (0, 1)) | np.isnan(block)
             invalid += int((~is_valid).sum())
             continue
-        classes = part.ravel()
+        classes = block.ravel()
         if task.kind == "dense":
             classes = classes[classes != IGNORED_CLASS]
         valid = classes[(classes >= 0) & (classes < task.num_outputs)]

@@ -122,24 +122,24 @@ def execute(arguments: argparse.Namespace) -> Result:
     samples = predictor.opened(arguments.input, arguments.part)
     outputs: Iterable[np.ndarray] = predictor.stream(samples, LogReporter())
     targets = None if arguments.no_targets else samples.targets()
-    kept = output.Kept()
+    collected = output.Kept()
     if targets is not None:
         # The error is computed once all outputs have been written.
-        outputs = kept.passing(outputs)
+        outputs = collected.passing(outputs)
     # In the record only if no file has them.
     predictions: list[dict[str, Any]] | None = None
     if arguments.out is not None:
         output.write(arguments.out, outputs, predictor.decoder, samples.ids)
     else:
-        parts = output.parts_of(outputs, predictor.decoder, samples.ids)
+        columns = output.parts_of(outputs, predictor.decoder, samples.ids)
         if arguments.json:
-            predictions = list(output.rows(parts))
+            predictions = list(output.rows(columns))
         else:
-            for text in output.csv_lines(parts):
+            for text in output.csv_lines(columns):
                 print_text(text)
     error = None
     if targets is not None:
-        error = _error_record(predictor.measured_error, kept.whole(), targets)
+        error = _error_record(predictor.measured_error, collected.whole(), targets)
     record |= {
         "samples": len(samples),
         "out": arguments.out,

@@ -66,7 +66,8 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
     choices = job.choices
     parameters = summary["parameters"]
-    sizes = ", ".join(f"{part} {parameters[part]:,}" for part in ("embedder", "body", "predictor"))
+    names = ("embedder", "body", "predictor")
+    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in names)
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     splits = summary["splits"]
     samples = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"

@@ -12,9 +12,8 @@ from tests.cli.conftest import curve
 FALLS_TO = 0.5  # of the exact distance before alignment
 
 
-def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(
-    run, small
-):
+def test_every_epoch_is_recorded_with_diagnostics(run, small):
+    """Now and then with the exact distance, too."""
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
     done = run(*small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)
     epochs = curve(done.folder, "2_align")
@@ -71,7 +70,8 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
 @pytest.mark.parametrize(
     "metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]
 )  # otdd_by_class: above
-def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, metric):
+def test_every_dataset_distance_lowers_the_exact_one(run, small, metric):
+    """On held-out data."""
     settings = [
         "align.epochs=11",
         "align.check_every=10",

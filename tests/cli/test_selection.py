@@ -50,7 +50,7 @@ def run(orca, environment, tmp_path, tiny):
     return make
 
 
-def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
+def test_a_small_set_chooses_nothing_and_trains_on_all(orca, run):
     path, result = run()
     assert (result["validation_error"], result["selected"]["on"], result["selected"]["by"]) == (
         None,
@@ -68,7 +68,7 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
 
 
-def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
+def test_validation_changes_no_weight_without_a_refit(run):
     rows, _ = draw(
         Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take),
         (0.15, 0.15),
@@ -83,7 +83,8 @@ def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
     assert len(weights) == 1
 
 
-def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, run, tmp_path):
+def test_several_models_predict_with_the_bits_of_the_run(orca, run, tmp_path):
+    """So does their export."""
     maps = NOISE, (NOISE[:, 0] > 0).astype(int)
     path, _ = run("dense", "train.members=2", "finetune=layernorm", "precision=bf16", data=maps)
     names = ["member-0", "member-1"]
@@ -102,8 +103,11 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(tmp_path / "gone"))
 
 
-def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
-    """With a rate of nothing each member is what it starts from: that of a run with its seed, and the same source examples."""
+def test_members_draw_and_align_an_embedder_of_their_own(run):
+    """With a rate of nothing each member is what it starts from.
+
+    That is what a run with its seed, and the same source examples, starts from.
+    """
     still = [*ALIGNED, "train.lr=1e-30", "train.epochs=1"]
     path, _ = run("classes", *still, "train.members=2")
     for number, seed in enumerate((0, seeding.derive(0, "finetune", "member", 1) % 2**31)):
@@ -115,7 +119,7 @@ def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
             torch.testing.assert_close(member[name], value, rtol=0, atol=1e-20, msg=name)
 
 
-def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run):
+def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     """Identical inputs, here pairs, are in one fold."""
     x = NOISE.astype(np.float32)
     x[1:N:2] = x[0:N:2]
@@ -146,9 +150,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
 
 
 @pytest.mark.slow
-def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(
-    run, environment, tmp_path, monkeypatch
-):
+def test_a_run_of_several_models_is_resumed_inside_one(run, environment, tmp_path, monkeypatch):
     """A step of training, and a comparison near the end of the alignment of the second member."""
     taken, stops = {"step": 0, "compared": 0}, {}
     for name, owner, method in (("step", OptimizerSteps, "take"), ("compared", OTDD, "distance")):

@@ -31,7 +31,10 @@ def test_every_epoch_is_recorded_with_diagnostics(run, small):
 
 @pytest.mark.slow
 def test_tokens_that_draw_together_are_warned_of(run, small):
-    """Biased transport draws the target together: its distance falls, and little of the tokens' variance is left."""
+    """Biased transport draws the target together.
+
+    Its distance falls, and little of the tokens' variance is left.
+    """
     far = [
         "metric=otdd_by_class",
         "align.epochs=20",
@@ -45,7 +48,10 @@ def test_tokens_that_draw_together_are_warned_of(run, small):
 
 
 def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
-    """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
+    """Under SGD a first step is as long as its gradient.
+
+    Without a scale, metrics would differ by their units.
+    """
     sgd = ["protocol=paper", "source=stdlib_docs", "train.optimizer=sgd", "train.momentum=0"]
     sgd += ["align.features=tokens", "align.epochs=1", "train.epochs=1"]
     with compose.session() as session:

@@ -1,4 +1,4 @@
-"""Mistakes of users: one line that says where and what to do, the exit code, nothing half-written."""
+"""Mistakes of users: one line that says where and what to do, and nothing half-written."""
 
 import numpy as np
 import pytest

@@ -49,8 +49,8 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
-    # A run beside its own test computes the same, as does one of another metric, which starts with the same embedder:
-    # nothing is fitted again. Another seed has another embedder.
+    # A run beside its own test computes the same, as does one of another metric, which starts with
+    # the same embedder: nothing is fitted again. Another seed has another embedder.
     again = run(*cold, "metric=moments", "baselines=simple").result
     assert (again["baselines"], again["test_reads"]) == (result["baselines"], 1)
     assert set(cache.iterdir()) == entries

@@ -1,4 +1,4 @@
-"""What a budget does to a run: what is decided and recorded, the time that is said before, and minutes."""
+"""What a budget decides and records, the time that is said before a run, and minutes."""
 
 import json
 from types import SimpleNamespace
@@ -158,7 +158,10 @@ def test_the_expected_time_is_that_of_all_members(
 def test_a_step_is_expected_to_take_as_long_as_its_samples(
     environment, bare, monkeypatch, cost, accumulation
 ):
-    """By a clock that only the model's forward passes move; slow steps are timed with a few of their samples."""
+    """By a clock that only the model's forward passes move.
+
+    Slow steps are timed with a few of their samples.
+    """
     words = typed(*bare, "train.batch_size=16", f"train.accumulation={accumulation}")
     with compose.session() as session:
         built = build(session.compose(words).config, LogReporter())

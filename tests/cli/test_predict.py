@@ -1,4 +1,4 @@
-"""Finished runs and exports predict: the test split to the bit, without checkpoint, training data or network."""
+"""Finished runs and exports predict to the bit, without checkpoint, training data or network."""
 
 import csv
 import dataclasses
@@ -63,10 +63,8 @@ class Trained:
     y: np.ndarray
 
     def __post_init__(self):
-        self.result, self.expected = (
-            json.loads((self.path / "result.json").read_text()),
-            outputs(self.path),
-        )
+        self.result = json.loads((self.path / "result.json").read_text())
+        self.expected = outputs(self.path)
 
     def predict(self, *more, run=None):
         """Predict the test split; returns (standard output, standard error)."""
@@ -82,7 +80,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def make(fork_server, home, tiny, tmp_path_factory):
-    """Return a function that makes a run, once for all tests: (body, kind, shape, further settings)."""
+    """Return a function that makes a run once: (body, kind, shape, further settings)."""
 
     @functools.cache
     def call(body, kind, shape, *more):
@@ -109,7 +107,7 @@ def make(fork_server, home, tiny, tmp_path_factory):
         case = fork_server.start(["run", *words], more=places)
         assert case.wait(180) == 0, case.err
         (path,) = run_folders(folder / "runs")
-        return folder, path, words, x, y
+        return {"folder": folder, "path": path, "words": words, "x": x, "y": y}
 
     return call
 
@@ -117,7 +115,7 @@ def make(fork_server, home, tiny, tmp_path_factory):
 @pytest.fixture
 def trained(orca, make):
     """Return a function that returns such a run, which the test must leave as it is."""
-    return lambda *what: Trained(orca, *make(*what))
+    return lambda *what: Trained(orca=orca, **make(*what))
 
 
 SERIES, FLAT, PICTURES = (2, 20), (1, 12, 12), (3, 20, 20)
@@ -148,7 +146,7 @@ CASES = {
 
 
 def check_card(run, export):
-    """Check that the model card of an export says what the run found, and that no path of this machine is in it."""
+    """Check that a model card says what the run found, and names no path of this machine."""
     card, result = (export / "README.md").read_text(), run.result
     name, value = result["error"]["name"], result["error"]["value"]
     shown = f"{100 * value:.2f} %" if result["error"]["percent"] else f"{value:.4g}"
@@ -491,8 +489,9 @@ def test_from_python(trained, monkeypatch, tmp_path):
         orca_cli.load(failed)
 
 
-# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings that are
-# retired among it), `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay readable.
+# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in
+# `overrides.txt`, settings that are retired among it), `orca predict RUN new.npz` and `orca
+# export`: runs that an earlier program recorded stay readable.
 RECORDED = Path(__file__).parent.parent / "recorded"
 RECORDED_KINDS = {
     json.loads((run / "1_build" / "summary.json").read_text())["kind"]: run.name

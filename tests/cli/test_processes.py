@@ -57,7 +57,10 @@ def together(fork):
 
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
-    """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
+    """Splits and last batches that two do not divide.
+
+    Through both forms of a step: with and without known targets to count.
+    """
     words = [
         "run",
         *small,

@@ -36,7 +36,10 @@ def uninterrupted():
 def test_resumed_run_has_the_same_bits(
     run, refused, stopped, environment, small, tmp_path, uninterrupted, pattern, number
 ):
-    """Also where an alignment was damaged meanwhile, which is done again; with other data it is refused."""
+    """Also where an alignment was damaged meanwhile, which is done again.
+
+    With other data it is refused.
+    """
     if not uninterrupted:
         run(*small, *OFTEN, "--force")
         uninterrupted.update(put_aside(environment))

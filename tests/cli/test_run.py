@@ -177,7 +177,7 @@ def test_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, smal
 
 
 def test_the_scale_of_features_is_that_of_the_training_split(begins):
-    """The last features of a sample are the means of its patches: here pixels, channel by channel."""
+    """The last features of a sample are the means of its patches: here its pixels."""
     tensors = begins("embedder=multiscale")
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()

@@ -1,4 +1,4 @@
-"""Runs as calls, and what runs share: one alignment for all arms that agree, whoever computed it."""
+"""Runs as calls, and what runs share: one alignment for all arms that agree."""
 
 import json
 import signal

@@ -1,4 +1,7 @@
-"""Every task of the paper from files in its original format; whole runs on other bodies and on a GPU."""
+"""Every task of the paper from files in its original format.
+
+Whole runs on other bodies and on a GPU.
+"""
 
 from contextlib import closing
 
@@ -96,7 +99,8 @@ def test_every_task_is_read_in_three_splits_and_trained(command, environment, ta
 BESIDE_CLEAN = {"darcy": ["task.size=small"]}
 
 
-# Each form of outputs once; what the protocols other than clean set is compared in test_protocols.py.
+# Each form of outputs once; what the protocols other than clean set is compared in
+# test_protocols.py.
 RUNS = [
     ("psicov", "clean"),
     ("fsd50k", "clean"),
@@ -189,7 +193,7 @@ def test_the_first_example_is_aligned_and_trained_in_full(run, tmp_path):
 
 
 def test_a_source_without_its_files_is_refused_first(refused, tmp_path):
-    """Neither the task's files nor the body's are there, and what is missing first is said first."""
+    """Before the task's and the body's files, which are missing as well."""
     words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
     refused(
         11,

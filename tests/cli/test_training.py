@@ -29,7 +29,10 @@ def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path
     small += ["train.weight_decay=0", "metric=moments"]
 
     def ended(*words):
-        """Return the run and its weights; each has a cache of its own: an alignment would be shared."""
+        """Return the run and its weights.
+
+        Each has a cache of its own: an alignment would be shared.
+        """
         done = run(*small, *words, f"paths.cache={tmp_path / words[0].partition('=')[2]}")
         return done, load_file(done.folder / "3_finetune" / "last" / "model.safetensors")
 

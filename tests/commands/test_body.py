@@ -88,7 +88,10 @@ def test_get_refuses_a_name_that_no_body_or_hub_has(cache):
 
 @contextmanager
 def hub(root, names):
-    """Serve the folders of repositories as a model hub does; the block gets its address and the requested paths."""
+    """Serve the folders of repositories as a model hub does.
+
+    The block gets its address and the requested paths.
+    """
     for name in names:
         files = list((root / name / "resolve" / COMMIT).iterdir())
         tree = [

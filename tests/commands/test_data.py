@@ -1,4 +1,4 @@
-"""`orca data` as it is typed: a configuration folder of one's own, a server on this machine, files in all states."""
+"""`orca data` as it is typed: own configuration, a local server, files in all states."""
 
 import hashlib
 import json

@@ -28,7 +28,9 @@ def packaged(tmp_path, monkeypatch):
     (root / "model.safetensors").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
+    package = checkpoints.Packaged(
+        package="tiny_weights", folder="model", sha256=digest, extra="offline"
+    )
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
     monkeypatch.setattr(downloads, "hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -1,4 +1,4 @@
-"""`--help` of every command, and that commands without a model import nothing that takes seconds."""
+"""`--help` of every command; commands without a model import nothing that takes seconds."""
 
 import importlib
 import subprocess

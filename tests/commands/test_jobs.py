@@ -100,7 +100,7 @@ def test_a_job_that_saves_its_state_at_its_limit_has_failed():
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("error", [STOPPED, DataError("no rows")])
 def test_a_stopped_job_leaves_the_words_to_its_command(error, alone):
-    """A search stops trials that fall behind, which is no error, and rerunning its command does not resume them."""
+    """A search stops trials that fall behind: no error, and a rerun does not resume them."""
     outcome = Outcome(state="interrupted", code=error.code, failure=Failure(error, error))
     result = run_result(outcome, alone=alone, pictured=False)
     assert result.code == error.code

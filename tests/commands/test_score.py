@@ -1,4 +1,4 @@
-"""`orca score`: every error of the program is computed again from saved predictions, and any other number is refused."""
+"""`orca score`: every error is computed again from saved predictions; others are refused."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ PREDICTIONS = "3_finetune/predictions.npz"
 
 
 def add_scored_run(root, error, *, with_groups=True, node=None):
-    """Write a completed run whose result is what an error, by its case or name, says of its predictions."""
+    """Write a completed run whose result an error, by its case or name, makes of its predictions."""
     case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
     made = parts.build(case.node, "task.error")

@@ -1,4 +1,4 @@
-"""Finished runs and exports predict to the bit, without checkpoint, training data or network."""
+"""Finished runs and exports predict: the test split to the bit, without checkpoint, training data or network."""
 
 import csv
 import dataclasses
@@ -63,8 +63,10 @@ class Trained:
     y: np.ndarray
 
     def __post_init__(self):
-        self.result = json.loads((self.path / "result.json").read_text())
-        self.expected = outputs(self.path)
+        self.result, self.expected = (
+            json.loads((self.path / "result.json").read_text()),
+            outputs(self.path),
+        )
 
     def predict(self, *more, run=None):
         """Predict the test split; returns (standard output, standard error)."""
@@ -80,7 +82,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def make(fork_server, home, tiny, tmp_path_factory):
-    """Return a function that makes a run once: (body, kind, shape, further settings)."""
+    """Return a function that makes a run, once for all tests: (body, kind, shape, further settings)."""
 
     @functools.cache
     def call(body, kind, shape, *more):
@@ -107,7 +109,7 @@ def make(fork_server, home, tiny, tmp_path_factory):
         case = fork_server.start(["run", *words], more=places)
         assert case.wait(180) == 0, case.err
         (path,) = run_folders(folder / "runs")
-        return {"folder": folder, "path": path, "words": words, "x": x, "y": y}
+        return folder, path, words, x, y
 
     return call
 
@@ -115,7 +117,7 @@ def make(fork_server, home, tiny, tmp_path_factory):
 @pytest.fixture
 def trained(orca, make):
     """Return a function that returns such a run, which the test must leave as it is."""
-    return lambda *what: Trained(orca=orca, **make(*what))
+    return lambda *what: Trained(orca, *make(*what))
 
 
 SERIES, FLAT, PICTURES = (2, 20), (1, 12, 12), (3, 20, 20)
@@ -146,7 +148,7 @@ CASES = {
 
 
 def check_card(run, export):
-    """Check that a model card says what the run found, and names no path of this machine."""
+    """Check that the model card of an export says what the run found, and that no path of this machine is in it."""
     card, result = (export / "README.md").read_text(), run.result
     name, value = result["error"]["name"], result["error"]["value"]
     shown = f"{100 * value:.2f} %" if result["error"]["percent"] else f"{value:.4g}"
@@ -275,7 +277,7 @@ def test_tables(run, orca, tiny):
     assert model.score(frame[N:], frame["target"][N:]) == model.score("test.csv")
 
 
-def test_a_run_without_weights_is_compared_and_does_not_predict(
+def test_a_run_without_its_weights_is_compared_and_does_not_predict(
     trained, run, orca, refused, environment
 ):
     kept = trained(*CASES["classes"])
@@ -336,91 +338,63 @@ def test_the_best_of_a_folder_is_chosen_by_validation(trained, orca, environment
         best_run(environment)
 
 
-# Why a command is refused -> its words, with paths by name, its exit code, and the error.
-UNFIT = {
-    "another shape": (
-        ["{run}", "short.npy"],
-        11,
-        "samples have shape (2, 7), those of the training set (2, 20)",
-    ),
-    "an unseen label": (
-        ["{run}", "unseen.npz"],
-        11,
-        "1 labels have no training sample, the first is huge at index 19",
-    ),
-    "outputs that overflow": (
-        ["{run}", "huge.npy", "--out", "p.csv"],
-        11,
-        "huge.npy: the outputs of sample 11 are NaN or inf",
-    ),
-    "another suffix": (
-        ["{run}", "{test}", "--out", "p.txt"],
-        10,
-        "'p.txt' is a folder, or has a suffix that is not written",
-    ),
-    "the input as output": (
-        ["{run}", "{here}/unseen.npz", "--out", "{here}/unseen.npz"],
-        10,
-        "--out: is the input",
-    ),
-    "an unfinished run": (
-        ["{here}/unfinished", "{test}"],
-        11,
-        "the run is not completed (state: completed)",
-    ),
-    "no run": (["{here}", "{test}"], 11, "neither a run nor an export"),
-    "no folder": (["{here}/empty", "{test}", "--best"], 11, "no such folder of runs"),
-    "another checkpoint": (
-        ["{run}", "{test}", "--checkpoint", "{checkpoint}"],
-        13,
-        "has changed since the run: other weights would give",
-    ),
-}
-
-
-@pytest.fixture
-def unfit(trained, tmp_path):
-    """A run, and files in the working folder that do not fit it."""
+def test_what_does_not_fit_is_refused_in_one_line(
+    trained, orca, refused, tiny, environment, tmp_path
+):
     run = trained(*CASES["classes"])
-    x = run.x[N:]
-    np.save(tmp_path / "short.npy", x[:, :, :7])
-    np.savez(tmp_path / "unseen.npz", x=x, y=np.array(["low"] * (TEST - 1) + ["huge"]))
-    is_eleventh = np.arange(TEST)[:, None, None] == 11
-    np.save(tmp_path / "huge.npy", np.where(is_eleventh, 3e38, x))
-    shutil.copytree(run.path, tmp_path / "unfinished")
-    (tmp_path / "unfinished" / "result.json").unlink()
-    return run
-
-
-@pytest.mark.parametrize("name", UNFIT)
-def test_what_does_not_fit_is_refused_in_one_line(unfit, refused, tiny, tmp_path, name):
-    words, code, text = UNFIT[name]
-    paths = {
-        "run": unfit.path,
-        "test": unfit.folder / "test.npz",
-        "here": tmp_path,
-        "checkpoint": tiny["long"],
-    }
-    assert refused(code, ["predict", *(word.format(**paths) for word in words)], text) == ""
+    np.save(tmp_path / "short.npy", run.x[N:, :, :7])
+    np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
+    np.save(tmp_path / "huge.npy", np.where(np.arange(TEST)[:, None, None] == 11, 3e38, run.x[N:]))
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run.path, unfinished)
+    (unfinished / "result.json").unlink()
+    test = run.folder / "test.npz"
+    for words, code, text in (
+        (
+            [run.path, tmp_path / "short.npy"],
+            11,
+            "samples have shape (2, 7), those of the training set (2, 20)",
+        ),
+        (
+            [run.path, tmp_path / "unseen.npz"],
+            11,
+            "1 labels have no training sample, the first is huge at index 19",
+        ),
+        (
+            [run.path, tmp_path / "huge.npy", "--out", "p.csv"],
+            11,
+            "huge.npy: the outputs of sample 11 are NaN or inf",
+        ),
+        (
+            [run.path, test, "--out", "p.txt"],
+            10,
+            "'p.txt' is a folder, or has a suffix that is not written",
+        ),
+        (
+            [run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"],
+            10,
+            "--out: is the input",
+        ),
+        ([unfinished, test], 11, "the run is not completed (state: completed)"),
+        ([tmp_path, test], 11, "neither a run nor an export"),
+        ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
+        (
+            [run.path, test, "--checkpoint", tiny["long"]],
+            13,
+            "has changed since the run: other weights would give",
+        ),
+    ):
+        assert refused(code, ["predict", *words], text) == ""
     assert not [*tmp_path.glob("p.*"), *tmp_path.glob(".tmp-*")]
-
-
-def test_a_run_predicts_by_its_name(trained, orca, environment):
-    run = trained(*CASES["classes"])
     shutil.copytree(run.path, environment / "arrays" / run.path.name)
-    assert orca("predict", run.path.name, run.folder / "test.npz")[0] == 0
+    assert orca("predict", run.path.name, test)[0] == 0  # by its name
+    assert orca("predict", run.path, tmp_path / "unseen.npz", "--no-targets")[0] == 0
+    assert refused(10, ["export", run.path, tmp_path / "unfinished"], "exists already") == ""
 
 
-def test_without_targets_an_unseen_label_is_not_read(unfit, orca):
-    assert orca("predict", unfit.path, "unseen.npz", "--no-targets")[0] == 0
-
-
-def test_an_export_replaces_no_folder(unfit, refused):
-    assert refused(10, ["export", unfit.path, "unfinished"], "exists already") == ""
-
-
-def test_other_weights_than_those_tested_are_refused(trained, refused, tmp_path):
-    """Although their manifest is right."""
+def test_other_weights_than_those_tested_are_refused_though_their_manifest_is_right(
+    trained, refused, tmp_path
+):
     run, other = trained(*CASES["classes"]), tmp_path / "other"
     shutil.copytree(run.path, other)
     folder = other / "3_finetune" / "last"
@@ -431,24 +405,6 @@ def test_other_weights_than_those_tested_are_refused(trained, refused, tmp_path)
     refused(
         13, ["predict", other, run.folder / "test.npz"], "not those that the run was tested with"
     )
-
-
-# What is wrong -> inputs and targets of the test split that are given to `score`.
-WRONG_TO_SCORE = {
-    "shorter series": lambda x, y: (x[:, :, :9], y),
-    "no targets": lambda x, y: (x,),
-    "too few targets": lambda x, y: (x, y[:3]),
-    "no samples": lambda x, y: (x[:0], y[:0]),
-    "no file": lambda x, y: ("./nope",),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_TO_SCORE)
-def test_what_cannot_be_scored_is_refused(trained, name):
-    run = trained(*CASES["classes"])
-    model = orca_cli.load(run.path)
-    with pytest.raises(DataError):
-        model.score(*WRONG_TO_SCORE[name](run.x[N:], run.y[N:]))
 
 
 def test_from_python(trained, monkeypatch, tmp_path):
@@ -466,6 +422,9 @@ def test_from_python(trained, monkeypatch, tmp_path):
     assert model.score(x, y) == accuracy == get_scorer("accuracy")(model, x, y)
     assert get_scorer("neg_log_loss")(model, x, y) == pytest.approx(-log_loss(y, probabilities))
     assert model.error(x, y).value == run.result["error"]["value"]
+    for words in ((x[:, :, :9], y), (x,), (x, y[:3]), (x[:0], y[:0]), ("./nope",)):
+        with pytest.raises(DataError):
+            model.score(*words)
     other = orca_cli.load(run.path, batch_size=3)
     np.testing.assert_allclose(other.outputs(x), run.expected, rtol=1e-4, atol=1e-5)
     run = trained(*CASES["maps, a part of the body"])
@@ -489,9 +448,8 @@ def test_from_python(trained, monkeypatch, tmp_path):
         orca_cli.load(failed)
 
 
-# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in
-# `overrides.txt`, settings that are retired among it), `orca predict RUN new.npz` and `orca
-# export`: runs that an earlier program recorded stay readable.
+# Written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings that are
+# retired among it), `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay readable.
 RECORDED = Path(__file__).parent.parent / "recorded"
 RECORDED_KINDS = {
     json.loads((run / "1_build" / "summary.json").read_text())["kind"]: run.name
@@ -506,13 +464,12 @@ def recorded(environment):
     return {kind: environment / "arrays" / name for kind, name in RECORDED_KINDS.items()}
 
 
-@pytest.mark.parametrize("kind", RECORDED_KINDS)
-def test_report_shows_the_error_of_a_recorded_run(orca, recorded, kind):
+def test_report_shows_their_errors(orca, recorded):
     code, out, err = orca("report", "--json")
     assert code == 0, err
-    result = json.loads((recorded[kind] / "result.json").read_text())
-    assert recorded[kind].name in out
-    assert str(result["error"]["value"]) in out
+    for run in recorded.values():
+        assert run.name in out
+        assert str(json.loads((run / "result.json").read_text())["error"]["value"]) in out
 
 
 @pytest.mark.parametrize("kind", RECORDED_KINDS)

@@ -79,11 +79,17 @@ def listed(arguments: argparse.Namespace) -> Result:
     details: list[str] = []
     rows: dict[str, list[tuple[str, ...]]] = {group: [] for group in catalogue.GROUPS}
     for entry in _selected(arguments.names, arguments.config_dir):
-        record = _record(entry, root)
+        folder = root / entry.name
+        state = data_folder.state(entry, root)
+        files = [
+            asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
+        ]
+        facts = {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
+        record = asdict(entry) | facts
         records.append(record)
         origin = _origin(entry)
         size = size_text(entry.bytes)
-        rows[entry.group].append((entry.name, record["state"], size, entry.licence or "-", origin))
+        rows[entry.group].append((entry.name, state, size, entry.licence or "-", origin))
         details += [*_details(entry, record, origin), ""]
     # No line of details is folded, so that addresses can be copied.
     shown: list[RenderableType] = ["\n".join(details[:-1])]
@@ -93,18 +99,6 @@ def listed(arguments: argparse.Namespace) -> Result:
             shown += [table((group, "data", "size", "licence", "from"), group_rows), ""]
         shown.append(f"in {root}\nFiles, addresses, how to place them by hand: orca data list NAME")
     return Result({"schema": 1, "folder": str(root), "data_sets": records}, shown)
-
-
-def _record(entry: catalogue.DataSet, root: Path) -> dict[str, Any]:
-    """Return a data set with its state and the presence of each file."""
-    folder = root / entry.name
-    files = [asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
-    return asdict(entry) | {
-        "state": data_folder.state(entry, root),
-        "folder": str(folder),
-        "bytes": entry.bytes,
-        "files": files,
-    }
 
 
 def _origin(entry: catalogue.DataSet) -> str:

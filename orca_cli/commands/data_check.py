@@ -67,7 +67,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     )
     for overlap in overlaps:
         if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
-            problems.append(_overlap_text(overlap))
+            verb = "is" if overlap["shared"] == 1 else "are"
+            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
+            problems.append(f"{samples_text} {verb} also in {overlap['first']}")
     record = {
         "schema": 1,
         "name": name,
@@ -100,12 +102,6 @@ def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[
     return overlaps
 
 
-def _overlap_text(overlap: Mapping[str, Any]) -> str:
-    verb = "is" if overlap["shared"] == 1 else "are"
-    samples = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
-    return f"{samples} {verb} also in {overlap['first']}"
-
-
 def examine_split(
     task: TaskData, name: str, samples: Samples, *, rows: np.ndarray, reporter: Reporter
 ) -> tuple[dict[str, Any], list[str]]:
@@ -122,7 +118,19 @@ def examine_split(
     """
     from orca_cli.data.blocks import blocks
 
-    inputs = _range(_inputs(task, name, samples, rows=rows, reporter=reporter))
+    sample_bytes = 4 * max(1, math.prod(task.input_shape))
+    size = max(1, min(256, _BATCH_BYTES // sample_bytes))
+
+    def batches() -> Iterator[np.ndarray]:
+        """Yield the inputs of the rows, [b, *input_shape]."""
+        with reporter.track(f"reading {name}", len(rows)) as advance:
+            for start in range(0, len(rows), size):
+                signals.check()
+                batch_rows = rows[start : start + size]
+                yield samples.batch(batch_rows).x.numpy()
+                advance(len(batch_rows))
+
+    inputs = _range(batches())
     targets = samples.targets()
     record: dict[str, Any] = {"n": len(targets), "inputs": inputs, "read": len(rows)}
     problems = []
@@ -150,20 +158,6 @@ def examine_split(
     if not has_labels and not counts.any():
         problems.append("no target is known")
     return record, problems
-
-
-def _inputs(
-    task: TaskData, name: str, samples: Samples, *, rows: np.ndarray, reporter: Reporter
-) -> Iterator[np.ndarray]:
-    """Yield the inputs of some rows in batches, [b, *input_shape]."""
-    sample_bytes = 4 * max(1, math.prod(task.input_shape))
-    size = max(1, min(256, _BATCH_BYTES // sample_bytes))
-    with reporter.track(f"reading {name}", len(rows)) as advance:
-        for start in range(0, len(rows), size):
-            signals.check()
-            batch_rows = rows[start : start + size]
-            yield samples.batch(batch_rows).x.numpy()
-            advance(len(batch_rows))
 
 
 def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, int]:

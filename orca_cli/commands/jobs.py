@@ -137,7 +137,12 @@ class JobRunner:
         is_set = variable.isdigit()
         if not self.is_local:
             return int(variable) if is_set else 1
-        threads = int(variable) if is_set else _processors()
+        if is_set:
+            threads = int(variable)
+        elif sys.platform == "linux":
+            threads = len(os.sched_getaffinity(0))
+        else:
+            threads = os.cpu_count() or 1
         return max(1, threads // at_once)
 
     def run(self, work: Work, total: int) -> None:
@@ -187,13 +192,6 @@ class JobRunner:
             at_once=at_once,
             time_limit_s=self._time_limit_s,
         )
-
-
-def _processors() -> int:
-    """Return the number of processors that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def job_report(outcome: Outcome) -> dict[str, Any]:

@@ -29,9 +29,6 @@ CACHES = (
     "source_features",
     "unpacked",
 )
-# Kinds of leftovers, as records and people see them.
-_CACHE_ENTRY = "cache"
-_LEFTOVER = "interrupted write"
 _DAY_S = 86400.0
 _RM = """\
 examples:
@@ -74,7 +71,7 @@ def gc(arguments: argparse.Namespace) -> Result:
 
     Without --yes return what would go.
     """
-    collectable = [{"path": str(path), "kind": kind} for path, kind in _collectable(arguments.days)]
+    collectable = list(_collectable(arguments.days))
     entries, failures = _remove_each(collectable, _collect, is_dry=not arguments.yes)
     total = sum(entry["bytes"] for entry in entries)
     record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": entries}
@@ -90,7 +87,7 @@ def gc(arguments: argparse.Namespace) -> Result:
 def _collect(entry: dict[str, Any]) -> None:
     """Remove a leftover, or a cache entry that no process uses."""
     path = Path(entry["path"])
-    if entry["kind"] != _CACHE_ENTRY:
+    if entry["kind"] != "cache":
         storage.remove(path)
         return
     with storage.lock(_lock(path), timeout_s=1.0, what="it"):
@@ -114,8 +111,8 @@ def _remove_each(
     return removed, failures
 
 
-def _collectable(days: float) -> Iterator[tuple[Path, str]]:
-    """Yield paths that gc removes, with their kind.
+def _collectable(days: float) -> Iterator[dict[str, Any]]:
+    """Yield path and kind of each entry that gc removes.
 
     They are damaged files, what a killed process left in folders that many processes write to, and
     cache entries that were not used for some days.
@@ -128,9 +125,9 @@ def _collectable(days: float) -> Iterator[tuple[Path, str]]:
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
             if storage.is_aside(path) or (is_temporary and _idle_days(path) >= 1):
-                yield path, _LEFTOVER
+                yield {"path": str(path), "kind": "interrupted write"}
             elif folder in caches and not is_temporary and _is_unused(path, days):
-                yield path, _CACHE_ENTRY
+                yield {"path": str(path), "kind": "cache"}
 
 
 def _is_task_folder(path: Path) -> bool:

@@ -189,22 +189,15 @@ def show(arguments: argparse.Namespace) -> Result:
     record["decided"] = decided(run.path)
     record["result"] = result
     record["answer"] = None if answer is None else answer.record()
-    record["files"] = _file_sizes(run.path)
+    paths = sorted(run.path.rglob("*"))
+    files = [path for path in paths if path.is_symlink() or not path.is_dir()]
+    record["files"] = {str(path.relative_to(run.path)): storage.size(path) for path in files}
     shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
     if answer is not None:
         shown += ["", *picture(answer, terminal.stdout().width)]
-    files = [(name, size_text(size)) for name, size in record["files"].items()]
-    shown += ["", terminal.table(("file", "size"), files)]
+    sizes = [(name, size_text(size)) for name, size in record["files"].items()]
+    shown += ["", terminal.table(("file", "size"), sizes)]
     return Result({"schema": 1, "run": record}, shown)
-
-
-def _file_sizes(folder: Path) -> dict[str, int]:
-    """Return path below the folder -> bytes of its files; a link counts as a file."""
-    sizes = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
-            sizes[str(path.relative_to(folder))] = storage.size(path)
-    return sizes
 
 
 def _facts(run: Run, record: Mapping[str, Any]) -> Iterator[tuple[str, str | Text]]:
@@ -232,10 +225,17 @@ def _state_text(run: Run) -> str:
 def diff(arguments: argparse.Namespace) -> Result:
     """Return where two runs differ in settings, data and programs, and their results."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
-    sections = _side_by_side({side: _sections(run) for side, run in runs.items()})
-    for name in ("settings", "conditions"):
-        pairs = sections[name].items()
-        sections[name] = {key: pair for key, pair in pairs if _differs(pair)}
+    sections_by_side = {side: _sections(run) for side, run in runs.items()}
+    sections: _Sections = {}
+    for name in sections_by_side["a"]:
+        # Key -> side -> value; a run without the key has no side.
+        pairs: dict[str, Any] = {}
+        for side, run_sections in sections_by_side.items():
+            for key, value in run_sections[name].items():
+                pairs.setdefault(key, {})[side] = value
+        if name != "results":
+            pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
+        sections[name] = pairs
     is_same = runs["a"].identity == runs["b"].identity
     record: dict[str, Any] = {"schema": 1, "same_experiment": is_same}
     shown: list[RenderableType] = []
@@ -252,17 +252,6 @@ def diff(arguments: argparse.Namespace) -> Result:
         ]
         shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
     return Result(record | sections, shown)
-
-
-def _side_by_side(sections_by_side: Mapping[str, _Sections]) -> _Sections:
-    """Return name of a section -> key -> side -> value; a run without the key has no side."""
-    merged: _Sections = {}
-    for side, sections in sections_by_side.items():
-        for name, section in sections.items():
-            pairs = merged.setdefault(name, {})
-            for key, value in section.items():
-                pairs.setdefault(key, {})[side] = value
-    return merged
 
 
 def _differs(pair: Mapping[str, Any]) -> bool:

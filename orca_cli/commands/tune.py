@@ -88,13 +88,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         "hparams": None if file is None else str(file),
         "next": shlex.join(_next_command(file, arguments)),
     }
-    shown = [_trials_table(search, errors), verdict, f"Next: {record['next']}"]
     failures = []
-    failed_count = search.count("failed")
-    if failed_count:
-        message = f"{counted(failed_count, 'trial')} failed"
+    lost = search.count("failed")
+    if lost:
+        message = f"{counted(lost, 'trial')} failed"
         hint = "fix the cause and rerun the command, which tries them again"
         failures.append(SweepError(message, where="tune", hint=hint))
+    shown = [_trials_table(search, errors), verdict, f"Next: {record['next']}"]
     return Result({"schema": 1, "search": record}, shown, failures)
 
 

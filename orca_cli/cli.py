@@ -8,10 +8,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from orca_cli import __version__, signals, storage, terminal
+from orca_cli.commands.options import Verb
 from orca_cli.config import parts
 from orca_cli.exceptions import InterruptionError, OrcaError, UsageError, process_error, suggest
 from orca_cli.training import ranks
@@ -32,7 +33,8 @@ COMMANDS = {
 
 # These import torch and other packages, whose versions are checked first.
 _COMPUTING = ("run", "tune", "predict", "export", "score", "data check", "body get")
-
+_HELP = ("-h", "--help", "help")
+_ABOUT = "Cross-modal transfer of pretrained transformers (ORCA)."
 _EXAMPLES = """\
 examples:
   orca run                                   a first transfer, less than a minute: digits with MiniLM
@@ -46,6 +48,19 @@ Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On d
 screen reader, type `orca-transfer` instead."""
 
 
+@dataclass(frozen=True)
+class _Call:
+    """How the program was called.
+
+    Args:
+        wants_traceback: whether --traceback is among the words.
+        program: the function `main`; None if another program called it.
+    """
+
+    wants_traceback: bool
+    program: Callable[..., int] | None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(message, hint=f"see {self.prog} --help")
@@ -57,89 +72,105 @@ def main(argv: list[str] | None = None) -> int:
     wants_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # for names with characters that the output lacks
-    # Waiting threads of torch's OpenMP sleep after some microseconds; the environment takes precedence. Where they spin for
-    # long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone takes twice the
-    # time (docs/decisions/0022-waiting-threads.md). It is set before torch is imported, and changes no result.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault(
-            "GOMP_SPINCOUNT", "1000"
-        )  # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep
-    follows = False  # whether rank 0 of the run speaks for this process
+        # Names may have characters that the output lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    _let_waiting_threads_sleep()
+    # Whether this is one of several processes of a run, of which another one prints.
+    is_follower = False
     try:
-        if (rank := ranks.from_environment()) is not None:
-            follows = not rank.leads
-            if follows:
+        rank = ranks.from_environment()
+        if rank is not None:
+            is_follower = not rank.leads
+            if is_follower:
                 ranks.silence()
             ranks.check_command(words, rank)
+        program = main if argv is None else None
         with signals.raised():
-            code = _dispatch(words, wants_traceback, main if argv is None else None)
-        if follows:
-            # Threads of gloo can make the interpreter abort at its end, and a launcher would call the whole run failed.
+            code = _dispatch(words, _Call(wants_traceback=wants_traceback, program=program))
+        if is_follower:
+            # Threads of gloo can make the interpreter abort at its end, and a launcher would call
+            # the whole run failed.
             os._exit(code)
         return code
     except KeyboardInterrupt as stop:
-        failure: OrcaError = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`
+        number = stop.args[0] if stop.args else signal.SIGINT
+        failure: OrcaError = InterruptionError.by(number)
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as in `orca list | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
+    except Exception as error:  # noqa: BLE001 - a bug is one line, too
         if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        bug = OrcaError(
-            f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where"
-        )
-        failure = error if isinstance(error, OrcaError) else process_error(error) or bug
+        failure = _failure(error)
     terminal.print_error(f"orca: error: {failure}")
-    if follows:
-        time.sleep(
-            ranks.LAUNCHER_EXITS_S
-        )  # torchrun kills the other ranks once one exits: let rank 0 print first
+    if is_follower:
+        # torchrun kills the other processes once one exits: the leading one should print first.
+        time.sleep(ranks.LAUNCHER_EXITS_S)
     return failure.code
 
 
-def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        return _print_commands(
-            "orca", "Cross-modal transfer of pretrained transformers (ORCA).", COMMANDS, _EXAMPLES
-        )
+def _let_waiting_threads_sleep() -> None:
+    """Make waiting threads of torch's OpenMP sleep after some microseconds.
+
+    If they spin for long, two runs on the same cores slow each other down tenfold; if they sleep at
+    once, a run alone takes twice the time (docs/decisions/0022-waiting-threads.md). The environment
+    takes precedence. It is set before torch is imported, and changes no result.
+    """
+    if "OMP_WAIT_POLICY" in os.environ:
+        return
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    # GNU's OpenMP, as in torch on Linux: spin briefly, then sleep.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def _failure(error: Exception) -> OrcaError:
+    """Return an exception as an error in one line: expected, a lack of memory, or a bug."""
+    if isinstance(error, OrcaError):
+        return error
+    message = f"unexpected {type(error).__name__}: {error}"
+    return process_error(error) or OrcaError(message, hint="--traceback shows where")
+
+
+def _dispatch(words: Sequence[str], call: _Call) -> int:
+    """Run the command that the first words name, or print help; return the exit code."""
+    if not words or words[0] in _HELP:
+        _print_commands("orca", _ABOUT, COMMANDS, _EXAMPLES)
+        return 0
     if words[0] == "--version":
         terminal.print_result(f"orca {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
-    name, words = words[0], words[1:]
-    about = COMMANDS[name]
+    name, *words = words
+    if name not in COMMANDS:
+        raise UsageError(f"no such command: '{name}'", hint=suggest(name, COMMANDS))
     command = importlib.import_module(f"orca_cli.commands.{name}")
-    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`
-        if not words or words[0] in ("-h", "--help", "help"):
-            verbs = {word: verb.about for word, verb in command.VERBS.items()}
-            return _print_commands(
-                f"orca {name}", about, verbs, f"examples: orca {name} COMMAND --help"
-            )
-        if words[0] not in command.VERBS:
-            raise UsageError(
-                f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS)
-            )
-        about, examples, arguments_of, execute = command.VERBS[words[0]]
-        name, words = f"{name} {words[0]}", words[1:]
-    else:
-        examples, arguments_of, execute = command.EXAMPLES, command.ARGUMENTS, command.execute
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"orca {name}", description=about, epilog=examples, formatter_class=raw)
-    for add in arguments_of:
-        add(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where in the program an error was raised"
-    )
-    arguments = parser.parse_intermixed_args(words)
-    arguments.traceback = wants_traceback
+    verbs: Mapping[str, Verb] | None = getattr(command, "VERBS", None)
+    if verbs is None:
+        verb = Verb(
+            about=COMMANDS[name],
+            examples=command.EXAMPLES,
+            arguments=command.ARGUMENTS,
+            execute=command.execute,
+        )
+        return _execute(name, verb, words, call)
+    if not words or words[0] in _HELP:
+        abouts = {word: verb.about for word, verb in verbs.items()}
+        _print_commands(
+            f"orca {name}", COMMANDS[name], abouts, f"examples: orca {name} COMMAND --help"
+        )
+        return 0
+    verb_name, *words = words
+    if verb_name not in verbs:
+        raise UsageError(f"no such command: '{name} {verb_name}'", hint=suggest(verb_name, verbs))
+    return _execute(f"{name} {verb_name}", verbs[verb_name], words, call)
+
+
+def _execute(name: str, verb: Verb, words: Sequence[str], call: _Call) -> int:
+    """Parse the words behind a command's name, carry it out, and print its result."""
+    arguments = _parser(name, verb).parse_intermixed_args(words)
+    arguments.traceback = call.wants_traceback
     arguments.typed = ["orca", *name.split(), *words]
-    arguments.program = program  # the function `main`; None when another program called it
+    arguments.program = call.program
     for module in getattr(arguments, "allow_module", ()):
         parts.allow_module(module)
     if name in _COMPUTING:
@@ -147,16 +178,34 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
 
         check_requirements()
         storage.check_temporary()
-    result = execute(arguments)
-    # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name == "run" else nullcontext():
+    result = verb.execute(arguments)
+    if name != "run":
         return terminal.render(result, as_json=arguments.json)
-    return result.code  # the output was lost
+    # A run's records are in its folder, so that losing the output loses nothing.
+    with terminal.lost_output_allowed():
+        terminal.render(result, as_json=arguments.json)
+    return result.code
 
 
-def _print_commands(name: str, about: str, commands: dict[str, str], examples: str) -> int:
+def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"orca {name}",
+        description=verb.about,
+        epilog=verb.examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for add in verb.arguments:
+        add(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error was raised"
+    )
+    return parser
+
+
+def _print_commands(name: str, about: str, commands: Mapping[str, str], examples: str) -> None:
+    """Print the help of a program or command that has commands."""
     lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
     terminal.print_result(
         f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
     )
-    return 0

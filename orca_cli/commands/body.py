@@ -1,4 +1,7 @@
-"""`orca body`: which pretrained bodies there are and are on this machine; fetching checkpoints before they are needed."""
+"""`orca body`: the pretrained bodies, and which of them are on this machine.
+
+Fetching checkpoints.
+"""
 
 import argparse
 from pathlib import Path
@@ -30,10 +33,11 @@ HF_HOME moves: fetch on a node with a network, and run on any that shares the fo
 body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used."""
 
 
-def named(extra: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return name -> what is known of a body of conf/body, or of the user's own in the folder `extra`.
+def named_bodies(extra: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the bodies of conf/body, and of the user's own in the folder `extra`, by name.
 
-    `code` is the module in orca_cli/models/bodies that loads it, `checkpoint` None where it has to be typed.
+    `code` is the module in orca_cli/models/bodies that loads a body; `checkpoint` is None if it has
+    to be typed.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -42,69 +46,79 @@ def named(extra: Path | None = None) -> dict[str, dict[str, Any]]:
     for name, variant in configuration.variants("body", extra).items():
         node = mapping(variant.settings.get("body"))
         checkpoint = node.get("checkpoint")
+        is_open = not isinstance(checkpoint, str) or checkpoint in ("", "???")
+        # Such as swin of orca_cli.models.bodies.swin.load.
+        module = str(node.get("_target_", "")).rpartition(".")[0]
         bodies[name] = {
             "name": name,
             "description": variant.description,
-            "code": str(node.get("_target_", "")).rpartition(".")[0].rpartition(".")[2],
-            "checkpoint": checkpoint
-            if isinstance(checkpoint, str) and checkpoint not in ("", "???")
-            else None,
+            "code": module.rpartition(".")[2],
+            "checkpoint": None if is_open else checkpoint,
         }
     return bodies
 
 
 def listed(arguments: argparse.Namespace) -> Result:
-    """Return what is known and what is here."""
-    bodies, rows = [], []
-    for body in named(arguments.config_dir).values():
+    """Return all bodies, and which of them are on this machine."""
+    bodies = []
+    rows = []
+    for body in named_bodies(arguments.config_dir).values():
         checkpoint = body["checkpoint"]
+        location = located.Located(checkpoint="", state="to be given")
+        if checkpoint is not None:
+            location = located.find(checkpoint)
         packaged = checkpoints.PACKAGED.get(checkpoint or "")
-        extra = None if packaged is None or packaged.wheel is not None else packaged.extra
-        place = (
-            located.Located("", "to be given") if checkpoint is None else located.find(checkpoint)
-        )
-        bodies.append(vars(place) | body | {"extra": extra})
-        state = f"{place.state} {(place.revision or '')[:8]}".strip()
+        extra = None
+        # A checkpoint out of a wheel is fetched like those of the hub.
+        if packaged is not None and packaged.wheel is None:
+            extra = packaged.extra
+        bodies.append(vars(location) | body | {"extra": extra})
+        state = f"{location.state} {(location.revision or '')[:8]}".strip()
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
-        rows.append(
-            (
-                body["name"],
-                place.family or body["code"],
-                state,
-                size_text(place.bytes),
-                checkpoint or "-",
-            )
-        )
+        family = location.family or body["code"]
+        rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
-    note = "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
+    note = (
+        "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of "
+        "yours"
+    )
     return Result(record, [table(("body", "family", "state", "size", "checkpoint"), rows), note])
 
 
 def get(arguments: argparse.Namespace) -> Result:
-    """Fetch a checkpoint where it is not here, check it, and return what it is; errors as those of `checkpoints.resolve`."""
+    """Fetch a checkpoint unless it is on this machine, check it, and return what it is.
+
+    Raises:
+        UsageError: the name is neither a body nor a hub id.
+        OrcaError: of `checkpoints.resolve`.
+    """
     configure_logging()
-    name, bodies = arguments.name, named(arguments.config_dir)
+    name = arguments.name
+    bodies = named_bodies(arguments.config_dir)
     checkpoint = bodies.get(name, {}).get("checkpoint") or name
     try:
         checkpoints.check_name(checkpoint)
     except ConfigError as error:
+        message = f"'{name}' is neither a body nor a hub id"
         hint = f"a hub id, or one of {', '.join(bodies)}"
-        raise UsageError(
-            f"'{name}' is neither a body nor a hub id", where="NAME", hint=hint
-        ) from error
+        raise UsageError(message, where="NAME", hint=hint) from error
     before = located.find(checkpoint)
-    is_new = before.state != "folder" and checkpoints.take_out(checkpoint)
+    is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
-        hint = "its weights may be pickled, which are not fetched: convert them with save_pretrained elsewhere"
+        hint = (
+            "its weights may be pickled, which are not fetched: convert them with save_pretrained "
+            "elsewhere"
+        )
         raise DataError(error.what, where=name, hint=hint) from error
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
-    after, digest = located.find(checkpoint), checkpoints.digest(folder)
-    action = (
-        "found" if before.state in ("package", "cached", "folder") and not is_new else "fetched"
-    )
+    after = located.find(checkpoint)
+    digest = checkpoints.digest(folder)
+    action = "fetched"
+    if before.state in ("package", "cached", "folder") and not is_taken_out:
+        action = "found"
     record = {
         "schema": 1,
         "name": name,
@@ -113,23 +127,24 @@ def get(arguments: argparse.Namespace) -> Result:
         "family": family,
         "sha256": digest,
     }
-    commit = f", revision {after.revision}" if after.revision else ""
-    text = f"{name}: {action}, {family}, {size_text(after.bytes)}{commit}, SHA-256 {digest[:12]}, {folder}"
-    return Result(record, [text])
+    text = f"{name}: {action}, {family}, {size_text(after.bytes)}"
+    if after.revision:
+        text += f", revision {after.revision}"
+    return Result(record, [f"{text}, SHA-256 {digest[:12]}, {folder}"])
 
 
 _NAME = argument("name", metavar="NAME", help="a body, or a hub id with or without @REVISION")
 VERBS = {
     "list": Verb(
-        "the bodies that have a name: family, size, whether they are here",
-        _LIST,
-        (CONFIG_DIR,),
-        listed,
+        about="the bodies that have a name: family, size, whether they are here",
+        examples=_LIST,
+        arguments=(CONFIG_DIR,),
+        execute=listed,
     ),
     "get": Verb(
-        "fetch a body's checkpoint now, for machines without a network",
-        _GET,
-        (_NAME, CONFIG_DIR),
-        get,
+        about="fetch a body's checkpoint now, for machines without a network",
+        examples=_GET,
+        arguments=(_NAME, CONFIG_DIR),
+        execute=get,
     ),
 }

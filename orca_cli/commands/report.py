@@ -1,4 +1,7 @@
-"""`orca report`: a table of the results, methods as rows and tasks as columns; reads records, writes nothing in runs."""
+"""`orca report`: a table of the results, methods as rows and tasks as columns.
+
+It reads records, and writes nothing in runs.
+"""
 
 import argparse
 import dataclasses
@@ -15,25 +18,19 @@ from orca_cli.report.formats import FORMATS, Page, page_of
 from orca_cli.report.layout import clean
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank
-from orca_cli.report.selection import (
-    RATE,
-    Values,
-    choose,
-    pair,
-    select_study,
-    where,
-)
+from orca_cli.report.selection import RATE, Values, choose, pair, select_study, where
 from orca_cli.report.table import Table, build_table, with_published
 from orca_cli.runs.settings import canonical
 from orca_cli.terminal import Result, counted
 
+# Ending of a file -> format.
 _FORM_OF = {
     ".html": "html",
     ".md": "md",
     ".tex": "latex",
     ".csv": "csv",
     ".json": "json",
-}  # ending of a file -> format
+}
 EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
@@ -52,28 +49,47 @@ examples:
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
-_ENDING = "default: that of --out by its ending, else table; --json is short for json"
-_AGAINST = (
-    "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p"
-)
-_COMPARE = "all methods over all tasks: mean ranks, and each method against the first, with exact p"
-_ANY_PROGRAM = "compare runs whatever version of the program made them; without it, runs of different sources are no pair"
-_OTHERS = "other people's results as rows: lines of task,method,error,source; errors as in result.json (fractions)"
 ARGUMENTS = (
     RUNS,
-    argument("--format", choices=(*FORMATS, "html"), help=_ENDING),
+    argument(
+        "--format",
+        choices=(*FORMATS, "html"),
+        help="default: that of --out by its ending, else table; --json is short for json",
+    ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
     WHERE,
     argument(
         "--choose",
         metavar="KEY",
-        help="each arm at its own value of this setting, chosen by validation on the lowest seed; the other seeds are judged",
+        help="each arm at its own value of this setting, chosen by validation on the lowest seed; "
+        "the other seeds are judged",
     ),
-    argument("--against", metavar="KEY=VALUE", help=_AGAINST),
-    argument("--compare", action="store_true", help=_COMPARE),
-    argument("--any-program", action="store_true", help=_ANY_PROGRAM),
-    argument("--baselines", type=Path, metavar="FILE.csv", help=_OTHERS),
+    argument(
+        "--against",
+        metavar="KEY=VALUE",
+        help="pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, "
+        "exact p",
+    ),
+    argument(
+        "--compare",
+        action="store_true",
+        help="all methods over all tasks: mean ranks, and each method against the first, with "
+        "exact p",
+    ),
+    argument(
+        "--any-program",
+        action="store_true",
+        help="compare runs whatever version of the program made them; without it, runs of "
+        "different sources are no pair",
+    ),
+    argument(
+        "--baselines",
+        type=Path,
+        metavar="FILE.csv",
+        help="other people's results as rows: lines of task,method,error,source; errors as in "
+        "result.json (fractions)",
+    ),
     argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
     argument(
         "--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"
@@ -83,37 +99,66 @@ ARGUMENTS = (
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
-    if sum(map(bool, (arguments.against, arguments.compare, arguments.baselines))) > 1:
-        hint = "ask for one after the other; others' results have no runs to compare"
-        raise UsageError(
-            "do not go together", where="--against, --compare and --baselines", hint=hint
-        )
+    _check_exclusive(arguments)
     table = _table(arguments)
-    failures: list[OrcaError] = []
-    failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
-    if arguments.strict and (failed or table.broken):
-        text = f"{counted(failed, 'run')} failed and {len(table.broken)} cannot be read"
-        failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    comparison = (
-        None if arguments.against is None else compare(table, *pair(arguments.against, "--against"))
-    )
+    failures = _strict_failures(table) if arguments.strict else []
+    comparison = None
+    if arguments.against is not None:
+        comparison = compare(table, *pair(arguments.against, "--against"))
     page = Page(table, comparison, rank(table) if arguments.compare else None)
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
-    ending = "" if arguments.out is None else arguments.out.suffix.lower()
-    form = "json" if arguments.json else arguments.format or _FORM_OF.get(ending, "table")
+    form = _form(arguments)
     if form == "table" and arguments.out is None:
         return Result(page.record(), page.renderables(terminal.stdout().width), failures)
-    text = (
-        page_of(page, shlex.join(arguments.typed), arguments.study or "")
-        if form == "html"
-        else page.text(form)
-    )
+    if form == "html":
+        text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
+    else:
+        text = page.text(form)
     if arguments.out is None:
         return Result(page.record(), [text], failures)
     storage.write_text(arguments.out, text)
     terminal.print_error(f"written: {arguments.out}")
     return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
+
+
+def _check_exclusive(arguments: argparse.Namespace) -> None:
+    """Raise UsageError if options are given that do not go together."""
+    modes = (arguments.against, arguments.compare, arguments.baselines)
+    if sum(bool(mode) for mode in modes) > 1:
+        hint = "ask for one after the other; others' results have no runs to compare"
+        options = "--against, --compare and --baselines"
+        raise UsageError("do not go together", where=options, hint=hint)
+    key = arguments.choose
+    if key and key == _axis(arguments):
+        hint = f"every arm has one {key}: leave out --choose or --against"
+        raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
+
+
+def _axis(arguments: argparse.Namespace) -> str:
+    """Return the KEY of --against; empty without it."""
+    against: str = arguments.against or ""
+    return against.partition("=")[0]
+
+
+def _form(arguments: argparse.Namespace) -> str:
+    """Return the format: as typed, else by the ending of --out."""
+    if arguments.json:
+        return "json"
+    if arguments.format:
+        return str(arguments.format)
+    if arguments.out is None:
+        return "table"
+    return _FORM_OF.get(arguments.out.suffix.lower(), "table")
+
+
+def _strict_failures(table: Table) -> list[OrcaError]:
+    """Return the failure of --strict if runs failed, died or cannot be read."""
+    failed_count = sum(run.state in ("failed", "dead") for run in table.unfinished)
+    if not failed_count and not table.broken:
+        return []
+    message = f"{counted(failed_count, 'run')} failed and {len(table.broken)} cannot be read"
+    return [SweepError(message, where="--strict", hint="they are listed below the table")]
 
 
 def _write_figures(page: Page, folder: Path) -> None:
@@ -129,36 +174,8 @@ def _write_figures(page: Page, folder: Path) -> None:
     terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
-def _of_any_program(collection: Collection) -> tuple[Collection, str]:
-    """Return the runs as if one program had made them all, and the first line of their table, which says so."""
-    programs = sorted({program_name(run) for run in collection.runs if run.facts})
-    heading = f"runs of any program are compared (--any-program): {', '.join(programs)}"
-
-    def without(run: Run) -> list[Run]:
-        return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
-
-    return collection.changed(without), clean(heading)
-
-
-def _rates(table: Table) -> str:
-    """Return a first line for comparisons that says which learning rates the arms had; empty if no run records one."""
-    values = Values()
-    rates: list[set[str]] = []  # of each set
-    for place in range(len(table.columns)):
-        cells = (row.cells[place] for row in table.rows)
-        typed = (values.lookup(cell.runs[0], RATE) for cell in cells if cell.runs)
-        rates.append({canonical(rate) for rate in typed if rate is not None})
-    if any(len(of_set) > 1 for of_set in rates):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    return "one rate for all arms of a set" if any(rates) else ""
-
-
 def _table(arguments: argparse.Namespace) -> Table:
-    """Return the table of the runs that the options leave."""
-    key = arguments.choose
-    if key and key == (arguments.against or "").partition("=")[0]:
-        hint = f"every arm has one {key}: leave out --choose or --against"
-        raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
+    """Return the table of the runs that the options select."""
     folders = arguments.runs or [Path(default_folders()["runs"])]
     collection = collect(folders)
     if arguments.study is not None:
@@ -166,21 +183,56 @@ def _table(arguments: argparse.Namespace) -> Table:
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
+    # Texts of the table's first line.
     headings = []
     if arguments.any_program:
-        collection, heading = _of_any_program(collection)
-        headings.append(heading)
-    if key is not None:
-        collection, heading, remarks = choose(collection, key, values)
+        headings.append(_programs_text(collection))
+        collection = collection.changed(_of_any_program)
+    if arguments.choose is not None:
+        collection, heading, remarks = choose(collection, arguments.choose, values)
         headings.append(heading)
         table = dataclasses.replace(build_table(collection), remarks=remarks)
     else:
         table = build_table(collection)
-        if arguments.compare or (
-            arguments.against and not arguments.against.startswith(f"{RATE}=")
-        ):
-            headings.append(_rates(table))
-    table = dataclasses.replace(table, heading="; ".join(filter(None, headings)))
+        # Rates that differ unseen would be compared as well as the arms.
+        if arguments.compare or _axis(arguments) not in ("", RATE):
+            headings.append(_rates_text(table))
+    heading = "; ".join(text for text in headings if text)
+    table = dataclasses.replace(table, heading=heading)
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)
     return table
+
+
+def _programs_text(collection: Collection) -> str:
+    """Return the heading of --any-program, which names the programs of the runs."""
+    programs = sorted({program_name(run) for run in collection.runs if run.facts})
+    return clean(f"runs of any program are compared (--any-program): {', '.join(programs)}")
+
+
+def _of_any_program(run: Run) -> list[Run]:
+    """Return a run without the fact which program made it."""
+    return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
+
+
+def _rates_text(table: Table) -> str:
+    """Return the heading of a comparison that says how the arms' learning rates were set.
+
+    It is empty if no run records one.
+    """
+    values = Values()
+    rates_by_set = [_rates(table, column, values) for column in range(len(table.columns))]
+    if any(len(rates) > 1 for rates in rates_by_set):
+        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+    return "one rate for all arms of a set" if any(rates_by_set) else ""
+
+
+def _rates(table: Table, column: int, values: Values) -> set[str]:
+    """Return the learning rates of all arms in one column of the table."""
+    rates = set()
+    for row in table.rows:
+        runs = row.cells[column].runs
+        rate = values.lookup(runs[0], RATE) if runs else None
+        if rate is not None:
+            rates.add(canonical(rate))
+    return rates

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
-from orca_cli.commands.engine import job_report
-from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_engine, argument, seconds
+from orca_cli.commands.jobs import job_report
+from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_job_options, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
 from orca_cli.launching import process
@@ -45,14 +45,17 @@ exit code is 75.
 
 Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
 between them (docs/cluster.md)."""
+# Names of an option without a value -> its help.
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
     "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although program, threads, packages, data or weights have changed; the result says so",
+    "--allow-inexact-resume": "resume although program, threads, packages, data or weights have "
+    "changed; the result says so",
     "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
-_TIME = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
+# Names in `arguments` of options that only sweeps have.
+_SWEEP_OPTIONS = ("on", "at_once", "threads", "gpus", "time_limit")
 ARGUMENTS = (
     argument(
         "overrides",
@@ -62,51 +65,106 @@ ARGUMENTS = (
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
-    *(argument(*words.split(), action="store_true", help=text) for words, text in _FLAGS.items()),
-    partial(add_engine, prefix="with -m: "),
-    argument("--time-limit", type=seconds, metavar="TIME", help=_TIME),
-    argument(process.OPTION, nargs=5, help=argparse.SUPPRESS),  # given by a driver to its jobs
+    *(argument(*names.split(), action="store_true", help=text) for names, text in _FLAGS.items()),
+    partial(add_job_options, prefix="with -m: "),
+    argument(
+        "--time-limit",
+        type=seconds,
+        metavar="TIME",
+        help="with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and "
+        "counts as failed",
+    ),
+    # A driver gives it to its jobs.
+    argument(process.OPTION, nargs=5, help=argparse.SUPPRESS),
 )
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Run, and return how that ended."""
-    place = process.Place.read(arguments.job) if arguments.job else None
-    if place is not None:
-        signals.end_with_parent(place.parent)
-        if arguments.json:  # the sweep prints the record of all jobs
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    terminal.configure_logging(
-        quiet=arguments.quiet, prefix=f"{place.label} " if place else "", bars=place is None
-    )
-    rank = ranks.from_environment() if place is None else None
-    with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
-        team: Team | None = None
-        if rank is not None:
-            from orca_cli.training.team import Team
+    """Run, and return how the run or the sweep ended.
 
-            team = Team(rank)
-        if team is not None and not team.leads:
-            return _follow(team, arguments)
-        code = 1
+    This process may be a job of a sweep, or one of several processes of one run.
+    """
+    if arguments.job:
+        return _execute_job(process.Place.read(arguments.job), arguments)
+    terminal.configure_logging(quiet=arguments.quiet)
+    rank = ranks.from_environment()
+    with signals.deferred(insistent=rank is None or rank.leads):
+        if rank is None:
+            return _result(_run_or_sweep(arguments, team=None), arguments)
+        from orca_cli.training.team import Team
+
+        team = Team(rank)
+        if team.leads:
+            return _lead(team, arguments)
+        return _follow(team, arguments)
+
+
+def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
+    """Run as a job of a sweep, and report to the driver how the run ended."""
+    signals.end_with_parent(place.parent)
+    if arguments.json:
+        # The sweep prints the record of all jobs.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} ", bars=False)
+    with signals.deferred(insistent=False):
         try:
-            ended = _execute(arguments, place, team)
-            code = ended.code
+            outcome = _run_job(place, arguments)
         except OrcaError as error:
-            code = error.code
-            if place is None:
-                raise
-            ended = ended_by(error)
-        finally:
-            if team is not None:
-                team.end(code)
-        if isinstance(ended, Result):
-            return ended
-        if arguments.traceback and ended.failure is not None:
-            terminal.print_error("".join(traceback.format_exception(ended.failure.cause)))
-        if place is not None:
-            process.report(place.pipe, job_report(ended))
-        return run_result(ended, alone=place is None, pictured=not arguments.quiet)
+            outcome = ended_by(error)
+        _print_cause(outcome, arguments)
+        process.report(place.pipe, job_report(outcome))
+        return run_result(outcome, alone=False, pictured=not arguments.quiet)
+
+
+def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
+    from orca_cli.config import compose
+
+    signals.check()
+    with compose.session(arguments.config_dir) as session:
+        job = session.compose(arguments.overrides)
+        signals.check()
+        _check_same(place, job)
+    # Each job takes a GPU for itself, unless its run is completed and is not repeated.
+    if job.config.device in ("auto", "cuda"):
+        earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+        if arguments.force or earlier is None or not earlier.result():
+            gpus.take(gpus.visible())
+    return _run_single(job, arguments, team=None)
+
+
+def _check_same(place: process.Place, job: Composed) -> None:
+    """Check that a job is the same experiment, by the same program, as where it was typed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if place.identity not in ("", job.identity.run):
+        raise ConfigError(
+            "is another experiment here than for the sweep",
+            where=place.label,
+            hint="its data files and the files of --config-dir have to be the same on all machines",
+        )
+    if place.program not in ("", program.digest()):
+        raise ConfigError(
+            "the program has other sources here than for the sweep",
+            where=place.label,
+            hint="install the same version on all machines, and do not change it while the sweep "
+            "runs",
+        )
+
+
+def _lead(team: Team, arguments: argparse.Namespace) -> Result:
+    """Run with the other processes of the run, which learn how it ended."""
+    code = 1
+    try:
+        ended = _run_or_sweep(arguments, team)
+        code = ended.code
+    except OrcaError as error:
+        code = error.code
+        raise
+    finally:
+        team.end(code)
+    return _result(ended, arguments)
 
 
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
@@ -123,58 +181,56 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     return Result({}, code=code)
 
 
-def _check_same(place: process.Place, job: Composed) -> None:
-    """Raise ConfigError where a sweep's job is another experiment here, or has another program, than where it was typed."""
-    if place.identity not in ("", job.identity.run):
-        hint = "its data files and the files of --config-dir have to be the same on all machines"
-        raise ConfigError(
-            "is another experiment here than for the sweep", where=place.label, hint=hint
-        )
-    if place.program not in ("", program.digest()):
-        hint = "install the same version on all machines, and do not change it while the sweep runs"
-        raise ConfigError(
-            "the program has other sources here than for the sweep", where=place.label, hint=hint
-        )
-
-
-def _execute(
-    arguments: argparse.Namespace, place: process.Place | None, team: Team | None
-) -> Outcome | Result:
-    for name in ("on", "at_once", "threads", "gpus", "time_limit"):
+def _run_or_sweep(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
+    """Do what the command line asks for: a run, a sweep, or a dry run of either."""
+    for name in _SWEEP_OPTIONS:
         if getattr(arguments, name) is not None and not arguments.multirun:
-            raise UsageError(
-                "applies only to sweeps", where=f"--{name.replace('_', '-')}", hint="add -m"
-            )
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError("applies only to sweeps", where=option, hint="add -m")
     from orca_cli.config import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
-        expansion = (
-            session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
-            if arguments.multirun
-            else compose.Sweep([session.compose(arguments.overrides)])
-        )
+        if arguments.multirun:
+            expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+        else:
+            expansion = compose.Sweep([session.compose(arguments.overrides)])
         signals.check()
         if arguments.dry_run:
             return sweep.dry_run(expansion, force=arguments.force)
         if arguments.multirun:
             return sweep.run(expansion, arguments)
-        (job,) = expansion.jobs
-        if place is not None:
-            _check_same(place, job)
-    if place is not None and job.config.device in (
-        "auto",
-        "cuda",
-    ):  # a job of a sweep takes a GPU of its own
-        earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
-        if arguments.force or earlier is None or not earlier.result():
-            gpus.take(gpus.visible())
+    (job,) = expansion.jobs
+    return _run_single(job, arguments, team)
+
+
+def _run_single(job: Composed, arguments: argparse.Namespace, team: Team | None) -> Outcome:
+    """Carry out one run, and show its shapes once the model is built."""
 
     def show_build(summary: dict[str, Any]) -> None:
+        if arguments.json:
+            return
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
-    more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     return experiment.run(
-        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
+        job,
+        force=arguments.force,
+        allow_inexact=arguments.allow_inexact_resume,
+        on_build=show_build,
+        team=team,
     )
+
+
+def _result(ended: Outcome | Result, arguments: argparse.Namespace) -> Result:
+    """Return the result of a run that was not a job; that of a sweep or a dry run as it is."""
+    if isinstance(ended, Result):
+        return ended
+    _print_cause(ended, arguments)
+    return run_result(ended, alone=True, pictured=not arguments.quiet)
+
+
+def _print_cause(outcome: Outcome, arguments: argparse.Namespace) -> None:
+    """Print the traceback of a failed run if --traceback asks for it."""
+    if arguments.traceback and outcome.failure is not None:
+        terminal.print_error("".join(traceback.format_exception(outcome.failure.cause)))

@@ -1,6 +1,11 @@
-"""`orca runs`: the run folders themselves: all of them, one, or two side by side; without torch, and nothing is changed."""
+"""`orca runs`: the run folders themselves: all of them, one, or two side by side.
+
+Works without torch; `list`, `show` and `diff` change nothing.
+"""
 
 import argparse
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +51,33 @@ examples:
 
 Settings, typed and decided, and conditions (data of every split, samples learned, steps, members, program): only those that
 differ; - where one run has none. Results: all."""
-# What no run depends on: what the files of conf/ say about data, and the rules of a search in older runs.
+# Settings that no run depends on: those by which the files of conf/ describe data, and the rules of
+# a search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
+# States of runs that are shown with their settings; others with the reason, in red.
+_GOOD = ("completed", "running")
+# Fields of a run in its record.
+_FIELDS = (
+    "task",
+    "body",
+    "source",
+    "metric",
+    "finetune",
+    "seed",
+    "protocol",
+    "identity",
+    "variant",
+    "state",
+)
+# Name of a section of `orca runs diff` -> key -> value.
+_Sections = dict[str, dict[str, Any]]
 
 
 def one_run(word: str) -> Run:
     """Return a run by its folder or name.
 
     Raises:
-        DataError: there is none, or its records cannot be read.
+        DataError: it does not exist, or its records cannot be read.
         CheckpointError: a newer program made it.
     """
     path = named(word)
@@ -66,196 +89,227 @@ def one_run(word: str) -> Run:
         raise DataError(
             "is not a run but a folder of runs", where=str(path), hint="orca runs list shows them"
         )
-    if error := newer_schema(path / RESULT, path / STATUS):
+    error = newer_schema(path / RESULT, path / STATUS)
+    if error is not None:
         raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
     raise DataError(
         collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged"
     )
 
 
+def _begun(run: Run | Broken) -> datetime:
+    """Return when a run began, as its name says; now if its name does not."""
+    return begun(run.path) or storage.now()
+
+
 def _record(run: Run | Broken) -> dict[str, Any]:
-    """Return which run a folder holds and how far it is; it began when its name says."""
-    since = begun(run.path) or storage.now()
-    age = duration(max(0.0, (storage.now() - since).total_seconds()))
+    """Return which run a folder holds and how far it is."""
+    since = _begun(run)
+    age_s = max(0.0, (storage.now() - since).total_seconds())
     record = {
         "run": run.path.name,
         "path": str(run.path),
         "since": since.isoformat(),
-        "age": age,
+        "age": duration(age_s),
         "reason": run.reason,
     }
     if isinstance(run, Broken):
         return record | {"state": "unreadable"}
-    keys = (
-        "task",
-        "body",
-        "source",
-        "metric",
-        "finetune",
-        "seed",
-        "protocol",
-        "identity",
-        "variant",
-        "state",
-    )
-    return record | {key: getattr(run, key) for key in keys}
+    return record | {key: getattr(run, key) for key in _FIELDS}
 
 
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
-    collection, values = collect(arguments.runs or [Path(default_folders()["runs"])]), Values()
+    collection = collect(arguments.runs or [Path(default_folders()["runs"])])
+    values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
-    folders: list[Run | Broken] = [*collection.runs, *collection.superseded]
-    folders += [] if arguments.where else collection.broken
-    records, rows, below = [], [], []
-    folders.sort(key=lambda run: begun(run.path) or storage.now(), reverse=True)
-    for run in folders:
-        score = run.score if isinstance(run, Run) else None
-        text = (
-            ""
-            if score is None
-            else f"{score.error_name} {percent_or_number(score.value, score.percent)}"
-        )
-        error = (
-            None
-            if score is None
-            else {"name": score.error_name, "value": score.value, "text": text}
-        )
-        size, is_replaced = storage.size(run.path), run in collection.superseded
-        record = _record(run) | {"bytes": size, "error": error, "replaced": is_replaced}
+    runs: list[Run | Broken] = [*collection.runs, *collection.superseded]
+    if not arguments.where:
+        runs += collection.broken
+    runs.sort(key=_begun, reverse=True)
+    records = []
+    rows = []
+    notes = []
+    for run in runs:
+        record = _record(run)
+        record["bytes"] = storage.size(run.path)
+        record["error"] = _error_record(run)
+        record["replaced"] = run in collection.superseded
         records.append(record)
-        is_good = record["state"] in ("completed", "running")
-        state = Text(
-            f"({record['state']})" if is_replaced else record["state"],
-            style="" if is_good else "red",
-        )
-        words = record["run"].split("_")  # date, time, body, metric, finetune, seed, identity
-        short, what = (words[-1], " ".join(words[2:-1])) if len(words) > 3 else (record["run"], "")
-        rows.append(
-            (short, record.get("task", ""), what, state, text, record["age"], size_text(size))
-        )
-        if note := settings_text(record["variant"].items(), " ") if is_good else record["reason"]:
-            below.append(f"{short}  {note}")
+        row = _row(record)
+        rows.append(row)
+        note = run.reason
+        if record["state"] in _GOOD:
+            note = settings_text(record["variant"].items(), " ")
+        if note:
+            notes.append(f"{row[0]}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
     total = size_text(sum(record["bytes"] for record in records))
-    return Result(
-        {"schema": 1, "runs": records}, [table, *below, f"{counted(len(records), 'run')}, {total}"]
+    summary = f"{counted(len(records), 'run')}, {total}"
+    return Result({"schema": 1, "runs": records}, [table, *notes, summary])
+
+
+def _error_record(run: Run | Broken) -> dict[str, Any] | None:
+    """Return the test error of a run; None if it has none."""
+    if isinstance(run, Broken) or run.score is None:
+        return None
+    score = run.score
+    text = f"{score.error_name} {percent_or_number(score.value, score.percent)}"
+    return {"name": score.error_name, "value": score.value, "text": text}
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str | Text, ...]:
+    """Return the cells of a run in the list of all."""
+    state = f"({record['state']})" if record["replaced"] else record["state"]
+    error = record["error"]
+    # A run's name has date, time, body, metric, finetune, seed and identity.
+    words = record["run"].split("_")
+    return (
+        words[-1] if len(words) > 3 else record["run"],
+        record.get("task", ""),
+        " ".join(words[2:-1]),
+        Text(state, style="" if record["state"] in _GOOD else "red"),
+        "" if error is None else error["text"],
+        record["age"],
+        size_text(record["bytes"]),
     )
 
 
 def show(arguments: argparse.Namespace) -> Result:
     """Return all that the run's folder says about it."""
     run = one_run(arguments.run)
-    result = read_or_empty(run.path / RESULT) if run.state == "completed" else {}
-    answer, made = read_answer(run.path) if result else None, decided(run.path)
-    inside = (
-        file for file in sorted(run.path.rglob("*")) if file.is_symlink() or not file.is_dir()
-    )
-    files = {str(file.relative_to(run.path)): storage.size(file) for file in inside}
+    result: dict[str, Any] = {}
+    answer = None
+    if run.state == "completed":
+        result = read_or_empty(run.path / RESULT)
+    if result:
+        answer = read_answer(run.path)
     record = _record(run)
-    rows: list[tuple[str, str | Text]] = [
-        ("folder", str(run.path)),
-        ("state", f"{run.state}{run.reason and f': {run.reason}'}, begun {record['age']} ago"),
-        ("task", f"{run.task}, protocol {run.protocol}"),
-        (
-            "model",
-            f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}",
-        ),
-        *[("set", settings_text(run.variant.items(), " "))] * bool(run.variant),
-        *(("decided", text) for text in decisions(made)),
-        *(result_rows(result, run.path) if result else ()),
-    ]
-    record |= {
-        "decided": made,
-        "result": result,
-        "answer": None if answer is None else answer.record(),
-        "files": files,
-    }
-    shown: list[RenderableType] = [
-        terminal.facts(rows),
-        *(() if answer is None else ("", *picture(answer, terminal.stdout().width))),
-    ]
-    shown += [
-        "",
-        terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()]),
-    ]
+    record["decided"] = decided(run.path)
+    record["result"] = result
+    record["answer"] = None if answer is None else answer.record()
+    paths = sorted(run.path.rglob("*"))
+    files = [path for path in paths if path.is_symlink() or not path.is_dir()]
+    record["files"] = {str(path.relative_to(run.path)): storage.size(path) for path in files}
+    shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
+    if answer is not None:
+        shown += ["", *picture(answer, terminal.stdout().width)]
+    sizes = [(name, size_text(size)) for name, size in record["files"].items()]
+    shown += ["", terminal.table(("file", "size"), sizes)]
     return Result({"schema": 1, "run": record}, shown)
 
 
+def _facts(run: Run, record: Mapping[str, Any]) -> Iterator[tuple[str, str | Text]]:
+    """Yield names and texts of what a run is and achieved."""
+    yield "folder", str(run.path)
+    yield "state", f"{_state_text(run)}, begun {record['age']} ago"
+    yield "task", f"{run.task}, protocol {run.protocol}"
+    yield (
+        "model",
+        f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, "
+        f"seed {run.seed}",
+    )
+    if run.variant:
+        yield "set", settings_text(run.variant.items(), " ")
+    for text in decisions(record["decided"]):
+        yield "decided", text
+    if record["result"]:
+        yield from result_rows(record["result"], run.path)
+
+
+def _state_text(run: Run) -> str:
+    return f"{run.state}: {run.reason}" if run.reason else run.state
+
+
 def diff(arguments: argparse.Namespace) -> Result:
-    """Return where the settings, the data and the programs of two runs differ, and their results side by side."""
+    """Return where two runs differ in settings, data and programs, and their results."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
-    sections: dict[str, dict[str, dict[str, Any]]] = {}  # key -> values by side
-    for side, run in runs.items():
-        for name, values in _sections(run).items():
-            section = sections.setdefault(name, {})
-            for key, value in values.items():
-                section.setdefault(key, {})[side] = value
-    for name in ("settings", "conditions"):
-        pairs = sections[name].items()
-        sections[name] = {
-            key: pair for key, pair in pairs if len(pair) < 2 or pair["a"] != pair["b"]
-        }
+    sections_by_side = {side: _sections(run) for side, run in runs.items()}
+    sections: _Sections = {}
+    for name in sections_by_side["a"]:
+        # Key -> side -> value; a run without the key has no side.
+        pairs: dict[str, Any] = {}
+        for side, run_sections in sections_by_side.items():
+            for key, value in run_sections[name].items():
+                pairs.setdefault(key, {})[side] = value
+        if name != "results":
+            pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
+        sections[name] = pairs
     is_same = runs["a"].identity == runs["b"].identity
-    places = {
-        side: {"run": run.path.name, "path": str(run.path), "state": run.state}
-        for side, run in runs.items()
-    }
-    shown: list[RenderableType] = [f"{side}  {run.path}" for side, run in runs.items()]
+    record: dict[str, Any] = {"schema": 1, "same_experiment": is_same}
+    shown: list[RenderableType] = []
+    for side, run in runs.items():
+        record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
+        shown.append(f"{side}  {run.path}")
     shown.append("the same experiment" if is_same else "two experiments")
     if not is_same and not sections["settings"]:
         shown.append("no setting differs: the data files or the weights of the body do")
     for name, section in sections.items():
-        rows = []
-        for key, pair in section.items():
-            both = (pair.get(side, "-") for side in "ab")
-            rows.append(
-                (
-                    key,
-                    *(
-                        f"{value:.5g}" if isinstance(value, float) else as_typed(value)
-                        for value in both
-                    ),
-                )
-            )
+        rows = [
+            (key, _cell(pair.get("a", "-")), _cell(pair.get("b", "-")))
+            for key, pair in section.items()
+        ]
         shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
-    return Result({"schema": 1, "same_experiment": is_same, **places, **sections}, shown)
+    return Result(record | sections, shown)
 
 
-def _sections(run: Run) -> dict[str, dict[str, Any]]:
-    """Return a run's settings, with what was decided where they leave something open, its conditions, and its results."""
+def _differs(pair: Mapping[str, Any]) -> bool:
+    return len(pair) < 2 or pair["a"] != pair["b"]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else as_typed(value)
+
+
+def _sections(run: Run) -> _Sections:
+    """Return a run's settings, typed and decided, its conditions, and its results."""
     composed = {
         key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)
     }
-    composed |= {key: one["value"] for key, one in decided(run.path).items()}
-    numbers: dict[str, Any] = {"state": f"{run.state}: {run.reason}" if run.reason else run.state}
-    if (score := run.score) is not None:
-        numbers |= {
-            score.error_name: score.value,
-            "validation": score.validation,
-            "best constant": score.trivial,
-        }
-        numbers |= {**dict(score.baselines), "alignment steps": score.steps}
+    composed |= {key: decision["value"] for key, decision in decided(run.path).items()}
     conditions: dict[str, Any] = {name: fact_text(fact) for name, fact in run.facts.items()}
     program = mapping(read_or_empty(run.path / RESULT).get("program"))
-    conditions |= {f"program's {key}": program[key] for key in program if key != "sha256"}
-    return {"settings": composed, "conditions": conditions, "results": numbers}
+    for key, value in program.items():
+        if key != "sha256":
+            conditions[f"program's {key}"] = value
+    return {"settings": composed, "conditions": conditions, "results": _results(run)}
 
 
-_BOTH = run_argument("first"), run_argument("second")
+def _results(run: Run) -> dict[str, Any]:
+    """Return state, errors and alignment steps of a run by name."""
+    results: dict[str, Any] = {"state": _state_text(run)}
+    score = run.score
+    if score is None:
+        return results
+    return {
+        **results,
+        score.error_name: score.value,
+        "validation": score.validation,
+        "best constant": score.trivial,
+        **dict(score.baselines),
+        "alignment steps": score.steps,
+    }
+
+
 VERBS = {
     "list": Verb(
-        "all runs, the newest first: state, error, age, size", _LIST, (RUNS, WHERE), listed
+        about="all runs, the newest first: state, error, age, size",
+        examples=_LIST,
+        arguments=(RUNS, WHERE),
+        execute=listed,
     ),
     "show": Verb(
-        "one run: result, decided settings, baselines, picture, files",
-        _SHOW,
-        (run_argument("run"),),
-        show,
+        about="one run: result, decided settings, baselines, picture, files",
+        examples=_SHOW,
+        arguments=(run_argument("run"),),
+        execute=show,
     ),
     "diff": Verb(
-        "two runs side by side: settings, data and program that differ, results", _DIFF, _BOTH, diff
+        about="two runs side by side: settings, data and program that differ, results",
+        examples=_DIFF,
+        arguments=(run_argument("first"), run_argument("second")),
+        execute=diff,
     ),
     **removal.VERBS,
 }

@@ -1,6 +1,7 @@
 """`orca score`: compute the errors of a finished run again from its saved predictions."""
 
 import argparse
+from typing import Any
 
 from orca_cli.commands.options import ALLOW_MODULE, run_argument
 from orca_cli.exceptions import ChecksumError, DataError
@@ -21,45 +22,47 @@ ARGUMENTS = (run_argument("run"), ALLOW_MODULE)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return the recorded and the computed error of a run."""
+    """Return the recorded and the computed errors of a run."""
     from orca_cli.prediction.recomputed import recompute
     from orca_cli.prediction.record import is_export
 
-    if is_export(path := named(arguments.run)):
+    path = named(arguments.run)
+    if is_export(path):
         raise DataError(
             "an export has no saved predictions",
             where=str(path),
             hint="give the run that it was made of",
         )
     recomputed = recompute(path)
-    different, missing = (
-        recomputed.different,
-        [name for name in recomputed.recorded if name not in recomputed.computed],
-    )
+    recorded = recomputed.recorded
+    computed = recomputed.computed
+    different = recomputed.different
+    missing = [name for name in recorded if name not in computed]
+    # The run's error is first; n and skipped follow where they are computed.
     numbers = [
-        {"name": name, "recorded": recomputed.recorded[name], "computed": value}
-        for name, value in recomputed.computed.items()
+        {"name": name, "recorded": recorded[name], "computed": computed[name]} for name in computed
     ]
-    record = {
+    record: dict[str, Any] = {
         "schema": 1,
         "run": path.name,
         "path": str(path),
         "equal": not different,
         "percent": recomputed.percent,
+        **dict(zip(("error", "n", "skipped"), numbers, strict=False)),
+        "others": numbers[3:],
+        "different": different,
+        "missing": missing,
     }
-    record |= dict(zip(("error", "n", "skipped"), numbers, strict=False))
-    record |= {"others": numbers[3:], "different": different, "missing": missing}
-    name, computed = next(iter(recomputed.computed.items()))
-    recorded, shown = (
-        percent_or_number(value, recomputed.percent)
-        for value in (recomputed.recorded[name], computed)
-    )
-    verdict = f"{name} {shown}, in result.json {recorded}: {'different' if different else 'equal'}"
-    verdict += f"; not saved for: {', '.join(missing)}" if missing else ""
+    name = next(iter(computed))
+    computed_text = percent_or_number(computed[name], recomputed.percent)
+    recorded_text = percent_or_number(recorded[name], recomputed.percent)
+    comparison = "different" if different else "equal"
+    verdict = f"{name} {computed_text}, in result.json {recorded_text}: {comparison}"
+    if missing:
+        verdict += f"; not saved for: {', '.join(missing)}"
     failures = []
     if different:
-        what = f"not as in result.json: {', '.join(different)}"
-        failures.append(
-            ChecksumError(what, where=path.name, hint="orca doctor RUN says which files changed")
-        )
+        message = f"not as in result.json: {', '.join(different)}"
+        hint = "orca doctor RUN says which files changed"
+        failures.append(ChecksumError(message, where=path.name, hint=hint))
     return Result(record, [path.name, verdict], failures)

@@ -1,4 +1,4 @@
-"""What `orca run` shows: shapes before the work, the result after it, how the jobs of a sweep ended."""
+"""What `orca run` shows: shapes before the work, the result after it, how a sweep's jobs ended."""
 
 from __future__ import annotations
 
@@ -22,28 +22,39 @@ if TYPE_CHECKING:  # imports Hydra
 
 
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
-    """Return how one run ended, with the content of result.json; people see that only of a run that was completed just now.
+    """Return how one run ended, with the content of result.json.
 
-    A run that is `alone`, not a job of a sweep or search, has its predictions for the test split;
-    `pictured`, as a picture as well.
+    People see that content only if the run was completed just now.
+
+    Args:
+        outcome: how it ended.
+        alone: it is not a job of a sweep or search. The record then has its predictions for the
+            test split.
+        pictured: people see the predictions as a picture as well.
     """
-    is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
-    if not alone:  # a job is stopped by the command that started it, which says why
+    if not alone:
+        # The command that stops a job says why.
         failures = [error for error in failures if not isinstance(error, InterruptionError)]
-    record, shown = outcome_record(outcome), list[RenderableType]()
-    if is_new and outcome.path is not None:
-        shown.append(facts(result_rows(outcome.result, outcome.path)))
-    if alone and outcome.result and outcome.path is not None:
-        answer = read_answer(outcome.path)
-        record["answer"] = None if answer is None else answer.record()
-        if pictured and is_new and answer is not None:
-            shown += ["", *picture(answer, stdout().width)]
+    record = outcome_record(outcome)
+    shown: list[RenderableType] = []
+    if outcome.result and outcome.path is not None:
+        is_new = outcome.state == "completed"
+        if is_new:
+            shown.append(facts(result_rows(outcome.result, outcome.path)))
+        if alone:
+            answer = read_answer(outcome.path)
+            record["answer"] = None if answer is None else answer.record()
+            if pictured and is_new and answer is not None:
+                shown += ["", *picture(answer, stdout().width)]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
 def read_answer(run: Path) -> Answer | None:
-    """Return a run's predictions for its picture; None where there are none, or (with a warning) none that can be read."""
+    """Return a run's predictions for its picture.
+
+    None if it has none or, with a warning, if they cannot be read.
+    """
     try:
         return read(run)
     except OrcaError as error:
@@ -52,106 +63,143 @@ def read_answer(run: Path) -> Answer | None:
 
 
 def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
-    """Return what stage 1 made: shapes, kernel, tokens, parameters per part, splits, steps."""
-    names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
-    steps, members = summary["steps"], summary["members"]
-    sizes = ", ".join(f"{part} {parameters[part]:,}" for part in ("embedder", "body", "predictor"))
-    data = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
-    data += ", synthetic" if summary["synthetic"] else ""
-    data += f"; {summary['note']}" if summary["note"] else ""
-    tokens = (
-        f"kernel {summary['kernel']}, {summary['tokens']} tokens ({shape_text(summary['grid'])})"
-    )
-    trained = f"finetune {steps['finetune']:,}" + (f", of {members} models" if members > 1 else "")
+    """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
+    choices = job.choices
+    parameters = summary["parameters"]
+    names = ("embedder", "body", "predictor")
+    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in names)
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
+    splits = summary["splits"]
+    samples = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
+    if summary["synthetic"]:
+        samples += ", synthetic"
+    if summary["note"]:
+        samples += f"; {summary['note']}"
+    counts = summary["steps"]
+    steps = f"align {counts['align']} ({choices['metric']}), finetune {counts['finetune']:,}"
+    if summary["members"] > 1:
+        steps += f", of {summary['members']} models"
     rows = {
-        "task": f"{names['task']} ({kind}), input {shape_text(summary['input_shape'])}",
-        "data": data,
-        "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
-        "embedder": f"{tokens} of at most {summary['max_tokens']}",
+        "task": f"{choices['task']} ({kind}), input {shape_text(summary['input_shape'])}",
+        "data": samples,
+        "body": f"{choices['body']}, width {summary['width']}, finetune={choices['finetune']}",
+        "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens "
+        f"({shape_text(summary['grid'])}) of at most {summary['max_tokens']}",
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
-        "steps": f"align {steps['align']} ({names['metric']}), {trained}",
+        "steps": steps,
     }
-    if decided := summary.get("decided"):
+    decided = summary.get("decided")
+    if decided:
         rows["decided"] = "; ".join(decisions(decided))
     return facts(rows.items())
 
 
 def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the settings that the program decided, in a text for each reason."""
-    settings: dict[str, list[str]] = {}
-    for key, one in decided.items():
-        settings.setdefault(str(one.get("why") or "no reason recorded"), []).append(
-            f"{key}={as_typed(one['value'])}"
-        )
-    return [f"{' '.join(words)} ({why})" for why, words in settings.items()]
+    settings_by_reason: dict[str, list[str]] = {}
+    for key, decision in decided.items():
+        reason = str(decision.get("why") or "no reason recorded")
+        settings = settings_by_reason.setdefault(reason, [])
+        settings.append(f"{key}={as_typed(decision['value'])}")
+    return [f"{' '.join(settings)} ({reason})" for reason, settings in settings_by_reason.items()]
 
 
 def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str | Text]]:
-    """Yield what a completed run achieved, as names and texts; older and damaged records lack some of it."""
-    error, distance, selected = (
-        mapping(result.get(key)) for key in ("error", "metric_value", "selected")
-    )
+    """Yield what a completed run achieved, as names and texts.
 
-    def shown(value: Any) -> str:
-        return percent_or_number(number(value), error.get("percent") is True)
-
-    if (before := number(distance.get("before"))) is not None:
-        after = number(distance.get("after"))
-        yield (
-            "distance",
-            f"{before:.4g} before alignment, {after or 0:.4g} after ({result.get('metric')})",
-        )
-    if split := mapping(mapping(result.get("splits")).get("test")):
-        skipped = f", {error['skipped']} skipped" if error.get("skipped") else ""
-        trivial = f"(best constant predictor: {shown(result.get('trivial_error'))})"
-        within = interval_text(error)
-        text = f" (95 % interval {within})" if within else ""
-        text += f" on {counted(split.get('n', 0), 'sample')}{skipped} {trivial}"
-        yield "test", Text(error_text(result), style="bold").append(text, "not bold")
-    else:
-        yield "test", f"none: {error.get('reason')}"
-    on, validation = (
-        selected.get("on"),
-        f"{error.get('name')} {shown(result.get('validation_error'))}",
-    )
-    if on == "nothing":
-        yield "validation", f"none: {selected.get('reason')}; the weights are the last ones"
-    elif on == "folds":
-        yield (
-            "validation",
-            f"{validation} of all {selected.get('n')} samples, by {selected.get('folds')} folds",
-        )
-    elif on is not None:
-        yield "validation", f"{validation} after epoch {as_typed(selected.get('epoch'))}"
-    beside = []
-    for name, one in mapping(result.get("baselines")).items():
-        fitted, value = mapping(mapping(one).get("trained_on")), mapping(one).get("error")
-        n, whole = fitted.get("n"), fitted.get("of")
-        some = "" if n == whole else f" (on {n} of {whole} training samples)"
-        beside += [f"{name}: not computed" if value is None else f"{name} {shown(value)}{some}"] * (
-            name != "constant"
-        )
-    if beside:
-        yield "beside", ", ".join(beside)
-    if comparison := mapping(result.get("comparison")).get("text"):
+    Older and damaged records lack some of it.
+    """
+    distance = mapping(result.get("metric_value"))
+    before = number(distance.get("before"))
+    if before is not None:
+        after = number(distance.get("after")) or 0
+        metric = result.get("metric")
+        yield "distance", f"{before:.4g} before alignment, {after:.4g} after ({metric})"
+    yield "test", _test_text(result)
+    validation = _validation_text(result)
+    if validation is not None:
+        yield "validation", validation
+    baselines = _baseline_texts(result)
+    if baselines:
+        yield "beside", ", ".join(baselines)
+    comparison = mapping(result.get("comparison")).get("text")
+    if comparison:
         yield "compared", str(comparison)
-    seconds = {stage: number(value) for stage, value in mapping(result.get("seconds")).items()}
-    yield (
-        "time",
-        ", ".join(
-            f"{stage} {value:.0f} s" for stage, value in seconds.items() if value is not None
-        ),
-    )
+    times = []
+    for stage, seconds in mapping(result.get("seconds")).items():
+        time_s = number(seconds)
+        if time_s is not None:
+            times.append(f"{stage} {time_s:.0f} s")
+    yield "time", ", ".join(times)
     if can_predict(run):
         yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
+
+
+def _shown(result: Mapping[str, Any], value: Any) -> str:
+    """Return an error of a result record as it is shown, in per cent if its errors are."""
+    error = mapping(result.get("error"))
+    return percent_or_number(number(value), error.get("percent") is True)
+
+
+def _test_text(result: Mapping[str, Any]) -> str | Text:
+    """Return the error on the test split, with its interval and number of samples."""
+    error = mapping(result.get("error"))
+    split = mapping(mapping(result.get("splits")).get("test"))
+    if not split:
+        return f"none: {error.get('reason')}"
+    details = ""
+    interval = interval_text(error)
+    if interval:
+        details += f" (95 % interval {interval})"
+    details += f" on {counted(split.get('n', 0), 'sample')}"
+    if error.get("skipped"):
+        details += f", {error['skipped']} skipped"
+    details += f" (best constant predictor: {_shown(result, result.get('trivial_error'))})"
+    return Text(error_text(result), style="bold").append(details, "not bold")
+
+
+def _validation_text(result: Mapping[str, Any]) -> str | None:
+    """Return the validation error and what it was measured on; None if that is not recorded."""
+    selected = mapping(result.get("selected"))
+    selected_on = selected.get("on")
+    if selected_on is None:
+        return None
+    if selected_on == "nothing":
+        return f"none: {selected.get('reason')}; the weights are the last ones"
+    name = mapping(result.get("error")).get("name")
+    validation = f"{name} {_shown(result, result.get('validation_error'))}"
+    if selected_on == "folds":
+        folds = selected.get("folds")
+        return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
+    return f"{validation} after epoch {as_typed(selected.get('epoch'))}"
+
+
+def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
+    """Return a text for each baseline but the constant, which is shown with the test error."""
+    texts = []
+    for name, baseline in mapping(result.get("baselines")).items():
+        if name == "constant":
+            continue
+        error = mapping(baseline).get("error")
+        if error is None:
+            texts.append(f"{name}: not computed")
+            continue
+        text = f"{name} {_shown(result, error)}"
+        trained_on = mapping(mapping(baseline).get("trained_on"))
+        n = trained_on.get("n")
+        total = trained_on.get("of")
+        if n != total:
+            text += f" (on {n} of {total} training samples)"
+        texts.append(text)
+    return texts
 
 
 def error_text(result: Mapping[str, Any]) -> str:
     """Return the test error of a result record, with its name; empty if it has none."""
     error = mapping(result.get("error"))
-    value = percent_or_number(number(error.get("value")), error.get("percent") is True)
-    return f"{error.get('name')} {value}" if error else ""
+    if not error:
+        return ""
+    return f"{error.get('name')} {_shown(result, error.get('value'))}"
 
 
 def outcome_record(outcome: Outcome) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The runs of a command, one or a sweep of many: what it would do with each (`--dry-run`); running them all (`-m`)."""
+"""`orca run --dry-run`: what would be done with each run; `orca run -m`: a sweep of many."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
-from orca_cli.commands.engine import NOT_STARTED, Engine, job_outcome
+from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome
 from orca_cli.commands.summary import build_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
 from orca_cli.exceptions import InterruptionError, OrcaError, SweepError
@@ -28,89 +28,107 @@ from orca_cli.terminal import Result, counted, duration
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Composed, Sweep
 
-_WOULD = {
-    "new": "run",
-    "resume": "resume",
-    "completed": "skip",
-    "running": "wait",
-}  # by `claim.peek`
+# What `claim.peek` returns -> what a command would do with the run.
+_WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}
+# Rows of a dry run's table; records have all runs.
 _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
 def dry_run(sweep: Sweep, *, force: bool) -> Result:
     """Return what a command, with or without --force, would do; of a study nothing is built."""
-    jobs, records = sweep.experiments, []
+    jobs = sweep.experiments
     summary = {} if sweep.study else _built(jobs)
-    for job in jobs:
-        signals.check()
-        name = experiment.run_name(job)
-        peeked = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
-        records.append({"would": _WOULD[peeked], **vars(name), "labels": job.labels})
-    counts = Counter(one["would"] for one in records)
-    expected_s = (len(jobs) - counts["skip"]) * sum(
-        (summary.get("expected_s") or {}).values()
-    ) or None
-    record: dict[str, Any] = {"schema": 1, "study": sweep.study, "jobs": records, "build": summary}
-    record |= {
-        "would": {would: counts[would] for would in _WOULD.values()},
+    runs = [_peeked(job, force=force) for job in jobs]
+    counts = Counter(run["would"] for run in runs)
+    run_s = sum((summary.get("expected_s") or {}).values())
+    expected_s = (len(jobs) - counts["skip"]) * run_s or None
+    left_out = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
+    record = {
+        "schema": 1,
+        "study": sweep.study,
+        "jobs": runs,
+        "build": summary,
+        "would": {action: counts[action] for action in _WOULD.values()},
         "expected_s": expected_s,
+        "left_out": left_out,
     }
-    record["left_out"] = [
-        {"runs": count, "reason": reason} for reason, count in sweep.absent.items()
-    ]
-    rows = [[str(one[key]) for key in ("would", *_NAMES)] for one in records[:_MOST_ROWS]]
-    rows += [["..."] * (1 + len(_NAMES))] * (len(jobs) > _MOST_ROWS)
-    would = ", ".join(f"{word} {count}" for word, count in counts.items())
-    total = f"{counted(len(jobs), 'run')}: would {would or 'do nothing'}"
-    total += f"; about {duration(expected_s)}" if expected_s else ""
-    shown: list[RenderableType] = [build_table(jobs[0], summary)] if summary else []
-    return Result(
-        record,
-        [*shown, terminal.table(("would", *_NAMES), rows), total, *absent_lines(sweep.absent)],
-    )
+    columns = ("would", *_NAMES)
+    rows = [[str(run[column]) for column in columns] for run in runs[:_MOST_ROWS]]
+    if len(runs) > _MOST_ROWS:
+        rows.append(["..." for _ in columns])
+    actions = ", ".join(f"{action} {count}" for action, count in counts.items())
+    total = f"{counted(len(jobs), 'run')}: would {actions or 'do nothing'}"
+    if expected_s is not None:
+        total += f"; about {duration(expected_s)}"
+    shown: list[RenderableType] = []
+    if summary:
+        shown.append(build_table(jobs[0], summary))
+    shown += [terminal.table(columns, rows), total, *absent_lines(sweep.absent)]
+    return Result(record, shown)
+
+
+def _peeked(job: Composed, *, force: bool) -> dict[str, Any]:
+    """Return what a command would do with a run, with the run's names."""
+    signals.check()
+    name = experiment.run_name(job)
+    state = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
+    return {"would": _WOULD[state], **vars(name), "labels": job.labels}
 
 
 def _built(jobs: list[Composed]) -> dict[str, Any]:
-    """Build the first job and time some of its steps; returns the summary of stage 1 with `expected_s`."""
+    """Build the first job and time some of its steps.
+
+    Returns:
+        the summary of stage 1 with `expected_s`.
+
+    Raises:
+        UnavailableError: this machine lacks the device of a job.
+    """
     from orca_cli.stages.build import build
     from orca_cli.stages.expected_time import planned
-    from orca_cli.training import engine as training
+    from orca_cli.training.engine import Engine, choose_device, choose_precision
 
-    devices = [
-        training.choose_device(job.config.device) for job in jobs
-    ]  # one that is absent is refused
-    config, device, start, reporter = (
-        jobs[0].config,
-        devices[0],
-        time.monotonic(),
-        terminal.LogReporter(),
-    )
+    devices = [choose_device(job.config.device) for job in jobs]
+    config = jobs[0].config
+    start_s = time.monotonic()
+    reporter = terminal.LogReporter()
     built = build(config, reporter, is_trained=False)
-    engine = training.Engine(
-        device, training.choose_precision(config.precision, device, built.model.body.width)
+    precision = choose_precision(config.precision, devices[0], built.model.body.width)
+    engine = Engine(devices[0], precision)
+    planned_build = planned(
+        config=config,
+        built=built,
+        engine=engine,
+        earlier={},
+        spent_s=time.monotonic() - start_s,
+        reporter=reporter,
     )
-    return planned(config, built, engine, {}, time.monotonic() - start, reporter).summary
+    return planned_build.summary
 
 
 @dataclass
-class _Jobs:
+class _SweepWork:
     """The jobs of a sweep, in their order; see `driver.Work`."""
 
-    engine: Engine
-    left: Iterator[tuple[str, Composed]]  # label, such as [2/6], and run
-    is_forced: bool  # runs that are completed are run again
-    outcomes: dict[str, Outcome] = field(default_factory=dict)  # by label
+    runner: JobRunner
+    # Label, such as [2/6], and run of the jobs that have not been started yet.
+    waiting: Iterator[tuple[str, Composed]]
+    # Runs that are completed are run again.
+    is_forced: bool
+    # Label -> how the job ended.
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def next(self) -> Job | None:
         """Return the next job that is not done yet."""
-        for label, job in self.left:
-            if self.is_forced or (done := experiment.done_before(job)) is None:
-                return self.engine.job(label, job)
+        for label, job in self.waiting:
+            outcome = None if self.is_forced else experiment.done_before(job)
+            if outcome is None:
+                return self.runner.job(label, job)
             terminal.log.info(
-                f"{label} already completed, not run again (--force does): {done.path}"
+                f"{label} already completed, not run again (--force does): {outcome.path}"
             )
-            self.outcomes[label] = done
+            self.outcomes[label] = outcome
         return None
 
     def watch(self, job: Job) -> bool:
@@ -120,18 +138,20 @@ class _Jobs:
     def ended(self, job: Job, end: Ended) -> None:
         """Keep how a job ended, and print the error that it could not print itself."""
         label = job.command.label
-        outcome = self.outcomes[label] = job_outcome(end)
+        outcome = job_outcome(end)
+        self.outcomes[label] = outcome
         if outcome.failure is None:
             return
-        has_printed = bool(end.report) and self.engine.is_local and not end.over_limit
+        has_printed = bool(end.report) and self.runner.is_local and not end.over_limit
         if not has_printed or isinstance(outcome.failure.error, InterruptionError):
             terminal.print_error(f"{label} orca: error: {outcome.failure.error}")
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
-    """Run all experiments, each in a process of its own, and return how each ended; a study is recorded before.
+    """Run all experiments, each in a process of its own, and return how each ended.
 
-    The result's failure is what stopped the sweep early, or else that some runs are not completed.
+    A study is recorded before. The result's failure is what stopped the sweep early, or else that
+    some runs are not completed.
     """
     jobs = sweep.experiments
     for line in absent_lines(sweep.absent):
@@ -140,43 +160,74 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:
-        studies.add(
-            root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
-        )
+        members = [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
+        studies.add(root, sweep.study, members)
+    # Sweeps of the same runs share a name, and no others.
+    identities = "".join(job.identity.run for job in jobs)
+    digest = hashlib.sha256(identities.encode()).hexdigest()[:8]
+    runner = JobRunner(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
-    digest = hashlib.sha256("".join(job.identity.run for job in jobs).encode()).hexdigest()[:8]
-    engine = Engine(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
-    # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
-    named = [
-        [f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs
-    ]
-    common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
-    settings = [" ".join(text for text in texts if text not in common) for texts in named]
-    work = _Jobs(engine, zip(labels, jobs, strict=True), arguments.force)
+    waiting = zip(labels, jobs, strict=True)
+    work = _SweepWork(runner=runner, waiting=waiting, is_forced=arguments.force)
     failures: list[OrcaError] = []
     try:
-        engine.run(work, len(jobs))
+        runner.run(work, len(jobs))
         signals.check()
     except OrcaError as error:
         failures.append(error)
-    records, rows = [], []
-    for label, setting in zip(labels, settings, strict=True):
-        outcome = work.outcomes.get(label, NOT_STARTED)
-        records.append({"settings": setting, **outcome_record(outcome)})
-        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
-        ended = f"{outcome.state} ({outcome.code})" if outcome.code > 0 else outcome.state
-        rows.append(
-            [
-                Text(cell, style="red" if outcome.code else "")
-                for cell in (label, setting, ended, note)
-            ]
-        )
-    counts = Counter(record["state"] for record in records)
+    outcomes = {label: work.outcomes.get(label, NOT_STARTED) for label in labels}
+    return _result(jobs, outcomes, failures)
+
+
+def _result(
+    jobs: Sequence[Composed], outcomes: Mapping[str, Outcome], failures: list[OrcaError]
+) -> Result:
+    """Return how a sweep ended; `outcomes` are those of all jobs, by label."""
+    counts = Counter(outcome.state for outcome in outcomes.values())
+    total = counted(len(jobs), "run")
     lost = len(jobs) - counts["completed"] - counts["skipped"]
     if lost and not failures:
-        text = f"{lost} of {counted(len(jobs), 'run')} {'is' if lost == 1 else 'are'} not completed"
-        failures.append(SweepError(text, where="sweep", hint="fix the cause and rerun the command"))
-    words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
-    total = f"sweep of {counted(len(jobs), 'run')}: {words.replace('skipped', 'already completed')}"
+        verb = "is" if lost == 1 else "are"
+        message = f"{lost} of {total} {verb} not completed"
+        hint = "fix the cause and rerun the command"
+        failures.append(SweepError(message, where="sweep", hint=hint))
+    records = []
+    rows = []
+    for setting, (label, outcome) in zip(_distinct_settings(jobs), outcomes.items(), strict=True):
+        records.append({"settings": setting, **outcome_record(outcome)})
+        rows.append(_row(label, setting, outcome))
     table = terminal.table(("job", "settings", "ended", ""), rows)
-    return Result({"schema": 1, "jobs": records}, [table, total], failures)
+    states = [f"{counts[state]} {state}" for state in get_args(State) if counts[state]]
+    states_text = ", ".join(states).replace("skipped", "already completed")
+    summary = f"sweep of {total}: {states_text}"
+    return Result({"schema": 1, "jobs": records}, [table, summary], failures)
+
+
+def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
+    """Return what distinguishes each job from the others.
+
+    It is the choices of a study, or the overrides, that not all jobs have.
+    """
+    settings_of_jobs = []
+    for job in jobs:
+        choices = [f"{axis}={name}" for axis, name in job.labels.items()]
+        settings_of_jobs.append(choices or job.overrides)
+    common = set[str]()
+    if len(jobs) > 1:
+        common = set.intersection(*map(set, settings_of_jobs))
+    return [
+        " ".join(setting for setting in settings if setting not in common)
+        for settings in settings_of_jobs
+    ]
+
+
+def _row(label: str, setting: str, outcome: Outcome) -> list[Text]:
+    """Return the cells of a job, in red if it failed."""
+    ended: str = outcome.state
+    if outcome.code > 0:
+        ended = f"{outcome.state} ({outcome.code})"
+    note = error_text(outcome.result)
+    if outcome.failure is not None:
+        note = str(outcome.failure.error)
+    style = "red" if outcome.code else ""
+    return [Text(cell, style=style) for cell in (label, setting, ended, note)]

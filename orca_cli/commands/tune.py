@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import copy
-import functools
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.console import RenderableType
 
 from orca_cli import signals, storage, terminal
-from orca_cli.commands.engine import Engine, job_outcome
-from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_engine, argument
+from orca_cli.commands.jobs import JobRunner, job_outcome
+from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_job_options, argument
 from orca_cli.config.configuration import key_of
-from orca_cli.exceptions import DataError, InterruptionError, NonFiniteError, SweepError
+from orca_cli.exceptions import (
+    DataError,
+    InterruptionError,
+    NonFiniteError,
+    OrcaError,
+    SweepError,
+)
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.launching.search import FILE, RULES, Search, Trial, make
@@ -37,13 +44,18 @@ examples:
 Trials are runs without alignment whose test split stays closed; those that fall behind on validation data are stopped early
 (ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the command goes on where it was
 stopped or killed; with more trials it adds to those that are done."""
-_FOLDER = ".tuned"  # in the folder of runs: what searches have found
-_SETTINGS = "settings, as of `orca run`; space=NAME and trials=N are those of the search"
+# In the folder of runs: the settings that searches found.
+_FOLDER = ".tuned"
 ARGUMENTS = (
-    argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS),
+    argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings, as of `orca run`; space=NAME and trials=N are those of the search",
+    ),
     CONFIG_DIR,
     ALLOW_MODULE,
-    add_engine,
+    add_job_options,
     argument("-q", "--quiet", action="store_true", help="log warnings only"),
 )
 
@@ -55,86 +67,127 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         search = make(session, arguments.overrides, arguments.config_dir)
-        searches, name = search.folder.parent, search.folder.name
-        path = (arguments.config_dir or searches.parent / _FOLDER) / "hparams" / f"{name}.yaml"
-        storage.check_writable(searches)
-        with search.opened():
-            done = search.count("completed", "stopped")
-            about = f"{counted(search.max_trials, 'trial')} of space={search.space.name}, {done} done; in {search.folder}"
-            terminal.log.info(f"search {name}: {about}")
-            # The trials' runs are one another's neighbours, below the folder of all runs that jobs elsewhere see.
-            engine = Engine(arguments, searches.parent, name, is_quiet=True)
-            engine.run(_Trials(search, session, engine), search.max_trials)
-            signals.check()
-            best, plain = search.best, search.trials[0]
-            if best is None or plain.state != "completed":
-                what = f"trial 0, with the settings as they are, is not completed: {plain.note or plain.state}"
-                raise SweepError(
-                    what, where="tune", hint="rerun the command, or give other settings"
-                )
-            if best is not plain:
-                _write(search, best, path)
-    named = [f"hparams={path.stem}"] if best is not plain else []
-    words = [
-        text
-        for text in arguments.overrides
-        if key_of(text) not in (*RULES, *["hparams"] * len(named))
-    ] + named
-    if folder := path.parent.parent if named else arguments.config_dir:
-        words += ["--config-dir", str(folder)]
-    words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-    errors = [percent_or_number(one.error, plain.facts["percent"]) for one in search.trials]
-    verdict = f"Validation {plain.facts['error']} on {counted(plain.facts['n'], 'sample')}: {errors[0]} as they are, "
-    better = f"{errors[best.number]} in trial {best.number} (likely too low, as the lowest of many); see {path}."
-    verdict += better if named else "which no trial beats."
+        best, file = _search(search, session, arguments)
+    plain = search.trials[0]
+    errors = [percent_or_number(trial.error, plain.facts["percent"]) for trial in search.trials]
+    samples = counted(plain.facts["n"], "sample")
+    verdict = f"Validation {plain.facts['error']} on {samples}: {errors[0]} as they are, "
+    if file is None:
+        verdict += "which no trial beats."
+    else:
+        verdict += f"{errors[best.number]} in trial {best.number} "
+        verdict += f"(likely too low, as the lowest of many); see {file}."
     record = {
-        "name": name,
+        "name": search.folder.name,
         "space": search.space.name,
         "file": str(search.folder / FILE),
-        "trials": [asdict(one) for one in search.trials],
+        "trials": [asdict(trial) for trial in search.trials],
         "best": asdict(best),
         "defaults": plain.error,
         "verdict": verdict,
-        "hparams": str(path) if named else None,
-        "next": shlex.join(["orca", "run", *words]),
+        "hparams": None if file is None else str(file),
+        "next": shlex.join(_next_command(file, arguments)),
     }
-    rows = [
-        (f"{one.number}", one.state, error, _settings(one).replace("train.", ""), one.note)
-        for one, error in zip(search.trials, errors, strict=True)
-    ]
-    shown = [
-        terminal.table(("trial", "state", "validation", "settings", "note"), rows),
-        verdict,
-        f"Next: {record['next']}",
-    ]
     failures = []
-    if lost := search.count("failed"):
+    lost = search.count("failed")
+    if lost:
+        message = f"{counted(lost, 'trial')} failed"
         hint = "fix the cause and rerun the command, which tries them again"
-        failures.append(SweepError(f"{counted(lost, 'trial')} failed", where="tune", hint=hint))
+        failures.append(SweepError(message, where="tune", hint=hint))
+    shown = [_trials_table(search, errors), verdict, f"Next: {record['next']}"]
     return Result({"schema": 1, "search": record}, shown, failures)
 
 
-def _write(search: Search, best: Trial, path: Path) -> None:
-    """Write the best settings as a file of hparams: those that the trials started from, with what was found in them."""
+def _search(
+    search: Search, session: Session, arguments: argparse.Namespace
+) -> tuple[Trial, Path | None]:
+    """Run the trials that are not done yet.
+
+    Returns:
+        the best trial, which may be trial 0, with the settings as they are; the file with the best
+        settings, None if no trial beats trial 0.
+
+    Raises:
+        SweepError: trial 0 is not completed.
+    """
+    searches = search.folder.parent
+    name = search.folder.name
+    storage.check_writable(searches)
+    with search.opened():
+        done = search.count("completed", "stopped")
+        terminal.log.info(
+            f"search {name}: {counted(search.max_trials, 'trial')} of space={search.space.name}, "
+            f"{done} done; in {search.folder}"
+        )
+        # The trials' runs are one another's neighbours, below the folder of all runs that jobs
+        # elsewhere see.
+        runner = JobRunner(arguments, searches.parent, name, is_quiet=True)
+        runner.run(_Trials(search=search, session=session, runner=runner), search.max_trials)
+        signals.check()
+        best = search.best
+        plain = search.trials[0]
+        if best is None or plain.state != "completed":
+            reason = plain.note or plain.state
+            raise SweepError(
+                f"trial 0, with the settings as they are, is not completed: {reason}",
+                where="tune",
+                hint="rerun the command, or give other settings",
+            )
+        if best is plain:
+            return best, None
+        folder = arguments.config_dir or searches.parent / _FOLDER
+        file = folder / "hparams" / f"{name}.yaml"
+        _write(search, best, file)
+        return best, file
+
+
+def _write(search: Search, best: Trial, file: Path) -> None:
+    """Write the best settings as `hparams`, in those that the trials started from."""
     content = copy.deepcopy(search.before)
     for key, value in (search.fixed | (best.settings or {})).items():
-        *parents, last = key.split(".")
-        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, content)[last] = (
-            value
-        )
+        *groups, name = key.split(".")
+        node = content
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
     about = (
         f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
     )
-    storage.write_text(
-        path, f"# @package _global_\n# {about}\n{yaml.safe_dump(content, sort_keys=False)}"
-    )
+    text = yaml.safe_dump(content, sort_keys=False)
+    storage.write_text(file, f"# @package _global_\n# {about}\n{text}")
 
 
-def _settings(trial: Trial) -> str:
-    return (
-        " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())
-        or "as they are"
-    )
+def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]:
+    """Return the words of the command that runs the best settings; `file` as in `_search`."""
+    # Keys of what is typed that do not belong to that command.
+    dropped = [*RULES]
+    config_dir = arguments.config_dir
+    if file is not None:
+        dropped.append("hparams")
+        config_dir = file.parent.parent
+    words = ["orca", "run"]
+    words += [text for text in arguments.overrides if key_of(text) not in dropped]
+    if file is not None:
+        words.append(f"hparams={file.stem}")
+    if config_dir is not None:
+        words += ["--config-dir", str(config_dir)]
+    for module in arguments.allow_module:
+        words += ["--allow-module", module]
+    return words
+
+
+def _trials_table(search: Search, errors: Sequence[str]) -> RenderableType:
+    rows = []
+    for trial, error in zip(search.trials, errors, strict=True):
+        settings = _settings_text(trial).replace("train.", "")
+        rows.append((f"{trial.number}", trial.state, error, settings, trial.note))
+    return terminal.table(("trial", "state", "validation", "settings", "note"), rows)
+
+
+def _settings_text(trial: Trial) -> str:
+    settings = trial.settings or {}
+    texts = [f"{key}={as_typed(value)}" for key, value in settings.items()]
+    return " ".join(texts) or "as they are"
 
 
 @dataclass
@@ -143,36 +196,36 @@ class _Trials:
 
     search: Search
     session: Session
-    engine: Engine
-    _by_job: dict[str, Trial] = field(default_factory=dict)  # by the identity of the run
+    runner: JobRunner
+    # Identity of the run -> trial.
+    _by_run: dict[str, Trial] = field(default_factory=dict)
 
     def next(self) -> Job | None:
         """Return the run of the next trial."""
-        if (trial := self.search.ask()) is None:
+        trial = self.search.ask()
+        if trial is None:
             return None
-        terminal.log.info(f"trial {trial.number}: {_settings(trial)}")
-        job = self.engine.job(
-            f"[trial {trial.number}]", self.session.compose(self.search.overrides(trial.settings))
-        )
-        self._by_job[job.name.identity] = trial
+        terminal.log.info(f"trial {trial.number}: {_settings_text(trial)}")
+        composed = self.session.compose(self.search.overrides(trial.settings))
+        job = self.runner.job(f"[trial {trial.number}]", composed)
+        self._by_run[job.name.identity] = trial
         return job
 
     def watch(self, job: Job) -> bool:
-        """Return whether a trial falls behind the others, by the curve of its run's first member."""
-        if (run := claim.look(job.root, job.name)) is None:
+        """Return whether a trial falls behind, by the curve of its run's first member."""
+        run = claim.look(job.root, job.name)
+        if run is None:
             return False
         summary = read_or_empty(run.stage("build") / SUMMARY)
-        steps = summary.get("steps", {}).get("finetune", 0) // summary.get(
-            "members", 1
-        )  # 0 while unknown
+        # Steps of a member; 0 while they are unknown.
+        steps = summary.get("steps", {}).get("finetune", 0) // summary.get("members", 1)
         lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
-        first = [
-            line
-            for line in lines
-            if not line.get("member") and line.get("validation_error") is not None
-        ]
-        curve = [(line["step"] / steps, line["validation_error"]) for line in first]
-        return self.search.is_behind(self._by_job[job.name.identity], curve)
+        curve = []
+        for line in lines:
+            error = line.get("validation_error")
+            if not line.get("member") and error is not None:
+                curve.append((line["step"] / steps, error))
+        return self.search.is_behind(self._by_run[job.name.identity], curve)
 
     def ended(self, job: Job, end: Ended) -> None:
         """Tell the search how a trial ended.
@@ -180,39 +233,51 @@ class _Trials:
         Raises:
             OrcaError: trial 0, with the settings as they are, failed: no other would do better.
         """
-        self.watch(job)  # what it wrote since the last look
-        trial, outcome = self._by_job.pop(job.name.identity), job_outcome(end)
-        error, result = None if outcome.failure is None else outcome.failure.error, outcome.result
-        if trial.note or isinstance(
-            error, NonFiniteError
-        ):  # stopped, or diverged, which no settings can do worse
-            run = claim.look(job.root, job.name)
-            for folder in () if run is None else run.stage("finetune").glob("*/"):
-                storage.remove(folder)  # its weights and what it would resume from
-            self.search.end(trial, "stopped", note=trial.note or str(error))
-            terminal.log.info(f"trial {trial.number}: {trial.note}")
+        # The run may have written to its curve since the last look.
+        self.watch(job)
+        trial = self._by_run.pop(job.name.identity)
+        outcome = job_outcome(end)
+        error = None if outcome.failure is None else outcome.failure.error
+        # No settings can do worse than those that diverge.
+        if trial.note or isinstance(error, NonFiniteError):
+            self._end_stopped(trial, job, trial.note or str(error))
             return
+        # The next command runs the trial again.
         if outcome.state == "not started" or isinstance(error, InterruptionError):
-            return  # the next command does it again
-        if error is None and result["validation_error"] is None:
-            error = DataError(
-                f"the validation {result['error']['name']} is undefined",
-                where=f"trial {trial.number}",
-            )
-        if error is None:
-            facts = {
-                "error": result["error"]["name"],
-                "percent": result["error"]["percent"],
-                "run": result["run_id"],
-            }
-            facts["n"] = result["selected"].get("n") or result["splits"].get("val", {}).get("n")
-            self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
             return
-        self.search.end(
-            trial,
-            "failed",
-            note=str(error) if outcome.path is None else f"{error} ({outcome.path})",
-        )
+        if error is None:
+            error = self._end_completed(trial, outcome.result)
+        if error is None:
+            return
+        note = str(error)
+        if outcome.path is not None:
+            note = f"{error} ({outcome.path})"
+        self.search.end(trial, "failed", note=note)
         if trial.settings is None:
             raise error
         terminal.print_error(f"trial {trial.number} failed: {error}")
+
+    def _end_stopped(self, trial: Trial, job: Job, reason: str) -> None:
+        """End a trial that fell behind or diverged, without its weights and saved state."""
+        run = claim.look(job.root, job.name)
+        if run is not None:
+            for folder in run.stage("finetune").glob("*/"):
+                storage.remove(folder)
+        self.search.end(trial, "stopped", note=reason)
+        terminal.log.info(f"trial {trial.number}: {reason}")
+
+    def _end_completed(self, trial: Trial, result: Mapping[str, Any]) -> OrcaError | None:
+        """End a trial whose run is completed; return why it counts as failed, else None."""
+        error = result["error"]
+        if result["validation_error"] is None:
+            return DataError(
+                f"the validation {error['name']} is undefined", where=f"trial {trial.number}"
+            )
+        facts = {
+            "error": error["name"],
+            "percent": error["percent"],
+            "run": result["run_id"],
+            "n": result["selected"].get("n") or result["splits"].get("val", {}).get("n"),
+        }
+        self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
+        return None

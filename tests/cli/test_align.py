@@ -12,9 +12,8 @@ from tests.cli.conftest import curve
 FALLS_TO = 0.5  # of the exact distance before alignment
 
 
-def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(
-    run, small
-):
+def test_every_epoch_is_recorded_with_diagnostics(run, small):
+    """Now and then with the exact distance, too."""
     exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
     done = run(*small, "metric=otdd_by_class", "align.epochs=6", "align.check_every=5", *exactly)
     epochs = curve(done.folder, "2_align")
@@ -32,7 +31,10 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
 
 @pytest.mark.slow
 def test_tokens_that_draw_together_are_warned_of(run, small):
-    """Biased transport draws the target together: its distance falls, and little of the tokens' variance is left."""
+    """Biased transport draws the target together.
+
+    Its distance falls, and little of the tokens' variance is left.
+    """
     far = [
         "metric=otdd_by_class",
         "align.epochs=20",
@@ -46,7 +48,10 @@ def test_tokens_that_draw_together_are_warned_of(run, small):
 
 
 def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
-    """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
+    """Under SGD a first step is as long as its gradient.
+
+    Without a scale, metrics would differ by their units.
+    """
     sgd = ["protocol=paper", "source=stdlib_docs", "train.optimizer=sgd", "train.momentum=0"]
     sgd += ["align.features=tokens", "align.epochs=1", "train.epochs=1"]
     with compose.session() as session:
@@ -71,7 +76,8 @@ def test_one_rate_serves_metrics_whose_gradients_differ(run, small):
 @pytest.mark.parametrize(
     "metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"]
 )  # otdd_by_class: above
-def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(run, small, metric):
+def test_every_dataset_distance_lowers_the_exact_one(run, small, metric):
+    """On held-out data."""
     settings = [
         "align.epochs=11",
         "align.check_every=10",

@@ -1,11 +1,11 @@
-"""What users get wrong: one line that names the key or the file and what to do, the right exit code, nothing half-written."""
+"""Mistakes of users: one line that says where and what to do, and nothing half-written."""
 
 import numpy as np
 import pytest
 
 from orca_cli.config import compose
 
-# What is typed after `orca run` -> what the line has to contain; more is in tests/reliability/test_configs.py.
+# Words after `orca run` -> texts of the error; more are in tests/reliability/test_configs.py.
 SETTINGS = {
     "train.positive_weight=balanced": [
         "train.positive_weight: does not apply to task.kind=classes",
@@ -24,9 +24,10 @@ SETTINGS = {
 }
 
 
-def test_bad_settings(refused, environment):
-    for line, texts in SETTINGS.items():
-        refused(12 if "os.system" in line else 10, ["run", *line.split()], *texts)
+@pytest.mark.parametrize("line", SETTINGS)
+def test_bad_settings(refused, environment, line):
+    code = 12 if "os.system" in line else 10
+    refused(code, ["run", *line.split()], *SETTINGS[line])
     assert not environment.exists()
 
 
@@ -39,21 +40,30 @@ USAGE = {
 }
 
 
-def test_usage(refused, environment):
-    for line, message in USAGE.items():
-        refused(2, line.split(), message)
+@pytest.mark.parametrize("line", USAGE)
+def test_usage(refused, environment, line):
+    refused(2, line.split(), USAGE[line])
     assert not environment.exists()
 
 
-def test_what_does_not_go_together(refused, small, tiny, tmp_path):
-    """Seen when the parts are there, or when they are built."""
-    swin = ["body=swin_tiny", "task.layout=image", f"body.checkpoint={tiny['swin']}"]
-    for overrides, texts in (
-        ([*swin, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
-        ([*swin, "source=digits", "finetune=prompt"], ["takes no tokens before", "body=vit"]),
+SWIN = ["body=swin_tiny", "task.layout=image"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts"),
+    [
+        ([*SWIN, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
+        ([*SWIN, "source=digits", "finetune=prompt"], ["takes no tokens before", "body=vit"]),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
-    ):
-        refused(10, ["run", *small, *overrides], *texts)
+    ],
+    ids=["body and source", "body and finetune", "validation and test"],
+)
+def test_settings_that_contradict_each_other(refused, small, tiny, overrides, texts):
+    """Seen when the parts are there, or when they are built."""
+    words = ["run", *small, *overrides]
+    if "body=swin_tiny" in overrides:
+        words.append(f"body.checkpoint={tiny['swin']}")
+    refused(10, words, *texts)
 
 
 @pytest.mark.parametrize(
@@ -64,31 +74,36 @@ def test_what_does_not_go_together(refused, small, tiny, tmp_path):
     ],
 )
 def test_an_allowed_module_without_loss_or_error(fork, small, setting, message):
-    """In a process of its own: what is allowed stays allowed."""
-    for flags, code, part in (
-        ([], 12, "add --allow-module torch.nn"),
-        (["--allow-module", "torch.nn"], 10, message),
-    ):
-        case = fork("run", "--dry-run", *flags, *small, setting)
-        assert case.wait(60) == code, case.err
-        (line,) = (line for line in case.err.splitlines() if line.startswith("orca: error: "))
-        assert part in line
+    """In a process of its own: a module that is allowed stays allowed."""
+    words = ["--allow-module", "torch.nn"]
+    case = fork("run", "--dry-run", *words, *small, setting)
+    assert case.wait(60) == 10, case.err
+    assert message in error_line(case)
 
 
-def test_an_engine_that_is_missing(fork, small):
-    for name, extra in (("ray", "ray"), ("submitit", "slurm")):
-        case = fork(
-            "run",
-            *small,
-            "-m",
-            "seed=0,1",
-            "--on",
-            extra,
-            hook=f"tests.reliability.job_faults:without:{name}",
-        )
-        assert case.wait(60) == 14, case.err
-        assert f"orca: error: --on {extra}: " in case.err
-        assert f"pip install 'orca-transfer[{extra}]'" in case.err
+@pytest.mark.parametrize(
+    "setting",
+    ["task.loss={_target_:torch.nn.Module}", "task.error={_target_:torch.nn.L1Loss}"],
+)
+def test_a_module_has_to_be_allowed(fork, small, setting):
+    case = fork("run", "--dry-run", *small, setting)
+    assert case.wait(60) == 12, case.err
+    assert "add --allow-module torch.nn" in error_line(case)
+
+
+def error_line(case):
+    """Return the only line of a case that is an error."""
+    (line,) = (line for line in case.err.splitlines() if line.startswith("orca: error: "))
+    return line
+
+
+@pytest.mark.parametrize(("package", "extra"), [("ray", "ray"), ("submitit", "slurm")])
+def test_a_package_of_a_cluster_that_is_missing(fork, small, package, extra):
+    hook = f"tests.reliability.job_faults:without:{package}"
+    case = fork("run", *small, "-m", "seed=0,1", "--on", extra, hook=hook)
+    assert case.wait(60) == 14, case.err
+    assert f"orca: error: --on {extra}: " in case.err
+    assert f"pip install 'orca-transfer[{extra}]'" in case.err
 
 
 def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):

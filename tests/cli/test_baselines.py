@@ -24,9 +24,8 @@ def cold(small, tmp_path):
     ]
 
 
-def test_a_completed_run_gets_the_simple_models_beside_its_error_without_training_again(
-    orca, run, cold, tmp_path
-):
+def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path):
+    """The run itself is not trained again."""
     first = run(*cold, "baselines=none")
     done = run(*cold, "baselines=simple")
     assert (
@@ -35,16 +34,13 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
     )
     result = done.result
     assert done.folder == first.folder
-    assert (first.result["test_reads"], result["test_reads"]) == (
-        1,
-        2,
-    )  # opened once more, which is counted
+    # The test split is opened once more, which is counted.
+    assert (first.result["test_reads"], result["test_reads"]) == (1, 2)
     new = {"baselines", "comparison", "test_reads", "seconds"}
     assert {key for key in result if result[key] != first.result[key]} == new
     assert orca("doctor", first.folder)[0] == 0
-    assert (
-        "already completed, not run again" in run(*cold, "baselines=none").err
-    )  # they are no part of the experiment
+    # They are no part of the experiment.
+    assert "already completed, not run again" in run(*cold, "baselines=none").err
 
     assert result["baselines"]["forest"]["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
     assert result["baselines"]["constant"]["error"] == result["trivial_error"]
@@ -53,23 +49,22 @@ def test_a_completed_run_gets_the_simple_models_beside_its_error_without_trainin
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
-    # A run beside its own test computes the same, as does one of another metric, which starts with the same embedder:
-    # nothing is fitted again. Another seed has another embedder.
+    # A run beside its own test computes the same, as does one of another metric, which starts with
+    # the same embedder: nothing is fitted again. Another seed has another embedder.
     again = run(*cold, "metric=moments", "baselines=simple").result
     assert (again["baselines"], again["test_reads"]) == (result["baselines"], 1)
     assert set(cache.iterdir()) == entries
     other = run(*cold, "seed=1", "baselines=simple").result["baselines"]
-    assert {name for name, one in result["baselines"].items() if other[name] != one} == {
-        "features",
-        "probe",
-    }
+    changed = {name for name, record in result["baselines"].items() if other[name] != record}
+    assert changed == {"features", "probe"}
 
 
 @pytest.mark.slow
-def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_the_model_card_lists_them(
-    orca, run, tiny, tmp_path
-):
-    """The sign of a product is nothing to a linear model, and easy for trees."""
+def test_tables_have_boosting_and_the_card_lists_baselines(orca, run, tiny, tmp_path):
+    """They learn from what the run learned from.
+
+    The sign of a product is nothing to a linear model, and easy for trees.
+    """
     rng = np.random.default_rng(0)
     rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
@@ -99,9 +94,8 @@ def test_tables_have_boosting_which_learns_from_what_the_run_learned_from_and_th
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again_has_them(
-    run, fork, cold, environment
-):
+def test_a_sweep_that_is_stopped_among_baselines(run, fork, cold, environment):
+    """It ends as stopped, and typed again it has them."""
     hook = "tests.reliability.signal_points:at:baseline,2,^INT"
     case = fork(
         "run", "-m", *cold, "seed=0,1", "baselines=simple", hook=hook, more={SENT: os.devnull}
@@ -118,9 +112,7 @@ def test_a_sweep_that_is_stopped_among_baselines_ends_as_stopped_and_typed_again
     )
 
 
-def test_a_run_that_is_killed_before_its_weights_are_dropped_loses_them_later(
-    run, fork, cold, environment
-):
+def test_weights_are_dropped_by_the_next_command_after_a_kill(run, fork, cold, environment):
     words = [*cold, "keep_weights=false"]
     fork(
         "run",

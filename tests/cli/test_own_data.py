@@ -1,4 +1,4 @@
-"""Own data of every form through all stages on tiny bodies, and what the runs predict: shapes, gaps, lengths."""
+"""Own data of every form through all stages on tiny bodies: shapes, gaps, lengths, predictions."""
 
 import csv
 import io
@@ -45,7 +45,8 @@ def learned(done, share=1.0):
     return done.result["error"]["value"] < share * done.result["trivial_error"]
 
 
-# A smooth volume is to be given back with its sign changed: what is learned has to come out where it went in.
+# A smooth volume is to be given back with its sign changed: what is learned has to come out where
+# it went in.
 AXES = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
 VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), AXES)[:, None]
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
@@ -122,7 +123,10 @@ FAR = {
 
 @pytest.mark.parametrize("form", FAR)
 def test_an_offset_of_the_targets_changes_nothing_but_them(run_on, orca, tmp_path, form):
-    """Multiples of 2^-10 are exact with the offset too; without training to speak of no rounding is amplified."""
+    """Multiples of 2^-10 are exact with the offset too.
+
+    Without training to speak of no rounding is amplified.
+    """
     kind, size, more = FAR[form]
     split = np.repeat(["train", "val", "test"], 80)
     noise = np.random.default_rng(4).normal(size=(240, *size))

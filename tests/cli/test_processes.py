@@ -57,7 +57,10 @@ def together(fork):
 
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
-    """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
+    """Splits and last batches that two do not divide.
+
+    Through both forms of a step: with and without known targets to count.
+    """
     words = [
         "run",
         *small,
@@ -140,12 +143,12 @@ def test_a_process_that_is_killed_ends_the_run(together, environment, small, sti
     )
 
 
-def test_what_is_done_by_one_process_is_refused(together, environment):
-    for words in (["run", "-m", "seed=0,1"], ["report"]):
-        first, _ = together(*words)
-        assert first.wait(60) == 2
-        assert first.err.count("\n") == 1
-        assert "without torchrun" in first.err
+@pytest.mark.parametrize("words", [["run", "-m", "seed=0,1"], ["report"]], ids=["sweep", "report"])
+def test_work_of_one_process_is_refused_to_several(together, environment, words):
+    leader, _ = together(*words)
+    assert leader.wait(60) == 2
+    assert leader.err.count("\n") == 1
+    assert "without torchrun" in leader.err
 
 
 @pytest.mark.slow

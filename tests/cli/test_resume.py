@@ -12,10 +12,8 @@ from tests.cli.conftest import curve, put_aside, run_folders
 
 # Checkpoints after every step, and enough steps to be hit inside an epoch.
 OFTEN = ["train.checkpoint_s=0", "train.epochs=4", "align.epochs=6"]
-ALIGNING, TRAINING = (
-    "digits/*/2_align/checkpoints/step-00000002",
-    "digits/*/3_finetune/checkpoints/step-00000005",
-)
+ALIGNING = "digits/*/2_align/checkpoints/step-00000002"
+TRAINING = "digits/*/3_finetune/checkpoints/step-00000005"
 KEYS = (
     "weights_sha256",
     "error",
@@ -38,15 +36,15 @@ def uninterrupted():
 def test_resumed_run_has_the_same_bits(
     run, refused, stopped, environment, small, tmp_path, uninterrupted, pattern, number
 ):
-    """Also where an alignment was damaged meanwhile, which is done again; with other data it is refused."""
+    """Also where an alignment was damaged meanwhile, which is done again.
+
+    With other data it is refused.
+    """
     if not uninterrupted:
         run(*small, *OFTEN, "--force")
         uninterrupted.update(put_aside(environment))
-    words = [
-        *small,
-        *OFTEN,
-        f"paths.cache={tmp_path / 'cold'}",
-    ]  # where no finished alignment is to be found
+    # In this cache no finished alignment is to be found.
+    words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]
     code, err = stopped(*words, at=pattern, number=number)
     (folder,) = run_folders(environment)
     status = json.loads((folder / "status.json").read_text())
@@ -83,9 +81,8 @@ LORA = [] if importlib.util.find_spec("peft") is None else ["finetune=lora", "fi
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(
-    run, stopped, small, tmp_path
-):
+def test_a_resumed_run_with_its_own_parts_has_the_same_bits(run, stopped, small, tmp_path):
+    """And with draws of its own."""
     words = [*small, *OFTEN, *LORA, "metric=none"]
     stopped(*words, f"paths.cache={tmp_path / 'cold'}", at=TRAINING)
     resumed = run(*words, f"paths.cache={tmp_path / 'cold'}")
@@ -94,7 +91,7 @@ def test_a_resumed_run_with_parts_and_draws_of_its_own_has_the_same_bits(
     assert {key: resumed.result[key] for key in KEYS} == {key: whole.result[key] for key in KEYS}
 
 
-def test_an_interrupted_run_resumes_inexactly_where_that_is_allowed(
+def test_an_interrupted_run_resumes_inexactly_if_allowed(
     run, refused, stopped, environment, small, tmp_path
 ):
     words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]

@@ -71,7 +71,7 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert answer in completed
 
 
-def test_a_run_records_what_runs_that_are_compared_have_in_common(completed, environment):
+def test_a_run_records_what_makes_it_comparable(completed, environment):
     (result,) = results(environment)
     (run,) = collect([environment]).runs
     assert run.facts == {
@@ -87,7 +87,7 @@ def test_a_run_records_what_runs_that_are_compared_have_in_common(completed, env
     assert json.loads((run.path / "env.json").read_text())["program"] == result["program"]
 
 
-def test_a_job_is_refused_where_the_program_is_not_that_of_its_sweep(start, environment, small):
+def test_a_job_by_another_program_than_its_sweep_is_refused(start, environment, small):
     readable, writable = os.pipe()
     place = ["[1/1]", str(writable), str(os.getpid()), "", "0" * 64]
     job = start("run", *small, process.OPTION, *place, pass_fds=[writable])
@@ -101,15 +101,15 @@ def test_a_job_is_refused_where_the_program_is_not_that_of_its_sweep(start, envi
 
 
 @pytest.mark.usefixtures("completed")
-def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(
-    orca, environment, small, tmp_path
-):
-    for more in (
-        [],
-        ["device=cpu", "train.checkpoint_s=7"],
-    ):  # settings without effect do not make another run
-        assert "already completed" in orca("run", *small, *more)[2]
+@pytest.mark.parametrize("more", [[], ["device=cpu", "train.checkpoint_s=7"]], ids=str)
+def test_the_same_command_again_runs_nothing(orca, environment, small, more):
+    """Settings without effect do not make another run."""
+    assert "already completed" in orca("run", *small, *more)[2]
     assert len(run_folders(environment)) == 1
+
+
+@pytest.mark.usefixtures("completed")
+def test_a_skipped_run_has_its_result_and_its_answer(orca, environment, small):
     code, out, err = orca("run", *small, "--json")
     run = json.loads(out)["run"]
     assert (code, run["state"], [run["result"]]) == (0, "skipped", results(environment))
@@ -122,12 +122,13 @@ def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(
     predictions.write_bytes(b"PK damaged")
     code, out, err = orca("run", *small, "--json")
     assert (code, json.loads(out)["run"]["answer"], "cannot be shown" in err) == (0, None, True)
+
+
+@pytest.mark.usefixtures("completed")
+def test_force_repeats_the_bits(orca, environment, small, tmp_path):
     code, out, _ = orca("run", *small, "--force", "--quiet", f"paths.cache={tmp_path / 'cold'}")
-    assert (code, "0-1 error" in out, "samples right" in out) == (
-        0,
-        True,
-        False,
-    )  # a quiet run draws no picture
+    # A quiet run draws no picture.
+    assert (code, "0-1 error" in out, "samples right" in out) == (0, True, False)
     first, second = results(environment)
     for key in ("weights_sha256", "error", "metric_value"):
         assert first[key] == second[key], key
@@ -154,7 +155,7 @@ BANK = (
 )  # of filters, which are fixed
 
 
-def test_all_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, small):
+def test_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, small):
     """Metric and finetune must not matter, but for scratch, whose body is random."""
     words = ["finetune=layernorm", "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
     first, second, scratch = (
@@ -176,7 +177,7 @@ def test_all_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, 
 
 
 def test_the_scale_of_features_is_that_of_the_training_split(begins):
-    """The last features of a sample are the means of its patches: here pixels, channel by channel."""
+    """The last features of a sample are the means of its patches: here its pixels."""
     tensors = begins("embedder=multiscale")
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
@@ -220,18 +221,20 @@ def test_a_sweep_runs_every_job_once(orca, environment, small):
 
 
 @pytest.mark.usefixtures("completed")
-def test_a_dry_run_builds_and_says_whether_a_completed_run_is_repeated(orca, environment, small):
-    for flags, would in (([], "skip"), (["--force"], "run")):
-        code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
-        assert code == 0, err
-        plan = json.loads(out)
-        assert (plan["jobs"][0]["would"], plan["build"]["num_outputs"]) == (would, 10)
-    code, out, _ = orca(
-        "run", small[0], "-m", *small[1:], "--dry-run", "finetune=glob(*)"
-    )  # flags in any order
+@pytest.mark.parametrize(("flags", "would"), [([], "skip"), (["--force"], "run")], ids=str)
+def test_a_dry_run_says_whether_a_run_is_repeated(orca, environment, small, flags, would):
+    code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert (plan["jobs"][0]["would"], plan["build"]["num_outputs"]) == (would, 10)
+    assert len(run_folders(environment)) == 1
+
+
+def test_flags_of_a_dry_run_are_typed_in_any_order(orca, environment, small):
+    code, out, _ = orca("run", small[0], "-m", *small[1:], "--dry-run", "finetune=glob(*)")
     assert code == 0
     assert all(name in out for name in ("full", "head", "layernorm", "scratch"))
-    assert len(run_folders(environment)) == 1
+    assert run_folders(environment) == []
 
 
 def test_own_configuration_folder(run, environment, small, tmp_path):
@@ -295,9 +298,8 @@ def test_errors_of_records_are_computed_again(orca, run, tiny):
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="the extra tensorboard is not installed"
 )
-def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(
-    orca, completed, environment, small
-):
+def test_tensorboard_has_curves_and_result(orca, completed, environment, small):
+    """It changes no bit."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     code, _, err = orca("run", *small, "tracker=tensorboard")
@@ -334,15 +336,18 @@ def test_tensorboard_has_both_curves_and_the_result_and_changes_no_bit(
     assert orca("doctor", str(run))[0] == 0  # it is not the run's truth
 
 
-def test_a_secret_in_the_settings_is_refused_before_anything_is_written(orca, environment, small):
-    for words, where in {
-        "tracker=wandb tracker.api_key=hunter2": "tracker.api_key",
-        "tracker=mlflow tracker.uri='https://me:hunter2@host'": "tracker.uri",
-        "+tracker.list=[hf_hunter2aaaaaaaaaaaaaaaa]": "tracker.list.0",
-    }.items():
-        code, out, err = orca("run", *small, *words.split())
-        assert code == 10
-        assert f"orca: error: {where}: " in err
-        assert "environment variable" in err
-        assert "hunter2" not in out + err
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("tracker=wandb tracker.api_key=hunter2", "tracker.api_key"),
+        ("tracker=mlflow tracker.uri='https://me:hunter2@host'", "tracker.uri"),
+        ("+tracker.list=[hf_hunter2aaaaaaaaaaaaaaaa]", "tracker.list.0"),
+    ],
+)
+def test_a_secret_in_the_settings_is_not_written(orca, environment, small, line, where):
+    code, out, err = orca("run", *small, *line.split())
+    assert code == 10
+    assert f"orca: error: {where}: " in err
+    assert "environment variable" in err
+    assert "hunter2" not in out + err
     assert not environment.exists() or not list(environment.rglob("*.yaml"))

@@ -1,4 +1,4 @@
-"""Selection in whole runs: who is trained on, what judges, and that several models predict and are exported as one."""
+"""Selection in whole runs: training samples, judges, and several models that predict as one."""
 
 import json
 import os
@@ -20,7 +20,8 @@ from orca_cli.stages.optimizer_steps import OptimizerSteps
 from tests.cli.conftest import outputs, run_folders
 
 N, TEST = 40, 10
-Y, NOISE = np.arange(N + TEST) % 3, np.random.default_rng(0).normal(size=(N + TEST, 2, 20))
+Y = np.arange(N + TEST) % 3
+NOISE = np.random.default_rng(0).normal(size=(N + TEST, 2, 20))
 QUICK = [
     "task=arrays", "task.train=train.npz", "task.test=test.npz", "source.size=160", "metric=none", "train.epochs=3",
     "train.warmup_epochs=1", "train.batch_size=8", "train.lr=1e-3", "train.eval_batch_size=8",
@@ -34,7 +35,7 @@ ALIGNED = [
 
 @pytest.fixture
 def run(orca, environment, tmp_path, tiny):
-    """Return a function that makes a run on files of some kind: (kind, settings) -> its folder and its result."""
+    """Return a function that makes a run: (kind, settings) -> its folder and its result."""
 
     def make(kind="classes", *settings, data=None):
         x, y = data or (NOISE + Y[:, None, None], np.array(["low", "mid", "high"])[Y])
@@ -50,30 +51,38 @@ def run(orca, environment, tmp_path, tiny):
     return make
 
 
-def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
-    path, result = run()
-    assert (result["validation_error"], result["selected"]["on"], result["selected"]["by"]) == (
-        None,
-        "nothing",
-        "last",
+def drawn_rows(contents):
+    """Return the rows of each split; `contents` returns hashes of the inputs of rows."""
+    pool = Pool(
+        unit="",
+        where="",
+        rows={"train": np.arange(N)},
+        supplied={"test"},
+        classes=Y[:N],
+        groups=None,
+        contents=contents,
     )
+    rows, _ = draw(pool, (0.15, 0.15), 0)
+    return rows
+
+
+def test_a_small_set_chooses_nothing_and_trains_on_all(orca, run):
+    path, result = run()
+    assert result["validation_error"] is None
+    assert (result["selected"]["on"], result["selected"]["by"]) == ("nothing", "last")
     assert result["selected"]["learned"] == N
     assert result["splits"]["train"]["n"] + result["splits"]["val"]["n"] == N
-    assert {folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()} == {
+    assert [folder.name for folder in (path / "3_finetune").iterdir() if folder.is_dir()] == [
         "last"
-    }
+    ]
     # Each step of 8 takes a fifth of 40 samples; without a refit 34 make as many steps.
     assert result["curves"]["finetune"][-1]["step"] == 3 * 5
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
 
 
-def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
-    rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take),
-        (0.15, 0.15),
-        0,
-    )
+def test_validation_changes_no_weight_without_a_refit(run):
+    rows = drawn_rows(NOISE[:N].sum((1, 2)).take)
     changed = NOISE.copy()
     changed[rows["validation"][0]] += 1
     settings = ["task.normalize=false", "train.select=last", "train.refit=false"]
@@ -83,7 +92,8 @@ def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
     assert len(weights) == 1
 
 
-def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, run, tmp_path):
+def test_several_models_predict_with_the_bits_of_the_run(orca, run, tmp_path):
+    """So does their export."""
     maps = NOISE, (NOISE[:, 0] > 0).astype(int)
     path, _ = run("dense", "train.members=2", "finetune=layernorm", "precision=bf16", data=maps)
     names = ["member-0", "member-1"]
@@ -102,8 +112,11 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(tmp_path / "gone"))
 
 
-def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
-    """With a rate of nothing each member is what it starts from: that of a run with its seed, and the same source examples."""
+def test_members_draw_and_align_an_embedder_of_their_own(run):
+    """With a rate of nothing each member is what it starts from.
+
+    That is what a run with its seed, and the same source examples, starts from.
+    """
     still = [*ALIGNED, "train.lr=1e-30", "train.epochs=1"]
     path, _ = run("classes", *still, "train.members=2")
     for number, seed in enumerate((0, seeding.derive(0, "finetune", "member", 1) % 2**31)):
@@ -115,7 +128,7 @@ def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
             torch.testing.assert_close(member[name], value, rtol=0, atol=1e-20, msg=name)
 
 
-def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run):
+def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     """Identical inputs, here pairs, are in one fold."""
     x = NOISE.astype(np.float32)
     x[1:N:2] = x[0:N:2]
@@ -124,31 +137,26 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
         "folds: 40 samples have inputs that others have too: identical ones stay in one fold"
         in run.err
     )
-    rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, lambda rows: rows // 2),
-        (0.15, 0.15),
-        0,
-    )
-    held = np.load(path / "3_finetune" / "out_of_fold.npz")
-    row_folds = held["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
+    rows = drawn_rows(lambda rows: rows // 2)
+    saved = np.load(path / "3_finetune" / "out_of_fold.npz")
+    row_folds = saved["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
     assert (row_folds[::2] == row_folds[1::2]).all()
-    assert np.bincount(held["fold"]).tolist() == [10] * 4
-    assert result["validation_error"] == ZeroOne()(held["outputs"], held["targets"]).value
+    assert np.bincount(saved["fold"]).tolist() == [10] * 4
+    assert result["validation_error"] == ZeroOne()(saved["outputs"], saved["targets"]).value
     assert (result["selected"]["on"], result["selected"]["n"]) == ("folds", N)
-    # Each model alone, as a reader of its file would run it, gives the outputs that are averaged, and those out of its fold.
+    # Each model alone, as a reader of its file would run it, gives the outputs that are averaged,
+    # and those out of its fold.
     model = orca_cli.load(path)
     members = [member.eval() for member in model.loaded.members]
     with torch.no_grad():
         x, _ = model.preprocessing.inputs(np.load("test.npz")["x"][:8])
         np.testing.assert_allclose(
-            averaged([one(x) for one in members], "classes"), outputs(path)[:8], atol=1e-5
+            averaged([member(x) for member in members], "classes"), outputs(path)[:8], atol=1e-5
         )
 
 
 @pytest.mark.slow
-def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(
-    run, environment, tmp_path, monkeypatch
-):
+def test_a_run_of_several_models_is_resumed_inside_one(run, environment, tmp_path, monkeypatch):
     """A step of training, and a comparison near the end of the alignment of the second member."""
     taken, stops = {"step": 0, "compared": 0}, {}
     for name, owner, method in (("step", OptimizerSteps, "take"), ("compared", OTDD, "distance")):

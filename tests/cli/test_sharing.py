@@ -1,4 +1,4 @@
-"""Runs as calls, and what runs share: one alignment for all arms that agree, whoever computed it."""
+"""Runs as calls, and what runs share: one alignment for all arms that agree."""
 
 import json
 import signal
@@ -11,9 +11,7 @@ from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 
 
-def test_one_alignment_serves_all_ways_of_fine_tuning_and_one_source_all_seeds(
-    run, small, tmp_path
-):
+def test_one_alignment_serves_all_arms_that_agree(run, small, tmp_path):
     """The bits of a run do not depend on who computed its alignment."""
 
     def entries(kind="alignments"):
@@ -41,7 +39,7 @@ def job(environment, small):
         return session.compose([*small, *short])
 
 
-def test_training_is_a_call_that_leaves_the_test_split_closed(environment, job):
+def test_training_leaves_the_test_split_closed(environment, job):
     opened = []
     with claim.claim(environment, experiment.run_name(job)) as folder:
         validated = experiment.train(job, folder)
@@ -74,9 +72,9 @@ def test_a_run_is_a_call_with_a_typed_outcome(environment, job, monkeypatch):
     assert json.loads((failed.path / "status.json").read_text())["error"]["kind"] == "OrcaError"
 
 
-def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(
-    environment, job, monkeypatch
-):
+def test_a_signal_in_a_library_is_an_interruption(environment, job, monkeypatch):
+    """Even if the library takes it for a failure."""
+
     def swallowed(*_):
         try:
             raise InterruptionError.by(signal.SIGTERM)

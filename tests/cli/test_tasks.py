@@ -1,4 +1,7 @@
-"""Every task of the paper from files in its original format; whole runs on other bodies and on a GPU."""
+"""Every task of the paper from files in its original format.
+
+Whole runs on other bodies and on a GPU.
+"""
 
 from contextlib import closing
 
@@ -64,7 +67,7 @@ def command(data, tiny):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_is_read_in_three_splits_in_part_and_trained(command, environment, task):
+def test_every_task_is_read_in_three_splits_and_trained(command, environment, task):
     with compose.session() as session:
         config, part = (
             session.compose(command(task, *more)).config
@@ -96,7 +99,8 @@ def test_every_task_is_read_in_three_splits_in_part_and_trained(command, environ
 BESIDE_CLEAN = {"darcy": ["task.size=small"]}
 
 
-# Each form of outputs once; what the protocols other than clean set is compared in test_protocols.py.
+# Each form of outputs once; what the protocols other than clean set is compared in
+# test_protocols.py.
 RUNS = [
     ("psicov", "clean"),
     ("fsd50k", "clean"),
@@ -120,8 +124,9 @@ def test_has_the_settings_of_every_protocol(run, command, task, protocol):
         assert result["selected"]["on"] == ("test" if protocol == "release" else "validation")
 
 
-def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch):
-    """Through the model that a run builds: what comes after a frame is changed, and its output keeps its bits."""
+@pytest.mark.parametrize("causal", [True, False])
+def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch, causal):
+    """Of a causal model: frames after one are changed, and its output keeps its bits."""
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     words = [
         "task=jsb",
@@ -130,30 +135,25 @@ def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch
         f"paths.data={data('jsb')}",
         "metric=none",
     ]
-    seen = {}
-    for causal in (True, False):
-        with compose.session() as session:
-            job = session.compose([*words, f"task.causal={causal}", "train.batch_size=2"])
-        built = build(job.config, LogReporter())
-        model, batch, seen[causal] = (
-            built.model.eval(),
-            built.task.validation.batch(np.arange(2)),
-            [],
-        )
-        for frame in (0, 7, 28):
-            other = batch.x.clone()
-            other[:, :, frame + 1 :] = 1 - other[:, :, frame + 1 :]
-            with torch.no_grad():
-                before, after = (model(x, batch.valid)[:, :, : frame + 1] for x in (batch.x, other))
-            seen[causal].append(not torch.equal(before, after))
-    assert seen == {True: [False] * 3, False: [True] * 3}
+    with compose.session() as session:
+        job = session.compose([*words, f"task.causal={causal}", "train.batch_size=2"])
+    built = build(job.config, LogReporter())
+    model = built.model.eval()
+    batch = built.task.validation.batch(np.arange(2))
+    for frame in (0, 7, 28):
+        changed = batch.x.clone()
+        changed[:, :, frame + 1 :] = 1 - changed[:, :, frame + 1 :]
+        with torch.no_grad():
+            before = model(batch.x, batch.valid)[:, :, : frame + 1]
+            after = model(changed, batch.valid)[:, :, : frame + 1]
+        assert torch.equal(before, after) == causal, frame
 
 
 NEWS = "A NN I-NP O\nB NN I-NP I-{}\nc NN I-NP O\n\n"
 
 
-def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(run, tmp_path):
-    """The first example of the README, task=deepsea body=roberta, with only the sizes of training added."""
+def test_the_first_example_is_aligned_and_trained_in_full(run, tmp_path):
+    """The README's task=deepsea body=roberta, with the body's own source and small sizes."""
     data = tmp_path / "data"
     benchmark_files.make("deepsea", data)
     (data / "conll2003").mkdir()
@@ -192,8 +192,8 @@ def test_the_example_is_aligned_with_its_bodys_own_source_and_trained_in_full(ru
     assert done.result["metric_value"]["after"] < done.result["metric_value"]["before"]
 
 
-def test_a_source_without_its_files_is_refused_before_anything_is_read(refused, tmp_path):
-    """Neither the task's files nor the body's are there, and what is missing first is said first."""
+def test_a_source_without_its_files_is_refused_first(refused, tmp_path):
+    """Before the task's and the body's files, which are missing as well."""
     words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
     refused(
         11,

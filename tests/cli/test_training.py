@@ -13,10 +13,11 @@ def same(a, b):
     return np.allclose(a, b, rtol=0, atol=1e-20)  # a bias of 0 does move at a rate of 1e-30
 
 
-def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alone(
-    run, small, tmp_path
-):
-    """At a rate of nearly 0 the weights at the end are those that stage 3 started from."""
+def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path):
+    """Those of stage 2 are the embedder's alone.
+
+    At a rate of nearly 0 the weights at the end are those that stage 3 started from.
+    """
     small = [
         *small,
         "task.layout=image",
@@ -28,7 +29,10 @@ def test_a_checkpoint_holds_what_is_trained_and_stage_2_trains_the_embedder_alon
     small += ["train.weight_decay=0", "metric=moments"]
 
     def ended(*words):
-        """Return the run and its weights; each has a cache of its own: an alignment would be shared."""
+        """Return the run and its weights.
+
+        Each has a cache of its own: an alignment would be shared.
+        """
         done = run(*small, *words, f"paths.cache={tmp_path / words[0].partition('=')[2]}")
         return done, load_file(done.folder / "3_finetune" / "last" / "model.safetensors")
 

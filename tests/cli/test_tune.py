@@ -36,10 +36,8 @@ def trial_runs(environment):
 
 
 @pytest.mark.slow
-def test_a_killed_search_does_no_trial_twice_and_the_next_run_trains_as_its_best_trial(
-    fork, environment, words
-):
-    """Nothing of a search opens the test split; the run after it does."""
+def test_a_killed_search_does_no_trial_twice(fork, environment, words):
+    """The run after it trains as its best trial, and opens the test split, which no trial does."""
     case = fork("tune", *words, *SEARCH, "metric=none")
     end = time.monotonic() + 300
     while len(trial_runs(environment)) < 2 and time.monotonic() < end:  # the second has begun
@@ -92,7 +90,7 @@ def test_what_cannot_be_searched_is_refused_in_one_line(refused, environment, wo
 
 
 @pytest.mark.usefixtures("completed")
-def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(run, orca, small):
+def test_a_run_without_test_says_so_and_is_another_run(run, orca, small):
     done = run(*small, "test=false", "metric=none")
     assert "none: the test split stayed closed (test=false)" in done.out
     assert (done.result["variant"]["test"], done.result["comparison"]) == ("false", None)

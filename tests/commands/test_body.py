@@ -48,7 +48,7 @@ def test_every_body_is_listed_with_where_it_is(cache):
     assert f"cached {COMMIT[:8]}" in read_text("body", "list")
 
 
-def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
+def test_own_bodies_and_damaged_caches_are_listed(cache, tmp_path):
     folder = save_tiny_swin(tmp_path / "mine")
     (tmp_path / "conf" / "body").mkdir(parents=True)
     for name, checkpoint in (("mine", folder), ("open", "???")):
@@ -67,7 +67,7 @@ def test_bodies_of_the_users_own_and_damaged_caches_are_listed(cache, tmp_path):
     assert (bodies["open"]["state"], bodies["roberta"]["state"]) == ("to be given", "incomplete")
 
 
-def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
+def test_get_finds_a_checkpoint_in_the_cache(cache):
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
     swin = read_json("body", "get", "swin_tiny")
     assert (swin["action"], swin["revision"], swin["sha256"]) == (
@@ -75,15 +75,23 @@ def test_get_says_what_is_here_and_that_the_hub_cannot_be_reached(cache):
         COMMIT,
         checkpoints.digest(folder),
     )
-    assert "'roberta-base' is not on this machine and the model hub cannot be reached" in refused(
-        15, "body", "get", "roberta"
-    )
+
+
+def test_get_says_that_the_hub_cannot_be_reached(cache):
+    message = "'roberta-base' is not on this machine and the model hub cannot be reached"
+    assert message in refused(15, "body", "get", "roberta")
+
+
+def test_get_refuses_a_name_that_no_body_or_hub_has(cache):
     assert "'no such' is neither a body nor a hub id" in refused(2, "body", "get", "no such")
 
 
 @contextmanager
 def hub(root, names):
-    """Serve the folders of repositories as a model hub does; the block gets its address and the requested paths."""
+    """Serve the folders of repositories as a model hub does.
+
+    The block gets its address and the requested paths.
+    """
     for name in names:
         files = list((root / name / "resolve" / COMMIT).iterdir())
         tree = [
@@ -95,12 +103,9 @@ def hub(root, names):
             "sha": COMMIT,
             "siblings": [{"rfilename": file.name} for file in files],
         }
-        for place, record in (
-            ("revision/main", about),
-            (f"revision/{COMMIT}", about),
-            (f"tree/{COMMIT}", tree),
-        ):
-            path = root / "api" / "models" / name / place
+        answers = {"revision/main": about, f"revision/{COMMIT}": about, f"tree/{COMMIT}": tree}
+        for address, record in answers.items():
+            path = root / "api" / "models" / name / address
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(record))
     requests = []

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.commands.called import call
-from tests.commands.test_score import _add
+from tests.commands.test_score import add_scored_run
 from tests.properties import examples
 
 ANSWERED = (0, 10, 11, 12, 13, 21)  # of commands about the broken run itself
@@ -80,7 +80,7 @@ def zoo(tmp_path_factory):
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _, bad = (
-        _add(root, f"{error}")
+        add_scored_run(root, f"{error}")
         for error in ("classification.ZeroOne", "regression.RMSE", "classification.MacroF1")
     )
     records = {}

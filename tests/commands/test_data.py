@@ -1,4 +1,4 @@
-"""`orca data` as it is typed: a configuration folder of one's own, a server on this machine, files in all states."""
+"""`orca data` as it is typed: own configuration, a local server, files in all states."""
 
 import hashlib
 import json
@@ -119,15 +119,15 @@ MALFORMED = [
 ]
 
 
-def test_a_malformed_block_is_named(here, orca):
-    for block, words in MALFORMED:
-        (here / "conf" / "task" / "mine.yaml").write_text(
-            "# Mine\n" + yaml.safe_dump({"task": {"data": block}})
-        )
-        code, out, err = orca("list")
-        assert (code, out, err.count("\n")) == (10, "", 1)
-        assert words in err
-        assert "mine.yaml" in err
+@pytest.mark.parametrize(("block", "message"), MALFORMED, ids=[case[1] for case in MALFORMED])
+def test_a_malformed_block_is_named(here, orca, block, message):
+    (here / "conf" / "task" / "mine.yaml").write_text(
+        "# Mine\n" + yaml.safe_dump({"task": {"data": block}})
+    )
+    code, out, err = orca("list")
+    assert (code, out, err.count("\n")) == (10, "", 1)
+    assert message in err
+    assert "mine.yaml" in err
 
 
 def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
@@ -173,7 +173,7 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, st
     assert state() == "absent"
 
 
-def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, mine, orca, web):
+def test_without_an_answer_get_says_how_to_place_the_file(here, mine, orca, web):
     web.routes["/page"] = status(200)
     describe(here, files=[one("a.npz", f"{web.url}/page", f"{web.url}/none"), one("b.npz")])
     code, out, err = orca("get", "mine")
@@ -203,7 +203,7 @@ def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
     assert (mine / "a.npz").read_bytes() == content
 
 
-def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, mine, orca, web):
+def test_md5_is_compared_once_and_the_sha256_ever_after(here, mine, orca, web):
     content = archive(here / "z", **{"1": b"one"})
     md5 = hashlib.md5(content).hexdigest()
     describe(here, files=[one("a.npz", web.file("/bad", content + b"x"), md5=md5)])
@@ -219,7 +219,7 @@ def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, mine, or
     assert (code, "MD5" in err) == (13, True)
 
 
-def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, mine, orca, web):
+def test_a_damaged_archive_is_put_aside_for_an_intact_one(here, mine, orca, web):
     content = archive(here / "z", **{"in/1.txt": b"one" * 999, "out/3.txt": b"three"})
     damaged = content.replace(b"oneone", b"onetwo", 1)
     describe(here, files=[one("a.zip", web.file("/a", damaged), unpack="zip", only=["in/*"])])
@@ -271,15 +271,8 @@ def test_check_counts_what_is_there(here, mine, orca):
 
 def test_check_finds_what_is_wrong(here, mine, orca):
     content = dict(np.load(arrays(mine / "a.npz")))
-    rows = [
-        0,
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-    ]  # what counts is the samples of test, so one that is there twice counts twice
+    # Samples of test are counted, so one that is there twice counts twice.
+    rows = [0, 0, 1, 2, 3, 4, 5]
     test = {
         "x": np.concatenate([content["x"][rows], content["x"][7:12] + 1]),
         "y": content["y"][[*rows, *range(7, 12)]],
@@ -298,15 +291,30 @@ def test_check_finds_what_is_wrong(here, mine, orca):
 
 
 def test_check_reports_numbers_that_are_none():
-    x, y = np.ones((6, 1, 4), np.float32), np.zeros((6, 2), np.float32)
+    x = np.ones((6, 1, 4), np.float32)
     x[:, 0, 0] = np.arange(6)
-    x[1, 0, 2], x[2, 0, 3] = np.nan, np.inf
-    y[0, 0], y[1, 1], y[2, 0], y[3, 0] = 1, np.nan, 0.5, np.inf
+    x[1, 0, 2] = np.nan
+    x[2, 0, 3] = np.inf
+    y = np.zeros((6, 2), np.float32)
+    y[0, 0] = 1
+    y[1, 1] = np.nan
+    y[2, 0] = 0.5
+    y[3, 0] = np.inf
     split = ArraySamples(x, y)
-    task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
-    problems = []
-    record = examine_split(task, "train", split, np.arange(6), LogReporter(), problems)
+    task = TaskData(
+        kind="labels",
+        input_shape=(1, 4),
+        num_outputs=2,
+        train=split,
+        validation=split,
+        open_test=lambda: split,
+    )
+    record, problems = examine_split(
+        task, "train", split, rows=np.arange(6), reporter=LogReporter()
+    )
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
     assert record["classes"]["counts"] == [1, 0]
-    bad = "train: 1 NaN and 1 infinite numbers in the inputs"
-    assert problems == [bad, "train: 2 targets neither 0 nor 1 nor NaN"]
+    assert problems == [
+        "1 NaN and 1 infinite numbers in the inputs",
+        "2 targets neither 0 nor 1 nor NaN",
+    ]

@@ -28,7 +28,9 @@ def packaged(tmp_path, monkeypatch):
     (root / "model.safetensors").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
+    package = checkpoints.Packaged(
+        package="tiny_weights", folder="model", sha256=digest, extra="offline"
+    )
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
     monkeypatch.setattr(downloads, "hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -63,12 +65,14 @@ def test_a_working_machine(tmp_path, monkeypatch):
     assert "ORCA_HOME" in verdict(30)
 
 
-def test_a_damaged_configuration_of_the_program_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "text"), [("body/minilm.yaml", "body: ["), ("config.yaml", "defaults:")]
+)
+def test_a_damaged_file_of_the_program_is_named(tmp_path, monkeypatch, name, text):
     monkeypatch.setattr(configuration, "config_dir", lambda: tmp_path / "conf")
-    for name, text in (("body/minilm.yaml", "body: ["), ("config.yaml", "defaults:")):
-        shutil.copytree(CONF, tmp_path / "conf", dirs_exist_ok=True)
-        (tmp_path / "conf" / name).write_text(text)
-        assert name in verdict(14)
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / name).write_text(text)
+    assert name in verdict(14)
 
 
 def test_weights(packaged, tmp_path, monkeypatch):
@@ -90,16 +94,16 @@ def test_weights(packaged, tmp_path, monkeypatch):
 def run(tmp_path):
     """A completed run as a run leaves it, without training."""
     name = RunName(
-        "digits",
-        "minilm",
-        "digits",
-        "otdd",
-        "full",
-        0,
-        "clean",
-        "a" * 64,
-        "b" * 64,
-        {"train.lr": "1"},
+        task="digits",
+        body="minilm",
+        source="digits",
+        metric="otdd",
+        finetune="full",
+        seed=0,
+        protocol="clean",
+        identity="a" * 64,
+        settings="b" * 64,
+        variant={"train.lr": "1"},
     )
     with claim(tmp_path / "runs", name) as run:
         assert isinstance(run, RunDirectory)
@@ -111,13 +115,13 @@ def run(tmp_path):
     return run.path
 
 
-def test_a_run_that_is_whole_is_found_by_folder_and_name(run):
+@pytest.mark.parametrize("named_by", [str, lambda run: run.name], ids=["folder", "name"])
+def test_an_intact_run_is_found(run, named_by):
     before = (run / "status.json").read_bytes()
-    for word in (run, run.name):
-        out = read_text("doctor", word)
-        assert "intact: 4 files compared by checksum; state completed" in out
-        assert "resumed inexactly: threads" in out
-    record = read_json("doctor", run.name)
+    out = read_text("doctor", named_by(run))
+    assert "intact: 4 files compared by checksum; state completed" in out
+    assert "resumed inexactly: threads" in out
+    record = read_json("doctor", named_by(run))
     assert (record["code"], record["damaged"]) == (0, [])
     assert (run / "status.json").read_bytes() == before
 
@@ -131,10 +135,16 @@ def test_a_damaged_file_is_named(run):
     assert (code, "3_finetune/best" in out) == (13, True)
 
 
-def test_what_is_no_run_or_in_use_is_refused(run, tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     (tmp_path / "other").mkdir()
     refused(11, "doctor", tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_an_unknown_name_is_refused():
     refused(11, "doctor", "2026-nothing")
+
+
+def test_a_run_in_use_is_refused(run):
     with storage.lock(run / "lock"):
         refused(20, "doctor", run)
-    assert list((tmp_path / "other").iterdir()) == []

@@ -1,4 +1,4 @@
-"""`--help` of every command: what it is for, examples; and that nothing takes seconds to import where no model is needed."""
+"""`--help` of every command; commands without a model import nothing that takes seconds."""
 
 import importlib
 import subprocess
@@ -6,9 +6,11 @@ import sys
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 
+import pytest
+
 from orca_cli.cli import COMMANDS, main
 from tests.commands.called import read_text, refused
-from tests.commands.test_score import _add
+from tests.commands.test_score import add_scored_run
 from tests.report.trees import add_run, details
 
 HEAVY = {
@@ -23,22 +25,22 @@ HEAVY = {
     "requests",
     "optuna",
 }
-LINES = [f"{name} --help" for name in COMMANDS]
+# Commands, and commands with their verbs.
+NAMES = list(COMMANDS)
 for group in ("runs", "data", "body"):
-    LINES += [
-        f"{group} {verb} --help"
-        for verb in importlib.import_module(f"orca_cli.commands.{group}").VERBS
+    NAMES += [
+        f"{group} {verb}" for verb in importlib.import_module(f"orca_cli.commands.{group}").VERBS
     ]
 
 
-def test_help_has_usage_and_examples():
-    for line in LINES:
-        name = line.removesuffix(" --help")
-        with redirect_stdout(StringIO()) as out, suppress(SystemExit):  # argparse ends the process
-            assert main(line.split()) == 0
-        text = out.getvalue()
-        assert text.startswith(f"usage: orca {name} ")
-        assert f" orca {name}" in text.partition("examples:")[2]
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_usage_and_examples(name):
+    # argparse ends the process.
+    with redirect_stdout(StringIO()) as out, suppress(SystemExit):
+        assert main([*name.split(), "--help"]) == 0
+    text = out.getvalue()
+    assert text.startswith(f"usage: orca {name} ")
+    assert f" orca {name}" in text.partition("examples:")[2]
 
 
 CODE = """
@@ -54,7 +56,7 @@ check(sys.argv[2], sys.argv[-1:])
 """
 
 
-def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, monkeypatch):
+def test_help_and_commands_about_records_load_nothing_heavy(tmp_path, monkeypatch):
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
     folders = [add_run(tmp_path, seed=seed, **details(seed)) for seed in (0, 1)]
     for folder in folders:
@@ -72,7 +74,7 @@ def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, mon
         "runs gc",
         f"runs rm --yes {runs[0]}",
     ]
-    lines.append(f"score {_add(tmp_path, 'regression.RMSE')}")
+    lines.append(f"score {add_scored_run(tmp_path, 'regression.RMSE')}")
     command = [
         sys.executable,
         "-c",
@@ -80,13 +82,19 @@ def test_no_help_and_no_command_about_records_loads_anything_heavy(tmp_path, mon
         ",".join(HEAVY),
         "transformers,hydra,ot,orca_cli.models.bodies",
     ]
-    done = subprocess.run([*command, *LINES, *lines], capture_output=True, text=True)
+    helps = [f"{name} --help" for name in NAMES]
+    done = subprocess.run([*command, *helps, *lines], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_help_of_all_commands_names_each_and_an_unknown_one_is_answered_with_the_nearest():
-    for words in ([], ["--help"], ["help"]):
-        text = read_text(*words)
-        assert all(f"\n  {name} " in text for name in COMMANDS)
-    for words in (["data", "gt"], ["lst"]):
-        assert "did you mean '" in refused(2, *words)
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"]], ids=str)
+def test_help_of_the_program_names_every_command(words):
+    text = read_text(*words)
+    assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"), [(["data", "gt"], "get"), (["lst"], "list")], ids=["verb", "command"]
+)
+def test_an_unknown_command_is_answered_with_the_nearest(words, nearest):
+    assert f"did you mean '{nearest}'?" in refused(2, *words)

@@ -34,12 +34,12 @@ def config_dir(tmp_path):
     return tmp_path
 
 
-def test_every_group_has_files_and_every_file_a_description():
-    for group in {*schema.GROUPS, *command.GROUPS.values()}:
-        files = configuration.choices(group)
-        assert files, group
-        for name, path in files.items():
-            assert len(configuration.description(path)) > 10, f"{group}/{name}"
+@pytest.mark.parametrize("group", sorted({*schema.GROUPS, *command.GROUPS.values()}))
+def test_every_group_has_files_and_each_a_description(group):
+    files = configuration.choices(group)
+    assert files
+    descriptions = {name: configuration.description(path) for name, path in files.items()}
+    assert [name for name, text in descriptions.items() if len(text) <= 10] == []
 
 
 def test_own_files_must_have_names_of_their_own(config_dir):
@@ -82,8 +82,11 @@ def test_a_task_is_listed_with_body_parameters_and_data(config_dir, monkeypatch)
     assert "mine dense 4 x 1000 36 labels 1 - AUROC present" in rows
 
 
-def test_every_task_is_listed_with_the_error_that_it_reports_and_a_shape():
-    """What stands in the files is what the program builds; a task of one's own data has no shape of its own."""
+def test_every_task_is_listed_with_its_error_and_a_shape():
+    """What stands in the files is what the program builds.
+
+    A task of one's own data has no shape of its own.
+    """
     file = ["task.train=a", "task.kind=classes", "task.target=a", "task.path=a"]
     own_settings = {"arrays": file[:2], "table": [file[0], file[2]], "images": file[3:]}
     entries = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}
@@ -105,14 +108,20 @@ def test_every_task_is_listed_with_the_error_that_it_reports_and_a_shape():
                 assert entry["error"] == parts.build(node, "task.error").name, name
 
 
-def test_what_is_named_is_listed_and_what_is_not_there_refused_with_what_was_meant():
-    assert [entry["name"] for entry in read_json("list", "metrics", "mmd", "otdd")["metrics"]] == [
-        "mmd",
-        "otdd",
-    ]
-    assert read_text("list", "metric") == read_text("list", "metrics")  # by its folder
-    for words, meant in ((["tasks", "digts"], "digits"), (["metrcs"], "metrics")):
-        assert f"did you mean '{meant}'?" in refused(2, "list", *words)
+def test_entries_are_listed_by_name():
+    entries = read_json("list", "metrics", "mmd", "otdd")["metrics"]
+    assert [entry["name"] for entry in entries] == ["mmd", "otdd"]
+
+
+def test_a_group_is_listed_by_its_folder():
+    assert read_text("list", "metric") == read_text("list", "metrics")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["tasks", "digts"], "digits"), (["metrcs"], "metrics")], ids=str
+)
+def test_an_unknown_name_is_refused_with_the_nearest(words, meant):
+    assert f"did you mean '{meant}'?" in refused(2, "list", *words)
 
 
 def test_settings_are_all_of_the_schema_with_their_meaning():
@@ -127,7 +136,7 @@ def test_settings_are_all_of_the_schema_with_their_meaning():
     assert [key for key, entry in entries.items() if not entry["meaning"]] == []
 
 
-def test_a_damaged_file_is_named(config_dir):
-    for content in (b"task: [1", b"- 1\n", b"\xff"):
-        (config_dir / "task" / "mine.yaml").write_bytes(content)
-        assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", config_dir)
+@pytest.mark.parametrize("content", [b"task: [1", b"- 1\n", b"\xff"], ids=str)
+def test_a_damaged_file_is_named(config_dir, content):
+    (config_dir / "task" / "mine.yaml").write_bytes(content)
+    assert "mine.yaml" in refused(10, "list", "tasks", "--config-dir", config_dir)

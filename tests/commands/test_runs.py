@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -30,9 +29,11 @@ def _with_settings(run, text, decided=None):
     return run
 
 
-def test_list_has_the_newest_first_and_what_is_broken_among_them(root):
-    done, failed = add_run(root), add_run(root, seed=1, state="failed")
-    damaged, future = add_run(root, seed=2), add_run(root, seed=3)
+def test_list_has_the_newest_first_and_broken_folders_too(root):
+    done = add_run(root)
+    failed = add_run(root, seed=1, state="failed")
+    damaged = add_run(root, seed=2)
+    future = add_run(root, seed=3)
     (damaged / "result.json").write_text('{"schema": 1, ')
     (future / "result.json").write_text('{"schema": 99}')
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
@@ -41,21 +42,28 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root):
     with storage.lock(alive / "lock"):
         entries = read_json("runs", "list")["runs"]
         assert "works on this run" in refused(20, "runs", "rm", "--yes", alive)
-    names = [one["run"] for one in entries]
+    names = [entry["run"] for entry in entries]
     assert names == sorted(names, reverse=True)
-    assert {one["run"]: one["state"] for one in entries} == {
-        **{done.name: "completed", failed.name: "failed", alive.name: "running"},
-        **dict.fromkeys((damaged.name, future.name, half.name), "unreadable"),
+    assert {entry["run"]: entry["state"] for entry in entries} == {
+        done.name: "completed",
+        failed.name: "failed",
+        alive.name: "running",
+        damaged.name: "unreadable",
+        future.name: "unreadable",
+        half.name: "unreadable",
     }
-    assert [one["replaced"] for one in entries] == [False] * 6
-    add_run(root)  # again
-    assert [one["run"] for one in read_json("runs", "list")["runs"] if one["replaced"]] == [
-        done.name
-    ]
-    reasons = {one["run"]: one["reason"] for one in entries}
+    assert [entry["replaced"] for entry in entries] == [False] * 6
+    reasons = {entry["run"]: entry["reason"] for entry in entries}
     assert "newer program" in reasons[future.name]
     assert "not valid JSON" in reasons[damaged.name]
     assert "NonFiniteError" in reasons[failed.name]
+
+
+def test_a_repeated_run_replaces_the_older_one(root):
+    older = add_run(root)
+    add_run(root)
+    entries = read_json("runs", "list")["runs"]
+    assert [entry["run"] for entry in entries if entry["replaced"]] == [older.name]
 
 
 def test_list_filters_by_typed_composed_and_decided_settings(root):
@@ -67,7 +75,7 @@ def test_list_filters_by_typed_composed_and_decided_settings(root):
     )
 
     def names(*words):
-        return {one["run"] for one in read_json("runs", "list", *words)["runs"]}
+        return {entry["run"] for entry in read_json("runs", "list", *words)["runs"]}
 
     assert names("--where", "train.lr=0.0001") == {typed.name, composed.name}
     assert names("--where", "train.lr=2e-3") == {decided.name}
@@ -81,9 +89,8 @@ def test_a_state_that_no_run_has_is_no_error(root):
     failed = add_run(root, seed=1, state="failed")
 
     def names(states):
-        return [
-            one["run"] for one in read_json("runs", "list", "--where", f"state={states}")["runs"]
-        ]
+        entries = read_json("runs", "list", "--where", f"state={states}")["runs"]
+        return [entry["run"] for entry in entries]
 
     assert names("failed,dead") == [failed.name]
     assert names("dead") == []
@@ -110,14 +117,24 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
 
 
-def test_a_damaged_run_is_one_line(root):
-    good, bad = add_run(root), add_run(root, seed=1)
-    for verb, others in (("show", []), ("diff", [good])):
-        (bad / "result.json").write_text('{"schema": 1')
-        assert "not valid JSON" in refused(11, "runs", verb, bad, *others)
-        (bad / "result.json").write_text('{"schema": 99}')
-        assert "newer program" in refused(21, "runs", verb, bad, *others)
-        assert "no such run" in refused(11, "runs", verb, "missing", *others)
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [('{"schema": 1', 11, "not valid JSON"), ('{"schema": 99}', 21, "newer program")],
+    ids=["damaged", "newer"],
+)
+@pytest.mark.parametrize("verb", ["show", "diff"])
+def test_a_run_that_cannot_be_read_is_one_line(root, verb, content, code, message):
+    good = add_run(root)
+    broken = add_run(root, seed=1)
+    (broken / "result.json").write_text(content)
+    runs = [broken, good] if verb == "diff" else [broken]
+    assert message in refused(code, "runs", verb, *runs)
+
+
+@pytest.mark.parametrize("words", [["show", "missing"], ["diff", "missing", "missing"]], ids=str)
+def test_a_run_that_does_not_exist_is_one_line(root, words):
+    add_run(root)
+    assert "no such run" in refused(11, "runs", *words)
 
 
 def test_diff_shows_settings_that_differ_and_results(root):
@@ -157,33 +174,52 @@ def test_diff_shows_data_and_program_that_differ(root):
     assert "conditions: the same" in read_text("runs", "diff", first, first)
 
 
-def test_rm_is_dry_and_then_removes_the_run_and_nothing_else(root, tmp_path):
+def test_rm_is_dry_and_then_removes_the_run_alone(root, tmp_path):
     root.parent.joinpath("disk").mkdir()
     root.symlink_to(tmp_path / "disk")  # a folder of runs may be a link itself
-    gone, kept = add_run(root), add_run(root, seed=1)
+    gone = add_run(root)
+    kept = add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     half.mkdir()
     assert "would remove" in read_text("runs", "rm", gone.name)
     assert gone.exists()
     record = read_json("runs", "rm", gone, half, gone.name, "--yes")
-    assert [one["run"] for one in record["removed"]] == [gone.name, half.name]
+    assert [entry["run"] for entry in record["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
     assert read_text("runs", "gc") == "nothing to collect\n"
 
 
-def test_rm_leads_nowhere_else(root, tmp_path):
-    inside, outside = add_run(root), add_run(tmp_path / "other")
+# Where a path leads -> the path, and the exit code.
+ELSEWHERE = {
+    "a folder elsewhere": ("{outside}", 12),
+    "through a link to a folder": ("{root}/away/{outside.name}", 12),
+    "a link to a run elsewhere": ("{root}/digits/{outside.name}", 12),
+    "a link to a run": ("{root}/digits/link", 12),
+    "up and down again": ("{root}/digits/../../other/digits/{outside.name}", 12),
+    "the folder of runs": ("{root}", 12),
+    "above the folder of runs": ("{root.parent}", 12),
+    "the folder of a task": ("{root}/digits", 11),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_rm_leads_nowhere_else(root, tmp_path, name):
+    path, code = ELSEWHERE[name]
+    inside = add_run(root)
+    outside = add_run(tmp_path / "other")
     (root / "away").symlink_to(outside.parent)
     (root / "digits" / outside.name).symlink_to(outside)
     (root / "digits" / "link").symlink_to(inside)
-    above = root / "digits" / ".." / ".." / "other" / "digits" / outside.name
-    links = [root / "away" / outside.name, root / "digits" / outside.name, root / "digits" / "link"]
-    for place in (outside, *links, above, root, tmp_path):
-        refused(12, "runs", "rm", "--yes", inside, place)
-    refused(11, "runs", "rm", "--yes", inside, root / "digits")
+    refused(code, "runs", "rm", "--yes", inside, path.format(root=root, outside=outside))
     assert (outside / "result.json").exists()
-    assert (inside / "result.json").exists()  # the good run that is named with them stays as well
+    # The good run that is named with it stays as well.
+    assert (inside / "result.json").exists()
+
+
+def test_rm_removes_a_link_and_not_its_target(root, tmp_path):
+    inside = add_run(root)
+    outside = add_run(tmp_path / "other")
     (inside / "3_finetune").symlink_to(outside)
     read_text("runs", "rm", "--yes", inside)
     assert not inside.exists()
@@ -205,21 +241,26 @@ def _entry(cache, kind, name, days):
 
 
 def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
-    cache, elsewhere = tmp_path / "home" / "cache", tmp_path / "elsewhere"
+    cache = tmp_path / "home" / "cache"
+    elsewhere = tmp_path / "elsewhere"
     done = add_run(root)
-    half_removed, foreign = root / "digits" / ".tmp-del-7-run", cache / "datasets" / "mine"
+    half_removed = root / "digits" / ".tmp-del-7-run"
+    foreign = cache / "datasets" / "mine"
     damaged = root / "digits.bad-2026-01-01"
     for path in (half_removed, foreign, elsewhere / ".tmp-old", damaged / ".tmp-1"):
         path.mkdir(parents=True)
         _aged(path, 100)
     (root / "linked").symlink_to(elsewhere)
     (root / "digits" / "a.bad-2026").symlink_to(elsewhere)
-    being_written, aside = root / "digits" / ".tmp-abc", root / "digits" / "x.bad-2026-01-01"
+    being_written = root / "digits" / ".tmp-abc"
+    aside = root / "digits" / "x.bad-2026-01-01"
     being_written.touch()
     aside.touch()
-    old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
+    old = _entry(cache, "alignments", "a" * 32, 40)
+    used = _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
-    expected = dict.fromkeys((damaged, aside, half_removed), "interrupted write") | {old: "cache"}
+    leftovers = (damaged, aside, half_removed)
+    expected = dict.fromkeys(leftovers, "interrupted write") | {old: "cache"}
     kept = [
         being_written,
         elsewhere / ".tmp-old",
@@ -233,7 +274,8 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
             record = read_json("runs", "gc", *words)
-            assert {Path(one["path"]): one["kind"] for one in record["items"]} == expected
+            kinds = {Path(entry["path"]): entry["kind"] for entry in record["items"]}
+            assert kinds == expected
             assert record["dry"] is not bool(words)
             assert record["bytes"] >= 1000
             assert [path.exists() for path in expected] == [not words] * len(expected)
@@ -241,34 +283,42 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     assert read_json("runs", "gc", "--days", "1000")["items"] == []
 
 
-def test_report_writes_files_and_reads_the_folder_that_the_environment_names(
-    root, tmp_path, monkeypatch
-):
-    for number in range(2):
-        add_run(root, task=f"task{number}")
-    for form in ("table", "md", "csv", "json", "latex"):
-        assert read_text("report", "--format", form, "--out", tmp_path / "new" / form) == ""
-        assert "\x1b" not in (tmp_path / "new" / form).read_text()
-    text = read_text("report", "--format", "md")
-    assert text == (tmp_path / "new" / "md").read_text()
-    assert [
-        column["task"] for column in read_json("report", root, "--where", "task=task1")["columns"]
-    ] == ["task1"]
-    monkeypatch.delenv("ORCA_RUNS")
-    monkeypatch.chdir(tmp_path / "new")
-    assert (
-        refused(11, "report")
-        == "orca: error: runs: no such folder of runs; make one with: orca run\n"
-    )
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json", "latex"])
+def test_report_writes_a_file_as_it_prints(root, tmp_path, form):
+    for task in ("task0", "task1"):
+        add_run(root, task=task)
+    out = tmp_path / "new" / form
+    assert read_text("report", "--format", form, "--out", out) == ""
+    assert "\x1b" not in out.read_text()
+    if form != "table":  # a table is as wide as the console
+        assert read_text("report", "--format", form) == out.read_text()
 
 
-def test_report_is_strict_where_runs_have_failed_or_are_broken(root):
-    for state, code in (("failed", 3), ("align", 3), ("interrupted", 0), ("completed", 0)):
-        path = add_run(root, state=state)
-        assert call("report", "--strict")[0] == code
-        assert call("report")[0] == 0
-        if state == "completed":
-            (path / "result.json").write_text("{")
-            assert call("report", "--strict")[0] == 3
-            assert "not valid JSON" in read_text("report")
-        shutil.rmtree(root / "digits")
+def test_report_leaves_out_other_runs(root):
+    for task in ("task0", "task1"):
+        add_run(root, task=task)
+    columns = read_json("report", root, "--where", "task=task1")["columns"]
+    assert [column["task"] for column in columns] == ["task1"]
+
+
+def test_report_without_runs_says_how_to_make_some(tmp_path, monkeypatch):
+    monkeypatch.delenv("ORCA_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    message = "orca: error: runs: no such folder of runs; make one with: orca run\n"
+    assert refused(11, "report") == message
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("failed", 3), ("align", 3), ("interrupted", 0), ("completed", 0)]
+)
+def test_a_strict_report_fails_for_a_run_that_failed(root, state, code):
+    add_run(root, state=state)
+    assert call("report", "--strict")[0] == code
+    assert call("report")[0] == 0
+
+
+def test_a_strict_report_fails_for_a_run_that_is_broken(root):
+    path = add_run(root)
+    (path / "result.json").write_text("{")
+    assert call("report", "--strict")[0] == 3
+    assert "not valid JSON" in read_text("report")

@@ -1,4 +1,4 @@
-"""`orca score`: every error of the program is computed again from saved predictions, and any other number is refused."""
+"""`orca score`: every error is computed again from saved predictions; others are refused."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,8 @@ BY_NAME = {case.name: case for case in reversed(CASES)}  # the first of each
 PREDICTIONS = "3_finetune/predictions.npz"
 
 
-def _add(root, error, *, with_groups=True, node=None):
-    """Write a completed run whose result is what an error, by its case or name, says of its predictions."""
+def add_scored_run(root, error, *, with_groups=True, node=None):
+    """Write a completed run whose result an error, by its case or name, makes of its predictions."""
     case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
     made = parts.build(case.node, "task.error")
@@ -50,38 +50,55 @@ def _add(root, error, *, with_groups=True, node=None):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_each_error_is_computed_again_and_another_number_is_found(tmp_path, capsys, case):
-    run = _add(tmp_path, case)
+def test_each_error_is_computed_again(tmp_path, capsys, case):
+    run = add_scored_run(tmp_path, case)
     assert main(["score", str(run), "--json"]) == 0
     entry = json.loads(capsys.readouterr().out)
     record = json.loads((run / "result.json").read_text())
-    name, value = record["error"]["name"], record["error"]["value"]
-    assert entry["error"] == {"name": name, "recorded": value, "computed": value}
-    assert {one["name"] for one in entry["others"]} == set(record["error"]["others"])
+    value = record["error"]["value"]
+    assert entry["error"] == {
+        "name": record["error"]["name"],
+        "recorded": value,
+        "computed": value,
+    }
+    assert {other["name"] for other in entry["others"]} == set(record["error"]["others"])
+    # Another number in the record is found.
     record["error"]["value"] = value * 1.0001 + 1e-6
     (run / "result.json").write_text(json.dumps(record))
     assert main(["score", str(run)]) == 13
     assert capsys.readouterr().err.count("\n") == 1
 
 
-TARGETS = ("orca_cli.storage.folders.remove", "orca_cli.models.predictors.Pooled", "os.system")
+def test_damaged_predictions_are_refused(tmp_path):
+    run = add_scored_run(tmp_path, "regression.RMSE")
+    (run / PREDICTIONS).write_bytes(b"PK damaged")
+    assert "predictions.npz" in refused(11, "score", run)
 
 
-def test_what_is_refused(tmp_path):
-    damaged, linked = (_add(tmp_path, "regression.RMSE") for _ in range(2))
-    (damaged / PREDICTIONS).write_bytes(b"PK damaged")
-    (linked / PREDICTIONS).rename(linked / "elsewhere.npz")
-    (linked / PREDICTIONS).symlink_to(linked / "elsewhere.npz")
-    cases = [(damaged, 11, "predictions.npz"), (linked, 12, "is a link")]
-    cases += [
-        (_add(tmp_path, "regression.RMSE", node={"_target_": target}), 12, target)
-        for target in TARGETS
-    ]
-    cases.append((add_run(tmp_path, seed=99, state="failed"), 11, "not completed"))
-    records = _add(tmp_path, "classification.MacroF1", with_groups=False)
-    cases.append((records, 11, "cannot be computed from what the run saved"))
-    for run, code, message in cases:
-        assert message in refused(code, "score", run)
+def test_a_link_to_predictions_is_refused(tmp_path):
+    run = add_scored_run(tmp_path, "regression.RMSE")
+    (run / PREDICTIONS).rename(run / "elsewhere.npz")
+    (run / PREDICTIONS).symlink_to(run / "elsewhere.npz")
+    assert "is a link" in refused(12, "score", run)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["orca_cli.storage.folders.remove", "orca_cli.models.predictors.Pooled", "os.system"],
+)
+def test_settings_that_name_other_code_are_refused(tmp_path, target):
+    run = add_scored_run(tmp_path, "regression.RMSE", node={"_target_": target})
+    assert target in refused(12, "score", run)
+
+
+def test_a_run_that_is_not_completed_is_refused(tmp_path):
+    run = add_run(tmp_path, state="failed")
+    assert "not completed" in refused(11, "score", run)
+
+
+def test_predictions_that_do_not_suffice_are_refused(tmp_path):
+    run = add_scored_run(tmp_path, "classification.MacroF1", with_groups=False)
+    assert "cannot be computed from what the run saved" in refused(11, "score", run)
 
 
 def test_an_export_has_nothing_to_score():

@@ -1,0 +1,252 @@
+"""The jobs of a sweep or search: what each job runs, where, and how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_cli import exceptions, experiment, signals, storage
+from orca_cli.exceptions import OrcaError
+from orca_cli.launching import process
+from orca_cli.launching.driver import Driver, Job, Work
+from orca_cli.launching.process import Command, Ended
+from orca_cli.launching.ray import Ray
+from orca_cli.launching.slurm import Slurm
+from orca_cli.runs import program
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.outcome import Failure, Outcome, ended_by
+from orca_cli.training import gpus
+
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Composed
+
+# In the folder of runs: files that executors leave there while they work.
+FOLDER = ".sweeps"
+NOT_STARTED = Outcome("not started")
+# Options without a value that a job gets from the command line of the sweep.
+_FORWARDED = ("force", "allow_inexact_resume", "quiet", "traceback", "json")
+# Starts of the names of environment variables that jobs on other machines inherit.
+_TRAVELLING = ("ORCA_", "HF_", "TRANSFORMERS_")
+# Imported before the first fork, so that no job has to: that takes seconds. None of them computes
+# or looks for a GPU.
+_HEAVY = (
+    "orca_cli.stages.build",
+    "orca_cli.stages.align",
+    "orca_cli.stages.finetune",
+    "sklearn.datasets",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert",
+)
+
+
+class JobRunner:
+    """Runs the jobs of a sweep or search on this machine, a Ray cluster or SLURM.
+
+    Args:
+        arguments: the command line, with `options.add_job_options`.
+        root: folder of runs, which all machines see.
+        name: part of the name of a SLURM job, and of the folder that executors write to while they
+            work.
+        is_quiet: whether jobs log warnings only and print no result.
+    """
+
+    def __init__(
+        self, arguments: argparse.Namespace, root: Path, name: str, *, is_quiet: bool = False
+    ) -> None:
+        self._arguments = arguments
+        self._root = root.absolute()
+        self._name = name
+        self._is_quiet = is_quiet
+        # Jobs on this machine print to the terminal of the command.
+        self.is_local = arguments.on in (None, "local")
+        # Of each job; only sweeps have the option.
+        self._time_limit_s = getattr(arguments, "time_limit", None)
+        self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
+
+    def job(self, label: str, composed: Composed) -> Job:
+        """Return a composed run as a job; `label` starts its lines."""
+        folder = ""
+        shared_file = ""
+        if not self.is_local:
+            folder = os.getcwd()
+            shared_file = str(self._folder)
+        command = Command(
+            label=label,
+            words=self._words(composed.overrides),
+            variables=self._variables(),
+            folder=folder,
+            identity=composed.identity.run,
+            program=program.digest(),
+            time_limit_s=self._time_limit_s,
+            shared_file=shared_file,
+        )
+        root = Path(composed.config.paths.runs or "").absolute()
+        return Job(command=command, root=root, name=experiment.run_name(composed))
+
+    def _words(self, overrides: list[str]) -> list[str]:
+        """Return the command line of a job, without the program's name."""
+        words = ["run", *overrides]
+        if self._arguments.config_dir is not None:
+            words += ["--config-dir", str(self._arguments.config_dir)]
+        for module in self._arguments.allow_module:
+            words += ["--allow-module", module]
+        for name in _FORWARDED:
+            if getattr(self._arguments, name, False):
+                words.append(f"--{name.replace('_', '-')}")
+        if self._is_quiet:
+            words += ["-q", "--json"]
+        return words
+
+    def _variables(self) -> dict[str, str]:
+        """Return the environment variables of a job, on top of those of its starting process."""
+        variables: dict[str, str] = {}
+        if not self.is_local:
+            for name, text in os.environ.items():
+                if name.startswith(_TRAVELLING):
+                    variables[name] = text
+            variables["ORCA_RUNS"] = str(self._root)
+            variables["PYTHONPATH"] = process.search_path()
+        threads = self._threads()
+        if threads is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
+            variables["OMP_NUM_THREADS"] = str(threads)
+        share = self._arguments.gpus
+        if share == 0:
+            variables[gpus.VISIBLE] = ""
+        elif share is not None and share < 1:
+            variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / share))
+        return variables
+
+    def _threads(self) -> int | None:
+        """Return the threads of each job; None for the default.
+
+        They are as typed, else on this machine the job's share of all.
+        """
+        at_once = self._arguments.at_once or 1
+        typed: int | None = self._arguments.threads
+        if typed is not None or (self.is_local and at_once == 1):
+            return typed
+        variable = os.environ.get("OMP_NUM_THREADS", "")
+        is_set = variable.isdigit()
+        if not self.is_local:
+            return int(variable) if is_set else 1
+        if is_set:
+            threads = int(variable)
+        elif sys.platform == "linux":
+            threads = len(os.sched_getaffinity(0))
+        else:
+            threads = os.cpu_count() or 1
+        return max(1, threads // at_once)
+
+    def run(self, work: Work, total: int) -> None:
+        """Run all jobs of the work, of which there are `total`.
+
+        Raises:
+            OrcaError: of the executor or of the work.
+        """
+        if self.is_local:
+            executor = process.Local(self._arguments.at_once or 1, self._forked_main())
+            Driver(work, executor, total).run()
+            return
+        storage.make_folder(self._folder)
+        cluster = self._cluster()
+        try:
+            with cluster.opened() as opened:
+                Driver(work, opened, total).run()
+        finally:
+            if signals.pending() is None:
+                storage.remove(self._folder)
+
+    def _forked_main(self) -> process.Main | None:
+        """Return the program's main function if jobs may be forks of this process, else None.
+
+        They are new interpreters if they need other variables, or if the user's modules may have
+        started threads.
+        """
+        if self._variables() or self._arguments.allow_module:
+            return None
+        main: process.Main | None = self._arguments.program
+        if main is not None:
+            for name in _HEAVY:
+                signals.check()
+                importlib.import_module(name)
+        return main
+
+    def _cluster(self) -> Ray | Slurm:
+        threads = self._threads() or 1
+        at_once = self._arguments.at_once or math.inf
+        if self._arguments.on != "slurm":
+            return Ray(threads=threads, gpus=self._arguments.gpus, at_once=at_once)
+        return Slurm(
+            folder=self._folder,
+            sweep=f"orca-{self._name}",
+            threads=threads,
+            gpus=self._arguments.gpus or 0.0,
+            at_once=at_once,
+            time_limit_s=self._time_limit_s,
+        )
+
+
+def job_report(outcome: Outcome) -> dict[str, Any]:
+    """Return a job's report to its driver, which reads the result from the run's folder."""
+    path = None if outcome.path is None else str(outcome.path)
+    if outcome.failure is None:
+        return {"state": outcome.state, "code": outcome.code, "path": path}
+    report = process.failure_report(outcome.failure.error, outcome.state, path)
+    return report | {"code": outcome.code}
+
+
+def job_outcome(end: Ended) -> Outcome:
+    """Return how a job's run ended: as the job reported, or else by its exit status."""
+    if not end.report:
+        if end.status is None and not end.lost:
+            return NOT_STARTED
+        return ended_by(_unreported(end))
+    state = end.report["state"]
+    code = end.report["code"]
+    path = None if end.report["path"] is None else Path(end.report["path"])
+    failure = None
+    # A completed run may come with a failure: its baselines may have been stopped.
+    texts = end.report.get("error")
+    if texts is not None:
+        kind = getattr(exceptions, texts["kind"], OrcaError)
+        error: OrcaError = kind(texts["what"], where=texts["where"], hint=texts["hint"])
+        if end.over_limit and state == "interrupted":
+            state = "failed"
+            error = OrcaError("exceeded --time-limit; the state is saved")
+        error.code = code
+        failure = Failure(error=error, cause=error)
+    result: dict[str, Any] = {}
+    if path is not None and state in ("completed", "skipped"):
+        result = read_or_empty(path / RESULT)
+    return Outcome(state=state, code=code, path=path, result=result, failure=failure)
+
+
+def _unreported(end: Ended) -> OrcaError:
+    """Return why a job ended that could not report."""
+    if end.lost:
+        return OrcaError(end.lost)
+    if end.over_limit:
+        return OrcaError("exceeded --time-limit and had to be killed")
+    status = end.status or 0
+    if status >= 0:
+        lines = end.last_words.splitlines() or ["no output"]
+        error = OrcaError(f"the process exited with code {status}: {lines[-1]}")
+        error.code = status or 1
+        return error
+    name = signal.Signals(-status).name
+    if -status != signals.pending():
+        cause = ""
+        if -status == signal.SIGKILL:
+            cause = ", as the system does when memory runs out"
+        return OrcaError(f"the process was killed by {name}{cause}")
+    stop = exceptions.InterruptionError(f"stopped by {name} before it began")
+    stop.code = signals.exit_code()
+    return stop

@@ -75,7 +75,6 @@ def test_every_token_sees_a_prompt(name, family):
     node = {
         "_target_": "orca_cli.models.bodies.decoders.load",
         "checkpoint": str(family(name)),
-        "causal_fix": "none",
     }
     model = build(parts.build(node, "body"), kind="dense", input_shape=(2, 9)).eval()
     Prompt(tokens=3).apply(model)

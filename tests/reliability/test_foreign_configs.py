@@ -36,7 +36,7 @@ IMPORTER = (
 CHUNKS = "_target_: orca_cli.scoring.reported.ChunkMean"
 HYDRA = MINE + "hydra:\n"
 CORPUS = "_target_: orca_cli.benchmarks.sources.conll.load\nsize: 9\n"
-NESTED = "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n    batch: 1\n    error:\n  "
+NESTED = "  error:\n    _target_: orca_cli.scoring.reported.ChunkMean\n    size: 1\n    batch: 1\n    error:\n  "
 
 # Every one would do harm where it is composed as Hydra and OmegaConf compose it. name -> the file task/mine.yaml
 TASKS = {

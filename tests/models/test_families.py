@@ -71,7 +71,7 @@ def test_a_config_with_a_size_of_no_model_is_refused(write_config):
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_every_token_sees_a_prompt(name, family):
-    """By hand: what transformers gives where the prompt stands before the tokens; of a run with a setting of before."""
+    """By hand: what transformers gives where the prompt stands before the tokens."""
     node = {
         "_target_": "orca_cli.models.bodies.decoders.load",
         "checkpoint": str(family(name)),

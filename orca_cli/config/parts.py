@@ -156,17 +156,18 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         UnsafeError: the place does not admit the name.
     """
     target = resolve(node, key)
-    own_parameters = inspect.signature(target).parameters
-    passed = {name: value for name, value in runtime.items() if name in own_parameters}
-    arguments = _arguments(node) | passed
+    parameters = parameters_of(target)
+    arguments = _arguments(node)
+    arguments |= {name: value for name, value in runtime.items() if name in parameters}
     bind(target, arguments, key)
     for name, argument in arguments.items():
         if _is_node(argument):
             arguments[name] = build(argument, f"{key}.{name}")
     record = _settings_record(target)
     if record is not None:
-        settings = {name: value for name, value in arguments.items() if name not in passed}
-        return target(settings=record(**settings), **passed)
+        own_names = inspect.signature(target).parameters.keys() & arguments.keys()
+        own_arguments = {name: arguments.pop(name) for name in own_names}
+        return target(settings=record(**arguments), **own_arguments)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:

@@ -209,8 +209,8 @@ def reader(tmp_path, monkeypatch):
 
 def test_a_function_may_take_its_settings_as_a_record(reader):
     node = reader | {"path": "x.npz"}
-    settings, folder = parts.build(node, "task", data_folder="here", reporter=None)
-    assert (settings.path, settings.count, folder) == ("x.npz", 3, "here")
+    settings, folder = parts.build(node, "task", data_folder="here", reporter=None, count=4)
+    assert (settings.path, settings.count, folder) == ("x.npz", 4, "here")
     assert list(parts.parameters_of(parts.resolve(node, "task"))) == [
         "path",
         "count",

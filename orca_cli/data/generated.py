@@ -44,11 +44,12 @@ def folder_of(
     with storage.cached(
         path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
     ) as is_whole:
-        if not is_whole:
-            reporter.say(f"generating {name} once into {path}")
-            with storage.commit_folder(path) as temporary:
-                make(temporary)
-                storage.write_json(temporary / "parameters.json", parameters)
+        if is_whole:
+            return path
+        reporter.say(f"generating {name} once into {path}")
+        with storage.commit_folder(path) as temporary:
+            make(temporary)
+            storage.write_json(temporary / "parameters.json", parameters)
     return path
 
 
@@ -81,17 +82,10 @@ class MapSamples(ABC):
         settings: dict[str, int | float | str],
         facts: dict[str, Any],
     ) -> None:
-        state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
-        for path in files:
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-            state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         parameters = {
             "version": _MAPS_VERSION,
             "count": count,
-            "files": state.hexdigest(),
+            "files": _state_of(files),
             **settings,
         }
 
@@ -111,10 +105,11 @@ class MapSamples(ABC):
                     advance()
             storage.write_json(folder / "records.json", records)
 
-        folder = folder_of(cache_folder, name, parameters, make, reporter)
+        folder = folder_of(cache_folder, name, parameters=parameters, make=make, reporter=reporter)
         self._maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
         self.records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
-        self._shape, self._facts = shape, facts
+        self._shape = shape
+        self._facts = facts
 
     @abstractmethod
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -131,20 +126,16 @@ class MapSamples(ABC):
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W]; `augment` is passed to `read`."""
-        x, valid = (
-            np.empty((len(indices), *form), kind)
-            for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
-        )
+        x = np.empty((len(indices), *self._shape), np.float32)
+        valid = np.empty((len(indices), *self._shape[1:]), bool)
         y = np.array(self._maps[indices])
         for row, index in enumerate(indices):
             x[row], valid[row], target = self.read(int(index), augment)
-            y[row, 0] = y[row, 0] if target is None else target
+            if target is not None:
+                y[row, 0] = target
         release_pages(self._maps)
-        return Batch(
-            torch.from_numpy(x),
-            torch.from_numpy(y),
-            torch.from_numpy(valid) if self.masked else None,
-        )
+        mask = torch.from_numpy(valid) if self.masked else None
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), mask)
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
@@ -156,6 +147,20 @@ class MapSamples(ABC):
 
     def digest(self) -> str:
         """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
-        return hashlib.sha256(
-            json.dumps(self._facts | {"records": self.records}, sort_keys=True).encode()
-        ).hexdigest()
+        text = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state_of(files: Sequence[Path]) -> str:
+    """Return a SHA-256 over names, sizes and times of change of files; DataError where one is missing.
+
+    Their content is not read: gigabytes at every start would take minutes.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -31,28 +31,37 @@ def find(
         others: further lists of names, since archives and mirrors put the same files into different folders. The first list
             that is complete counts.
     """
-    place = Path(path or data_folder / task).expanduser()
-    place = place if place.exists() else data_folder / place
-    if place.is_file() and len(names) == 1:
-        return [place]
-
-    def held(name: str) -> Path | None:
-        matches = sorted(place.glob(name)) if "*" in name else [place / name]
-        is_folder = Path(name).suffix in ("", ".lmdb")
-        return next((one for one in matches if one.is_file() or (is_folder and one.is_dir())), None)
-
+    folder = Path(path or data_folder / task).expanduser()
+    if not folder.exists():
+        folder = data_folder / folder
+    if folder.is_file() and len(names) == 1:
+        return [folder]
     missing = []
-    for listed in (names, *others):
-        present = [one for one in map(held, listed) if one is not None]
-        if len(present) == len(listed):
+    for file_names in (names, *others):
+        paths = [_find_in(folder, name) for name in file_names]
+        present = [path for path in paths if path is not None]
+        if len(present) == len(file_names):
             return present
-        missing.append(next(f"'{name}'" for name in listed if held(name) is None))
-    get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+        missing.append(f"'{file_names[paths.index(None)]}'")
+    get = (
+        f"`orca data get {task}` fetches what can be fetched,"
+        f" `orca data list {task}` says where it is from"
+    )
     raise DataError(
         f"no file {' or '.join(missing)}",
-        where=str(place),
+        where=str(folder),
         hint=note(get, f"or give {key}=FOLDER", hint),
     )
+
+
+def _find_in(folder: Path, name: str) -> Path | None:
+    """Return the file of this name or pattern in a folder, see `find`; None where there is no such file."""
+    candidates = sorted(folder.glob(name)) if "*" in name else [folder / name]
+    may_be_folder = Path(name).suffix in ("", ".lmdb")
+    for path in candidates:
+        if path.is_file() or (may_be_folder and path.is_dir()):
+            return path
+    return None
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:
@@ -74,21 +83,14 @@ def fault(what: str, where: object) -> DataError:
     return DataError(what, where=str(where), hint=AGAIN)
 
 
-def refuse(is_wrong: object, what: str, where: object) -> None:
-    """Raise DataError where a file, or a part of one, is not what its data set has."""
-    if is_wrong:
-        raise fault(what, where)
-
-
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
-    if not isinstance(record, dict) or not set(names) <= record.keys():
-        held = (
-            ", ".join(map(str, [*record][:10]))
-            if isinstance(record, dict)
-            else f"a {type(record).__name__}"
-        )
-        raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
+    expected = f"expected a dict with {' and '.join(names)}"
+    if not isinstance(record, dict):
+        raise fault(f"holds a {type(record).__name__}; {expected}", where)
+    if not set(names) <= record.keys():
+        keys = ", ".join(map(str, [*record][:10]))
+        raise fault(f"holds {keys}; {expected}", where)
     return [record[name] for name in names]
 
 
@@ -108,26 +110,37 @@ def check_array(
         dtype: of NumPy; "numbers" is real numbers and booleans of any type.
         holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
     """
+    sizes = ", ".join(map(str, shape))
+    form = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+    if not isinstance(array, np.ndarray):
+        problem = f"{what} is a {type(array).__name__}; expected {dtype} {form}"
+        raise fault(problem.removeprefix(" is "), where)
+    if not _has_type(array, dtype) or not _has_shape(array, shape):
+        problem = f"{what} is {array.dtype} {array.shape}; expected {dtype} {form}"
+        raise fault(problem.removeprefix(" is "), where)
+    if holds == "finite" and not np.isfinite(array).all():
+        raise fault(f"{what} has values that are NaN or infinite".strip(), where)
+    if holds == "binary" and not np.isin(array, (0, 1)).all():
+        raise fault(f"{what} has other values than 0 and 1".strip(), where)
+    return array
+
+
+def _has_type(array: np.ndarray, dtype: str) -> bool:
+    if dtype == "numbers":
+        return array.dtype.kind in "biuf"
+    return array.dtype == dtype
+
+
+def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:
+    """Return whether an array has a shape; a name is a length that is free but not 0, the same wherever it occurs."""
+    if array.ndim != len(shape):
+        return False
     lengths: dict[str, int] = {}
-    if isinstance(array, np.ndarray) and array.ndim == len(shape):
-        expected = [
-            size if isinstance(size, int) else lengths.setdefault(size, extent or -1)
-            for size, extent in zip(shape, array.shape, strict=True)
-        ]
-        typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
-        if typed and list(array.shape) == expected:
-            if holds == "finite" and not np.isfinite(array).all():
-                raise fault(f"{what} has values that are NaN or infinite".strip(), where)
-            if holds == "binary" and not np.isin(array, (0, 1)).all():
-                raise fault(f"{what} has other values than 0 and 1".strip(), where)
-            return array
-    actual = (
-        f"{array.dtype} {array.shape}"
-        if isinstance(array, np.ndarray)
-        else f"a {type(array).__name__}"
-    )
-    form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    raise fault(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where)
+    for size, length in zip(shape, array.shape, strict=True):
+        expected = size if isinstance(size, int) else lengths.setdefault(size, length or -1)
+        if expected != length:
+            return False
+    return True
 
 
 def class_numbers(
@@ -144,9 +157,11 @@ def class_numbers(
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
     values = np.array(values).reshape(-1)
-    if len(wrong := np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))):
-        what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
-        raise fault(what, where)
+    is_class = np.isin(values, np.arange(first, first + num_classes))
+    if not is_class.all():
+        i = int(is_class.argmin())
+        last = first + num_classes - 1
+        raise fault(f"label {values[i]} at index {i} is not an integer in {first}..{last}", where)
     return values.astype(np.int64) - first
 
 

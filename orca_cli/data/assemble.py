@@ -1,13 +1,15 @@
 """How own data become a task: the one way for arrays, tables and images.
 
-A reader opens the files and says which samples there are, in which splits. Splits that the data do not give are drawn from
-the training samples (`draw`). The reader's `fit` learns from the training samples alone how all become inputs and
-targets: that is the task's preprocessing, kept beside the weights, and new data pass through it as the splits do. Train and
-validation are opened at once, test at the end of a run.
+A reader opens the files and says which samples there are, in which splits. Splits that the data do
+not give are drawn from the training samples (`draw`). The reader's `fit` learns from the training
+samples alone how all become inputs and targets: that is the task's preprocessing, kept beside the
+weights, and new data pass through it as the splits do. Train and validation are opened at once,
+test at the end of a run.
 
-`kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or dense, a map or sequence of the
-inputs' extent. Relative names are looked for in the working folder, then in data_folder. Data are refused with fewer than 10
-training samples, infinity in inputs, one class only, or targets in another split that the training split does not have.
+`kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or dense, a
+map or sequence of the inputs' extent. Relative names are looked for in the working folder, then in
+data_folder. Data are refused with fewer than 10 training samples, infinity in inputs, one class
+only, or targets in another split that the training split does not have.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +28,7 @@ _MIN_SAMPLES = 10
 
 @dataclass(frozen=True)
 class Pool:
-    """The training data of a reader, N samples, from which `assemble` draws the splits that the data do not give."""
+    """A reader's training data, N samples; splits that the data do not give are drawn from them."""
 
     unit: str  # what samples are called in the note
     where: str
@@ -40,7 +42,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a reader's `fit` learned from the training samples, of which `assemble` makes the task."""
+    """What a reader's `fit` learned from the training samples; `assemble` makes it a task."""
 
     preprocessing: Preprocessing
     input_shape: tuple[int, ...]  # (C, *E)
@@ -64,9 +66,10 @@ def assemble(
 ) -> TaskData:
     """Return the task over a reader's samples, and report what was read after the reader's name.
 
-    `fractions` of the training samples, or of their groups, are drawn for validation and for test, where the data do not give
-    these. `fit` is called once, with the samples of each split that the training data hold, drawn ones included. DataError for
-    fewer than 10 training samples before the draw.
+    `fractions` of the training samples, or of their groups, are drawn for validation and for test,
+    where the data do not give these. `fit` is called once, with the samples of each split that the
+    training data hold, drawn ones included. DataError for fewer than 10 training samples before the
+    draw.
     """
     count = len(pool.rows["train"])
     if count < _MIN_SAMPLES:
@@ -101,11 +104,11 @@ def assemble(
 def draw(
     pool: Pool, fractions: tuple[float, float], seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the training data that train and the splits that are drawn from it take, and notes on these.
+    """Return the rows of train and of the splits that are drawn from it, and notes on the draw.
 
-    Both are empty where the data give every split. `fractions` are those of validation and test, of the groups where there are
-    any. Draws are stratified by class, a group by its most frequent one. Rows of one group, and identical inputs, stay
-    together; see `contents.joined`.
+    Both are empty where the data give every split. `fractions` are those of validation and test, of
+    the groups where there are any. Draws are stratified by class, a group by its most frequent one.
+    Rows of one group, and identical inputs, stay together; see `contents.joined`.
     """
     validation_fraction, test_fraction = fractions
     shares = {"validation": float(validation_fraction), "test": float(test_fraction)}

@@ -1,4 +1,4 @@
-"""Rows of arrays, in memory or mapped from a file: block by block, channels first, and of different lengths as one array.
+"""Rows of arrays, in memory or mapped from a file: in blocks, channels first, of several lengths.
 
 Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are read together.
 """
@@ -17,14 +17,15 @@ _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 class Ragged:
     """Sequences of different lengths as one array [N, C, L], 0 after their ends.
 
-    Rows are put together when they are asked for. What comes after a sequence's end is never read, so nothing can depend
-    on it.
+    Rows are put together when they are asked for. What comes after a sequence's end is never read,
+    so nothing can depend on it.
 
     Args:
         row: returns sequence i as [C, l], with l at least its length.
         lengths: [N], 1 or more; above L they count as L, and the sequence is cut.
         sample: (C, L).
-        storage: the array that `row` reads; the pages of a large memory map are released after every read.
+        storage: the array that `row` reads; the pages of a large memory map are released after
+            every read.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Ragged:
         return self.read(rows)[0]
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""
+        """Return the sequences with these indices [B, C, L], and [B, L] bool, False after ends."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
         for i, row in enumerate(rows):
             length = self.lengths[row]
@@ -72,7 +73,10 @@ def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield `rows` in stretches of `size`, the last one possibly shorter; signals are checked before each."""
+    """Yield `rows` in stretches of `size`, the last one possibly shorter.
+
+    Signals are checked before each.
+    """
     for start in range(0, len(rows), size):
         signals.check()
         yield rows[start : start + size]
@@ -81,20 +85,23 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def masked_blocks(
     x: np.ndarray | Ragged, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield what `read` returns for stretches of about 16 MiB, so that mapped files are never held whole."""
+    """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
         yield read(x, block_rows)
 
 
 def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in C-ordered blocks of about 16 MiB, so that sums do not depend on the order of bytes."""
+    """Yield x[rows] in C-ordered blocks of about 16 MiB.
+
+    Sums over them do not depend on the order of bytes.
+    """
     for block, _ in masked_blocks(x, rows):
         yield block
 
 
 def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [N, L] as [N, 1, L], and [N, C, *E] or, with channels last, [N, *E, C] as [N, C, *E].
+    """Return inputs [N, L] as [N, 1, L], others as [N, C, *E]; with channels last from [N, *E, C].
 
     Nothing is copied.
     """

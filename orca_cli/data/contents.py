@@ -1,4 +1,7 @@
-"""Samples with identical inputs: found by a hash of what the files hold, before anything is learned, or of samples as read."""
+"""Samples with identical inputs, found by hashes of what the files hold or of samples as read.
+
+Files are hashed before anything is learned from them.
+"""
 
 import hashlib
 import math
@@ -18,7 +21,10 @@ _BATCH_VALUES = 2**23
 
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
-    """Return a hash of each content, [n] uint64; two of a million contents share one by chance once in 10^7 data sets."""
+    """Return a hash of each content, [n] uint64.
+
+    Two of a million contents share one by chance once in 10^7 data sets.
+    """
     digests = []
     for content in contents:
         signals.check()
@@ -54,15 +60,16 @@ def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
-    """Return groups of samples that must stay together, because of their group or of identical inputs, and a note.
+    """Return groups of samples that must stay together for their group or their inputs, and a note.
 
-    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare. Nothing is joined where
-    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories. The
-    note is empty where no inputs are identical.
+    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare.
+    Nothing is joined where inputs repeat by nature: fewer than 30 of them, and fewer than half, are
+    distinct, as in two columns of categories. The note is empty where no inputs are identical.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"
-    # Of each distinct input its first row and its number of rows; of each row the position [n] of its input among them.
+    # Of each distinct input its first row and its number of rows; of each row the position [n] of
+    # its input among them.
     _, first_rows, positions, counts = np.unique(
         contents, return_index=True, return_inverse=True, return_counts=True
     )
@@ -81,7 +88,9 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
 
 
 def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Return groups [n], with one name for those that share an input; distinct inputs are numbered, [n].
+    """Return groups [n], with one name for those that share an input.
+
+    Distinct inputs are numbered, [n].
 
     Groups and inputs are the nodes of a graph in which every sample is an edge.
     """
@@ -109,10 +118,11 @@ def input_hashes(batch: Batch) -> np.ndarray:
 def count_shared(
     first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
-    """Return how many samples (`of`) of a second split were read, and how many (`shared`) have inputs that the first has too.
+    """Return how many inputs of a second split the first split has too (`shared`).
 
-    `complete` says whether both splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are
-    drawn by the seed, so that more samples may be shared than are found.
+    `of` is the number of samples of the second split that were read. `complete` says whether both
+    splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are drawn
+    by the seed, so that more samples may be shared than are found.
     """
     first_hashes = _hashes_of_samples(first, _drawn(first, input_shape, seed), input_shape)
     second_hashes = _hashes_of_samples(second, _drawn(second, input_shape, seed), input_shape)
@@ -124,7 +134,10 @@ def count_shared(
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
+    """Return a hash of each input, [n] uint64.
+
+    None of splits that `count_shared` does not read whole.
+    """
     if len(samples) > _most_samples(input_shape):
         return None
     return _hashes_of_samples(samples, np.arange(len(samples)), input_shape)

@@ -1,7 +1,8 @@
 """The data folder: which files of a data set are there, and whether they have changed.
 
-`paths.data/NAME/checksums.json` has the SHA-256 of every file that has come through the program: the published one if it is
-known, otherwise the one when it was first seen; the file is compared with it ever after.
+`paths.data/NAME/checksums.json` has the SHA-256 of every file that has come through the program:
+the published one if it is known, otherwise the one when it was first seen; the file is compared
+with it ever after.
 """
 
 import json
@@ -27,9 +28,12 @@ _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether what the reader needs of a file is in its data set's folder; of the data only names are looked at.
+    """Return whether what the reader needs of a file is in its data set's folder.
 
-    That is the file itself, the content of an archive that has to be unpacked, or what makes the file unnecessary.
+    Of the data only names are looked at.
+
+    That is the file itself, the content of an archive that has to be unpacked, or what makes the
+    file unnecessary.
     """
     for pattern in file.instead:
         if any(folder.glob(pattern)):
@@ -43,8 +47,9 @@ def is_there(file: DataFile, folder: Path) -> bool:
 def state(entry: DataSet, data_folder: Path) -> str:
     """Return in one word whether data are there; of the data only names are looked at.
 
-    That is present, partly or absent, of data that come in files. Others are present where files stand in for them, and else
-    generated, bundled (with a package) or yours; "-" if the data set's file does not say.
+    That is present, partly or absent, of data that come in files. Others are present where files
+    stand in for them, and else generated, bundled (with a package) or yours; "-" if the data set's
+    file does not say.
     """
     are_there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if are_there and all(are_there):
@@ -56,7 +61,10 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 @contextmanager
 def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
-    """Lock the data set's folder, after waiting for other processes, and provide it; StorageError if it cannot be written."""
+    """Lock the data set's folder, after waiting for other processes, and provide it.
+
+    StorageError if it cannot be written.
+    """
     what = f"the data of {entry.name}"
     folder = data_folder / entry.name
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
@@ -71,7 +79,10 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
 
 
 def expected(file: DataFile, folder: Path) -> str | None:
-    """Return the SHA-256 that a file should have: the published one, else the recorded one; None if neither is known."""
+    """Return the SHA-256 that a file should have: the published one, else the recorded one.
+
+    None if neither is known.
+    """
     if file.sha256:
         return file.sha256
     entry = _read(folder)["files"].get(file.path, {})
@@ -81,7 +92,8 @@ def expected(file: DataFile, folder: Path) -> str | None:
 def verify(file: DataFile, folder: Path) -> str:
     """Return a file's SHA-256, which is recorded if the file is seen for the first time.
 
-    ChecksumError where SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or the record is damaged.
+    ChecksumError where SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or
+    the record is damaged.
     """
     path = folder / file.path
     digest = storage.sha256_file(path)
@@ -111,9 +123,12 @@ def verify(file: DataFile, folder: Path) -> str:
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
-    """Record size in bytes and SHA-256 of a file in checksums.json, with origin and time, unless an entry has both already.
+    """Record a file's size in bytes, SHA-256, origin and time in checksums.json.
 
-    `name` is the file's path below the folder, `origin` the address that it is from, or "found here".
+    An entry that has this size and digest already stays as it is.
+
+    `name` is the file's path below the folder, `origin` the address that it is from, or "found
+    here".
     """
     content = _read(folder)
     entry = content["files"].get(name)
@@ -125,10 +140,13 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive in place unless that was done; return the number of files that were written.
+    """Unpack an archive in place unless that was done.
 
-    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all are unpacked again. A
-    damaged archive is moved aside, and its record deleted; errors as those of `archives.unpack`.
+    Return the number of files that were written.
+
+    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all
+    are unpacked again. A damaged archive is moved aside, and its record deleted; errors as those of
+    `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():
@@ -150,8 +168,8 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     except DataError as error:
         if error.where != str(archive):
             raise
-        # If the archive stayed in its place and in the record, it would pass for the right file, and an intact one for a
-        # wrong one.
+        # If the archive stayed in its place and in the record, it would pass for the right file,
+        # and an intact one for a wrong one.
         content["files"].pop(file.path, None)
         storage.write_json(folder / CHECKSUMS, content)
         moved = storage.quarantine(archive)
@@ -175,7 +193,10 @@ def _is_unpacked(folder: Path, file: DataFile) -> bool:
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
-    """Return name -> size of what was unpacked from a file; empty if nothing is recorded or the record is damaged."""
+    """Return name -> size of what was unpacked from a file.
+
+    Empty if nothing is recorded or the record is damaged.
+    """
     if file.unpack is None:
         return {}
     try:

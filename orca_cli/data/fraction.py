@@ -1,4 +1,4 @@
-"""Splits made of others: a part of one, for learning curves (paper, Figure 5), and several in a row."""
+"""Splits made of others: a part of a split, for learning curves (paper, Figure 5), and several."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from orca_cli.interfaces import Batch, Samples, TaskData
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples (see interfaces) of a split, by `rows`, ascending indices [n] into the `whole`."""
+    """Samples (see interfaces) of the `whole` with the indices `rows` [n], which ascend."""
 
     whole: Samples
     rows: np.ndarray
@@ -44,11 +44,13 @@ class Part:
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
-    """Return a task that trains on a part of its training split, with a note on it; the task itself where `fraction` is None.
+    """Return a task that trains on a part of its training split, with a note on it.
 
-    The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger one. Validation and test
-    stay as they are, and so do means and deviations, which are those of the whole. DataError where fewer than two samples
-    would be left.
+    The task itself where `fraction` is None.
+
+    The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger
+    one. Validation and test stay as they are, and so do means and deviations, which are those of
+    the whole. DataError where fewer than two samples would be left.
     """
     if fraction is None:
         return task
@@ -77,10 +79,10 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 
 
 class Joined:
-    """Samples (see interfaces) of one or more splits of one task, one after the other, none of which is copied.
+    """Samples (see interfaces) of splits of a task, one after the other; none is copied.
 
-    Equal numbers in the parts' groups are one record: the reader has to number records over all of its splits. Samples of
-    parts without a mask are all input where another part has one.
+    Equal numbers in the parts' groups are one record: the reader has to number records over all of
+    its splits. Samples of parts without a mask are all input where another part has one.
     """
 
     def __init__(self, parts: Sequence[Samples]) -> None:
@@ -91,7 +93,10 @@ class Joined:
         return int(self._ends[-1])
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices, in this order; the parts draw from `augment` one after the other."""
+        """Return the samples with these indices, in this order.
+
+        The parts draw from `augment` one after the other.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         owners = np.searchsorted(self._ends, indices, side="right")  # the part of each sample
         starts = self._ends - [len(part) for part in self._parts]
@@ -99,7 +104,8 @@ class Joined:
         for i in np.unique(owners):
             rows = indices[owners == i] - starts[i]
             batches.append(self._parts[i].batch(rows, augment))
-        # The batches follow one another; `order` has the place of every requested sample among theirs.
+        # The batches follow one another; `order` has the place of every requested sample among
+        # theirs.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
         x = torch.cat([batch.x for batch in batches])[order]
         y = torch.cat([batch.y for batch in batches])[order]

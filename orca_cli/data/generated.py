@@ -1,4 +1,4 @@
-"""Generated data sets, and maps of targets that are stored one per file, as one array: made once, and kept in the cache folder.
+"""Generated data sets, and arrays of maps that lie in a file each: made once, kept in the cache.
 
 Checksums are kept with them, and compared whenever they are read.
 
@@ -30,14 +30,18 @@ def folder_of(
     make: Callable[[Path], None],
     reporter: Reporter,
 ) -> Path:
-    """Return a folder with the data of a task that `parameters` determine; `make` fills it where it is missing or damaged.
+    """Return a folder with the data of a task that `parameters` determine.
 
-    It is cache_folder/generated/NAME-HASH; one process makes it while others wait. Where writing fails or a signal asks to
-    stop, nothing half-made remains.
+    `make` fills it where it is missing or damaged.
+
+    It is cache_folder/generated/NAME-HASH; one process makes it while others wait. Where writing
+    fails or a signal asks to stop, nothing half-made remains.
 
     Args:
-        parameters: all that the data depend on, with the version of the generator; they are written to parameters.json in it.
-        make: called with an empty folder, whose content appears under the final name when it returns.
+        parameters: all that the data depend on, with the version of the generator; they are written
+            to parameters.json in it.
+        make: called with an empty folder, whose content appears under the final name when it
+            returns.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -54,16 +58,18 @@ def folder_of(
 
 
 class MapSamples(ABC):
-    """Samples (see interfaces) that are read one by one, and their targets, [n, 1, H, W] float32, a memory map in the cache.
+    """Samples (see interfaces) that are read one by one, and their targets in the cache.
 
-    A subclass says how a target and an input are read. Reading targets holds one at a time, so memory does not grow with the
-    split; the cache takes 4 H W bytes a sample.
+    Targets are [n, 1, H, W] float32, a memory map. A subclass says how a target and an input are
+    read. Reading targets holds one at a time, so memory does not grow with the split; the cache
+    takes 4 H W bytes a sample.
 
     Args:
-        cache_folder, name, reporter: the name is that of the task and split, such as "psicov-train".
+        cache_folder, name, reporter: the name is that of the task and split, such as
+            "psicov-train".
         count, shape: n; (C, H, W) of an input.
-        files: all that is read; their names, sizes and times of change identify the targets in the cache. DataError where one
-            is missing.
+        files: all that is read; their names, sizes and times of change identify the targets in the
+            cache. DataError where one is missing.
         settings: all else that the targets and their records depend on.
         facts: all besides the records that the samples depend on, as JSON, for the digest.
     """
@@ -113,19 +119,25 @@ class MapSamples(ABC):
 
     @abstractmethod
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the target [H, W] of a sample, and what else is to be known of it: its record, as JSON."""
+        """Return the target [H, W] of a sample, and its record: what else is known, as JSON."""
 
     @abstractmethod
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray | bool, np.ndarray | None]:
-        """Return an input [C, H, W], its mask [H, W] or True for all of it, and its target, None for the one in the cache."""
+        """Return an input [C, H, W], its mask [H, W] and its target.
+
+        A mask of True is one for all of the input; a target of None is that in the cache.
+        """
 
     def __len__(self) -> int:
         return len(self.records)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W]; `augment` is passed to `read`."""
+        """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W].
+
+        `augment` is passed to `read`.
+        """
         x = np.empty((len(indices), *self._shape), np.float32)
         valid = np.empty((len(indices), *self._shape[1:]), bool)
         y = np.array(self._maps[indices])
@@ -146,13 +158,15 @@ class MapSamples(ABC):
         return None
 
     def digest(self) -> str:
-        """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
+        """Return a SHA-256 over facts and records: what the files held when targets were read."""
         text = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _state_of(files: Sequence[Path]) -> str:
-    """Return a SHA-256 over names, sizes and times of change of files; DataError where one is missing.
+    """Return a SHA-256 over names, sizes and times of change of files.
+
+    DataError where one is missing.
 
     Their content is not read: gigabytes at every start would take minutes.
     """

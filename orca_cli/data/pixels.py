@@ -1,4 +1,4 @@
-"""Random crops and flips of images, and samples over uint8 images in arrays that are augmented batch by batch.
+"""Random crops and flips of images, and samples over uint8 images that are augmented in batches.
 
 Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
 """
@@ -20,7 +20,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def random_crop(
     images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size]; uniform over all that fit."""
+    """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size].
+
+    Uniform over all that fit.
+    """
     padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     # Every window that fits: [B, C, tops, lefts, *size].
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
@@ -42,7 +45,10 @@ def augmented(
     flip: bool,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Return images [B, C, H, W] cropped to `size`, unless nothing could be cut off, and mirrored where `flip` says so."""
+    """Return images [B, C, H, W] cropped to `size` at random, and with `flip` mirrored at random.
+
+    Images that have this size and no padding are not cropped.
+    """
     if padding or images.shape[2:] != size:
         images = random_crop(images, size, padding, generator)
     if flip:
@@ -53,7 +59,10 @@ def augmented(
 def normalised(
     images: np.ndarray, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> torch.Tensor:
-    """Return uint8 images [B, C, H, W] as float32 in 0..1; with mean and std [C], positive, (pixel - mean) / std of these."""
+    """Return uint8 images [B, C, H, W] as float32 in 0..1.
+
+    With mean and std [C], positive, (pixel - mean) / std of these.
+    """
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
         x = (x - _per_channel(mean)) / _per_channel(std)
@@ -65,9 +74,10 @@ def _per_channel(numbers: tuple[float, ...]) -> np.ndarray:
 
 
 class PixelSamples(ArraySamples):
-    """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W] in memory or in a mapped file; y is [N] int64.
+    """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W]; y is [N] int64.
 
-    `mean` and `std` are those of `normalised`; `padding` and `flip` say how augmentation crops to H x W and mirrors.
+    Images are in memory or in a mapped file.     `mean` and `std` are those of `normalised`;
+    `padding` and `flip` say how augmentation crops to H x W and mirrors.
     """
 
     def __init__(
@@ -88,7 +98,10 @@ class PixelSamples(ArraySamples):
         self._flip = flip
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices; cropped and flipped at random where `augment` is given."""
+        """Return the samples with these indices.
+
+        Cropped and flipped at random where `augment` is given.
+        """
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         images = self._x[rows]
         release_pages(self._x)

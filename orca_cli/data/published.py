@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
+"""What readers of published data sets share: finding files, checking content, notes on both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +20,20 @@ def find(
     key: str = "task.path",
     others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a data set, in the order of their names; DataError where one is missing.
+    """Return the files or folders of a data set, in the order of their names.
+
+    DataError where one is missing.
 
     Args:
         data_folder, task: where its folder is, and the name of both.
-        names: relative to its folder; those without a suffix, or with .lmdb, are those of folders too; with a star it is a
-            pattern, of which the first file counts.
-        path: another folder, from the working folder or else from `data_folder`; or, of one name, the file itself.
-        hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
-        others: further lists of names, since archives and mirrors put the same files into different folders. The first list
-            that is complete counts.
+        names: relative to its folder; those without a suffix, or with .lmdb, are those of folders
+            too; with a star it is a pattern, of which the first file counts.
+        path: another folder, from the working folder or else from `data_folder`; or, of one name,
+            the file itself.
+        hint: what else to do, besides getting the files or giving `path`, which the setting `key`
+            does.
+        others: further lists of names, since archives and mirrors put the same files into different
+            folders. The first list that is complete counts.
     """
     folder = Path(path or data_folder / task).expanduser()
     if not folder.exists():
@@ -55,7 +59,10 @@ def find(
 
 
 def _find_in(folder: Path, name: str) -> Path | None:
-    """Return the file of this name or pattern in a folder, see `find`; None where there is no such file."""
+    """Return the file of this name or pattern in a folder, see `find`.
+
+    None where there is no such file.
+    """
     candidates = sorted(folder.glob(name)) if "*" in name else [folder / name]
     may_be_folder = Path(name).suffix in ("", ".lmdb")
     for path in candidates:
@@ -65,13 +72,16 @@ def _find_in(folder: Path, name: str) -> Path | None:
 
 
 def file_identity(path: Path) -> dict[str, int | float | str]:
-    """Return path, size and modification time of a file: what a copy in the cache depends on (see `generated.folder_of`)."""
+    """Return path, size and modification time of a file.
+
+    They are what a copy in the cache depends on (see `generated.folder_of`).
+    """
     state = path.stat()
     return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
 
 
 def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
-    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
+    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only maps."""
     return [
         np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
         for name in names
@@ -84,7 +94,10 @@ def fault(what: str, where: object) -> DataError:
 
 
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
-    """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
+    """Return the named entries of a dict that a file holds.
+
+    DataError where it is not a dict or lacks one.
+    """
     expected = f"expected a dict with {' and '.join(names)}"
     if not isinstance(record, dict):
         raise fault(f"holds a {type(record).__name__}; {expected}", where)
@@ -102,11 +115,15 @@ def check_array(
     dtype: str = "numbers",
     holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds if it is an array of this type and shape, and of such values; else raise DataError.
+    """Return what a file holds if it is an array of this type and shape, and of such values.
+
+    Else raise DataError.
 
     Args:
-        shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
-        where, what: origin and name of the array in messages; the name is empty where the origin says it.
+        shape: a number for a fixed length, a name for one that is free but not 0; equal names are
+            equal lengths.
+        where, what: origin and name of the array in messages; the name is empty where the origin
+            says it.
         dtype: of NumPy; "numbers" is real numbers and booleans of any type.
         holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
     """
@@ -132,7 +149,10 @@ def _has_type(array: np.ndarray, dtype: str) -> bool:
 
 
 def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:
-    """Return whether an array has a shape; a name is a length that is free but not 0, the same wherever it occurs."""
+    """Return whether an array has a shape.
+
+    A name is a length that is free but not 0, the same wherever it occurs.
+    """
     if array.ndim != len(shape):
         return False
     lengths: dict[str, int] = {}
@@ -146,8 +166,9 @@ def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:
 def class_numbers(
     labels: object, n: int, num_classes: int, where: str, first: int = 0
 ) -> np.ndarray:
-    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
+    """Return class labels as [n] int64 from 0 on.
 
+    They are n whole numbers (n,) or (n, 1) in first..first+num_classes-1.
     DataError for labels of another form, and for the first one that is out of range.
     """
     try:

@@ -1,7 +1,7 @@
-"""One split of a task that lies in arrays, in memory or mapped from a file: its scale, its missing values (NaN), its batches.
+"""A split in arrays, in memory or mapped from a file: its scale, missing values (NaN) and batches.
 
-Shapes: N rows of the arrays, n samples of the split, B of a batch, C channels, I channels with an indicator, *E the extent (L,
-or H x W), K outputs.
+Shapes: N rows of the arrays, n samples of the split, B of a batch, C channels, I channels with an
+indicator, *E the extent (L, or H x W), K outputs.
 """
 
 import hashlib
@@ -24,11 +24,13 @@ _FARTHEST = 2.0**4
 
 @dataclass(frozen=True)
 class Gaps:
-    """What takes the place of missing values (NaN) in inputs; learned by `fit_inputs`, and kept with the run.
+    """What takes the place of missing values (NaN) in inputs.
 
-    "mean" puts the channel's training mean there. "linear" interpolates along a sequence between the nearest known values on
-    both sides, repeats the nearest one before the first and after the last, and puts the mean where all of a sample's channel
-    is missing. Padding is never missing.
+    Learned by `fit_inputs`, and kept with the run.
+
+    "mean" puts the channel's training mean there. "linear" interpolates along a sequence between
+    the nearest known values on both sides, repeats the nearest one before the first and after the
+    last, and puts the mean where all of a sample's channel is missing. Padding is never missing.
     """
 
     how: How
@@ -41,8 +43,8 @@ class Gaps:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E] bool.
 
-        Inputs in which nothing is missing are returned as they are, others as float64. NaN stays at padding, where `valid`
-        [B, *E] is False; None where nothing is padding.
+        Inputs in which nothing is missing are returned as they are, others as float64. NaN stays at
+        padding, where `valid` [B, *E] is False; None where nothing is padding.
         """
         is_missing = _is_nan(x)
         if valid is not None:
@@ -67,12 +69,15 @@ def _is_nan(x: np.ndarray) -> np.ndarray:
 
 
 def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
-    """Return numbers of channels [C] with axes of 1 behind, for arrays [n, C, *E] of `ndim` axes."""
+    """Return numbers [C] in a shape that broadcasts over arrays [n, C, *E] of `ndim` axes."""
     return numbers.reshape(-1, *(1,) * (ndim - 2))
 
 
 def _interpolate(series: np.ndarray, is_gap: np.ndarray, is_known: np.ndarray) -> None:
-    """Fill the gaps of a series [L] in place, between its known steps; where none is known it stays as it is."""
+    """Fill the gaps of a series [L] in place, between its known steps.
+
+    Where none is known it stays as it is.
+    """
     known_steps = np.flatnonzero(is_known)
     if len(known_steps) == 0:
         return
@@ -103,10 +108,12 @@ def remarks(
     gaps: Gaps | None = None,
     x: np.ndarray | Ragged | None = None,
 ) -> dict[str, int]:
-    """Return what is done to samples so that they fit the model, each with the number of samples; nothing where that is 0.
+    """Return what is done to samples so that they fit the model, each with the number of samples.
 
-    `steps` [n] are those of sequences, which are cut after L, or None where all samples have one shape; x [n, C, *E] are the
-    samples whose missing values `gaps` fills, or None.
+    Nothing where that is 0.
+
+    `steps` [n] are those of sequences, which are cut after L, or None where all samples have one
+    shape; x [n, C, *E] are the samples whose missing values `gaps` fills, or None.
     """
     counts: dict[str, int] = {}
     if steps is not None:
@@ -118,21 +125,29 @@ def remarks(
 
 @dataclass(frozen=True)
 class ChannelScale:
-    """Subtracts each channel's mean over the training set and divides by its deviation; `fit_inputs` makes it, [C] float64."""
+    """Subtracts each channel's mean over the training set and divides by its deviation.
+
+    `fit_inputs` makes it, [C] float64.
+    """
 
     mean: np.ndarray
     std: np.ndarray  # 1 for constant channels
 
 
 class ArraySamples:
-    """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
+    """Samples (see interfaces) over arrays.
+
+    Inputs become float32 batch by batch, and are never copied as a whole.
 
     Args:
-        x: inputs [N, C, *E] of any real dtype, which may be a memory map; or sequences that know their lengths.
+        x: inputs [N, C, *E] of any real dtype, which may be a memory map; or sequences that know
+            their lengths.
         y: targets [N, ...], as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is, or where sequences know their lengths.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is, or where
+            sequences know their lengths.
         rows: [n], those of this split; None takes all.
-        scale, gaps: how inputs are scaled and their missing values filled; without both, inputs keep their values.
+        scale, gaps: how inputs are scaled and their missing values filled; without both, inputs
+            keep their values.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
     """
 
@@ -180,7 +195,7 @@ class ArraySamples:
         return self._groups[self._rows]
 
     def digest(self) -> str:
-        """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
+        """Return a SHA-256 over shape, dtype and bytes of all arrays, normalisation included."""
         digest = hashlib.sha256()
 
         def add(name: str, array: np.ndarray | Ragged, rows: np.ndarray) -> None:
@@ -212,10 +227,12 @@ def as_inputs(
     scale: ChannelScale | None = None,
     gaps: Gaps | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid; `valid` [B, *E] is False at padding, None without.
+    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid.
 
-    Missing values are filled first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
-    and are not scaled. Without scale or gaps that step is left out.
+    `valid` [B, *E] is False at padding, None without.
+
+    Missing values are filled first, then inputs are scaled, then padding becomes 0; the indicator
+    channels of gaps come last and are not scaled. Without scale or gaps that step is left out.
     """
     flags = None
     if gaps is not None:
@@ -260,16 +277,17 @@ def fit_inputs(
     indicator: bool,
     where: str,
 ) -> FittedInputs:
-    """Return the scale of inputs [N, C, *E], what takes the place of missing values, and notes on both.
+    """Return the scale of inputs [N, C, *E], what replaces missing values, and notes on both.
 
-    Learned from the training rows alone, without padding and missing values. The scale has deviation 1 for constant channels.
-    ConfigError for linear filling of inputs that are not sequences, DataError for a channel of which the training rows know no
-    value.
+    Learned from the training rows alone, without padding and missing values. The scale has
+    deviation 1 for constant channels. ConfigError for linear filling of inputs that are not
+    sequences, DataError for a channel of which the training rows know no value.
 
     Args:
         rows: [n], those for training.
         has_gaps: whether any input of any row is NaN.
-        indicator: whether channels with missing values in the training rows get an indicator channel.
+        indicator: whether channels with missing values in the training rows get an indicator
+            channel.
     """
     if how == "linear" and x.ndim != 3:
         extent = described_extent(x.shape[2:])
@@ -290,7 +308,8 @@ def fit_inputs(
             hint="remove it",
         )
     std = np.sqrt(moments.variance)
-    # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
+    # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation
+    # in the data.
     is_constant = std <= 1e-12 * np.abs(moments.mean)
     warnings = []
     if is_constant.any():
@@ -362,10 +381,10 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
 
 
 def target_scale(y: np.ndarray) -> Scale:
-    """Return each output channel's mean and deviation [K, 1, ...], in the dtype of the targets [n, K, *E].
+    """Return each output's mean and deviation [K, 1, ...], in the dtype of targets [n, K, *E].
 
-    Missing targets (NaN) do not count. The deviation is 1 for channels that are constant up to rounding. Every channel needs a
-    known target.
+    Missing targets (NaN) do not count. The deviation is 1 for channels that are constant up to
+    rounding. Every channel needs a known target.
     """
     mean, std = _target_moments(y)
     return Scale(
@@ -375,9 +394,10 @@ def target_scale(y: np.ndarray) -> Scale:
 
 
 def target_dtype(y: np.ndarray) -> type[np.floating[Any]]:
-    """Return float32 for targets [n, K, *E], or float64 where a channel lies so far from zero that float32 is too coarse.
+    """Return float32 for targets [n, K, *E], or float64 where float32 is too coarse for a channel.
 
-    That is where float32 rounds the channel's mean by more than 2^-20 of its deviation.
+    That is far from zero, where float32 rounds the channel's mean by more than 2^-20 of its
+    deviation.
     """
     mean, std = _target_moments(y)
     is_far = np.abs(mean) > _FARTHEST * std
@@ -385,12 +405,16 @@ def target_dtype(y: np.ndarray) -> type[np.floating[Any]]:
 
 
 def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation [K] float64 of the known targets of every channel; the deviation of constant ones is 1."""
+    """Return mean and deviation [K] float64 of the known targets of every channel.
+
+    The deviation of constant ones is 1.
+    """
     num_outputs = y.shape[1]
     mean = np.empty(num_outputs)
     std = np.empty(num_outputs)
     for i in range(num_outputs):
-        # One channel at a time in float64: squares of float32 leave its range for targets beyond 1e19 or below 1e-22.
+        # One channel at a time in float64: squares of float32 leave its range for targets beyond
+        # 1e19 or below 1e-22.
         channel = y[:, i].reshape(-1).astype(np.float64)
         mean[i] = np.nanmean(channel)
         std[i] = np.nanstd(channel)
@@ -399,5 +423,5 @@ def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rounding(dtype: np.dtype) -> float:
-    """Return the share of numbers of a dtype, or of their mean, below which their differences are rounding."""
+    """Return the share of numbers of a dtype below which their differences are rounding."""
     return 1e-7 if dtype == np.float32 else 1e-12

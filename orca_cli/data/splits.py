@@ -1,7 +1,8 @@
-"""Seeded, disjoint splits into test, validation and train: stratified by class, groups kept together.
+"""Seeded, disjoint splits into test, validation and train: stratified, groups kept together.
 
-Of data sets that come as a training and a test set only, validation is a part of the training set (`hold_out`).
-DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
+Of data sets that come as a training and a test set only, validation is a part of the training set
+(`hold_out`). DataError where the sizes add up to more than the samples, nothing is left for
+training, or groups are missing or shared.
 """
 
 import re
@@ -16,7 +17,8 @@ from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
-# How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
+# How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns
+# and arrays of marks.
 PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -27,7 +29,10 @@ _WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")  # as pandas writes a column of inte
 
 
 class Split(NamedTuple):
-    """Three disjoint sets of indices, each sorted int64; those of validation and test may be empty."""
+    """Three disjoint sets of indices, each sorted int64.
+
+    Those of validation and test may be empty.
+    """
 
     train: np.ndarray
     validation: np.ndarray
@@ -39,8 +44,9 @@ def marked_rows(
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split that `marks` [n] name, ascending, of the splits that have any.
 
-    A mark is a word of PART_NAMES in any case, or 0, 1, 2 for train, validation, test. DataError for others, and where
-    `for_training` is set and no row is for training; `hint` follows what is allowed.
+    A mark is a word of PART_NAMES in any case, or 0, 1, 2 for train, validation, test. DataError
+    for others, and where `for_training` is set and no row is for training; `hint` follows what is
+    allowed.
     """
     texts = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
     rows: dict[str, np.ndarray] = {}
@@ -72,14 +78,18 @@ def split(
     classes: np.ndarray | None = None,
     keys: Sequence[str] = ("task.train_size", "task.validation_size", "task.test_size"),
 ) -> Split:
-    """Return disjoint index sets; the test set depends on neither the validation nor the training size.
+    """Return disjoint index sets.
 
-    The n samples are put into one random order in which every stretch holds each class in proportion. Test takes its start,
-    validation what follows, and train its end. So a smaller training set is a part of a larger one, and every class has a
-    training sample where there are as many training samples as classes.
+    The test set depends on neither the validation nor the training size.
+
+    The n samples are put into one random order in which every stretch holds each class in
+    proportion. Test takes its start, validation what follows, and train its end. So a smaller
+    training set is a part of a larger one, and every class has a training sample where there are as
+    many training samples as classes.
 
     Args:
-        validation, test: numbers of samples (int), or fractions of n below 1 (float); a fraction above 0 takes one or more.
+        validation, test: numbers of samples (int), or fractions of n below 1 (float); a fraction
+            above 0 takes one or more.
         train: number of samples; None takes the rest.
         classes: [n], to stratify by; None for the plain random order.
         keys: the settings that give the sizes, for messages.
@@ -106,16 +116,19 @@ def split(
 
 
 def _count(size: int | float, n: int) -> int:
-    """Return a number of samples as it is, and a fraction of n as a number; of a fraction above 0, one or more."""
+    """Return a number of samples as it is, and a fraction of n as a number.
+
+    Of a fraction above 0, one or more.
+    """
     if isinstance(size, int):
         return size
     return max(int(size > 0), round(size * n))
 
 
 def _spread(order: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return a random order of samples [n], changed so that every stretch of it holds each class in proportion."""
-    # A sample's rank within its class, as a fraction, spreads every class evenly over the order. The last of each class has
-    # rank 1, so that the end of the order, train, has every class.
+    """Return a random order [n] changed so that every stretch holds each class in proportion."""
+    # A sample's rank within its class, as a fraction, spreads every class evenly over the order.
+    # The last of each class has rank 1, so that the end of the order, train, has every class.
     rank = np.empty(len(order))
     for label in np.unique(classes):
         members = order[classes[order] == label]
@@ -132,10 +145,13 @@ def folds(
     classes: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the fold of each of n samples, [n] int64 in 0..count-1; DataError for fewer samples, or groups, than folds.
+    """Return the fold of each of n samples, [n] int64 in 0..count-1.
 
-    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. Samples of one group [n] are in one
-    fold; sizes are numbers of groups then, and the class of a group is the most frequent one in it.
+    DataError for fewer samples, or groups, than folds.
+
+    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. Samples
+    of one group [n] are in one fold; sizes are numbers of groups then, and the class of a group is
+    the most frequent one in it.
     """
     units = merged(n, classes, groups)
     if units.count < count:
@@ -147,7 +163,8 @@ def folds(
         )
     order = numpy_generator(seed, "folds").permutation(units.count)
     if units.classes is not None:
-        # Units of a class follow one another and are dealt out in turn; the sort leaves them in their random order.
+        # Units of a class follow one another and are dealt out in turn; the sort leaves them in
+        # their random order.
         order = order[np.argsort(units.classes[order], kind="stable")]
     fold_of_unit = np.empty(units.count, dtype=np.int64)
     fold_of_unit[order] = np.arange(units.count) % count
@@ -166,7 +183,8 @@ class Units:
 def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Units:
     """Return the units of n samples: their groups [n], or without groups each sample alone.
 
-    A group has its most frequent class [n], or the lowest of several such; without classes units have none.
+    A group has its most frequent class [n], or the lowest of several such; without classes units
+    have none.
     """
     if groups is None:
         numbers = np.arange(n)
@@ -181,7 +199,8 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Uni
     (pair_units, pair_codes), counts = np.unique(
         np.stack([numbers, codes]), axis=1, return_counts=True
     )
-    # By unit, then by frequency from above, then by class from below: the first pair of a unit has its class.
+    # By unit, then by frequency from above, then by class from below: the first pair of a unit has
+    # its class.
     order = np.lexsort((pair_codes, -counts, pair_units))
     starts = np.searchsorted(pair_units[order], np.arange(count))
     return Units(numbers=numbers, count=count, classes=pair_codes[order][starts])
@@ -190,11 +209,13 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Uni
 def group_rows(
     held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the group of each row, file -> [n] int64, numbered over all files; equal values are one group.
+    """Return the group of each row, file -> [n] int64, numbered over all files.
 
-    `held` has the values [n] of the files of splits, and their origin; 1.0 is the group 1, as text too. `rows` are
-    those of each split in the training file, None where all are for training. DataError for a row without a group, and for a
-    group in two splits.
+    Equal values are one group.
+
+    `held` has the values [n] of the files of splits, and their origin; 1.0 is the group 1, as text
+    too. `rows` are those of each split in the training file, None where all are for training.
+    DataError for a row without a group, and for a group in two splits.
     """
     if not held:
         return {}
@@ -242,9 +263,10 @@ def hold_out(
     train_on_validation: bool = False,
     split_seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the training set, of these classes [N], that are for training and those for validation, each sorted.
+    """Return the rows of a training set that are for training and for validation, sorted.
 
-    Other arguments are settings, see conf/task/cifar100.yaml. A size is a number of rows (int) or a fraction of N (float).
+    The set has these classes [N]. Other arguments are settings, see conf/task/cifar100.yaml. A size
+    is a number of rows (int) or a fraction of N (float).
     """
     drawn = split(
         len(classes),

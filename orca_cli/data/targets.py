@@ -1,8 +1,9 @@
-"""Targets of own data: their form, learned from the training rows, and how those of every split are checked and encoded.
+"""Targets of own data: their form, learned from training rows, by which all splits are read.
 
-Targets of another form raise DataError with their number, and the first of them; `where` is the file and array. Files hold
-[n] or [n, 1] for classes; [n, K], or [n] where K is 1, for labels and values; [n, K, *E], [n, *E, K] with channels last, or
-[n, *E] where K is 1, for maps; and [n, *E] integers for a class at every position.
+Targets of another form raise DataError with their number, and the first of them; `where` is the
+file and array. Files hold [n] or [n, 1] for classes; [n, K], or [n] where K is 1, for labels and
+values; [n, K, *E], [n, *E, K] with channels last, or [n, *E] where K is 1, for maps; and [n, *E]
+integers for a class at every position.
 
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
@@ -23,13 +24,17 @@ _LARGEST = 2**53  # of class numbers
 
 @dataclass(frozen=True)
 class TargetForm:
-    """The form that the targets of every split have; learned by `fit_targets`, and kept with the run."""
+    """The form that the targets of every split have.
+
+    Learned by `fit_targets`, and kept with the run.
+    """
 
     # Maps are real-valued; class_maps have a class at every position.
     kind: Literal["classes", "labels", "values", "maps", "class_maps"]
     num_outputs: int  # K; 0 while it is not known
     names: tuple[str, ...] = ()  # of classes, labels or values; K or none
-    # Class i as the files write it, ascending; all integers, or all strings. Empty where the data number them.
+    # Class i as the files write it, ascending; all integers, or all strings. Empty where the data
+    # number them.
     classes: tuple[int | str, ...] = ()
     extent: tuple[int, ...] = ()  # *E of maps
     channels_last: bool = False  # whether maps are (n, *E, K)
@@ -39,8 +44,9 @@ class TargetForm:
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y.
 
-        DataError for another shape or type; a class that training lacks, or that is not in 0..K-1; a label other than 0 and 1;
-        a number that is infinite in float32, or NaN where none may be missing.
+        DataError for another shape or type; a class that training lacks, or that is not in 0..K-1;
+        a label other than 0 and 1; a number that is infinite in float32, or NaN where none may be
+        missing.
         """
         if self.classes:
             return self._positions(y, where)
@@ -65,7 +71,10 @@ class TargetForm:
         return positions.astype(np.int64)
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored; K of 0 accepts every class from 0 on."""
+        """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored.
+
+        K of 0 accepts every class from 0 on.
+        """
         # A missing number among integers makes all of them floats.
         if y.shape[1:] != self.extent or y.dtype.kind not in "iub":
             sizes = ", ".join(["n", *map(str, self.extent)])
@@ -89,9 +98,9 @@ class TargetForm:
         return integers
 
     def numbers(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return labels or numbers as [n, K, *E] in the dtype of the file, NaN where a target may be missing and is.
+        """Return labels or numbers as [n, K, *E] in the dtype of the file.
 
-        Raises as `encode`.
+        They are NaN where a target may be missing and is. Raises as `encode`.
         """
         if self.channels_last and y.ndim == len(self.extent) + 2:
             y = np.moveaxis(y, -1, 1)
@@ -164,10 +173,13 @@ def fit_targets(
     channels_last: bool = False,
     missing: bool = False,
 ) -> TargetForm:
-    """Return the form of targets [N, ...] of a kind, from the training rows; ConfigError for arguments that the kind excludes.
+    """Return the form of targets [N, ...] of a kind, from the training rows.
 
-    `names` are those of labels, of values, or of classes that the data number by themselves; `num_classes` is K, of classes.
-    DataError where nothing can be learned: one class, equal numbers, an output or a class of maps without a training target.
+    ConfigError for arguments that the kind excludes.
+
+    `names` are those of labels, of values, or of classes that the data number by themselves;
+    `num_classes` is K, of classes. DataError where nothing can be learned: one class, equal
+    numbers, an output or a class of maps without a training target.
     """
     has_class_maps = kind == "dense" and y.dtype.kind in "iub"
     if kind == "classes" and missing:
@@ -208,7 +220,7 @@ def fit_targets(
 def _fit_classes(
     y: np.ndarray, rows: np.ndarray, where: str, num_classes: int | None
 ) -> TargetForm:
-    """Return the form of class labels [N], whose classes are those that occur in the training rows."""
+    """Return the form of class labels [N]; the classes are those that occur in training rows."""
     labels = plain_labels(y, where)[rows]
     classes, counts = np.unique(labels, return_counts=True)
     k = len(classes)
@@ -239,7 +251,7 @@ def _fit_classes(
 
 
 def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
-    """Return the form with the number of its classes, which is in it or follows from the training rows."""
+    """Return the form with its number of classes, which is known or that of the training rows."""
     train = form.encode(y, where)[rows]
     present = np.unique(train[train != IGNORED_CLASS])
     if len(present) < 2:
@@ -256,7 +268,7 @@ def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: st
 
 
 def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
-    """Return the form of labels, values or maps with K, and of numbers with the scale of the training rows."""
+    """Return the form of labels, values or maps with K, and of numbers with their scale."""
     numbers = form.numbers(y, where)
     form = replace(form, num_outputs=numbers.shape[1])
     if form.kind == "labels":
@@ -281,7 +293,7 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
 
 
 def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:
-    """Return the error for training targets that are all equal, or all ignored if `targets` is empty."""
+    """Return the error for training targets that are all equal; with none, all are ignored."""
     values = ", ".join(map(str, targets.tolist())) or "ignored"
     return DataError(
         f"all {count} training targets are {values}",
@@ -291,9 +303,12 @@ def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    """Return labels [n] or [n, 1] as [n] int64 or strings; whole numbers stored as floats become integers.
+    """Return labels [n] or [n, 1] as [n] int64 or strings.
 
-    DataError for other shapes, for numbers that are not whole or beyond 2^53, and for -100, which marks ignored positions.
+    Whole numbers stored as floats become integers.
+
+    DataError for other shapes, for numbers that are not whole or beyond 2^53, and for -100, which
+    marks ignored positions.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -355,7 +370,7 @@ def check_finite(
 
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
-    """Return as text which of the wrong values [n, ...] is the first, and its index, counted from `offset` on."""
+    """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
     row, *position = map(int, np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
     index: object = (row + offset, *position) if position else row + offset
     return f"the first is {values[(row, *position)]} at index {index}"

@@ -1,8 +1,8 @@
 """Which arrays of which files make up the splits, or new data; only headers are read here.
 
-The arrays of a split, a row for each sample, are a mapping from their roles: x, y, lengths, group. Files with the ending .npz
-hold several arrays by name; the only array of an .npy file has the role that its setting says. An array `split` may say which
-of their rows are whose.
+The arrays of a split, a row for each sample, are a mapping from their roles: x, y, lengths, group.
+Files with the ending .npz hold several arrays by name; the only array of an .npy file has the role
+that its setting says. An array `split` may say which of their rows are whose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,10 @@ class Roles:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The arrays that hold each split, by role, and the rows of those of train that are for each split.
+    """The arrays of each split, by role, and which rows of the training arrays are whose.
 
-    Rows are those of train and of the splits that an array `split` marks, which have no arrays of their own.
+    Rows are those of train and of the splits that an array `split` marks, which have no arrays of
+    their own.
     """
 
     arrays: dict[str, Arrays]
@@ -43,10 +44,12 @@ class StoredSplits:
 
 
 def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> StoredSplits:
-    """Return where each split is; `files` are the settings of the splits and of their labels, None where not given.
+    """Return where each split is.
 
-    ConfigError for settings that contradict the files; DataError where an array is missing or of another length, a split is
-    there twice, or only some splits have lengths.
+    `files` are the settings of the splits and of their labels, None where not given.
+
+    ConfigError for settings that contradict the files; DataError where an array is missing or of
+    another length, a split is there twice, or only some splits have lengths.
     """
     paths = file_paths(files, data_folder)
     content = _open_split("train", paths, roles)
@@ -75,7 +78,7 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
 
 
 def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arrays:
-    """Return the arrays of a split's file by name, with the targets that have a file of their own."""
+    """Return the arrays of a split's file by name, with targets from a file of their own."""
     path = paths[split_name]
     labels = _LABELS[split_name]
     arrays = open_arrays(path, f"task.{split_name}")
@@ -100,7 +103,7 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
 
 
 def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> StoredSplits:
-    """Return the splits in the arrays of the training file: by endings of names, and by marks of rows."""
+    """Return the splits in the training file: by endings of names, and by marks of rows."""
     endings = _endings(content, roles.names["x"])
     arrays = {
         split_name: _by_role(content, path, roles, ending) for split_name, ending in endings.items()
@@ -121,7 +124,7 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
 
 
 def _check_lengths(splits: Mapping[str, Arrays]) -> None:
-    """Raise DataError for a split without lengths where another has them: its padding would pass for data."""
+    """Raise DataError if only some splits have lengths: padding would pass for data."""
     if not any("lengths" in arrays for arrays in splits.values()):
         return
     for arrays in splits.values():
@@ -136,9 +139,10 @@ def _check_lengths(splits: Mapping[str, Arrays]) -> None:
 def locate_new(
     path: Path, where: str, names: Mapping[str, str], part: str
 ) -> tuple[Arrays, np.ndarray | None]:
-    """Return the arrays of new samples, y only where the file has it, and the rows that are requested; None are all.
+    """Return the arrays of new samples, and the rows that are requested; None are all.
 
-    A part is inputs called so (x_test), or rows that an array `split` marks; empty takes all.
+    There is no y where the file has none. A part is inputs called so (x_test), or rows that an
+    array `split` marks; empty takes all.
     """
     roles = Roles(names=names, optional=("y",))
     content = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
@@ -158,7 +162,10 @@ def _listed(content: Arrays) -> str:
 
 
 def _endings(content: Arrays, x: str) -> dict[str, str]:
-    """Return the endings of the splits that have inputs of their own, such as `_val`; the first where there are several."""
+    """Return the endings of the splits that have inputs of their own, such as `_val`.
+
+    The first where there are several.
+    """
     endings = {}
     for split_name, words in PART_NAMES.items():
         for word in words:
@@ -169,7 +176,7 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
 
 
 def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arrays:
-    """Return the arrays of a file whose names have an ending, and the marks of splits where there are any."""
+    """Return the arrays of a file whose names have an ending, with marks of splits if any."""
     arrays: Arrays = {}
     for role, name in (*roles.names.items(), ("split", "split")):
         if name + ending in content:
@@ -195,7 +202,10 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
 
 
 def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
-    """Return the rows of each split that an array `split` marks, if there is one; see `marked_rows`."""
+    """Return the rows of each split that an array `split` marks, if there is one.
+
+    See `marked_rows`.
+    """
     if "split" not in arrays:
         return {}
     marks = arrays["split"]

@@ -1,10 +1,12 @@
 """How the arrays of files, or of new data, become the model's inputs and targets.
 
-Sequences may have different lengths. Where each ends is given by an array of lengths, or by steps of NaN after it. Inputs are
-brought to one length, that of the longest training sequence unless another is given: longer ones lose their end, and what
-comes after an end is neither read nor learned from.
+Sequences may have different lengths. Where each ends is given by an array of lengths, or by steps
+of NaN after it. Inputs are brought to one length, that of the longest training sequence unless
+another is given: longer ones lose their end, and what comes after an end is neither read nor
+learned from.
 
-Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file, l of a sequence alone.
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; W steps in a file,
+l of a sequence alone.
 """
 
 from dataclasses import dataclass
@@ -38,9 +40,10 @@ class RawInputs:
 
 @dataclass(frozen=True)
 class Padding:
-    """How the ends of sequences are given, by lengths or by steps of NaN, and the L steps that all are brought to.
+    """How the ends of sequences are given, and the L steps that all are brought to.
 
-    `missing_targets`: dense targets may be NaN before an end too. `array` is the name of the lengths in .npz files.
+    `missing_targets`: dense targets may be NaN before an end too. `array` is the name of the
+    lengths in .npz files.
     """
 
     marked_by: Literal["lengths", "nan"]
@@ -53,8 +56,9 @@ class Padding:
     ) -> np.ndarray:
         """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
 
-        `y` are targets as in the files, [n, W] or [n, K, W], with channels last [n, W, K]; `ends` are the sequences' lengths
-        [n]. DataError where a sequence is longer than its targets, or one before its end is missing and must not be.
+        `y` are targets as in the files, [n, W] or [n, K, W], with channels last [n, W, K]; `ends`
+        are the sequences' lengths [n]. DataError where a sequence is longer than its targets, or
+        one before its end is missing and must not be.
         """
         if y.ndim not in (2, 3) or y.dtype.kind not in "fiub":
             return y  # of a form that is refused elsewhere
@@ -86,8 +90,9 @@ class Padding:
 class ArrayPreprocessing:
     """How arrays become the model's inputs and targets; without scale, inputs stay as they are.
 
-    A sample has `stored_shape` in the files: (L), (C, L), (C, H, W) or (C, D, H, W); with channels last, the channels of all
-    but (L) come last. With `padding` a sequence may have any number of steps there.
+    A sample has `stored_shape` in the files: (L), (C, L), (C, H, W) or (C, D, H, W); with channels
+    last, the channels of all but (L) come last. With `padding` a sequence may have any number of
+    steps there.
     """
 
     stored_shape: tuple[int, ...]
@@ -115,7 +120,10 @@ class ArrayPreprocessing:
         return self.padding is not None
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
-        """Raise DataError for inputs [n, ...] of another shape or type than in training; those in a file are not read."""
+        """Raise DataError for inputs [n, ...] of another shape or type than in training.
+
+        Those in a file are not read.
+        """
         if self.padding is not None and len(self.file_shape) != 2:
             raise DataError(
                 f"inputs with {described(self.file_shape)} are not sequences,"
@@ -153,7 +161,10 @@ class ArrayPreprocessing:
     def inputs(
         self, raw: np.ndarray | RawInputs, where: str = "inputs"
     ) -> tuple[Tensor, Tensor | None]:
-        """Return inputs as Batch.x and Batch.valid; with padding, and unless NaN marks the ends, `raw` has lengths."""
+        """Return inputs as Batch.x and Batch.valid.
+
+        With padding, and unless NaN marks the ends, `raw` has lengths.
+        """
         if not isinstance(raw, RawInputs):
             raw = RawInputs(raw)
         x = self.oriented(raw, where)
@@ -161,7 +172,7 @@ class ArrayPreprocessing:
         return as_inputs(values, valid, self.scale, self.gaps)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
+        """Return the samples of an .npz file, with targets if it has them, or of an .npy file."""
         names = {"x": self.names[0], "y": self.names[1]}
         if self.padding is not None and self.padding.marked_by == "lengths":
             names["lengths"] = self.padding.array
@@ -189,7 +200,10 @@ class ArrayPreprocessing:
         return NewData(count=len(rows), inputs=inputs, targets=targets, where=x.where, ids=ids)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples of an array [n, ...] as in the files; of a model for lengths also a list of sequences."""
+        """Return the samples of an array [n, ...] as in the files.
+
+        Of a model for lengths also a list of sequences.
+        """
         try:
             samples = self._array_or_sequences(x)
         except (TypeError, ValueError) as error:
@@ -214,10 +228,11 @@ class ArrayPreprocessing:
         )
 
     def _array_or_sequences(self, x: Any) -> np.ndarray | list[np.ndarray]:
-        """Return samples in memory as an array, or where they may have several lengths as a list of sequences."""
+        """Return samples in memory as an array, or as a list of sequences of several lengths."""
         if self.padding is None:
             return np.asarray(x)
-        # What converts itself, as tensors do, is one array, padded if its sequences have several lengths.
+        # What converts itself, as tensors do, is one array, padded if its sequences have several
+        # lengths.
         if hasattr(x, "__array__"):
             x = np.asarray(x)
             if x.dtype.kind != "O":
@@ -225,7 +240,7 @@ class ArrayPreprocessing:
         return [np.asarray(row) for row in x]
 
     def _padded(self, sequences: list[np.ndarray]) -> RawInputs:
-        """Return sequences of several lengths as one array, NaN after their ends, with the lengths if these mark ends."""
+        """Return sequences of several lengths as an array, NaN after ends; lengths if needed."""
         lengths = np.array([self._steps(sequence.shape) for sequence in sequences])
         shape = with_steps(self.stored_shape, lengths.max(), self.channels_last)
         x = np.full((len(sequences), *shape), np.nan)
@@ -246,13 +261,16 @@ class ArrayPreprocessing:
     def encoded_targets(
         self, y: np.ndarray, where: str, ends: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
+        """Return targets as Batch.y.
+
+        Dense ones of sequences [n, ...] with the sequences' lengths [n].
+        """
         if self.padding is not None and ends is not None and self.targets.extent:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
 
     def ends(self, raw: RawInputs, where: str) -> np.ndarray | None:
-        """Return the lengths [n] int64 of sequences, as given or up to a tail of NaN in all channels.
+        """Return the lengths [n] int64 of sequences, as given or up to a tail of NaN.
 
         None where all samples have one shape.
         """
@@ -302,7 +320,10 @@ def _checked_lengths(lengths: np.ndarray, n: int, num_steps: int, where: str) ->
 
 
 def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
-    """Return the lengths [n] int64 of sequences [n, C, W] up to a tail of NaN; DataError where all is NaN."""
+    """Return the lengths [n] int64 of sequences [n, C, W] up to a tail of NaN.
+
+    DataError where all is NaN.
+    """
     lengths = []
     for block in blocks(x, np.arange(len(x))):
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]

@@ -1,7 +1,8 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-`load` opens the files (`files.py`), reads the arrays of the training file and leaves the draw of splits to `assemble`, which
-calls `_fit` with the rows that are for training. Other files are read when their split is opened.
+`load` opens the files (`files.py`), reads the arrays of the training file and leaves the draw of
+splits to `assemble`, which calls `_fit` with the rows that are for training. Other files are read
+when their split is opened.
 
 Shapes: n samples, N those of the training file.
 """
@@ -95,9 +96,10 @@ class _Source:
 def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> TaskData:
     """Return a task over arrays in files. See `assemble`.
 
-    An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
-    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own,
-    test in particular, only headers and groups are read before it is opened. MemoryExhaustedError: an array does not fit.
+    An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2);
+    or x_train, y_train, x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become
+    [n, 1, L]. Of a split with a file of its own, test in particular, only headers and groups are
+    read before it is opened. MemoryExhaustedError: an array does not fit.
     """
     _check_settings(settings)
     splits = _locate(settings, data_folder)
@@ -172,7 +174,10 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
 
 
 def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
-    """Return how the ends of sequences are given; a length of 0 is open. None where all samples have one shape."""
+    """Return how the ends of sequences are given.
+
+    A length of 0 is open. None where all samples have one shape.
+    """
     if settings.padding == "nan" or has_lengths:
         return Padding(
             marked_by="nan" if settings.padding == "nan" else "lengths",
@@ -190,9 +195,9 @@ def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
 
 
 def _check_layout(x: StoredArray) -> None:
-    """Raise DataError for inputs that look like (n, *E, C): a last axis of 4 or less behind one or more of 8 or more.
+    """Raise DataError for inputs that look like (n, *E, C), as no setting says otherwise.
 
-    Channels first is what they would be read as, and no setting has said so.
+    They have a last axis of 4 or less behind axes of 8 or more, and would be read as (n, C, *E).
     """
     if len(x.shape) < 3:
         return
@@ -210,7 +215,10 @@ def _check_layout(x: StoredArray) -> None:
 def _read_training(
     settings: ArraySettings, splits: StoredSplits, form: ArrayPreprocessing
 ) -> _Training:
-    """Return the arrays of the training file, and the groups of all files; the headers of all inputs are checked."""
+    """Return the arrays of the training file, and the groups of all files.
+
+    The headers of all inputs are checked.
+    """
     train = splits.arrays["train"]
     x = train["x"]
     if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
@@ -233,7 +241,7 @@ def _read_training(
 
 
 def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
-    """Return the inputs of a split as in the file, with the checked lengths [n] of sequences of several."""
+    """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
     x = arrays["x"].read()
     if "lengths" not in arrays:
         return RawInputs(x, form.ends(RawInputs(x), arrays["x"].where))
@@ -331,7 +339,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
 def _with_length(
     form: ArrayPreprocessing, ends: np.ndarray | None, rows: np.ndarray
 ) -> ArrayPreprocessing:
-    """Return the form with the length of sequences: the one that is set, or that of the longest in training."""
+    """Return the form with the length that is set, or that of the longest training sequence."""
     if form.padding is None or ends is None:
         return form
     length = form.padding.length or int(ends[rows].max())
@@ -341,7 +349,10 @@ def _with_length(
 
 
 def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> ArraySamples:
-    """Return the samples of a split that has arrays of its own; what does not fit the form is cut and reported."""
+    """Return the samples of a split that has arrays of its own.
+
+    What does not fit the form is cut and reported.
+    """
     arrays = source.splits.arrays[split_name]
     raw = _read(arrays, form)
     for note in _notes_on_cuts(form, raw.lengths):

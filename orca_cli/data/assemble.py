@@ -83,7 +83,8 @@ def assemble(
     targets = fitted.targets
     train = fitted.samples("train")
     validation = fitted.samples("validation")
-    note = "; ".join([*notes_on_draw, *fitted.notes, *targets.warnings(train.targets())])
+    warnings = targets.warnings(train.targets())
+    note = "; ".join([*notes_on_draw, *fitted.notes, *warnings])
     sizes = f"{len(train)} training and {len(validation)} validation {pool.unit}"
     reporter.say(f"{name}: {sizes}; {note}")
     return TaskData(

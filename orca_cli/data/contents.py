@@ -28,7 +28,8 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     digests = []
     for content in contents:
         signals.check()
-        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        digests.append(int.from_bytes(digest))
     return np.array(digests, np.uint64)
 
 
@@ -90,9 +91,8 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
 def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     """Return groups [n], with one name for those that share an input.
 
-    Distinct inputs are numbered, [n].
-
-    Groups and inputs are the nodes of a graph in which every sample is an edge.
+    `inputs` [n] are numbers of distinct inputs. Groups and inputs are the nodes of a graph in which
+    every sample is an edge.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -102,7 +102,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     edges = (numbers, len(names) + inputs)
     graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))
     _, components = connected_components(graph, directed=False)
-    # A component is called as the first of its groups.
+    # A component has the name of its first group.
     _, first_groups, positions = np.unique(
         components[: len(names)], return_index=True, return_inverse=True
     )

@@ -30,10 +30,8 @@ _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"
 def is_there(file: DataFile, folder: Path) -> bool:
     """Return whether what the reader needs of a file is in its data set's folder.
 
-    Of the data only names are looked at.
-
     That is the file itself, the content of an archive that has to be unpacked, or what makes the
-    file unnecessary.
+    file unnecessary. Of the data only names are looked at.
     """
     for pattern in file.instead:
         if any(folder.glob(pattern)):
@@ -125,10 +123,8 @@ def verify(file: DataFile, folder: Path) -> str:
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
     """Record a file's size in bytes, SHA-256, origin and time in checksums.json.
 
-    An entry that has this size and digest already stays as it is.
-
-    `name` is the file's path below the folder, `origin` the address that it is from, or "found
-    here".
+    An entry that has this size and digest already stays as it is. `name` is the file's path below
+    the folder, `origin` the address that it is from, or "found here".
     """
     content = _read(folder)
     entry = content["files"].get(name)
@@ -140,9 +136,7 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive in place unless that was done.
-
-    Return the number of files that were written.
+    """Unpack an archive in place unless that was done; return the number of files written.
 
     Their names and sizes are recorded in checksums.json; where one is gone or has another size, all
     are unpacked again. A damaged archive is moved aside, and its record deleted; errors as those of
@@ -155,8 +149,8 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     content = _read(folder)
     digest = content["files"].get(file.path, {}).get("sha256")
     if _is_unpacked(folder, file):
-        unpacked_digest = content["unpacked"][file.path].get("sha256")
-        if unpacked_digest == digest:
+        unpacked = content["unpacked"][file.path]
+        if unpacked.get("sha256") == digest:
             return 0
     from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
 

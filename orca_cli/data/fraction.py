@@ -38,19 +38,17 @@ class Part:
 
     def digest(self) -> str:
         """Return a SHA-256 over the digest of the whole and the chosen rows."""
-        digest = hashlib.sha256(f"{self.whole.digest()} {self.rows.dtype.str}".encode())
-        digest.update(self.rows.tobytes())
-        return digest.hexdigest()
+        text = f"{self.whole.digest()} {self.rows.dtype.str}"
+        return hashlib.sha256(text.encode() + self.rows.tobytes()).hexdigest()
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
     """Return a task that trains on a part of its training split, with a note on it.
 
-    The task itself where `fraction` is None.
-
-    The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger
-    one. Validation and test stay as they are, and so do means and deviations, which are those of
-    the whole. DataError where fewer than two samples would be left.
+    The task itself where `fraction` is None. The part is drawn by the seed, every class in
+    proportion, and a smaller one lies within a larger one. Validation and test stay as they are,
+    and so do means and deviations, which are those of the whole. DataError where fewer than two
+    samples would be left.
     """
     if fraction is None:
         return task
@@ -104,8 +102,7 @@ class Joined:
         for i in np.unique(owners):
             rows = indices[owners == i] - starts[i]
             batches.append(self._parts[i].batch(rows, augment))
-        # The batches follow one another; `order` has the place of every requested sample among
-        # theirs.
+        # `order` has the position of each requested sample among those of all batches.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
         x = torch.cat([batch.x for batch in batches])[order]
         y = torch.cat([batch.y for batch in batches])[order]
@@ -130,8 +127,8 @@ class Joined:
 
     def digest(self) -> str:
         """Return a SHA-256 over the parts' own."""
-        digests = [part.digest() for part in self._parts]
-        return hashlib.sha256(" ".join(["joined", *digests]).encode()).hexdigest()
+        text = " ".join(["joined", *(part.digest() for part in self._parts)])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _mask(batch: Batch) -> torch.Tensor:

@@ -32,10 +32,9 @@ def folder_of(
 ) -> Path:
     """Return a folder with the data of a task that `parameters` determine.
 
-    `make` fills it where it is missing or damaged.
-
-    It is cache_folder/generated/NAME-HASH; one process makes it while others wait. Where writing
-    fails or a signal asks to stop, nothing half-made remains.
+    `make` fills it where it is missing or damaged. It is cache_folder/generated/NAME-HASH; one
+    process makes it while others wait. Where writing fails or a signal asks to stop, nothing
+    half-made remains.
 
     Args:
         parameters: all that the data depend on, with the version of the generator; they are written
@@ -44,7 +43,8 @@ def folder_of(
             returns.
     """
     text = json.dumps(parameters, sort_keys=True)
-    path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = cache_folder / "generated" / f"{name}-{digest[:12]}"
     with storage.cached(
         path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
     ) as is_whole:
@@ -166,9 +166,8 @@ class MapSamples(ABC):
 def _state_of(files: Sequence[Path]) -> str:
     """Return a SHA-256 over names, sizes and times of change of files.
 
-    DataError where one is missing.
-
-    Their content is not read: gigabytes at every start would take minutes.
+    DataError where one is missing. Their content is not read: gigabytes at every start would take
+    minutes.
     """
     digest = hashlib.sha256()
     for path in files:

@@ -23,10 +23,7 @@ OverLength = Literal["truncate", "drop"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end.
-
-    What the readers of ListOps and of remote homology make.
-    """
+    """Sequences of one split, end to end, as the readers of ListOps and of remote homology make."""
 
     tokens: np.ndarray  # [sum of lengths] uint8, in 0..V-1
     ends: np.ndarray  # [n] int64, where each ends in the tokens
@@ -93,10 +90,8 @@ def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int)
 class SymbolSamples(ArraySamples):
     """Samples (see interfaces) over sequences.
 
-    One-hot columns [V, L] of their first L symbols are made batch by batch.
-
-    With `mask` the zero columns after the end are marked as padding. The name is that of the task,
-    for the digest.
+    One-hot columns [V, L] of their first L symbols are made batch by batch. With `mask` the zero
+    columns after the end are marked as padding. The name is that of the task, for the digest.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def random_crop(
 ) -> np.ndarray:
     """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size].
 
-    Uniform over all that fit.
+    All windows that fit are equally likely.
     """
     padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     # Every window that fits: [B, C, tops, lefts, *size].
@@ -76,8 +76,8 @@ def _per_channel(numbers: tuple[float, ...]) -> np.ndarray:
 class PixelSamples(ArraySamples):
     """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W]; y is [N] int64.
 
-    Images are in memory or in a mapped file.     `mean` and `std` are those of `normalised`;
-    `padding` and `flip` say how augmentation crops to H x W and mirrors.
+    Images are in memory or in a mapped file. `mean` and `std` are those of `normalised`; `padding`
+    and `flip` say how augmentation crops to H x W and mirrors.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PixelSamples(ArraySamples):
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices.
 
-        Cropped and flipped at random where `augment` is given.
+        They are cropped and flipped at random where `augment` is given.
         """
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         images = self._x[rows]

@@ -117,7 +117,7 @@ def check_array(
 ) -> np.ndarray:
     """Return what a file holds if it is an array of this type and shape, and of such values.
 
-    Else raise DataError.
+    DataError otherwise.
 
     Args:
         shape: a number for a fixed length, a name for one that is free but not 0; equal names are
@@ -168,8 +168,8 @@ def class_numbers(
 ) -> np.ndarray:
     """Return class labels as [n] int64 from 0 on.
 
-    They are n whole numbers (n,) or (n, 1) in first..first+num_classes-1.
-    DataError for labels of another form, and for the first one that is out of range.
+    They are n whole numbers (n,) or (n, 1) in first..first+num_classes-1. DataError for labels of
+    another form, and for the first one that is out of range.
     """
     try:
         values = np.asarray(labels)

@@ -26,11 +26,10 @@ _FARTHEST = 2.0**4
 class Gaps:
     """What takes the place of missing values (NaN) in inputs.
 
-    Learned by `fit_inputs`, and kept with the run.
-
-    "mean" puts the channel's training mean there. "linear" interpolates along a sequence between
-    the nearest known values on both sides, repeats the nearest one before the first and after the
-    last, and puts the mean where all of a sample's channel is missing. Padding is never missing.
+    It is learned by `fit_inputs`, and kept with the run. "mean" puts the channel's training mean
+    there. "linear" interpolates along a sequence between the nearest known values on both sides,
+    repeats the nearest one before the first and after the last, and puts the mean where all of a
+    sample's channel is missing. Padding is never missing.
     """
 
     how: How
@@ -76,7 +75,7 @@ def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
 def _interpolate(series: np.ndarray, is_gap: np.ndarray, is_known: np.ndarray) -> None:
     """Fill the gaps of a series [L] in place, between its known steps.
 
-    Where none is known it stays as it is.
+    A series without a known step stays as it is.
     """
     known_steps = np.flatnonzero(is_known)
     if len(known_steps) == 0:
@@ -110,10 +109,9 @@ def remarks(
 ) -> dict[str, int]:
     """Return what is done to samples so that they fit the model, each with the number of samples.
 
-    Nothing where that is 0.
-
-    `steps` [n] are those of sequences, which are cut after L, or None where all samples have one
-    shape; x [n, C, *E] are the samples whose missing values `gaps` fills, or None.
+    Remarks that concern no sample are left out. `steps` [n] are those of sequences, which are cut
+    after L, or None where all samples have one shape; x [n, C, *E] are the samples whose missing
+    values `gaps` fills, or None.
     """
     counts: dict[str, int] = {}
     if steps is not None:
@@ -199,7 +197,8 @@ class ArraySamples:
         digest = hashlib.sha256()
 
         def add(name: str, array: np.ndarray | Ragged, rows: np.ndarray) -> None:
-            digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
+            shape = (len(rows), *array.shape[1:])
+            digest.update(f"{name} {array.dtype.str} {shape}".encode())
             for block in blocks(array, rows):
                 digest.update(block.tobytes())
 
@@ -229,10 +228,9 @@ def as_inputs(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid.
 
-    `valid` [B, *E] is False at padding, None without.
-
-    Missing values are filled first, then inputs are scaled, then padding becomes 0; the indicator
-    channels of gaps come last and are not scaled. Without scale or gaps that step is left out.
+    `valid` [B, *E] is False at padding; None where nothing is padding. Missing values are filled
+    first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
+    and are not scaled. Without scale or gaps that step is left out.
     """
     flags = None
     if gaps is not None:
@@ -315,8 +313,10 @@ def fit_inputs(
     if is_constant.any():
         channels = listed(np.flatnonzero(is_constant))
         warnings.append(f"warning: channel {channels} is constant in the training set")
-    flagged = np.flatnonzero(moments.num_missing).tolist() if indicator else ()
-    gaps = Gaps(how=how, fill=moments.mean, flagged=tuple(flagged))
+    flagged: tuple[int, ...] = ()
+    if indicator:
+        flagged = tuple(np.flatnonzero(moments.num_missing).tolist())
+    gaps = Gaps(how=how, fill=moments.mean, flagged=flagged)
     notes = []
     if moments.num_missing.any():
         notes.append(_note_on_filling(gaps, moments.num_missing))
@@ -353,7 +353,7 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> _Moments:
 def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without their padding and gaps, in one pass."""
     axes = (0, *range(2, x.ndim))
-    # They broadcast to [C] with the first block.
+    # All become [C] with the first block.
     count = np.zeros(1)
     mean = np.zeros(1)
     squares = np.zeros(1)
@@ -407,7 +407,7 @@ def target_dtype(y: np.ndarray) -> type[np.floating[Any]]:
 def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation [K] float64 of the known targets of every channel.
 
-    The deviation of constant ones is 1.
+    A constant channel has deviation 1.
     """
     num_outputs = y.shape[1]
     mean = np.empty(num_outputs)

@@ -17,8 +17,8 @@ from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
-# How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns
-# and arrays of marks.
+# How splits are called in names of arrays (x_train, x_val, ...) and folders, and in columns and
+# arrays of marks.
 PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -80,12 +80,11 @@ def split(
 ) -> Split:
     """Return disjoint index sets.
 
-    The test set depends on neither the validation nor the training size.
-
     The n samples are put into one random order in which every stretch holds each class in
-    proportion. Test takes its start, validation what follows, and train its end. So a smaller
-    training set is a part of a larger one, and every class has a training sample where there are as
-    many training samples as classes.
+    proportion. Test takes its start, validation what follows, and train its end. So the test set
+    depends on neither the validation nor the training size, a smaller training set is a part of a
+    larger one, and every class has a training sample where there are as many training samples as
+    classes.
 
     Args:
         validation, test: numbers of samples (int), or fractions of n below 1 (float); a fraction
@@ -118,7 +117,7 @@ def split(
 def _count(size: int | float, n: int) -> int:
     """Return a number of samples as it is, and a fraction of n as a number.
 
-    Of a fraction above 0, one or more.
+    A fraction above 0 gives one or more.
     """
     if isinstance(size, int):
         return size
@@ -147,11 +146,9 @@ def folds(
 ) -> np.ndarray:
     """Return the fold of each of n samples, [n] int64 in 0..count-1.
 
-    DataError for fewer samples, or groups, than folds.
-
-    The sizes of the folds differ by 1 at most, and so do those of each class [n] in them. Samples
-    of one group [n] are in one fold; sizes are numbers of groups then, and the class of a group is
-    the most frequent one in it.
+    DataError for fewer samples, or groups, than folds. The sizes of the folds differ by 1 at most,
+    and so do those of each class [n] in them. Samples of one group [n] are in one fold; sizes are
+    numbers of groups then, and the class of a group is the most frequent one in it.
     """
     units = merged(n, classes, groups)
     if units.count < count:
@@ -211,11 +208,9 @@ def group_rows(
 ) -> dict[str, np.ndarray]:
     """Return the group of each row, file -> [n] int64, numbered over all files.
 
-    Equal values are one group.
-
-    `held` has the values [n] of the files of splits, and their origin; 1.0 is the group 1, as text
-    too. `rows` are those of each split in the training file, None where all are for training.
-    DataError for a row without a group, and for a group in two splits.
+    Equal values are one group. `held` has the values [n] of the files of splits, and their origin;
+    1.0 is the group 1, as text too. `rows` are those of each split in the training file, None where
+    all are for training. DataError for a row without a group, and for a group in two splits.
     """
     if not held:
         return {}
@@ -232,9 +227,10 @@ def group_rows(
             groups = np.unique(names[file][split_rows])
             splits[split_name] = _SplitGroups(names=groups, where=f"{where} ({split_name})")
     _check_disjoint([*splits.values()])
-    numbers = np.unique(np.concatenate([*names.values()]), return_inverse=True)[1]
+    all_names = np.concatenate([*names.values()])
+    numbers = np.unique(all_names, return_inverse=True)[1].astype(np.int64)
     ends = np.cumsum([len(file_names) for file_names in names.values()])
-    return dict(zip(names, np.split(numbers.astype(np.int64), ends[:-1]), strict=True))
+    return dict(zip(names, np.split(numbers, ends[:-1]), strict=True))
 
 
 @dataclass(frozen=True)

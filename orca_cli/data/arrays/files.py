@@ -119,21 +119,20 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
                 )
         arrays["train"] = unmarked
     if not rows:
-        rows = {"train": np.arange(arrays["train"]["x"].shape[0])}
+        x = arrays["train"]["x"]
+        rows = {"train": np.arange(x.shape[0])}
     return StoredSplits(arrays=arrays, rows=rows)
 
 
 def _check_lengths(splits: Mapping[str, Arrays]) -> None:
     """Raise DataError if only some splits have lengths: padding would pass for data."""
-    if not any("lengths" in arrays for arrays in splits.values()):
-        return
-    for arrays in splits.values():
-        if "lengths" not in arrays:
-            raise DataError(
-                "has no lengths, but another split has",
-                where=arrays["x"].where,
-                hint="add them to every split, or ignore them with task.padding=none",
-            )
+    lacking = [arrays for arrays in splits.values() if "lengths" not in arrays]
+    if lacking and len(lacking) < len(splits):
+        raise DataError(
+            "has no lengths, but another split has",
+            where=lacking[0]["x"].where,
+            hint="add them to every split, or ignore them with task.padding=none",
+        )
 
 
 def locate_new(
@@ -164,7 +163,7 @@ def _listed(content: Arrays) -> str:
 def _endings(content: Arrays, x: str) -> dict[str, str]:
     """Return the endings of the splits that have inputs of their own, such as `_val`.
 
-    The first where there are several.
+    A split with several such endings has the first.
     """
     endings = {}
     for split_name, words in PART_NAMES.items():
@@ -202,10 +201,7 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
 
 
 def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
-    """Return the rows of each split that an array `split` marks, if there is one.
-
-    See `marked_rows`.
-    """
+    """Return the rows of each split that an array `split` marks; none without such an array."""
     if "split" not in arrays:
         return {}
     marks = arrays["split"]

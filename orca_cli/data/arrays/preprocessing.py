@@ -122,7 +122,7 @@ class ArrayPreprocessing:
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
         """Raise DataError for inputs [n, ...] of another shape or type than in training.
 
-        Those in a file are not read.
+        Inputs in a file are not read.
         """
         if self.padding is not None and len(self.file_shape) != 2:
             raise DataError(
@@ -202,7 +202,7 @@ class ArrayPreprocessing:
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
 
-        Of a model for lengths also a list of sequences.
+        A model for sequences of several lengths takes a list of sequences too.
         """
         try:
             samples = self._array_or_sequences(x)
@@ -250,10 +250,8 @@ class ArrayPreprocessing:
             return RawInputs(x)
         return RawInputs(x, lengths)
 
-    def remarks(self, raw: np.ndarray | RawInputs, where: str = "inputs") -> dict[str, int]:
+    def remarks(self, raw: RawInputs, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
-        if not isinstance(raw, RawInputs):
-            raw = RawInputs(raw)
         ends = self.ends(raw, where)
         length = 0 if self.padding is None else self.padding.length
         return remarks(ends, length, self.gaps, self.assembled(raw, where))
@@ -263,7 +261,7 @@ class ArrayPreprocessing:
     ) -> np.ndarray:
         """Return targets as Batch.y.
 
-        Dense ones of sequences [n, ...] with the sequences' lengths [n].
+        Dense targets of sequences need the sequences' lengths [n].
         """
         if self.padding is not None and ends is not None and self.targets.extent:
             y = self.padding.targets(y, ends, self.channels_last, where)

@@ -35,7 +35,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-# Inputs with no more channels behind sides that are no smaller look as if their channels came last.
+# A last axis of at most the first number, behind axes of at least the second, looks like channels.
 _MOST_CHANNELS = 4
 _LEAST_SIDE = 8
 
@@ -104,7 +104,7 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
     _check_settings(settings)
     splits = _locate(settings, data_folder)
     form = _unfitted(settings, splits.arrays["train"])
-    training = _read_training(settings, splits, form)
+    training = _read_training(splits, form)
     source = _Source(
         settings=settings, splits=splits, form=form, training=training, reporter=reporter
     )
@@ -174,9 +174,9 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
 
 
 def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
-    """Return how the ends of sequences are given.
+    """Return how the ends of sequences are given; None where all samples have one shape.
 
-    A length of 0 is open. None where all samples have one shape.
+    A length of 0 is open until the training rows are known.
     """
     if settings.padding == "nan" or has_lengths:
         return Padding(
@@ -212,9 +212,7 @@ def _check_layout(x: StoredArray) -> None:
     )
 
 
-def _read_training(
-    settings: ArraySettings, splits: StoredSplits, form: ArrayPreprocessing
-) -> _Training:
+def _read_training(splits: StoredSplits, form: ArrayPreprocessing) -> _Training:
     """Return the arrays of the training file, and the groups of all files.
 
     The headers of all inputs are checked.
@@ -351,7 +349,7 @@ def _with_length(
 def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> ArraySamples:
     """Return the samples of a split that has arrays of its own.
 
-    What does not fit the form is cut and reported.
+    The number of sequences that are cut is reported.
     """
     arrays = source.splits.arrays[split_name]
     raw = _read(arrays, form)

@@ -8,7 +8,7 @@ Shapes: N images of a file, n of a split.
 
 import tarfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -33,13 +33,25 @@ _PADDING = 4  # of the random crop in training
 
 def load(
     data_folder: Path,
-    path: str | None = None,
-    validation: Literal["stratified", "last"] = "stratified",
-    validation_size: Count | Fraction = 0.1,
-    train_size: Count | None = None,
-    train_on_validation: bool = False,
-    split_seed: Seed = 0,
-    augment: bool = True,
+    path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
+    validation: Annotated[
+        Literal["stratified", "last"],
+        "stratified: drawn from the 50,000 training images; last: their end",
+    ] = "stratified",
+    validation_size: Annotated[
+        Count | Fraction,
+        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+    ] = 0.1,
+    train_size: Annotated[
+        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+    ] = None,
+    train_on_validation: Annotated[
+        bool, "true: validation images are trained on too, as in experiments without validation"
+    ] = False,
+    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    augment: Annotated[
+        bool, "random crops (4 pixels of zeros around) and mirrored images in optimizer steps"
+    ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -145,16 +145,27 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    filter: str = "f435w",
-    crop_start: CountOrZero = 64,
-    crop_size: Count = 128,
-    sky_at_test: bool = False,
-    normalize: bool = True,
-    validation_fraction: Fraction = 0.1,
-    validation_unit: Literal["visit", "exposure"] = "visit",
-    split_seed: Seed = 0,
-    train_on_validation: bool = False,
+    path: Annotated[
+        str | None, "folder with npy_train and npy_test; null: paths.data/cosmic"
+    ] = None,
+    filter: Annotated[str, "of the camera: a folder below npy_train and npy_test"] = "f435w",
+    crop_start: Annotated[CountOrZero, "first row and column of the crop: 0 or more"] = 64,
+    crop_size: Annotated[Count, "rows and columns: 1 or more"] = 128,
+    sky_at_test: Annotated[
+        bool, "true: sky is added in stage 2, validation and test as well, with one draw per file"
+    ] = False,
+    normalize: Annotated[
+        bool, "median and median absolute deviation of training pixels; false: raw counts"
+    ] = True,
+    validation_fraction: Annotated[Fraction, "of the training stamps: above 0 and below 1"] = 0.1,
+    validation_unit: Annotated[
+        Literal["visit", "exposure"],
+        "visit (whole visits are drawn) or exposure (stamps are drawn)",
+    ] = "visit",
+    split_seed: Annotated[Seed, "seed of that draw, 0..2147483647; not the seed of the run"] = 0,
+    train_on_validation: Annotated[
+        bool, "true: train on the validation stamps as well; then use train.select=last"
+    ] = False,
 ) -> TaskData:
     """Return images x [n, 1, S, S] and masks y [n, 1, S, S].
 

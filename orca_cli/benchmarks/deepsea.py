@@ -9,6 +9,7 @@ Shapes: N sequences of a split.
 
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -29,8 +30,12 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    train_on_validation: bool = False,
+    path: Annotated[
+        str | None, "folder with deepsea_filtered.npz; null: paths.data/deepsea"
+    ] = None,
+    train_on_validation: Annotated[
+        bool, "true: train on the validation sequences as well; then use train.select=last"
+    ] = False,
 ) -> TaskData:
     """Return one-hot DNA [n, 4, 1000] (0 in all four channels at unknown bases) and 36 labels.
 

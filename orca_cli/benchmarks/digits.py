@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -14,10 +14,14 @@ from orca_cli.interfaces import TaskData
 
 def load(
     train_size: Count | None = 200,
-    validation_size: Count = 300,
-    test_size: Count = 497,
-    split_seed: Seed = 0,
-    layout: Literal["sequence", "image"] = "sequence",
+    validation_size: Annotated[Count, "samples that models are chosen on: 1 or more"] = 300,
+    test_size: Annotated[
+        Count, "samples of the test split: 1 or more; which ones depends on split_seed only"
+    ] = 497,
+    split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
+    layout: Annotated[
+        Literal["sequence", "image"], "sequence (8 channels x 8 steps) or image (1 x 8 x 8)"
+    ] = "sequence",
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.
 

@@ -9,7 +9,7 @@ Shapes: N images of a list, n of a split.
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -35,13 +35,28 @@ _UNSAFE_CHARACTERS = frozenset("\\:\0")
 def load(
     data_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    domain: Literal["clipart", "painting", "real", "sketch"] = "sketch",
-    validation_size: Count | Fraction = 0.1,
-    train_size: Count | None = None,
-    train_on_validation: bool = False,
-    split_seed: Seed = 0,
-    augment: Literal["fresh", "frozen", "none"] = "fresh",
+    path: Annotated[
+        str | None, "folder with the lists and the folders of images; null: paths.data/domainnet"
+    ] = None,
+    domain: Annotated[
+        Literal["clipart", "painting", "real", "sketch"], "clipart, painting, real or sketch"
+    ] = "sketch",
+    validation_size: Annotated[
+        Count | Fraction,
+        "drawn from the training list: a fraction (below 1) or a number of images (1 or more)",
+    ] = 0.1,
+    train_size: Annotated[
+        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+    ] = None,
+    train_on_validation: Annotated[
+        bool, "true: validation images are trained on too, as in experiments without validation"
+    ] = False,
+    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    augment: Annotated[
+        Literal["fresh", "frozen", "none"],
+        "crop of 224 of 256 pixels and mirroring: fresh (each step), frozen "
+        "(once per image) or none",
+    ] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -134,13 +134,31 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    inclusive: bool = True,
-    short: Literal["pad", "drop"] = "pad",
-    evaluation_strides: Literal["equal", "class"] = "equal",
-    split: Literal["sklearn", "sklearn_90_10"] = "sklearn",
-    train_on_validation: bool = False,
-    split_seed: Seed = 0,
+    path: Annotated[str | None, "folder with challenge2017.pkl; null: paths.data/ecg"] = None,
+    inclusive: Annotated[
+        bool,
+        "a window that ends with a record's last step counts; false: it is lost (published code)",
+    ] = True,
+    short: Annotated[
+        Literal["pad", "drop"],
+        "records without a window, shorter than one: pad, or drop (published "
+        "code) from every split",
+    ] = "pad",
+    evaluation_strides: Annotated[
+        Literal["equal", "class"],
+        "of validation and test: equal (500 steps), or class (500, 83, 250, "
+        "25 for N, A, O, ~ as in training; published code)",
+    ] = "equal",
+    split: Annotated[
+        Literal["sklearn", "sklearn_90_10"],
+        "sklearn: 80/10/10, NAS-Bench-360's; sklearn_90_10: published code's",
+    ] = "sklearn",
+    train_on_validation: Annotated[
+        bool, "true: train on the validation records as well; then use train.select=last"
+    ] = False,
+    split_seed: Annotated[
+        Seed, "seed of sklearn_90_10's validation records, 0..2147483647; not the seed of the run"
+    ] = 0,
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes.
 

@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -192,7 +193,20 @@ class Sounds:
 
 
 def load(
-    data_folder: Path, path: str | None = None, augmentation: bool = True, redraw: bool = True
+    data_folder: Path,
+    path: Annotated[
+        str | None, "folder with chunks and noise_22050; null: paths.data/fsd50k"
+    ] = None,
+    augmentation: Annotated[
+        bool,
+        "masks (SpecAugment) on half of the clips, noise on three quarters; "
+        "false: the middle chunk as it is",
+    ] = True,
+    redraw: Annotated[
+        bool,
+        "false: chunk, masks and noise of every clip are drawn once, for all "
+        "epochs and for stage 2",
+    ] = True,
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.
 

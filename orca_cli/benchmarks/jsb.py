@@ -25,11 +25,18 @@ _MOST_FRAMES = 100_000
 
 def load(
     data_folder: Path,
-    path: str | None = None,
-    length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
-    mask_padding: bool = True,
-    causal: bool = True,
-    train_on_validation: bool = False,
+    path: Annotated[str | None, "folder with JSB_Chorales.mat; null: paths.data/jsb"] = None,
+    length: Annotated[
+        Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
+        "frames of the input: 1..100000, longer pieces are cut; null: the longest piece's (159)",
+    ] = None,
+    mask_padding: Annotated[bool, "the model knows which frames are padding"] = True,
+    causal: Annotated[
+        bool, "false: outputs see later frames, so their own targets (published code; no forecast)"
+    ] = True,
+    train_on_validation: Annotated[
+        bool, "true: train on the validation pieces as well; then use train.select=last"
+    ] = False,
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -101,16 +101,34 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    origin: Literal["generated", "files"] = "generated",
-    size: Literal["small", "paper", "lra"] = "small",
-    num_train: Count | None = None,
-    num_validation: Count | None = None,
-    num_test: Count | None = None,
-    data_seed: Seed = 0,
-    path: str | None = None,
-    test_file: Literal["test", "val"] = "test",
-    over_length: OverLength = "truncate",
-    mask_padding: bool = True,
+    origin: Annotated[
+        Literal["generated", "files"],
+        "generated, or files: basic_train.tsv, basic_val.tsv, basic_test.tsv "
+        "of lra_release/listops-1000",
+    ] = "generated",
+    size: Annotated[
+        Literal["small", "paper", "lra"],
+        "small, paper or lra: gives the settings below that are null",
+    ] = "small",
+    num_train: Annotated[
+        Count | None, "training samples: 1 or more; generated from data_seed like the other splits"
+    ] = None,
+    num_validation: Annotated[Count | None, "samples that models are chosen on: 1 or more"] = None,
+    num_test: Annotated[
+        Count | None,
+        "samples of the test split: 1 or more; from files, each number takes that many first rows",
+    ] = None,
+    data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
+    path: Annotated[
+        str | None, "folder with the files, or with lra_release; null: paths.data/listops"
+    ] = None,
+    test_file: Annotated[
+        Literal["test", "val"], "test, or val: the validation file is the test split too"
+    ] = "test",
+    over_length: Annotated[
+        OverLength, "longer expressions: truncate (and score) or drop (from all splits)"
+    ] = "truncate",
+    mask_padding: Annotated[bool, "false: what follows an expression counts in the pooling"] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].
 

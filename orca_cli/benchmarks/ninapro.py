@@ -8,7 +8,7 @@ Shapes: N windows of a file.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -25,9 +25,15 @@ _CLASSES = 18
 
 def load(
     data_folder: Path,
-    path: str | None = None,
-    normalize: Literal["electrodes", "none"] = "electrodes",
-    train_on_validation: bool = False,
+    path: Annotated[str | None, "folder with the six .npy files; null: paths.data/ninapro"] = None,
+    normalize: Annotated[
+        Literal["electrodes", "none"],
+        "electrodes: each one's training mean and deviation; none: values as "
+        "they are (published code)",
+    ] = "electrodes",
+    train_on_validation: Annotated[
+        bool, "true: train on the validation windows as well; then use train.select=last"
+    ] = False,
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 

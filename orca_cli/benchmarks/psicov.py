@@ -188,14 +188,30 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    window: Annotated[int, Ge(2 * _PAD + 2)] = 512,
-    crop: Literal["diagonal", "independent"] = "diagonal",
-    pad_in_loss: bool = False,
-    scale_targets: bool = True,
-    num_validation: Count = 100,
-    split_seed: Seed = 0,
-    train_on_validation: bool = False,
+    path: Annotated[
+        str | None,
+        "folder with deepcov.lst, psicov.lst, deepcov/, psicov/; null: paths.data/psicov",
+    ] = None,
+    window: Annotated[
+        int,
+        Ge(2 * _PAD + 2),
+        "positions per side, 12 or more; proteins longer than window - 10 residues are cropped",
+    ] = 512,
+    crop: Annotated[
+        Literal["diagonal", "independent"],
+        "window of a protein that does not fit: diagonal (one offset) or independent (two)",
+    ] = "diagonal",
+    pad_in_loss: Annotated[
+        bool, "true: positions outside a protein count in training, with target 16 Angstrom"
+    ] = False,
+    scale_targets: Annotated[
+        bool, "the model's outputs are scaled by mean and deviation of the training targets"
+    ] = True,
+    num_validation: Annotated[Count, "DeepCov proteins that models are chosen on: 1 or more"] = 100,
+    split_seed: Annotated[Seed, "seed of their draw, 0..2147483647; not the seed of the run"] = 0,
+    train_on_validation: Annotated[
+        bool, "true: train on the validation proteins as well; then use train.select=last"
+    ] = False,
 ) -> TaskData:
     """Return features x [n, 57, W, W] and y [n, 1, W, W], distances in Angstrom.
 

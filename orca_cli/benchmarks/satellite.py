@@ -8,7 +8,7 @@ Shapes: N series of a file.
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -43,12 +43,26 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    normalize: Literal["series", "none"] = "series",
-    validation_size: Count | Fraction = 0.1,
-    train_size: Count | None = None,
-    train_on_validation: bool = False,
-    split_seed: Seed = 0,
+    path: Annotated[
+        str | None,
+        "folder with satellite_train.npy and satellite_test.npy; null: paths.data/satellite",
+    ] = None,
+    normalize: Annotated[
+        Literal["series", "none"],
+        "series: each one's own mean and deviation over time; none: values as "
+        "they are (published code)",
+    ] = "series",
+    validation_size: Annotated[
+        Count | Fraction,
+        "of the training file, drawn once: a fraction (below 1) or a number of series (1 or more)",
+    ] = 0.1,
+    train_size: Annotated[
+        Count | None, "training series, stratified: 1 or more; null: all that validation leaves"
+    ] = None,
+    train_on_validation: Annotated[
+        bool, "true: train on the validation series as well; then use train.select=last"
+    ] = False,
+    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
     """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
 

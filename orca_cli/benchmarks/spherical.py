@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -56,15 +56,32 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: str | None = None,
-    origin: Literal["file", "cifar100", "cifar10"] = "file",
-    images: str | None = None,
-    data_seed: Seed = 0,
-    validation: Literal["stratified", "last"] = "stratified",
-    validation_size: Count | Fraction = 0.1,
-    train_size: Count | None = None,
-    train_on_validation: bool = False,
-    split_seed: Seed = 0,
+    path: Annotated[str | None, "folder with s2_cifar100.gz; null: paths.data/spherical"] = None,
+    origin: Annotated[
+        Literal["file", "cifar100", "cifar10"],
+        "file: the published data; cifar100, cifar10: real images are projected",
+    ] = "file",
+    images: Annotated[
+        str | None,
+        "for the latter: folder of the images, or an .npz of CIFAR-10; null: below paths.data",
+    ] = None,
+    data_seed: Annotated[
+        Seed, "seed of their rotations, 0..2147483647; not the seed of the run"
+    ] = 0,
+    validation: Annotated[
+        Literal["stratified", "last"], "stratified: drawn from the training images; last: their end"
+    ] = "stratified",
+    validation_size: Annotated[
+        Count | Fraction,
+        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+    ] = 0.1,
+    train_size: Annotated[
+        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+    ] = None,
+    train_on_validation: Annotated[
+        bool, "true: validation images are trained on too, as in experiments without validation"
+    ] = False,
+    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] in 0..1, with 100 classes (10 of cifar10).
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli.commands.options import CONFIG_DIR, argument
-from orca_cli.config import catalogue, configuration, ranges, schema
+from orca_cli.config import catalogue, configuration, declarations, ranges, schema
 from orca_cli.data import data_folder
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.runs.settings import as_typed, flat
@@ -127,7 +127,14 @@ def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
         if group == "study":
             settings = {axis: list(names) for axis, names in content.get("axes", {}).items()}
         settings = settings if isinstance(settings, dict) else {}
-        is_in_task = group == "hparams" and path.parent.name != group
+        settings = declarations.declared_node(group, settings) | settings
+        meanings = {
+            key: setting.meaning
+            for key, setting in declarations.settings_of(group, settings).items()
+            if setting.meaning
+        }
+        if group != "hparams" or path.parent.name == group:  # not a block of a task's file
+            meanings |= configuration.comments(path)
         entry: dict[str, Any] = {
             "name": name,
             "description": variant.description,
@@ -135,7 +142,7 @@ def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
             "parameters": {
                 key: value for key, value in settings.items() if key not in (*_NOT_SETTINGS, group)
             },
-            "meanings": {} if is_in_task else configuration.comments(path),
+            "meanings": meanings,
             "file": str(path),
         }
         if group in catalogue.GROUPS:

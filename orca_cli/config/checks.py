@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from orca_cli.config import parts
 from orca_cli.config.configuration import BLOCKS
+from orca_cli.config.declarations import RESERVED
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
@@ -36,13 +37,6 @@ _SECRET_HINT = (
 PARTS = (*NEEDED_GROUPS, "tracker")
 # These may name no part, as metric=none does.
 _OPTIONAL = ("metric", "tracker")
-_FOLDERS = ("data_folder", "cache_folder", "reporter")
-# Arguments of parts that the program passes once a run starts (stages/build.py).
-_RESERVED = {
-    "task": _FOLDERS,
-    "source": ("seed", *_FOLDERS),
-    "tracker": ("name", "folder", "store", "settings"),
-}
 # Settings that describe a node; all others are the part's own arguments.
 _WORDS = {
     "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
@@ -148,7 +142,7 @@ def check_parts(config: Config) -> None:
             continue
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
         node = part_node(config, name)
-        checked[name] = parts.check(node, name, _RESERVED.get(name, ()), known)
+        checked[name] = parts.check(node, name, RESERVED.get(name, ()), known)
     fewest = getattr(checked.get("metric"), "least_classes", 1)
     classes = config.align.classes_per_problem
     if classes is not None and 0 < classes < fewest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from orca_cli.config.configuration import (
     in_task,
     key_of,
 )
+from orca_cli.config.declarations import declared_node
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
@@ -202,9 +203,9 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     if extra is not None:
         _check_extra(extra)
     ConfigStore.instance().store(name="schema", node=Config)
-    for block in BLOCKS:
-        # Another session may have left the variants of its tasks there.
-        ConfigStore.instance().repo.pop(block, None)
+    for group in (*BLOCKS, "declared"):
+        # Another session may have left what it stored for its files there.
+        ConfigStore.instance().repo.pop(group, None)
     folders = create_config_search_path(str(config_dir()))
     if extra is not None:
         # With the setting hydra.searchpath instead, glob() would not look there.
@@ -233,7 +234,8 @@ class Session:
     """Composes configurations while Hydra is started; made by `session`."""
 
     _extra: Path | None
-    _stored: set[str] = field(default_factory=set)  # tasks whose variants Hydra has been given
+    # Tasks whose variants, and typed choices of parts whose declared defaults, Hydra has been given.
+    _stored: set[str] = field(default_factory=set)
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose one run.
@@ -347,19 +349,40 @@ class Session:
         its own data.
         """
         self._store_variants(overrides)
-        load = GlobalHydra.instance().config_loader().load_configuration
-        cfg = load("config", overrides, RunMode.RUN)
+        cfg = self._load_files(overrides)
         task = cfg.hydra.runtime.choices["task"]
         substitute = OmegaConf.select(cfg, "source.data.without_files")
         is_typed = any(key_of(text) == "source" for text in overrides)
         is_of_paper = OmegaConf.select(cfg, "task.departures.paper") is not None
         if not is_typed and not is_of_paper and substitute not in (None, task):
-            cfg = load("config", [*overrides, f"source={substitute}"], RunMode.RUN)
+            cfg = self._load_files([*overrides, f"source={substitute}"])
         if OmegaConf.is_dict(cfg._get_node("task")):
             with open_dict(cfg.task):
                 for block in BLOCKS:
                     cfg.task.pop(block, None)
         return cfg
+
+    def _load_files(self, overrides: list[str]) -> DictConfig:
+        """Compose, after giving Hydra the declared defaults of the parts that are chosen."""
+        loader = GlobalHydra.instance().config_loader()
+        typed_choices = " ".join(text for text in overrides if key_of(text) in _ALL_GROUPS)
+        if typed_choices not in self._stored:  # the same choices pick the same parts
+            self._stored.add(typed_choices)
+            listed = loader.compute_defaults_list("config", overrides, RunMode.RUN)
+            self._store_declared(listed.overrides.known_choices)
+        return loader.load_configuration("config", overrides, RunMode.RUN)
+
+    def _store_declared(self, chosen: Mapping[str, Any]) -> None:
+        """Give Hydra the defaults of parts by group and name, as files of the groups `declared/GROUP`."""
+        for group in checks.PARTS:
+            name = str(chosen.get(group))
+            path = choices(group, self._extra).get(name)
+            if path is not None:
+                content = configuration.content(path)
+                node = declared_node(group, content.get(group, content))
+                ConfigStore.instance().store(
+                    name, {group: node}, group=f"declared/{group}", package="_global_"
+                )
 
     def _store_variants(self, overrides: list[str]) -> None:
         """Give Hydra the variants of the named tasks, as if each were a file of a group of its own.

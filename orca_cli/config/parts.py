@@ -109,6 +109,11 @@ def admitted(place: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def admits(place: str, name: str) -> bool:
+    """Return whether a place admits a dotted name: it is listed, or in a module that the user has allowed."""
+    return name in admitted(place) or _is_within(name.rpartition(".")[0] or name, _extra_modules)
+
+
 def check_admitted(node: Any, key: str, place: str = "") -> None:
     """Raise UnsafeError where a node, or a node among its arguments, names what its place does not admit.
 
@@ -120,9 +125,8 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
     name = node[TARGET]
     if isinstance(name, str):
         module = name.rpartition(".")[0] or name
-        names = admitted(place)
-        if name not in names and not _is_within(module, _extra_modules):
-            hint = suggest(name, names)
+        if not admits(place, name):
+            hint = suggest(name, admitted(place))
             if not _is_within(module, ("orca_cli",)):  # whom the user trusts anyway
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)

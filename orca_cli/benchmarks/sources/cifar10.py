@@ -32,7 +32,14 @@ _MAX_BYTES = 2**28  # of a batch
 
 
 def load(
-    size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path: str | None = None
+    size: Annotated[int, Ge(20)] | None,
+    seed: int,
+    data_folder: Path,
+    path: Annotated[
+        str | None,
+        "an .npz with x_train and y_train, or a folder with "
+        "cifar-10-batches-py; null: look into paths.data/cifar10",
+    ] = None,
 ) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
 

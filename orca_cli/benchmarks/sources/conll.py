@@ -36,10 +36,16 @@ def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    name: PlainName,
+    name: Annotated[PlainName, "of the data set, and of its folder in paths.data"],
     files: Sequence[PlainName],
-    path: str | None = None,
-    outside: CountOrZero = 0,
+    path: Annotated[
+        str | None,
+        "folder with the file, or the file itself; null: the folder of paths.data with the "
+        "name of the source",
+    ] = None,
+    outside: Annotated[
+        CountOrZero, "further examples of a class O, outside any chunk or entity: 0 or more"
+    ] = 0,
 ) -> SourceData:
     """Return sentences and the type of one span of each; types of one sentence are left out.
 

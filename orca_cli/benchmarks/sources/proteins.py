@@ -27,9 +27,9 @@ def load_table(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    path: str | None = None,
-    sequence: str = "sequence",
-    label: str = "label",
+    path: Annotated[str | None, "the file; null: peptides.csv in paths.data/peptides"] = None,
+    sequence: Annotated[str, "its column of sequences, one letter a residue"] = "sequence",
+    label: Annotated[str, "its column of classes"] = "label",
 ) -> SourceData:
     """Return the sequences of a .csv or .tsv file and the class of each.
 
@@ -88,8 +88,10 @@ def load_homology(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    path: str | None = None,
-    folds: Annotated[int, Ge(2)] = 10,
+    path: Annotated[
+        str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
+    ] = None,
+    folds: Annotated[int, Ge(2), "the classes: the folds with the most proteins, 2 or more"] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.
 

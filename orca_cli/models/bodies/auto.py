@@ -17,9 +17,11 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(
-    checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"]
-    | None = None,
+    checkpoint: Annotated[str, "hub id (with @commit to pin it) or local folder"],
+    max_source_tokens: Annotated[
+        Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None,
+        "these as in the family's own file; null: its default",
+    ] = None,
     max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
 ) -> Body:
     """Load a checkpoint from a hub id or a local folder by the code for its family.

@@ -26,7 +26,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(1)] = 32,
+    max_source_tokens: Annotated[int, Ge(1), "source texts are cut to this many tokens"] = 32,
     max_tokens: Annotated[
         Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
     ] = 512,

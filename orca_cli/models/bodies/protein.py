@@ -14,7 +14,10 @@ from orca_cli.models.bodies.text import BertBody
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 64) -> BertBody:
+def load(
+    checkpoint: str,
+    max_source_tokens: Annotated[int, Ge(3), "source sequences are cut to this many tokens"] = 64,
+) -> BertBody:
     """Load a protein encoder from the package `antiberty`, a hub id or a local folder.
 
     Raises as `checkpoints.load_model`.

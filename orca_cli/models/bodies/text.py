@@ -16,7 +16,10 @@ CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
-def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> TextBody:
+def load(
+    checkpoint: str,
+    max_source_tokens: Annotated[int, Ge(3), "source texts are cut to this many tokens"] = 32,
+) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,21 +28,27 @@ from orca_cli.models.geometry import coarse, resize, resize_positions, to_canvas
 
 _POSITION_DEVIATION = 0.02  # BERT's own
 
+Init = Annotated[
+    Literal["pretrained", "random"],
+    "norm, positions and patch filter start from the body's; or random",
+]
+MaxTokens = Annotated[
+    Count | None,
+    "upper bound on the tokens of a sample; null: by the resolution, or the body's own maximum",
+]
+
 
 @dataclass(frozen=True)
 class Patch(Embedder):
     """A token for every patch, convolved with kernel = stride (paper 3.1, f).
 
     Args:
-        init: whether norm, positions and patch filter start from the body's or at random.
         resolution: at which a body of images takes an input: "input", with few patches for a small
             one, or "body", with as many as in pretraining.
-        max_tokens: upper bound on the tokens of a sample; by default what the resolution says, or
-            the body's own maximum.
     """
 
-    init: Literal["pretrained", "random"] = "pretrained"
-    max_tokens: Count | None = None
+    init: Init = "pretrained"
+    max_tokens: MaxTokens = None
     resolution: Resolution = "body"
     can_be_causal = True
 
@@ -60,13 +66,11 @@ class Overlap(Embedder):
     The kernel has three strides and is centred on the token's own patch. Beyond the input's ends a
     token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
     starts in the centre of the kernel with zeros around it: the first answers are those of `Patch`.
-
-    Args:
-        init, resolution, max_tokens: as in `Patch`.
+    Its arguments are those of `Patch`.
     """
 
-    init: Literal["pretrained", "random"] = "pretrained"
-    max_tokens: Count | None = None
+    init: Init = "pretrained"
+    max_tokens: MaxTokens = None
     resolution: Resolution = "body"
 
     def __call__(
@@ -88,29 +92,31 @@ class Multiscale(Embedder):
     short sequence or the means of few patches), standardised, are added to every token.
 
     Args:
-        init: as in `Patch`, of norm, positions and patch filter; the bank is random.
+        init: as in `Patch`; the bank is random.
         resolution, max_tokens: as in `Patch`.
-        pooled_tokens: upper bound where `max_tokens` is None, a sample has one answer, and the body
-            takes sequences: so few suffice, and a step's cost grows with their number.
-        filters: per scale, all of which give features of the whole sample.
-        token_filters: how many of them also give features of a token.
-        scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input
-            has room for.
-        values: whether the values of a sequence, where they are few, are features of the sample
-            instead of the means of its patches: for sequences whose places mean the same in every
-            sample, such as splice sites.
+        pooled_tokens: for bodies that take sequences: few suffice, and a step's cost grows with
+            their number.
+        values: for sequences whose places mean the same in every sample, such as splice sites.
         skip: whether, where the embedder begins as the body's own patch layer, no features are
             added to its tokens, and those of whole samples go past the body to the predictor.
     """
 
-    init: Literal["pretrained", "random"] = "pretrained"
-    max_tokens: Count | None = None
+    init: Init = "pretrained"
+    max_tokens: MaxTokens = None
     resolution: Resolution = "body"
-    pooled_tokens: Count = 25
-    filters: Count = 128
-    token_filters: Count = 32
-    scales: Count = 6
-    values: bool = False
+    pooled_tokens: Annotated[
+        Count, "upper bound on the tokens of a sample that has one answer, where max_tokens is null"
+    ] = 25
+    filters: Annotated[Count, "per scale, in the features of the whole sample"] = 128
+    token_filters: Annotated[Count, "per scale, in the features of a token"] = 32
+    scales: Annotated[
+        Count, "taps 1, 2, 4, ... positions apart, as many as the input has room for"
+    ] = 6
+    values: Annotated[
+        bool,
+        "true: up to 1,024 values of a sequence are features of the sample, "
+        "in place of its patches' means",
+    ] = False
     skip: bool = False
 
     def __call__(

@@ -1,0 +1,176 @@
+"""The settings of a part, as the signature that its `_target_` names declares them.
+
+They are read off the source, so that `orca list` starts no library. A parameter is written
+
+    size: Annotated[Count, "images, balanced over the classes"] = 2000
+
+with its default, a literal or a constant of its module, and its meaning as the last text.
+"""
+
+import ast
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli.config import parts
+
+_PACKAGE = Path(__file__).parent.parent
+_FOLDERS = ("data_folder", "cache_folder", "reporter")
+# Group -> arguments of its parts that the program passes once a run starts (stages/build.py).
+RESERVED = {
+    "task": _FOLDERS,
+    "source": ("seed", *_FOLDERS),
+    "tracker": ("name", "folder", "store", "settings"),
+}
+MISSING = "???"  # the value of a setting that has to be given
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter that a configuration may set."""
+
+    default: Any  # as YAML holds it; MISSING where there is none
+    meaning: str  # empty where none is declared
+
+
+def declared_node(group: str, node: Any) -> dict[str, Any]:
+    """Return a part's node as its signature declares it, with all settings at their defaults.
+
+    Args:
+        group: of the part, such as `task`.
+        node: the settings that a file has for it. Where it names no part, or one that is not
+            admitted, nothing is declared.
+    """
+    settings = settings_of(group, node)
+    if not settings:
+        return {}
+    declared_settings: dict[str, Any] = {parts.TARGET: node[parts.TARGET]}
+    if "kind" in node:  # the first setting of a task, and a parameter of few
+        declared_settings["kind"] = node["kind"]
+    for name, setting in settings.items():
+        declared_settings[name] = setting.default
+    return declared_settings
+
+
+def settings_of(group: str, node: Any) -> dict[str, Setting]:
+    """Return name -> setting of the part that a node names, without what the program passes."""
+    target = node.get(parts.TARGET) if isinstance(node, dict) else None
+    if not isinstance(target, str) or not parts.admits(group, target):
+        return {}
+    reserved = RESERVED.get(group, ())
+    return {name: setting for name, setting in declared(target).items() if name not in reserved}
+
+
+@functools.cache
+def declared(target: str) -> dict[str, Setting]:
+    """Return name -> setting of a function or class, in the order of its signature.
+
+    Fields of a record that a function takes as `settings` count as its parameters. A source that
+    cannot be read declares nothing; parameters with computed defaults are left out. For a module
+    outside the program, the packages that it is in are imported.
+    """
+    module, _, name = target.rpartition(".")
+    path = _source(module)
+    if path is None:
+        return {}
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module:
+            for alias in statement.names:
+                if name == (alias.asname or alias.name):
+                    return declared(f"{statement.module}.{alias.name}")
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
+            return _Module(module, tree).settings(statement)
+    return {}
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; None where it has none."""
+    package, *names = module.split(".")
+    if package == _PACKAGE.name:  # found without importing the packages on the way
+        path = _PACKAGE.joinpath(*names)
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception:  # noqa: BLE001 - a package of the user's own may raise what it likes
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    tree: ast.Module
+
+    def settings(self, statement: ast.ClassDef | ast.FunctionDef) -> dict[str, Setting]:
+        """Return the settings of a function or class of this module."""
+        if isinstance(statement, ast.FunctionDef):
+            return self._parameters(statement)
+        for member in statement.body:
+            if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+                return self._parameters(member)
+        fields: dict[str, Setting] = {}
+        for member in statement.body:
+            if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
+                self._add(fields, member.target.id, member.annotation, member.value)
+        return fields
+
+    def _parameters(self, function: ast.FunctionDef) -> dict[str, Setting]:
+        arguments = function.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        undeclared = len(positional) - len(arguments.defaults)
+        defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
+        settings: dict[str, Setting] = {}
+        for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+            if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):
+                settings = declared(f"{self.name}.{argument.annotation.id}") | settings
+            elif argument.arg != "self":
+                self._add(settings, argument.arg, argument.annotation, default)
+        return settings
+
+    def _add(
+        self,
+        settings: dict[str, Setting],
+        name: str,
+        annotation: ast.expr | None,
+        default: ast.expr | None,
+    ) -> None:
+        """Add a parameter, unless its default is computed."""
+        value: Any = MISSING
+        if isinstance(annotation, ast.Name):
+            annotation = self._constant(annotation.id)
+        if isinstance(default, ast.Name):
+            default = self._constant(default.id)
+        if default is not None:
+            try:
+                value = ast.literal_eval(default)
+            except ValueError:
+                return
+        value = list(value) if isinstance(value, tuple) else value  # as YAML would hold it
+        settings[name] = Setting(default=value, meaning=_meaning(annotation))
+
+    def _constant(self, name: str) -> ast.expr:
+        for statement in self.tree.body:
+            if isinstance(statement, ast.Assign) and _is_name(statement.targets[0], name):
+                return statement.value
+        return ast.Name(name)
+
+
+def _is_name(target: ast.expr, name: str) -> bool:
+    return isinstance(target, ast.Name) and target.id == name
+
+
+def _meaning(annotation: ast.expr | None) -> str:
+    """Return the last text in `Annotated[type, ..., "text"]`; empty where there is none."""
+    for expression in ast.walk(annotation or ast.Constant(None)):
+        if not isinstance(expression, ast.Subscript) or not _is_name(expression.value, "Annotated"):
+            continue
+        last = list(ast.iter_child_nodes(expression.slice))[-2]  # behind it is the context
+        if isinstance(last, ast.Constant) and isinstance(last.value, str):
+            return last.value
+    return ""

@@ -93,6 +93,12 @@ def fault(what: str, where: object) -> DataError:
     return DataError(what, where=str(where), hint=AGAIN)
 
 
+def refuse(is_wrong: object, what: str, where: object) -> None:
+    """Raise DataError where a file, or a part of one, is not what its data set has."""
+    if is_wrong:
+        raise fault(what, where)
+
+
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds.
 

@@ -56,7 +56,7 @@ class Ragged:
             length = self.lengths[row]
             x[i, :, :length] = self._row(int(row))[:, :length]
         release_pages(self._storage)
-        is_inside = np.arange(self.shape[2]) < self.lengths[rows, None]
+        is_inside = np.arange(self.shape[2]) < self.lengths[rows, None]  # [B, L]
         return x, is_inside
 
 

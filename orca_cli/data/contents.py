@@ -52,7 +52,7 @@ def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
     """Yield the bytes of each input [B, ...] and of its mask; equal numbers have equal bytes."""
     if x.dtype.kind == "f":
         x = x + x.dtype.type(0)  # -0.0 becomes 0.0
-        x[np.isnan(x)] = np.nan  # NaN has many bit patterns
+        x[np.isnan(x)] = np.nan  # of its many bit patterns, one
     for i in range(len(x)):
         content = x[i].tobytes()
         if valid is not None:
@@ -97,7 +97,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    names, numbers = np.unique(groups, return_inverse=True)
+    names, numbers = np.unique(groups, return_inverse=True)  # names ascend
     num_nodes = len(names) + int(inputs.max()) + 1
     edges = (numbers, len(names) + inputs)
     graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))

@@ -36,6 +36,7 @@ def is_there(file: DataFile, folder: Path) -> bool:
     for pattern in file.instead:
         if any(folder.glob(pattern)):
             return True
+    # Names that the catalogue lists, or that were recorded when the archive was unpacked.
     members = file.members or tuple(_unpacked(folder, file))
     if members and all((folder / member).exists() for member in members):
         return True
@@ -96,6 +97,7 @@ def verify(file: DataFile, folder: Path) -> str:
     path = folder / file.path
     digest = storage.sha256_file(path)
     expected_digest = expected(file, folder)
+    # A published MD5 counts only until a SHA-256 is known.
     if expected_digest is None and file.md5 is not None:
         md5 = md5_file(path)
         if md5 != file.md5:

@@ -101,6 +101,7 @@ class MapSamples(ABC):
                 open(folder / "targets.npy", "wb") as file,
                 reporter.track(f"reading {name}", count) as advance,
             ):
+                # A header, then map after map, so that one is held at a time.
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
                 for index in range(count):

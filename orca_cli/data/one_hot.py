@@ -78,7 +78,7 @@ def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int)
     Tokens beyond V-1 become zeros.
     """
     starts = np.concatenate([[0], ends[:-1]])
-    symbols = np.arange(num_symbols)[:, None]
+    symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
     return Ragged(
         row=lambda i: tokens[starts[i] : ends[i]] == symbols,
         lengths=ends - starts,

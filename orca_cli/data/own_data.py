@@ -49,6 +49,7 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
         if file is None:
             continue
         path = file_path(file, data_folder)
+        # Links and other spellings lead to the same file.
         earlier_setting = settings.setdefault(path.resolve(), setting)
         if earlier_setting != setting:
             raise ConfigError(

@@ -42,7 +42,7 @@ def find(
         return [folder]
     missing = []
     for file_names in (names, *others):
-        paths = [_find_in(folder, name) for name in file_names]
+        paths = [_find_in(folder, name) for name in file_names]  # None for a missing file
         present = [path for path in paths if path is not None]
         if len(present) == len(file_names):
             return present
@@ -64,6 +64,7 @@ def _find_in(folder: Path, name: str) -> Path | None:
     None where there is no such file.
     """
     candidates = sorted(folder.glob(name)) if "*" in name else [folder / name]
+    # Unpacked archives have names without a suffix, and LMDB data sets are folders.
     may_be_folder = Path(name).suffix in ("", ".lmdb")
     for path in candidates:
         if path.is_file() or (may_be_folder and path.is_dir()):
@@ -161,7 +162,7 @@ def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:
     """
     if array.ndim != len(shape):
         return False
-    lengths: dict[str, int] = {}
+    lengths: dict[str, int] = {}  # of names that have occurred; -1 is no length
     for size, length in zip(shape, array.shape, strict=True):
         expected = size if isinstance(size, int) else lengths.setdefault(size, length or -1)
         if expected != length:

@@ -48,13 +48,14 @@ class Gaps:
         is_missing = _is_nan(x)
         if valid is not None:
             is_missing &= valid[:, None]
-        flags = is_missing[:, list(self.flagged)]
+        flags = is_missing[:, list(self.flagged)]  # [B, I, *E]
         if not is_missing.any():
             return x, flags
         # In float64: a mean in float32 would not be the one that the scale subtracts.
         means = _per_channel(self.fill, x.ndim)
         filled = np.where(is_missing, means, x.astype(np.float64))
         if self.how == "linear":
+            # Every series [L] that has a gap.
             for sample, channel in np.argwhere(is_missing.any(axis=-1)):
                 is_gap = is_missing[sample, channel]
                 is_known = ~is_gap if valid is None else ~is_gap & valid[sample]
@@ -96,7 +97,7 @@ def count_missing(x: np.ndarray | Ragged) -> int:
         return 0
     count = 0
     for block in blocks(x, np.arange(len(x))):
-        is_incomplete = np.isnan(block).reshape(len(block), -1).any(axis=1)
+        is_incomplete = np.isnan(block).reshape(len(block), -1).any(axis=1)  # [B]
         count += int(is_incomplete.sum())
     return count
 
@@ -196,6 +197,7 @@ class ArraySamples:
         """Return a SHA-256 over shape, dtype and bytes of all arrays, normalisation included."""
         digest = hashlib.sha256()
 
+        # Order, names and headers are part of the digests that runs have recorded.
         def add(name: str, array: np.ndarray | Ragged, rows: np.ndarray) -> None:
             shape = (len(rows), *array.shape[1:])
             digest.update(f"{name} {array.dtype.str} {shape}".encode())
@@ -239,9 +241,10 @@ def as_inputs(
         # In float64: float32 would lose a small signal on a large offset.
         x = (x - _per_channel(scale.mean, x.ndim)) / _per_channel(scale.std, x.ndim)
     if valid is not None:
+        # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)
     if flags is not None and flags.shape[1] > 0:
-        x = np.concatenate([x, flags], axis=1)
+        x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:
         return inputs, None
@@ -298,6 +301,7 @@ def fit_inputs(
         moments = _moments_of_known(x, rows)
     else:
         moments = _moments(x, rows)
+    # A mean of nothing is NaN.
     empty = np.flatnonzero(np.isnan(moments.mean))
     if len(empty) > 0:
         raise DataError(
@@ -359,17 +363,16 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
     squares = np.zeros(1)
     num_missing = np.zeros(1, dtype=np.int64)
     for block, valid in masked_blocks(x, rows):
-        is_missing = _is_nan(block)
+        is_missing = _is_nan(block)  # [B, C, *E]
         is_known = ~is_missing if valid is None else ~is_missing & valid[:, None]
-        size = is_known.sum(axis=axes).astype(np.float64)
+        size = is_known.sum(axis=axes).astype(np.float64)  # [C]
         total = np.maximum(count + size, 1)
         sums = np.where(is_known, block, 0).sum(axis=axes, dtype=np.float64)
         block_mean = sums / np.maximum(size, 1)
         # Blocks are merged about their own means, so that no large offset is squared.
         deviations = np.where(is_known, block - _per_channel(block_mean, x.ndim), 0)
-        within = (deviations.astype(np.float64) ** 2).sum(axis=axes)
-        between = (block_mean - mean) ** 2 * count * size / total
-        squares = squares + within + between
+        squares = squares + (deviations.astype(np.float64) ** 2).sum(axis=axes)
+        squares = squares + (block_mean - mean) ** 2 * count * size / total
         mean = mean + (block_mean - mean) * size / total
         count = count + size
         num_missing = num_missing + is_missing.sum(axis=axes)

@@ -59,6 +59,7 @@ class TargetForm:
         """Return the position [n] int64 of each label among the classes."""
         labels = plain_labels(y, where)
         classes = np.array(self.classes)
+        # A label beyond the last class is compared with that class, and differs from it.
         positions = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
         is_new = classes[positions] != labels
         if is_new.any():
@@ -103,12 +104,12 @@ class TargetForm:
         They are NaN where a target may be missing and is. Raises as `encode`.
         """
         if self.channels_last and y.ndim == len(self.extent) + 2:
-            y = np.moveaxis(y, -1, 1)
+            y = np.moveaxis(y, -1, 1)  # [n, *E, K] -> [n, K, *E]
         if y.shape[1:] == self.extent:
-            y = y[:, None]
+            y = y[:, None]  # one output
         k = self.num_outputs
         if k == 0 and y.ndim > 1:
-            k = y.shape[1]
+            k = y.shape[1]  # not known yet: these are the targets that decide it
         if y.shape[1:] != (k, *self.extent) or k == 0 or y.dtype.kind not in "fiub":
             raise DataError(
                 f"{self.kind} have shape {y.shape}, {self._expected()}, not {y.dtype}",
@@ -253,7 +254,7 @@ def _fit_classes(
 def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
     """Return the form with its number of classes, which is known or that of the training rows."""
     train = form.encode(y, where)[rows]
-    present = np.unique(train[train != IGNORED_CLASS])
+    present = np.unique(train[train != IGNORED_CLASS])  # ascending
     if len(present) < 2:
         raise _equal_targets(train.size, present, where)
     k = form.num_outputs or int(present[-1]) + 1
@@ -269,20 +270,21 @@ def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: st
 
 def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
     """Return the form of labels, values or maps with K, and of numbers with their scale."""
-    numbers = form.numbers(y, where)
+    numbers = form.numbers(y, where)  # [N, K, *E]
     form = replace(form, num_outputs=numbers.shape[1])
     if form.kind == "labels":
         return form
     train = numbers[rows]
     if train.dtype.kind != "f":
         train = train.astype(np.float64)
-    is_unknown = np.isnan(train).all(axis=(0, *range(2, train.ndim)))
+    is_unknown = np.isnan(train).all(axis=(0, *range(2, train.ndim)))  # [K]
     if is_unknown.any():
         raise DataError(
             f"output {int(is_unknown.argmax())} has no training target",
             where=where,
             hint="remove it",
         )
+    # Maps may be equal in a channel; numbers that are all equal are most likely a mistake.
     if form.kind == "values":
         lowest = np.nanmin(train, axis=0)
         highest = np.nanmax(train, axis=0)
@@ -356,6 +358,7 @@ def check_finite(
     """
     if values.dtype.kind in "iub":
         return
+    # Numbers beyond the range of float32 become infinite.
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     is_wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)

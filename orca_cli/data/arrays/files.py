@@ -53,6 +53,7 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
     """
     paths = file_paths(files, data_folder)
     content = _open_split("train", paths, roles)
+    # The training file first: it may hold the other splits.
     training = _splits_of_training_file(content, paths["train"], roles)
     arrays = dict(training.arrays)
     for split_name in ("validation", "test"):
@@ -82,7 +83,7 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
     path = paths[split_name]
     labels = _LABELS[split_name]
     arrays = open_arrays(path, f"task.{split_name}")
-    has_one_array = "" in arrays
+    has_one_array = "" in arrays  # an .npy file, whose array has no name
     if has_one_array and labels not in paths:
         raise ConfigError(
             f"{path.name} is one array, without targets",
@@ -108,7 +109,8 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
     arrays = {
         split_name: _by_role(content, path, roles, ending) for split_name, ending in endings.items()
     }
-    rows: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}  # of the splits that marks name
+    # Arrays without an ending are those of train, and of the splits that marks name.
     if "train" not in arrays or roles.names["x"] in content:
         unmarked = _by_role(content, path, roles)
         rows = _marked(unmarked)
@@ -180,7 +182,7 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
     for role, name in (*roles.names.items(), ("split", "split")):
         if name + ending in content:
             arrays[role] = content[name + ending]
-        elif role != "split" and role not in roles.optional:
+        elif role != "split" and role not in roles.optional:  # marks are always optional
             raise DataError(
                 f"no array '{name + ending}'",
                 where=str(path),

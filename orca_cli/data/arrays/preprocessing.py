@@ -74,10 +74,10 @@ class Padding:
         missing = IGNORED_CLASS if is_class else np.nan
         if is_class:
             y = y.astype(np.int64)
-        y = np.moveaxis(y, axis, -1)[..., : self.length]
-        is_after_end = np.arange(y.shape[-1]) >= ends[:, None]  # [n, steps]
+        y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
+        is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
         if y.ndim == 3:
-            is_after_end = is_after_end[:, None]  # [n, 1, steps]
+            is_after_end = is_after_end[:, None]  # for all outputs
         if not is_class and not self.missing_targets:
             check_finite(np.where(is_after_end, 0, y), where)
         y = np.where(is_after_end, missing, y)
@@ -111,6 +111,7 @@ class ArrayPreprocessing:
     @property
     def file_shape(self) -> tuple[int, ...]:
         """(C, *E) of a sample in the files."""
+        # An array without samples has a shape and takes no memory.
         no_samples = np.empty((0, *self.stored_shape), dtype=bool)
         return channels_first(no_samples, self.channels_last).shape[1:]
 
@@ -132,7 +133,7 @@ class ArrayPreprocessing:
                 hint=_NOT_PADDED,
             )
         shape = tuple(x.shape[1:])
-        expected = self.stored_shape
+        expected = self.stored_shape  # with the L steps that inputs are brought to
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample"
         if self.padding is not None and shape:
             expected = with_steps(expected, self._steps(shape), self.channels_last)
@@ -185,7 +186,7 @@ class ArrayPreprocessing:
 
         def inputs(start: int, stop: int) -> RawInputs:
             chosen = rows[start:stop]
-            values = stored[chosen]
+            values = stored[chosen]  # a copy, so that a mapped file need not stay in memory
             release_pages(stored)
             return RawInputs(values, None if lengths is None else lengths[chosen])
 
@@ -193,6 +194,7 @@ class ArrayPreprocessing:
             if "y" not in arrays:
                 return None
             y = arrays["y"]
+            # Dense targets end where their sequences do.
             ends = self.ends(inputs(0, len(rows)), x.where) if self.targets.extent else None
             return self.encoded_targets(y.read()[rows], y.where, ends)
 
@@ -325,6 +327,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     lengths = []
     for block in blocks(x, np.arange(len(x))):
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]
+        # The first step from behind that is present; argmax is 0 where none is.
         num_missing_at_end = is_present[:, ::-1].argmax(axis=1)
         has_step = is_present.any(axis=1)
         lengths.append(np.where(has_step, is_present.shape[1] - num_missing_at_end, 0))

@@ -234,6 +234,7 @@ def _read_training(splits: StoredSplits, form: ArrayPreprocessing) -> _Training:
     for split_name, arrays in splits.arrays.items():
         if "group" in arrays:
             group_columns[split_name] = (arrays["group"].read(), arrays["group"].where)
+    # Groups of all files are numbered together, so that none is in two splits.
     groups = group_rows(group_columns, splits.rows)
     return _Training(raw=raw, y=y, where=x.where, y_where=train["y"].where, groups=groups)
 
@@ -241,6 +242,7 @@ def _read_training(splits: StoredSplits, form: ArrayPreprocessing) -> _Training:
 def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
     """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
     x = arrays["x"].read()
+    # Ends that NaN marks are looked for once, and are lengths from here on.
     if "lengths" not in arrays:
         return RawInputs(x, form.ends(RawInputs(x), arrays["x"].where))
     lengths = arrays["lengths"]
@@ -278,6 +280,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     form = _with_length(source.form, ends, rows["train"])
     y = training.y
     may_miss = settings.missing_targets
+    # Dense targets end where their sequences do: all that comes after is a missing target.
     if settings.kind == "dense" and form.padding is not None and ends is not None:
         y = form.padding.targets(y, ends, form.channels_last, training.y_where)
         may_miss = True
@@ -293,6 +296,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     )
     x = form.oriented(training.raw, training.where)
     encoded = targets.encode(y, training.y_where)
+    # Without gaps nothing is filled, and digests do not depend on how it would be.
     has_gaps = count_missing(x) > 0
     inputs = fit_inputs(
         x,
@@ -305,6 +309,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     scale = inputs.scale if settings.normalize else None
     form = replace(form, targets=targets, scale=scale, gaps=inputs.gaps)
 
+    # All splits in the training file share these arrays, and differ in their rows.
     def samples(split_name: str) -> ArraySamples:
         if split_name not in rows:
             return _open_split(source, form, split_name)

@@ -68,12 +68,22 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run):
     assert np.array_equal(np.load("p.npz")["outputs"], outputs(path))
 
 
-def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
-    rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, NOISE[:N].sum((1, 2)).take),
-        (0.15, 0.15),
-        0,
+def drawn_rows(contents):
+    """Return the rows that a run draws for training and validation; `contents` is that of `Pool`."""
+    pool = Pool(
+        unit="samples",
+        where="",
+        rows={"train": np.arange(N)},
+        supplied={"test"},
+        classes=Y[:N],
+        groups=None,
+        contents=contents,
     )
+    return draw(pool, fractions=(0.15, 0.15), seed=0)[0]
+
+
+def test_a_sample_of_validation_changes_no_weight_without_a_refit(run):
+    rows = drawn_rows(contents=NOISE[:N].sum((1, 2)).take)
     changed = NOISE.copy()
     changed[rows["validation"][0]] += 1
     settings = ["task.normalize=false", "train.select=last", "train.refit=false"]
@@ -124,11 +134,7 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(run
         "folds: 40 samples have inputs that others have too: identical ones stay in one fold"
         in run.err
     )
-    rows, _ = draw(
-        Pool("", "", {"train": np.arange(N)}, {"test"}, Y[:N], None, lambda rows: rows // 2),
-        (0.15, 0.15),
-        0,
-    )
+    rows = drawn_rows(contents=lambda rows: rows // 2)
     held = np.load(path / "3_finetune" / "out_of_fold.npz")
     row_folds = held["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]
     assert (row_folds[::2] == row_folds[1::2]).all()

@@ -176,15 +176,12 @@ def test_a_task_of_ones_own_holds_its_variants_itself(tmp_path):
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)
 def test_all_values_of_a_search_space_can_be_set(path):
     space = spaces.find_space(str(CONF / path), None)
-    ends = {key: space.ends(key) for key in space.params}
     with compose.session() as session:
-        for number in range(max(map(len, ends.values()))):
-            typed = {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
-            words = [f"{key}={value}" for key, value in (space.fixed | typed).items()]
+        for drawn in space.corners():
+            words = [f"{key}={value}" for key, value in (space.fixed | drawn).items()]
             (job,) = session.expand(words).jobs
-            assert not [
-                key for key, value in typed.items() if str(lookup(job.config, key)) != str(value)
-            ]
+            taken = {key: str(lookup(job.config, key)) for key in drawn}
+            assert taken == {key: str(value) for key, value in drawn.items()}
 
 
 # What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).

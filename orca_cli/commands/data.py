@@ -11,9 +11,8 @@ from rich.console import RenderableType
 
 from orca_cli.commands import data_check
 from orca_cli.commands.options import CONFIG_DIR, Verb, argument
-from orca_cli.config import catalogue
 from orca_cli.config.configuration import default_folders
-from orca_cli.data import data_folder
+from orca_cli.data import catalogue, data_folder
 from orca_cli.exceptions import (
     ChecksumError,
     InterruptionError,

@@ -1,4 +1,4 @@
-"""`orca list`: what there is to choose from, read off the YAML files and the schema; nothing is composed or built."""
+"""`orca list`: the choices of every group and their settings, read off files; nothing is composed or built."""
 
 import argparse
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli.commands.options import CONFIG_DIR, argument
-from orca_cli.config import catalogue, configuration, declarations, ranges, schema
-from orca_cli.data import data_folder
+from orca_cli.config import configuration, declarations, ranges, schema
+from orca_cli.data import catalogue, data_folder
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, table
@@ -30,12 +30,8 @@ GROUPS = {
 }
 SETTINGS = "settings"
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
-_WHOLE_FILES = (
-    "hparams",
-    "protocol",
-    "study",
-    "space",
-)  # groups whose files set keys of other groups
+# Groups whose files set keys of other groups.
+_WHOLE_FILES = ("hparams", "protocol", "study", "space")
 # Default errors; see scoring/reported.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
 EXAMPLES = """\
@@ -58,162 +54,196 @@ ARGUMENTS = (
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return what there is in every group, or all about one group."""
+    """Return the choices of every group, or all about one group."""
     # The name of the folder and of the key on the command line is understood as well.
-    folders = {folder: plural for plural, folder in GROUPS.items()}
-    word, extra = folders.get(arguments.group, arguments.group), arguments.config_dir
-    if word is None:
-        everything = {name: entries(group, extra) for name, group in GROUPS.items()}
-        # The settings that a task's file has for a protocol and a body apply by themselves: PROTOCOL/TASK-BODY.
-        names = [
-            (name, ", ".join(one for one in listed if "/" not in one))
-            for name, listed in everything.items()
-        ]
-        note = (
-            f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
-        )
-        record = {name: [*listed.values()] for name, listed in everything.items()}
-        return Result({"schema": 1, **record}, [table(("group", "choices"), names), note])
-    if word not in (*GROUPS, SETTINGS):
-        raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    if word == SETTINGS:
-        listed: dict[str, dict[str, Any]] = {
-            key: {
-                "key": key,
-                "default": schema.lookup(schema.Config(), key),
-                "allowed": ranges.in_words(hint),
-                "meaning": ranges.meaning(hint),
-            }
-            for key, hint in schema.declared().items()
-        }
-    else:
-        listed = entries(GROUPS[word], extra)
+    plurals = {folder: plural for plural, folder in GROUPS.items()}
+    group = plurals.get(arguments.group, arguments.group)
+    if group is None:
+        return _overview(arguments.config_dir)
+    if group not in (*GROUPS, SETTINGS):
+        hint = suggest(group, (*GROUPS, SETTINGS))
+        raise UsageError(f"there is no group '{group}'", hint=hint)
+    listed = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
     for name in arguments.names:
         if name not in listed:
-            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, listed))
-    chosen = [
-        entry for name, entry in listed.items() if not arguments.names or name in arguments.names
-    ]
-    if word == SETTINGS:
-        rows = [
-            (one["key"], as_typed(one["default"]), f"{one['meaning']} ({one['allowed']})")
-            for one in chosen
-        ]
-        note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
-        return Result(
-            {"schema": 1, word: chosen}, [table(("setting", "default", "meaning"), rows), note]
-        )
-    return Result({"schema": 1, word: chosen}, _shown(GROUPS[word], chosen, bool(arguments.names)))
+            raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, listed))
+    chosen = [listed[name] for name in listed if not arguments.names or name in arguments.names]
+    record = {"schema": 1, group: chosen}
+    if group == SETTINGS:
+        return Result(record, _settings_shown(chosen))
+    return Result(record, _shown(GROUPS[group], chosen, bool(arguments.names)))
+
+
+def _overview(extra: Path | None) -> Result:
+    """Return the names in every group."""
+    record: dict[str, Any] = {"schema": 1}
+    rows = []
+    for plural, group in GROUPS.items():
+        listed = entries(group, extra)
+        record[plural] = list(listed.values())
+        # Settings that a task's file has for a protocol and a body apply by themselves.
+        names = [name for name in listed if "/" not in name]
+        rows.append((plural, ", ".join(names)))
+    note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
+    return Result(record, [table(("group", "choices"), rows), note])
+
+
+def _settings() -> dict[str, dict[str, Any]]:
+    """Return key -> default, type and meaning of every setting that is no part's."""
+    listed = {}
+    for key, hint in schema.declared().items():
+        listed[key] = {
+            "key": key,
+            "default": schema.lookup(schema.Config(), key),
+            "allowed": ranges.in_words(hint),
+            "meaning": ranges.meaning(hint),
+        }
+    return listed
+
+
+def _settings_shown(chosen: list[dict[str, Any]]) -> list[RenderableType]:
+    rows = []
+    for setting in chosen:
+        meaning = f"{setting['meaning']} ({setting['allowed']})"
+        rows.append((setting["key"], as_typed(setting["default"]), meaning))
+    note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+    return [table(("setting", "default", "meaning"), rows), note]
 
 
 def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return name -> what a group offers: description, file, what it picks in other groups, parameters and their meanings.
+    """Return name -> description, file, picks in other groups, parameters and their meanings.
 
-    Tasks and sources also have `data`: what is known of their data, and whether they are there. Tasks have `error`, the
-    name of what is reported, and `protocols`: name -> where a task departs from the protocol clean.
+    Tasks and sources also have `data`: the facts about their data, and whether they are there. Tasks
+    have `error`, the name of the reported error, and `protocols`: name -> how a task departs from the
+    protocol clean.
 
     Raises:
         ConfigError: a file cannot be read.
     """
-    departures = (
-        configuration.variants("departures", extra) if group == "task" else {}
-    )  # by PROTOCOL/TASK
+    departures: dict[str, configuration.Variant] = {}  # by PROTOCOL/TASK
+    if group == "task":
+        departures = configuration.variants("departures", extra)
     listed: dict[str, dict[str, Any]] = {}
     for name, variant in configuration.variants(group, extra).items():
-        content, path = dict(variant.settings), variant.path
-        picks = configuration.picks(content.pop("defaults", None))
-        # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
-        settings = content if group in _WHOLE_FILES else content.get(group, content)
-        if group == "study":
-            settings = {axis: list(names) for axis, names in content.get("axes", {}).items()}
-        settings = settings if isinstance(settings, dict) else {}
-        settings = declarations.declared_node(group, settings) | settings
-        meanings = {
-            key: setting.meaning
-            for key, setting in declarations.settings_of(group, settings).items()
-            if setting.meaning
-        }
-        if group != "hparams" or path.parent.name == group:  # not a block of a task's file
-            meanings |= configuration.comments(path)
+        settings = _declared(group, _own_settings(group, variant))
+        parameters = {}
+        for key, value in settings.items():
+            if key not in (*_NOT_SETTINGS, group):
+                parameters[key] = value
         entry: dict[str, Any] = {
             "name": name,
             "description": variant.description,
-            "picks": picks,
-            "parameters": {
-                key: value for key, value in settings.items() if key not in (*_NOT_SETTINGS, group)
-            },
-            "meanings": meanings,
-            "file": str(path),
+            "picks": configuration.picks(variant.settings.get("defaults")),
+            "parameters": parameters,
+            "meanings": _meanings(group, settings, variant.path),
+            "file": str(variant.path),
         }
         if group in catalogue.GROUPS:
-            about = catalogue.read(group, name, path)
-            texts = {
-                key: getattr(about, key)
-                for key in ("shape", "outputs", "error", "licence", "origin", "bytes")
-            }
-            entry["data"] = {
-                "state": data_folder.state(about, configuration.default_folders()["data"]),
-                **texts,
-            }
+            entry["data"] = _data(group, name, variant.path)
         if group == "task":
-            node = settings.get("error")
-            node = node.get("_target_") if isinstance(node, dict) else node
-            usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
-            entry["error"] = entry["data"].pop("error") or str(node or usual).rpartition(".")[2]
-            of_task = {
-                key.partition("/")[0]: one
-                for key, one in departures.items()
-                if key.endswith(f"/{name}")
-            }
-            entry["protocols"] = {protocol: one.description for protocol, one in of_task.items()}
+            entry["error"] = entry["data"].pop("error") or _error(settings)
+            entry["protocols"] = {}
+            for key, departure in departures.items():
+                protocol, _, task = key.rpartition("/")
+                if task == name:
+                    entry["protocols"][protocol] = departure.description
         listed[name] = entry
     return listed
 
 
+def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
+    """Return the settings of a group that a file has."""
+    content = {key: entry for key, entry in variant.settings.items() if key != "defaults"}
+    if group == "study":
+        return {axis: list(names) for axis, names in content.get("axes", {}).items()}
+    if group in _WHOLE_FILES:
+        return content
+    # A file of the whole package (`@package _global_`) holds them under the group's name.
+    settings = content.get(group, content)
+    return settings if isinstance(settings, dict) else {}
+
+
+def _declared(group: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the defaults of those that only the part's signature has."""
+    return declarations.declared_node(group, settings) | settings
+
+
+def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str]:
+    """Return key -> meaning, from the part's signature and the comments of a file."""
+    meanings = {}
+    for key, setting in declarations.settings_of(group, settings).items():
+        if setting.meaning:
+            meanings[key] = setting.meaning
+    is_block_of_a_task = group == "hparams" and path.parent.name != group
+    return meanings if is_block_of_a_task else meanings | configuration.comments(path)
+
+
+def _data(group: str, name: str, path: Path) -> dict[str, Any]:
+    about = catalogue.read(group, name, path)
+    folder = configuration.default_folders()["data"]
+    facts: dict[str, Any] = {"state": data_folder.state(about, folder)}
+    for key in ("shape", "outputs", "error", "licence", "origin", "bytes"):
+        facts[key] = getattr(about, key)
+    return facts
+
+
+def _error(settings: dict[str, Any]) -> str:
+    """Return the name of the error that a task reports."""
+    node = settings.get("error")
+    target = node.get("_target_") if isinstance(node, dict) else node
+    usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
+    return str(target or usual).rpartition(".")[2]
+
+
 def _shown(group: str, chosen: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
-    """Yield what a group has, and the parameters: of entries that are named one per row with its meaning."""
+    """Yield the entries of a group, and their parameters: in full, one per row with its meaning."""
     if group == "task":
-        rows: list[tuple[str, ...]] = []
-        for entry in chosen:
-            data, kind = (
-                entry["data"],
-                str(entry["parameters"].get("kind", "???")).replace("???", "any"),
-            )
-            shapes = [
-                data[key] or ("any" if data["origin"] == "own" else "-")
-                for key in ("shape", "outputs")
-            ]
-            rows.append((entry["name"], kind, *shapes, entry["error"], data["state"]))
+        rows = [_task_row(entry) for entry in chosen]
         yield table(("task", "kind", "shape", "outputs", "error", "data"), rows)
         yield ""
     picked = sorted({key for entry in chosen for key in entry["picks"]})
-    rows = [
-        (one["name"], *(one["picks"].get(key, "-") for key in picked), one["description"])
-        for one in chosen
-    ]
-    yield table((group, *picked, "description"), rows)
-    prefix, short = "" if group in _WHOLE_FILES else f"{group}.", []
+    rows = []
     for entry in chosen:
-        rows = []
-        for key, value in flat(entry["parameters"]):
-            if (
-                key.rpartition(".")[2] == "_target_"
-            ):  # a part's own key has the name of its class as value
-                key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
-            if value != {}:
-                rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
-        short.append((entry["name"], "  ".join(f"{key}={value}" for key, value, _ in rows)))
-        if in_full:
-            rows += [
-                (f"protocol={name}", "", text) for name, text in entry.get("protocols", {}).items()
-            ]
+        picks = [entry["picks"].get(key, "-") for key in picked]
+        rows.append((entry["name"], *picks, entry["description"]))
+    yield table((group, *picked, "description"), rows)
+    if in_full:
+        for entry in chosen:
+            rows = _parameter_rows(group, entry)
+            for name, text in entry.get("protocols", {}).items():
+                rows.append((f"protocol={name}", "", text))
             yield ""
             yield table((entry["name"], "default", "meaning"), rows)
     if group == "task":
-        yield (
-            "\nFiles of a task: orca data list NAME."
-            + " Its parameters: orca list tasks NAME." * (not in_full)
-        )
+        parameters = "" if in_full else " Its parameters: orca list tasks NAME."
+        yield f"\nFiles of a task: orca data list NAME.{parameters}"
     elif not in_full:
+        rows = []
+        for entry in chosen:
+            defaults = [f"{key}={value}" for key, value, _ in _parameter_rows(group, entry)]
+            if defaults:
+                rows.append((entry["name"], "  ".join(defaults)))
         yield ""
-        yield table((group, "parameters and their defaults"), [row for row in short if row[1]])
+        yield table((group, "parameters and their defaults"), rows)
+
+
+def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    kind = str(entry["parameters"].get("kind", "???")).replace("???", "any")
+    unknown = "any" if entry["data"]["origin"] == "own" else "-"
+    shape = entry["data"]["shape"] or unknown
+    outputs = entry["data"]["outputs"] or unknown
+    return entry["name"], kind, shape, outputs, entry["error"], entry["data"]["state"]
+
+
+def _parameter_rows(group: str, entry: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return key, default and meaning of an entry's parameters."""
+    prefix = "" if group in _WHOLE_FILES else f"{group}."
+    rows = []
+    for key, value in flat(entry["parameters"]):
+        # A part's own key has the name of its class as value.
+        if key.rpartition(".")[2] == "_target_":
+            key = key.removesuffix("._target_")
+            value = str(value).rpartition(".")[2]
+        if value != {}:
+            rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
+    return rows

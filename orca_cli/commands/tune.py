@@ -60,11 +60,11 @@ def execute(arguments: argparse.Namespace) -> Result:
         storage.check_writable(searches)
         with search.opened():
             done = search.count("completed", "stopped")
-            about = f"{counted(search.most, 'trial')} of space={search.space.name}, {done} done; in {search.folder}"
+            about = f"{counted(search.max_trials, 'trial')} of space={search.space.name}, {done} done; in {search.folder}"
             terminal.log.info(f"search {name}: {about}")
             # The trials' runs are one another's neighbours, below the folder of all runs that jobs elsewhere see.
             engine = Engine(arguments, searches.parent, name, is_quiet=True)
-            engine.run(_Trials(search, session, engine), search.most)
+            engine.run(_Trials(search, session, engine), search.max_trials)
             signals.check()
             best, plain = search.best, search.trials[0]
             if best is None or plain.state != "completed":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import signals, storage
-from orca_cli.config.catalogue import DataFile, DataSet
+from orca_cli.data.catalogue import DataFile, DataSet
 from orca_cli.data.untrusted.downloads import md5_file
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.progress import Reporter

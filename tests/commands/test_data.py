@@ -12,7 +12,7 @@ import yaml
 
 from orca_cli.cli import main
 from orca_cli.commands.data_check import examine_split
-from orca_cli.config import catalogue
+from orca_cli.data import catalogue
 from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import TaskData

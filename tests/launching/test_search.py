@@ -19,7 +19,8 @@ WIDE = Space("wide", {"train.lr": RATE}, {})
 
 
 def opened(folder, space=WIDE, trials=2, seed=0):
-    return Search(folder / "s", space, trials, seed).opened()
+    search = Search(folder=folder / "s", space=space, max_trials=trials, seed=seed)
+    return search.opened()
 
 
 def played(search, error=lambda trial: 0.5):

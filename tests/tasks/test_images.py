@@ -1,4 +1,4 @@
-"""Tasks of images: what readers give is what the files hold, augmentation is drawn where it is asked for, faults are named."""
+"""Tasks of images: readers give the content of files, augment where asked to, and name faults."""
 
 import gzip
 import pickle
@@ -18,7 +18,7 @@ from tests import benchmark_files
 from tests.tasks.builders import every, refused, splits
 
 
-def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path, reporter):
+def test_cifar100_is_read_as_its_files_hold_it(tmp_path):
     benchmark_files.make("cifar100", tmp_path)
     with tarfile.open(tmp_path / "cifar100" / "cifar-100-python.tar.gz") as archive:
         record = pickle.load(archive.extractfile("cifar-100-python/test"), encoding="latin1")
@@ -31,6 +31,10 @@ def test_cifar100_is_read_as_its_files_hold_it_and_projected_on_request(tmp_path
     assert batch.y.tolist() == [5, 2]
     both = np.concatenate([every(part).x for part in (task.train, task.validation)])
     assert len(np.unique(both.reshape(200, -1), axis=0)) == 200
+
+
+def test_cifar100_is_projected_on_request(tmp_path, reporter):
+    benchmark_files.make("cifar100", tmp_path)
     task = spherical.load(
         tmp_path, tmp_path / "cache", reporter, origin="cifar100", validation_size=20
     )
@@ -116,7 +120,7 @@ def test_rotations_are_uniform():
     assert np.abs((turns**2).mean(axis=0) - 1 / 3).max() < 0.03
 
 
-def test_spherical_is_read_from_its_file_or_projected_from_images(tmp_path, build):
+def test_spherical_is_read_from_its_file(tmp_path, build):
     benchmark_files.make("spherical", tmp_path)
     record = pickle.loads(
         gzip.decompress((tmp_path / "spherical" / "s2_cifar100.gz").read_bytes())
@@ -129,7 +133,10 @@ def test_spherical_is_read_from_its_file_or_projected_from_images(tmp_path, buil
     np.testing.assert_allclose(batch.x.numpy() * 255, record["images"][[3, 19]], atol=1e-4)
     assert batch.y.tolist() == [3, 19]
 
-    x, y = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8), np.arange(80) % 10
+
+def test_spherical_is_projected_from_images(tmp_path, build):
+    x = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), np.uint8)
+    y = np.arange(80) % 10
     np.savez(tmp_path / "small.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     settings = {"origin": "cifar10", "images": "small.npz"}
     task, again, other = (build("spherical", **settings, data_seed=seed) for seed in (0, 0, 1))
@@ -179,14 +186,17 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
     assert not np.array_equal(one, none.batch(rows).x.numpy())
 
 
-def test_domainnet_lists_are_not_trusted(build, domain):
-    for line, error, text in (
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
         ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
         ("sketch/class_02/sketch_test_002.jpg 2", DataError, "training list too"),
-    ):
-        (domain.parent / "sketch_train_mini.txt").write_text(line)
-        with refused(text, error):
-            build("domainnet", validation_size=1, train_size=1)
+    ],
+)
+def test_domainnet_lists_are_not_trusted(build, domain, line, error, message):
+    (domain.parent / "sketch_train_mini.txt").write_text(line)
+    with refused(message, error):
+        build("domainnet", validation_size=1, train_size=1)
 
 
 @pytest.fixture
@@ -209,26 +219,42 @@ def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets, build):
         count = np.bincount(samples.targets())
         assert (count.sum(), np.ptp(count)) == (5, 1)  # stratified: 2, 2 and 1
     assert sum(map(len, splits(task))) == 36
-    digest = task.train.digest()
+
+
+def test_images_are_known_by_content(tmp_path, reporter, pets, build):
+    digest = build("images", path="pets", normalize="none").train.digest()
     pets.rename(tmp_path / "moved")
     assert build("images", path="moved", normalize="none").train.digest() == digest
-    assert (
-        sum("image_survey" in line for line in reporter.lines) == 1
-    )  # decoded once, then known by content
-    cropped = build("images", path="moved", channels=1, size=14, fit="crop")
-    assert every(cropped.validation).x.shape == (5, 1, 14, 14)
+    assert sum("image_survey" in line for line in reporter.lines) == 1  # decoded once
 
 
-def test_given_splits_are_taken_as_they_are(tmp_path, pets, build):
+def test_images_may_be_grey_and_cropped(pets, build):
+    task = build("images", path="pets", channels=1, size=14, fit="crop")
+    assert every(task.validation).x.shape == (5, 1, 14, 14)
+
+
+@pytest.mark.parametrize("augmentation", [{"flip": True}, {"padding": 2}])
+def test_only_optimizer_steps_see_augmented_images(pets, build, augmentation):
+    plain = every(build("images", path="pets", normalize="none").train).x
+    samples = build("images", path="pets", normalize="none", **augmentation).train
+    assert every(samples).x.equal(plain)
+    rows = np.arange(len(samples))
+    assert not samples.batch(rows, np.random.default_rng(0)).x.equal(plain)
+
+
+@pytest.fixture
+def split_pets(tmp_path, pets):
+    """Return a folder with the images of each class in given splits: 8, 2 and 2."""
     folder = tmp_path / "split"
+    names = np.repeat(["train", "val", "test"], [8, 2, 2])
     for path in pets.glob("*/*"):
-        place = (
-            folder
-            / ("train" if int(path.stem) < 8 else "val" if int(path.stem) < 10 else "test")
-            / path.parent.name
-        )
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
+        class_folder = folder / names[int(path.stem)] / path.parent.name
+        class_folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, class_folder)
+    return folder
+
+
+def test_given_splits_are_taken_as_they_are(pets, split_pets, build):
     task = build("images", path="split", normalize="none")
     pixels = np.asarray(
         Image.open(pets / "dog" / "08.png").resize((20, 20), Image.Resampling.BILINEAR)
@@ -236,35 +262,50 @@ def test_given_splits_are_taken_as_they_are(tmp_path, pets, build):
     batch = task.validation.batch(np.array([2]))
     np.testing.assert_allclose(batch.x[0].permute(1, 2, 0).numpy() * 255, pixels, atol=1e-4)
     assert (len(task.train), batch.y.tolist(), len(task.open_test())) == (24, [1], 6)
-    shutil.copy(pets / "cat" / "03.jpg", folder / "test" / "cat" / "again.jpg")
+
+
+def test_an_image_in_two_splits_is_refused(split_pets, build):
+    shutil.copy(split_pets / "train" / "cat" / "03.jpg", split_pets / "test" / "cat" / "again.jpg")
     with refused(r"again\.jpg: the same image as 'train/cat/03\.jpg'", DataError):
         build("images", path="split")
-    (folder / "test" / "cat" / "again.jpg").unlink()
-    (folder / "test" / "eel").rename(folder / "test" / "ell")
+
+
+def test_a_class_without_training_images_is_refused(split_pets, build):
+    (split_pets / "test" / "eel").rename(split_pets / "test" / "ell")
     with refused("2 labels have no training sample, the first is ell", DataError):
         build("images", path="split")
 
 
-def test_damaged_images_are_named(pets, build):
-    content = (pets / "dog" / "04.png").read_bytes()
-    for text, message in (
-        (content[: len(content) // 2], "cannot be decoded"),
-        (b"<html>", "is not a readable image"),
-    ):
-        (pets / "dog" / "04.png").write_bytes(text)
-        with refused(rf"dog/04\.png: {message}", DataError):
-            build("images", path="pets")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[: len(content) // 2], "cannot be decoded"),
+        (lambda content: b"<html>", "is not a readable image"),
+    ],
+    ids=["cut", "a web page"],
+)
+def test_damaged_images_are_named(pets, build, damage, message):
+    path = pets / "dog" / "04.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with refused(rf"dog/04\.png: {message}", DataError):
+        build("images", path="pets")
 
 
-def test_unusual_images_are_read_as_one_sees_them(tmp_path):
+def test_16_bits_are_cut_to_8(tmp_path):
     path = tmp_path / "image.png"
     deep = np.array([[0, 256 * 100], [65535, 256 * 7 + 3]], dtype=np.uint16)
     Image.fromarray(deep).save(path)
     assert decode(path, None, 1).tolist() == [[[0, 100], [255, 7]]]
-    Image.fromarray(np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8), "RGBA").save(
-        path
-    )
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    path = tmp_path / "image.png"
+    pixels = np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(path)
     assert decode(path, None, 3)[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
+
+
+def test_turned_images_are_upright(tmp_path):
     upright = Image.new("RGB", (3, 2))
     exif = upright.getexif()
     exif[0x0112] = 6  # the camera was turned by a quarter
@@ -312,24 +353,29 @@ def levels(samples):
 def test_numbers_of_a_table_are_predicted_from_images(labelled):
     task = labelled(TABLE)
     assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("age",))
-    seen = []
-    for samples in splits(task):
-        level, y = levels(samples)
-        np.testing.assert_allclose(y[:, 0], level / 3, rtol=1e-6)
-        seen += level.tolist()
-    assert sorted(seen) == sorted(LEVEL)
+    read = [levels(samples) for samples in splits(task)]
+    level = np.concatenate([level for level, _ in read])
+    targets = np.concatenate([y[:, 0] for _, y in read])
+    assert sorted(level) == sorted(LEVEL)
+    np.testing.assert_allclose(targets, level / 3, rtol=1e-6)
     assert labelled(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
 
 
-def test_classes_and_labels_stand_in_a_table_too_and_files_that_are_not_there_are_named(labelled):
+def test_classes_of_a_table_are_predicted_from_images(labelled):
     task = labelled(TABLE.assign(age=np.where(LEVEL > 120, "old", "young")))
     assert (task.kind, task.class_names) == ("classes", ("old", "young"))
     for samples in splits(task):
         level, y = levels(samples)
         assert ((level > 120) == (y.numpy() == 0)).all()
+
+
+def test_labels_of_a_table_are_predicted_from_images(labelled):
     task = labelled(TABLE.assign(age=LEVEL > 120, even=LEVEL % 2 == 0), kind="labels")
     level, y = levels(task.train)
     assert (task.kind, task.class_names) == ("labels", ("age", "even"))
     assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
+
+
+def test_files_of_a_table_that_do_not_exist_are_named(labelled):
     with refused(r"\[image\]: 'no/1.png' in row 2 is not an image", DataError):
         labelled(TABLE.replace(NAMES[1], "no/1.png"))

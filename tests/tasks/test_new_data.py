@@ -164,28 +164,29 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
         assert torch.equal(in_parts(preprocessing, preprocessing.given(x))[0], whole[5:6])
 
 
-def test_rows_that_do_not_fit(tmp_path, build):
-    SAVE["csv"](frame(), tmp_path / "train.csv")
-    preprocessing = reloaded(
-        build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path
-    )
-    new = frame(9)[["colour", "age", "weight"]]
-    for rows, message in (
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
         (
-            new.rename(columns={"weight": "weigth"}),
+            frame(9)[["colour", "age", "weight"]].rename(columns={"weight": "weigth"}),
             r"x: the table has no column 'weight'; did you mean 'weigth'\?",
         ),
         (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
-    ):
-        with refused(message, DataError):
-            preprocessing.given(rows)
+    ],
+    ids=["a misspelt column", "too few columns"],
+)
+def test_rows_that_do_not_fit(rows, message, tmp_path, build):
+    SAVE["csv"](frame(), tmp_path / "train.csv")
+    task = build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE)
+    with refused(message, DataError):
+        reloaded(task, tmp_path).given(rows)
 
 
 def test_images_of_the_test_split(tmp_path, build):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 14, 20, 3), dtype=np.uint8)
-    for i, image in enumerate(pixels):
-        part = "train" if i < 16 else "val" if i < 20 else "test"
-        path = tmp_path / "pets" / part / ("dog" if i % 4 > 1 else "cat") / f"{i:02}.png"
+    folders = np.repeat(["train", "val", "test"], [16, 4, 4])
+    for i, (image, folder) in enumerate(zip(pixels, folders, strict=True)):
+        path = tmp_path / "pets" / folder / ("dog" if i % 4 > 1 else "cat") / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image if i % 2 else image[..., 0]).save(path)  # every other one is grey
     task = build("images", path="pets", flip=True, padding=2, channels=1, size=12, fit="crop")
@@ -200,10 +201,9 @@ def test_images_of_the_test_split(tmp_path, build):
     for opened in (new, preprocessing.open(test, "INPUT")):
         check_same(preprocessing, opened, task.open_test())
     whole = in_parts(preprocessing, new)[0]
-    one, loose = (
-        preprocessing.open(path, "INPUT") for path in (test / "dog" / "22.png", test / "dog")
-    )
+    single = preprocessing.open(test / "dog" / "22.png", "INPUT")
+    loose = preprocessing.open(test / "dog", "INPUT")
     listed = preprocessing.given([test / "dog" / f"{i}.png" for i in (22, 23)])
-    for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (listed, whole[2:])):
-        assert (len(part), part.targets()) == (len(rows), None)
-        assert torch.equal(in_parts(preprocessing, part)[0], rows)
+    for images, inputs in ((single, whole[2:3]), (loose, whole[2:]), (listed, whole[2:])):
+        assert (len(images), images.targets()) == (len(inputs), None)
+        assert torch.equal(in_parts(preprocessing, images)[0], inputs)

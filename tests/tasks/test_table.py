@@ -1,4 +1,4 @@
-"""Tables without code: what is read, how columns become numbers, how rows are split, and what is refused."""
+"""Tables without code: what is read, how columns become numbers, how rows are split, refusals."""
 
 import re
 
@@ -19,8 +19,8 @@ def frame(n=N, start=0):
         "row": i,
         "weight": (i * 7 % 23) + 0.5,
         "colour": np.array(["red", "green", "blue"])[i * 5 % 3],
-        "code": [f"{value:03d}" for value in i % 4],
-        "patient": [f"p{value}" for value in i // 4],
+        "code": [f"{number:03d}" for number in i % 4],
+        "patient": [f"p{number}" for number in i // 4],
         "kind": np.array(["yes", "no"])[i % 2],
     }
     return pd.DataFrame(columns)
@@ -42,39 +42,46 @@ def read(tmp_path, build):
     return call
 
 
-def column(samples, place=0):
+def column(samples, position=0):
     """Return a feature of all samples of a split."""
-    return every(samples).x[:, 0, place].numpy()
+    return every(samples).x[:, 0, position].numpy()
 
 
-def in_order(task, place=-1):
+def in_order(task, position=-1):
     """Return the features of all rows [n, F], sorted by one of them."""
     x = torch.cat([every(samples).x[:, 0] for samples in splits(task)]).numpy()
-    return x[np.argsort(x[:, place])]
+    return x[np.argsort(x[:, position])]
 
 
-def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_splits(read):
+def test_columns_become_features(read):
     task = read(frame(), normalize=False, ignore=["patient"])
     assert (task.input_shape, task.class_names) == ((1, 1 + 1 + 3 + 1), ("no", "yes"))
-    assert list(map(len, splits(task))) == [42, 9, 9]
     x = in_order(task, 0)
     rows = np.arange(N)
     colours = np.eye(3)[np.array([2, 1, 0])[rows * 5 % 3]]  # blue, green, red
-    np.testing.assert_array_equal(
-        x, np.column_stack([rows, rows * 7 % 23 + 0.5, colours, rows % 4])
-    )
-    for samples in splits(task):
-        assert samples.targets().tolist() == [1 - row % 2 for row in column(samples)]
-        assert np.ptp(np.bincount(samples.targets())) <= 1
-    normalised = read(frame(), features=["weight", "colour"])
-    x = every(normalised.train).x[:, 0]
+    expected = np.column_stack([rows, rows * 7 % 23 + 0.5, colours, rows % 4])
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 42), (1, 9), (2, 9)])
+def test_splits_are_stratified_and_keep_targets(read, index, size):
+    samples = splits(read(frame(), normalize=False, ignore=["patient"]))[index]
+    assert len(samples) == size
+    assert samples.targets().tolist() == [1 - row % 2 for row in column(samples)]
+    assert np.ptp(np.bincount(samples.targets())) <= 1
+
+
+def test_numbers_are_scaled_and_text_is_not(read):
+    task = read(frame(), features=["weight", "colour"])
+    x = every(task.train).x[:, 0]
     assert x[:, 0].mean().abs() < 1e-5
     assert x[:, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
     assert set(x[:, 1:].unique().tolist()) == {0, 1}
-    assert (
-        read(frame(), features=["weight", "colour"], split_seed=1).train.digest()
-        != normalised.train.digest()
-    )
+
+
+def test_the_seed_of_splits_changes_them(read):
+    digests = {read(frame(), split_seed=seed).train.digest() for seed in (0, 1)}
+    assert len(digests) == 2
 
 
 FORMATS = {
@@ -94,14 +101,15 @@ FORMATS = {
 }
 
 
-def test_formats_hold_the_same_table(read):
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_hold_the_same_table(read, name):
+    write, settings = FORMATS[name]
     table = frame().replace({"colour": "red"}, "r\u00f6t")
     plain = every(read(table).train).x
-    for name, (write, settings) in FORMATS.items():
-        assert every(read(write(table), name, **settings).train).x.equal(plain)
+    assert every(read(write(table), name, **settings).train).x.equal(plain)
 
 
-def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
+def test_missing_fields_become_the_mean_or_a_category(read):
     table = frame().astype(object)
     table.loc[::5, "weight"] = None
     table.loc[1::5, "colour"] = "?"
@@ -109,142 +117,162 @@ def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
     task = read(
         table, features=["weight", "colour", "nothing", "row"], normalize=False, gap_indicator=True
     )
-    x, rows = in_order(task), column(task.train, -1).astype(int)
+    x = in_order(task)
+    rows = column(task.train, -1).astype(int)
     assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in rows if row % 5]))
-    np.testing.assert_array_equal(
-        x[:, 1], np.arange(N) % 5 == 0
-    )  # nothing is missing in `row`, the last column
+    # Nothing is missing in `row`, the last column.
+    np.testing.assert_array_equal(x[:, 1], np.arange(N) % 5 == 0)
     assert x[1, 2:6].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
     assert x.shape == (N, 7)
     assert f"weight ({(rows % 5 == 0).sum()})" in task.note
 
 
+LABELS = {"target": None, "kind": "labels", "targets": ["a", "b"]}
+
+
+def labelled():
+    """Return a table with two columns of bits, which are spelt in two ways."""
+    truths = np.array(["true", "False"])[np.arange(N) // 5 % 2]
+    return frame().assign(a=np.arange(N) // 3 % 2, b=truths).astype(object)
+
+
 def test_several_columns_are_labels(read):
-    table = (
-        frame()
-        .assign(a=np.arange(N) // 3 % 2, b=np.array(["true", "False"])[np.arange(N) // 5 % 2])
-        .astype(object)
-    )
-    task = read(
-        table, target=None, kind="labels", targets=["a", "b"], features=["row"], normalize=False
-    )
+    table = labelled()
+    task = read(table, **LABELS, features=["row"], normalize=False)
     rows = column(task.train).astype(int)
     assert task.train.targets()[:, 0].tolist() == table.a[rows].tolist()
-    assert task.train.targets()[:, 1].tolist() == [word == "true" for word in table.b[rows]]
+    assert task.train.targets()[:, 1].tolist() == [text == "true" for text in table.b[rows]]
+
+
+def test_a_missing_label_is_refused(read):
+    table = labelled()
     table.loc[3, "a"] = None
     with refused(r"t\.csv\[a\]: 1 rows have no target, the first is row 4", DataError):
-        read(table, target=None, kind="labels", targets=["a", "b"])
+        read(table, **LABELS)
 
 
-def test_the_kind_is_that_of_the_column_to_be_predicted(read):
-    for target, kind, names in (
-        (np.array([3, 10, 7])[np.arange(N) % 3], "classes", ("3", "7", "10")),  # whole numbers
-        (
-            np.array(["01", "1", "no"])[np.arange(N) % 3],
-            "classes",
-            ("01", "1", "no"),
-        ),  # zeros in front
-        (np.arange(N) % 21, "values", ("kind",)),  # many whole numbers
-        (np.arange(N) % 3 / 2, "values", ("kind",)),
-    ):
-        task = read(frame().assign(kind=target), features=["row"], normalize=False)
-        assert (task.kind, task.class_names) == (kind, names)
-        held, expected = task.train.targets(), target[column(task.train).astype(int)]
-        if kind == "values":
-            np.testing.assert_allclose(held[:, 0], expected, rtol=1e-6)
-            assert task.target_scale.std.tolist() == pytest.approx([expected.std()], rel=1e-5)
-        else:
-            assert [names[k] for k in held] == list(map(str, expected))
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10")),
+        (np.array(["01", "1", "no"])[np.arange(N) % 3], ("01", "1", "no")),
+    ],
+    ids=["few whole numbers", "zeros in front"],
+)
+def test_some_columns_to_be_predicted_are_classes(read, target, names):
+    task = read(frame().assign(kind=target), features=["row"], normalize=False)
+    assert (task.kind, task.class_names) == ("classes", names)
+    expected = target[column(task.train).astype(int)]
+    assert [names[k] for k in task.train.targets()] == list(map(str, expected))
 
 
-def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
-    other = tmp_path / "test.csv"
-    for change, message in (
+@pytest.mark.parametrize(
+    "target", [np.arange(N) % 21, np.arange(N) % 3 / 2], ids=["many whole numbers", "fractions"]
+)
+def test_other_columns_to_be_predicted_are_values(read, target):
+    task = read(frame().assign(kind=target), features=["row"], normalize=False)
+    assert (task.kind, task.class_names) == ("values", ("kind",))
+    expected = target[column(task.train).astype(int)]
+    np.testing.assert_allclose(task.train.targets()[:, 0], expected, rtol=1e-6)
+    assert task.target_scale.std.tolist() == pytest.approx([expected.std()], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (
             {"kind": "maybe"},
             r"test\.csv\[kind\]: 20 labels have no training sample, the first is maybe",
         ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
-    ):
-        frame(20, 100).assign(**change).to_csv(other, index=False)
-        task = read(frame(), test="test.csv")
-        with refused(message, DataError):
-            task.open_test()
-    frame(20, 100).drop(columns="weight").to_csv(other, index=False)
+    ],
+)
+def test_the_test_file_is_read_at_the_end_only(read, tmp_path, change, message):
+    frame(20, 100).assign(**change).to_csv(tmp_path / "test.csv", index=False)
+    task = read(frame(), test="test.csv")
+    with refused(message, DataError):
+        task.open_test()
+
+
+def test_the_header_of_the_test_file_is_read_at_once(read, tmp_path):
+    frame(20, 100).drop(columns="weight").to_csv(tmp_path / "test.csv", index=False)
     with refused(r"task\.test: test\.csv has no column 'weight'", DataError):
         read(frame(), test="test.csv")
 
 
 HEAD = b"a,b,kind\n"
-BAD = [
-    (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
-    (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-    (
-        HEAD + b"1,\xff,x\n" * 20,
-        {},
-        r"is not text in utf-8; store it as UTF-8, or .* task\.encoding=",
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 has 2 fields, the header has 3"),
+        (b'1,"2,x\n' * 20, r"t\.csv: is not a table: .* check its quotes"),
+        (b"1,\xff,x\n" * 20, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
+        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: \d+ values are NaN or infinite"),
+    ],
+    ids=["lengths", "quotes", "encoding", "infinite"],
+)
+def test_bad_tables_are_refused_in_one_line(read, content, message):
+    with refused(message, DataError):
+        read(HEAD + content)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
+        (
+            {"kind": "values"},
+            r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes",
+        ),
+        (
+            {"features": ["kind"]},
+            r"task\.features: 'kind' is in task.target too; a column has one role",
+        ),
+        ({"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
+        (
+            {"target": None, "targets": ["row", "row"]},
+            r"task\.targets: 'row' is in task\.targets too",
+        ),
+        ({"group": "kind"}, r"task\.group: 'kind' is in task\.target too"),
+        ({"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
+        ({"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
+        ({"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(read, settings, message):
+    with refused(message, (ConfigError, DataError)):
+        read(frame(), **settings)
+
+
+# Numbers of a typed column, three of which repeat.
+TYPED = {
+    "days beyond nanoseconds": (
+        np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"),
+        [19724, 2932896, -719162],
     ),
-    (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are NaN or infinite"),
-    (frame(), {"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-    (
-        frame(),
-        {"kind": "values"},
-        r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes",
-    ),
-    (
-        frame(),
-        {"features": ["kind"]},
-        r"task\.features: 'kind' is in task.target too; a column has one role",
-    ),
-    (frame(), {"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
-    (
-        frame(),
-        {"target": None, "targets": ["row", "row"]},
-        r"task\.targets: 'row' is in task\.targets too",
-    ),
-    (frame(), {"group": "kind"}, r"task\.group: 'kind' is in task\.target too"),
-    (
-        frame(),
-        {"sequence": "colour", "id": "patient"},
-        r"task\.id: does not go with task\.sequence",
-    ),
-    (frame(), {"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
-    (frame(), {"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
-]
+    "truths": (np.array([True, False, False]), [1, 0, 0]),
+    "beyond int64": (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
+    "of pandas": (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
+}
 
 
-def test_tables_and_settings_that_do_not_fit_are_refused_in_one_line(read):
-    for content, settings, message in BAD:
-        with refused(message, (ConfigError, DataError)):
-            read(content, **settings)
+@pytest.mark.parametrize("name", TYPED)
+def test_typed_columns_of_a_parquet_are_numbers(read, name):
+    entries, numbers = TYPED[name]
+    typed = pd.Series(entries).take(np.arange(N) % 3).reset_index(drop=True)
+    table = frame().assign(typed=typed)
+    x = in_order(read(table, "t.parquet", features=["typed", "row"], normalize=False))
+    np.testing.assert_array_equal(x[:, 0], np.tile(np.float32(numbers), N // 3))
 
 
-def test_typed_columns_of_a_parquet_are_numbers(read):
-    days = np.array(
-        ["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]"
-    )  # beyond nanoseconds
-    types = [
-        (days, [19724, 2932896, -719162]),
-        (np.array([True, False, False]), [1, 0, 0]),
-        (np.array([1, 2**63, 2**64 - 1], np.uint64), [1, 2**63, 2**64]),
-        (pd.array([4, 5, 2], dtype="Int64"), [4, 5, 2]),
-    ]
-    names = [f"c{place}" for place in range(len(types))]
-    columns = [
-        pd.Series(values).take(np.arange(N) % 3).reset_index(drop=True) for values, _ in types
-    ]
-    table = frame().assign(**dict(zip(names, columns, strict=True)))
-    x = in_order(read(table, "t.parquet", features=[*names, "row"], normalize=False))
-    np.testing.assert_array_equal(
-        x[:, :-1], np.tile(np.float32([numbers for _, numbers in types]), N // 3).T
-    )
-
-
-@pytest.mark.parametrize("word", ["NA", "nan", "?", "None"])
-def test_a_class_that_stands_for_a_missing_entry_is_refused_by_name(read, word):
+@pytest.mark.parametrize("spelling", ["NA", "nan", "?", "None"])
+def test_a_class_like_a_missing_entry_is_refused_by_name(read, spelling):
     table = frame().astype({"kind": object})
-    table.loc[[4, 9], "kind"] = word
-    message = rf"t\.csv\[kind\]: 2 rows have no target \('{re.escape(word)}'\), the first is row 5"
+    table.loc[[4, 9], "kind"] = spelling
+    target = rf"target \('{re.escape(spelling)}'\)"
+    message = rf"t\.csv\[kind\]: 2 rows have no {target}, the first is row 5"
     with refused(rf"{message}; remove these rows; if '.*' is a class, give it another name"):
         read(table, features=["row"])
 
@@ -254,13 +282,19 @@ def days(n=N, typed=False):
     return frame(n).assign(day=stamps if typed else stamps.strftime("%Y-%m-%d"))
 
 
-@pytest.mark.parametrize("typed", [False, True])
-def test_points_in_time_and_dates_as_text_are_not_mixed(read, tmp_path, typed):
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            False,
+            "holds points in time or numbers, and training has text such as '2024-05-01'",
+        ),
+        (True, "'2024-05-01' in row 1 is not a number, but all training rows are"),
+    ],
+)
+def test_points_in_time_and_dates_as_text_are_not_mixed(read, tmp_path, typed, message):
     days(20, typed=not typed).to_parquet(tmp_path / "new.parquet")
     task = read(days(typed=typed), "t.parquet", features=["day"], test="new.parquet")
-    message = "holds points in time or numbers, and training has text such as '2024-05-01'"
-    if typed:
-        message = "'2024-05-01' in row 1 is not a number, but all training rows are"
     with refused(rf"new\.parquet\[day\]: {message}", DataError):
         task.open_test()
 
@@ -269,20 +303,21 @@ def identified(n=N, start=0):
     i = np.arange(start, start + n)
     return pd.DataFrame(
         {
-            "patient_id": [f"p{value:04d}" for value in i],
-            "note": [f"text {value}" if value % 10 else "text" for value in i],
-            "town": [
-                f"town {value}" if value % 5 else "town" for value in i
-            ],  # 4 of 5 have their own
-            "price": [f"{value},5" for value in i],  # numbers with another decimal mark
-            "weight": [f"{value}.5" if value != start + 1 else "heavy" for value in i],
+            "patient_id": [f"p{number:04d}" for number in i],
+            "note": [f"text {number}" if number % 10 else "text" for number in i],
+            # 4 of 5 have their own.
+            "town": [f"town {number}" if number % 5 else "town" for number in i],
+            # Numbers with another decimal mark.
+            "price": [f"{number},5" for number in i],
+            "weight": [f"{number}.5" if number != start + 1 else "heavy" for number in i],
             "number": i,
             "kind": np.array(["yes", "no"])[i % 2],
         }
     )
 
 
-def test_text_of_which_nearly_every_row_has_its_own_is_left_out_and_named(read, tmp_path):
+@pytest.mark.parametrize("absent", [[], ["patient_id", "note"]], ids=["all", "without names"])
+def test_text_that_names_rows_is_left_out_and_named(read, tmp_path, absent):
     table = identified()
     table["split"] = np.repeat(["train", "val", "test"], [40, 10, 10])
     task = read(table)
@@ -294,9 +329,8 @@ def test_text_of_which_nearly_every_row_has_its_own_is_left_out_and_named(read, 
     preprocessing = reloaded(task, tmp_path / "record")
     assert preprocessing.left_out == ("patient_id", "note")
     assert preprocessing.feature_names == ("town", "price", "weight", "number")
-    for new in (table[50:], table[50:].drop(columns=["patient_id", "note"])):
-        inputs = in_parts(preprocessing, preprocessing.given(new))
-        check_inputs(inputs, task.open_test())
+    new = preprocessing.given(table[50:].drop(columns=absent))
+    check_inputs(in_parts(preprocessing, new), task.open_test())
 
 
 @pytest.mark.parametrize(
@@ -325,26 +359,32 @@ def test_a_table_of_nothing_but_identifiers_is_refused(read):
         read(identified()[["patient_id", "kind"]])
 
 
-def test_points_beside_a_decimal_comma_are_text_of_which_is_warned(read):
-    for odd in ("1.5", "1.234,5"):
-        task = read(frame().assign(weight=odd), decimal=",", features=["weight"])
-        assert (
-            f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
-        )
+@pytest.mark.parametrize("odd", ["1.5", "1.234,5"])
+def test_points_and_decimal_commas_are_text_with_a_warning(read, odd):
+    task = read(frame().assign(weight=odd), decimal=",", features=["weight"])
+    assert f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
 
 
-def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
-    marks = np.array(["train"] * 40 + ["val"] * 8 + ["Test"] * 12)
-    task = read(frame().assign(split=marks), normalize=False)
-    assert [column(samples).tolist() for samples in splits(task)] == [
-        list(range(*rows)) for rows in ((0, 40), (40, 48), (48, 60))
-    ]
-    assert "split" not in task.preprocessing.feature_names
-    assert (
-        "split"
-        in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
-    )
-    for marks, settings, message in (
+MARKS = ["train"] * 40 + ["val"] * 8 + ["Test"] * 12
+
+
+def test_a_column_of_splits_is_honoured(read):
+    task = read(frame().assign(split=MARKS), normalize=False)
+    rows = [column(samples).tolist() for samples in splits(task)]
+    assert rows == [list(range(40)), list(range(40, 48)), list(range(48, 60))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_feature"), [({}, False), ({"features": ["row", "split"]}, True)]
+)
+def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
+    task = read(frame().assign(split=MARKS), **settings)
+    assert ("split" in task.preprocessing.feature_names) == is_feature
+
+
+@pytest.mark.parametrize(
+    ("marks", "settings", "message"),
+    [
         (
             ["train"] * 59 + ["trian"],
             {},
@@ -355,30 +395,49 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature_or_refused(read):
             {},
             "t.csv: too few rows: 9; provide 10 or more for training",
         ),
-        (
-            np.where(np.arange(N) % 2, "train", "test"),
-            {"group": "patient"},
-            "group 'p0' is also in",
-        ),
-    ):
-        with refused(message, DataError):
-            read(frame().assign(split=marks), **settings)
+        (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
+    ],
+    ids=["spelling", "few", "shared group"],
+)
+def test_bad_columns_of_splits_are_refused(read, marks, settings, message):
+    with refused(message, DataError):
+        read(frame().assign(split=marks), **settings)
 
 
-def test_several_numbers_are_values_and_may_be_missing_with_a_decimal_comma(read):
-    task = read(
-        frame().assign(b=np.arange(N) * 37 % 59 * 1e3),
-        target=None,
-        targets=["weight", "b"],
-        features=["row"],
-    )
+def test_a_split_has_marks_or_a_file(read, tmp_path):
+    frame(20, 100).to_csv(tmp_path / "test.csv", index=False)
+    message = r"task\.test: the column 'split' marks rows of it too; leave out the file"
+    with refused(message, ConfigError):
+        read(frame().assign(split=MARKS), test="test.csv")
+
+
+def test_text_may_spell_the_0_and_1_of_training(read):
+    table = frame().assign(bit=np.arange(N) // 2 % 2)
+    preprocessing = read(table, features=["bit"], normalize=False).preprocessing
+    new = preprocessing.given({"bit": ["yes", "False", "1", "TRUE", "no"]})
+    x, _ = in_parts(preprocessing, new)
+    assert x[:, 0, 0].tolist() == [1, 0, 1, 1, 0]
+
+
+def test_several_numbers_are_values(read):
+    table = frame().assign(b=np.arange(N) * 37 % 59 * 1e3)
+    task = read(table, target=None, targets=["weight", "b"], features=["row"])
     assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("weight", "b"))
-    numbers = frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
-    with refused(
-        r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets", DataError
-    ):
-        read(numbers, decimal=",", features=["row"])
-    task = read(numbers, decimal=",", features=["row"], missing_targets=True)
+
+
+def with_missing_targets():
+    """Return a table whose target has a decimal comma; every seventh is missing."""
+    return frame().assign(kind=[f"{i},5" if i % 7 else "NA" for i in range(N)])
+
+
+def test_missing_numbers_to_be_predicted_are_refused(read):
+    message = r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets"
+    with refused(message, DataError):
+        read(with_missing_targets(), decimal=",", features=["row"])
+
+
+def test_numbers_to_be_predicted_may_be_missing(read):
+    task = read(with_missing_targets(), decimal=",", features=["row"], missing_targets=True)
     targets = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
     assert np.isnan(targets).sum() == 9
     assert sorted(targets[~np.isnan(targets)]) == [i + 0.5 for i in range(N) if i % 7]

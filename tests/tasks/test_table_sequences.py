@@ -1,4 +1,4 @@
-"""Sequences in tables: rows with one id are a series, sorted by time; a column of symbols is one-hot over its alphabet."""
+"""Sequences in tables: rows of one id as a series, sorted by time; texts as one-hot symbols."""
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,8 @@ VALUES = [DRAW.normal(3, 2, (2, end)) for end in ENDS]
 def long(values=VALUES, start=0, shuffled=True):
     """Return a table with the series of some values [2, l], their rows in any order."""
     frames = []
-    for i, one in enumerate(values, start):
-        columns = {"who": f"s{i}", "t": 10 * np.arange(one.shape[1]) + i, "a": one[0], "b": one[1]}
+    for i, (a, b) in enumerate(values, start):
+        columns = {"who": f"s{i}", "t": 10 * np.arange(len(a)) + i, "a": a, "b": b}
         frames.append(pd.DataFrame(columns | {"kind": ["yes", "no"][i % 2]}))
     table = pd.concat(frames, ignore_index=True)
     return table.sample(frac=1, random_state=0) if shuffled else table
@@ -59,32 +59,49 @@ def check_series(task):
             assert (x[:, end:] == 0).all()
             series = next(
                 i
-                for i, one in enumerate(VALUES)
-                if one.shape[1] == end and np.allclose(one, x[:, :end])
+                for i, values in enumerate(VALUES)
+                if values.shape[1] == end and np.allclose(values, x[:, :end])
             )
             assert task.class_names[y] == ["yes", "no"][series % 2]
             series_by_split[-1].append(series)
     assert sorted(sum(series_by_split, [])) == list(range(N))
 
 
-def test_rows_of_an_id_become_a_series_by_time_or_in_their_order(read):
-    task = read(long(), normalize=False)
+def with_stamps():
+    """Return the series in any order, with points in time as text."""
+    table = long()
+    stamps = pd.Timestamp("2024-01-01") + pd.to_timedelta(table["t"], unit="min")
+    return table.assign(t=stamps.dt.strftime("%Y-%m-%dT%H:%M"))
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        (long(), {}),
+        (with_stamps(), {}),
+        (long(shuffled=False), {"time": None, "ignore": ["t"]}),
+    ],
+    ids=["by number", "by time", "in their order"],
+)
+def test_rows_of_an_id_become_a_series(read, table, settings):
+    task = read(table, normalize=False, **settings)
     assert task.input_shape == (2, 7)
     check_series(task)
     assert f"{ENDS.sum()} rows are 30 series of 1 to 7 steps" in task.note
-    stamps = long()
-    stamps["t"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(stamps["t"], unit="min")
-    stamps["t"] = stamps["t"].dt.strftime("%Y-%m-%dT%H:%M")
-    check_series(read(stamps, normalize=False))
-    check_series(read(long(shuffled=False), normalize=False, time=None, ignore=["t"]))
 
 
-def test_bad_tables_are_named_in_one_line(read):
+@pytest.mark.parametrize(
+    ("column", "entry", "message"),
+    [
+        ("kind", "maybe", r"series 's\d+' has '\w+' and '\w+'"),
+        ("t", "", r"\[t\]: '' in row \d+ is not a time \(\d rows"),
+    ],
+)
+def test_bad_series_are_named_in_one_line(read, column, entry, message):
     table = long()
-    with refused(r"series 's\d+' has '\w+' and '\w+'", DataError):
-        read(table.assign(kind=table["kind"].where(table["t"] != 23, "maybe")))
-    with refused(r"\[t\]: '' in row \d+ is not a time \(\d rows", DataError):
-        read(table.assign(t=table["t"].where(table["t"] != 23, "")))
+    table[column] = table[column].where(table["t"] != 23, entry)
+    with refused(message, DataError):
+        read(table)
 
 
 def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
@@ -106,9 +123,9 @@ def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
 def texts_of(x, valid, alphabet):
     """Return the texts that one-hot columns stand for, `.` where a step has no symbol."""
     texts = []
-    for one, known in zip(x.numpy(), valid.numpy(), strict=True):
-        assert (one[:, ~known] == 0).all()
-        columns = one[:, known]
+    for sample, is_valid in zip(x.numpy(), valid.numpy(), strict=True):
+        assert (sample[:, ~is_valid] == 0).all()
+        columns = sample[:, is_valid]
         assert set(np.unique(columns)) <= {0.0, 1.0}
         assert (columns.sum(0) <= 1).all()
         texts.append(

@@ -1,8 +1,9 @@
-"""One split of a task whose images lie in files: decoded batch by batch, safely, and known by their content.
+"""One split of a task whose images lie in files: decoded in batches, known by their content.
 
-Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is rotated upright
-by its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits. Files that cannot be decoded raise
-DataError, images with too many pixels UnsafeError.
+Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An
+image is rotated upright by its EXIF orientation, transparent areas become white, and 16-bit grey is
+cut to 8 bits. Files that cannot be decoded raise DataError, images with too many pixels
+UnsafeError.
 
 Shapes: n files, B images of a batch, C channels, S pixels per side.
 """
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 
 from orca_cli import signals, storage
-from orca_cli.data.own_data import refuse_if
 from orca_cli.data.pixels import augmented, normalised
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError, need
 from orca_cli.interfaces import Batch, Reporter
@@ -45,14 +45,22 @@ class View:
     larger: int | None = None  # side in pixels that augmentation crops S from; None resizes to S
     padding: int = 0  # pixels of zeros on every side before augmentation crops
     flip: bool = False  # whether augmentation mirrors every second image
-    frozen_seed: int | None = (
-        None  # of augmentation, drawn once for each file; None draws anew in every optimizer step
-    )
+    # Seed of augmentation that is drawn once for each file; None draws anew in every step.
+    frozen_seed: int | None = None
 
     def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
         """Return the images of files as [B, C, S, S] float32, without augmentation."""
-        return normalised(
-            decode_all(paths, self.side, self.channels, self.crop), self.mean, self.std
+        images = decode_all(paths, self.side, self.channels, self.crop)
+        return normalised(images, self.mean, self.std)
+
+    def augment(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Return images [B, C, S', S'] uint8 cropped and mirrored at random, as [B, C, S, S]."""
+        return augmented(
+            images,
+            size=(self.side, self.side),
+            padding=self.padding,
+            flip=self.flip,
+            generator=generator,
         )
 
 
@@ -61,7 +69,7 @@ class FileSamples:
     """Samples (see interfaces) over n image files, which become inputs as the view says."""
 
     paths: Sequence[Path]
-    names: Sequence[str]  # which do not depend on where the files lie, for the digest
+    names: Sequence[str]  # for the digest: they do not depend on where the files lie
     y: np.ndarray  # [n, ...] as Batch.y
     hashes: Sequence[str]  # the SHA-256 of their contents
     view: View
@@ -71,22 +79,22 @@ class FileSamples:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, C, S, S] and y; cropped and flipped at random where the view says so."""
-        view, indices = self.view, np.asarray(indices, dtype=np.int64)
-        paths, y = [self.paths[index] for index in indices], torch.from_numpy(self.y[indices])
+        view = self.view
+        indices = np.asarray(indices, dtype=np.int64)
+        paths = [self.paths[index] for index in indices]
+        y = torch.from_numpy(self.y[indices])
         if view.frozen_seed is None and augment is None:
             return Batch(view.inputs(paths), y)
         images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
-        form = (view.side, view.side), view.padding, view.flip
         if view.frozen_seed is not None:
-            draws = [
-                numpy_generator(view.frozen_seed, "images", "frozen", int(index))
-                for index in indices
-            ]
-            images = np.concatenate(
-                [augmented(images[i : i + 1], *form, draw) for i, draw in enumerate(draws)]
-            )
+            # A generator for each file, so that the batch it is in does not matter.
+            frozen = []
+            for image, index in zip(images, indices, strict=True):
+                generator = numpy_generator(view.frozen_seed, "images", "frozen", int(index))
+                frozen.append(view.augment(image[None], generator))
+            images = np.concatenate(frozen)
         elif augment is not None:
-            images = augmented(images, *form, augment)
+            images = view.augment(images, augment)
         return Batch(normalised(images, view.mean, view.std), y)
 
     def targets(self) -> np.ndarray:
@@ -97,22 +105,29 @@ class FileSamples:
         """Return None: images stand alone."""
 
     def digest(self) -> str:
-        """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
+        """Return a SHA-256 over names, contents and targets of the files, and the view."""
         digest = hashlib.sha256(f"{self.view}\n".encode())
-        for name, content, label in zip(self.names, self.hashes, self.y, strict=True):
-            target = label if self.y.ndim == 1 else label.tobytes().hex()
-            digest.update(f"{name!r} {content} {target}\n".encode())
+        for name, content, target in zip(self.names, self.hashes, self.y, strict=True):
+            shown = target if self.y.ndim == 1 else target.tobytes().hex()
+            digest.update(f"{name!r} {content} {shown}\n".encode())
         return digest.hexdigest()
 
 
 def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
-    """Return the images of files as [B, C, side, side] uint8; decoded in parallel, in the order given."""
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))) as pool:
-        return np.stack(list(pool.map(lambda path: decode(path, side, channels, crop), paths)))
+    """Return the images of files as [B, C, side, side] uint8.
+
+    Decoded in parallel, in this order.
+    """
+    num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
+    with ThreadPoolExecutor(num_threads) as pool:
+        images = pool.map(lambda path: decode(path, side, channels, crop), paths)
+        return np.stack(list(images))
 
 
 def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
-    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None.
+
+    It is resized bilinearly, with antialiasing.
 
     Raises:
         DataError: it cannot be decoded, or has more than 16 bits a pixel.
@@ -122,14 +137,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     image_module, operations = pillow()
     with _opened(path) as image:
         image.load()
-        image = operations.exif_transpose(image)
-        what, hint = (
-            f"has pixels of mode {image.mode}, of more than 16 bits",
-            "store 8 or 16 bits, or use task=arrays",
-        )
-        refuse_if(image.mode in ("I", "F"), what, str(path), hint)
-        if image.mode.startswith("I;16"):
-            image = image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _in_8_bits(operations.exif_transpose(image), path)
         if image.has_transparency_data:
             white = image_module.new("RGBA", image.size, "white")
             white.alpha_composite(image.convert("RGBA"))
@@ -138,14 +146,29 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
         if side is not None:
             resized = operations.fit if crop else image_module.Image.resize
             image = resized(image, (side, side), image_module.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        pixels = np.asarray(image)  # [H, W] of grey, or [H, W, 3]
+    if channels == 1:
+        return pixels[None]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _in_8_bits(image: Any, path: Path) -> Any:
+    """Return an image of Pillow with 16-bit grey cut to 8 bits; DataError for more bits."""
+    if image.mode in ("I", "F"):
+        message = f"has pixels of mode {image.mode}, of more than 16 bits"
+        hint = "store 8 or 16 bits, or use task=arrays"
+        raise DataError(message, where=str(path), hint=hint)
+    if not image.mode.startswith("I;16"):
+        return image
+    image_module, _ = pillow()
+    return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open an image of which only the header is read, and refuse what goes wrong with it inside the block."""
-    image_module, where = pillow()[0], str(path)
+    """Open an image, of which only the header is read; refuse what fails inside the block."""
+    image_module, _ = pillow()
+    where = str(path)
     try:
         with image_module.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -156,28 +179,28 @@ def _opened(path: Path) -> Iterator[Any]:
     except image_module.DecompressionBombError as error:
         hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
         raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
-    except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
-        is_known = not isinstance(error, image_module.UnidentifiedImageError)
-        what = (
-            f"cannot be decoded ({error or type(error).__name__})"
-            if is_known
-            else "is not a readable image"
-        )
+    except Exception as error:  # noqa: BLE001 - decoders raise almost anything for damaged images
+        message = f"cannot be decoded ({error or type(error).__name__})"
+        if isinstance(error, image_module.UnidentifiedImageError):
+            message = "is not a readable image"
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
-        raise DataError(what, where=where, hint=hint) from error
+        raise DataError(message, where=where, hint=hint) from error
 
 
 def pillow() -> tuple[Any, Any]:
-    """Return Pillow's modules of images and of operations on them; UnavailableError where it is not installed."""
-    image, operations = (need(f"PIL.{name}", "task", "images") for name in ("Image", "ImageOps"))
-    warnings.filterwarnings(
-        "ignore", category=image.DecompressionBombWarning
-    )  # of fewer pixels than we refuse
-    return image, operations
+    """Return Pillow's modules of images and of operations on them.
+
+    UnavailableError where it is not installed.
+    """
+    image_module = need("PIL.Image", "task", "images")
+    operations = need("PIL.ImageOps", "task", "images")
+    # It warns of fewer pixels than we refuse.
+    warnings.filterwarnings("ignore", category=image_module.DecompressionBombWarning)
+    return image_module, operations
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Return the SHA-256 of each file, in the order given; DataError where one cannot be read."""
+    """Return the SHA-256 of each file, in this order; DataError where one cannot be read."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
         for path in paths:
@@ -191,7 +214,10 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the files that are the first of their content, [u] ascending, and the content of each file, [n] in 0..u-1."""
-    _, first, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[content]
+    """Return which files are the first of their content, and the content of each file.
+
+    They are [u], ascending, and [n] in 0..u-1.
+    """
+    _, first_files, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    order = np.argsort(first_files)  # contents in the order of their first files
+    return first_files[order], np.argsort(order)[content]

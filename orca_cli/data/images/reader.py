@@ -1,4 +1,4 @@
-"""Your own images without code: one folder of files for each class, or a table that names files and targets.
+"""Your own images without code: a folder of files for each class, or a table of files and targets.
 
 Folders are FOLDER/CLASS/*.png, possibly below folders train, val and test.
 
@@ -8,7 +8,7 @@ Shapes: n images, S pixels per side, C channels.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,36 +23,83 @@ from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
-from orca_cli.data.own_data import (
-    check_columns,
-    check_rules,
-    file_path,
-    listed,
-    refuse_entry,
-    refuse_if,
-)
+from orca_cli.data.own_data import check_columns, file_path, listed, refuse_entry
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.table.columns import infer_kind, raw_targets
 from orca_cli.data.table.files import open_table
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
-_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
+_GREY_MEAN = (0.449,)  # of ImageNet's three channels, as is the deviation
+_GREY_STD = (0.226,)
 _SURVEY_VERSION = 3
-_SPLIT = "split"
+_SPLIT = "split"  # the column of marks, which no setting names
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """The settings of task=images; see `load`."""
+
+    kind: Annotated[
+        Literal["classes", "labels", "values"] | None,
+        "with task.table: classes, labels or values; null: as its column says. Without: classes",
+    ] = None
+    path: Annotated[str, "the folder, from the working folder or from paths.data"]
+    table: Annotated[
+        str | None,
+        ".csv, .tsv or .parquet with a row for each image: file, targets, and possibly `split`",
+    ] = None
+    file: Annotated[
+        str | None, "its column of files, as paths below the folder; null: the first"
+    ] = None
+    target: Annotated[
+        str | None,
+        "its column to be predicted; null: all others (several: labels of 0 and 1, or values)",
+    ] = None
+    size: Annotated[
+        Annotated[int, Interval(ge=4, le=4096)] | None,
+        "pixels per side: 4..4096; null: the longest side of the training images, at most 224",
+    ] = None
+    channels: Annotated[Literal[3, 1], "3 (colour) or 1 (grey)"] = 3
+    fit: Annotated[
+        Literal["stretch", "crop"],
+        "stretch: the whole image to a square; crop: the largest square from its middle",
+    ] = "stretch"
+    normalize: Annotated[
+        Literal["imagenet", "none"], "imagenet: ImageNet's mean and deviation; none: pixels in 0..1"
+    ] = "imagenet"
+    padding: Annotated[
+        int,
+        Interval(ge=0, le=1024),
+        "optimizer steps see images moved by up to this many pixels: 0..1024",
+    ] = 0
+    flip: Annotated[
+        bool, "true: optimizer steps see mirrored images too; not for letters or digits"
+    ] = False
+    split_seed: Annotated[
+        Seed, "seed of the splits that are drawn: 0 or more; not the seed of the run"
+    ] = 0
+    validation_fraction: Annotated[
+        Fraction, "part of the images that is drawn: above 0 and below 1; unused where val is given"
+    ] = 0.15
+    test_fraction: Annotated[Fraction, "as validation_fraction"] = 0.15
+    missing_targets: Annotated[
+        bool, "true: empty fields of labels and values are missing targets"
+    ] = False
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How image files become inputs, without augmentation; their targets, and whether folders say these."""
+    """How image files become inputs, without augmentation, and their targets."""
 
     view: View
     targets: TargetForm
-    from_folders: bool = True
+    from_folders: bool  # whether the names of folders are the classes
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -66,315 +113,384 @@ class ImagePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the images of a folder, or one image.
 
-        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part FOLDER/test/CLASS/*.png.
-        Loose images, those in folders of which none is a class, and all where a table had the targets in training, have none.
+        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a
+        part FOLDER/test/CLASS/*.png. Loose images have none, nor have those in folders of which
+        none is a class, nor any where a table had the targets in training.
         """
-        is_absent = not path.is_dir() and (part or not path.is_file())
-        refuse_if(
-            is_absent, f"no folder of images '{path}'", where, "give a folder, or one image file"
-        )
-        base = folder = path if path.is_dir() else path.parent
-        if part:
-            inside = {entry.name.lower(): entry for entry in _folders(path)}
-            folder = next((inside[name] for name in PART_NAMES[part] if name in inside), base)
-            hint = f"it holds {listed(inside) or 'no folders'}"
-            refuse_if(folder == base, f"has no folder of the {part} split", str(path), hint)
-        paths = _images_below(folder) if path.is_dir() else [path]
+        if not path.is_dir() and (part or not path.is_file()):
+            hint = "give a folder, or one image file"
+            raise DataError(f"no folder of images '{path}'", where=where, hint=hint)
+        if not path.is_dir():
+            return _new_data([path], str(path), [path.name])
+        folder = _folder_of_split(path, part) if part else path
+        paths = _images_below(folder)
+        names = [image.relative_to(path).as_posix() for image in paths]
+        new = _new_data(paths, str(path), names)
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
-        # A record without `from_folders` may be of the numbers of a table.
-        are_classes = (
-            self.from_folders and self.targets.kind == "classes" and len(labels) == len(paths)
-        )
-
-        def targets() -> np.ndarray | None:
-            if not are_classes or set(labels).isdisjoint(self.targets.names):
-                return None
-            return self.targets.encode(np.array(labels), str(path))
-
-        names = [image.relative_to(base).as_posix() for image in paths]
-        return NewData(len(paths), lambda start, stop: paths[start:stop], targets, str(path), names)
+        if not self.from_folders or len(labels) < len(paths):
+            return new
+        if set(labels).isdisjoint(self.targets.names):  # none is a class
+            return new
+        return replace(new, targets=lambda: self.targets.encode(np.array(labels), str(path)))
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
-        is_list = (
-            not isinstance(x, str)
-            and hasattr(x, "__iter__")
-            and all(isinstance(one, (str, Path)) for one in x)
-        )
-        refuse_if(not is_list, "is not a list of image files", where, "give their paths")
+        is_iterable = not isinstance(x, str) and hasattr(x, "__iter__")
+        if not is_iterable or not all(isinstance(path, (str, Path)) for path in x):
+            hint = "give their paths"
+            raise DataError("is not a list of image files", where=where, hint=hint)
         paths = [Path(path) for path in x]
-        return NewData(
-            len(paths),
-            lambda start, stop: paths[start:stop],
-            lambda: None,
-            where,
-            list(map(str, paths)),
-        )
+        return _new_data(paths, where, [str(path) for path in paths])
 
 
-@dataclass(frozen=True)
-class _Held:
-    """The images of a data set, by row: paths below its folder, and targets, which `outputs` name; the rows of each split."""
+def _new_data(paths: list[Path], where: str, names: list[str]) -> NewData:
+    """Return images without targets."""
+    return NewData(
+        count=len(paths),
+        inputs=lambda start, stop: paths[start:stop],
+        targets=lambda: None,
+        where=where,
+        ids=names,
+    )
 
-    folder: Path
-    names: list[str]
-    kind: Kind
-    y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
-    where: str
-    parts: dict[str, np.ndarray]
-    outputs: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    from_folders: bool = False
 
-    def pool(self, hashes: list[str]) -> Pool:
-        """Return the training images; DataError where an image of these contents is in two splits."""
-        seen: dict[str, tuple[str, int]] = {}
-        for part, row in ((part, row) for part, rows in self.parts.items() for row in rows):
-            other, first = seen.setdefault(hashes[row], (part, row))
-            what = f"the same image as '{self.names[first]}', which is in another split"
-            refuse_if(
-                other != part, what, str(self.folder / self.names[row]), "delete one of the two"
-            )
-        classes = plain_labels(self.y, self.where) if self.kind == "classes" else None
-        rows = {"train": self.parts["train"]}
-        return Pool(
-            "images", str(self.folder), rows, self.parts, classes, None, np.array(hashes).take
-        )
-
-    def fit(
-        self,
-        hashes: list[str],
-        sides: np.ndarray,
-        view: View,
-        missing_targets: bool,
-        rows: dict[str, np.ndarray],
-    ) -> Fitted:
-        """Learn from the training images how all become samples; see `assemble`. A side of 0 becomes that of these."""
-        parts, train = self.parts | rows, rows["train"]
-        augmented = replace(view, side=view.side or min(_LARGEST_SIDE, int(sides[train].max())))
-        plain = replace(augmented, padding=0, flip=False)
-        targets = fit_targets(
-            self.kind, self.y, train, self.where, names=self.outputs, missing=missing_targets
-        )
-        encoded = {
-            part: targets.encode(self.y[chosen], self.where) for part, chosen in parts.items()
-        }
-        preprocessing = ImagePreprocessing(plain, targets, self.from_folders)
-
-        def samples(part: str) -> FileSamples:
-            columns = [self.folder / name for name in self.names], self.names, hashes
-            paths, names, contents = ([column[row] for row in parts[part]] for column in columns)
-            # Only optimizer steps augment, and those of a refit take validation as well.
-            return FileSamples(
-                paths, names, encoded[part], contents, plain if part == "test" else augmented
-            )
-
-        form = f"{targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
-        return Fitted(
-            preprocessing, preprocessing.input_shape, targets, samples, [form, *self.notes]
-        )
+def _folder_of_split(folder: Path, split: str) -> Path:
+    """Return the folder of a split in a folder; DataError where it does not exist."""
+    folders = {entry.name.lower(): entry for entry in _folders(folder)}
+    for name in PART_NAMES[split]:
+        if name in folders:
+            return folders[name]
+    hint = f"it holds {listed(folders) or 'no folders'}"
+    raise DataError(f"has no folder of the {split} split", where=str(folder), hint=hint)
 
 
 def load(
-    data_folder: Path,
-    cache_folder: Path,
-    reporter: Reporter,
-    path: str,
-    kind: Literal["classes", "labels", "values"] | None = None,
-    table: str | None = None,
-    file: str | None = None,
-    target: str | None = None,
-    size: Annotated[int, Interval(ge=4, le=4096)] | None = None,
-    channels: Literal[3, 1] = 3,
-    fit: Literal["stretch", "crop"] = "stretch",
-    normalize: Literal["imagenet", "none"] = "imagenet",
-    padding: Annotated[int, Interval(ge=0, le=1024)] = 0,
-    flip: bool = False,
-    split_seed: Seed = 0,
-    validation_fraction: Fraction = 0.15,
-    test_fraction: Fraction = 0.15,
-    missing_targets: bool = False,
+    settings: ImageSettings, data_folder: Path, cache_folder: Path, reporter: Reporter
 ) -> TaskData:
-    """Return images [n, C, S, S] of a folder, with one class for each folder of files, or with the targets of a table.
+    """Return images [n, C, S, S] of a folder, with a class for each folder, or a table's targets.
 
-    conf/task/images.yaml explains the settings. FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train,
-    FOLDER/val and FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is decoded once before
-    the run, so that a damaged one cannot end it half-way; the result is cached. See `assemble`; errors also as `decode`.
+    FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train, FOLDER/val and
+    FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is
+    decoded once before the run, so that a damaged one cannot end it half-way; the result is
+    cached. See `assemble`; errors also as `decode`.
     """
-    folder = find(data_folder, "images", ["."], path)[0].resolve()
-    needs_table = file is not None or target is not None or kind in ("labels", "values")
-    hint = "give task.table=FILE.csv with a row for each image"
-    check_rules(
-        (
-            table is None and needs_table,
-            "table",
-            "task.kind, task.file and task.target are of a table",
-            hint,
-        )
-    )
-    if table is None:
-        held = _in_folders(folder)
-    else:
-        held = _in_table(folder, file_path(table, data_folder), file, target, kind, missing_targets)
-    paths = [folder / name for name in held.names]
-    hashes = content_hashes(paths, reporter)
-    sides = _sides(hashes, paths, cache_folder, reporter)
-    colour_or_grey = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
-    mean, std = colour_or_grey if normalize == "imagenet" else (None, None)
-    view = View(size or 0, channels, fit == "crop", mean, std, padding=padding, flip=flip)
-    fit_view, fractions = (
-        partial(held.fit, hashes, sides, view, missing_targets),
-        (validation_fraction, test_fraction),
-    )
+    images = _open(settings, data_folder)
+    survey = _survey(images.paths, cache_folder, reporter)
+    _refuse_shared(images, survey.hashes)
     return assemble(
-        "images", reporter, held.kind, held.pool(hashes), fractions, split_seed, fit_view
+        "images",
+        reporter,
+        kind=images.kind,
+        pool=_pool(images, survey.hashes),
+        fractions=(settings.validation_fraction, settings.test_fraction),
+        split_seed=settings.split_seed,
+        fit=partial(_fit, images, survey, settings),
     )
 
 
-def _sides(
-    hashes: list[str], paths: list[Path], cache_folder: Path, reporter: Reporter
-) -> np.ndarray:
-    """Return the longest side of each file, [n]; files that cannot be decoded are refused as `decode` says."""
-    contents = dict(zip(hashes, paths, strict=True))
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """The n images of a data set, and their targets."""
 
-    def make(folder: Path) -> None:
-        sizes = {}
-        with reporter.track("decoding every image once", len(contents)) as advance:
-            for content, file in contents.items():
-                signals.check()
-                sizes[content] = decode(file, None, 3).shape[:0:-1]
-                advance()
-        storage.write_json(folder / "sizes.json", sizes)
+    folder: Path
+    names: list[str]  # paths below the folder
+    kind: Kind
+    y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
+    where: str  # origin of the targets
+    rows: dict[str, np.ndarray]  # of each split that the data give
+    outputs: tuple[str, ...] = ()  # names of labels or numbers
+    notes: tuple[str, ...] = ()
+    from_folders: bool = False
 
-    key, version = (
-        hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest(),
-        pillow()[0].__version__,
-    )
-    parameters: dict[str, int | float | str] = {
-        "version": _SURVEY_VERSION,
-        "pillow": version,
-        "contents": key,
-    }
-    folder = folder_of(cache_folder, "image_survey", parameters, make, reporter)
-    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    return np.array([max(sizes[content]) for content in hashes])
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / name for name in self.names]
 
 
-def _in_folders(folder: Path) -> _Held:
+def _open(settings: ImageSettings, data_folder: Path) -> _Images:
+    """Return the images in folders of classes, or in a table where one is given."""
+    folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    if settings.table is not None:
+        return _in_table(folder, file_path(settings.table, data_folder), settings)
+    has_column = settings.file is not None or settings.target is not None
+    if has_column or settings.kind in ("labels", "values"):
+        raise ConfigError(
+            "task.kind, task.file and task.target are of a table",
+            where="task.table",
+            hint="give task.table=FILE.csv with a row for each image",
+        )
+    return _in_folders(folder)
+
+
+def _in_folders(folder: Path) -> _Images:
     """Return the images in a folder's folders of classes, sorted by class and name."""
-    inside = _folders(folder)
-    # A folder `train` that itself holds images is a class: the vehicle.
-    named = [
-        (part, entry)
-        for part, names in PART_NAMES.items()
-        for entry in inside
-        if entry.name.lower() in names
-    ]
-    splits = {part: classes for part, entry in named if (classes := _folders(entry))}
-    what = f"holds other folders than one for each split: {listed(entry.name for entry in inside)}"
-    refuse_if("train" in splits and len(splits) < len(inside), what, str(folder), _HINT)
-    splits = splits if "train" in splits else {"train": inside}
-    files = [
-        (part, entry.name, file)
-        for part in splits
-        for entry in splits[part]
-        for file in sorted(entry.iterdir())
-    ]
-    held = [one for one in files if _is_image(one[2])]
-    hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
-    refuse_if(
-        all(part != "train" for part, *_ in held), "holds no folders of images", str(folder), hint
-    )
-    parts, labels, images = zip(*held, strict=True)
-    rows = {part: np.flatnonzero(np.array(parts) == part) for part in dict.fromkeys(parts)}
-    left_out = [
-        str(file.relative_to(folder))
-        for _, _, file in files
-        if not (_is_image(file) or _is_hidden(file.name))
-    ]
-    what = f"warning: {len(left_out)} other files or folders are left out, such as "
-    notes = (what + left_out[0],) if left_out else ()
-    names = [image.relative_to(folder).as_posix() for image in images]
-    return _Held(
-        folder,
-        names,
-        "classes",
-        np.array(labels),
-        str(folder),
-        rows,
+    splits: list[str] = []
+    labels: list[str] = []
+    names: list[str] = []
+    left_out: list[str] = []
+    for split, class_folders in _class_folders(folder).items():
+        for class_folder in class_folders:
+            for file in sorted(class_folder.iterdir()):
+                name = file.relative_to(folder).as_posix()
+                if _is_image(file):
+                    splits.append(split)
+                    labels.append(class_folder.name)
+                    names.append(name)
+                elif not _is_hidden(file.name):
+                    left_out.append(name)
+    if "train" not in splits:
+        hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
+        raise DataError("holds no folders of images", where=str(folder), hint=hint)
+    notes: tuple[str, ...] = ()
+    if left_out:
+        count = len(left_out)
+        note = f"warning: {count} other files or folders are left out, such as {left_out[0]}"
+        notes = (note,)
+    return _Images(
+        folder=folder,
+        names=names,
+        kind="classes",
+        y=np.array(labels),
+        where=str(folder),
+        rows={split: np.flatnonzero(np.array(splits) == split) for split in dict.fromkeys(splits)},
         notes=notes,
         from_folders=True,
     )
 
 
-def _in_table(
-    folder: Path,
-    table: Path,
-    file: str | None,
-    target: str | None,
-    kind: Kind | None,
-    missing: bool,
-) -> _Held:
-    """Return the images that a table names by their paths below the folder, with or without ending; arguments as of `load`.
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the folders of classes by split; without splits all are for training.
 
-    A column `split` marks splits; all rows are for training without one.
+    DataError where there are other folders than those of splits.
     """
-    opened = open_table(table, "task.table", None, None)
-    columns, where = opened.read(opened.columns), str(opened.path)
-    for key, name in (("task.file", file), ("task.target", target)):
-        check_columns([name], opened.columns, key, opened.path.name)
-    file = file or opened.columns[0]
-    outputs = (
-        [target]
-        if target is not None
-        else [name for name in opened.columns if name not in (file, _SPLIT)]
+    folders = _folders(folder)
+    splits = {}
+    for split, names in PART_NAMES.items():
+        for entry in folders:
+            # A folder `train` that itself holds images is a class: the vehicle.
+            if entry.name.lower() in names and _folders(entry):
+                splits[split] = _folders(entry)
+    if "train" not in splits:
+        return {"train": folders}
+    if len(splits) < len(folders):
+        shown = listed(entry.name for entry in folders)
+        message = f"holds other folders than one for each split: {shown}"
+        raise DataError(message, where=str(folder), hint=_HINT)
+    return splits
+
+
+def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
+    """Return the images that a table names by their paths below the folder.
+
+    A column `split` marks splits; without one all rows are for training.
+    """
+    table = open_table(path, "task.table", None, None)
+    columns = table.read(table.columns)
+    where = str(table.path)
+    check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
+    check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
+    file_column = settings.file or table.columns[0]
+    outputs = [name for name in table.columns if name not in (file_column, _SPLIT)]
+    if settings.target is not None:
+        outputs = [settings.target]
+    if not outputs or (settings.kind == "classes" and len(outputs) > 1):
+        shown = listed(outputs) or "no other column"
+        raise ConfigError(
+            f"which column of {where} is the target? It has {shown}",
+            where="task.target",
+            hint="name it with task.target=COLUMN",
+        )
+    paths = _images_below(folder)
+    texts = columns[file_column].astype(str)
+    names = _matched(texts, folder, paths, f"{where}[{file_column}]")
+    notes: list[str] = []
+    kind: Kind | None = settings.kind
+    if kind is None:
+        kind, notes = infer_kind(columns, outputs, ".", where)
+    raw = raw_targets(
+        columns, kind, outputs, missing=settings.missing_targets, where=where, decimal="."
     )
-    what = f"which column of {where} is the target? It has {listed(outputs) or 'no other column'}"
-    is_open = not outputs or (kind == "classes" and len(outputs) > 1)
-    check_rules((is_open, "target", what, "name it with task.target=COLUMN"))
-    paths = [path.relative_to(folder) for path in _images_below(folder)]
-    counts = Counter(path.with_suffix("") for path in paths)
-    place = {
-        str(path.with_suffix("")): path.as_posix()
-        for path in paths
-        if counts[path.with_suffix("")] == 1
-    }
-    place |= {path.as_posix(): path.as_posix() for path in paths}
-    texts, file_where = columns[file].astype(str), f"{where}[{file}]"
-    absent = np.array([text not in place for text in texts])
-    hint = "correct the name, or remove the row"
-    refuse_entry(
-        absent, texts, f"is not an image of {folder} ({int(absent.sum())} rows)", file_where, hint
-    )
-    names = [place[text] for text in texts]
-    chosen, notes = (kind, []) if kind else infer_kind(columns, outputs, ".", where)
-    y, origin = raw_targets(columns, chosen, outputs, missing, where, ".")
-    if unnamed := len(paths) - len(names):
-        notes = [
-            *notes,
-            f"{unnamed} images of {folder.name} have no row in {opened.path.name} and are not read",
-        ]
+    num_unnamed = len(paths) - len(names)
+    if num_unnamed:
+        note = f"{num_unnamed} images of {folder.name} have no row in {table.path.name}"
+        notes = [*notes, f"{note} and are not read"]
     rows = {"train": np.arange(len(names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
-    return _Held(
-        folder,
-        names,
-        chosen,
-        y,
-        origin,
-        rows,
-        () if chosen == "classes" else tuple(outputs),
-        tuple(notes),
+    return _Images(
+        folder=folder,
+        names=names,
+        kind=kind,
+        y=raw.y,
+        where=raw.where,
+        rows=rows,
+        outputs=() if kind == "classes" else tuple(outputs),
+        notes=tuple(notes),
     )
 
 
+def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str) -> list[str]:
+    """Return the images that texts [n] name, as paths below the folder.
+
+    The ending may be missing where it is clear. DataError for a text that does not name an image.
+    """
+    images = [path.relative_to(folder) for path in paths]
+    # Images that differ in nothing but their ending need it.
+    counts = Counter(image.with_suffix("") for image in images)
+    image_of = {}
+    for image in images:
+        if counts[image.with_suffix("")] == 1:
+            image_of[str(image.with_suffix(""))] = image.as_posix()
+    for image in images:
+        image_of[image.as_posix()] = image.as_posix()
+    is_absent = np.array([text not in image_of for text in texts])
+    refuse_entry(
+        wrong=is_absent,
+        values=texts,
+        what=f"is not an image of {folder} ({int(is_absent.sum())} rows)",
+        where=where,
+        hint="correct the name, or remove the row",
+    )
+    return [image_of[text] for text in texts]
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What was seen in the files of images, each of which was read once."""
+
+    hashes: list[str]  # n, the SHA-256 of their contents
+    longest_sides: np.ndarray  # [n], in pixels
+
+
+def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Survey:
+    """Hash and decode every image; those that cannot be decoded are refused as `decode` says.
+
+    The sizes of images are kept in the cache, by their contents.
+    """
+    hashes = content_hashes(paths, reporter)
+    path_of = dict(zip(hashes, paths, strict=True))
+
+    def make(folder: Path) -> None:
+        sizes = {}
+        with reporter.track("decoding every image once", len(path_of)) as advance:
+            for content, path in path_of.items():
+                signals.check()
+                _, height, width = decode(path, None, 3).shape
+                sizes[content] = (width, height)
+                advance()
+        storage.write_json(folder / "sizes.json", sizes)
+
+    image_module, _ = pillow()
+    contents = hashlib.sha256("\n".join(sorted(path_of)).encode()).hexdigest()
+    folder = folder_of(
+        cache_folder,
+        name="image_survey",
+        parameters={
+            "version": _SURVEY_VERSION,
+            "pillow": image_module.__version__,
+            "contents": contents,
+        },
+        make=make,
+        reporter=reporter,
+    )
+    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    return _Survey(hashes, np.array([max(sizes[content]) for content in hashes]))
+
+
+def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
+    """Raise DataError where images of two splits have the same content."""
+    name_of: dict[str, str] = {}  # content -> the image that has it
+    split_of: dict[str, str] = {}
+    for split, rows in images.rows.items():
+        for row in rows:
+            content = hashes[row]
+            name = name_of.setdefault(content, images.names[row])
+            if split_of.setdefault(content, split) != split:
+                message = f"the same image as '{name}', which is in another split"
+                where = str(images.paths[row])
+                raise DataError(message, where=where, hint="delete one of the two")
+
+
+def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
+    classes = plain_labels(images.y, images.where) if images.kind == "classes" else None
+    return Pool(
+        unit="images",
+        where=str(images.folder),
+        rows={"train": images.rows["train"]},
+        supplied=images.rows,
+        classes=classes,
+        groups=None,
+        contents=np.array(hashes).take,
+    )
+
+
+def _fit(
+    images: _Images, survey: _Survey, settings: ImageSettings, drawn: dict[str, np.ndarray]
+) -> Fitted:
+    """Learn from the training images how all become samples; see `assemble`.
+
+    Without a size, inputs are as large as the largest training image.
+    """
+    rows = images.rows | drawn
+    train = rows["train"]
+    largest = int(survey.longest_sides[train].max())
+    plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))
+    augmented = replace(plain, padding=settings.padding, flip=settings.flip)
+    targets = fit_targets(
+        images.kind,
+        images.y,
+        train,
+        images.where,
+        names=images.outputs,
+        missing=settings.missing_targets,
+    )
+    y = {split: targets.encode(images.y[chosen], images.where) for split, chosen in rows.items()}
+    preprocessing = ImagePreprocessing(plain, targets, images.from_folders)
+
+    def samples(split: str) -> FileSamples:
+        names = [images.names[row] for row in rows[split]]
+        return FileSamples(
+            paths=[images.folder / name for name in names],
+            names=names,
+            y=y[split],
+            hashes=[survey.hashes[row] for row in rows[split]],
+            # Only optimizer steps augment, and those of a refit take validation as well.
+            view=plain if split == "test" else augmented,
+        )
+
+    size = " x ".join(map(str, preprocessing.input_shape))
+    return Fitted(
+        preprocessing=preprocessing,
+        input_shape=preprocessing.input_shape,
+        targets=targets,
+        samples=samples,
+        notes=[f"{targets.note()}, read as {size}", *images.notes],
+    )
+
+
+def _view(settings: ImageSettings, side: int) -> View:
+    """Return how files become inputs, without augmentation."""
+    view = View(side=side, channels=settings.channels, crop=settings.fit == "crop")
+    if settings.normalize == "none":
+        return view
+    if settings.channels == 1:
+        return replace(view, mean=_GREY_MEAN, std=_GREY_STD)
+    return replace(view, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 def _images_below(folder: Path) -> list[Path]:
-    """Return all images in a folder and below it, in the order of their paths; hidden ones are left out; DataError if none."""
-    below = (path for path in sorted(folder.rglob("*")) if _is_image(path))
-    images = [path for path in below if not any(map(_is_hidden, path.relative_to(folder).parts))]
-    hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
-    refuse_if(not images, "holds no images", str(folder), hint)
+    """Return all images in a folder and below it that are not hidden, sorted by path.
+
+    DataError if there are none.
+    """
+    images = []
+    for path in sorted(folder.rglob("*")):
+        is_visible = not any(map(_is_hidden, path.relative_to(folder).parts))
+        if is_visible and _is_image(path):
+            images.append(path)
+    if not images:
+        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
+        raise DataError("holds no images", where=str(folder), hint=hint)
     return images
 
 

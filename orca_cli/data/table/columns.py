@@ -1,11 +1,13 @@
-"""Columns of a table as numbers: encoders fitted to the training rows, applied to the rows of every split; and targets.
+"""Columns of a table as numbers: encoders that are fitted to the training rows, and targets.
+
+The encoders are applied to the rows of every split.
 
 Shapes: n rows, F features, K outputs.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,70 +20,114 @@ from orca_cli.data.own_data import (
     refuse_entry,
     refuse_rows,
 )
+from orca_cli.data.table.settings import TableSettings
 from orca_cli.data.targets import check_finite
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
 Columns = Mapping[str, np.ndarray]  # of a table [n], by name
-OTHER, MISSING = "(other)", "(missing)"
+_Remarks = defaultdict[str, list[str]]  # what was done -> the columns that it was done to
+OTHER = "(other)"
+MISSING = "(missing)"
 _SHOWN = 5  # columns named in a note
-_MAX_ROUNDING = 1e-12
+_MAX_ROUNDING = 1e-12  # of a mean; a deviation as small as that is not variation in the data
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
-_LEFT_OUT = "warning: left out because nearly every row has a text of its own (list it in task.features to keep it)"
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
-# Text is left out if there are more training rows, and at least this share of them has a text of its own.
-_FEW_ROWS, _OWN_TEXTS = 20, 0.9
+# Text is left out if there are more training rows, and at least this share of them has a text of
+# its own.
+_FEW_ROWS = 20
+_OWN_TEXTS = 0.9
 _TRUTHS = {"false": 0.0, "true": 1.0}
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
 _MOST_CLASSES = 20  # different numbers that may be classes
+
+_EMPTY = "left out because empty in the training set"
+_LEFT_OUT = (
+    "warning: left out because nearly every row has a text of its own "
+    "(list it in task.features to keep it)"
+)
+_FILLED = "missing numbers become the training mean"
+_CONSTANT = "warning: constant in the training set"
+_MIXED = "warning: read as text, since not all of it are numbers"
 _ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
-_NO_NUMBER = "correct it, with task=table give \"task.decimal=','\", or use task.kind=classes for names of classes"
+_NO_NUMBER = (
+    "correct it, with task=table give \"task.decimal=','\", "
+    "or use task.kind=classes for names of classes"
+)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The entries of a column as numbers."""
+
+    values: np.ndarray  # [n] float64, NaN where an entry is missing or wrong
+    is_wrong: np.ndarray  # [n] bool, True for text that is not a number
+
+    @property
+    def is_empty(self) -> np.ndarray:
+        """Which entries are missing, [n] bool."""
+        return np.isnan(self.values) & ~self.is_wrong
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A column as features."""
+
+    features: np.ndarray  # [n, size] float32
+    is_replaced: np.ndarray  # [n] bool, True where the entry itself has no feature
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
+    """A column of numbers: missing ones become `fill`, the training mean.
 
-    If `flagged`, a second feature is 1 where a number was missing, else 0. With `truths`, training has only 0 and 1, and text
-    may spell them. `decimal` is the mark in text where a record has one of its own.
+    Then `mean` is subtracted, and `std` divided by.
     """
 
     name: str
     fill: float
     mean: float
     std: float
-    flagged: bool = False
-    decimal: str | None = None
-    truths: bool = False
+    flagged: bool = False  # whether a second feature is 1 where a number was missing, else 0
+    decimal: str | None = None  # mark in text, where a record has one of its own
+    truths: bool = False  # whether training has only 0 and 1, so that text may spell them
 
     @property
     def size(self) -> int:
         """Number of features."""
         return 2 if self.flagged else 1
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return [n, size] float32, and which entries are replaced, [n] bool."""
-        numbers, wrong = as_numbers(values, self.decimal or decimal, self.truths)
-        place, what = f"{where}[{self.name}]", "is not a number, but all training rows are"
+    def encode(self, entries: np.ndarray, decimal: str, where: str) -> Encoded:
+        """Return entries [n] as features; missing numbers are replaced.
+
+        DataError for text that is not a number.
+        """
+        origin = f"{where}[{self.name}]"
+        numbers = as_numbers(entries, self.decimal or decimal, self.truths)
         refuse_entry(
-            wrong, values, what, place, "correct it, or leave the column out with task.ignore="
+            wrong=numbers.is_wrong,
+            values=entries,
+            what="is not a number, but all training rows are",
+            where=origin,
+            hint="correct it, or leave the column out with task.ignore=",
         )
-        missing = np.isnan(numbers)
-        filled = (np.where(missing, self.fill, numbers) - self.mean) / self.std
-        check_finite(filled, place)
-        return np.stack([filled, missing] if self.flagged else [filled], axis=1).astype(
-            np.float32
-        ), missing
+        is_missing_number = np.isnan(numbers.values)
+        scaled = (np.where(is_missing_number, self.fill, numbers.values) - self.mean) / self.std
+        check_finite(scaled, origin)
+        features = [scaled, is_missing_number] if self.flagged else [scaled]
+        return Encoded(np.stack(features, axis=1).astype(np.float32), is_missing_number)
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of text: one feature of 0 and 1 per category; texts of no category are `(other)`, or else all 0.
+    """A column of text, with one feature of 0 and 1 per category.
 
-    The categories are the texts that are kept, ascending, then (missing) if training has any, and (other) if not all are kept.
+    The categories are the texts that are kept, ascending; then (missing) if training lacks
+    entries; and (other) if training has more texts. Where there is no (other), a text that is not
+    a category has 0 in all features.
     """
 
     name: str
@@ -92,219 +138,288 @@ class Categorical:
         """Number of features."""
         return len(self.categories)
 
-    def encode(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return [n, size] float32 of 0 and 1, and which entries have no category, [n] bool; numbers count as texts."""
-        if values.dtype.kind != "O":  # of a typed file, where training was text
-            self._refuse_times(values, f"{where}[{self.name}]")
-            spelt = {
-                _TRUTHS[text.lower()]: text for text in self.categories if text.lower() in _TRUTHS
-            }
-            texts = [spelt.get(value, str(value).removesuffix(".0")) for value in values.tolist()]
-            values = np.array(texts, dtype=object)
-        place = {category: i for i, category in enumerate(self.categories)}
-        other = place.get(OTHER, -1)
-        chosen = [
-            place.get(MISSING, other) if is_missing(text) else place.get(text, other)
-            for text in values
-        ]
-        codes = np.array(chosen, np.int64)
-        return (codes[:, None] == np.arange(self.size)).astype(np.float32), codes == other
+    def encode(self, entries: np.ndarray, decimal: str, where: str) -> Encoded:
+        """Return entries [n] as features; those that are not a category are replaced.
 
-    def _refuse_times(self, values: np.ndarray, where: str) -> None:
-        """Raise DataError for typed values where training has dates as text: a point in time is a number, and no category."""
+        Numbers count as texts. DataError for points in time where training has dates as text.
+        """
+        texts: Iterable[str] = entries
+        if entries.dtype.kind != "O":  # of a typed file, where training was text
+            self._refuse_times(entries, f"{where}[{self.name}]")
+            texts = self._spelt(entries)
+        codes_by_text = {category: code for code, category in enumerate(self.categories)}
+        other_code = codes_by_text.get(OTHER, -1)
+        missing_code = codes_by_text.get(MISSING, other_code)
+        codes = np.empty(len(entries), np.int64)
+        for row, text in enumerate(texts):
+            if is_missing(text):
+                codes[row] = missing_code
+            else:
+                codes[row] = codes_by_text.get(text, other_code)
+        features = (codes[:, None] == np.arange(self.size)).astype(np.float32)
+        return Encoded(features, codes == other_code)
+
+    def _spelt(self, numbers: np.ndarray) -> list[str]:
+        """Return numbers as text, 0 and 1 as training spells false and true."""
+        spelling = {}
+        for category in self.categories:
+            if category.lower() in _TRUTHS:
+                spelling[_TRUTHS[category.lower()]] = category
+        return [spelling.get(number, str(number).removesuffix(".0")) for number in numbers.tolist()]
+
+    def _refuse_times(self, numbers: np.ndarray, where: str) -> None:
+        """Raise DataError for numbers where training has dates as text.
+
+        They may be points in time, which are numbers and would have no category.
+        """
         dates = [category for category in self.categories if _DATE.match(category)]
-        if not dates or np.isnan(values.astype(np.float64)).all():
+        if not dates or np.isnan(numbers.astype(np.float64)).all():
             return
-        what = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
-        raise DataError(what, where=where, hint="store it as text, as in training")
+        message = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
+        raise DataError(message, where=where, hint="store it as text, as in training")
 
 
 Column = Numeric | Categorical
 
 
+@dataclass(frozen=True)
+class _TrainingColumn:
+    """A column in the training rows."""
+
+    name: str
+    entries: np.ndarray  # [n]
+    numbers: Numbers
+
+    @property
+    def texts(self) -> np.ndarray:
+        """The entries that are not missing, as str."""
+        return self.entries[~self.numbers.is_empty].astype(str)
+
+
 def fit_columns(
-    values: Columns,
-    rows: np.ndarray,
-    where: str,
-    *,
-    decimal: str,
-    normalize: bool,
-    max_categories: int,
-    indicator: bool,
-    declared: Sequence[str] = (),
+    columns: Columns, rows: np.ndarray, where: str, settings: TableSettings
 ) -> tuple[tuple[Column, ...], list[str]]:
-    """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
+    """Return how columns become features, and notes on what was filled or left out.
 
-    Columns that are empty in training are left out, and so is text of which nearly every row has its own, unless the settings
-    name the column (`declared`). Other columns of which an entry is not a number are text too, whose categories are the
-    `max_categories` most frequent texts. Without `normalize` numbers are filled but not scaled. `indicator` says whether
-    columns with missing numbers in training get a second feature that says where. DataError where no column is left or a
-    number is infinite.
+    Learned from the training rows alone. Columns that are empty in training are left out, and so
+    is text of which nearly every row has its own, unless the settings name the column. Other
+    columns of which an entry is not a number are text too, whose categories are the
+    `max_categories` most frequent texts. DataError where no column is left, or a number is
+    infinite.
     """
-    columns: list[Column] = []
-    filled = f"missing numbers become the training mean{', flagged by one more feature each' if indicator else ''}"
-    remarks: dict[str, list[str]] = defaultdict(list)
-    for name, column in values.items():
-        train = column[rows]
-        numbers, wrong = as_numbers(train, decimal)
-        unknown = np.isnan(numbers) & ~wrong
-        if unknown.all():
-            remarks["left out because empty in the training set"].append(name)
-            continue
-        if not wrong.any():
-            known, is_flagged = numbers[~unknown], indicator and bool(unknown.any())
-            check_finite(known, f"{where}[{name}]")
-            # So that the squares of small numbers do not vanish.
-            scale = float(np.abs(known).max()) or 1.0
-            mean, std = float((known / scale).mean()) * scale, float((known / scale).std()) * scale
-            std = std if normalize and std > _MAX_ROUNDING * abs(mean) else 1.0
-            truths = bool(np.isin(known, (0, 1)).all())
-            columns.append(
-                Numeric(name, mean, mean if normalize else 0.0, std, is_flagged, truths=truths)
-            )
-            if unknown.any():
-                remarks[f"{filled}, in training rows"].append(f"{name} ({int(unknown.sum())})")
-            if (known == known[0]).all():
-                remarks["warning: constant in the training set"].append(name)
-            continue
-        texts, counts = np.unique(train[~unknown].astype(str), return_counts=True)
-        if name not in declared and has_own_texts(train, decimal):
-            remarks[_LEFT_OUT].append(f"{name} ({len(texts)} texts in {len(train)} training rows)")
-            continue
-        is_number_like = all(map(_LIKE_NUMBERS.fullmatch, train[wrong]))
-        kept = np.sort(texts[np.argsort(-counts, kind="stable")[:max_categories]])
-        marks = ([MISSING] if unknown.any() else []) + ([OTHER] if len(kept) < len(texts) else [])
-        columns.append(Categorical(name, (*map(str, kept), *marks)))
-        if is_number_like or wrong.sum() < len(train[~unknown]):
-            shown = (
-                f"{name} ('{train[wrong][0]}'; {int(wrong.sum())} of {len(train)} training rows)"
-            )
-            remarks["warning: read as text, since not all of it are numbers"].append(shown)
-    noted = [f"{text}: {listed(shown, _SHOWN)}" for text, shown in remarks.items()]
-    if not columns:
-        what = f"no column is left to learn from: {'; '.join(noted)}"
+    fitted: list[Column] = []
+    remarks: _Remarks = defaultdict(list)
+    for name, entries in columns.items():
+        numbers = as_numbers(entries[rows], settings.decimal)
+        column = _TrainingColumn(name, entries[rows], numbers)
+        is_named = name in (settings.features or ())
+        if numbers.is_empty.all():
+            remarks[_EMPTY].append(name)
+        elif not numbers.is_wrong.any():
+            fitted.append(_fit_numbers(column, f"{where}[{name}]", settings, remarks))
+        elif not is_named and has_own_texts(column.entries, settings.decimal):
+            count = len(np.unique(column.texts))
+            remarks[_LEFT_OUT].append(f"{name} ({count} texts in {len(rows)} training rows)")
+        else:
+            fitted.append(_fit_texts(column, settings, remarks))
+    notes = [f"{remark}: {listed(names, _SHOWN)}" for remark, names in remarks.items()]
+    if not fitted:
+        message = f"no column is left to learn from: {'; '.join(notes)}"
         hint = "check task.features and task.ignore; task.sequence reads a text symbol by symbol"
-        raise DataError(what, where=where, hint=hint)
-    num_numeric, size = (
-        sum(isinstance(column, Numeric) for column in columns),
-        sum(column.size for column in columns),
+        raise DataError(message, where=where, hint=hint)
+    num_numeric = sum(isinstance(column, Numeric) for column in fitted)
+    num_features = sum(column.size for column in fitted)
+    summary = (
+        f"{counted(num_numeric, 'column')} of numbers and {len(fitted) - num_numeric} of text "
+        f"become {num_features} features"
     )
-    become = f"{len(columns) - num_numeric} of text become {size} features"
-    notes = [f"{counted(num_numeric, 'column')} of numbers and {become}"]
-    return tuple(columns), notes + noted
+    return tuple(fitted), [summary, *notes]
 
 
-def has_own_texts(column: np.ndarray, decimal: str) -> bool:
-    """Return whether nearly every row of a column [n] has a text of its own, as names of patients are.
+def _fit_numbers(
+    column: _TrainingColumn, where: str, settings: TableSettings, remarks: _Remarks
+) -> Numeric:
+    is_empty = column.numbers.is_empty
+    numbers = column.numbers.values[~is_empty]
+    check_finite(numbers, where)
+    # So that the squares of small numbers do not vanish.
+    largest = float(np.abs(numbers).max()) or 1.0
+    mean = float((numbers / largest).mean()) * largest
+    std = float((numbers / largest).std()) * largest
+    if not settings.normalize or std <= _MAX_ROUNDING * abs(mean):
+        std = 1.0
+    if is_empty.any():
+        flagged = ", flagged by one more feature each" if settings.gap_indicator else ""
+        remark = f"{_FILLED}{flagged}, in training rows"
+        remarks[remark].append(f"{column.name} ({int(is_empty.sum())})")
+    if (numbers == numbers[0]).all():
+        remarks[_CONSTANT].append(column.name)
+    return Numeric(
+        name=column.name,
+        fill=mean,
+        mean=mean if settings.normalize else 0.0,
+        std=std,
+        flagged=settings.gap_indicator and bool(is_empty.any()),
+        truths=bool(np.isin(numbers, (0, 1)).all()),
+    )
 
-    Text that looks like numbers, perhaps with another decimal mark, and a column of numbers with some text do not count.
+
+def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
+    texts, counts = np.unique(column.texts, return_counts=True)
+    frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
+    categories = [str(text) for text in np.sort(texts[frequent])]
+    if column.numbers.is_empty.any():
+        categories.append(MISSING)
+    if len(frequent) < len(texts):
+        categories.append(OTHER)
+    wrong = column.entries[column.numbers.is_wrong]
+    # Numbers with another decimal mark, or numbers among text: perhaps meant as numbers.
+    if _are_like_numbers(wrong) or len(wrong) < len(column.texts):
+        shown = f"'{wrong[0]}'; {len(wrong)} of {len(column.entries)} training rows"
+        remarks[_MIXED].append(f"{column.name} ({shown})")
+    return Categorical(column.name, tuple(categories))
+
+
+def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
+    """Return whether nearly every row of a column [n] has a text of its own, as patients' names.
+
+    Text that looks like numbers, perhaps with another decimal mark, does not count, nor does a
+    column of numbers with some text.
     """
-    numbers, wrong = as_numbers(column, decimal)
-    texts = column[wrong]
-    if len(column) <= _FEW_ROWS or 2 * len(texts) <= len(column):
+    numbers = as_numbers(entries, decimal)
+    texts = entries[numbers.is_wrong]
+    if len(entries) <= _FEW_ROWS or 2 * len(texts) <= len(entries):
         return False
-    if all(map(_LIKE_NUMBERS.fullmatch, texts)):
+    if _are_like_numbers(texts):
         return False
-    known = wrong | ~np.isnan(numbers)
-    return len(set(column[known])) >= _OWN_TEXTS * len(column)
+    return len(set(entries[~numbers.is_empty])) >= _OWN_TEXTS * len(entries)
 
 
-def as_numbers(
-    values: np.ndarray, decimal: str, truths: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number, nor a truth.
+def _are_like_numbers(texts: Iterable[str]) -> bool:
+    """Return whether all texts look like numbers, perhaps with another decimal mark."""
+    return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
 
-    Beside a decimal comma, text with a point is not a number: 1.667 may be a fraction, or 1667.
+
+def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbers:
+    """Return the entries [n] of a column as numbers.
+
+    Where the mark is a decimal comma, text with a point is not a number: 1.667 may be a fraction,
+    or 1667. With `truths`, text that is not a number may spell 0 and 1.
     """
-    if values.dtype.kind in "fiub":
-        return values.astype(np.float64), np.zeros(len(values), dtype=bool)
+    if entries.dtype.kind in "fiub":
+        return Numbers(entries.astype(np.float64), np.zeros(len(entries), dtype=bool))
     import pandas as pd
 
-    texts = values
+    texts: Sequence[str] | np.ndarray = entries
     if decimal == ",":
-        texts = np.array(
-            ["." if "." in text else text.replace(",", ".") for text in values], dtype=object
-        )
-    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(
-        np.float64, na_value=np.nan
-    )
-    wrong = np.isnan(numbers)
-    wrong[wrong] = [not is_missing(text) for text in values[wrong]]
-    return _bits(values) if truths and wrong.any() else (numbers, wrong)
+        # A lone point is not a number for pandas.
+        texts = ["." if "." in text else text.replace(",", ".") for text in entries]
+    parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
+    values = parsed.to_numpy(np.float64, na_value=np.nan)
+    is_wrong = np.isnan(values)
+    is_wrong[is_wrong] = [not is_missing(text) for text in entries[is_wrong]]
+    if truths and is_wrong.any():
+        return _bits(entries)
+    return Numbers(values, is_wrong)
+
+
+def _bits(entries: np.ndarray) -> Numbers:
+    """Return the entries [n] of a column as 0 and 1; others that are not missing are wrong."""
+    texts = [str(entry).lower() for entry in entries.tolist()]
+    values = np.array([_BITS.get(text, np.nan) for text in texts])
+    return Numbers(values, np.isnan(values) & ~np.isin(texts, MISSING_WORDS))
 
 
 def infer_kind(
-    values: Columns, names: Sequence[str], decimal: str, where: str
+    columns: Columns, names: Sequence[str], decimal: str, where: str
 ) -> tuple[Kind, list[str]]:
-    """Return the kind of the columns to be predicted, and a note on it: numbers are values, text is classes.
+    """Return the kind of the columns to be predicted, and a note on it: numbers are values.
 
-    Whole numbers of at most 20 different values are classes, where there is one column. Several columns are labels if they
-    hold nothing but 0 and 1 (or false and true), or else numbers. DataError where a single column has entries that look like
-    numbers but are none, and no other text: the decimal mark may be another one.
+    A single column of text is classes, and so are whole numbers of at most 20 different values.
+    Several columns are labels if they hold nothing but 0 and 1 (or false and true). DataError
+    where a single column has entries that look like numbers but are not, and no other text: the
+    decimal mark may be another one.
     """
     if len(names) > 1:
-        if all(not _bits(values[name])[1].any() for name in names):
-            return "labels", [f"{listed(names)} read as labels (task.kind=values predicts numbers)"]
-        return "values", [f"{listed(names)} read as numbers to predict (task.kind=values)"]
-    column = values[names[0]]
-    numbers, wrong = as_numbers(column, decimal)
-    known = numbers[~np.isnan(numbers)]
-    if wrong.any() and all(map(_LIKE_NUMBERS.fullmatch, column[wrong])):
-        refuse_entry(wrong, column, "is not a number", f"{where}[{names[0]}]", _NO_NUMBER)
-    is_named = column.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in column)
-    if wrong.any() or not len(known) or is_named:
+        shown = listed(names)
+        if all(not _bits(columns[name]).is_wrong.any() for name in names):
+            return "labels", [f"{shown} read as labels (task.kind=values predicts numbers)"]
+        return "values", [f"{shown} read as numbers to predict (task.kind=values)"]
+    name = names[0]
+    entries = columns[name]
+    numbers = as_numbers(entries, decimal)
+    if _are_like_numbers(entries[numbers.is_wrong]):
+        refuse_entry(
+            wrong=numbers.is_wrong,
+            values=entries,
+            what="is not a number",
+            where=f"{where}[{name}]",
+            hint=_NO_NUMBER,
+        )
+    distinct = np.unique(numbers.values[~np.isnan(numbers.values)])
+    has_names = entries.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in entries)
+    if numbers.is_wrong.any() or not len(distinct) or has_names:
         return "classes", []
-    if (
-        len(distinct := np.unique(known)) <= _MOST_CLASSES
-        and (distinct == np.round(distinct)).all()
-    ):
-        return "classes", [
-            f"{names[0]}: whole numbers read as classes (task.kind=values predicts the number)"
-        ]
-    return "values", [
-        f"{names[0]} read as numbers to predict (task.kind=values; task.kind=classes for classes)"
-    ]
+    if len(distinct) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
+        note = "whole numbers read as classes (task.kind=values predicts the number)"
+        return "classes", [f"{name}: {note}"]
+    note = "read as numbers to predict (task.kind=values; task.kind=classes for classes)"
+    return "values", [f"{name} {note}"]
+
+
+@dataclass(frozen=True)
+class RawTargets:
+    """Targets as the columns hold them."""
+
+    y: np.ndarray  # [n] class labels; or [n, K] bits or numbers, NaN where one is missing
+    where: str  # their origin, for messages
 
 
 def raw_targets(
-    values: Columns,
+    columns: Columns,
     kind: str,
     names: Sequence[str],
+    *,
     missing: bool,
     where: str,
     decimal: str,
     are_texts: bool = False,
-) -> tuple[np.ndarray, str]:
-    """Return target columns as class labels [n], or as bits or numbers [n, K]; and their origin, for messages.
+) -> RawTargets:
+    """Return the targets in the columns with these names, one for classes.
 
-    Classes are texts where they `are_texts` in the training rows, or where one is not an integer. DataError for entries that
-    are not of the kind and for missing ones; where `missing` allows these, they are NaN in labels and values.
+    Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
+    DataError for entries that are not of the kind, and for missing ones unless they may be
+    `missing`, as labels and values may.
     """
+    origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
-        labels, place = values[names[0]], f"{where}[{names[0]}]"
-        if labels.dtype.kind != "O":
-            empty = np.isnan(labels.astype(np.float64))
-            refuse_rows(empty, "target", place, "remove these rows")
-            return labels, place
-        check_labels(labels, place)
-        # 1, 2 and 3.0 are integers, 01 and 1.5 are names.
-        are_texts = are_texts or not all(map(_INTEGER.fullmatch, labels))
-        return labels.astype(str if are_texts else np.float64), place
-    columns = []
-    for name in names:
-        numbers, wrong = (
-            as_numbers(values[name], decimal) if kind == "values" else _bits(values[name])
+        return RawTargets(_class_labels(columns[names[0]], origins[0], are_texts), origins[0])
+    outputs = []
+    for name, origin in zip(names, origins, strict=True):
+        entries = columns[name]
+        if kind == "values":
+            numbers = as_numbers(entries, decimal)
+            fault = "is not a number"
+        else:
+            numbers = _bits(entries)
+            fault = "is neither 0 nor 1"
+        refuse_entry(
+            wrong=numbers.is_wrong, values=entries, what=fault, where=origin, hint=_NO_NUMBER
         )
-        what = "is not a number" if kind == "values" else "is neither 0 nor 1"
-        refuse_entry(wrong, values[name], what, f"{where}[{name}]", _NO_NUMBER)
         if not missing:
-            refuse_rows(np.isnan(numbers), "target", f"{where}[{name}]", _ALLOW)
-        columns.append(numbers)
-    return np.stack(columns, axis=1), f"{where}[{names[0]}]" if len(names) == 1 else where
+            refuse_rows(np.isnan(numbers.values), "target", origin, _ALLOW)
+        outputs.append(numbers.values)
+    return RawTargets(np.stack(outputs, axis=1), origins[0] if len(names) == 1 else where)
 
 
-def _bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a column as [n] float64 of 0 and 1, NaN elsewhere; and [n] bool, True for what is neither 0, 1 nor empty."""
-    texts = [str(value).lower() for value in values.tolist()]
-    bits = np.array([_BITS.get(text, np.nan) for text in texts])
-    return bits, np.isnan(bits) & ~np.isin(texts, MISSING_WORDS)
+def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarray:
+    """Return labels [n] as numbers or as str; DataError for missing ones."""
+    if entries.dtype.kind != "O":
+        is_empty = np.isnan(entries.astype(np.float64))
+        refuse_rows(is_empty, "target", where, "remove these rows")
+        return entries
+    check_labels(entries, where)
+    # 1, 2 and 3.0 are integers, 01 and 1.5 are names.
+    if are_texts or not all(_INTEGER.fullmatch(label) for label in entries):
+        return entries.astype(str)
+    return entries.astype(np.float64)

@@ -1,9 +1,10 @@
-"""How the columns of a table become inputs and targets, of training and of new rows.
+"""How the columns of a table become inputs and targets, in training and for new rows.
 
-A sample is a row; or, of a long table, the rows of one id, a step each; or a text with one symbol a character.
-DataError where columns differ from those of training.
+A sample is a row; or the rows of one id in a long table, a step each; or a text with one symbol a
+character. DataError where columns differ from those of training.
 
-Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K outputs.
+Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K
+outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from orca_cli.data.own_data import (
     is_missing,
     listed,
     refuse_entry,
-    refuse_if,
     refuse_rows,
 )
 from orca_cli.data.samples import as_inputs, remarks
@@ -43,113 +43,140 @@ _SHOWN = 20  # columns named in a message
 _MOST_SHOWN = 40  # symbols
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Columns [m] of a table by name, and which of its rows make up the n samples; what `TablePreprocessing.rows` makes.
+    """Columns of a table, and which of its m rows make up the n samples.
 
-    Samples are in the order of their first rows; `sample` [m] is the sample of each row. The rows of sample i are
-    `order[starts[i] : starts[i + 1]]`, of series by time.
+    Samples are in the order of their first rows.
     """
 
     columns: Columns
-    where: str
-    sample: np.ndarray
-    order: np.ndarray
-    starts: np.ndarray  # [n + 1]
+    where: str  # their origin, for messages
+    sample: np.ndarray  # [m], the sample of each row
+    order: np.ndarray  # [m], the rows of the first sample, of the second, ...; of series by time
+    starts: np.ndarray  # [n + 1], where in `order` each sample starts
     names: np.ndarray  # [n], of series
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def rows_of(self, samples: np.ndarray) -> np.ndarray:
-        """Return the rows of some samples, ascending."""
+        """Return the rows of these samples, ascending."""
         return np.flatnonzero(np.isin(self.sample, samples))
 
+    def steps_of(self, i: int) -> np.ndarray:
+        """Return the rows of sample i, those of a series by time."""
+        return self.order[self.starts[i] : self.starts[i + 1]]
+
     def per_sample(self, name: str) -> np.ndarray:
-        """Return a column that has one value in each sample as [n]; DataError where a series has several."""
+        """Return a column whose entries are the same in all rows of a sample, as [n].
+
+        DataError where the entries of a series differ.
+        """
         import pandas as pd
 
-        values, first = self.columns[name], self.order[self.starts[:-1]]
-        codes = pd.factorize(values)[0]
-        differs = codes != codes[first][self.sample]
-        row = int(differs.argmax())
-        what = f"series '{self.names[self.sample[row]]}' has '{values[first][self.sample[row]]}' and '{values[row]}'"
-        hint = "a target or group is of a whole series: every row of one has to say the same"
-        refuse_if(differs.any(), what, f"{self.where}[{name}]", hint)
-        return values[first]
+        entries = self.columns[name]
+        first_rows = self.order[self.starts[:-1]]  # [n]
+        codes, _ = pd.factorize(entries)  # [m], equal where entries are
+        differs = codes != codes[first_rows][self.sample]
+        if differs.any():
+            row = int(differs.argmax())
+            sample = self.sample[row]
+            expected = entries[first_rows[sample]]
+            raise DataError(
+                f"series '{self.names[sample]}' has '{expected}' and '{entries[row]}'",
+                where=f"{self.where}[{name}]",
+                hint="a target or group is of a whole series: every row of one has to say the same",
+            )
+        return entries[first_rows]
 
     def contents(
         self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray
     ) -> np.ndarray:
-        """Return a hash of what some samples [n] have in columns; entries are equal as numbers where all of a column are."""
+        """Return a hash of what these samples hold in columns with these names, [n] uint64.
+
+        Entries of a column that are all numbers, unless they `are_texts`, are compared as numbers.
+        """
         import pandas as pd
 
         codes = []
         for name in names:
-            numbers, wrong = as_numbers(self.columns[name], decimal)
-            numbers = np.where(np.isnan(numbers), np.nan, numbers + 0.0)  # one NaN, and one zero
-            is_text = are_texts or wrong.any()
-            codes.append(pd.factorize(self.columns[name])[0] if is_text else numbers.view(np.int64))
-        entries = np.stack(codes, axis=1)[self.order]
-        return hashes(entries[self.starts[one] : self.starts[one + 1]].tobytes() for one in samples)
+            numbers = as_numbers(self.columns[name], decimal)
+            if are_texts or numbers.is_wrong.any():
+                codes.append(pd.factorize(self.columns[name])[0])
+            else:
+                # NaN has many bit patterns, and zero has two.
+                values = np.where(np.isnan(numbers.values), np.nan, numbers.values + 0.0)
+                codes.append(values.view(np.int64))
+        entries = np.stack(codes, axis=1)  # [m, names]
+        return hashes(entries[self.steps_of(i)].tobytes() for i in samples)
 
 
 @dataclass(frozen=True)
 class Series:
-    """How the rows of a long table become series: of one value of the column `id`, sorted by `time` (None keeps their order).
-
-    Series longer than L, `length`, are cut at their end.
-    """
+    """How the rows of a long table become series, a series for each text in the column `id`."""
 
     id: str
-    time: str | None
-    length: int
+    time: str | None  # column that sorts their rows; None keeps the order of the table
+    length: int  # L; longer series are cut at their end
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """One-hot columns over the symbols of the training rows, ascending; a symbol that they lack becomes a column of zeros.
+    """One-hot columns over the symbols of the training rows, which texts become.
 
-    Texts longer than L, `length`, are cut at their end.
+    Another symbol becomes a column of zeros.
     """
 
     name: str
-    alphabet: str
-    length: int
+    alphabet: str  # V symbols, ascending
+    length: int  # L; longer texts are cut at their end
 
-    def encode(self, values: np.ndarray, where: str) -> Ragged:
-        """Return texts [n] as [n, V, L] of 0 and 1; DataError where one is empty, or the column holds numbers."""
-        place = f"{where}[{self.name}]"
-        refuse_if(
-            values.dtype.kind != "O",
-            "holds numbers, not text",
-            place,
-            "a sequence has one symbol a character",
-        )
-        refuse_rows(values == "", "sequence", place, "remove these rows")
-        symbols, sizes = (
-            _code_points(self.alphabet)[:, None],
-            np.array([len(text) for text in values]),
-        )
+    def encode(self, texts: np.ndarray, where: str) -> Ragged:
+        """Return texts [n] as [n, V, L] of 0 and 1.
+
+        DataError where one is empty, or the column holds numbers.
+        """
+        origin = f"{where}[{self.name}]"
+        if texts.dtype.kind != "O":
+            hint = "a sequence has one symbol a character"
+            raise DataError("holds numbers, not text", where=origin, hint=hint)
+        refuse_rows(texts == "", "sequence", origin, "remove these rows")
+        symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
         return Ragged(
-            lambda row: _code_points(values[row]) == symbols,
-            sizes,
-            (len(symbols), self.length),
-            np.uint8,
+            row=lambda i: _code_points(texts[i]) == symbols,
+            lengths=np.array([len(text) for text in texts]),
+            sample=(len(symbols), self.length),
+            dtype=np.uint8,
         )
+
+    def remarks(self, texts: np.ndarray) -> dict[str, int]:
+        """Return what is done to texts so that they fit, each with the number of texts."""
+        num_long = sum(len(text) > self.length for text in texts)
+        unknown = [set(text).difference(self.alphabet) for text in texts]
+        shown = "".join(sorted(set().union(*unknown)))[:_MOST_SHOWN]
+        lacking = f"with a symbol that training lacks ({shown}): read as none of its symbols"
+        return {
+            f"longer than {self.length} symbols and cut at the end": num_long,
+            lacking: sum(len(symbols) > 0 for symbols in unknown),
+        }
 
 
 def fit_symbols(
-    name: str, values: np.ndarray, rows: np.ndarray, length: int | None, where: str
+    name: str, texts: np.ndarray, rows: np.ndarray, length: int | None, where: str
 ) -> tuple[Symbols, list[str]]:
-    """Return how a column of N texts becomes inputs, from the training rows alone, and a note; L is the longest's unless given.
+    """Return how a column of texts becomes inputs, learned from the training rows, and a note.
 
-    DataError as of `Symbols.encode`.
+    L is that of the longest training text unless `length` is given. DataError as of
+    `Symbols.encode`.
     """
-    Symbols(name, "", 0).encode(values, where)
-    alphabet = "".join(sorted(set().union(*values[rows])))
-    sizes, shown = [len(text) for text in values[rows]], alphabet[:_MOST_SHOWN]
-    note = f"{counted(len(alphabet), 'symbol')} in '{name}' ({shown}), {min(sizes)} to {max(sizes)} a row"
+    Symbols(name, "", 0).encode(texts, where)
+    alphabet = "".join(sorted(set().union(*texts[rows])))
+    sizes = [len(text) for text in texts[rows]]
+    note = (
+        f"{counted(len(alphabet), 'symbol')} in '{name}' ({alphabet[:_MOST_SHOWN]}), "
+        f"{min(sizes)} to {max(sizes)} a row"
+    )
     return Symbols(name, alphabet, length or max(sizes)), [note]
 
 
@@ -159,13 +186,13 @@ def _code_points(text: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TablePreprocessing:
-    """What the training rows say about the features, in the order of `columns`, and the targets of all samples.
+    """How the columns of a table become inputs, learned from the training rows, and the targets.
 
-    A sample is a row, whose features are the steps of a sequence; or, with `symbols`, a row whose symbols are the steps; or,
-    with `series`, the rows of a series.
+    A sample is a row, whose features are the steps of a sequence; or, with `symbols`, a row whose
+    symbols are the steps; or, with `series`, the rows of a series.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...]  # in the order of their features
     decimal: str  # mark in numbers that are text
     target_columns: tuple[str, ...]  # one for classes, K for labels and values
     targets: TargetForm
@@ -180,8 +207,10 @@ class TablePreprocessing:
         """(1, F), (V, L) of V symbols, or (F, L) of series."""
         if self.symbols is not None:
             return len(self.symbols.alphabet), self.symbols.length
-        features = sum(column.size for column in self.columns)
-        return (1, features) if self.series is None else (features, self.series.length)
+        num_features = sum(column.size for column in self.columns)
+        if self.series is not None:
+            return num_features, self.series.length
+        return 1, num_features
 
     @property
     def has_masks(self) -> bool:
@@ -190,162 +219,193 @@ class TablePreprocessing:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns that inputs are made of, in order; of series, those that say what belongs together come last."""
+        """Names of the columns that samples are made of, in order; id and time come last."""
         if self.symbols is not None:
             return (self.symbols.name,)
-        ids = () if self.series is None else (self.series.id, self.series.time)
-        return (
-            *(column.name for column in self.columns),
-            *(name for name in ids if name is not None),
-        )
+        names = tuple(column.name for column in self.columns)
+        if self.series is None:
+            return names
+        if self.series.time is None:
+            return (*names, self.series.id)
+        return (*names, self.series.id, self.series.time)
 
     def rows(self, columns: Columns, where: str) -> Rows:
-        """Return which rows make up the samples; without a column of times, those of a series are in the table's order.
+        """Return which rows make up the samples.
+
+        Without a column of times, the rows of a series are in the table's order.
 
         Raises:
             DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
         """
+        if self.series is None:
+            rows = np.arange(len(next(iter(columns.values()))))
+            return Rows(
+                columns=columns,
+                where=where,
+                sample=rows,
+                order=rows,
+                starts=np.arange(len(rows) + 1),
+                names=rows,
+            )
         import pandas as pd
 
-        if self.series is None:
-            every = np.arange(len(next(iter(columns.values()))))
-            return Rows(columns, where, every, every, np.arange(len(every) + 1), every)
-        ids, time = columns[self.series.id].astype(str), self.series.time
+        ids = columns[self.series.id].astype(str)
         hint = "fill them in, or remove these rows"
         refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
-        sample, names = pd.factorize(ids)  # of each row, numbered by their first rows
+        sample, names = pd.factorize(ids)  # numbered by their first rows
         times = np.arange(len(ids))
-        if time is not None and time in columns:
-            times, wrong = as_numbers(columns[time], self.decimal)
-            if wrong.any():
-                stamps = pd.to_datetime(
-                    pd.Series(columns[time]), utc=True, format="ISO8601", errors="coerce"
-                )
-                times = (stamps - pd.Timestamp(0, tz="utc")).dt.total_seconds().to_numpy(np.float64)
-            wrong, hint = (
-                np.isnan(times),
-                "use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
-            )
-            refuse_entry(
-                wrong,
-                columns[time],
-                f"is not a time ({int(wrong.sum())} rows)",
-                f"{where}[{time}]",
-                hint,
-            )
-        order = np.lexsort((times, sample))  # stable: rows of one time keep their order
+        if self.series.time is not None and self.series.time in columns:
+            times = self._times(columns[self.series.time], f"{where}[{self.series.time}]")
         return Rows(
-            columns,
-            where,
-            sample,
-            order,
-            np.concatenate([[0], np.cumsum(np.bincount(sample))]),
-            names,
+            columns=columns,
+            where=where,
+            sample=sample,
+            order=np.lexsort((times, sample)),  # stable: rows of one time keep their order
+            starts=np.concatenate([[0], np.cumsum(np.bincount(sample))]),
+            names=names,
         )
 
+    def _times(self, entries: np.ndarray, where: str) -> np.ndarray:
+        """Return times [m] as numbers that sort like them; DataError where one is missing."""
+        import pandas as pd
+
+        numbers = as_numbers(entries, self.decimal)
+        times = numbers.values
+        if numbers.is_wrong.any():
+            stamps = pd.to_datetime(pd.Series(entries), utc=True, format="ISO8601", errors="coerce")
+            elapsed = stamps - pd.Timestamp(0, tz="utc")
+            times = elapsed.dt.total_seconds().to_numpy(np.float64)
+        is_wrong = np.isnan(times)
+        refuse_entry(
+            wrong=is_wrong,
+            values=entries,
+            what=f"is not a time ({int(is_wrong.sum())} rows)",
+            where=where,
+            hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
+        )
+        return times
+
     def features(self, rows: Rows) -> np.ndarray | Ragged:
-        """Return samples as [n, C, L]."""
+        """Return samples as [n, 1, F], [n, V, L] of symbols, or [n, F, L] of series."""
         if self.symbols is not None:
             return self.symbols.encode(rows.columns[self.symbols.name], rows.where)
-        columns = [
-            column.encode(rows.columns[column.name], self.decimal, rows.where)[0]
+        encoded = [
+            column.encode(rows.columns[column.name], self.decimal, rows.where)
             for column in self.columns
         ]
-        encoded, order, starts = np.concatenate(columns, axis=1), rows.order, rows.starts
+        features = np.concatenate([column.features for column in encoded], axis=1)  # [m, F]
         if self.series is None:
-            return encoded[:, None]
-        shape, sizes = (encoded.shape[1], self.series.length), np.diff(starts)
+            return features[:, None]
         return Ragged(
-            lambda one: encoded[order[starts[one] : starts[one + 1]]].T, sizes, shape, encoded.dtype
+            row=lambda i: features[rows.steps_of(i)].T,
+            lengths=np.diff(rows.starts),
+            sample=(features.shape[1], self.series.length),
+            dtype=features.dtype,
         )
 
     def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return samples as Batch.x and Batch.valid, from columns [m] as `files.Table.read` gives them; series come whole."""
+        """Return samples as Batch.x and Batch.valid; `raw` has the columns that they are made of.
+
+        Columns [m] are as `files.Table.read` returns them, with all rows of each series.
+        """
         x = self.features(self.rows(raw, where))
         return as_inputs(*read(x, np.arange(len(x))))
 
     def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
-        """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
-        rows, counts = raw if isinstance(raw, Rows) else self.rows(raw, "inputs"), dict[str, int]()
+        """Return what `inputs` does to make samples fit, each with the number of samples.
+
+        Of training rows only the cuts are counted.
+        """
+        rows = raw if isinstance(raw, Rows) else self.rows(raw, "inputs")
+        counts: dict[str, int] = {}
         if self.symbols is not None:
-            texts, length = rows.columns[self.symbols.name], self.symbols.length
-            absent = [set(text).difference(self.symbols.alphabet) for text in texts]
-            unknown = "".join(sorted(set().union(*absent)))[:_MOST_SHOWN]
-            counts[f"longer than {length} symbols and cut at the end"] = sum(
-                len(text) > length for text in texts
-            )
-            what = f"with a symbol that training lacks ({unknown}): read as none of its symbols"
-            counts[what] = sum(map(bool, absent))
-        for column in () if training else self.columns:
-            _, odd = column.encode(rows.columns[column.name], self.decimal, rows.where)
-            what = f"without a number in '{column.name}': the training mean stands there"
-            if isinstance(column, Categorical):
-                what = f"with a text in '{column.name}' that has no category of its own"
-            counts[what] = len(np.unique(rows.sample[odd]))
+            counts |= self.symbols.remarks(rows.columns[self.symbols.name])
+        if not training:
+            for column in self.columns:
+                encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
+                remark = f"without a number in '{column.name}': the training mean stands there"
+                if isinstance(column, Categorical):
+                    remark = f"with a text in '{column.name}' that has no category of its own"
+                counts[remark] = len(np.unique(rows.sample[encoded.is_replaced]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
-        return {what: count for what, count in counts.items() if count}
+        return {remark: count for remark, count in counts.items() if count}
 
     def encoded_targets(self, rows: Rows) -> np.ndarray:
-        """Return the targets of samples as Batch.y; DataError for other forms, and where the rows of a series differ."""
-        form, names = self.targets, self.target_columns
-        are_texts = any(isinstance(label, str) for label in form.classes)
-        values = {name: rows.per_sample(name) for name in names}
-        return form.encode(
-            *raw_targets(
-                values, form.kind, names, form.missing, rows.where, self.decimal, are_texts
-            )
+        """Return the targets of samples as Batch.y.
+
+        DataError for targets of another form, and where the rows of a series differ.
+        """
+        raw = raw_targets(
+            {name: rows.per_sample(name) for name in self.target_columns},
+            self.targets.kind,
+            self.target_columns,
+            missing=self.targets.missing,
+            where=rows.where,
+            decimal=self.decimal,
+            are_texts=any(isinstance(label, str) for label in self.targets.classes),
         )
+        return self.targets.encode(raw.y, raw.where)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
+        """Return the samples in a .csv, .tsv, .txt or .parquet file.
+
+        They have targets if the file has the columns of the targets, and not all entries of these
+        are missing.
+        """
         if part:
-            raise ConfigError(
-                "does not apply to tables", where="--part", hint="give a file of these rows"
-            )
-        table, names = open_table(path, where, self.delimiter, self.encoding), self.feature_names
-        check_columns(names, table.columns, where, path.name)
+            hint = "give a file of these rows"
+            raise ConfigError("does not apply to tables", where="--part", hint=hint)
+        table = open_table(path, where, self.delimiter, self.encoding)
+        check_columns(self.feature_names, table.columns, where, path.name)
         targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
-        rows = self.rows(table.read([*names, *targets]), str(path))
-        has_targets = not all(
-            is_missing(entry) for name in targets for entry in rows.columns[name].astype(str)
-        )
-        return self._new_data(rows, lambda: self.encoded_targets(rows) if has_targets else None)
+        rows = self.rows(table.read([*self.feature_names, *targets]), str(path))
+        has_targets = not all(_is_empty(rows.columns[name]) for name in targets)
+
+        def encoded() -> np.ndarray | None:
+            return self.encoded_targets(rows) if has_targets else None
+
+        return self._new_data(rows, encoded)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples of a pandas table or one row of it, of a mapping of columns by name, or of an array [n, columns].
+        """Return the samples in a pandas table, one row of it, or a mapping of columns by name.
 
-        An array, or a list of texts for a column of symbols, has the columns in the order of `feature_names`.
+        An array [n, columns], or a list of texts for a column of symbols, has the columns in the
+        order of `feature_names`.
         """
         import pandas as pd
 
         names = self.feature_names
-        shown = f"in this order: {listed(names, _SHOWN)}"
+        in_order = f"in this order: {listed(names, _SHOWN)}"
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
             frame = pd.DataFrame(x)
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # columns of different lengths, or more than two axes
-            raise DataError(
-                f"is not a table ({error})", where=where, hint=f"give columns {shown}"
-            ) from error
+        except (TypeError, ValueError) as error:
+            # Columns of different lengths, or more than two axes.
+            hint = f"give columns {in_order}"
+            raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
         if isinstance(frame.columns, pd.RangeIndex):
-            what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(names)}"
-            refuse_if(frame.shape[1] != len(names), what, where, shown)
+            if frame.shape[1] != len(names):
+                columns = counted(frame.shape[1], "column")
+                message = f"has {columns}, the model takes {len(names)}"
+                raise DataError(message, where=where, hint=in_order)
             frame.columns = list(names)
         frame.columns = [str(name) for name in frame.columns]
         check_columns(names, list(frame.columns), where, "the table")
         check_names([name for name in frame.columns if name in names], where)
-        columns = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        return self._new_data(self.rows(columns, where), lambda: None)
+        plain = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
+        return self._new_data(self.rows(plain, where), lambda: None)
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
-            some = rows.order[rows.starts[start] : rows.starts[stop]]
-            return {name: rows.columns[name][some] for name in self.feature_names}
+            steps = rows.order[rows.starts[start] : rows.starts[stop]]
+            return {name: rows.columns[name][steps] for name in self.feature_names}
 
-        ids = None if self.series is None else list(map(str, rows.names))
-        return NewData(len(rows), inputs, targets, rows.where, ids)
+        ids = None if self.series is None else [str(name) for name in rows.names]
+        return NewData(count=len(rows), inputs=inputs, targets=targets, where=rows.where, ids=ids)
+
+
+def _is_empty(entries: np.ndarray) -> bool:
+    """Return whether all entries of a column are missing."""
+    return all(is_missing(text) for text in entries.astype(str))

@@ -1,302 +1,331 @@
-"""Your own table without code: rows of a .csv or .parquet file, one column of which is to be predicted.
+"""Your own table without code: rows of a .csv or .parquet file, and the column to be predicted.
 
-Shapes: n rows, F features, K outputs.
+Shapes: n samples of the training file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from orca_cli.config.ranges import Count, Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
-from orca_cli.data.own_data import check_columns, check_rules, file_paths, listed
+from orca_cli.data.own_data import check_columns, file_paths, listed
 from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import fit_columns, has_own_texts, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
-from orca_cli.data.table.preprocessing import Series, Symbols, TablePreprocessing, fit_symbols
+from orca_cli.data.table.preprocessing import (
+    Rows,
+    Series,
+    Symbols,
+    TablePreprocessing,
+    fit_symbols,
+)
+from orca_cli.data.table.settings import TableSettings, refuse_contradictions
 from orca_cli.data.targets import TargetForm, fit_targets
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-_SPLIT = "split"  # of marks, a column that no setting names
+_SPLIT = "split"  # the column of marks, which no setting names
 
 
-def load(
-    data_folder: Path,
-    reporter: Reporter,
-    train: str,
-    kind: Literal["classes", "labels", "values"] | None = None,
-    target: str | int | None = None,
-    targets: list[str] | None = None,
-    validation: str | None = None,
-    test: str | None = None,
-    features: list[str] | None = None,
-    ignore: list[str] | None = None,
-    group: str | int | None = None,
-    split_seed: Seed = 0,
-    validation_fraction: Fraction = 0.15,
-    test_fraction: Fraction = 0.15,
-    normalize: bool = True,
-    max_categories: Count = 32,
-    gap_indicator: bool = False,
-    missing_targets: bool = False,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    decimal: Literal[".", ","] = ".",
-    sequence: str | int | None = None,
-    id: str | int | None = None,
-    time: str | int | None = None,
-    length: Count | None = None,
-) -> TaskData:
-    """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step. See `assemble`.
+def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> TaskData:
+    """Return a task over the rows of a table. See `assemble`.
 
-    conf/task/table.yaml explains the settings. With `sequence` a row is a sequence of symbols [V, L], one-hot. With `id` the
-    rows of one id are a series [F, L] with one row a step. Shorter ones are padded and masked.
+    A row is a sequence [1, F] with one feature a step. With `sequence` a row is a sequence of
+    symbols [V, L], one-hot. With `id` the rows of one id are a series [F, L] with one row a step.
+    Shorter sequences are padded and masked.
 
     Raises:
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
-    has_target = target not in (None, "")
-    names, alone = (
-        [str(name) for name in ([target] if has_target else targets or [])],
-        "a sequence is the only input",
-    )
-    check_rules(
-        (
-            has_target and bool(targets),
-            "targets",
-            "does not go with task.target",
-            "remove one of them",
-        ),
-        (
-            not names,
-            "target",
-            "a value is needed",
-            "give task.target=COLUMN, or task.targets=[A,B]",
-        ),
-        (
-            kind == "classes" and len(names) > 1,
-            "targets",
-            "holds several",
-            "classes are one column",
-        ),
-        (sequence is not None and id is not None, "id", "does not go with task.sequence", alone),
-        (
-            sequence is not None and bool(features),
-            "features",
-            "does not go with task.sequence",
-            alone,
-        ),
-        (
-            time is not None and id is None,
-            "time",
-            "needs task.id",
-            "name the column that says what series a row is in",
-        ),
-        (
-            length is not None and sequence is id is None,
-            "length",
-            "needs task.sequence or task.id",
-            "name its column",
-        ),
-    )
-    paths = file_paths({"train": train, "validation": validation, "test": test}, data_folder)
-    tables = {
-        part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()
-    }
-    single = {"group": group, "sequence": sequence, "id": id, "time": time}
-    roles = {
-        "targets" if targets else "target": names,
-        "features": features or [],
-        "ignore": ignore or [],
-    }
-    roles |= {key: [str(name)] for key, name in single.items() if name is not None}
-    symbols = None if sequence is None else Symbols(str(sequence), "", length or 0)
-    series = (
-        None if id is None else Series(str(id), None if time is None else str(time), length or 0)
-    )
-    form = TargetForm(kind or "values", 0, missing=missing_targets)
-    draft = TablePreprocessing(
-        (), decimal, tuple(names), form, delimiter, encoding, symbols, series
-    )
-    settings = {
-        "normalize": normalize,
-        "max_categories": max_categories,
-        "indicator": gap_indicator,
-    }
-    held = _Held(tables, reporter, draft, kind, settings, roles)
+    refuse_contradictions(settings)
+    source = _open(settings, data_folder)
+    marked = _marked_samples(source)
+    groups = _groups(source, marked)
     return assemble(
         "table",
         reporter,
-        held.kind,
-        held.pool,
-        (validation_fraction, test_fraction),
-        split_seed,
-        held.fit,
+        kind=source.kind,
+        pool=_pool(source, marked, groups.get("train")),
+        fractions=(settings.validation_fraction, settings.test_fraction),
+        split_seed=settings.split_seed,
+        fit=partial(_fit, source, groups, reporter),
     )
 
 
-@dataclass
-class _Held:
-    """The rows of the training file, read, and how they become samples; those of other files, whose groups alone are read.
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Names of the columns of the training file, by what they are for."""
 
-    `tables` are the files by split, `draft` is the preprocessing before anything is learned, `settings` are those of
-    `fit_columns`, and `roles` has the columns by the settings that name them.
+    inputs: list[str]
+    targets: list[str]
+    series: list[str]  # of ids, and of times; empty where a row is a sample
+    group: list[str]  # one or none, as marks
+    marks: list[str]  # of splits
+    unread: list[str]  # that a sequence leaves over
+
+    @property
+    def in_samples(self) -> list[str]:
+        """Columns that samples of every split are made of."""
+        return [*self.inputs, *self.targets, *self.series]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Files of which the training file was read; of the others only the headers were."""
+
+    settings: TableSettings
+    tables: dict[str, Table]  # by split
+    columns: _Columns
+    preprocessing: TablePreprocessing  # before anything is learned
+    rows: Rows  # of the training file
+    per_sample: dict[str, np.ndarray]  # [n], its columns of targets, groups and marks
+    kind: Kind
+    notes: list[str]
+
+
+def _open(settings: TableSettings, data_folder: Path) -> _Source:
+    """Open all files, and read the training file.
+
+    ConfigError or DataError where the files do not have the columns that the settings name.
     """
+    files = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+    tables: dict[str, Table] = {}
+    for split, path in file_paths(files, data_folder).items():
+        tables[split] = open_table(path, f"task.{split}", settings.delimiter, settings.encoding)
+    columns = _columns(settings, tables["train"])
+    # A column that another file lacks is missed now, and not when that split is opened.
+    names = [*columns.in_samples, *columns.group]
+    for split, table in tables.items():
+        check_columns(names, table.columns, key=f"task.{split}", where=table.path.name)
+    preprocessing = _unfitted(settings)
+    where = str(tables["train"].path)
+    rows = preprocessing.rows(tables["train"].read([*names, *columns.marks]), where)
+    names_per_sample = [*columns.targets, *columns.group, *columns.marks]
+    per_sample = {name: rows.per_sample(name) for name in names_per_sample}
+    notes: list[str] = []
+    kind: Kind | None = settings.kind
+    if kind is None:
+        kind, notes = infer_kind(per_sample, columns.targets, settings.decimal, where)
+    if columns.unread:
+        notes = [*notes, f"not read beside the sequence: {listed(columns.unread)}"]
+    return _Source(
+        settings=settings,
+        tables=tables,
+        columns=columns,
+        preprocessing=preprocessing,
+        rows=rows,
+        per_sample=per_sample,
+        kind=kind,
+        notes=notes,
+    )
 
-    tables: dict[str, Table]
-    reporter: Reporter
-    draft: TablePreprocessing
-    given_kind: Kind | None
-    settings: dict[str, Any]
-    roles: dict[str, list[str]]
 
-    def __post_init__(self) -> None:
-        draft, roles, base, where = (
-            self.draft,
-            self.roles,
-            self.tables["train"],
-            str(self.tables["train"].path),
-        )
-        self._inputs, self._notes = self._choose(base)
-        targets, group, marks = (
-            list(draft.target_columns),
-            roles.get("group", []),
-            roles.get(_SPLIT, []),
-        )
-        self._names = [*self._inputs, *targets, *roles.get("id", []), *roles.get("time", [])]
-        for part, table in self.tables.items():
-            check_columns([*self._names, *group], table.columns, f"task.{part}", table.path.name)
-        self._base = draft.rows(base.read([*self._names, *group, *marks]), where)
-        self._values = {name: self._base.per_sample(name) for name in [*targets, *group, *marks]}
-        self.kind = self.given_kind or "values"
-        if self.given_kind is None:
-            self.kind, inferred = infer_kind(self._values, targets, draft.decimal, where)
-            self._notes = [*inferred, *self._notes]
-        rows = {"train": np.arange(len(self._base))}
-        if marks:
-            what, hint = (
-                "the column 'split' marks rows of it too",
-                "; task.ignore=[split] leaves the column out",
-            )
-            rows, others = (
-                marked_rows(self._values[_SPLIT], f"{where}[split]", hint),
-                self.tables.keys() - {"train"},
-            )
-            check_rules(
-                *((part in others, part, what, f"leave out the file{hint}") for part in rows)
-            )
-        groups_held = {}
-        for part, table in self.tables.items() if group else ():
-            names = [*group, *roles.get("id", [])]  # of other files no times are read
-            held = self._base if part == "train" else draft.rows(table.read(names), str(table.path))
-            groups_held[part] = held.per_sample(group[0]), f"{table.path}[{group[0]}]"
-        self._groups = group_rows(groups_held, rows)
-        unit, groups = "rows" if draft.series is None else "series", self._groups.get("train")
-        classes = self._values[targets[0]].astype(str) if self.kind == "classes" else None
-        compared = self._inputs
-        if draft.symbols is None:
-            trained = self._base.rows_of(rows["train"])
-            compared = [name for name in self._inputs if self._is_compared(name, trained)]
-            compared = compared or self._inputs
-        contents = partial(self._base.contents, compared, draft.decimal, draft.symbols is not None)
-        self.pool = Pool(unit, where, rows, self.tables, classes, groups, contents)
-
-    def _is_compared(self, name: str, rows: np.ndarray) -> bool:
-        """Return whether a column decides if inputs are identical: one that will be left out would make each differ."""
-        if name in self.roles["features"]:
-            return True
-        return not has_own_texts(self._base.columns[name][rows], self.draft.decimal)
-
-    def _choose(self, table: Table) -> tuple[list[str], list[str]]:
-        """Return the input columns, and a note on those that are not read; an unnamed column `split` gets a role."""
-        taken = dict[str, str]()
-        for key, names in self.roles.items():
-            check_columns(names, table.columns, f"task.{key}", table.path.name)
-            for name in names:
-                what = f"'{name}' is in task.{taken.get(name)} too"
-                check_rules((name in taken, key, what, "a column has one role: remove one of them"))
-                taken[name] = key
-        if _SPLIT in table.columns and _SPLIT not in taken:
-            taken[_SPLIT], self.roles[_SPLIT] = _SPLIT, [_SPLIT]
-        features, free = (
-            self.roles["features"],
-            [name for name in table.columns if name not in taken],
-        )
-        if "sequence" in self.roles:
-            return self.roles["sequence"], [
-                f"not read beside the sequence: {listed(free)}"
-            ] if free else []
+def _columns(settings: TableSettings, table: Table) -> _Columns:
+    """Return what the columns of the training file are for; ConfigError where no input is left."""
+    columns_by_setting = settings.named_columns
+    setting_of = _setting_of(columns_by_setting, table)
+    marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
+    taken = {*setting_of, *marks}
+    free = [name for name in table.columns if name not in taken]
+    inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free
+    if not inputs:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
-        check_rules((not (features or free), "features", "no column is left", hint))
-        return features or free, []
+        raise ConfigError("no column is left", where="task.features", hint=hint)
+    return _Columns(
+        inputs=inputs,
+        targets=settings.target_columns,
+        series=columns_by_setting["id"] + columns_by_setting["time"],
+        group=columns_by_setting["group"],
+        marks=marks,
+        unread=free if columns_by_setting["sequence"] else [],
+    )
 
-    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
-        """Learn from the training rows how rows become samples; see `assemble`."""
-        base, draft, names = self._base, self.draft, self.draft.target_columns
-        missing, learn = draft.targets.missing, rows["train"]
-        raw, place = raw_targets(self._values, self.kind, names, missing, base.where, draft.decimal)
-        form = fit_targets(
-            self.kind,
-            raw,
-            learn,
-            place,
-            names=() if self.kind == "classes" else names,
-            missing=missing,
-        )
-        if draft.symbols is not None:
-            name, length = draft.symbols.name, draft.symbols.length
-            symbols, fitted = fit_symbols(name, base.columns[name], learn, length, base.where)
-            draft = replace(draft, symbols=symbols)
+
+def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> dict[str, str]:
+    """Return the setting that names each column.
+
+    DataError for a column that does not exist, ConfigError for one that is named twice.
+    """
+    setting_of: dict[str, str] = {}
+    for setting, names in columns_by_setting.items():
+        check_columns(names, table.columns, key=f"task.{setting}", where=table.path.name)
+        for name in names:
+            if name in setting_of:
+                message = f"'{name}' is in task.{setting_of[name]} too"
+                hint = "a column has one role: remove one of them"
+                raise ConfigError(message, where=f"task.{setting}", hint=hint)
+            setting_of[name] = setting
+    return setting_of
+
+
+def _unfitted(settings: TableSettings) -> TablePreprocessing:
+    """Return the preprocessing before anything is learned; a length of 0 is open."""
+    length = settings.length or 0
+    symbols = None
+    if settings.sequence is not None:
+        symbols = Symbols(name=str(settings.sequence), alphabet="", length=length)
+    series = None
+    if settings.id is not None:
+        time = None if settings.time is None else str(settings.time)
+        series = Series(id=str(settings.id), time=time, length=length)
+    return TablePreprocessing(
+        columns=(),
+        decimal=settings.decimal,
+        target_columns=tuple(settings.target_columns),
+        targets=TargetForm(settings.kind or "values", 0, missing=settings.missing_targets),
+        delimiter=settings.delimiter,
+        encoding=settings.encoding,
+        symbols=symbols,
+        series=series,
+    )
+
+
+def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
+    """Return the samples of the training file by split; without marks all are for training.
+
+    DataError where marks are not of splits, ConfigError where a split has a file as well.
+    """
+    if not source.columns.marks:
+        return {"train": np.arange(len(source.rows))}
+    hint = "; task.ignore=[split] leaves the column out"
+    where = f"{source.rows.where}[{_SPLIT}]"
+    samples = marked_rows(source.per_sample[_SPLIT], where, hint=hint)
+    for split in samples:
+        if split != "train" and split in source.tables:
+            message = "the column 'split' marks rows of it too"
+            raise ConfigError(message, where=f"task.{split}", hint=f"leave out the file{hint}")
+    return samples
+
+
+def _groups(source: _Source, marked: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the group of each sample, by file; DataError for a group in two splits."""
+    if not source.columns.group:
+        return {}
+    (group,) = source.columns.group
+    names = [group, *source.columns.series[:1]]  # no times: groups do not depend on the order
+    groups = {}
+    for split, table in source.tables.items():
+        rows = source.rows
+        if split != "train":
+            rows = source.preprocessing.rows(table.read(names), str(table.path))
+        groups[split] = (rows.per_sample(group), f"{table.path}[{group}]")
+    return group_rows(groups, marked)
+
+
+def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | None) -> Pool:
+    settings = source.settings
+    classes = None
+    if source.kind == "classes":
+        classes = source.per_sample[source.columns.targets[0]].astype(str)
+    compared = _compared_columns(source, marked["train"])
+    is_text = settings.sequence is not None
+    return Pool(
+        unit="rows" if settings.id is None else "series",
+        where=source.rows.where,
+        rows=marked,
+        supplied=source.tables,
+        classes=classes,
+        groups=groups,
+        contents=partial(source.rows.contents, compared, settings.decimal, is_text),
+    )
+
+
+def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
+    """Return the input columns that decide whether samples are identical.
+
+    Those that `fit_columns` will leave out would make each sample differ.
+    """
+    settings = source.settings
+    inputs = source.columns.inputs
+    if settings.sequence is not None or settings.features:
+        return inputs
+    rows = source.rows.rows_of(train)
+    columns = source.rows.columns
+    compared = [name for name in inputs if not has_own_texts(columns[name][rows], settings.decimal)]
+    return compared or inputs
+
+
+def _fit(
+    source: _Source,
+    groups: Mapping[str, np.ndarray],
+    reporter: Reporter,
+    samples_by_split: dict[str, np.ndarray],
+) -> Fitted:
+    """Learn from the training samples how rows become samples; see `assemble`."""
+    train = samples_by_split["train"]
+    columns = source.columns
+    missing = source.settings.missing_targets
+    raw = raw_targets(
+        source.per_sample,
+        source.kind,
+        columns.targets,
+        missing=missing,
+        where=source.rows.where,
+        decimal=source.settings.decimal,
+    )
+    names = () if source.kind == "classes" else tuple(columns.targets)
+    targets = fit_targets(source.kind, raw.y, train, raw.where, names=names, missing=missing)
+    preprocessing, input_notes = _fit_inputs(source, train)
+    preprocessing = replace(preprocessing, targets=targets)
+    x = preprocessing.features(source.rows)
+    y = targets.encode(raw.y, raw.where)
+    notes = [targets.note(), *source.notes, *input_notes]
+
+    def samples(split: str) -> ArraySamples:
+        if split in samples_by_split:  # in the training file
+            taken = source.rows.rows_of(samples_by_split[split])
+            content = {name: source.rows.columns[name][taken] for name in columns.in_samples}
+            rows = preprocessing.rows(content, source.rows.where)
+            opened = ArraySamples(x, y, rows=samples_by_split[split], groups=groups.get("train"))
         else:
-            inputs = {name: base.columns[name] for name in self._inputs}
-            columns, fitted = fit_columns(
-                inputs,
-                base.rows_of(learn),
-                base.where,
-                decimal=draft.decimal,
-                declared=self.roles["features"],
-                **self.settings,
-            )
-            names_kept = {column.name for column in columns}
-            left_out = tuple(name for name in self._inputs if name not in names_kept)
-            draft = replace(draft, columns=columns, left_out=left_out)
-        if draft.series is not None:
-            sizes = np.diff(base.starts)[learn]
-            draft = replace(
-                draft, series=replace(draft.series, length=draft.series.length or int(sizes.max()))
-            )
-            seen = f"{len(base.order)} rows are {len(base)} series of {sizes.min()} to {sizes.max()} steps"
-            fitted = [seen, *fitted]
-        preprocessing = replace(draft, targets=form)
-        x, y = preprocessing.features(base), form.encode(raw, place)
-        notes = [form.note(), *self._notes, *fitted]
-
-        def samples(part: str) -> ArraySamples:
-            if part in rows:
-                taken = base.rows_of(rows[part])
-                split = preprocessing.rows(
-                    {name: base.columns[name][taken] for name in self._names}, base.where
-                )
-                held = x, y
+            table = source.tables[split]
+            rows = preprocessing.rows(table.read(columns.in_samples), str(table.path))
+            features = preprocessing.features(rows)
+            encoded = preprocessing.encoded_targets(rows)
+            opened = ArraySamples(features, encoded, groups=groups.get(split))
+        for change, count in preprocessing.remarks(rows, training=split == "train").items():
+            remark = f"{split} split: {counted(count, 'sample')} {change}"
+            if split == "test":
+                reporter.say(remark)
             else:
-                split = preprocessing.rows(
-                    self.tables[part].read(self._names), str(self.tables[part].path)
-                )
-                held = preprocessing.features(split), preprocessing.encoded_targets(split)
-            made = ArraySamples(
-                *held,
-                rows=rows.get(part),
-                groups=self._groups.get("train" if part in rows else part),
-            )
-            say = self.reporter.say if part == "test" else notes.append
-            for what, count in preprocessing.remarks(split, training=part == "train").items():
-                say(f"{part} split: {counted(count, 'sample')} {what}")
-            return made
+                notes.append(remark)  # read by `assemble` once train and validation are open
+        return opened
 
-        return Fitted(preprocessing, preprocessing.input_shape, form, samples, notes)
+    return Fitted(
+        preprocessing=preprocessing,
+        input_shape=preprocessing.input_shape,
+        targets=targets,
+        samples=samples,
+        notes=notes,
+    )
+
+
+def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
+    """Learn from the training samples how columns become inputs; targets are still open."""
+    settings = source.settings
+    unfitted = source.preprocessing
+    rows = source.rows
+    if unfitted.symbols is not None:
+        name = unfitted.symbols.name
+        symbols, notes = fit_symbols(
+            name, rows.columns[name], rows=train, length=settings.length, where=rows.where
+        )
+        return replace(unfitted, symbols=symbols), notes
+    inputs = {name: rows.columns[name] for name in source.columns.inputs}
+    columns, notes = fit_columns(inputs, rows.rows_of(train), rows.where, settings)
+    used = {column.name for column in columns}
+    left_out = tuple(name for name in inputs if name not in used)
+    preprocessing = replace(unfitted, columns=columns, left_out=left_out)
+    if preprocessing.series is None:
+        return preprocessing, notes
+    sizes = np.diff(rows.starts)[train]  # rows of each training series
+    series = replace(preprocessing.series, length=settings.length or int(sizes.max()))
+    span = f"{sizes.min()} to {sizes.max()} steps"
+    note = f"{len(rows.order)} rows are {len(rows)} series of {span}"
+    return replace(preprocessing, series=series), [note, *notes]

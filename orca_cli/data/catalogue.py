@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from orca_cli.config import configuration, parts
+from orca_cli.config.declarations import declared_node
 from orca_cli.config.ranges import Count, OneOf
 from orca_cli.exceptions import ConfigError, suggest
 
@@ -124,7 +125,9 @@ def read(group: str, name: str, path: Path) -> DataSet:
     for i, file in enumerate(block.pop("files", ())):
         settings = _settings(DataFile, file, f"{path}: data.files[{i}]")
         files.append(DataFile(**settings))
-    of_reader = node["origin"] if node.get("origin") in ORIGINS else "files"
+    # A reader that generates its data says so by the default of its setting `origin`.
+    setting = (declared_node(group, node) | node).get("origin")
+    of_reader = setting if setting in ORIGINS else "files"
     return DataSet(
         name=name,
         group=group,

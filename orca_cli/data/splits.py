@@ -6,7 +6,7 @@ training, or groups are missing or shared.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal, NamedTuple
@@ -215,7 +215,7 @@ def group_rows(
     if not held:
         return {}
     names: dict[str, np.ndarray] = {}  # file -> the name of the group of each row
-    splits: dict[str, _SplitGroups] = {}
+    groups: dict[str, np.ndarray] = {}  # origin of a split -> the groups in it
     for file, (column, where) in held.items():
         texts = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
         names[file] = np.array(texts, dtype=str)
@@ -224,29 +224,22 @@ def group_rows(
         if file == "train" and rows:
             file_rows = rows
         for split_name, split_rows in file_rows.items():
-            groups = np.unique(names[file][split_rows])
-            splits[split_name] = _SplitGroups(names=groups, where=f"{where} ({split_name})")
-    _check_disjoint([*splits.values()])
+            groups[f"{where} ({split_name})"] = np.unique(names[file][split_rows])
+    _check_disjoint(groups)
     all_names = np.concatenate([*names.values()])
     numbers = np.unique(all_names, return_inverse=True)[1].astype(np.int64)
     ends = np.cumsum([len(file_names) for file_names in names.values()])
     return dict(zip(names, np.split(numbers, ends[:-1]), strict=True))
 
 
-@dataclass(frozen=True)
-class _SplitGroups:
-    names: np.ndarray  # of the groups in a split
-    where: str  # the split's origin
-
-
-def _check_disjoint(splits: Sequence[_SplitGroups]) -> None:
-    """Raise DataError for a group that is in two splits."""
-    for groups, compared in permutations(splits, 2):
-        shared = np.intersect1d(groups.names, compared.names)
+def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError for a group that is in two splits; `groups` are by the splits' origins."""
+    for where, compared in permutations(groups, 2):
+        shared = np.intersect1d(groups[where], groups[compared])
         if len(shared) > 0:
             raise DataError(
-                f"group '{shared[0]}' is also in {compared.where} ({len(shared)} are in both)",
-                where=groups.where,
+                f"group '{shared[0]}' is also in {compared} ({len(shared)} are in both)",
+                where=where,
                 hint="rows that belong together must be in one split",
             )
 

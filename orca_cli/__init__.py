@@ -24,17 +24,19 @@ def load(
     batch_size: int | None = None,
     checkpoint: str | None = None,
 ) -> Predictor:
-    """Return a finished run, or an export of one, as a predictor with the methods of a scikit-learn estimator.
+    """Return a finished run, or an export of one, as an estimator in the manner of scikit-learn.
 
     Args:
         run: its folder or name, or what `run` returned.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: samples per forward pass; None takes the run's own, with which predictions keep their bits.
+        batch_size: samples per forward pass; None takes the run's own, with which predictions keep
+            their bits.
         checkpoint: the body's checkpoint, where the run needs it and it has moved.
 
     Raises:
         DataError: there is no such run, or it is not completed.
-        OrcaError: it is damaged or cannot predict (see `prediction.loading.open_model`); the device is absent.
+        OrcaError: it is damaged or cannot predict (see `prediction.loading.open_model`); the device
+            is absent.
     """
     from orca_cli.exceptions import DataError
     from orca_cli.prediction.loading import open_model

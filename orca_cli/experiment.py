@@ -1,7 +1,7 @@
-"""One run as a call, from the claim of its folder to its result: `orca run`, sweeps, searches and tests use it.
+"""One run as a call, from the claim of its folder to its result.
 
-`run` never raises for an expected failure: it records it in the run's folder and returns it. `train`
-and `test` are the two halves of a run's work; the test split stays closed until `test`.
+`run` never raises for an expected failure: it records it in the run's folder and returns it.
+`train` and `test` are the two halves of a run's work; the test split stays closed until `test`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def run(
     on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Outcome:
-    """Run one composed job, resume it, or find it completed; returns how it ended, also where it failed.
+    """Run one composed job, resume it, or find it completed.
+
+    Returns how it ended, also where it failed.
 
     Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the
     outcome as well. A signal ends the work at its next step, whose state is saved. A completed run
@@ -64,8 +66,8 @@ def run(
 
     Args:
         job: returned by `config.compose` for one set of settings.
-        force: run again, in a new folder, a run that is already completed; resume such a repeat that
-            was interrupted.
+        force: run again, in a new folder, a run that is already completed; resume such a repeat
+            that was interrupted.
         allow_inexact: resume although program, threads, packages, data or weights have changed; the
             result says so.
         on_build: called once the model is built.
@@ -90,7 +92,7 @@ def run(
 
 
 def _check_device(job: Composed, root: Path, *, force: bool) -> None:
-    """Refuse a device or precision that this machine lacks, before a folder is made or an earlier one touched.
+    """Refuse a device or precision that this machine lacks, before any folder is touched.
 
     A completed run needs no device, and torch takes seconds to import.
     """
@@ -128,8 +130,8 @@ def train(
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
     Stages that the claimed `folder` has already are continued or read back; the other arguments are
-    those of `run`. Writes the folders of the stages, and starts the run's tracker, which is added to
-    `folder.trackers`.
+    those of `run`. Writes the folders of the stages, and starts the run's tracker, which is added
+    to `folder.trackers`.
 
     Raises:
         OrcaError: an expected failure of a stage.
@@ -151,7 +153,10 @@ def train(
 
 
 def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Built, Engine]:
-    """Record what runs and on what, and build; FingerprintError where that differs from an earlier start of the run."""
+    """Record what runs and on what, and build.
+
+    FingerprintError where that differs from an earlier start of the run.
+    """
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
     from orca_cli.runs.environment import environment
@@ -206,7 +211,10 @@ def _facts(built: Built) -> dict[str, Any]:
 
 
 def _track(job: Composed, folder: RunDirectory) -> None:
-    """Start the run's tracker, if it has one, with the lines of earlier attempts; accelerate has to be started before."""
+    """Start the run's tracker, if it has one, with the lines of earlier attempts.
+
+    Accelerate has to be started before.
+    """
     node = job.config.tracker
     if node.get(parts.TARGET) is None:
         return
@@ -229,7 +237,9 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
-    """Open the test split, once, and measure the chosen weights and the best constant on it; adds to `validated.seconds`.
+    """Open the test split, once, and measure the chosen weights and the best constant on it.
+
+    Adds to `validated.seconds`.
 
     Raises:
         OrcaError: an expected failure, such as a test split that is missing.
@@ -241,7 +251,10 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
 
 
 def done_before(job: Composed) -> Outcome | None:
-    """Return the outcome of a run that is completed with nothing left to do; None for any other. Nothing is claimed."""
+    """Return the outcome of a run that is completed with nothing left to do.
+
+    None for any other. Nothing is claimed.
+    """
     from orca_cli.baselines import completion
 
     run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
@@ -261,7 +274,7 @@ def _with_baselines(
     validated: Validated | None = None,
     tested: Tested | None = None,
 ) -> Outcome:
-    """Return the outcome of a completed run, after computing the baselines that it lacks (docs/baselines.md).
+    """Return the outcome of a completed run, after computing its missing baselines.
 
     Without `validated` another process has completed it; `tested` has the test split where this one
     has opened it.
@@ -296,7 +309,7 @@ def _with_baselines(
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
-    """Complete a run, or record in its folder why it failed, tell its trackers, and return how it ended."""
+    """Complete a run, or record in its folder why it failed; return how it ended."""
     from orca_cli.training.engine import same_threads_after
 
     try:
@@ -323,7 +336,10 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
 
 
 def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
-    """Return the expected failure that an error means; one of a bug, whose traceback goes into error.log, for any other."""
+    """Return the expected failure that an error means.
+
+    One of a bug, whose traceback goes into error.log, for any other.
+    """
     if isinstance(error, OrcaError):
         return error
     if is_exhausted(error):
@@ -344,7 +360,10 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
-    """Train, test, write the result, and add baselines to it; without the test split where the settings say so."""
+    """Train, test, write the result, and add baselines to it.
+
+    Without the test split where the settings say so.
+    """
     from orca_cli.stages.finetune import result_of
 
     validated = train(job, folder, on_build, team)

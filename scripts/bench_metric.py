@@ -137,7 +137,7 @@ def with_metric(name: str, labels: Tensor) -> Callable[[Features, Tensor], Tenso
         if not prepared:
             prepared.update(metric.prepare(source))
         target = Features(z, labels, 1)
-        if hasattr(metric, "sample_size"):
+        if metric.sample_size:
             size = min(metric.sample_size, len(z) // 2)
             source, target = (consecutive(side, len(z) // size, size) for side in (source, target))
         return metric.distance(source, prepared, target).value

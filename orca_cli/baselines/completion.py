@@ -47,7 +47,9 @@ def complete(
     built: Built | None,
     test: Samples | None,
 ) -> InterruptionError | None:
-    """Compute baselines that a completed run lacks; write them, the comparison and the time that they took to result.json.
+    """Compute baselines that a completed run lacks.
+
+    Write them, the comparison and the time that they took to result.json.
 
     Whatever goes wrong is logged, and the run stays completed.
 

@@ -55,7 +55,10 @@ _WAIT = 5  # times the computing time: for slow disks and busy machines
 
 @dataclass(frozen=True)
 class Baseline:
-    """One simple model on the data of a run, as `compute` yields it; errors are as stored, fractions where a per cent."""
+    """One simple model on the data of a run, as `compute` yields it.
+
+    Errors are as stored, fractions where a per cent.
+    """
 
     error: (
         float | None
@@ -82,9 +85,12 @@ class Baseline:
 def compute(
     names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter
 ) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines of a run by name, in order; a failure becomes the baseline's `reason` and is reported.
+    """Yield the baselines of a run by name, in order.
 
-    What is computed is kept in the folder baselines of `cache`. InterruptionError where a signal asks to stop.
+    A failure becomes the baseline's `reason` and is reported.
+
+    What is computed is kept in the folder baselines of `cache`. InterruptionError where a signal
+    asks to stop.
     """
     try:
         for name in names:
@@ -149,7 +155,8 @@ def _constant(subject: Subject) -> tuple[Entry, int]:
 def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:
     """Return a model's outputs for the test split, and for other samples, `rows`, that it has not seen (held_out).
 
-    With them comes the number of samples that it learned from. `facts`: splits of these, and versions that it depends on.
+    With them comes the number of samples that it learned from. `facts`: splits of these, and
+    versions that it depends on.
     """
     task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
     is_raw = name == MINIROCKET or task.kind == "dense"

@@ -32,10 +32,13 @@ _BANDS = 16  # of a series' spectrum
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its baselines see it, made by `experiment`; samples are read when they are asked for.
+    """A run as its baselines see it, made by `experiment`.
 
-    Each of `table`, `raw`, `embedded` and `probed` returns two arrays: of the n training samples in use, and of m others, those
-    of `judge` in use before all of the test split. DataError where reading takes more than 120 s of processor time.
+    Samples are read when they are asked for.
+
+    Each of `table`, `raw`, `embedded` and `probed` returns two arrays: of the n training samples in
+    use, and of m others, those of `judge` in use before all of the test split. DataError where
+    reading takes more than 120 s of processor time.
     """
 
     task: TaskData
@@ -57,7 +60,10 @@ class Subject:
 
     @property
     def judge(self) -> Samples | None:
-        """Return the split that says which model is best; None where folds of the training samples do."""
+        """Return the split that says which model is best.
+
+        None where folds of the training samples do.
+        """
         validation = self.task.validation
         return validation if self.may_judge and len(validation) >= LEAST_JUDGES else None
 
@@ -91,7 +97,10 @@ class Subject:
 
     @functools.cached_property
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs, [n, C, *E] and [m, C, *E], 0 at padding; DataError for a test split that is too large."""
+        """Return the inputs, [n, C, *E] and [m, C, *E], 0 at padding.
+
+        DataError for a test split that is too large.
+        """
         if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
             raise DataError(
                 f"the test split has more than {2 * MOST_CELLS:,} values, too many for it"
@@ -115,7 +124,10 @@ class Subject:
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F]; it stays on its device."""
+        """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F].
+
+        It stays on its device.
+        """
         device, pool = (
             next(model.eval().parameters()).device,
             cast(PooledPredictor, model.predictor).pool,
@@ -156,9 +168,10 @@ class Subject:
 def table(x: np.ndarray, valid: np.ndarray | None, most: int) -> np.ndarray:
     """Return features [B, F] float32 of x [B, C, *E], 0 at padding: all values, or summaries where these are more than `most`.
 
-    Summaries are means over a grid of cells, and of every channel mean, deviation, least and largest value, mean absolute step
-    along the last axis, and for series the logarithm of the power in bands of frequency. Where there is padding, `valid` [B,
-    *E], the share of positions that are not padding is a feature too.
+    Summaries are means over a grid of cells, and of every channel mean, deviation, least and
+    largest value, mean absolute step along the last axis, and for series the logarithm of the power
+    in bands of frequency. Where there is padding, `valid` [B, *E], the share of positions that are
+    not padding is a feature too.
     """
     columns = (
         [x.reshape(len(x), -1)] if math.prod(x.shape[1:]) <= most else _summaries(x, valid, most)
@@ -203,7 +216,8 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """Return means over a grid of at most `cells` cells of every channel of x [B, C, *E], [B, C * number of cells].
 
-    `mask` [B, 1, *E] is False at padding, where x is 0 and does not count; a cell that is all padding has 0.
+    `mask` [B, 1, *E] is False at padding, where x is 0 and does not count; a cell that is all
+    padding has 0.
     """
     sizes = list(x.shape[2:])  # in proportion to the lengths of the axes
     while math.prod(sizes) > cells and max(sizes) > 1:

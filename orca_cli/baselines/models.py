@@ -1,9 +1,11 @@
 """Fit one simple model and predict with it: logistic regression, ridge, forests, boosting, MiniRocket's features.
 
-`fitted` is called in a process of its own by `compute`. MiniRocket is aeon's (Dempster et al. 2021, arXiv 2012.08791).
+`fitted` is called in a process of its own by `compute`. MiniRocket is aeon's (Dempster et al. 2021,
+arXiv 2012.08791).
 
-For linear models, features are standardised by the training set. Where there are more features than samples, the table is
-rotated into the space that its rows span: the L2 penalty and the predictions are the same there, at less cost.
+For linear models, features are standardised by the training set. Where there are more features than
+samples, the table is rotated into the space that its rows span: the L2 penalty and the predictions
+are the same there, at less cost.
 """
 
 import importlib
@@ -69,8 +71,9 @@ def fitted(
         parent: process that this one ends with, even in the middle.
 
     Returns:
-        outputs [m, K] or [m, K, *E], float32, or float64 where the targets are; seconds of computing them; about: what was
-        chosen, in words; held_out: [n, ...], for each training sample by a model of the other folds alone.
+        outputs [m, K] or [m, K, *E], float32, or float64 where the targets are; seconds of
+        computing them; about: what was chosen, in words; held_out: [n, ...], for each training
+        sample by a model of the other folds alone.
     """
     if parent is not None:
         signals.end_with_parent(parent)
@@ -125,10 +128,12 @@ def _outputs(
 def classes(
     model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool
 ) -> Fitted:
-    """Fit a classifier; it predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
+    """Fit a classifier.
 
-    A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket. Its penalty is chosen by
-    leaving one sample out, or folds of whole groups.
+    It predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
+
+    A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket.
+    Its penalty is chosen by leaving one sample out, or folds of whole groups.
 
     Args:
         model: linear, forest, boosting; another is a ridge.
@@ -148,7 +153,10 @@ def classes(
 def _learned(
     model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, balanced: bool
 ) -> Any:
-    """Return a model of scikit-learn for classes, y [n] int64, or numbers, y [n] or [n, K]; a constant where none can be."""
+    """Return a model of scikit-learn for classes, y [n] int64, or numbers, y [n] or [n, K].
+
+    A constant where none can be.
+    """
     from sklearn import dummy, ensemble, linear_model
 
     weight: Any = "balanced" if balanced else None
@@ -211,8 +219,8 @@ def _chosen_c(
 def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Fit models of numbers; they predict [m, K], 0 for outputs of which no value is known.
 
-    Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted
-    together, except by boosting, which has one output.
+    Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the
+    same samples are fitted together, except by boosting, which has one output.
     """
     fitted, centre = [], _centre(y)
     patterns, pattern_of = np.unique(~np.isnan(y), axis=1, return_inverse=True)
@@ -241,13 +249,13 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
 def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causal: bool) -> Fitted:
     """Fit a linear model of each position from the inputs around it, the same everywhere.
 
-    Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first, so that the model is the
-    mean map plus a linear convolution. Classes, log-probabilities [m, k, *E]: a logistic regression on the inputs around a
-    position, its coordinates and their squares.
+    Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first,
+    so that the model is the mean map plus a linear convolution. Classes, log-probabilities [m, k,
+    *E]: a logistic regression on the inputs around a position, its coordinates and their squares.
 
     Args:
-        form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which are maps of two classes;
-            class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
+        form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which
+            are maps of two classes; class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
         x: [n, C, *E].
         k, balanced, causal: as in `fitted`.
     """
@@ -306,8 +314,8 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
 def _centre(y: np.ndarray) -> np.ndarray:
     """Return what is taken away from targets [n, K] before a fit, [K]: of float64 the first known target, else 0.
 
-    Targets are float64 where they are far from zero, and a forest adds up their squares, in which little else would be left.
-    Differences from one of them are exact.
+    Targets are float64 where they are far from zero, and a forest adds up their squares, in which
+    little else would be left. Differences from one of them are exact.
     """
     if y.dtype != np.float64:
         return np.zeros(y.shape[1], y.dtype)
@@ -343,7 +351,8 @@ def _long_enough(x: np.ndarray) -> np.ndarray:
 def _as_model_takes(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return what makes of features [m, F] those that a model takes, [m, F'], learned from training features [n, F].
 
-    Trees take them as they are. Others take them standardised, float64, without those that are constant.
+    Trees take them as they are. Others take them standardised, float64, without those that are
+    constant.
     """
     if model in ("forest", "boosting"):
         return lambda new: new

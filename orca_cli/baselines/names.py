@@ -1,4 +1,7 @@
-"""The simple models that a run is compared with, by name, and which of them a task has. Imports no torch."""
+"""The simple models that a run is compared with, by name, and which of them a task has.
+
+Imports no torch.
+"""
 
 import importlib.util
 import math

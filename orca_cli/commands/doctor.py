@@ -20,9 +20,9 @@ from orca_cli.exceptions import (
     StorageError,
     UnavailableError,
 )
-from orca_cli.runs.check import Checked, check
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import environment, unmet_requirements
+from orca_cli.runs.integrity import Checked, check
 from orca_cli.runs.settings import as_typed, flat
 from orca_cli.terminal import Result, counted
 

@@ -143,11 +143,12 @@ def check_parts(config: Config) -> None:
         known = {"kind": kind} if name == "task" and "kind" in config.task else {}
         node = part_node(config, name)
         checked[name] = parts.check(node, name, RESERVED.get(name, ()), known)
-    fewest = getattr(checked.get("metric"), "least_classes", 1)
+    metric = checked.get("metric")
+    fewest = 1 if metric is None else metric.least_classes
     classes = config.align.classes_per_problem
     if classes is not None and 0 < classes < fewest:
-        metric = config.metric[parts.TARGET].rpartition(".")[2]
-        message = f"metric={metric} compares at least {fewest} classes, and a problem has {classes}"
+        name = config.metric[parts.TARGET].rpartition(".")[2]
+        message = f"metric={name} compares at least {fewest} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(message, where="align.classes_per_problem", hint=hint)
 

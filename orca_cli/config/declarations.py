@@ -59,8 +59,10 @@ def settings_of(group: str, node: Any) -> dict[str, Setting]:
     target = node.get(parts.TARGET) if isinstance(node, dict) else None
     if not isinstance(target, str) or not parts.admits(group, target):
         return {}
-    reserved = RESERVED.get(group, ())
-    return {name: setting for name, setting in declared(target).items() if name not in reserved}
+    settings = dict(declared(target))
+    for name in RESERVED.get(group, ()):
+        settings.pop(name, None)
+    return settings
 
 
 @functools.cache
@@ -116,7 +118,9 @@ class _Module:
                 return self._parameters(member)
         fields: dict[str, Setting] = {}
         for member in statement.body:
-            if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
+            if not isinstance(member, ast.AnnAssign) or not isinstance(member.target, ast.Name):
+                continue
+            if "ClassVar" not in ast.unparse(member.annotation):
                 self._add(fields, member.target.id, member.annotation, member.value)
         return fields
 
@@ -151,7 +155,8 @@ class _Module:
                 value = ast.literal_eval(default)
             except ValueError:
                 return
-        value = list(value) if isinstance(value, tuple) else value  # as YAML would hold it
+        if isinstance(value, tuple):
+            value = list(value)  # as YAML would hold it
         settings[name] = Setting(default=value, meaning=_meaning(annotation))
 
     def _constant(self, name: str) -> ast.expr:

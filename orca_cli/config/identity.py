@@ -33,54 +33,54 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     Files and folders that it names, here or in the data folder, count by their content, not by
     their path: changing a data file makes another experiment, moving it does not.
     """
-    kept = _that_count(content)
-    kept["choices"] = {group: choices[group] for group in GROUPS}
+    settings = _that_count(content)
+    settings["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
         folder_name = choices[part]
-        kept[part], digests = _part_by_content(kept[part], folder_name, data_folder)
+        settings[part], digests = _part_by_content(settings[part], folder_name, data_folder)
         if part != "body":
             files |= digests
-    without_seed = {key: entry for key, entry in kept.items() if key != "seed"}
-    return Identity(run=_sha256(kept), settings=_sha256(without_seed), files=files)
+    without_seed = {key: entry for key, entry in settings.items() if key != "seed"}
+    return Identity(run=_sha256(settings), settings=_sha256(without_seed), files=files)
 
 
 def _that_count(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a result."""
-    kept = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
-    kept["train"] = {
+    settings = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
+    settings["train"] = {
         key: entry
         for key, entry in content["train"].items()
         if f"train.{key}" not in WITHOUT_EFFECT
     }
-    if kept["task"].get("channels_last", False) is None:
+    if settings["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
-        kept["task"] = kept["task"] | {"channels_last": False}
-    return kept
+        settings["task"] = settings["task"] | {"channels_last": False}
+    return settings
 
 
 def _part_by_content(
     node: dict[str, Any], name: str, data_folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a part's settings with digests in place of paths, and path -> digest."""
-    seen: dict[str, str] = {}
+    digests_by_path: dict[str, str] = {}
     data = node.get("data")  # it says where to get the files
     settings = {key: entry for key, entry in node.items() if key != "data"}
-    place = Path(str(settings.get("path") or name)).expanduser()
-    is_folder = bool(settings.get("path")) and place.is_dir()
-    folder = place if is_folder else data_folder / place
+    path = Path(str(settings.get("path") or name)).expanduser()
+    is_folder = bool(settings.get("path")) and path.is_dir()
+    folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
     for member in _described_files(data):
-        digest = _counted(folder / member, seen)
+        digest = _counted(folder / member, digests_by_path)
         if digest:
             digests[member] = digest
     if digests:
         # They are all that is read in the folder, so that its path does not count.
         settings["path"] = None
-    by_content = _by_content(settings, data_folder, seen)
+    by_content = _by_content(settings, data_folder, digests_by_path)
     if digests:
         by_content["files"] = digests
-    return by_content, seen
+    return by_content, digests_by_path
 
 
 def _described_files(data: Any) -> list[str]:
@@ -115,30 +115,32 @@ def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _counted(path: Path, seen: dict[str, str]) -> str | None:
-    """Return a path's digest, and note it in `seen`; None for what does not exist."""
+def _counted(path: Path, digests: dict[str, str]) -> str | None:
+    """Return a path's digest, and note it in `digests`; None for what does not exist."""
     digest = digest_of(path)
     if digest:
-        seen[str(path.absolute())] = digest
+        digests[str(path.absolute())] = digest
     return digest
 
 
-def _by_content(node: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
+def _by_content(
+    node: Any, data_folder: Path, digests: dict[str, str], *, bare: bool = False
+) -> Any:
     """Return settings in which digests replace the names of files and folders that exist.
 
     Args:
-        seen: path -> digest, to which those that exist are added.
+        digests: path -> digest, to which those that exist are added.
         bare: whether a text without a slash or dot names a file.
     """
     if isinstance(node, list):
-        return [_by_content(entry, data_folder, seen) for entry in node]
+        return [_by_content(entry, data_folder, digests) for entry in node]
     if isinstance(node, dict):
         replaced = {}
         for key, entry in node.items():
             is_symbol = key in _SYMBOLS
             names_files = key in _FOLDERS
             replaced[key] = (
-                entry if is_symbol else _by_content(entry, data_folder, seen, bare=names_files)
+                entry if is_symbol else _by_content(entry, data_folder, digests, bare=names_files)
             )
         return replaced
     if not isinstance(node, str) or len(node) >= _LONGEST_PATH:
@@ -146,7 +148,7 @@ def _by_content(node: Any, data_folder: Path, seen: dict[str, str], *, bare: boo
     if not (bare or "/" in node or "." in node):
         return node
     path = Path(node).expanduser()
-    return _counted(path, seen) or _counted(data_folder / path, seen) or node
+    return _counted(path, digests) or _counted(data_folder / path, digests) or node
 
 
 def digest_of(path: Path) -> str | None:

@@ -1,8 +1,9 @@
-"""Turn `_target_` nodes of the configuration into objects, and nothing but the parts that the program offers there.
+"""Turn `_target_` nodes of the configuration into the parts that the program offers there.
 
-A configuration names code, and may be a stranger's. So every place that takes a node has an explicit list of names
-(`admitted`), and a name is looked up in it before anything is imported. What a user adds needs `--allow-module`. Errors and
-losses have short names as well: `task.error=balanced`.
+A configuration names code, and may be a stranger's. So every place that takes a node has an
+explicit list of names (`admitted`), and a name is looked up in it before anything is imported. What
+a user adds needs `--allow-module`. Errors and losses have short names as well:
+`task.error=balanced`.
 """
 
 import dataclasses
@@ -43,7 +44,8 @@ _NUMBER_LOSSES = {
     "mae": "losses.MaskedMAE",
 }
 
-# Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
+# Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only
+# the data say which.
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
@@ -66,7 +68,8 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
         _DENSE_CLASSES: _ENTROPY,
     },
 }
-# Torch's losses of outputs and targets. Its others take more tensors or other targets, or have weights of their own.
+# Torch's losses of outputs and targets. Its others take more tensors or other targets, or have
+# weights of their own.
 _TORCH_LOSSES = (
     *("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss"),
     *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"),
@@ -74,7 +77,8 @@ _TORCH_LOSSES = (
 )
 # An error that is averaged over chunks takes another error, which is one of the same.
 _SAME = {"task.error.error": "task.error"}
-# How new data become inputs: the classes that a run's preprocessing.json names, which is not part of the configuration.
+# How new data become inputs: the classes that a run's preprocessing.json names, which is not part
+# of the configuration.
 PREPROCESSING = "preprocessing"
 _PREPROCESSING = (
     "orca_cli.data.arrays.preprocessing.ArrayPreprocessing",
@@ -84,17 +88,17 @@ _PREPROCESSING = (
 
 
 def allow_module(name: str) -> None:
-    """Allow `_target_` to name things defined in a module of the user's own (`--allow-module NAME`)."""
+    """Let `_target_` name parts of a module of the user's own (`--allow-module NAME`)."""
     _extra_modules.add(name)
 
 
 @functools.cache
 def admitted(place: str) -> frozenset[str]:
-    """Return the dotted names that `_target_` may have at a place of the configuration without `--allow-module`.
+    """Return the names that a place of the configuration admits without `--allow-module`.
 
-    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits what the program's own files of
-    that group name there. Errors and losses with a short name are admitted beside those of the files, and torch's losses. A
-    user's own files add nothing.
+    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits what
+    the program's own files of that group name there. Errors and losses with a short name are
+    admitted beside those of the files, and torch's losses. A user's own files add nothing.
     """
     place = _SAME.get(place, place)
     if place == PREPROCESSING:
@@ -110,14 +114,15 @@ def admitted(place: str) -> frozenset[str]:
 
 
 def admits(place: str, name: str) -> bool:
-    """Return whether a place admits a dotted name: it is listed, or in a module that the user has allowed."""
+    """Return whether a place admits a dotted name: listed, or of a module that the user allows."""
     return name in admitted(place) or _is_within(name.rpartition(".")[0] or name, _extra_modules)
 
 
 def check_admitted(node: Any, key: str, place: str = "") -> None:
-    """Raise UnsafeError where a node, or a node among its arguments, names what its place does not admit.
+    """Raise UnsafeError where a node, or one in it, names a part that its place does not admit.
 
-    `key` and `place` are as in `resolve`. Nothing is imported. Other values pass: `build` refuses what it cannot make.
+    `key` and `place` are as in `resolve`. Nothing is imported. Other values pass: `build` refuses
+    what it cannot make.
     """
     if not _is_node(node):
         return
@@ -137,12 +142,14 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
 def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     """Call what a node names with its other entries; nested nodes are built first.
 
-    A function whose parameter `settings` is annotated with a dataclass gets the entries as that record.
+    A function whose parameter `settings` is annotated with a dataclass gets the entries as that
+    record.
 
     Args:
         node: `_target_` and keyword arguments.
         key: the node's place in the configuration; see `admitted`.
-        runtime: arguments that only the program knows, such as folders; passed where the callable takes them.
+        runtime: arguments that only the program knows, such as folders; passed where the callable
+            takes them.
 
     Raises:
         ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
@@ -176,10 +183,13 @@ def check(
     reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
 ) -> Any:
-    """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
+    """Raise what `build` would raise for this node because of its settings.
 
-    As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
-    and raises ConfigError for values that contradict each other. A class is built, which costs nothing and may check more.
+    Nothing is read and no function is called.
+
+    As in `build`, a module's `check_settings` is called for its functions: it takes some of the
+    function's arguments by name, and raises ConfigError for values that contradict each other. A
+    class is built, which costs nothing and may check more.
 
     Args:
         node, key: as in `build`.
@@ -198,9 +208,12 @@ def check(
 
 
 def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., Any]:
-    """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`.
+    """Return the class or function that a node's `_target_` names.
 
-    `key` says in messages where the node is; it is the node's place as well, unless `place` says otherwise.
+    ConfigError or UnsafeError as in `build`.
+
+    `key` says in messages where the node is; it is the node's place as well, unless `place` says
+    otherwise.
     """
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
@@ -237,9 +250,12 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
 
 
 def named(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node that a short name of an error or loss stands for; any other value as it is.
+    """Return the `_target_` node that a short name of an error or loss stands for.
 
-    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no such error or loss.
+    Any other value as it is.
+
+    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no
+    such error or loss.
     """
     if not isinstance(value, str):
         return value
@@ -263,7 +279,10 @@ def bind(
     reserved: Iterable[str] = (),
     known: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    """Check names and values against the signature; parameters of richer types are left to their owners."""
+    """Check names and values against the signature.
+
+    Parameters of richer types are left to their owners.
+    """
     parameters = parameters_of(target)
     passed = {*reserved, *known}
     kinds = {parameter.kind for parameter in parameters.values()}
@@ -298,7 +317,10 @@ def bind(
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return a callable's parameters by name; the fields of its record of settings in place of the record."""
+    """Return a callable's parameters by name.
+
+    The fields of its record of settings in place of the record.
+    """
     parameters = dict(inspect.signature(target).parameters)
     record = _settings_record(target)
     if record is None:
@@ -308,14 +330,17 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
-    """Return the dataclass that a function takes its settings as; None where each is a parameter."""
+    """Return the dataclass that a function takes its settings as.
+
+    None where each is a parameter.
+    """
     hint = _hints_of(target).get("settings")
     return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
 
 
 @functools.cache
 def _named_in_files(group: str) -> Mapping[str, set[str]]:
-    """Return place -> targets of the nodes that lie there in the program's own files of a group, a task's variants included."""
+    """Return place -> targets of its nodes in the program's own files of a group."""
     names: dict[str, set[str]] = {}
     for stem, path in configuration.choices(group).items():
         content = configuration.content(path)
@@ -359,7 +384,10 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return annotations; none where a class of torch's, or a user's own module, has unreadable ones."""
+    """Return annotations.
+
+    None where a class of torch's, or a user's own module, has unreadable ones.
+    """
     annotated = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(annotated, include_extras=True)

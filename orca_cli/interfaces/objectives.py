@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
 
 @dataclass(frozen=True)
 class Features:
-    """A labelled cloud of points that a metric compares, or samples of it, with one more axis in front."""
+    """A labelled cloud of points that a metric compares, or samples of it with an axis in front."""
 
     x: Tensor  # [n, d] floating point
     labels: Tensor  # [n] int64 in 0..num_classes-1
@@ -26,28 +26,58 @@ class Distance:
     """What a metric returns."""
 
     value: Tensor  # scalar, differentiable in the target's features
-    diagnostics: dict[str, float] = field(
-        default_factory=dict
-    )  # such as iterations and marginal error
+    # Such as iterations and marginal error.
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):
-    """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls.
+    """A dataset distance between a fixed source and a target (paper 3.2).
 
-    Optional attributes of its class:
-        all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
-        least_classes: number of target classes that a problem needs; 1 by default.
-        sample_size: most points of a sample, for a metric that compares samples: `distance` is given samples of the source and
-            as many of the target, all of equally many points and drawn anew for every value. They are Features whose x is
-            [samples, points, d] and labels [samples, points]. 0, the default: it is given clouds.
-        sample_classes: most classes in a sample; 0, the default: all.
+    It keeps no state between calls.
+
+    A trait is an attribute that has a default: a metric that derives from the protocol has the
+    default, and any metric may state its own.
+
+    Attributes:
+        all_classes: a trait; whether a problem has all target classes, unless the user says
+            otherwise. Where it is False, a problem has one.
+        least_classes: a trait of the class, which is read before a metric is made; the number of
+            target classes that a problem needs.
     """
 
+    all_classes: bool = False
+    least_classes: int = 1
+
+    def __init__(self) -> None:
+        # A part without settings takes none; typing's own default for protocols would take any.
+        pass
+
+    @property
+    def sample_size(self) -> int:
+        """Return the most points of a sample; 0 for a metric that compares clouds.
+
+        A metric of samples is given samples of the source and as many of the target, all of equally
+        many points and drawn anew for every value. They are Features whose x is
+        [samples, points, d] and labels [samples, points].
+        """
+        return 0
+
+    @property
+    def sample_classes(self) -> int:
+        """Return the most classes in a sample; 0: all."""
+        return 0
+
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""
+        """Return all that depends on the source alone.
+
+        It is computed once, stored on disk, and given back to every `distance`.
+        """
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance of the target to the source; NonFiniteError where it is NaN or infinite."""
+        """Return the distance of the target to the source.
+
+        NonFiniteError where it is NaN or infinite.
+        """
 
 
 class Loss(Protocol):
@@ -64,7 +94,8 @@ class Score:
     value: float | None  # lower is better; None where it is undefined
     n: int  # number of samples (or classes, or positions, as the error says) that it averages over
     skipped: int = 0  # number of those that were left out because the error is undefined for them
-    # Further errors of the same outputs, such as the one per record; for the records, never to choose by.
+    # Further errors of the same outputs, such as the one per record; for the records, never to
+    # choose by.
     others: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -77,9 +108,12 @@ class Error(Protocol):
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
+        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once.
 
-        Targets are shaped as Batch.y; `groups` [n] int64 are the samples' records, where the split has any.
+        It is never averaged over batches.
+
+        Targets are shaped as Batch.y; `groups` [n] int64 are the samples' records, where the split
+        has any.
 
         Raises:
             DataError: outputs, targets and records do not fit together.
@@ -87,17 +121,26 @@ class Error(Protocol):
         """
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow.
+        """Return the output [K] or [K, *E] of the best constant predictor of the training targets.
 
         It is float32, or float64 where the targets are.
         """
 
 
 class Recorder(Protocol):
-    """Takes every line of every curve, as trackers do; none is taken back, and a resumed run gives all lines again."""
+    """Takes every line of every curve, as trackers do.
+
+    None is taken back, and a resumed run gives all lines again.
+    """
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Take the next line of a stage's curve: plain values by name. Where a curve is rewound, lines come once more."""
+        """Take the next line of a stage's curve: plain values by name.
+
+        Where a curve is rewound, lines come once more.
+        """
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Take how the run ended, unless it was killed: completed, with its result.json; failed or interrupted, with {}."""
+        """Take how the run ended, unless it was killed.
+
+        It is completed, with its result.json, or failed or interrupted, with {}.
+        """

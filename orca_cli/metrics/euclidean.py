@@ -3,24 +3,26 @@
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import Solved, centred, closed_form, half_squared_distances
 
 _CHUNK = 4096  # source points that are compared with all target points at once
 
 
-class Euclidean:
+class Euclidean(Metric):
     """Mean Euclidean distance between the points of source and target.
 
         value = 1/(n m) sum_ij |x_i - z_j|
 
-    over all pairs, in units of the features; the released code pairs random rows, which has the same mean and more noise.
-    Labels are not used. It is not a distance of distributions: it is lowest where the target is in the source's spatial
-    median, and a cloud against itself has the mean distance of its own points, not 0.
+    over all pairs, in units of the features; the released code pairs random rows, which has the
+    same mean and more noise. Labels are not used. It is not a distance of distributions: it is
+    lowest where the target is in the source's spatial median, and a cloud against itself has the
+    mean distance of its own points, not 0.
 
-    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do pairs closer than
-    rounding can tell: a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64.
+    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do
+    pairs closer than rounding can tell: a few 1e-4 of their distance from the source's mean in
+    float32, 1e-8 in float64.
     """
 
     prepare = clouds.prepare_nothing
@@ -29,18 +31,21 @@ class Euclidean:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with m. No diagnostics."""
         x, z = centred(source.x.to(target.x.dtype), target.x)
+        pairs = len(x) * len(z)
         # In units of the largest entry no square overflows, and none of what matters vanishes.
         unit = torch.maximum(x.abs().max(), z.abs().max())
         unit = torch.where(unit > 0, unit, 1)
-        x, z, pairs = x / unit, z / unit, len(x) * len(z)
+        x = x / unit
+        z = z / unit
         total = torch.zeros((), dtype=torch.float64, device=z.device)
         gradient = torch.zeros_like(z)
         for rows in x.split(_CHUNK):
-            squares = half_squared_distances(rows, z).mul_(2)
+            squares = half_squared_distances(rows, z).mul_(2)  # [r, m]
             size = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
-            apart = squares > 8 * torch.finfo(z.dtype).eps * size  # beyond rounding
-            distances = torch.where(apart, squares, 0).sqrt()
+            is_beyond_rounding = squares > 8 * torch.finfo(z.dtype).eps * size
+            distances = torch.where(is_beyond_rounding, squares, 0).sqrt()
             total += distances.sum(dtype=torch.float64)
-            weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
+            # The gradient in z_j is the sum of (z_j - x_i) / |z_j - x_i|.
+            weights = torch.where(is_beyond_rounding, 1 / distances, 0)
             gradient += clouds.gradient(weights, rows, z)
         return total / pairs * unit, gradient / pairs, {}

@@ -1,11 +1,11 @@
-"""Squared maximum mean discrepancy with a sum of five Gaussian kernels (the paper's ablation, A.4)."""
+"""Squared maximum mean discrepancy with five Gaussian kernels (the paper's ablation, A.4)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import (
     Solved,
@@ -15,63 +15,66 @@ from orca_cli.metrics.transport.clouds import (
     half_squared_distances,
 )
 
-_KERNELS = 5  # K of a point with itself
-_CHUNK = 1024  # points that are compared with all others at once
+_KERNELS = 5  # also K of a point with itself
 _LARGEST_SCALE = 4.0
-_LOWEST, _HIGHEST = 1 / 4, 16.0  # tabulated bandwidths, in units of the source's own
-_MIDDLE, _RADIUS = math.log(_LOWEST * _HIGHEST) / 2, math.log(_HIGHEST / _LOWEST) / 2  # in log b
-_NODES = 48  # Chebyshev nodes of the first kind
-_ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
+_CHUNK = 1024  # points that are compared with all others at once
+# Bandwidths that are tabulated, in units of the source's own.
+_LOWEST = 1 / 4
+_HIGHEST = 16.0
+# The middle of their range and half its width, in log b.
+_MIDDLE = math.log(_LOWEST * _HIGHEST) / 2
+_RADIUS = math.log(_HIGHEST / _LOWEST) / 2
+# Chebyshev nodes of the first kind are the cosines of these angles.
+_NODES = 48
+_ANGLES = [math.pi * (2 * i + 1) / (2 * _NODES) for i in range(_NODES)]
 
 
-class MMD:
+class MMD(Metric):
     """Squared maximum mean discrepancy with a sum of five Gaussian kernels.
 
-        value = mean K(x_i, x_i') + mean K(z_j, z_j') - 2 mean K(x_i, z_j),    K(x, z) = sum_s exp(-|x - z|^2 / (s b))
+        value = mean K(x_i, x_i') + mean K(z_j, z_j') - 2 mean K(x_i, z_j)
+        K(x, z) = sum_s exp(-|x - z|^2 / (s b))
 
-    with scales s of 1/4, 1/2, 1, 2, 4 and the bandwidth b: the mean squared distance between two different points of source
-    and target together. The first term needs all n^2 pairs of the source and depends on the target through b alone. It is a
-    smooth function of log b (analytic where |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the
-    interpolant is right to about 1e-13.
+    with scales s of 1/4, 1/2, 1, 2, 4 and the bandwidth b: the mean squared distance between two
+    different points of source and target together. The first term needs all n^2 pairs of the source
+    and depends on the target through b alone. It is a smooth function of log b (analytic where |Im
+    log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right to
+    about 1e-13.
 
-    The bandwidth is held constant in the gradient, as in the released code; where it would be 0, all points are equal. Labels
-    are not used: a target class is compared with the whole source.
+    The bandwidth is held constant in the gradient, as in the released code; where it would be 0,
+    all points are equal. Labels are not used: a target class is compared with the whole source.
 
-    A point's pair with itself counts (V-statistic, as in the released code): the value is at least 0, and 0 for a cloud
-    against itself. In float32 it is off by about 1e-6.
+    A point's pair with itself counts (V-statistic, as in the released code): the value is at least
+    0, and 0 for a cloud against itself. In float32 it is off by about 1e-6.
     """
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n.
 
-        They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
-        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48].
+        They are the mean [d], seen from the first point, so that equal points have differences of
+        exactly 0; scatter, the sum of squared distances from it; self_kernel, the mean of K over
+        all pairs by bandwidth: [48].
         """
         check_finite("source features", source.x)
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
         source_bandwidth = _mean_square(scatter, len(x))
-        nodes = [
-            source_bandwidth * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES
-        ]
-        return {"mean": mean, "scatter": scatter, "self_kernel": _self_kernel(x, nodes)}
+        logs = [_MIDDLE + _RADIUS * math.cos(angle) for angle in _ANGLES]
+        bandwidths = [source_bandwidth * math.exp(log) for log in logs]
+        return {"mean": mean, "scatter": scatter, "self_kernel": _self_kernel(x, bandwidths)}
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with m. No diagnostics."""
         n, m = len(source.x), len(target.x)
-        source_bandwidth = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
-        x, z = source.x.to(target.x.dtype) - origin, target.x - origin
-        points = z.double()
-        centre = points.mean(0)
-        between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
-        bandwidth = _mean_square(
-            prepared["scatter"] + (points - centre).square().sum() + between, n + m
-        )
+        x = source.x.to(target.x.dtype) - origin
+        z = target.x - origin
+        bandwidth = _joint_bandwidth(prepared, n, z.double())
         check_finite("bandwidth", torch.tensor(bandwidth, dtype=torch.float64))
+        source_bandwidth = _mean_square(prepared["scatter"], n)
         ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
         if _LOWEST <= ratio <= _HIGHEST:
             self_kernel = _interpolate(prepared["self_kernel"], ratio)
@@ -80,41 +83,24 @@ class MMD:
 
         # In units of the root of b no square overflows or vanishes.
         unit = math.sqrt(bandwidth) or 1.0
-        x, z = (cloud / unit for cloud in centred(x, z))
-        cross = torch.zeros((), dtype=torch.float64, device=z.device)
-        gradient = torch.zeros_like(z)
-        for rows in x.split(_CHUNK):
-            kernel, slope = _kernel(rows, z)
-            cross += kernel.sum(dtype=torch.float64)
-            gradient -= clouds.gradient(slope, rows, z).mul_(4 / (n * m))
-        (z,) = centred(
-            z - z[0]
-        )  # far from the source, small distances within the target keep their digits
-        within = torch.zeros_like(cross)
-        for rows, part in zip(z.split(_CHUNK), gradient.split(_CHUNK), strict=True):
-            kernel, slope = _kernel(rows, z)
-            within += kernel.sum(dtype=torch.float64)
-            part += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / (m * m))
-        return self_kernel + within / m**2 - 2 * cross / (n * m), gradient / unit, {}
+        x, z = centred(x, z)
+        x = x / unit
+        z = z / unit
+        cross, cross_gradient = _cross_kernel(x, z)
+        # Far from the source, small distances within the target keep their digits.
+        (z,) = centred(z - z[0])
+        within, within_gradient = _own_kernel(z)
+        value = self_kernel + within / m**2 - 2 * cross / (n * m)
+        return value, (cross_gradient + within_gradient) / unit, {}
 
 
-def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
-    """Return the mean of K over all pairs of points [n, d] at every bandwidth, in the dtype of x."""
-    (x,) = centred(x)
-    sums = x.new_zeros(len(bandwidths))
-    for start in range(0, len(x), _CHUNK):
-        # Pairs are symmetric: a block of rows meets itself once, and what comes after it twice.
-        rows = x[start : start + _CHUNK]
-        for columns, times in ((rows, 1), (x[start + _CHUNK :], 2)):
-            squares = half_squared_distances(rows, columns).mul_(2)
-            for place, bandwidth in enumerate(bandwidths):
-                # Without a bandwidth all points are equal.
-                power = (squares / (-_LARGEST_SCALE * (bandwidth or 1.0))).exp_()
-                total = power.sum()
-                for _ in range(_KERNELS - 1):
-                    total = total + power.square_().sum()
-                sums[place] += times * total
-    return sums / len(x) ** 2
+def _joint_bandwidth(prepared: dict[str, Tensor], n: int, z: Tensor) -> float:
+    """Return b of n source points and the target's [m, d] together."""
+    m = len(z)
+    centre = z.mean(0)
+    between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
+    scatter = prepared["scatter"] + (z - centre).square().sum() + between
+    return _mean_square(scatter, n + m)
 
 
 def _mean_square(scatter: Tensor, points: int) -> float:
@@ -122,25 +108,89 @@ def _mean_square(scatter: Tensor, points: int) -> float:
     return 2 * float(scatter) / max(points - 1, 1)
 
 
+def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of K(x_i, z_j), and the gradient of -2 mean K(x_i, z_j) in z, [m, d].
+
+    In units of the root of b.
+    """
+    pairs = len(x) * len(z)
+    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    gradient = torch.zeros_like(z)
+    for rows in x.split(_CHUNK):
+        kernel, slope = _kernel(rows, z)  # [r, m]
+        total += kernel.sum(dtype=torch.float64)
+        gradient -= clouds.gradient(slope, rows, z).mul_(4 / pairs)
+    return total, gradient
+
+
+def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of K(z_j, z_j'), and the gradient of mean K(z_j, z_j') in z, [m, d].
+
+    In units of the root of b.
+    """
+    pairs = len(z) * len(z)
+    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    gradients = []
+    for rows in z.split(_CHUNK):
+        kernel, slope = _kernel(rows, z)  # [r, m]
+        total += kernel.sum(dtype=torch.float64)
+        gradients.append((slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / pairs))
+    return total, torch.cat(gradients)
+
+
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return K and its derivative by the squared distance, both [n, m], for points in units of the root of b."""
-    power = half_squared_distances(x, z).mul_(-2 / _LARGEST_SCALE).exp_()
-    kernel, slope, scale = power.clone(), power / -_LARGEST_SCALE, _LARGEST_SCALE
+    """Return K and its derivative by the squared distance, [n, m]; in units of the root of b."""
+    scale = _LARGEST_SCALE
+    power = half_squared_distances(x, z).mul_(-2 / scale).exp_()
+    kernel = power.clone()
+    slope = power / -scale
     for _ in range(_KERNELS - 1):
         # Half the scale is the square: one exponential serves all kernels.
-        power, scale = power.square_(), scale / 2
+        power = power.square_()
+        scale = scale / 2
         kernel += power
         slope -= power / scale
     return kernel, slope
 
 
+def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
+    """Return the mean of K over all pairs of points at every bandwidth, of x [n, d]."""
+    (x,) = centred(x)
+    sums = x.new_zeros(len(bandwidths))
+    for start in range(0, len(x), _CHUNK):
+        rows = x[start : start + _CHUNK]
+        later = x[start + _CHUNK :]
+        # Pairs are symmetric: a block of rows meets itself once, and what comes after it twice.
+        sums += _kernel_sums(rows, rows, bandwidths)
+        sums += 2 * _kernel_sums(rows, later, bandwidths)
+    return sums / len(x) ** 2
+
+
+def _kernel_sums(x: Tensor, z: Tensor, bandwidths: list[float]) -> Tensor:
+    """Return the sum of K(x_i, z_j) at every bandwidth, in the dtype of x."""
+    squares = half_squared_distances(x, z).mul_(2)  # [n, m]
+    sums = []
+    for bandwidth in bandwidths:
+        # Without a bandwidth all points are equal.
+        power = (squares / (-_LARGEST_SCALE * (bandwidth or 1.0))).exp_()
+        total = power.sum()
+        for _ in range(_KERNELS - 1):
+            total = total + power.square_().sum()
+        sums.append(total)
+    return torch.stack(sums)
+
+
 def _interpolate(table: Tensor, ratio: float) -> Tensor:
-    """Return the table's value at a bandwidth in units of the source's own, by the barycentric formula."""
-    place = (math.log(ratio) - _MIDDLE) / _RADIUS
-    gaps = [place - math.cos(angle) for angle in _ANGLES]
+    """Return the table's value at a bandwidth, in units of the source's own.
+
+    It is interpolated by the barycentric formula.
+    """
+    position = (math.log(ratio) - _MIDDLE) / _RADIUS
+    gaps = [position - math.cos(angle) for angle in _ANGLES]
     if 0 in gaps:
         return table[gaps.index(0)]
-    weight = table.new_tensor(
-        [(-1) ** i * math.sin(_ANGLES[i]) / gap for i, gap in enumerate(gaps)]
-    )
+    weights = []
+    for i, gap in enumerate(gaps):
+        weights.append((-1) ** i * math.sin(_ANGLES[i]) / gap)
+    weight = table.new_tensor(weights)
     return (weight * table).sum() / weight.sum()

@@ -1,23 +1,26 @@
-"""Distance of the first two moments per dimension: the control that a dataset distance has to beat."""
+"""Distance of the first two moments per dimension: the control that every distance has to beat."""
 
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.metrics.transport.clouds import check_finite
 
-_EPS = 1e-12  # added to variances under the root, in squared units of the features
+# Added to variances under the root, in squared units of the features.
+_EPS = 1e-12
 
 
-class Moments:
+class Moments(Metric):
     """Distance of the first two moments per dimension.
 
         value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
 
-    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and diagonal covariances, in
-    squared units of the features. Labels are not used: a target class is compared with the whole source.
+    That is 1/d times the squared 2-Wasserstein distance of the two Gaussians with these means and
+    diagonal covariances, in squared units of the features. Labels are not used: a target class is
+    compared with the whole source.
 
-    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one.
+    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a
+    single point has one.
 
     The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
     """
@@ -41,5 +44,6 @@ class Moments:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [d] and the standard deviation [d] of points [n, d], float64."""
     x = x.double()
     return x.mean(0), (x.var(0, correction=0) + _EPS).sqrt()

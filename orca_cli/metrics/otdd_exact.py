@@ -1,9 +1,13 @@
-"""The dataset distance by linear programming at both levels: the truth that faster solvers are judged by (paper 3.2, eq. 1).
+"""The dataset distance by linear programming at both levels (paper 3.2, eq. 1).
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W(a, b) = min_Q <Q, |x - z|^2> between the two classes' points
+It is the truth that faster solvers are judged by:
 
-with uniform weights. Nothing is regularised, so nothing is debiased: the distance of a cloud to itself is 0. The problems are
-solved by the network simplex of POT in float64 on the CPU, wherever the features live.
+    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
+    W(a, b) = min_Q <Q, |x - z|^2>
+
+between the two classes' points, with uniform weights. Nothing is regularised, so nothing is
+debiased: the distance of a cloud to itself is 0. The problems are solved by the network simplex of
+POT in float64 on the CPU, wherever the features live.
 """
 
 import warnings
@@ -15,17 +19,20 @@ from torch import Tensor
 
 from orca_cli.config.ranges import Count
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import index_classes, pairs
 
 
 @dataclass(frozen=True)
-class OTDDExact:
-    """Exact OTDD with gradient through features and label distances (plans are held); squared, halved costs.
+class OTDDExact(Metric):
+    """Exact OTDD of squared, halved costs; the gradient goes through features and W.
 
-    The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the subgradients. Solving
-    takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the number of target points.
+    Plans are held in it.
+
+    The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the
+    subgradients. Solving takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the
+    number of target points.
     """
 
     max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
@@ -36,27 +43,29 @@ class OTDDExact:
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
+        """Return the distance.
+
+        Memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
         No diagnostics.
         """
         x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
-        cost = clouds.half_squared_distances(x, z)
-        rows, columns = source.labels.cpu(), target.labels.cpu()
-        shape = source.num_classes, target.num_classes
-        sources, targets = (
-            index_classes(rows, shape[0], cost.dtype),
-            index_classes(columns, shape[1], cost.dtype),
-        )
-        labels, plans = cost.new_zeros(shape), {}
+        cost = clouds.half_squared_distances(x, z)  # [n, m]
+        row_labels = source.labels.cpu()
+        column_labels = target.labels.cpu()
+        sources = index_classes(row_labels, source.num_classes, cost.dtype)
+        targets = index_classes(column_labels, target.num_classes, cost.dtype)
+        label_distances = cost.new_zeros(source.num_classes, target.num_classes)  # W, [k, l]
+        plans = {}
         for a, b in pairs(sources, targets):
-            block = cost[sources.points(a)][:, targets.points(b)]
+            block = cost[sources.points(a)][:, targets.points(b)]  # [p, q]
             plans[a, b] = self._plan(block)
-            labels[a, b] = 2 * (plans[a, b] * block).sum()
+            label_distances[a, b] = 2 * (plans[a, b] * block).sum()
         # What each half squared distance weighs in the value.
-        weights = self._plan(cost + labels[rows][:, columns] / 2)
-        # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
-        mass = clouds.class_mass(weights, rows, columns, shape)
+        weights = self._plan(cost + label_distances[row_labels][:, column_labels] / 2)
+        # W / 2 is the transport in half squared distances: every class pair's plan counts with the
+        # mass that the outer plan carries between the two.
+        mass = clouds.class_mass(weights, row_labels, column_labels, label_distances.shape)
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
         return (weights * cost).sum(), clouds.gradient(weights, x, z), {}
@@ -71,8 +80,10 @@ class OTDDExact:
                 [], [], cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False
             )
         if log["warning"] is not None:
-            what = f"exact transport between {len(cost)} and {cost.shape[1]} points was not solved: {log['warning']}"
+            p, q = cost.shape
             raise NonFiniteError(
-                what, where="metric", hint="raise metric.max_iterations or take fewer points"
+                f"exact transport between {p} and {q} points was not solved: {log['warning']}",
+                where="metric",
+                hint="raise metric.max_iterations or take fewer points",
             )
         return torch.from_numpy(plan)

@@ -1,122 +1,152 @@
-"""The dataset distance with classes taken as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
+"""The dataset distance with classes as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends only on each class's mean
-and covariance: it is the squared 2-Wasserstein distance between two Gaussians,
+The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends
+only on each class's mean and covariance: it is the squared 2-Wasserstein distance between two
+Gaussians,
 
     W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
 
-with covariances divided by the number of points. No covariance is formed. With centred points A [p, d] and B [q, d] the last
-trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar factor U V^T of M
+with covariances divided by the number of points. No covariance is formed. With centred points A
+[p, d] and B [q, d] the last trace is the sum of singular values of M = A B^T / sqrt(p q), and with
+the polar factor U V^T of M
 
     W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
 
-where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
-dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
+where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport
+plan it carries the gradient: dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have
+covariance 0.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.entropic import Transport
-from orca_cli.metrics.transport.problem import Reg, slope, solve_outer, source_term
+from orca_cli.metrics.transport.outer import (
+    Reg,
+    add_label_distances,
+    slope,
+    solve_across,
+    solve_within,
+    source_term,
+)
 
-_Slopes = list[
-    tuple[int, int, Tensor, Tensor]
-]  # a pair of classes, some points and the slope of half of W in them
+
+class _Slope(NamedTuple):
+    """The slope of half of W between classes a and b in the points of a class."""
+
+    a: int
+    b: int
+    points: Tensor  # [c] int64
+    slope: Tensor  # [c, d]
 
 
 @dataclass(frozen=True)
-class OTDDGaussian:
-    """Debiased entropic OTDD with Bures' formula between classes; the gradient goes through features and through W.
+class OTDDGaussian(Metric):
+    """Debiased entropic OTDD with Bures' formula between classes.
+
+    The gradient goes through features and through W.
 
     Costs are squared and halved.
     """
 
     transport: ClassVar[Transport] = Transport()
-    reg: Reg = 0.1
+    reg: Annotated[
+        Reg, "Entropic strength, absolute, in squared units of the features. (above 0)"
+    ] = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return self_term, OT_reg(source, source), float64; memory grows with n and the square of the largest class."""
+        """Return self_term, OT_reg(source, source), float64.
+
+        Memory grows with n and the square of the largest class.
+        """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
-        labels = x.new_zeros(source.num_classes, source.num_classes)
         points = {label: x[classes.points(label)].double() for label in classes.present}
+        label_distances = x.new_zeros(source.num_classes, source.num_classes)  # W, [k, k]
         for a, b in pairs(classes, classes):
             plan = coupling(points[a], points[b])
-            labels[a, b] = labels[b, a] = (
-                2 * (plan * clouds.half_squared_distances(points[a], points[b])).sum()
-            )
-        return {
-            "self_term": source_term(self.transport, x, source.labels, labels, self.reg).double()
-        }
+            cost = clouds.half_squared_distances(points[a], points[b])
+            label_distances[a, b] = label_distances[b, a] = 2 * (plan * cost).sum()
+        resolved = replace(source, x=x)
+        self_term = source_term(self.transport, resolved, label_distances, self.reg)
+        return {"self_term": self_term.double()}
 
     @clouds.closed_form
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
+        """Return the distance.
 
-        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two outer problems.
+        Memory is that of the n x m cost and, while classes are compared, of the largest block.
+
+        Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two
+        outer problems.
         """
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
-        cross, intra = clouds.half_squared_distances(x, z), clouds.half_squared_distances(z, z)
-        sources, targets = (
-            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
-        )
-        label_cross, slopes = _couplings(x, z, sources, targets)
-        label_intra, intra_slopes = _couplings(z, z, targets, targets)
+        cross_cost = clouds.half_squared_distances(x, z)  # [n, m]
+        own_cost = clouds.half_squared_distances(z, z)  # [m, m]
+        sources = index_classes(source.labels, source.num_classes, x.dtype)
+        targets = index_classes(target.labels, target.num_classes, x.dtype)
+        cross_distances, cross_slopes = _label_distances(x, z, sources, targets)  # W, [k, l]
+        upper, own_slopes = _label_distances(z, z, targets, targets)
+        add_label_distances(cross_cost, cross_distances, source.labels, target.labels)
+        add_label_distances(own_cost, upper + upper.T, target.labels, target.labels)
 
-        outer, plan, mass = solve_outer(
-            self.transport, cross, label_cross, self.reg, source, target
-        )
-        itself, own_plan, own_mass = solve_outer(
-            self.transport, intra, label_intra + label_intra.T, self.reg, target
-        )
-        value = outer.value[0] - itself.value[0] / 2 - prepared["self_term"].to(x) / 2
-        gradient = slope([plan], cross, x, z)
-        for a, b, points, change in slopes:
-            gradient[points] += mass[a, b] * change
+        cross = solve_across(self.transport, cross_cost, self.reg, source=source, target=target)
+        within = solve_within(self.transport, own_cost, self.reg, cloud=target)
+        # OTDD = OT_reg(source, target) - 1/2 OT_reg(target, target) - 1/2 OT_reg(source, source)
+        value = cross.solution.value[0] - within.solution.value[0] / 2
+        value = value - prepared["self_term"].to(x) / 2
+        gradient = slope([cross.plan], cross_cost, x, z)
+        for change in cross_slopes:
+            gradient[change.points] += cross.mass[change.a, change.b] * change.slope
         # Both ends of the target's own plan move, which cancels its factor of a half.
-        gradient -= slope([own_plan], intra, z, z)
-        own_mass = (own_mass + own_mass.T) / 2
-        for a, b, points, change in intra_slopes:
-            gradient[points] -= own_mass[a, b] * change
-        return value, gradient, self.transport.diagnostics([outer, itself])
+        gradient -= slope([within.plan], own_cost, z, z)
+        own_mass = (within.mass + within.mass.T) / 2
+        for change in own_slopes:
+            gradient[change.points] -= own_mass[change.a, change.b] * change.slope
+        return value, gradient, self.transport.diagnostics([cross.solution, within.solution])
 
 
-def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:
+def _label_distances(
+    x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex
+) -> tuple[Tensor, list[_Slope]]:
     """Return W of all `pairs` of classes, [k, l], 0 for others, and its slopes.
 
-    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the same, pairs are of different
-    classes, and slopes those of both.
+    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the
+    same, pairs are of different classes, and slopes those of both.
     """
-    labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
+    distances = x.new_zeros(len(left.counts), len(right.counts))
+    slopes = []
     for a, b in pairs(left, right):
-        left_points, right_points = x[left.points(a)], z[right.points(b)]
-        plan = coupling(left_points.double(), right_points.double()).to(x)
+        left_points = x[left.points(a)]  # [p, d]
+        right_points = z[right.points(b)]  # [q, d]
+        plan = coupling(left_points.double(), right_points.double()).to(x)  # [p, q]
         p, q = plan.shape
-        # Rows of a coupling sum to 1 / p and columns to 1 / q.
-        moved = plan.T @ left_points
-        labels[a, b] = (
-            left_points.square().sum() / p + ((right_points / q - 2 * moved) * right_points).sum()
-        )
-        slopes.append((a, b, right.points(b), right_points / q - moved))
+        # W = sum_ij Q_ij |x_i - z_j|^2, where rows of Q sum to 1 / p and columns to 1 / q.
+        moved = plan.T @ left_points  # [q, d]
+        left_part = left_points.square().sum() / p
+        right_part = ((right_points / q - 2 * moved) * right_points).sum()
+        distances[a, b] = left_part + right_part
+        slopes.append(_Slope(a=a, b=b, points=right.points(b), slope=right_points / q - moved))
         if x is z:
-            slopes.append((a, b, left.points(a), left_points / p - plan @ right_points))
-    return labels, slopes
+            left_slope = left_points / p - plan @ right_points
+            slopes.append(_Slope(a=a, b=b, points=left.points(a), slope=left_slope))
+    return distances, slopes
 
 
 def coupling(x: Tensor, z: Tensor) -> Tensor:
     """Return Q [p, q] for clouds [p, d] and [q, d], all in float64."""
-    p, q, d = len(x), len(z), x.shape[1]
+    p, d = x.shape
+    q = len(z)
     # What rounding leaves of products that cancel, such as those of equal points.
     noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
     if min(p, q) > d:
@@ -125,7 +155,8 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
         polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
     else:
         products = x @ z.T
-        products -= products.mean(0)  # as if x were centred, for a fraction of the work
+        # As if x were centred, for a fraction of the work.
+        products -= products.mean(0)
         polar = _polar(products - products.mean(1, keepdim=True), noise)
     # Small singular values leave rounding in the sums, which are 0.
     polar -= polar.mean(0)
@@ -134,7 +165,7 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
-    """Return U V^T of the singular value decomposition, over the singular values that are not 0 up to rounding."""
+    """Return U V^T of the singular values that are not 0 up to rounding."""
     if matrix.shape[0] < matrix.shape[1]:
         return _polar(matrix.T, noise).T
     squares, basis = torch.linalg.eigh(matrix.T @ matrix)

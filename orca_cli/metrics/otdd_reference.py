@@ -1,42 +1,49 @@
-"""The dataset distance as the released ORCA code computes it: its value and its gradient, with the constant parts cached.
+"""The dataset distance and gradient of the released ORCA code, with the constant parts cached.
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W = debiased entropic transport with the cost |x - z|^2
+    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-Both levels are entropic and stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
-Reg falls from the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then
-reg), with one symmetrised update at each level, and one without averaging at the end, the extrapolation:
+with W the debiased entropic transport of cost |x - z|^2. Both levels are entropic and stopped where
+annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized"). Reg falls from
+the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while
+above reg, then reg), with one symmetrised update at each level, and one without averaging at the
+end, the extrapolation:
 
-    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2
+    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-Nothing makes sure that the marginals are right by then: only the same levels give the same numbers. The outer diameter
-includes the class number as one more coordinate, with
-the target's classes numbered after the source's. W is a constant for the gradient, which is that of automatic differentiation
-of the last, extrapolating update: plans at the potentials before it, only the first argument of each cost differentiated,
+Nothing makes sure that the marginals are right by then: only the same levels give the same numbers.
+The outer diameter includes the class number as one more coordinate, with the target's classes
+numbered after the source's. W is a constant for the gradient, which is that of automatic
+differentiation of the last, extrapolating update: plans at the potentials before it, only the first
+argument of each cost differentiated,
 
-    d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i),    p_j, q_j: softmax over source and target points.
+    d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i)
 
-With one target class W is constant along every source row: the source's labels move the value and hardly the gradient.
+with p_j and q_j the softmax over source and target points. With one target class W is constant
+along every source row: the source's labels move the value and hardly the gradient.
 
-The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
-u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic,
-since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that are asked for, and
-later ones are read from the last of them: right to a few 1e-6 of its value.
+The transport of a cloud to itself is needed at the diameter that the cloud has together with
+another one. As a function of u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers,
+where the number of levels changes, and nearly periodic, since it hardly remembers its first levels.
+So it is tabulated at Chebyshev nodes of the first periods that are asked for, and later ones are
+read from the last of them: right to a few 1e-6 of its value.
 
-Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and squared diameters come in their
-units; where a cloud meets itself, its cost is a function of some rows that returns these, [r, points].
+Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and
+squared diameters come in their units; where a cloud meets itself, its cost is a function of some
+rows that returns these, [r, points].
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from orca_cli.config.ranges import Positive
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import (
     ClassIndex,
@@ -48,45 +55,69 @@ from orca_cli.metrics.transport.clouds import (
 )
 from orca_cli.metrics.transport.entropic import log_sum_exp
 
-# Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
+# Far below rounding, and high enough that no product becomes denormal, with which a CPU is many
+# times slower.
 _MIN_EXPONENT = -50.0
 _SCALING = 0.5  # root of the ratio r between two levels
 _PERIODS = 4  # of a table
-_NODES = [(1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)]  # in 0..1
+_NODES = [(1 + math.cos(math.pi * (2 * i + 1) / 14)) / 2 for i in range(7)]  # in 0..1
 _TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
-_REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
+# Levels after which a cloud has forgotten the level that it started at: later periods equal this
+# one.
+_REMEMBERED = 7
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
-_HELD_ELEMENTS = (
-    2**26
-)  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
-# Levels of reg for B problems, [S, B], front-padded to the same number S, and how far a potential goes towards its update at
-# each: 1/2, and 0 at padding.
-_Levels = tuple[Tensor, Tensor]
+# Entries of a cloud's cost that are stored while it is tabulated, 256 MB in float32.
+_STORED_ELEMENTS = 2**26
+
 _Rows = Callable[[slice], Tensor]
-_Ranges = tuple[Tensor, Tensor]
+
+
+class _Levels(NamedTuple):
+    """The levels of B problems, front-padded to the same number S."""
+
+    regs: Tensor  # [S, B]
+    steps: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
+
+
+class _Ranges(NamedTuple):
+    """The smallest and the largest features of every class; infinite for a class without points."""
+
+    low: Tensor  # [k, d]
+    high: Tensor  # [k, d]
+
+
+class _Classes(NamedTuple):
+    """The classes of one side."""
+
+    index: ClassIndex
+    ranges: _Ranges
 
 
 @dataclass(frozen=True)
-class OTDDReference:
-    """Value and gradient of the released code: squared, halved costs, debiased, annealed and stopped as there.
+class OTDDReference(Metric):
+    """The released code's value and gradient: squared, halved costs, debiased, stopped as there.
 
-    Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
-    of one point are kept; the released code leaves them out. Where float32 cannot resolve reg at the scale of the
-    features, float64 is used; the released code stays in float32.
+    Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the
+    whole problem. Classes of one point are kept; the released code leaves them out. Where float32
+    cannot resolve reg at the scale of the features, float64 is used; the released code stays in
+    float32.
     """
 
     reg: Annotated[
         Positive,
-        "Entropic strength: of points in units of halved squared distances, inside label distances of squared ones.",
+        "Entropic strength: of points in units of halved squared distances, inside label distances"
+        " of squared ones.",
     ] = 0.1
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants; memory grows with n and with the square of the largest class.
+        """Return the source's constants.
 
-        They are low and high [k, d], the ranges of the classes' features, infinite for a class without points; class_self
-        [k, 29] and source_self [1, 29], the transport of each class and of the whole source to itself, as tables over
-        diameters (`_tabulate`); all float64.
+        Memory grows with n and with the square of the largest class.
+
+        They are low and high [k, d], the ranges of the classes' features, infinite for a class
+        without points; class_self [k, 29] and source_self [1, 29], the transport of each class and
+        of the whole source to itself, as tables over diameters (`_tabulate`); all float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = resolved(self.reg / 2, source.x)
@@ -97,21 +128,22 @@ class OTDDReference:
         for label in classes.present:
             points = x[classes.points(label)]
             tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
-        selves = _read(tables, squares, self.reg / 2)
-        between = self._label_distances(
-            classes, classes, clouds.from_points(x), squares, selves + selves.T
+        selves = _read(tables, squares, self.reg / 2)  # [k, k]
+        upper = self._label_distances(
+            classes, classes, clouds.from_points(x), squares=squares, selves=selves + selves.T
         )
-        labels = between + between.T
+        label_distances = upper + upper.T  # W, [k, k]
+        half_squares = _rows(x)
 
-        def outer_cost(some: slice) -> Tensor:
-            return _rows(x)(some).add_(labels[source.labels[some]][:, source.labels], alpha=0.5)
+        def outer_cost(rows: slice) -> Tensor:
+            distances = label_distances[source.labels[rows]][:, source.labels]
+            return half_squares(rows).add_(distances, alpha=0.5)
 
-        source_self = _tabulate(
-            outer_cost, x, _outer_square(ranges, len(classes.present) + 1), self.reg
-        )
+        square = _outer_square(ranges, len(classes.present) + 1)
+        source_self = _tabulate(outer_cost, x, square, self.reg)
         return {
-            "low": ranges[0],
-            "high": ranges[1],
+            "low": ranges.low,
+            "high": ranges.high,
             "class_self": tables,
             "source_self": source_self[None],
         }
@@ -120,230 +152,304 @@ class OTDDReference:
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m.
 
-        Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the outer plan on the source's
-        side, where the released code stops too early to be right).
+        Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the
+        outer plan on the source's side, where the released code stops too early to be right).
         """
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
-        n, m = len(x), len(z)
-        cost, target_cost = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources, targets = (
-            index_classes(one.labels, one.num_classes, x.dtype) for one in (source, target)
+        cost = half_squared_distances(x, z)  # [n, m]
+        own_cost = half_squared_distances(z, z)  # [m, m]
+        sources = _Classes(
+            index=index_classes(source.labels, source.num_classes, x.dtype),
+            ranges=_Ranges(low=prepared["low"], high=prepared["high"]),
         )
-        ranges, target_ranges = (prepared["low"], prepared["high"]), _ranges(target)
-        squares, own_squares = (
-            _square_diameters(one, target_ranges) for one in (ranges, target_ranges)
+        targets = _Classes(
+            index=index_classes(target.labels, target.num_classes, x.dtype),
+            ranges=_ranges(target),
         )
-        # What each target class's transport to itself costs, at its diameters with the source's classes and with its own.
-        counts = source.num_classes, target.num_classes
-        selves = torch.zeros(counts[1], sum(counts), dtype=torch.float64, device=z.device)
+        distances, own_distances = self._all_label_distances(
+            sources, targets, cost, own_cost, class_self=prepared["class_self"]
+        )
+        cost.add_((distances / 2)[source.labels][:, target.labels])
+        own_cost.add_((own_distances / 2)[target.labels][:, target.labels])
+        # The outer problem.
+        n, m = cost.shape
+        square = _joint_square(sources, targets)
+        levels = _levels_from([square], self.reg, cost)
+        cross_value, plan = self._cross_plan(cost, levels)
+        own_value, own_f = _selves(own_cost.__getitem__, m, levels)
+        own_plan = torch.softmax((own_f[0] - own_cost) / self.reg, dim=1) / m  # [m, m]
+        source_value = float(_read(prepared["source_self"], [[square]], self.reg))
+        value = cross_value - own_value[0] - source_value
+        diagnostics = {
+            "iterations": float(len(levels.steps)),
+            "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
+        }
+        return value, own_plan @ z - plan.T @ x, diagnostics
+
+    def _cross_plan(self, cost: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
+        """Return the value of the outer problem between two clouds, and its plan [n, m]."""
+        n, m = cost.shape
+        a = cost.new_full((1, n), 1 / n)
+        b = cost.new_full((1, m), 1 / m)
+        value, f, g = _cross(cost[None], a, b, levels)
+        # The plan's columns are right: g is the extrapolation of f.
+        potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
+        exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
+        return value[0], exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
+
+    def _all_label_distances(
+        self,
+        sources: _Classes,
+        targets: _Classes,
+        cost: Tensor,
+        own_cost: Tensor,
+        *,
+        class_self: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return W between the two sides [k, l] and within the target [l, l].
+
+        Costs are half squared distances; `class_self` is that of `prepare`.
+        """
+        squares = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
+        own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
+        selves = self._target_selves(targets.index, own_cost, [*squares, *own_squares])
+        # At the diameters with the source's classes, and at those with the target's own.
+        cross_selves, own_selves = selves.split((len(squares), len(own_squares)), 1)
+        source_selves = _read(class_self, squares, self.reg / 2)  # [k, l]
+        distances = self._label_distances(
+            sources.index,
+            targets.index,
+            clouds.from_matrix(cost),
+            squares=squares,
+            selves=source_selves + cross_selves.T,
+        )
+        upper = self._label_distances(
+            targets.index,
+            targets.index,
+            clouds.from_matrix(own_cost),
+            squares=own_squares,
+            selves=own_selves + own_selves.T,
+        )
+        return distances, upper + upper.T
+
+    def _target_selves(
+        self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
+    ) -> Tensor:
+        """Return half the cost of every class's transport to itself, at squared diameters [Q, l].
+
+        It is [l, Q] float64.
+        """
+        selves = own_cost.new_zeros(len(targets.counts), len(squares), dtype=torch.float64)
         for label in targets.present:
             members = targets.points(label)
-            block = target_cost[members][:, members]
-            levels = _levels_from(
-                [row[label] for row in (*squares, *own_squares)], self.reg / 2, block
-            )
+            block = own_cost[members][:, members]  # [c, c]
+            levels = _levels_from([row[label] for row in squares], self.reg / 2, block)
             selves[label] = _selves(block.__getitem__, len(block), levels)[0]
-        cross, inner = selves.split(counts, 1)
-        cross = _read(prepared["class_self"], squares, self.reg / 2) + cross.T
-        labels = self._label_distances(sources, targets, clouds.from_matrix(cost), squares, cross)
-        inner = self._label_distances(
-            targets, targets, clouds.from_matrix(target_cost), own_squares, inner + inner.T
-        )
-
-        cost.add_((labels / 2)[source.labels][:, target.labels])
-        target_cost.add_(((inner + inner.T) / 2)[target.labels][:, target.labels])
-        low, high = (torch.cat(pair) for pair in zip(ranges, target_ranges, strict=True))
-        square = _outer_square((low, high), len(sources.present) + len(targets.present))
-        levels = _levels_from([square], self.reg, cost)
-        a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
-        value, f, g = _cross(cost[None], a, b, levels)
-        target_self, target_f = _selves(target_cost.__getitem__, m, levels)
-        source_self = float(_read(prepared["source_self"], [[square]], self.reg))
-
-        # The plan's columns are right: g is the extrapolation of f.
-        plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
-        plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
-        within = torch.softmax((target_f[0] - target_cost) / self.reg, dim=1) / m
-        error = float((plan.sum(1) - 1 / n).abs().sum())
-        value = value[0] - target_self[0] - source_self
-        return (
-            value,
-            within @ z - plan.T @ x,
-            {"iterations": float(len(levels[1])), "marginal_error": error},
-        )
+        return selves
 
     def _label_distances(
         self,
         left: ClassIndex,
         right: ClassIndex,
         cost: Cost,
+        *,
         squares: list[list[float]],
         selves: Tensor,
     ) -> Tensor:
         """Return W [k, l] of all `pairs` of classes, 0 for others.
 
-        `squares` has the squared diameters of two classes together, `selves` half of what both their transports to
-        themselves cost, both [k, l].
+        `squares` has the squared diameters of two classes together, `selves` half of what both
+        their transports to themselves cost, both [k, l].
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
-            chosen = zip(group.left.tolist(), group.right.tolist(), strict=True)
-            levels = _levels_from([squares[a][b] for a, b in chosen], self.reg / 2, table)
+            pairs = zip(group.left.tolist(), group.right.tolist(), strict=True)
+            levels = _levels_from([squares[i][j] for i, j in pairs], self.reg / 2, table)
             values, _, _ = _cross(cost(group.rows, group.columns), group.a, group.b, levels)
-            table[group.left, group.right] = 2 * (
-                values - selves[group.left, group.right].to(values)
-            )
+            debiased = values - selves[group.left, group.right].to(values)
+            table[group.left, group.right] = 2 * debiased
         return table
 
 
 def _ranges(features: Features) -> _Ranges:
-    """Return the smallest and the largest feature of every class, [k, d] float64; infinite for a class without points."""
+    """Return the ranges of every class, [k, d] float64."""
     shape = (features.num_classes, features.x.shape[1])
-    index = features.labels[:, None].expand_as(features.x)
-    low = features.x.new_full(shape, torch.inf).scatter_reduce_(
-        0, index, features.x.detach(), "amin"
-    )
-    high = features.x.new_full(shape, -torch.inf).scatter_reduce_(
-        0, index, features.x.detach(), "amax"
-    )
-    return low.double(), high.double()
+    x = features.x.detach()
+    index = features.labels[:, None].expand_as(x)
+    low = x.new_full(shape, torch.inf).scatter_reduce_(0, index, x, "amin")
+    high = x.new_full(shape, -torch.inf).scatter_reduce_(0, index, x, "amax")
+    return _Ranges(low=low.double(), high=high.double())
 
 
 def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
-    """Return half the squared diagonals [k, l] of the boxes around two classes; 0 where neither has points."""
-    both = zip(*left, strict=True)
-    sides = [torch.maximum(high, right[1]) - torch.minimum(low, right[0]) for low, high in both]
-    squares = torch.stack([side.square().sum(-1) for side in sides]) / 2
+    """Return half the squared diagonals [k, l] of the boxes around two classes.
+
+    0 where neither has points.
+    """
+    rows = []
+    for low, high in zip(left.low, left.high, strict=True):
+        sides = torch.maximum(high, right.high) - torch.minimum(low, right.low)  # [l, d]
+        rows.append(sides.square().sum(-1))
+    squares = torch.stack(rows) / 2
     return torch.where(squares.isfinite(), squares, 0.0).tolist()
 
 
 def _outer_square(ranges: _Ranges, classes: int) -> float:
-    """Return the squared diagonal of the box around all classes, with their numbers as one more coordinate."""
-    low, high = ranges
-    return float((high.amax(0) - low.amin(0)).square().sum(-1)) + (classes - 1) ** 2
+    """Return the squared diagonal of the box around all classes, their numbers a coordinate too."""
+    sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
+    return float(sides.square().sum(-1)) + (classes - 1) ** 2
+
+
+def _joint_square(sources: _Classes, targets: _Classes) -> float:
+    """Return `_outer_square` of source and target together."""
+    joined = _Ranges(
+        low=torch.cat([sources.ranges.low, targets.ranges.low]),
+        high=torch.cat([sources.ranges.high, targets.ranges.high]),
+    )
+    return _outer_square(joined, len(sources.index.present) + len(targets.index.present))
 
 
 def _rows(points: Tensor) -> _Rows:
     """Return the half squared distances of points [p, d] to all of them, by rows."""
-    return lambda some: half_squared_distances(points[some], points)
+    return lambda rows: half_squared_distances(points[rows], points)
 
 
 def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
     """Return the levels of problems of these squared diameters."""
     counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
     length = max(counts) + 2
-    regs, steps = [], []
+    regs = []
+    steps = []
     for square, count in zip(squares, counts, strict=True):
         # Of points this close any level makes one; 0 cannot be divided by.
-        first = max(square, reg * 1e-6)
+        start = max(square, reg * 1e-6)
         padding = length - count - 2
-        regs.append(
-            [first] * (padding + 1)
-            + [first * _SCALING ** (2 * place) for place in range(count)]
-            + [reg]
-        )
+        falling = [start * _SCALING ** (2 * i) for i in range(count)]
+        regs.append([start] * (padding + 1) + falling + [reg])
         steps.append([0.0] * padding + [0.5] * (count + 2))
-    levels, step = (
-        torch.tensor(table, dtype=torch.float64).T.to(like, non_blocking=True)
-        for table in (regs, steps)
-    )
-    return levels, step
+    return _Levels(regs=_by_level(regs, like), steps=_by_level(steps, like))
+
+
+def _by_level(rows: list[list[float]], like: Tensor) -> Tensor:
+    """Return lists of S numbers for B problems as a tensor [S, B]."""
+    return torch.tensor(rows, dtype=torch.float64).T.to(like, non_blocking=True)
 
 
 def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Anneal B problems; return the values [B] at the extrapolated potentials, f before the extrapolation and g after it."""
+    """Anneal B problems.
+
+    Return the values [B] at the extrapolated potentials, f before the extrapolation and g after it.
+    """
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
     def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
-        return _softmin(cost, g, log_b, reg, memory), _softmin(cost.mT, f, log_a, reg, memory.mT)
+        new_f = _softmin(cost, g, log_b, reg=reg, memory=memory)
+        new_g = _softmin(cost.mT, f, log_a, reg=reg, memory=memory.mT)
+        return new_f, new_g
 
-    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels[0][0])
-    for reg, step in zip(*levels, strict=True):
+    f, g = updates(torch.zeros_like(a), torch.zeros_like(b), levels.regs[0])
+    for reg, step in zip(levels.regs, levels.steps, strict=True):
         new_f, new_g = updates(f, g, reg)
-        f, g = torch.lerp(f, new_f, step[:, None]), torch.lerp(g, new_g, step[:, None])
-    final_f, final_g = updates(f, g, levels[0][-1])
+        f = torch.lerp(f, new_f, step[:, None])
+        g = torch.lerp(g, new_g, step[:, None])
+    final_f, final_g = updates(f, g, levels.regs[-1])
     return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
 
 
 def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
-    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
+    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the
+    potential before, [Q, points].
     """
-    regs, steps = levels
-    diameters = regs.shape[1]
+    diameters = levels.regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
     together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
-    weights = regs.new_full((diameters, points), -math.log(points))
-    memory = regs.new_empty(together * height * points)
+    weights = levels.regs.new_full((diameters, points), -math.log(points))
+    memory = levels.regs.new_empty(together * height * points)
 
-    def softmin(f: Tensor, reg: Tensor) -> Tensor:
-        result = torch.empty_like(f)
-        for start in range(0, points, height):
-            rows = slice(start, min(start + height, points))
-            block = cost(rows)
-            for first in range(0, diameters, together):
-                some = slice(first, first + together)
-                shape = (len(f[some]), *block.shape)
-                held = memory[: math.prod(shape)].view(shape)
-                result[some, rows] = _softmin(
-                    block.expand(shape), f[some], weights[some], reg[some], held
+    def softmin(f: Tensor, regs: Tensor) -> Tensor:
+        update = torch.empty_like(f)
+        for row in range(0, points, height):
+            rows = slice(row, min(row + height, points))
+            block = cost(rows)  # [r, points]
+            for start in range(0, diameters, together):
+                problems = slice(start, start + together)
+                shape = (len(f[problems]), *block.shape)
+                update[problems, rows] = _softmin(
+                    block.expand(shape),
+                    f[problems],
+                    weights[problems],
+                    reg=regs[problems],
+                    memory=memory[: math.prod(shape)].view(shape),
                 )
-        return result
+        return update
 
-    f = softmin(torch.zeros_like(weights), regs[0])
-    for reg, step in zip(regs, steps, strict=True):
-        f = torch.lerp(f, softmin(f, reg), step[:, None])
-    return softmin(f, regs[-1]).mean(1), f
+    f = softmin(torch.zeros_like(weights), levels.regs[0])
+    for regs, step in zip(levels.regs, levels.steps, strict=True):
+        f = torch.lerp(f, softmin(f, regs), step[:, None])
+    return softmin(f, levels.regs[-1]).mean(1), f
 
 
 def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
-    """Return the transport to itself of a cloud of points x at all squared diameters from `square` on, for `read`.
+    """Return the transport of points x to themselves at squared diameters from `square` on.
 
-    The table, [_TABLE] float64, has the first period, and the means of the potential at the nodes of four periods.
+    The table, [_TABLE] float64, which `_read` reads, has the first period, and the means of the
+    potential at the nodes of four periods.
     """
-    first = _period(_position(square, reg))
-    periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
-    places = [first - 1 + period + node for period in range(periods) for node in _NODES]
-    levels = _levels_from([reg * _SCALING ** (-2 * place) for place in places], reg, x)
-    if len(x) ** 2 <= _HELD_ELEMENTS:
+    start = _period(_position(square, reg))
+    periods = min(max(_REMEMBERED + 1 - start, 1), _PERIODS)
+    squares = []
+    for period in range(periods):
+        positions = [start - 1 + period + node for node in _NODES]
+        squares += [reg * _SCALING ** (-2 * position) for position in positions]
+    levels = _levels_from(squares, reg, x)
+    if len(x) ** 2 <= _STORED_ELEMENTS:
         cost = cost(slice(len(x))).__getitem__
     table = _selves(cost, len(x), levels)[0].double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
-    return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
+    return torch.cat([table.new_full((1,), float(start)), table.reshape(-1), later.reshape(-1)])
 
 
 def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
-    """Return the means of the extrapolated potentials [k, l] of k clouds, from their tables, each at l squared diameters."""
+    """Return the means of the extrapolated potentials of k clouds at l squared diameters [k, l]."""
+    means = []
+    for table, row in zip(tables.tolist(), squares, strict=True):
+        means.append([_mean_potential(table, _position(square, reg)) for square in row])
+    return tables.new_tensor(means)
 
-    def mean(table: list[float], square: float) -> float:
-        position = _position(square, reg)
-        period = _period(position)
-        node = position - (period - 1)
-        start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
-        total = 0.0
-        for knot, value in zip(_NODES, table[start:], strict=False):
-            total += value * math.prod(
-                (node - other) / (knot - other) for other in _NODES if other != knot
-            )
-        return total
 
-    rows = zip(tables.tolist(), squares, strict=True)
-    return tables.new_tensor([[mean(table, square) for square in row] for table, row in rows])
+def _mean_potential(table: list[float], position: float) -> float:
+    """Return the mean of a cloud's extrapolated potential: Lagrange's polynomial of its period."""
+    period = _period(position)
+    node = position - (period - 1)
+    row = min(max(period - int(table[0]), 0), _PERIODS - 1)
+    start = 1 + len(_NODES) * row
+    mean = 0.0
+    for knot, value in zip(_NODES, table[start : start + len(_NODES)], strict=True):
+        factors = [(node - root) / (knot - root) for root in _NODES if root != knot]
+        mean += value * math.prod(factors)
+    return mean
 
 
 def _position(square: float, reg: float) -> float:
     """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
-    return math.log(square / reg) / (-2 * math.log(_SCALING)) if square > reg else 0.0
+    if square > reg:
+        return math.log(square / reg) / (-2 * math.log(_SCALING))
+    return 0.0
 
 
 def _period(position: float) -> int:
+    """Return the number of the period, from 1 on, that a position is in."""
     return max(math.ceil(position), 1)
 
 
-def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
-    """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
+def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, *, reg: Tensor, memory: Tensor) -> Tensor:
+    """Return the softmin [B, p] over the last axis of the cost; reg is [B].
+
+    `memory` [B, p, q] is overwritten.
+    """
     inverse = reg.reciprocal()[:, None]
     exponent = torch.addcmul(
         (log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory

@@ -1,11 +1,15 @@
-"""TransRate (Huang et al. 2022): how much the target's classes take apart of what its features can code.
+"""TransRate (Huang et al. 2022): the part of its features' coding rate that tells classes apart.
 
-    R(Z) = 1/2 log det(I + Z^T Z / (n eps))          coding rate of n centred features at distortion eps
-    TransRate = R(Z) - 1/k sum_c R(Z_c)              mean over the k classes with a point, each with its own n
+    R(Z) = 1/2 log det(I + Z^T Z / (n eps))
+    TransRate = R(Z) - 1/k sum_c R(Z_c)
     value = -TransRate
 
-TransRate is a score of transferability: higher is better. Stage 2 minimises, so the value is its negative: at most 0 for
-classes that lie apart. It uses the target's features and labels and nothing of the source.
+R is the coding rate of n centred features at distortion eps; the mean is over the k classes with a
+point, each with its own n.
+
+TransRate is a score of transferability: higher is better. Stage 2 minimises, so the value is its
+negative: at most 0 for classes that lie apart. It uses the target's features and labels and nothing
+of the source.
 """
 
 from dataclasses import dataclass
@@ -15,16 +19,17 @@ import torch
 from torch import Tensor
 
 from orca_cli.config.ranges import Positive
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.metrics.transport.clouds import check_finite, prepare_nothing
 
 
 @dataclass(frozen=True)
-class TransRate:
+class TransRate(Metric):
     """Negative TransRate of the target in nats, differentiated by autograd in float64.
 
-    With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be put into one problem
-    (align.classes_per_problem). The centred features are divided by their Frobenius norm, as the authors do.
+    With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be
+    put into one problem (align.classes_per_problem). The centred features are divided by their
+    Frobenius norm, as the authors do.
     """
 
     all_classes = True
@@ -37,25 +42,28 @@ class TransRate:
     prepare = prepare_nothing
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return minus TransRate of the target; memory grows with min(m, d) squared. No diagnostics."""
+        """Return minus TransRate of the target.
+
+        Memory grows with min(m, d) squared. No diagnostics.
+        """
         check_finite("target features", target.x)
-        z = target.x.double()
+        z = target.x.double()  # [m, d]
         z = z - z.mean(0)
         norm = torch.linalg.vector_norm(z)
-        z = z / torch.where(norm > 0, norm, 1)  # equal points stay where they are, at 0
-        present = torch.unique(target.labels)
+        # Equal points stay where they are, at 0.
+        z = z / torch.where(norm > 0, norm, 1)
         rate = self._coding_rate(z)
-        if len(present) == 1:
-            class_rate = rate
-        else:
-            class_rate = torch.stack(
-                [self._coding_rate(z[target.labels == label]) for label in present]
-            ).mean()
+        class_rate = rate
+        present = torch.unique(target.labels)
+        if len(present) > 1:
+            rates = [self._coding_rate(z[target.labels == label]) for label in present]
+            class_rate = torch.stack(rates).mean()
         value = (class_rate - rate).to(target.x.dtype)
         check_finite("distance", value)
         return Distance(value)
 
     def _coding_rate(self, z: Tensor) -> Tensor:
+        """Return R(Z) of points [n, d]."""
         n, d = z.shape
         # Z^T Z and Z Z^T have the same eigenvalues but for zeros.
         gram = z.T @ z if d <= n else z @ z.T

@@ -1,8 +1,11 @@
-"""One folder with all that a finished run needs to predict: no checkpoint of the body, no network, no training data.
+"""A folder with all that a finished run needs to predict.
+
+It needs no checkpoint of the body, no network and no training data.
 
 DIR/
   README.md                            the model card, which may be edited
-  model.safetensors                    all weights; model-0.safetensors, ... of several members, whose outputs are averaged
+  model.safetensors                    all weights; of several members, whose outputs are averaged,
+                                       model-0.safetensors, ...
   preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
   body/config.json                     the body's architecture
   export.json                          what joins them; config.yaml: the run's settings
@@ -10,7 +13,8 @@ DIR/
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,18 @@ from orca_cli.config.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import CARD, EXPORT, SCHEMA
+from orca_cli.prediction.record import CARD, EXPORT, SCHEMA, ModelRecord
 from orca_cli.report.collect import baselines, interval_text, mapping, number
 from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.terminal import percent_or_number, visible
 
-_ROOM = 2**22  # bytes that an export takes besides its weights
-_SHOWN = 50  # classes named in a card
+# Bytes that an export takes besides its weights.
+_OVERHEAD = 2**22
+# Names of classes or columns that a card lists.
+_MAX_NAMES = 50
+_MARKUP = re.compile(r"[\\`*_\[\]<>|#&~$]")
 _CARD = """\
 ---
 library_name: orca-transfer
@@ -53,7 +60,8 @@ model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator
 model.predict(x)
 ```
 
-New data have the form of the training files; the model sees {shape} a sample (channels first){columns}.
+New data have the form of the training files; the model sees {shape} a sample \
+(channels first){columns}.
 Outputs: {kind}, {outputs}{names}.
 
 ## Data
@@ -70,7 +78,8 @@ Outputs: {kind}, {outputs}{names}.
 |---|---|
 {errors}
 
-Lower is better. The error is a mean over {n} items, such as samples or classes; skipped: {skipped}.{interval}{validated}
+Lower is better. The error is a mean over {n} items, such as samples or classes; \
+skipped: {skipped}.{interval}{validated}
 One run of one seed.{comparison}
 
 ## Model and training
@@ -82,10 +91,12 @@ One run of one seed.{comparison}
 
 ## Limits
 
-* It was measured on data like its training data; on others (devices, sites, times) nothing is known.
+* It was measured on data like its training data; on others \
+(devices, sites, times) nothing is known.
 * Probabilities are the model's own and were not calibrated.
 * The test error was not used to choose this run, if it was chosen by validation (`--best` does).
 """
+# Split that the weights were chosen on -> the card's sentence; others: see `_data_fields`.
 _CHOSEN = {
     "nothing": "Weights are those of the last step, trained on training and validation samples",
     "folds": "Validated by folds: each model on the samples that it was not trained on",
@@ -95,117 +106,176 @@ _CHOSEN = {
 def export(loaded: Loaded, target: Path) -> None:
     """Write a model into a new folder, whole or not at all; folders above it are made.
 
-    The settings of paths are left out; where the body's checkpoint is a folder of this machine, the record's `body` names it
-    by its last part only.
+    The settings of paths are left out. Where the body's checkpoint is a folder of this machine, the
+    record's `body` names it by its last part only.
 
     Raises:
-        ConfigError: something is there already.
+        ConfigError: the folder exists already.
         DataError: the body has no config.json.
-        StorageError: it cannot be written, or there is too little space.
+        StorageError: it cannot be written, or the space does not suffice.
     """
     if os.path.lexists(target):
-        raise ConfigError(
-            "exists already", where=str(target), hint="name a new folder; nothing is overwritten"
-        )
-    body = getattr(loaded.members[0].body, "folder", None)
-    if body is None:
-        what = "cannot be exported: its body was not made from a folder with a config.json"
-        raise DataError(what, where=str(loaded.folder))
-    sizes = [value.nbytes for member in loaded.members for value in member.state_dict().values()]
-    storage.require_space(target.parent, sum(sizes) + _ROOM)
+        hint = "name a new folder; nothing is overwritten"
+        raise ConfigError("exists already", where=str(target), hint=hint)
+    body_folder = getattr(loaded.members[0].body, "folder", None)
+    if body_folder is None:
+        message = "cannot be exported: its body was not made from a folder with a config.json"
+        raise DataError(message, where=str(loaded.folder))
+    size = 0
+    for member in loaded.members:
+        size += sum(tensor.nbytes for tensor in member.state_dict().values())
+    storage.require_space(target.parent, size + _OVERHEAD)
     record = loaded.record
     checkpoint = str(record.body.get("checkpoint", ""))
-    if Path(checkpoint).expanduser().is_dir():  # of this machine
+    # Paths of this machine say nothing elsewhere.
+    if Path(checkpoint).expanduser().is_dir():
         record = replace(record, body={**record.body, "checkpoint": Path(checkpoint).name})
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
-    settings.pop("paths", None)  # of this machine
+    settings.pop("paths", None)
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
         for name, member in zip(record.weight_files, loaded.members, strict=True):
             weights = {
-                key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()
+                key: tensor.detach().cpu().contiguous()
+                for key, tensor in member.state_dict().items()
             }
             save_file(weights, folder / name)
         write_preprocessing(folder, loaded.preprocessing)
-        storage.write_json(folder / BODY_CONFIG, shareable_config(body))
+        storage.write_json(folder / BODY_CONFIG, shareable_config(body_folder))
         storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
         storage.write_text(folder / CARD, model_card(replace(loaded, record=record)))
 
 
 def model_card(loaded: Loaded) -> str:
-    """Return a model card as Markdown, with the head that model hubs read; texts of the run, maybe a stranger's, are inert."""
-    record, result = loaded.record, loaded.record.result
-    targets, features = (
-        loaded.preprocessing.targets,
-        getattr(loaded.preprocessing, "feature_names", None),
+    """Return a model card as Markdown, with the head that model hubs read.
+
+    Texts of the run, which may be a stranger's, are inert.
+    """
+    return _CARD.format(
+        **_use_fields(loaded),
+        **_data_fields(loaded.record),
+        **_result_fields(loaded.record.result),
+        **_model_fields(loaded),
     )
-    splits, selected, error = (mapping(result.get(key)) for key in ("splits", "selected", "error"))
-    comparison = mapping(result.get("comparison"))
-    on, verb = selected.get("on"), "validated" if selected.get("by") == "last" else "chosen"
-    chosen = _CHOSEN.get(str(on)) or f"Weights were {verb} on the {_md(on)} split"
+
+
+def _use_fields(loaded: Loaded) -> dict[str, Any]:
+    """Return a card's fields about inputs and outputs."""
+    record = loaded.record
+    features = getattr(loaded.preprocessing, "feature_names", None)
+    columns = ""
+    if features:
+        columns = f"; columns: {_listed(features)}"
+    names = ""
+    if loaded.preprocessing.targets.names:
+        names = f": {_listed(loaded.preprocessing.targets.names)}"
+    return {
+        "task": _inert(record.result.get("task")),
+        "kind": record.kind,
+        "shape": " x ".join(map(str, record.input_shape)),
+        "columns": columns,
+        "outputs": record.num_outputs,
+        "names": names,
+    }
+
+
+def _data_fields(record: ModelRecord) -> dict[str, str]:
+    """Return a card's fields about the splits and the choice of the weights."""
+    splits = mapping(record.result.get("splits"))
+    lines = []
+    for name in ("train", "val", "test"):
+        split = splits.get(name)
+        if split:
+            count = _inert(split.get("n"))
+            digest = _in_code(split.get("sha256"))
+            lines.append(f"| {name} | {count} | `{digest}` |")
+    selected = mapping(record.result.get("selected"))
+    split = selected.get("on")
+    verb = "validated" if selected.get("by") == "last" else "chosen"
+    chosen = _CHOSEN.get(str(split), f"Weights were {verb} on the {_inert(split)} split")
+    if record.members > 1:
+        chosen += f"; the outputs of {record.members} models are averaged"
+    return {
+        "splits": "\n".join(lines),
+        "chosen": chosen,
+        "reads": _inert(record.result.get("test_reads")),
+    }
+
+
+def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return a card's fields about the errors of the run and of simple models."""
+    error = mapping(result.get("error"))
+    is_percent = error.get("percent") is True
     errors = {
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
     }
-    errors |= {f"baseline: {name}": value for name, value in baselines(result)}
-    percent, validation = error.get("percent") is True, number(result.get("validation_error"))
-    within = interval_text(error)
+    for name, baseline_error in baselines(result):
+        errors[f"baseline: {name}"] = baseline_error
+    lines = []
+    for name, measured in errors.items():
+        shown = percent_or_number(number(measured), is_percent)
+        lines.append(f"| {_inert(name)} | {shown} |")
+    ends = interval_text(error)
+    interval = f" Its 95 % interval over such test sets: {ends}." if ends else ""
+    validation_error = number(result.get("validation_error"))
+    validated = ""
+    if validation_error is not None:
+        validated = f" On validation: {percent_or_number(validation_error, is_percent)}."
+    comparison = mapping(result.get("comparison"))
+    beside = ""
+    if comparison:
+        beside = f" Beside simple models on the same split: {_inert(comparison.get('text'))}."
+    return {
+        "errors": "\n".join(lines),
+        "n": _inert(error.get("n")),
+        "skipped": _inert(error.get("skipped")),
+        "interval": interval,
+        "validated": validated,
+        "comparison": beside,
+    }
+
+
+def _model_fields(loaded: Loaded) -> dict[str, Any]:
+    """Return a card's fields about the run, its parts and its weights."""
+    record = loaded.record
+    groups = ("task", "body", "source", "metric", "finetune")
     checkpoint = str(record.body.get("checkpoint"))
-    return _CARD.format(
-        task=_md(result.get("task")),
-        kind=record.kind,
-        shape=" x ".join(map(str, record.input_shape)),
-        columns=f"; columns: {_listed(features)}" if features else "",
-        outputs=record.num_outputs,
-        names=f": {_listed(targets.names)}" if targets.names else "",
-        splits="\n".join(
-            f"| {name} | {_md(splits[name].get('n'))} | `{_code(splits[name].get('sha256'))}` |"
-            for name in ("train", "val", "test")
-            if splits.get(name)
+    # A hub id may end with @REVISION.
+    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    versions = [
+        f"{_inert(package)} {_inert(version)}"
+        for package, version in record.environment.items()
+        if version
+    ]
+    return {
+        "run": _in_code(record.name),
+        "protocol": _inert(record.result.get("protocol")),
+        "seed": record.seed,
+        "names_of_parts": ", ".join(
+            f"{group}={_inert(record.result.get(group))}" for group in groups
         ),
-        chosen=chosen
-        + (f"; the outputs of {record.members} models are averaged" if record.members > 1 else ""),
-        reads=_md(result.get("test_reads")),
-        errors="\n".join(
-            f"| {_md(name)} | {percent_or_number(number(value), percent)} |"
-            for name, value in errors.items()
-        ),
-        n=_md(error.get("n")),
-        skipped=_md(error.get("skipped")),
-        interval=f" Its 95 % interval over such test sets: {within}." if within else "",
-        validated=f" On validation: {percent_or_number(validation, percent)}."
-        if validation is not None
-        else "",
-        comparison=f" Beside simple models on the same split: {_md(comparison.get('text'))}."
-        if comparison
-        else "",
-        run=_code(record.name),
-        protocol=_md(result.get("protocol")),
-        seed=record.seed,
-        names_of_parts=", ".join(
-            f"{key}={_md(result.get(key))}"
-            for key in ("task", "body", "source", "metric", "finetune")
-        ),
-        parameters=sum(value.numel() for value in loaded.model.parameters()),
-        checkpoint=_code(checkpoint),
-        checkpoint_sha256=_code(record.checkpoint_sha256),
-        licence=CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from"),
-        weights_sha256=_code(record.weights_sha256),
-        versions=", ".join(
-            f"{_md(key)} {_md(value)}" for key, value in record.environment.items() if value
-        ),
-    )
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "checkpoint": _in_code(checkpoint),
+        "checkpoint_sha256": _in_code(record.checkpoint_sha256),
+        "licence": licence,
+        "weights_sha256": _in_code(record.weights_sha256),
+        "versions": ", ".join(versions),
+    }
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{_code(name)}`" for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    shown = ", ".join(f"`{_in_code(name)}`" for name in names[:_MAX_NAMES])
+    if len(names) > _MAX_NAMES:
+        shown += f" and {len(names) - _MAX_NAMES} more"
+    return shown
 
 
-def _code(text: Any) -> str:
+def _in_code(text: Any) -> str:
+    """Return text of unknown origin that does not end the code span, or the cell, it is in."""
     return visible(str(text)).replace("`", "'").replace("|", "/")
 
 
-def _md(text: Any) -> str:
+def _inert(text: Any) -> str:
     """Return text of unknown origin in which Markdown and HTML find nothing."""
-    return "".join(f"\\{char}" if char in r"\`*_[]<>|#&~$" else char for char in visible(str(text)))
+    return _MARKUP.sub(r"\\\g<0>", visible(str(text)))

@@ -1,9 +1,13 @@
-"""A finished run's error once more, from the predictions that it saved: neither model nor data are read."""
+"""A finished run's error once more, from the predictions that it saved.
+
+Neither model nor data are read.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,83 +15,109 @@ from orca_cli.config import configuration, parts
 from orca_cli.config.schema import ERROR_CHUNKS
 from orca_cli.data.untrusted.arrays import open_arrays
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import KINDS
+from orca_cli.interfaces import KINDS, Error, Score
 from orca_cli.prediction.record import completed, own_file, setting
 from orca_cli.report.collect import mapping, number
 from orca_cli.runs.directory import PREDICTIONS, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
 
 # The number of threads changes the order of sums; nobody reads an error to more digits.
-_RELATIVE, _ABSOLUTE = 1e-6, 1e-9
-_AGAIN = "orca doctor RUN says what is damaged; run it again with --force"
+_RELATIVE_TOLERANCE = 1e-6
+_ABSOLUTE_TOLERANCE = 1e-9
+_HINT = "orca doctor RUN says what is damaged; run it again with --force"
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Numbers by name, as recorded and as computed now, None where undefined: the error, n, skipped, then further errors."""
+    """Numbers by name, None where undefined: the error, n, skipped, then further errors."""
 
-    percent: bool  # whether the error is a fraction that is shown in per cent
+    # Whether the error is a fraction that is shown in per cent.
+    percent: bool
+    # As result.json has them.
     recorded: Mapping[str, float | None]
-    computed: Mapping[
-        str, float | None
-    ]  # without the further errors that the saved predictions do not suffice for
+    # As computed now, without further errors for which the saved predictions do not suffice.
+    computed: Mapping[str, float | None]
 
     @property
     def different(self) -> list[str]:
         """Return the names of numbers that are not the same to six digits."""
         return [
             name
-            for name, value in self.computed.items()
-            if not _is_same(self.recorded[name], value)
+            for name, computed in self.computed.items()
+            if not _is_same(self.recorded[name], computed)
         ]
 
 
 def _is_same(recorded: float | None, computed: float | None) -> bool:
     if recorded is None or computed is None:
         return recorded is computed
-    return math.isclose(recorded, computed, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+    return math.isclose(
+        recorded, computed, rel_tol=_RELATIVE_TOLERANCE, abs_tol=_ABSOLUTE_TOLERANCE
+    )
 
 
 def recompute(run: Path) -> Recomputed:
-    """Compute the error of a completed run's test predictions again, to be compared with result.json.
+    """Compute the error of a completed run's test predictions again, beside that of result.json.
 
     Raises:
-        DataError: no completed run, or what it saved does not suffice, such as records of a run that is older than these.
-        ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name what is no error.
+        DataError: no completed run, or its files do not suffice, such as those of a run that is
+            older than these records.
+        ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name
+            something that is not an error.
     """
-    summary_file, predictions = (
-        f"{STAGE_FOLDERS['build']}/{SUMMARY}",
-        f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}",
-    )
+    summary_file = f"{STAGE_FOLDERS['build']}/{SUMMARY}"
+    predictions_file = f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
     result = completed(run)
-    for name in (SETTINGS, summary_file, predictions):
+    for name in (SETTINGS, summary_file, predictions_file):
         own_file(run, name)
-    summary, settings = read_or_empty(run / summary_file), configuration.content(run / SETTINGS)
-    noted, kind = mapping(result.get("error")), summary.get("kind")
+    summary = read_or_empty(run / summary_file)
+    settings = configuration.content(run / SETTINGS)
+    recorded = mapping(result.get("error"))
+    kind = summary.get("kind")
     node = mapping(settings.get("task")).get("error")
     parts.check_admitted(node, "task.error")
-    if not noted or kind not in KINDS or not isinstance(node, (dict, str, type(None))):
-        raise DataError("its records do not say which error it has", where=str(run), hint=_AGAIN)
-    stored = open_arrays(run / predictions, str(run / predictions), _AGAIN)
-    saved = {
-        name: np.asarray(stored[name].read()) for name in stored if stored[name].dtype.kind in "fiu"
-    }
+    is_node = isinstance(node, (dict, str, type(None)))
+    if not recorded or kind not in KINDS or not is_node:
+        raise DataError("its records do not say which error it has", where=str(run), hint=_HINT)
+    saved = _numbers_in(run / predictions_file)
     try:
-        batch = setting(settings, "train.batch_size", summary)
-        chunk = ERROR_CHUNKS.get(str(settings.get("protocol")))
-        error = named_error(node, kind, saved["targets"].dtype.kind != "f", chunk, batch)
+        batch_size = setting(settings, "train.batch_size", summary)
+        error = named_error(
+            node=node,
+            kind=kind,
+            integer_targets=saved["targets"].dtype.kind != "f",
+            chunk=ERROR_CHUNKS.get(str(settings.get("protocol"))),
+            batch=batch_size,
+        )
         score = error(saved["outputs"], saved["targets"], saved.get("groups"))
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
-        what = f"cannot be computed from what the run saved: {failure}"
-        raise DataError(what, where=str(run), hint="run it again with --force") from failure
-    others = mapping(noted.get("others"))
-    recorded = {
-        error.name: noted.get("value"),
-        "n": noted.get("n"),
-        "skipped": noted.get("skipped"),
-        **others,
+        message = f"cannot be computed from what the run saved: {failure}"
+        raise DataError(message, where=str(run), hint="run it again with --force") from failure
+    return _beside(recorded, error, score)
+
+
+def _numbers_in(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of numbers in a file by name."""
+    arrays = {}
+    for name, stored in open_arrays(path, str(path), _HINT).items():
+        if stored.dtype.kind in "fiu":
+            arrays[name] = np.asarray(stored.read())
+    return arrays
+
+
+def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed:
+    """Return the numbers of a recorded error beside those of a score."""
+    further = mapping(record.get("others"))
+    entries = {
+        error.name: record.get("value"),
+        "n": record.get("n"),
+        "skipped": record.get("skipped"),
+        **further,
     }
+    # Anything but a finite number is undefined.
+    recorded = {name: None if number(entry) is None else entry for name, entry in entries.items()}
     computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
-    computed |= {name: score.others[name] for name in others if name in score.others}
-    known = {name: None if number(value) is None else value for name, value in recorded.items()}
-    return Recomputed(error.percent, known, computed)
+    for name in further:
+        if name in score.others:
+            computed[name] = score.others[name]
+    return Recomputed(percent=error.percent, recorded=recorded, computed=computed)

@@ -1,4 +1,7 @@
-"""What a run or an export says about its model; read from records of bounded size that may be a stranger's."""
+"""The record of a run's or an export's model.
+
+It is read from files of bounded size that may be a stranger's.
+"""
 
 import os
 import stat
@@ -27,13 +30,17 @@ from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 EXPORT = "export.json"
-CARD = "README.md"  # for people, who may edit it
+# For people, who may edit it.
+CARD = "README.md"
 WEIGHTS = "model.safetensors"
-SCHEMA = 1  # of export.json
+# Of export.json.
+SCHEMA = 1
+# Bytes.
 _LARGEST_RECORD = 2**26
-_NEWER = "use a newer orca"
+_USE_NEWER = "use a newer orca"
 # Entry that names code -> its place in the configuration, which admits the same as in `orca run`.
 _PLACES = {"embedder": "embedder", "body": "body", "finetune": "finetune", "error": "task.error"}
+# Entry -> the setting that it is.
 _SETTINGS_OF = {
     "seed": "seed",
     "pooling": "predictor.pooling",
@@ -41,13 +48,15 @@ _SETTINGS_OF = {
     "batch_size": "train.eval_batch_size",
     "train_batch_size": "train.batch_size",
 }
+_DICTIONARIES = ("embedder", "body", "finetune", "result", "environment")
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed besides weights and preprocessing to make a run's model again; `_SETTINGS_OF` has its settings.
+    """All that is needed besides weights and preprocessing to make a run's model again.
 
-    `read_run` and `read_export` make it. Values have been checked against the types here, nodes by `parts.check_admitted`.
+    `read_run` and `read_export` make it. Its entries have been checked against the types here,
+    settings (`_SETTINGS_OF`) against their declaration, nodes by `parts.check_admitted`.
     """
 
     kind: Kind
@@ -56,20 +65,27 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    batch_size: int  # of evaluation; another one can change last bits
-    embedder: dict[str, Any]  # a node, as the next two
+    # Of evaluation; another size can change last bits.
+    batch_size: int
+    # Nodes.
+    embedder: dict[str, Any]
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: (
-        dict[str, Any] | str | None
-    )  # node or short name of the task's error; None for the usual one of its kind
-    error_chunks: Count | None  # samples after which it is averaged; None: over the whole split
+    # Node or short name of the task's error; None for the usual one of its kind.
+    error: dict[str, Any] | str | None
+    # Samples after which the error is averaged; None: over the whole split.
+    error_chunks: Count | None
     train_batch_size: int
-    checkpoint_sha256: str  # of the body's checkpoint
-    weights_sha256: str  # of the whole model
-    result: Mapping[str, Any]  # the run's result.json
-    environment: Mapping[str, Any] = field(default_factory=dict)  # versions that it ran with
-    members: Count = 1  # models, whose outputs are averaged
+    # Of the body's checkpoint.
+    checkpoint_sha256: str
+    # Of all weights of the model.
+    weights_sha256: str
+    # The run's result.json.
+    result: Mapping[str, Any]
+    # Package -> its version in the run.
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    # Number of models, whose outputs are averaged.
+    members: Count = 1
 
     @property
     def name(self) -> str:
@@ -78,15 +94,17 @@ class ModelRecord:
 
     @property
     def weight_files(self) -> Iterator[str]:
-        """Yield the names of an export's files of weights: the outputs of these models are averaged."""
+        """Yield the names of an export's files of weights, one a member."""
+        if self.members == 1:
+            yield WEIGHTS
+            return
         # One by one: a stranger's record may speak of more members than memory could name.
-        yield from (
-            WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members)
-        )
+        for number in range(self.members):
+            yield f"model-{number}.safetensors"
 
 
-def own_file(folder: Path, name: str, most: int | None = None) -> Path:
-    """Return a file of a folder that is really in it, and not larger than `most` bytes.
+def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
+    """Return a file of a folder that is really in it, and not larger than `max_bytes`.
 
     Raises:
         UnsafeError: it is a link, below a link, not a file, or too large.
@@ -96,19 +114,17 @@ def own_file(folder: Path, name: str, most: int | None = None) -> Path:
     for step in Path(name).parts:
         path = path / step
         try:
-            facts = os.lstat(path)
+            state = os.lstat(path)
         except OSError as error:
             raise ChecksumError("is missing", where=str(folder / name)) from error
-        if stat.S_ISLNK(facts.st_mode):
-            raise UnsafeError(
-                "is a link, which could lead anywhere",
-                where=str(path),
-                hint="copy what it leads to",
-            )
-    if not stat.S_ISREG(facts.st_mode):
+        if stat.S_ISLNK(state.st_mode):
+            message = "is a link, which could lead anywhere"
+            raise UnsafeError(message, where=str(path), hint="copy what it leads to")
+    if not stat.S_ISREG(state.st_mode):
         raise UnsafeError("is not a file", where=str(path))
-    if most is not None and facts.st_size > most:
-        raise UnsafeError(f"is far too large for a record ({facts.st_size} bytes)", where=str(path))
+    if max_bytes is not None and state.st_size > max_bytes:
+        message = f"is far too large for a record ({state.st_size} bytes)"
+        raise UnsafeError(message, where=str(path))
     return path
 
 
@@ -118,40 +134,43 @@ def is_export(folder: Path) -> bool:
 
 
 def read_export(folder: Path) -> ModelRecord:
-    """Return the record of an export whose files are all as they were written, but for its model card.
+    """Return the record of an export; all its files, but for the model card, are as written.
 
     Raises:
         ChecksumError: a file is missing or has changed.
         CheckpointError: a newer program wrote it.
-        UnsafeError: it holds links, or names what is no part of a model.
-        DataError, ConfigError: its record is not one, or a setting in it is out of range.
+        UnsafeError: it holds links, or names code that no model consists of.
+        DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
     for path in folder.rglob("*"):
-        if path.is_symlink() or not path.is_dir():
-            is_record = path.suffix in (".json", ".yaml", ".md")
-            own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
-    record = storage.read_checked_json(folder / EXPORT)
-    if (number := record.pop("schema", None)) != SCHEMA:
-        what = f"schema {number} is of a newer program; this one reads up to {SCHEMA}"
-        raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
+        if path.is_dir() and not path.is_symlink():
+            continue
+        is_record = path.suffix in (".json", ".yaml", ".md")
+        own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
+    entries = storage.read_checked_json(folder / EXPORT)
+    number = entries.pop("schema", None)
+    if number != SCHEMA:
+        message = f"schema {number} is of a newer program; this one reads up to {SCHEMA}"
+        raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
     storage.verify_folder(folder, editable=(CARD,))
-    return _record({"members": 1, **record}, str(folder / EXPORT))
+    return _record({"members": 1, **entries}, str(folder / EXPORT))
 
 
-def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
+def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
     hints = typing.get_type_hints(ModelRecord, include_extras=True)
-    for name in sorted(hints.keys() | values.keys()):
-        value = values.get(name)
-        is_node = name in ("embedder", "body", "finetune", "result", "environment")
-        if not (name in hints and name in values and fits(value, hints[name])) or (
-            is_node and type(value) is not dict
-        ):
-            raise DataError(f"is not a model's record: {name} is {shown(value)}", where=where)
+    for name in sorted(hints.keys() | entries.keys()):
+        entry = entries.get(name)
+        is_right = name in hints and name in entries and fits(entry, hints[name])
+        if name in _DICTIONARIES:
+            is_right = is_right and type(entry) is dict
+        if not is_right:
+            message = f"is not a model's record: {name} is {shown(entry)}"
+            raise DataError(message, where=where)
     for name, key in _SETTINGS_OF.items():
-        check_value(values[name], schema.declared()[key], key)
+        check_value(entries[name], schema.declared()[key], key)
     for name, place in _PLACES.items():
-        parts.check_admitted(values[name], place)
-    return ModelRecord(**{**values, "input_shape": tuple(values["input_shape"])})
+        parts.check_admitted(entries[name], place)
+    return ModelRecord(**{**entries, "input_shape": tuple(entries["input_shape"])})
 
 
 def completed(folder: Path) -> dict[str, Any]:
@@ -169,51 +188,51 @@ def completed(folder: Path) -> dict[str, Any]:
     try:
         result = read_record(folder / RESULT)
     except NewerSchemaError as error:
-        raise CheckpointError(str(error), where=where, hint=_NEWER) from error
+        raise CheckpointError(str(error), where=where, hint=_USE_NEWER) from error
     except (UnreadableError, OSError) as error:
         raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
     if result is not None:
         return result
-    if state := read_or_empty(folder / STATUS).get("state"):
-        raise DataError(
-            f"the run is not completed (state: {state})", where=where, hint="rerun its command"
-        )
+    state = read_or_empty(folder / STATUS).get("state")
+    if state:
+        message = f"the run is not completed (state: {state})"
+        raise DataError(message, where=where, hint="rerun its command")
     hint = "give a run's folder, an exported one, or a folder of runs and --best"
     raise DataError("neither a run nor an export", where=where, hint=hint)
 
 
 def read_run(folder: Path) -> ModelRecord:
-    """Return the record of a completed run; of its files only those that are needed are read and verified.
+    """Return the record of a completed run; only the files that it needs are read and verified.
 
     Raises:
         DataError: as `completed`, or of a task that keeps no preprocessing.
         ChecksumError, CheckpointError, ConfigError, UnsafeError: as `read_export`.
     """
-    build, where, result = STAGE_FOLDERS["build"], str(folder), completed(folder)
+    build = STAGE_FOLDERS["build"]
+    result = completed(folder)
     if not (folder / build / FILE).exists():
-        what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
-        raise DataError(
-            what, where=where, hint="those of its test split are in 3_finetune/predictions.npz"
+        message = (
+            f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for "
+            "new data"
         )
-    records, arrays = (
-        [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"],
-        f"{build}/{ARRAYS_FILE}",
-    )
+        hint = "those of its test split are in 3_finetune/predictions.npz"
+        raise DataError(message, where=str(folder), hint=hint)
+    records = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"]
+    arrays = f"{build}/{ARRAYS_FILE}"
     for name in (storage.MANIFEST, *records):
         own_file(folder, name, _LARGEST_RECORD)
     own_file(folder, arrays)
     storage.verify_folder(folder, only=[*records, arrays])
-    summary, settings = (
-        read_or_empty(folder / build / SUMMARY),
-        configuration.content(folder / SETTINGS),
-    )
-    values = {
-        **{
-            key: summary.get(key)
-            for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")
-        },
-        **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
-        **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
+    summary = read_or_empty(folder / build / SUMMARY)
+    settings = configuration.content(folder / SETTINGS)
+    entries = {
+        "kind": summary.get("kind"),
+        "input_shape": summary.get("input_shape"),
+        "num_outputs": summary.get("num_outputs"),
+        "checkpoint_sha256": summary.get("checkpoint_sha256"),
+        "embedder": settings.get("embedder"),
+        "body": settings.get("body"),
+        "finetune": settings.get("finetune"),
         "error": mapping(settings.get("task")).get("error"),
         "error_chunks": schema.ERROR_CHUNKS.get(str(settings.get("protocol"))),
         "weights_sha256": result.get("weights_sha256"),
@@ -221,15 +240,23 @@ def read_run(folder: Path) -> ModelRecord:
         "members": mapping(result.get("selected")).get("members", 1),
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
-    return _record(values, where)
+    for name, key in _SETTINGS_OF.items():
+        entries[name] = setting(settings, key, summary)
+    return _record(entries, str(folder))
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
-    """Return a setting of a run as it was used: as decided, or as set; its default where its records lack it.
+    """Return a setting of a run as it was used: as decided, or as set.
 
-    `settings` is the content of its config.yaml, `summary` that of its stage 1, which has what was decided.
+    It is the default where the run's records lack it.
+
+    Args:
+        settings: the content of its config.yaml.
+        key: of the setting.
+        summary: that of its stage 1, which has the decided settings.
     """
-    if decided := mapping(mapping(summary.get("decided")).get(key)):
+    decided = mapping(mapping(summary.get("decided")).get(key))
+    if decided:
         return decided.get("value")
     value = schema.lookup(settings, key)
     return schema.lookup(schema.Config(), key) if value is None else value

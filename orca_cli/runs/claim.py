@@ -1,7 +1,7 @@
-"""Which folder a run has, by its identity or by what a user types, who works on it, and its removal.
+"""Which folder belongs to a run, which process works on it, and its removal.
 
-One process works on a run at a time, on whatever machine. Nothing is removed through a link, outside the folder of all runs, or
-while a process works on it.
+One process works on a run at a time, on whatever machine. Nothing is removed through a link,
+outside the folder of all runs, or while a process works on it.
 """
 
 import os
@@ -22,31 +22,36 @@ from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName,
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
+DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 _UNSAFE = re.compile(r"\W")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
-DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
 
 
 def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = False) -> bool:
     """Decide whether a living process works on a run: the one place where that is decided.
 
-    On this machine the lock tells. A lock that is held on another machine may not be seen from here; there the heartbeat
-    tells, whose age is taken by the file system's own clock. Where that clock cannot be read, as in a folder that is read-only
-    here, the process counts as alive.
+    On this machine the lock tells. A lock that is held on another machine may not be seen from
+    here; there the heartbeat tells, whose age is taken by the file system's own clock. Where that
+    clock cannot be read, as in a folder that is read-only here, the process counts as alive.
 
     Args:
         run: its folder.
         status: its status record; empty if missing or unreadable.
-        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its baselines may still be computed.
+        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its
+            baselines may still be computed.
     """
-    return storage.is_locked(run / LOCK) or _beats_elsewhere(run, status, recent_counts)
+    if storage.is_locked(run / LOCK):
+        return True
+    return _beats_elsewhere(run, status, recent_counts=recent_counts)
 
 
-def _beats_elsewhere(run: Path, status: dict[str, Any], recent_counts: bool) -> bool:
+def _beats_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
+    """Decide whether a process on another machine has worked on a run within DEAD_AFTER_S."""
     if status.get("state") not in LIVING and not recent_counts:
         return False
-    holder = read_or_empty(_holder(run.parent, run.name.rpartition("_")[2]))
-    if (holder or status).get("host") in (None, socket.gethostname()):
+    identity = run.name.rpartition("_")[2]
+    holder = read_or_empty(_holder(run.parent, identity)) or status
+    if holder.get("host") in (None, socket.gethostname()):
         return False
     age = storage.age_s(run / LOCK)
     return age is None or age < DEAD_AFTER_S
@@ -56,12 +61,13 @@ def _beats_elsewhere(run: Path, status: dict[str, Any], recent_counts: bool) -> 
 def claim(
     root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False
 ) -> Iterator[RunDirectory]:
-    """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
+    """Claim the folder of this experiment for this process: completed, unfinished or new.
 
     Args:
         root, name: folder of all runs, and the experiment.
         force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
-        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
+        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result
+            says so.
 
     Raises:
         LockedError: another process works on the same experiment.
@@ -71,17 +77,23 @@ def claim(
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with alone(task_folder, name.identity[:SHORT]):
-        earlier = find(task_folder, name.identity, repeat=force)
-        path = earlier or storage.make_folder(task_folder / name.folder())
+        path = find(task_folder, name.identity, repeat=force)
+        if path is None:
+            path = storage.make_folder(task_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
             storage.heartbeat(path / LOCK),
             storage.pinned(path),
         ):
-            if error := newer_schema(path / STATUS, path / RESULT):  # this program would damage it
-                hint = "use the newer program, or start again with --force"
-                raise CheckpointError(str(error), where=str(path), hint=hint) from error
+            newer = newer_schema(path / STATUS, path / RESULT)
+            if newer:
+                # This program would damage the run.
+                raise CheckpointError(
+                    str(newer),
+                    where=str(path),
+                    hint="use the newer program, or start again with --force",
+                ) from newer
             storage.clean_temporary(path)
             if run.result():
                 run.finish()
@@ -92,25 +104,31 @@ def claim(
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment (by the first digits of its hash), or of a search, and record its holder.
+    """Hold the lock of an experiment or of a search, and record its holder.
+
+    An experiment is given by the first digits of its hash.
 
     Raises:
-        LockedError: another process holds it, or on another machine has done so within DEAD_AFTER_S.
+        LockedError: another process holds it, or on another machine has done so within
+            DEAD_AFTER_S.
     """
     holder = _holder(task_folder, identity)
     for run in task_folder.glob(f"*_{identity}"):
-        if _beats_elsewhere(run, status := read_or_empty(run / STATUS), recent_counts=False):
-            who = read_or_empty(holder) or status
-            what = f"process {who.get('pid')} on {who.get('host')} works on this run, or was lost within {DEAD_AFTER_S:.0f} s"
+        status = read_or_empty(run / STATUS)
+        if _beats_elsewhere(run, status, recent_counts=False):
+            record = read_or_empty(holder) or status
             raise LockedError(
-                what, where=run.name, hint="wait for it to end, or for that time, and type it again"
+                f"process {record.get('pid')} on {record.get('host')} works on this run, or was"
+                f" lost within {DEAD_AFTER_S:.0f} s",
+                where=run.name,
+                hint="wait for it to end, or for that time, and type it again",
             )
 
-    def guarded() -> str:
-        held_by = read_or_empty(holder)
-        return f"this run ({identity}): process {held_by.get('pid')} on {held_by.get('host')}"
+    def locked_by() -> str:
+        record = read_or_empty(holder)
+        return f"this run ({identity}): process {record.get('pid')} on {record.get('host')}"
 
-    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=guarded):
+    with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=locked_by):
         storage.write_json(
             holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()}
         )
@@ -118,33 +136,39 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
 
 
 def _holder(task_folder: Path, identity: str) -> Path:
-    """Return the path of the record that names the holder of an experiment's lock; the lock file lies beside it."""
+    """Return the path of the record that names the holder of an experiment's lock.
+
+    The lock file lies beside it.
+    """
     return task_folder / ".locks" / f"{identity}.json"
 
 
 def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
-    """Return the newest folder of an experiment, completed before unfinished; None if there is none.
+    """Return the newest folder of an experiment, completed before unfinished; None without one.
 
-    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was interrupted or killed. One that
-    failed may have nothing that can be resumed: --force is also the way out of that.
+    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was
+    interrupted or killed. One that failed may have nothing that can be resumed: --force is also the
+    way out of that.
     """
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
-    records = {path: read_or_empty(path / STATUS) for path in paths}
-    records = {
-        path: status
-        for path, status in records.items()
-        if status.get("identity", identity) == identity
-    }
+    # Newest first. The name of a folder has the first digits of the identity only.
+    records = {}
+    for path in paths:
+        status = read_or_empty(path / STATUS)
+        if status.get("identity", identity) == identity:
+            records[path] = status
     newest = next(iter(records), None)
+    if newest is None:
+        return None
     if repeat:
-        status = {} if newest is None else records[newest]
+        status = records[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
-    return next(
-        (path for path in records if read_or_empty(path / RESULT).get("state") == "completed"),
-        newest,
-    )
+    for path in records:
+        if read_or_empty(path / RESULT).get("state") == "completed":
+            return path
+    return newest
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
@@ -154,19 +178,26 @@ def look(root: Path, name: RunName) -> RunDirectory | None:
 
 
 def peek(root: Path, name: RunName, *, force: bool = False) -> str:
-    """Return what the command would do, with the same `force` as `claim`: "new", "resume", "completed" or "running"."""
+    """Return what the command would find: "new", "resume", "completed" or "running".
+
+    `force` is that of `claim`.
+    """
     task_folder = name.task_folder(root)
     path = find(task_folder, name.identity, repeat=force)
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
-    is_held = storage.is_locked(_holder(task_folder, name.identity[:SHORT]).with_suffix(".lock"))
-    if is_held or (path is not None and is_worked_on(path, read_or_empty(path / STATUS))):
+    holder = _holder(task_folder, name.identity[:SHORT])
+    if storage.is_locked(holder.with_suffix(".lock")):
         return "running"
-    return "new" if path is None else "resume"
+    if path is None:
+        return "new"
+    return "running" if is_worked_on(path, read_or_empty(path / STATUS)) else "resume"
 
 
 def named(word: str) -> Path:
-    """Return the folder that a word means, a run or (by its path alone) an export; of several runs of one identity the newest.
+    """Return the folder that a word means, a run or (by its path alone) an export.
+
+    If several runs have the identity, it is the newest.
 
     Raises:
         DataError: there is none.
@@ -175,23 +206,26 @@ def named(word: str) -> Path:
     if path.is_dir():
         return path
     root = configuration.default_folders()["runs"]
-    ending = f"_{word}" if _SHORT.fullmatch(word) else "/"  # no name has a slash
-    folders = [
-        folder for folder in root.glob("*/*") if folder.name == word or folder.name.endswith(ending)
-    ]
+    is_identity = _SHORT.fullmatch(word) is not None
+    folders = []
+    for folder in root.glob("*/*"):
+        if folder.name == word or (is_identity and folder.name.endswith(f"_{word}")):
+            folders.append(folder)
     if not folders:
-        hint = (
-            f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
+        raise DataError(
+            "no such run",
+            where=word,
+            hint="give the folder of a run or of an export, or the name of a run in"
+            f" {root} (ORCA_RUNS)",
         )
-        raise DataError("no such run", where=word, hint=hint)
     return max(folders, key=lambda folder: folder.name)
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run's: it has a record, or the name that the program gives runs."""
-    return begun(path) is not None or any(
-        (path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT)
-    )
+    """Return whether a folder is a run: it has a record, or a name as the program gives to runs."""
+    if begun(path) is not None:
+        return True
+    return any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
 
 
 def check_removable(path: Path, root: Path) -> Path:
@@ -206,19 +240,27 @@ def check_removable(path: Path, root: Path) -> Path:
         DataError: it is not a run.
         LockedError: a process works on it.
     """
-    home, real = Path(os.path.realpath(root)), Path(os.path.realpath(path))
+    home = Path(os.path.realpath(root))
+    real = Path(os.path.realpath(path))
     if path.is_symlink():
         raise UnsafeError(
             "is a link; only what lies in the folder of runs is removed", where=str(path)
         )
     if home not in real.parents:
-        hint = "set ORCA_RUNS to its folder of runs to remove it"
-        raise UnsafeError(f"leads out of the folder of runs, {home}", where=str(path), hint=hint)
-    inside = real.relative_to(home)
-    is_part = any(is_run(home / folder) for folder in list(inside.parents)[:-1])
-    if is_part or not is_run(real) or any(part.startswith(".") for part in inside.parts):
-        what = "is not a run: it has no records, or is a part of one"
-        raise DataError(what, where=str(path), hint="orca runs list shows the runs")
+        raise UnsafeError(
+            f"leads out of the folder of runs, {home}",
+            where=str(path),
+            hint="set ORCA_RUNS to its folder of runs to remove it",
+        )
+    relative = real.relative_to(home)
+    is_hidden = any(name.startswith(".") for name in relative.parts)
+    is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])
+    if is_in_run or is_hidden or not is_run(real):
+        raise DataError(
+            "is not a run: it has no records, or is a part of one",
+            where=str(path),
+            hint="orca runs list shows the runs",
+        )
     if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
         raise LockedError(
             "a process works on this run",
@@ -229,14 +271,15 @@ def check_removable(path: Path, root: Path) -> Path:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Remove a run; arguments and errors as those of `check_removable`, and StorageError where the disk refuses."""
+    """Remove a run.
+
+    Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
+    """
     real = check_removable(path, root)
-    identity = str(read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2])[
-        :SHORT
-    ]
+    identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
     # Other processes are kept off it.
     with (
-        alone(real.parent, _UNSAFE.sub("-", identity)),
+        alone(real.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
         storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
     ):
         storage.remove(real)

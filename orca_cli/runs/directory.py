@@ -1,7 +1,8 @@
-"""One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
+"""One run's folder, laid out as docs/ARCHITECTURE.md shows, and its records.
 
-The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
-of a completed run, has the checksums of all others that do not change any more.
+The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it.
+MANIFEST.json, the last file of a completed run, has the checksums of all others that do not change
+any more.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ FINGERPRINT = "fingerprint.json"
 CURVE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
-PREDICTIONS = "predictions.npz"  # of stage 3: outputs and targets of the test split, and the groups of its samples
-TRACKER = "tracker"  # folder of a tracker's files: copies of the curves, written by others, and in no manifest
+# Of stage 3: outputs and targets of the test split, and the groups of its samples.
+PREDICTIONS = "predictions.npz"
+# Folder of a tracker's files: copies of the curves, written by other programs, and in no manifest.
+TRACKER = "tracker"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
-_MOST_POINTS = 100  # of a curve in short
+_CURVE_POINTS = 100  # of a curve in short
 _ABSENT = "nothing"
-_WAYS = "start again with --force, or resume with --allow-inexact-resume"
+_RESUME_HINT = "start again with --force, or resume with --allow-inexact-resume"
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -75,15 +78,18 @@ class RunName:
 
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
-        parts = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
-        return "_".join((storage.timestamp(), *(_UNSAFE.sub("-", part) for part in parts)))
+        fields = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
+        safe_fields = [_UNSAFE.sub("-", field) for field in fields]
+        return "_".join([storage.timestamp(), *safe_fields])
 
 
 class RunDirectory:
     """A claimed run folder. Made by `claim`; all paths and records of a run come from here."""
 
     def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
-        self.path, self.name, self._allow_inexact = path, name, allow_inexact
+        self.path = path
+        self.name = name
+        self._allow_inexact = allow_inexact
         self.trackers: list[Recorder] = []  # take the lines of this run's curves too
         self._shown: Counter[str] = Counter()  # stage -> lines that they have been given
 
@@ -100,55 +106,63 @@ class RunDirectory:
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Write what determines the bits of a stage, after comparing it with the record of the attempt that is resumed.
+        """Write what determines the bits of a stage; compare it first with the earlier attempt's.
 
         Args:
             stage: build, for all that the stages share, or align.
             now: name -> plain value of all that can change a bit.
 
         Raises:
-            FingerprintError: something differs, or the record is lost, and the user did not allow it.
+            FingerprintError: something differs, or the record is lost, and the user did not allow
+                it.
         """
-        pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = [
-            *self.path.glob(f"{pattern}/{CHECKPOINTS}/step-*"),
-            *self.path.glob(f"2_align/{storage.MANIFEST}"),
-        ]
-        path, values = self.stage(stage) / FINGERPRINT, now | {"settings": self.name.identity}
+        path = self.stage(stage) / FINGERPRINT
+        values = now | {"settings": self.name.identity}
         record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
-        try:
-            earlier = storage.read_checked_json(path) if began else record
-        except ChecksumError as error:
-            if not self._allow_inexact:
-                what = f"cannot check what this run started with: its record {error.what}"
-                raise FingerprintError(what, where=str(path), hint=_WAYS) from error
-            earlier = record | {"inexact": [FINGERPRINT]}
-        start = earlier["values"]
-        both = {
-            key: (start.get(key, _ABSENT), values.get(key, _ABSENT))
-            for key in sorted({*start, *values})
-        }
-        changed = {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+        earlier = record
+        if self._has_resumable_work(stage):
+            try:
+                earlier = storage.read_checked_json(path)
+            except ChecksumError as error:
+                if not self._allow_inexact:
+                    raise FingerprintError(
+                        f"cannot check what this run started with: its record {error.what}",
+                        where=str(path),
+                        hint=_RESUME_HINT,
+                    ) from error
+                earlier = record | {"inexact": [FINGERPRINT]}
+        changed = _changed_values(earlier["values"], values)
         if changed and not self._allow_inexact:
-            changes = ", ".join(
-                f"{key} ({old!s:.24}, now {new!s:.24})" for key, (old, new) in changed.items()
+            changes = []
+            for key, (old, new) in changed.items():
+                changes.append(f"{key} ({old!s:.24}, now {new!s:.24})")
+            hint = _RESUME_HINT
+            if "threads" in changed:
+                hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_RESUME_HINT}"
+            raise FingerprintError(
+                f"cannot resume exactly; changed since the run started: {', '.join(changes)}",
+                where=self.path.name,
+                hint=hint,
             )
-            threads = (
-                f"set OMP_NUM_THREADS={changed['threads'][0]}, " if "threads" in changed else ""
-            )
-            what = f"cannot resume exactly; changed since the run started: {changes}"
-            raise FingerprintError(what, where=self.path.name, hint=f"{threads}{_WAYS}")
-        storage.write_checked_json(
-            path, record | {"inexact": sorted({*earlier["inexact"], *changed})}
-        )
+        record["inexact"] = sorted({*earlier["inexact"], *changed})
+        storage.write_checked_json(path, record)
+
+    def _has_resumable_work(self, stage: str) -> bool:
+        """Return whether an earlier attempt at a stage left work; for build, at any stage."""
+        folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
+        patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
+        return any(any(self.path.glob(pattern)) for pattern in patterns)
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Append the next line of a stage's curve to its metrics.jsonl, and give it to every tracker."""
+        """Append the next line of a stage's curve to metrics.jsonl; give it to every tracker."""
         storage.append_json_line(self.stage(stage) / CURVE, dict(line))
         self.show(stage, [line])
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make these lines the curve of a stage, when the stage starts or resumes; trackers get those that they lack."""
+        """Make these lines the curve of a stage, when the stage starts or resumes.
+
+        Trackers get those that they lack.
+        """
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -170,15 +184,21 @@ class RunDirectory:
         storage.write_json(self.stage(stage) / SUMMARY, {"schema": SCHEMA, **summary})
 
     def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
-        """Write an .npz file into a stage's folder; `name` ends with .npz, as its temporary name does then."""
-        storage.write_with(self.stage(stage) / name, lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
+        """Write an .npz file into a stage's folder.
+
+        `name` ends with .npz, as its temporary name does then.
+        """
+
+        def save(path: Path) -> None:
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+
+        storage.write_with(self.stage(stage) / name, save)
 
     def seal(self, stage: str) -> None:
         """Write the manifest of a finished stage's files, and drop what it was resumed from."""
         folder = self.stage(stage)
-        storage.seal(
-            folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity
-        )
+        files = (file for file in folder.iterdir() if file.is_file())
+        storage.seal(folder, files, owner=self.name.identity)
         storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
@@ -194,32 +214,31 @@ class RunDirectory:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
-            for file in [
-                storage.MANIFEST,
-                SUMMARY,
-                *(path.name for path in folder.glob("*.safetensors")),
-            ]:
-                if (folder / file).exists():
-                    storage.quarantine(folder / file)
+            files = [folder / storage.MANIFEST, folder / SUMMARY, *folder.glob("*.safetensors")]
+            for file in files:
+                if file.exists():
+                    storage.quarantine(file)
             return None
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
     def count_test_read(self) -> int:
         """Record, before it happens, that the test split is opened; returns how often it has been.
 
-        A run that was killed while testing opens it twice; baselines of a completed run may open it again.
+        A run that was killed while testing opens it twice; baselines of a completed run may open it
+        again.
         """
-        storage.remove(
-            self.path / storage.MANIFEST
-        )  # of a completed run, which is sealed again with its result
+        # A completed run is sealed again with its result.
+        storage.remove(self.path / storage.MANIFEST)
         path = self.stage("finetune") / "test_reads.jsonl"
         storage.append_json_line(path, {"time": storage.now().isoformat()})
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
-        """Return what changed between the attempts with the user's permission; empty for an exact run."""
-        records = map(storage.read_checked_json, self.path.glob(f"*/{FINGERPRINT}"))
-        return sorted({name for record in records for name in record["inexact"]})
+        """Return what changed between the attempts with the user's permission; empty if exact."""
+        names: set[str] = set()
+        for path in self.path.glob(f"*/{FINGERPRINT}"):
+            names.update(storage.read_checked_json(path)["inexact"])
+        return sorted(names)
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""
@@ -245,6 +264,8 @@ class RunDirectory:
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
+        if step is None and stage == before.get("stage"):
+            step = before.get("step")
         moment = storage.now().isoformat()
         record = {
             "schema": SCHEMA,
@@ -252,7 +273,7 @@ class RunDirectory:
             **vars(self.name),
             "state": state,
             "stage": stage,
-            "step": before.get("step") if step is None and stage == before.get("stage") else step,
+            "step": step,
             "started": before.get("started") or moment,
             "updated": moment,
             "exit_code": code,
@@ -280,12 +301,15 @@ class RunDirectory:
         self.finish()
 
     def finish(self) -> None:
-        """Finish a run that has a result: drop checkpoints, with keep_weights=false all that it trained; seal it."""
+        """Finish a run that has a result: drop its checkpoints, and seal it.
+
+        With keep_weights=false, drop all weights that it trained as well.
+        """
         if not (self.path / storage.MANIFEST).exists():
             folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
-            for folder in folders + (
-                _trained(self.path) if self.result().get("keep_weights") is False else []
-            ):
+            if self.result().get("keep_weights") is False:
+                folders += _trained(self.path)
+            for folder in folders:
                 storage.remove(folder)
             with storage.guarded(self.path):
                 files = _lasting(self.path)
@@ -294,46 +318,63 @@ class RunDirectory:
             self.set_state("completed", code=0)
 
 
+def _changed_values(start: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return key -> (old, new) where two fingerprints differ."""
+    changed = {}
+    for key in sorted({*start, *now}):
+        old = start.get(key, _ABSENT)
+        new = now.get(key, _ABSENT)
+        if old != new:
+            changed[key] = (old, new)
+    return changed
+
+
 def keeps_weights(path: Path) -> bool:
-    """Return whether a completed run has its trained weights; trials and runs with keep_weights=false do not."""
+    """Return whether a completed run has its trained weights.
+
+    Trials and runs with keep_weights=false do not.
+    """
     return bool(_trained(path))
 
 
 def _trained(path: Path) -> list[Path]:
     """Return the folders of a run that hold what stage 3 trained."""
-    return sorted(
-        folder for folder in (path / STAGE_FOLDERS["finetune"]).glob("*") if folder.is_dir()
-    )
+    entries = (path / STAGE_FOLDERS["finetune"]).glob("*")
+    return sorted(entry for entry in entries if entry.is_dir())
 
 
 def _lasting(path: Path) -> list[Path]:
-    """Return the files of a run that do not change once it is completed; a folder's manifest stands for its files."""
+    """Return the files of a run that do not change once it is completed.
+
+    A folder's manifest stands for its files.
+    """
     files = []
     for file in path.rglob("*"):
-        above = [folder for folder in file.parents if path in folder.parents]
-        is_sealed = file.name != storage.MANIFEST and any(
-            (folder / storage.MANIFEST).exists() for folder in above
-        )
-        is_changing = (
-            str(file.relative_to(path)) in _CHANGING
-            or path / TRACKER in above
-            or is_passing(file, path)
-        )
-        if file.is_file() and not is_sealed and not is_changing:
+        if not file.is_file() or is_passing(file, path):
+            continue
+        folders = [folder for folder in file.parents if path in folder.parents]
+        if str(file.relative_to(path)) in _CHANGING or path / TRACKER in folders:
+            continue
+        is_sealed = any((folder / storage.MANIFEST).exists() for folder in folders)
+        if file.name == storage.MANIFEST or not is_sealed:
             files.append(file)
     return files
 
 
 def is_passing(file: Path, run: Path) -> bool:
-    """Return whether a file of a run, or a folder around it, is incomplete or was moved aside as damaged."""
+    """Return whether a file of a run, or a folder around it, is incomplete or moved aside."""
     names = map(Path, file.relative_to(run).parts)
     return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
-    named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
-    return dict(sorted((int(name[1]), path) for path, name in named if name))
+    """Return step -> checkpoint, by step, without those that were moved aside as damaged."""
+    by_step = {}
+    for path in sorted(folder.glob("step-*")):
+        match = _STEP.fullmatch(path.name)
+        if match:
+            by_step[int(match[1])] = path
+    return dict(sorted(by_step.items()))
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:
@@ -345,9 +386,11 @@ def read_or_empty(path: Path) -> dict[str, Any]:
 
 
 def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return some columns of a curve, at most 100 lines, evenly spread, the first and the last among them."""
-    count = min(_MOST_POINTS, len(lines))
-    places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
-    return [
-        {name: lines[place][name] for name in names if name in lines[place]} for place in places
-    ]
+    """Return columns of a curve, at most 100 lines, evenly spread, with the first and the last."""
+    count = min(_CURVE_POINTS, len(lines))
+    rows = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
+    points = []
+    for row in rows:
+        line = lines[row]
+        points.append({name: line[name] for name in names if name in line})
+    return points

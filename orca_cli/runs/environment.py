@@ -13,16 +13,19 @@ from orca_cli.exceptions import UnavailableError
 from orca_cli.runs import program
 
 PACKAGES = (
-    *(
-        "orca-transfer",
-        "torch",
-        "transformers",
-        "accelerate",
-        "safetensors",
-        "hydra-core",
-        "omegaconf",
-    ),
-    *("pot", "numpy", "scipy", "scikit-learn", "pandas", "rich"),
+    "orca-transfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "hydra-core",
+    "omegaconf",
+    "pot",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "rich",
 )
 
 
@@ -41,21 +44,26 @@ def requirements() -> list[Requirement]:
         lines = metadata.requires("orca-transfer") or []
     except metadata.PackageNotFoundError:
         return []
-    return [
-        one
-        for one in map(Requirement, lines)
-        if one.marker is None or one.marker.evaluate({"extra": ""})
-    ]
+    required = []
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            required.append(requirement)
+    return required
 
 
 def unmet_requirements() -> list[str]:
-    """Return the program's requirements that this machine does not meet, such as "numpy 1.26.4 (needed: <3,>=2.0)"."""
-    if not (needed := requirements()):
+    """Return the program's requirements that this machine does not meet.
+
+    Such as "numpy 1.26.4 (needed: <3,>=2.0)".
+    """
+    required = requirements()
+    if not required:
         return []
     python = metadata.metadata("orca-transfer")["Requires-Python"]
     unmet = []
-    for requirement in [*needed, Requirement(f"python{python or ''}")]:
-        name, limits = requirement.name, requirement.specifier
+    for requirement in [*required, Requirement(f"python{python or ''}")]:
+        name = requirement.name
+        limits = requirement.specifier
         version = platform.python_version() if name == "python" else version_of(name)
         if version is None or not limits.contains(version, prereleases=True):
             unmet.append(f"{name} {version or 'is missing'} (needed: {limits or 'any version'})")
@@ -63,11 +71,17 @@ def unmet_requirements() -> list[str]:
 
 
 def check_requirements() -> None:
-    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new; nothing is imported."""
-    if unmet := unmet_requirements():
-        what = f"{', '.join(unmet)}: not what this program works with"
-        hint = "pip install --upgrade orca-transfer, in an environment of its own"
-        raise UnavailableError(what, where="installation", hint=hint)
+    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new.
+
+    Nothing is imported.
+    """
+    unmet = unmet_requirements()
+    if unmet:
+        raise UnavailableError(
+            f"{', '.join(unmet)}: not what this program works with",
+            where="installation",
+            hint="pip install --upgrade orca-transfer, in an environment of its own",
+        )
 
 
 def environment() -> dict[str, Any]:

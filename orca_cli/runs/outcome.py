@@ -14,8 +14,9 @@ State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 class Failure:
     """Why a run is not completed."""
 
-    error: OrcaError  # what to print, in one line
-    cause: BaseException  # what it came from, for a traceback; the error itself where there is nothing else
+    error: OrcaError  # printed, in one line
+    # The exception that it came from, for a traceback; the error itself without another one.
+    cause: BaseException
 
     def record(self) -> dict[str, str]:
         """Return the failure as recorded in status.json."""
@@ -33,15 +34,21 @@ class Outcome:
     state: State  # skipped: it had been completed before
     code: int = 0  # exit code
     path: Path | None = None  # the run's folder; None where none was made
-    result: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of result.json; empty unless completed or skipped
+    # Of result.json; empty unless completed or skipped.
+    result: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
 
 def ended_by(
     error: OrcaError, cause: BaseException | None = None, path: Path | None = None
 ) -> Outcome:
-    """Return the outcome of a run that an error ended, with what it came from and the folder where there are such."""
+    """Return the outcome of a run that an error ended.
+
+    Args:
+        error: the error.
+        cause: the exception that it came from; None without one.
+        path: the run's folder; None where none was made.
+    """
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-    return Outcome(state, error.code, path, failure=Failure(error, cause or error))
+    failure = Failure(error=error, cause=cause or error)
+    return Outcome(state=state, code=error.code, path=path, failure=failure)

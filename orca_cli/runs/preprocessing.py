@@ -1,4 +1,7 @@
-"""Fitted preprocessing beside the weights: plain values as checked JSON, arrays as safetensors by dotted names; no pickle."""
+"""Fitted preprocessing beside the weights, without pickle.
+
+Plain values are checked JSON, arrays are safetensors by dotted names.
+"""
 
 import hashlib
 import types
@@ -16,10 +19,10 @@ from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.interfaces import Preprocessing
 from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
-FILE, ARRAYS_FILE = "preprocessing.json", "preprocessing.safetensors"
-BODY_CONFIG = Path(
-    "body", "config.json"
-)  # of the body's checkpoint, so that whole weights need no checkpoint
+FILE = "preprocessing.json"
+ARRAYS_FILE = "preprocessing.safetensors"
+# Of the body's checkpoint, so that whole weights need no checkpoint.
+BODY_CONFIG = Path("body", "config.json")
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
 
@@ -30,20 +33,24 @@ def can_predict(run: Path) -> bool:
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors; StorageError where the disk fails."""
+    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
+
+    StorageError where the disk fails.
+    """
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
-    values, owner = _plain(preprocessing, arrays, ""), type(preprocessing)
+    values = _plain(preprocessing, arrays, "")
+    owner = type(preprocessing)
     content = save(arrays)
-    written = {
+    record = {
         "schema": _SCHEMA,
         "target": f"{owner.__module__}.{owner.__qualname__}",
         "values": values,
         "arrays_sha256": hashlib.sha256(content).hexdigest(),
     }
     storage.write_bytes(folder / ARRAYS_FILE, content)
-    storage.write_checked_json(folder / FILE, written)
+    storage.write_checked_json(folder / FILE, record)
 
 
 def load_preprocessing(folder: Path) -> Preprocessing:
@@ -55,75 +62,83 @@ def load_preprocessing(folder: Path) -> Preprocessing:
         DataError: a later version of the program wrote it, or the class does not accept the values.
         StorageError: a file cannot be read.
     """
-    path, arrays_path = folder / FILE, folder / ARRAYS_FILE
-    written = storage.read_checked_json(path)
-    if written.get("schema") != _SCHEMA:
+    path = folder / FILE
+    arrays_path = folder / ARRAYS_FILE
+    record = storage.read_checked_json(path)
+    if record.get("schema") != _SCHEMA:
         raise DataError(
-            f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT
+            f"has schema {record.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT
         )
-    if not arrays_path.is_file() or storage.sha256_file(arrays_path) != written["arrays_sha256"]:
+    if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
             f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
         )
     arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
-    owner = parts.resolve({parts.TARGET: written["target"]}, str(path), place=parts.PREPROCESSING)
+    owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
             raise TypeError("it is not preprocessing")
-        return cast(Preprocessing, _typed(owner, written["values"], arrays, ""))
+        return cast(Preprocessing, _typed(owner, record["values"], arrays, ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"'{written['target']}' does not accept this record: {error}"
-        raise DataError(what, where=str(path), hint=_HINT) from error
+        raise DataError(
+            f"'{record['target']}' does not accept this record: {error}",
+            where=str(path),
+            hint=_HINT,
+        ) from error
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
-    """Return a value as JSON takes it; arrays are put into `arrays` by name, and None takes their place."""
+    """Return a value as JSON takes it.
+
+    Arrays are put into `arrays` by name, and None takes their place.
+    """
     import torch
 
     if is_dataclass(value):
-        return {
-            one.name: _plain(getattr(value, one.name), arrays, f"{name}.{one.name}")
-            for one in fields(value)
-        }
+        record = {}
+        for field in fields(value):
+            full_name = f"{name}.{field.name}"
+            record[field.name] = _plain(getattr(value, field.name), arrays, full_name)
+        return record
     if isinstance(value, (np.ndarray, torch.Tensor)):
         arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
         return None
-    return (
-        [_plain(item, arrays, name) for item in value]
-        if isinstance(value, (list, tuple))
-        else value
-    )
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry, arrays, name) for entry in value]
+    return value
 
 
 def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
     """Return a plain value as what a field's annotation says."""
     import torch
 
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    members = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        kinds = [member for member in members if is_dataclass(member)]
-        # Alternatives are distinguished by the names of their fields.
-        hint = next(
-            (kind for kind in kinds if {field.name for field in fields(kind)} == set(value)),
-            members[0],
-        )
-        return _typed(hint, value, arrays, name)
+        return _typed(_alternative(members, value), value, arrays, name)
     if isinstance(hint, type) and is_dataclass(hint):
         # `interfaces` imports torch for type checkers only.
         hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
-        return hint(
-            **{
-                key: _typed(hints[key], item, arrays, f"{name}.{key}")
-                for key, item in value.items()
-            }
-        )
+        settings = {}
+        for key, entry in value.items():
+            settings[key] = _typed(hints[key], entry, arrays, f"{name}.{key}")
+        return hint(**settings)
     if hint in (np.ndarray, torch.Tensor):
         array = arrays[name.removeprefix(".")]
         return array if hint is np.ndarray else torch.from_numpy(array)
-    return (
-        tuple(_typed(members[0], item, arrays, name) for item in value)
-        if origin is tuple
-        else value
-    )
+    if origin is tuple:
+        return tuple(_typed(members[0], entry, arrays, name) for entry in value)
+    return value
+
+
+def _alternative(members: tuple[Any, ...], value: Any) -> Any:
+    """Return the member of a union that a plain value is of.
+
+    Dataclasses are distinguished by the names of their fields.
+    """
+    for member in members:
+        if is_dataclass(member) and {field.name for field in fields(member)} == set(value):
+            return member
+    return members[0]

@@ -1,4 +1,4 @@
-"""Which program makes a run: its version, its commit, and a digest of its sources that no comment changes."""
+"""Which program makes a run: its version, its commit, and a digest of its sources."""
 
 import ast
 import functools
@@ -16,7 +16,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @functools.cache
 def digest(sources: Path = SOURCES) -> str:
-    """Return the SHA-256 over the syntax trees of all Python sources below a folder, without docstrings.
+    """Return the SHA-256 over the syntax trees of all Python sources below a folder.
 
     Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose
     values a run's settings hold, nor packages, nor modules of --allow-module. It takes most of a
@@ -56,22 +56,22 @@ def commit(checkout: Path) -> str | None:
 
 
 def _content(source: bytes) -> bytes:
-    """Return what counts of a source: its syntax tree or, where nothing can import it, its bytes."""
+    """Return a source's syntax tree as bytes; where nothing can import it, the source itself."""
     try:
         return _text(ast.parse(source)).encode()
     except (SyntaxError, ValueError):
         return source
 
 
-def _text(part: Any) -> str:
+def _text(node: Any) -> str:
     """Return a part of a syntax tree as a text, which every Python that parses it writes alike."""
-    if isinstance(part, list):
-        return f"[{' '.join(map(_text, part))}]"
-    if not isinstance(part, ast.AST):
-        return repr(part)
-    fields = {name: getattr(part, name, None) for name in part._fields}
-    if isinstance(part, _DOCUMENTED) and ast.get_docstring(part, clean=False) is not None:
-        fields["body"] = part.body[1:]
+    if isinstance(node, list):
+        return f"[{' '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: getattr(node, name, None) for name in node._fields}
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
     # Versions of Python differ in the fields that are empty.
     texts = [f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, [])]
-    return f"{type(part).__name__}({' '.join(texts)})"
+    return f"{type(node).__name__}({' '.join(texts)})"

@@ -1,4 +1,4 @@
-"""Reading a run's JSON records: no content, however hostile, can crash the reader or exhaust memory."""
+"""Reading a run's JSON records: no content, however hostile, crashes the reader or fills memory."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""The settings of a run as its folder has them: as composed, and what was decided where they left something open."""
+"""A run's settings, read from its folder: those composed, and those decided by the run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,9 @@ from orca_cli.runs.directory import RESULT, SETTINGS, STAGE_FOLDERS, SUMMARY, re
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
+    """Return key -> value of a run's composed settings, such as train.epochs -> 10.
+
+    Lists are values.
 
     Raises:
         ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
@@ -27,25 +29,34 @@ def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decided(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not got that far."""
+    """Return key -> {value, why} of what a run decided.
+
+    Empty where it decided nothing, or has not got that far.
+    """
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
-        if isinstance(decisions, dict):
-            return {
-                str(key): one
-                for key, one in decisions.items()
-                if isinstance(one, dict) and "value" in one
-            }
+        if not isinstance(decisions, dict):
+            continue
+        valid = {}
+        for key, decision in decisions.items():
+            if isinstance(decision, dict) and "value" in decision:
+                valid[str(key)] = decision
+        return valid
     return {}
 
 
 def canonical(text: str) -> str:
-    """Return the form in which values are compared and shown: 1e-4 and 0.0001 are the same, and so are False and false."""
+    """Return the form in which values are compared and shown.
+
+    1e-4 and 0.0001 are the same, and so are False and false.
+    """
     try:
-        value = float(text)
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else as_typed(value)
+        number = float(text)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
+    if number.is_integer() and abs(number) < 1e15:
+        return str(int(number))
+    return as_typed(number)
 
 
 def as_typed(value: Any) -> str:
@@ -56,4 +67,7 @@ def as_typed(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(as_typed, value))}]"
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
+    return str(value)

@@ -1,4 +1,7 @@
-"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json; a run that two studies share is run once."""
+"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
+
+A run that two studies share is run once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +41,13 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
-    with storage.lock(
-        path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"
-    ):
+    lock_path = path.with_suffix(".lock")
+    with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
-        merged = {tuple(sorted(member.labels.items())): member for member in (*earlier, *members)}
-        records = [vars(member) for member in merged.values()]
+        by_labels = {}
+        for member in (*earlier, *members):
+            by_labels[tuple(sorted(member.labels.items()))] = member
+        records = [vars(member) for member in by_labels.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
 
 
@@ -62,9 +66,9 @@ def read(root: Path, study: str) -> list[Member]:
             members.append(Member(identity=str(member["identity"]), labels=labels))
         return members
     except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
-        hint = (
-            f"move it away; orca run -m study={study} writes it again, and repeats no completed run"
-        )
         raise DataError(
-            f"cannot be read: {type(error).__name__}: {error}", where=str(path), hint=hint
+            f"cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            hint=f"move it away; orca run -m study={study} writes it again, and repeats no"
+            " completed run",
         ) from error

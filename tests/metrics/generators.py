@@ -47,17 +47,22 @@ def consecutive(features, samples, size):
 
 
 def as_compared(metric, source, target):
-    """Both sides as the metric takes them; where it takes samples, consecutive ones, two or more if there are two points."""
-    largest = getattr(metric, "sample_size", None)
-    if largest is None:
+    """Both sides as the metric takes them.
+
+    Where it takes samples, consecutive ones, two or more if there are two points.
+    """
+    if not metric.sample_size:
         return source, target
     points = min(len(source.x), len(target.x))
-    size = min(largest, max(1, points // 2))
+    size = min(metric.sample_size, max(1, points // 2))
     return tuple(consecutive(side, points // size, size) for side in (source, target))
 
 
 def distance(metric, source, target):
-    """The distance of features or bare points; what is prepared of the source is read back from a file, as from the cache."""
+    """The distance of features or bare points.
+
+    What is prepared of the source is read back from a file, as from the cache.
+    """
     source, target = as_features(source), as_features(target)
     prepared = load(save(metric.prepare(source)))
     source, target = as_compared(metric, source, target)
@@ -82,10 +87,9 @@ def converged(kind, reg=0.1, newton_points=512):
     return type(kind.__name__, (kind,), {"transport": transport})(reg)
 
 
-def cosine(one, other):
-    return torch.nn.functional.cosine_similarity(
-        one.flatten().double(), other.flatten().double(), dim=0
-    ).item()
+def cosine(a, b):
+    a, b = a.flatten().double(), b.flatten().double()
+    return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
 def squares(x, y):
@@ -93,24 +97,24 @@ def squares(x, y):
 
 
 def geomloss_otdd(source, target, reg, **annealing):
-    """The dataset distance by geomloss alone: labels are one more coordinate and W is a table of numbers."""
+    """The dataset distance by geomloss alone: labels are a coordinate, W is a table of numbers."""
     settings = {"loss": "sinkhorn", "p": 2, "blur": reg**0.5, "backend": "tensorized"} | annealing
-    k, l = source.num_classes, target.num_classes  # noqa: E741
-    clouds = [f.x.detach()[f.labels == c] for f in (source, target) for c in range(f.num_classes)]
-    table = torch.zeros(k + l, k + l, dtype=source.x.dtype)
-    for a, b in itertools.combinations(range(k + l), 2):
-        table[a, b] = table[b, a] = SamplesLoss(cost=squares, **settings)(
-            clouds[a], clouds[b]
-        ).item()
+    clouds = []
+    for side in (source, target):
+        clouds += [side.x.detach()[side.labels == label] for label in range(side.num_classes)]
+    table = torch.zeros(len(clouds), len(clouds), dtype=source.x.dtype)
+    label_distance = SamplesLoss(cost=squares, **settings)
+    for a, b in itertools.combinations(range(len(clouds)), 2):
+        table[a, b] = table[b, a] = label_distance(clouds[a], clouds[b]).item()
 
     def cost(x, y):
         rows, columns = x[..., -1].long(), y[..., -1].long()
         return squares(x[..., :-1], y[..., :-1]) / 2 + table[rows[:, :, None], columns[:, None]] / 2
 
-    joined = [
-        torch.cat([f.x, (f.labels + start)[:, None].to(f.x)], 1)
-        for f, start in ((source, 0), (target, k))
-    ]
+    joined = []
+    for side, start in ((source, 0), (target, source.num_classes)):
+        numbers = (side.labels + start)[:, None].to(side.x)
+        joined.append(torch.cat([side.x, numbers], 1))
     return SamplesLoss(cost=cost, **settings)(*joined)
 
 

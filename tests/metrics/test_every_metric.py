@@ -1,13 +1,13 @@
-"""What is asked of every metric alike: gradients by finite differences, invariances, equal points, what is refused."""
+"""Every metric: gradients by finite differences, invariances, equal points, refusals, traits."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from orca_cli.config import configuration, parts
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Features
+from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.euclidean import Euclidean
 from orca_cli.metrics.mmd import MMD
 from orca_cli.metrics.moments import Moments
@@ -31,94 +31,181 @@ SINKHORN, NEWTON = (converged(OTDDByClass, 0.5, points) for points in (0, 512))
 GAUSSIAN = converged(OTDDGaussian, 0.5)
 CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
 
-# name -> (metric, points and classes of the source, of the target, dimensions, step, tolerance). MMD's bandwidth is a
-# constant of its gradient, which is compared in test_mmd.py.
+
+@dataclass(frozen=True)
+class Gradient:
+    """A metric, points and classes of both sides, and how near its gradient is to differences."""
+
+    metric: Metric
+    source: tuple[int, int]
+    target: tuple[int, int]
+    width: int = 3
+    step: float = 1e-5
+    close: dict[str, float] = field(default_factory=lambda: CLOSE)
+
+
+# MMD's bandwidth is a constant of its gradient, which is compared in test_euclidean.py.
 GRADIENTS = {
-    "euclidean": (Euclidean(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
-    "moments": (Moments(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
-    "otdd, without labels": (OTDD(5, labels=False), (23, 1), (21, 1), 3, 1e-5, CLOSE),
-    "otdd, 3 to 2": (OTDD(5), (23, 3), (21, 2), 3, 1e-6, CLOSE),
-    "otdd_exact, 3 to 2": (
-        OTDDExact(),
-        (15, 3),
-        (8, 2),
-        3,
-        1e-6,
-        {"rel": 1e-6},
-    ),  # within the step plans hold
-    "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
-    "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, sinkhorn, 3 to 1": (SINKHORN, (14, 3), (8, 1), 3, 1e-4, WITHIN_SOLVER),
-    "otdd_by_class, newton, 4 to 3": (NEWTON, (9, 4), (17, 3), 3, 1e-4, WITHIN_SOLVER),
-    "transrate, few points": (TransRate(1e-2), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
+    "euclidean": Gradient(metric=Euclidean(), source=(13, 1), target=(7, 1)),
+    "moments": Gradient(metric=Moments(), source=(13, 1), target=(7, 1)),
+    "otdd, without labels": Gradient(metric=OTDD(5, labels=False), source=(23, 1), target=(21, 1)),
+    "otdd, 3 to 2": Gradient(metric=OTDD(5), source=(23, 3), target=(21, 2), step=1e-6),
+    # Within the step plans hold.
+    "otdd_exact, 3 to 2": Gradient(
+        metric=OTDDExact(), source=(15, 3), target=(8, 2), step=1e-6, close={"rel": 1e-6}
+    ),
+    "otdd_gaussian, 2 to 3": Gradient(
+        metric=GAUSSIAN, source=(40, 2), target=(30, 3), width=2, step=1e-4, close=WITHIN_SOLVER
+    ),
+    "otdd_gaussian, single points": Gradient(
+        metric=GAUSSIAN, source=(9, 2), target=(7, 5), step=1e-4, close=WITHIN_SOLVER
+    ),
+    "otdd_by_class, sinkhorn, 3 to 1": Gradient(
+        metric=SINKHORN, source=(14, 3), target=(8, 1), step=1e-4, close=WITHIN_SOLVER
+    ),
+    "otdd_by_class, newton, 4 to 3": Gradient(
+        metric=NEWTON, source=(9, 4), target=(17, 3), step=1e-4, close=WITHIN_SOLVER
+    ),
+    "transrate, few points": Gradient(
+        metric=TransRate(1e-2),
+        source=(5, 1),
+        target=(6, 2),
+        width=9,
+        close={"rel": 1e-6, "abs": 1e-7},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradient_is_that_of_finite_differences(name):
-    metric, (n, k), (m, other), d, step, tolerance = GRADIENTS[name]
-    source, target = labelled(n, d, k, "source", spread=2), labelled(m, d, other, "target")
-    slope = gradient(metric, source, target)
-    for move, quotient in difference_quotients(
-        lambda x: value(metric, source, replace(target, x=x)), target.x, step
-    ):
-        assert quotient == pytest.approx((slope * move).sum().item(), **tolerance)
+    case = GRADIENTS[name]
+    (n, k), (m, classes) = case.source, case.target
+    source = labelled(n, case.width, k, "source", spread=2)
+    target = labelled(m, case.width, classes, "target")
+    slope = gradient(case.metric, source, target)
+
+    def moved(x):
+        return value(case.metric, source, replace(target, x=x))
+
+    # The directions share the gradient.
+    for move, quotient in difference_quotients(moved, target.x, case.step):
+        assert quotient == pytest.approx((slope * move).sum().item(), **case.close)
 
 
-# name -> (metric, the metric of points that are 3 times as far apart, by which factor it is larger there)
+@dataclass(frozen=True)
+class Invariant:
+    """A metric, and its scaled form for points 3 times as far apart, larger by a factor."""
+
+    metric: Metric
+    of_scaled: Metric
+    factor: float
+
+
 INVARIANT = {
-    "euclidean": (Euclidean(), Euclidean(), 3),
-    "moments": (Moments(), Moments(), 9),
-    "mmd": (MMD(), MMD(), 1),
-    "transrate": (TransRate(), TransRate(), 1),
-    "otdd_exact": (OTDDExact(), OTDDExact(), 9),
-    "otdd_gaussian": (replace(GAUSSIAN, reg=2), replace(GAUSSIAN, reg=18), 9),
-    "otdd_by_class, sinkhorn": (replace(SINKHORN, reg=2), replace(SINKHORN, reg=18), 9),
-    "otdd_by_class, newton": (replace(NEWTON, reg=2), replace(NEWTON, reg=18), 9),
-    "otdd_reference": (OTDDReference(), None, 1),
+    "euclidean": Invariant(metric=Euclidean(), of_scaled=Euclidean(), factor=3),
+    "moments": Invariant(metric=Moments(), of_scaled=Moments(), factor=9),
+    "mmd": Invariant(metric=MMD(), of_scaled=MMD(), factor=1),
+    "transrate": Invariant(metric=TransRate(), of_scaled=TransRate(), factor=1),
+    "otdd_exact": Invariant(metric=OTDDExact(), of_scaled=OTDDExact(), factor=9),
+    "otdd_gaussian": Invariant(
+        metric=replace(GAUSSIAN, reg=2), of_scaled=replace(GAUSSIAN, reg=18), factor=9
+    ),
+    "otdd_by_class, sinkhorn": Invariant(
+        metric=replace(SINKHORN, reg=2), of_scaled=replace(SINKHORN, reg=18), factor=9
+    ),
+    "otdd_by_class, newton": Invariant(
+        metric=replace(NEWTON, reg=2), of_scaled=replace(NEWTON, reg=18), factor=9
+    ),
 }
+SHAPES = pytest.mark.parametrize(
+    ("n", "k", "m", "classes", "d"), [(11, 3, 8, 2, 3), (6, 1, 9, 4, 7)]
+)
+
+
+def sides(n, k, m, classes, d):
+    return labelled(n, d, k, "source", spread=2), labelled(m, d, classes, "target")
+
+
+def renamed(source, target):
+    """Both sides in another order and place; some of the new names of classes have no point."""
+    labels = 2 * (source.num_classes - 1 - source.labels).flip(0)
+    return (
+        Features(source.x.flip(0) + 5, labels, 2 * source.num_classes),
+        Features(target.x.flip(0) + 5, target.labels.flip(0) + 1, target.num_classes + 2),
+    )
+
+
+@pytest.mark.parametrize("name", [*INVARIANT, "otdd_reference"])
+@SHAPES
+def test_order_place_and_names_of_classes_do_not_matter(name, n, k, m, classes, d):
+    metric = OTDDReference() if name == "otdd_reference" else INVARIANT[name].metric
+    source, target = sides(n, k, m, classes, d)
+    expected = pytest.approx(value(metric, source, target), rel=1e-6, abs=1e-7)
+    assert value(metric, *renamed(source, target)) == expected
+
+
+# TransRate is of the target alone, and the released code's distance knows its sides by their order.
+@pytest.mark.parametrize("name", [name for name in INVARIANT if name != "transrate"])
+@SHAPES
+def test_the_sides_may_be_exchanged(name, n, k, m, classes, d):
+    metric = INVARIANT[name].metric
+    source, target = sides(n, k, m, classes, d)
+    expected = value(metric, source, target)
+    assert expected > 0
+    other_source, other_target = renamed(source, target)
+    assert value(metric, other_target, other_source) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in INVARIANT if name not in ("transrate", "euclidean")]
+)
+@SHAPES
+def test_a_cloud_has_no_distance_to_itself(name, n, k, m, classes, d):
+    source, _ = sides(n, k, m, classes, d)
+    assert value(INVARIANT[name].metric, source, source) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", INVARIANT)
-@pytest.mark.parametrize(("n", "k", "m", "classes", "d"), [(11, 3, 8, 2, 3), (6, 1, 9, 4, 7)])
-def test_order_place_names_of_classes_and_side_do_not_matter(name, n, k, m, classes, d):
-    metric, of_scaled, factor = INVARIANT[name]
-    source, target = labelled(n, d, k, "source", spread=2), labelled(m, d, classes, "target")
-    expected, close = value(metric, source, target), {"rel": 1e-6, "abs": 1e-7}
-    # Some of the names of classes have no point.
-    other = Features(source.x.flip(0) + 5, 2 * (k - 1 - source.labels).flip(0), 2 * k)
-    moved = Features(target.x.flip(0) + 5, target.labels.flip(0) + 1, classes + 2)
-    assert value(metric, other, moved) == pytest.approx(expected, **close)
-    if name == "otdd_reference":  # knows its sides by their order
-        return
-    if name != "transrate":  # of the target alone
-        assert value(metric, moved, other) == pytest.approx(expected, **close)
-        assert expected > 0
-    if name not in ("transrate", "euclidean"):
-        assert value(metric, source, source) == pytest.approx(0, abs=1e-6)
-    scaled = [changed(part, lambda x: -3 * x) for part in (source, target)]
-    assert value(of_scaled, *scaled) == pytest.approx(factor * expected, **close)
+@SHAPES
+def test_the_distance_scales_with_the_features(name, n, k, m, classes, d):
+    case = INVARIANT[name]
+    source, target = sides(n, k, m, classes, d)
+    expected = case.factor * value(case.metric, source, target)
+    scaled = [changed(side, lambda x: -3 * x) for side in (source, target)]
+    assert value(case.of_scaled, *scaled) == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 def built(name):
     return parts.build(configuration.content(FILES[name]), "metric")
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_metric_has_the_traits(name):
+    metric = built(name)
+    # That of the class is read before a metric is made.
+    assert type(metric).least_classes >= 1
+    assert isinstance(metric.all_classes, bool)
+    assert metric.sample_size >= 0
+    assert metric.sample_classes >= 0
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name != "otdd_gaussian"])
-def test_equal_points_give_zero_and_no_gradient(name):
-    for constant, dtype in ((0.1, torch.float32), (1e6, torch.float64), (1e6, torch.float32)):
-        x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
-        assert value(built(name), x, z) == pytest.approx(0, abs=1e-6)
-        assert gradient(built(name), x, z).abs().max() < 1e-6
+@pytest.mark.parametrize(
+    ("constant", "dtype"), [(0.1, torch.float32), (1e6, torch.float64), (1e6, torch.float32)]
+)
+def test_equal_points_give_zero_and_no_gradient(name, constant, dtype):
+    x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
+    assert value(built(name), x, z) == pytest.approx(0, abs=1e-6)
+    assert gradient(built(name), x, z).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_features_that_are_not_finite_are_refused(name):
-    good = labelled(10, 3, 2, "good")
-    for bad in (float("nan"), -float("inf")):
-        x = good.x.clone()
-        x[3, 1] = bad
-        with pytest.raises(NonFiniteError, match="source"):
-            built(name).prepare(replace(good, x=x))
-        with pytest.raises(NonFiniteError, match="target"):
-            value(built(name), good, replace(good, x=x))
+@pytest.mark.parametrize("number", [float("nan"), -float("inf")])
+def test_features_that_are_not_finite_are_refused(name, number):
+    finite = labelled(10, 3, 2, "good")
+    x = finite.x.clone()
+    x[3, 1] = number
+    with pytest.raises(NonFiniteError, match="source"):
+        built(name).prepare(replace(finite, x=x))
+    with pytest.raises(NonFiniteError, match="target"):
+        value(built(name), finite, replace(finite, x=x))

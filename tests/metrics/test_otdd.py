@@ -1,4 +1,4 @@
-"""Dataset distances against POT, NumPy and SciPy: between equal samples, of Gaussian classes, by an exact program."""
+"""Dataset distances between samples, of Gaussian classes, exact: against POT, NumPy and SciPy."""
 
 import numpy as np
 import ot
@@ -56,9 +56,9 @@ def test_value_is_that_of_exact_transport_between_samples(count, size, labels):
         for side in (source, target)
     )
     expected = np.mean([sample_distance(x, z, labels) for x, z in zip(xs, zs, strict=True)])
-    for side in (xs, zs) if count > 1 else ():
-        own = [sample_distance(*side[i : i + 2], labels) for i in range(0, count - 1, 2)]
-        expected -= np.mean(own) / 2
+    if count > 1:
+        pairs = [side[i : i + 2] for side in (xs, zs) for i in range(0, count - 1, 2)]
+        expected -= np.mean([sample_distance(*pair, labels) for pair in pairs])
     metric = OTDD(labels=labels)
     assert metric.distance(source, {}, target).value.item() == pytest.approx(expected)
 
@@ -72,12 +72,11 @@ def test_the_labels_of_the_source_reach_the_gradient():
     assert torch.equal(gradient(without, source, target), gradient(without, shuffled, target))
 
 
-def test_single_points_are_compared_across_alone():
+@pytest.mark.parametrize(("labels", "factor"), [(False, 0.5), (True, 1)])
+def test_single_points_are_compared_across_alone(labels, factor):
     x, z = cloud(1, 3, "x"), cloud(1, 3, "z")
-    for labels, factor in ((False, 0.5), (True, 1)):
-        assert value(OTDD(labels=labels), x, z) == pytest.approx(
-            factor * (x - z).square().sum().item()
-        )
+    expected = factor * (x - z).square().sum().item()
+    assert value(OTDD(labels=labels), x, z) == pytest.approx(expected)
 
 
 def covariance(x):
@@ -111,7 +110,7 @@ def test_one_class_each_is_transport_plus_bures():
 
 
 def assigned(cost):
-    """The optimal transport between uniform weights as an assignment: every point is repeated until counts agree."""
+    """The optimal transport between uniform weights as an assignment of repeated points."""
     n, m = cost.shape
     copies = np.lcm(n, m)
     repeated = cost.repeat(copies // n, 0).repeat(copies // m, 1)
@@ -150,13 +149,17 @@ def test_the_exact_distance_is_that_of_assignment(seed, n, m, k, classes):
     )
 
 
-def test_float32_far_from_the_origin_classes_without_points_and_an_unsolved_program():
+def test_exact_in_float32_far_from_the_origin():
+    """Some classes have no points."""
     source, target = labelled(20, 3, 2, "source"), labelled(9, 3, 3, "target")
     shift = torch.full((3,), 100.0)
     moved = [Features((part.x + shift).float(), part.labels + 1, 5) for part in (source, target)]
-    result = distance(OTDDExact(), *moved)
-    assert result.value.dtype == torch.float32
-    assert result.value.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
+    distant = distance(OTDDExact(), *moved).value
+    assert distant.dtype == torch.float32
+    assert distant.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)
+
+
+def test_an_unsolved_program_is_refused():
     with pytest.raises(NonFiniteError, match=r"metric\.max_iterations"):
         distance(
             OTDDExact(max_iterations=3), labelled(60, 3, 2, "source"), labelled(40, 3, 2, "target")

@@ -1,4 +1,4 @@
-"""The model card of an export: how its weights were chosen, and the names of its classes, as many as it shows."""
+"""The model card of an export: how its weights were chosen, and names of its classes."""
 
 import re
 from dataclasses import replace

@@ -19,7 +19,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.exceptions import OrcaError
-from orca_cli.runs.check import check
+from orca_cli.runs.integrity import check
 from tests import benchmark_files
 from tests.cli.conftest import results, run_folders
 from tests.reliability import damages

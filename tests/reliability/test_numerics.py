@@ -16,7 +16,7 @@ from orca_cli.config.configuration import choices
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_by_class import OTDDByClass
-from orca_cli.runs.check import check
+from orca_cli.runs.integrity import check
 from tests.cli.conftest import results, run_folders
 from tests.metrics.generators import distance
 from tests.tiers import count

@@ -14,7 +14,8 @@ from orca_cli.terminal import log
 @pytest.fixture
 def warnings():
     """Warnings about trackers alone: a closed handler of an earlier test may log others."""
-    messages, handler = [], logging.Handler(logging.WARNING)
+    messages = []
+    handler = logging.Handler(logging.WARNING)
     handler.addFilter(lambda record: record.getMessage().startswith("tracker"))
     handler.emit = lambda record: messages.append(record.getMessage())
     log.addHandler(handler)
@@ -26,7 +27,9 @@ class Fake:
     """A recorder that logs its calls and runs an action at one of them."""
 
     def __init__(self, at="", act=lambda: None):
-        self.calls, self._at, self._act = [], at, act
+        self.calls = []
+        self._at = at
+        self._act = act
         self._note("start")
 
     def _note(self, name, *arguments):
@@ -68,8 +71,9 @@ def test_a_failure_is_one_line_and_the_tracker_is_closed(warnings, at, error):
 
 
 @pytest.mark.parametrize("at", ["start", "record", "ended"])
-def test_a_tracker_that_hangs_holds_a_run_up_no_longer_than_its_patience(warnings, at):
-    end, ends = threading.Event(), []
+def test_a_tracker_that_hangs_delays_a_run_by_its_patience(warnings, at):
+    end = threading.Event()
+    ends = []
     use(Guarded(lambda: Fake(at, lambda: ends.append(end.wait(60))), "fake", patience_s=0.2))
     assert not ends
     end.set()
@@ -78,7 +82,8 @@ def test_a_tracker_that_hangs_holds_a_run_up_no_longer_than_its_patience(warning
 
 
 def test_no_step_waits_for_a_slow_tracker():
-    end, ends = threading.Event(), []
+    end = threading.Event()
+    ends = []
     guarded = Guarded(
         lambda: Fake("record", lambda: ends.append(end.wait(60))), "fake", patience_s=600
     )

@@ -1,4 +1,7 @@
-"""What trackers are given; event files, W&B without a connection and MLflow in a local database, where they are installed."""
+"""What trackers are given.
+
+Event files, W&B without a connection and MLflow in a local database, where they are installed.
+"""
 
 import importlib.util
 from types import SimpleNamespace
@@ -63,11 +66,12 @@ def killed_and_resumed(make, path):
     again.ended("completed", RESULT)
 
 
-def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
-    calls, ends = [], []
-    noted = SimpleNamespace(
-        log=lambda values, step=None: calls.append((values, step))
-    )  # one of accelerate's trackers
+def test_lines_and_the_result_become_numbers():
+    """All services take their names."""
+    calls = []
+    ends = []
+    # In place of one of accelerate's trackers.
+    noted = SimpleNamespace(log=lambda numbers, step=None: calls.append((numbers, step)))
     curves = services.Curves(noted, ends.append)
     curves.record("finetune", {"epoch": 1, "member": 1, "lr": 0.1})
     curves.record(

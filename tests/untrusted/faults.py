@@ -1,4 +1,4 @@
-"""What a parser could do in the worker: functions that tests let it call in place of the readers."""
+"""Faults of a parser in the worker: functions that tests call in place of the readers."""
 
 import ctypes
 import os
@@ -54,7 +54,7 @@ def _tried(action):
 
 
 def _rubbish(content):
-    """Write to the descriptor of the answers: the first pipe, which is a copy of what standard output was."""
+    """Write to the descriptor of the answers: the first pipe, once the standard output."""
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         with suppress(OSError):
             if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
@@ -68,7 +68,7 @@ FAULTS = {
     "nibble": lambda _: _spin(2**24),
     "sleep": time.sleep,
     "error": lambda _: _raise(ZeroDivisionError("deep inside")),
-    "ours": lambda _: _raise(DataError("is wrong", where="some.file", hint="mend it")),
+    "ours": lambda _: _raise(DataError("is wrong", where="some.file", hint="repair it")),
     "echo": lambda value: value,
     "state": _state,
     "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),

@@ -58,7 +58,7 @@ class Server:
         ranges: bool = True,
         cuts: Iterable[int] = (),
     ) -> str:
-        """Serve a file, and return its address; the first answers break off after so many bytes as `cuts` say."""
+        """Serve a file, and return its address; the first answers break off after `cuts` bytes."""
         ends = list(cuts)
 
         def answer(handler: BaseHTTPRequestHandler) -> None:

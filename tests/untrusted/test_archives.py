@@ -1,4 +1,7 @@
-"""Archives: honest ones come out whole, cut off ones leave nothing; damaged and hostile ones are in tests/reliability."""
+"""Archives: honest ones come out whole, cut off ones leave nothing.
+
+Damaged and hostile ones are in tests/reliability.
+"""
 
 import io
 import os
@@ -40,11 +43,14 @@ def zipped(path, files=FILES, **settings):
     return path
 
 
-@pytest.mark.parametrize(
-    "write", [lambda path: tar(path, mode="w:gz", form=tarfile.GNU_FORMAT), zipped]
-)
+def tar_gz(path):
+    return tar(path, mode="w:gz", form=tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("write", [tar_gz, zipped])
 def test_honest_archives_come_out_whole(write, tmp_path, reporter):
-    archive, folder = write(tmp_path / "a"), tmp_path / "out"
+    archive = write(tmp_path / "a")
+    folder = tmp_path / "out"
     (folder / "a").mkdir(parents=True)
     (folder / "kept").write_bytes(b"kept")
     (folder / "y.txt").write_bytes(b"old")
@@ -56,38 +62,56 @@ def test_honest_archives_come_out_whole(write, tmp_path, reporter):
     }
     assert content == FILES | {"kept": b"kept"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
-    assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [
-        folder / "y.txt"
-    ]
 
 
-def assert_refused(archive, reporter, kind, message=r"\w"):
-    """The archive is refused, one line says so, and nothing of it is left anywhere in the test's folder."""
-    (archive.parent / "there").mkdir(exist_ok=True)
-    before = sorted(archive.parent.rglob("*"))
-    for name in ("new", "there"):
+@pytest.mark.parametrize("write", [tar_gz, zipped])
+def test_unwanted_members_are_not_written(write, tmp_path, reporter):
+    folder = tmp_path / "out"
+    files = unpack(write(tmp_path / "a"), folder, reporter, members=lambda name: name == "y.txt")
+    assert files == [folder / "y.txt"]
+    assert list(folder.rglob("*")) == files
+
+
+@pytest.fixture(params=["new", "existing"])
+def assert_refused(request, reporter):
+    """Return a check that an archive is refused in one line, and nothing of it is left anywhere."""
+
+    def check(archive, kind, message=r"\w"):
+        folder = archive.parent / request.param
+        if request.param == "existing":
+            folder.mkdir()
+        before = sorted(archive.parent.rglob("*"))
         with refused(rf"^[^\x1b]*{message}[^\x1b]*$", kind):
-            unpack(archive, archive.parent / name, reporter)
+            unpack(archive, folder, reporter)
         assert sorted(archive.parent.rglob("*")) == before
 
+    return check
 
-def test_cut_off_archives_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
+
+def test_an_archive_cut_off_between_members_leaves_nothing(tmp_path, assert_refused):
     archive = tar(tmp_path / "cut.tar")
     with tarfile.open(archive) as file:
         start = file.getmembers()[2].offset
-    os.truncate(archive, start)  # between two members
-    assert_refused(archive, reporter, DataError, "cut off")
+    os.truncate(archive, start)
+    assert_refused(archive, DataError, "cut off")
+
+
+def test_a_signal_leaves_nothing(tmp_path, assert_refused):
     archive = tar(tmp_path / "a.tar")
     with pending_signal():
-        assert_refused(archive, reporter, InterruptionError)
+        assert_refused(archive, InterruptionError)
 
-    def full(path, mode="r", *rest, **settings):
+
+def test_a_full_disk_leaves_nothing(tmp_path, assert_refused, monkeypatch):
+    archive = tar(tmp_path / "a.tar")
+
+    def full(path, mode="r", *arguments, **settings):
         if "w" in mode:
             raise OSError(28, "No space left on device")
-        return open(path, mode, *rest, **settings)
+        return open(path, mode, *arguments, **settings)
 
     monkeypatch.setattr(archives, "open", full, raising=False)
-    assert_refused(archive, reporter, StorageError, "no space left")
+    assert_refused(archive, StorageError, "no space left")
 
 
 def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):

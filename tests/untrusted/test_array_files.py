@@ -1,4 +1,7 @@
-"""Arrays of .npy and .npz files, what stays of their maps in memory, and LMDB; hostile files are in tests/reliability."""
+"""Arrays of .npy and .npz files, the memory of their maps, and LMDB.
+
+Hostile files are in tests/reliability.
+"""
 
 import pickle
 import resource
@@ -26,33 +29,47 @@ ARRAYS = {
 }
 
 
-def test_arrays_are_read_as_numpy_reads_them(tmp_path):
-    path = tmp_path / "a.npz"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Return the .npz file of `ARRAYS`."""
+    path = tmp_path_factory.mktemp("saved") / "a.npz"
     np.savez_compressed(path, **ARRAYS)
-    loaded = {name: array.read() for name, array in open_arrays(path, "x").items()}
-    assert list(loaded) == list(ARRAYS)
-    for name, value in loaded.items():
-        assert (value.dtype, value.flags.f_contiguous) == (
-            ARRAYS[name].dtype,
-            ARRAYS[name].flags.f_contiguous,
-        )
-        np.testing.assert_array_equal(value, ARRAYS[name])
+    return path
 
 
-def test_objects_that_numpy_saved_come_back_as_many_as_declared(tmp_path):
-    path, triple = tmp_path / "x.npy", np.empty(3, object)
+def test_arrays_keep_names_and_order(saved):
+    assert list(open_arrays(saved, "x")) == list(ARRAYS)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_are_read_as_numpy_reads_them(name, saved):
+    array = open_arrays(saved, "x")[name].read()
+    expected = ARRAYS[name]
+    assert array.dtype == expected.dtype
+    assert array.flags.f_contiguous == expected.flags.f_contiguous
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("value", [{"label": [1, 2]}, np.arange(3)])
+def test_objects_that_numpy_saved_come_back(value, tmp_path):
+    np.save(tmp_path / "x.npy", value, allow_pickle=True)
+    np.testing.assert_equal(unpickle(tmp_path / "x.npy"), value)
+
+
+def test_an_array_of_objects_comes_back(tmp_path):
+    triple = np.empty(3, object)
     triple[:] = [5, "ACDEF", np.eye(5)]
-    for saved in ({"label": [1, 2]}, np.arange(3)):
-        np.save(path, saved, allow_pickle=True)
-        np.testing.assert_equal(unpickle(path), saved)
-    np.save(path, triple, allow_pickle=True)
-    length, sequence, distances = unpickle(path)
+    np.save(tmp_path / "x.npy", triple, allow_pickle=True)
+    length, sequence, distances = unpickle(tmp_path / "x.npy")
     assert (length, sequence, distances.tolist()) == (5, "ACDEF", np.eye(5).tolist())
+
+
+def test_fewer_objects_than_declared_are_refused(tmp_path):
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
     content = pickle.dumps(np.array([None, 1], dtype=object))
-    path.write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)
     with refused(r"does not hold the objects \(9,\)", DataError):
-        unpickle(path)
+        unpickle(tmp_path / "x.npy")
 
 
 def mapped_mib():
@@ -70,9 +87,8 @@ def file(tmp_path, mib):
 @pytest.mark.parametrize("mib", [257, 64])
 def test_reading_all_of_a_large_map_leaves_none_of_it(mib, tmp_path):
     x = np.load(file(tmp_path, mib), mmap_mode="r")
-    samples = ArraySamples(
-        x.transpose(0, 2, 1), np.zeros(len(x))
-    )  # a view of the map, as readers have
+    # A view of the map, as readers have.
+    samples = ArraySamples(x.transpose(0, 2, 1), np.zeros(len(x)))
     before = mapped_mib()
     for start in range(0, len(x), 64):
         samples.batch(np.arange(start, start + 64).clip(max=len(x) - 1))
@@ -80,39 +96,61 @@ def test_reading_all_of_a_large_map_leaves_none_of_it(mib, tmp_path):
     for _ in blocks(x, np.arange(len(x))):
         pass
     grown = mapped_mib() - before
-    assert grown < 8 if mib > 256 else grown > 50  # else the bound above would prove nothing
+    if mib > 256:
+        assert grown < 8
+    else:  # the premise
+        assert grown > 50
     assert x[3].min() == 5
 
 
-def test_pages_of_other_arrays_are_left_alone(tmp_path):
-    for array in (np.arange(6).reshape(2, 3)[:, 1:], np.load(file(tmp_path, 257), mmap_mode="c")):
-        array[0] = -1  # private changes of a map would be lost with their pages
-        memory.release_pages(array)
-        assert (array[0] == -1).all()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: np.arange(6).reshape(2, 3)[:, 1:],
+        lambda folder: np.load(file(folder, 257), mmap_mode="c"),
+    ],
+    ids=["in memory", "a private map"],
+)
+def test_pages_of_other_arrays_are_left_alone(make, tmp_path):
+    array = make(tmp_path)
+    # Private changes of a map would be lost with their pages.
+    array[0] = -1
+    memory.release_pages(array)
+    assert (array[0] == -1).all()
 
 
-def test_values_of_lmdb_come_back_and_nothing_is_written(tmp_path):
-    expected = {str(number): bytes([number % 256]) * (number % 60) for number in range(3000)}
-    expected |= {"large": bytes(20_000)} | {
-        letter: letter.encode() * 2**20 for letter in "abcdefghijkl"
-    }
+VALUES = {str(number): bytes([number % 256]) * (number % 60) for number in range(3000)}
+VALUES |= {letter: letter.encode() * 2**20 for letter in "abcdefghijkl"}
+VALUES["large"] = bytes(20_000)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Return the folder of an LMDB database of `VALUES`; nothing in it may change."""
     library = pytest.importorskip("lmdb")
+    folder = tmp_path_factory.mktemp("database")
     with (
-        library.open(str(tmp_path), map_size=2**26) as environment,
+        library.open(str(folder), map_size=2**26) as environment,
         environment.begin(write=True) as transaction,
     ):
-        for key, value in expected.items():
+        for key, value in VALUES.items():
             transaction.put(key.encode(), value)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    for path in (tmp_path, tmp_path / "data.mdb"):
-        assert dict(zip(expected, tape.values(path, expected), strict=True)) == expected
-        assert list(tape.values(path, ["nothing", "~", "0000", "5", "9999999"])) == [
-            None,
-            None,
-            None,
-            b"\5" * 5,
-            None,
-        ]
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    yield folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [".", "data.mdb"])
+def test_values_of_lmdb_come_back(name, database):
+    values = tape.values(database / name, VALUES)
+    assert dict(zip(VALUES, values, strict=True)) == VALUES
+
+
+def test_keys_that_lmdb_lacks_give_none(database):
+    values = tape.values(database, ["nothing", "~", "0000", "5", "9999999"])
+    assert list(values) == [None, None, None, b"\5" * 5, None]
+
+
+def test_large_values_of_lmdb_are_refused(database):
     with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
-        list(tape.values(tmp_path, ["large"], max_value=10_000))
+        list(tape.values(database, ["large"], max_value=10_000))

@@ -26,7 +26,10 @@ def web(monkeypatch):
 
 @pytest.fixture
 def get(tmp_path, reporter, monkeypatch):
-    """Fetch into tmp_path/a.dat without pauses; compare it, where a content is given, and what else is left."""
+    """Return a call that fetches into tmp_path/a.dat without pauses, and leaves nothing else.
+
+    It compares the file, where a content is given.
+    """
 
     monkeypatch.setattr(downloads, "PAUSE_S", 0)
 
@@ -40,7 +43,7 @@ def get(tmp_path, reporter, monkeypatch):
 
 
 class Impatient(Quiet):
-    """A reporter whose user presses Ctrl-C when some of the file is here."""
+    """A reporter whose user presses Ctrl-C once a part of the file has arrived."""
 
     @contextmanager
     def track(self, description, total):
@@ -52,7 +55,10 @@ class Impatient(Quiet):
 
 @pytest.fixture
 def begun(web, get, tmp_path):
-    """Begin a download and break it off; returns the address, the content and the number of bytes that are here."""
+    """Return a call that begins a download and breaks it off.
+
+    It returns the address, the content and the number of bytes that have arrived.
+    """
 
     def call():
         content = CONTENT * 4
@@ -94,19 +100,29 @@ def test_a_part_that_is_a_planted_link_is_not_written_through(
     assert linked.stat().st_size == size
 
 
-def test_a_body_of_another_or_of_unknown_length(web, get, tmp_path):
-    url = web.file("/b", CONTENT)
+def test_a_body_of_another_length_is_refused(web, get):
     with refused("512,000 bytes, where about 860,000,000 are expected", NetworkError):
-        get(url, size=860_000_000)
-    web.routes["/a"] = chunked([CONTENT, CONTENT], False)
-    with refused("Connection broken", NetworkError):
-        get(f"{web.url}/a")
-    assert not (tmp_path / "a.dat").exists()
-    with refused("gives more than the 600,000 bytes that are expected", NetworkError):
-        get(f"{web.url}/a", size=600_000)
-    web.routes["/a"] = chunked([CONTENT, CONTENT], True)
+        get(web.file("/a", CONTENT), size=860_000_000)
+
+
+def test_a_body_may_be_longer_than_a_rounded_length(web, get):
+    get(web.file("/a", CONTENT), content=CONTENT, size=500_000)
+
+
+def test_a_body_of_unknown_length_arrives(web, get):
+    web.routes["/a"] = chunked([CONTENT, CONTENT], is_whole=True)
     get(f"{web.url}/a", content=CONTENT * 2)
-    get(url, size=500_000)  # rounded, as in a description
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(None, "Connection broken"), (600_000, "gives more than the 600,000 bytes that are expected")],
+)
+def test_a_body_of_unknown_length_is_refused(web, get, tmp_path, size, message):
+    web.routes["/a"] = chunked([CONTENT, CONTENT], is_whole=False)
+    with refused(message, NetworkError):
+        get(f"{web.url}/a", size=size)
+    assert not (tmp_path / "a.dat").exists()
 
 
 def test_a_part_of_another_content_is_refused(web, get, begun):
@@ -141,26 +157,36 @@ PAGES = {
 
 
 @pytest.mark.parametrize("case", PAGES)
-def test_what_is_no_file_is_never_saved_and_the_next_address_is_asked(
-    web, get, tmp_path, case, reporter
-):
-    web.routes["/x"], words = PAGES[case]
-    with refused(f"{web.url}/x.*{words}", NetworkError):
+def test_pages_are_never_saved(web, get, tmp_path, case):
+    web.routes["/x"], message = PAGES[case]
+    with refused(f"{web.url}/x.*{message}", NetworkError):
         get(f"{web.url}/x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", PAGES)
+def test_the_next_address_is_asked_after_a_page(web, get, case, reporter):
+    web.routes["/x"], message = PAGES[case]
     web.routes["/y"] = status(302, b"", Location=web.file("/good", CONTENT))
     get(f"{web.url}/x", f"{web.url}/y", content=CONTENT, sha256=SHA)
-    assert any(words in line for line in reporter.lines)
+    assert any(message in line for line in reporter.lines)
 
 
 def test_a_wrong_checksum_leaves_nothing(web, get, tmp_path):
-    wrong = web.file("/wrong", b"0" + CONTENT)
     with refused("SHA-256", ChecksumError):
-        get(wrong, sha256=SHA)
+        get(web.file("/wrong", b"0" + CONTENT), sha256=SHA)
     assert list(tmp_path.iterdir()) == []
-    with refused(None, NetworkError):  # not the checksum alone
-        get(wrong, f"{web.url}/none", sha256=SHA)
-    assert get(wrong, web.file("/right", CONTENT), sha256=SHA).url.endswith("/right")
+
+
+def test_a_wrong_checksum_and_a_404_are_a_network_error(web, get):
+    with refused(None, NetworkError):
+        get(web.file("/wrong", b"0" + CONTENT), f"{web.url}/none", sha256=SHA)
+
+
+def test_the_next_address_is_asked_after_a_wrong_checksum(web, get):
+    wrong = web.file("/wrong", b"0" + CONTENT)
+    download = get(wrong, web.file("/right", CONTENT), content=CONTENT, sha256=SHA)
+    assert download.url.endswith("/right")
 
 
 def test_a_silent_server_is_given_up(web, get):
@@ -181,7 +207,8 @@ def test_no_redirection_leads_from_https_to_http():
     class Connection:
         def get(self, url, **settings):
             response = requests.Response()
-            response.status_code, response.raw = 302, io.BytesIO()
+            response.status_code = 302
+            response.raw = io.BytesIO()
             response.headers["Location"] = "http://host/b"
             return response
 

@@ -1,4 +1,4 @@
-"""Isolated functions: what they may do, what becomes of a crash or a limit, and that values come back as they were."""
+"""Isolated functions: their confinement, crashes and limits, and values that come back."""
 
 import os
 import pickle
@@ -26,7 +26,7 @@ LITTLE = 2**29
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Let a function of tests.untrusted.faults be called in a confined process of this test's own."""
+    """Return a call of a function of tests.untrusted.faults, in a confined process of this test."""
     isolation.close()
     usual = isolation.limits
 
@@ -38,51 +38,62 @@ def ask(monkeypatch):
     isolation.close()
 
 
-def pid(ask) -> int:
+def process_id(ask) -> int:
     return ask("state")["pid"]
 
 
-def test_crashes_are_reported_and_the_next_file_is_read_and_errors_of_ours_are_the_same(ask):
-    for kind, message in (
-        ("segfault", "ended by SIGSEGV"),
-        ("error", "failed: ZeroDivisionError: deep inside"),
-    ):
-        with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
-            ask(kind)
-        assert caught.value.code == 33
-    held = pid(ask)
-    with pytest.raises(DataError, match=r"^some\.file: is wrong; mend it$"):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")],
+)
+def test_crashes_are_reported_and_the_next_file_is_read(kind, message, ask):
+    with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
+        ask(kind)
+    assert caught.value.code == 33
+    assert ask("echo", "on") == "on"
+
+
+def test_errors_of_ours_are_the_same_and_end_no_process(ask):
+    before = process_id(ask)
+    with pytest.raises(DataError, match=r"^some\.file: is wrong; repair it$"):
         ask("ours")
-    assert pid(ask) == held
+    assert process_id(ask) == before
 
 
-def test_limits_end_the_reading(ask):
-    for kind, argument, limits, message in (
+@pytest.mark.parametrize(
+    ("kind", "argument", "limits", "message"),
+    [
         ("spin", None, (1, 60, LITTLE), "more than its limit of 1 s of computing time"),
         ("nibble", None, (60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
         ("sleep", 60, (60, 1, LITTLE), "no answer in 1 s"),
-    ):
-        with refused(rf"a\.bin: .*{message}", WorkerError):
-            ask(kind, argument, limits=limits)
+    ],
+)
+def test_limits_end_the_reading(kind, argument, limits, message, ask):
+    with refused(rf"a\.bin: .*{message}", WorkerError):
+        ask(kind, argument, limits=limits)
     assert ask("echo", "on") == "on"
 
 
 def test_large_files_get_more_of_both(ask):
-    before, after = ask("state"), ask("state", size=2**29)
-    assert [state["limits"]["RLIMIT_AS"] for state in (before, after)] == [2**32, 2**32 + 2**31]
+    before = ask("state")
+    after = ask("state", size=2**29)
+    assert before["limits"]["RLIMIT_AS"] == 2**32
+    assert after["limits"]["RLIMIT_AS"] == 2**32 + 2**31
     assert after["limits"]["RLIMIT_CPU"] > 2**11
-    assert before["pid"] != after["pid"] == pid(ask)  # one that may do more serves small files too
+    assert before["pid"] != after["pid"]
+    # A process that may do more serves small files too.
+    assert process_id(ask) == after["pid"]
 
 
 def test_fits_and_reads_do_not_share_a_process(ask):
     """Functions of our own may do what this process may; those that read files may not."""
     ours = isolation.isolated(fault, "ours", 5, 60, kind="state")
-    assert ours["pid"] != pid(ask)
+    assert ours["pid"] != process_id(ask)
     assert ours["limits"]["RLIMIT_AS"] == resource.getrlimit(resource.RLIMIT_AS)[0]
     assert ours["variables"]["OMP_NUM_THREADS"] == "1"
 
 
-def test_it_may_do_little(ask, tmp_path, monkeypatch):
+def test_it_sees_the_folder_and_no_secrets(ask, tmp_path, monkeypatch):
     monkeypatch.setenv("ORCA_SECRET_TOKEN", "hidden")
     monkeypatch.chdir(tmp_path)
     state = ask("state")
@@ -90,12 +101,14 @@ def test_it_may_do_little(ask, tmp_path, monkeypatch):
     assert "ORCA_SECRET_TOKEN" not in state["variables"]
     known = "HOME LC_ALL LD_LIBRARY_PATH OMP_NUM_THREADS OPENBLAS_NUM_THREADS"
     assert set(state["variables"]) <= set(known.split())
-    assert (
-        state["limits"]["RLIMIT_CORE"]
-        == state["limits"]["RLIMIT_FSIZE"]
-        == state["limits"]["RLIMIT_NPROC"]
-        == 0
-    )
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"])
+def test_it_writes_nothing_and_starts_no_process(limit, ask):
+    assert ask("state")["limits"][limit] == 0
+
+
+def test_it_fails_to_write(ask, tmp_path):
     assert ask("write", str(tmp_path / "x")) == "OSError"
     assert not (tmp_path / "x").exists() or (tmp_path / "x").read_text() == ""
 
@@ -117,24 +130,29 @@ def until_it_has_ended(number: int, seconds: float = 10.0) -> None:
             time.sleep(0.05)
 
 
-def test_a_worker_leaves_signals_of_the_terminal_to_its_parent_and_is_replaced_once_it_was_ended(
-    ask,
-):
-    held = pid(ask)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(held, number)
-    assert pid(ask) == held
-    os.kill(held, signal.SIGKILL)
-    until_it_has_ended(held)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_leaves_signals_to_its_parent(number, ask):
+    before = process_id(ask)
+    os.kill(before, number)
+    assert process_id(ask) == before
+
+
+def test_a_worker_that_was_ended_is_replaced(ask):
+    before = process_id(ask)
+    os.kill(before, signal.SIGKILL)
+    until_it_has_ended(before)
     assert ask("echo", "on") == "on"
-    held = pid(ask)
-    os.kill(held, signal.SIGSTOP)  # it reads nothing
+
+
+def test_a_worker_that_reads_nothing_ends_at_its_limit(ask):
+    stopped = process_id(ask)
+    os.kill(stopped, signal.SIGSTOP)
     with refused("no answer in 0.3 s", WorkerError):
         ask("echo", bytes(2**20), limits=(1, 0.3, LITTLE))
-    until_it_has_ended(held, 0.0)
+    until_it_has_ended(stopped, 0.0)
 
 
-def test_threads_and_forks_do_not_share_answers(ask):
+def test_threads_do_not_share_answers(ask):
     answers = {}
 
     def work(number):
@@ -145,20 +163,27 @@ def test_threads_and_forks_do_not_share_answers(ask):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(
-        (array == number + i).all() for number in answers for i, array in enumerate(answers[number])
-    )
-    before = pid(ask)
+    for number, arrays in answers.items():
+        expected = number + np.arange(10)[:, None]
+        np.testing.assert_array_equal(arrays, np.broadcast_to(expected, (10, 50_000)))
+    assert len(answers) == 4
+
+
+def test_forks_do_not_share_answers(ask):
+    before = process_id(ask)
     child = os.fork()
     if child == 0:
-        os._exit(0 if pid(ask) != before and ask("echo", "child") == "child" else 1)
+        is_apart = process_id(ask) != before and ask("echo", "child") == "child"
+        os._exit(0 if is_apart else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert pid(ask) == before
+    assert process_id(ask) == before
 
 
 def test_it_ends_with_its_parent(ask):
     code = (
-        "import os, signal; from orca_cli.data.untrusted import isolation; from tests.untrusted.faults import fault\n"
+        "import os, signal\n"
+        "from orca_cli.data.untrusted import isolation\n"
+        "from tests.untrusted.faults import fault\n"
         "print(isolation.read(fault, 'a', 0, kind='state')['pid'], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -173,7 +198,7 @@ def test_it_ends_with_its_parent(ask):
 
 
 def test_a_signal_ends_the_wait(ask):
-    held = pid(ask)
+    waiting = process_id(ask)
     with signals.deferred():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         start = time.monotonic()
@@ -182,28 +207,28 @@ def test_a_signal_ends_the_wait(ask):
         assert time.monotonic() - start < 5
     with signals.deferred():  # forgets the signal
         pass
-    until_it_has_ended(held, 0.0)
+    until_it_has_ended(waiting, 0.0)
     assert ask("echo", 1) == 1
 
 
-# What machine and pickles refuse is in tests/untrusted/test_unpickle.py.
-LIES = [
-    b"no pickle",
-    b"\x80\x05\x96" + (2**50).to_bytes(8, "little") + b"x",
-    b"cos\nsystem\n(S'true'\ntR.",
-    b"\x80\x05" + b"]" * 10000 + b"a" * 9999 + b".",
-    *(
-        pickle.dumps(value)
-        for value in (5, ("value",), ("error", ["os", "", "", ""]), ("value", bytearray(2)))
-    ),
-]
+# Pickles that the machine refuses: tests/untrusted/test_unpickle.py.
+LIES = {
+    "no pickle": b"no pickle",
+    "a petabyte": b"\x80\x05\x96" + (2**50).to_bytes(8, "little") + b"x",
+    "a call": b"cos\nsystem\n(S'true'\ntR.",
+    "nested lists": b"\x80\x05" + b"]" * 10000 + b"a" * 9999 + b".",
+    "a number": pickle.dumps(5),
+    "no value": pickle.dumps(("value",)),
+    "another error": pickle.dumps(("error", ["os", "", "", ""])),
+    "a buffer": pickle.dumps(("value", bytearray(2))),
+}
 
 
-def test_answers_that_lie_are_refused(ask):
-    """A parser that was taken over can answer what it likes."""
-    for number, content in enumerate(LIES):
-        with pytest.raises(WorkerError, match=r"^a\.bin: "):
-            pytest.fail(f"lie {number}: {ask('rubbish', content)!r}")
+@pytest.mark.parametrize("name", LIES)
+def test_answers_that_lie_are_refused(name, ask):
+    """A parser that was taken over can answer anything."""
+    with pytest.raises(WorkerError, match=r"^a\.bin: "):
+        ask("rubbish", LIES[name])
     assert ask("echo", 1) == 1
 
 

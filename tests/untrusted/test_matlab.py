@@ -1,4 +1,4 @@
-"""MATLAB files are read as they were written; damaged or hostile files end in one line, and this process lives on."""
+"""MATLAB files are read as they were written; unsupported ones are refused in one line."""
 
 import struct
 import zlib
@@ -13,10 +13,10 @@ from orca_cli.exceptions import DataError
 from tests.tasks.builders import refused
 
 
-def cells(*items, shape=(1, -1)):
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array.reshape(shape)
+def cells(*arrays, shape=(1, -1)):
+    cell = np.empty(len(arrays), object)
+    cell[:] = arrays
+    return cell.reshape(shape)
 
 
 RNG = np.random.default_rng(0)
@@ -29,32 +29,44 @@ VALUES = {
     "songs": cells(np.eye(2, dtype="u1"), np.arange(5.0)[None], np.zeros((0, 0))),
     "nested": cells(cells(np.ones((1, 1)), np.ones((2, 1))), np.ones((1, 2)), shape=(2, 1)),
 }
-TEXTS = {"text": np.array(["hello"]), "rows": np.array(["ab ", "cdé"])}
+VALUES |= {"text": np.array(["hello"]), "rows": np.array(["ab ", "cdé"])}
 
 
 def assert_same(actual, expected):
     assert actual.shape == expected.shape
     if expected.dtype == object:
-        for one, other in zip(actual.ravel(), expected.ravel(), strict=True):
-            assert_same(one, other)
+        for actual_cell, expected_cell in zip(actual.ravel(), expected.ravel(), strict=True):
+            assert_same(actual_cell, expected_cell)
     else:
         assert actual.dtype == expected.dtype
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_arrays_come_back_as_they_were_saved(tmp_path):
-    path, values = tmp_path / "a.mat", VALUES | TEXTS
-    scipy.io.savemat(path, values, do_compression=True)
-    arrays = matlab.read(path, values)
-    assert list(arrays) == list(values)
-    for name, value in values.items():
-        assert_same(arrays[name], value)
-    assert list(matlab.read(path, ["songs"])) == ["songs"]
-    with open(path, "r+b") as file:
+@pytest.fixture
+def saved(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", VALUES, do_compression=True)
+    return tmp_path / "a.mat"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_arrays_come_back_as_they_were_saved(name, saved):
+    arrays = matlab.read(saved, [name])
+    assert list(arrays) == [name]
+    assert_same(arrays[name], VALUES[name])
+
+
+def test_arrays_come_back_in_the_requested_order(saved):
+    names = list(reversed(VALUES))
+    assert list(matlab.read(saved, names)) == names
+
+
+def test_another_version_is_refused(saved):
+    with open(saved, "r+b") as file:
         file.seek(124)
-        file.write(b"\x00\x02")  # as 7.3 has it
+        # As files of version 7.3 have it.
+        file.write(b"\x00\x02")
     with refused("of another version; a MATLAB 5 file is needed", DataError):
-        matlab.read(path, ["songs"])
+        matlab.read(saved, ["songs"])
 
 
 def element(kind, content, order="<"):
@@ -76,18 +88,18 @@ def mat5(path, *variables, order="<"):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
+def test_a_double_is_read_in_both_orders_of_bytes(order, tmp_path):
     stored = element(3, np.array([1, -2, 3], f"{order}i2").tobytes(), order)
     path = mat5(tmp_path / "a.mat", variable("x", (1, 3), stored, order=order), order=order)
-    assert_same(matlab.read(path, ["x"])["x"], np.array([[1.0, -2.0, 3.0]]))  # a double is a double
-    body = (
-        element(6, struct.pack("<II", 6, 0))
-        + element(5, struct.pack("<2i", 1, 1))
-        + b"\x01\x00\x01\x00x\0\0\0"
-    )
-    mat5(
-        path, element(14, body + b"\x02\x00\x01\x00\x07\0\0\0")
-    )  # short elements, as real tools write
+    assert_same(matlab.read(path, ["x"])["x"], np.array([[1.0, -2.0, 3.0]]))
+
+
+def test_short_elements_are_read(tmp_path):
+    """As MATLAB itself writes them."""
+    head = element(6, struct.pack("<II", 6, 0)) + element(5, struct.pack("<2i", 1, 1))
+    name = b"\x01\x00\x01\x00x\0\0\0"
+    content = b"\x02\x00\x01\x00\x07\0\0\0"
+    path = mat5(tmp_path / "a.mat", element(14, head + name + content))
     assert matlab.read(path, ["x"])["x"].tolist() == [[7.0]]
 
 
@@ -103,10 +115,11 @@ NOT_PLAIN = {
 }
 
 
-def test_what_is_not_a_plain_array_is_refused(tmp_path):
+@pytest.mark.parametrize("message", NOT_PLAIN)
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_other_kinds_are_refused_also_in_cells(name, message, tmp_path):
     path = tmp_path / "a.mat"
-    for message, inner in NOT_PLAIN.items():
-        scipy.io.savemat(path, {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
-        for name in ("x", "y"):
-            with refused(rf"a\.mat: .*{message.format(name=name)}", DataError):
-                matlab.read(path, [name])
+    inner = NOT_PLAIN[message]
+    scipy.io.savemat(path, {"x": inner, "y": cells(np.eye(2), cells(inner, np.eye(2)))})
+    with refused(rf"a\.mat: .*{message.format(name=name)}", DataError):
+        matlab.read(path, [name])

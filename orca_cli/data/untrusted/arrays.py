@@ -1,4 +1,7 @@
-"""Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
+"""Arrays in .npy and .npz files, headers first.
+
+Nothing is allocated and no code runs before the header is checked.
+"""
 
 import io
 import math
@@ -18,10 +21,14 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
-_MAX_RATIO = 200  # bytes that one byte of a member becomes
-_FREE_BYTES = 2**28  # from which on the ratio counts
-_MAX_HEADER = 10_000  # characters; NumPy's own bound
+# Bytes that one byte of a member becomes.
+_MAX_RATIO = 200
+# Bytes from which on the ratio counts.
+_FREE_BYTES = 2**28
+# Characters; NumPy's own bound.
+_MAX_HEADER = 10_000
 _MAX_AXES = 32
+# Version of a header -> its reader.
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -35,16 +42,20 @@ _HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 class StoredArray:
     """An array in a file whose header was read and found harmless."""
 
-    where: str  # file and array, for messages
-    shape: tuple[int, ...]  # as declared, and as the file's size allows
-    dtype: np.dtype  # no objects, no fields
-    read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
+    # File and array, for messages.
+    where: str
+    # As declared, and as the file's size allows.
+    shape: tuple[int, ...]
+    # No objects, no fields.
+    dtype: np.dtype
+    # Returns the array; a memory map where the file allows it.
+    read: Callable[[], np.ndarray]
 
 
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    `where` is the setting that names the file; `allowed` the hint where it is none.
+    `where` is the setting that names the file; `allowed` the hint for files of other kinds.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -52,74 +63,89 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
         MemoryExhaustedError: an array is larger than the free memory.
     """
     first_bytes(path, where, allowed)
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return {"": read_npy(path)}
-    if path.suffix.lower() == ".npz":
+    if suffix == ".npz":
         return _npz(path)
     raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=allowed)
 
 
 class Header(NamedTuple):
-    """What an array's header declares, once `read_header` has checked it."""
+    """An array as its header declares it, once `read_header` has checked that."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype  # plain numbers or strings, or Python objects
-    offset: int  # bytes before the content
+    # Plain numbers or strings, or Python objects.
+    dtype: np.dtype
+    # Bytes before the content.
+    offset: int
 
 
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
-    """Return the header of an array at the beginning of a file of `size` bytes, of which up to 10,000 are read.
+    """Return the header of an array at the beginning of a file.
 
-    The content begins at the header's `offset`, not where the file stands afterwards. DataError where the header is damaged,
-    or declares fields or a shape that the file cannot hold; UnsafeError for Python objects, unless `objects` says that the
-    caller reads their pickle.
+    The content begins at the header's `offset`, not at the file's position afterwards.
+
+    Args:
+        file: up to 10,000 bytes of it are read.
+        size: of the file in bytes.
+        where: names the array in messages.
+        objects: whether the caller reads the pickle of an array of Python objects.
+
+    Raises:
+        DataError: the header is damaged, or declares fields or a shape that the file cannot hold.
+        UnsafeError: it declares Python objects, and `objects` is not set.
     """
     try:
-        head = io.BytesIO(
-            file.read(_MAX_HEADER)
-        )  # NumPy compares a header's length after it has read it
-        shape, _, dtype = _READERS[np.lib.format.read_magic(head)](
-            head, max_header_size=_MAX_HEADER
-        )
+        # NumPy compares a header's length after it has read it.
+        head = io.BytesIO(file.read(_MAX_HEADER))
+        read = _READERS[np.lib.format.read_magic(head)]
+        shape, _, dtype = read(head, max_header_size=_MAX_HEADER)
     except _HEADER_DAMAGE as error:
-        raise DataError(
-            "not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED
-        ) from error
+        message = "not a NumPy array: its header cannot be read"
+        raise DataError(message, where=where, hint=_ALLOWED) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
-        what = "an array of Python objects; reading it would execute code of the file"
-        hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
-        raise UnsafeError(what, where=where, hint=hint)
-    # NumPy ignores empty axes when it checks that an array is not too large.
-    is_sized = (
-        all(type(extent) is int and extent >= 0 for extent in shape) and len(shape) <= _MAX_AXES
-    )
-    if (
-        not is_sized
-        or not 0 < math.prod(filter(None, shape)) * dtype.itemsize < 2**63
-        or dtype.kind == "V"
-    ):
-        what = f"the header declares shape {shape}, dtype {dtype}"
-        raise DataError(
-            what, where=where, hint="store plain arrays of numbers or strings, under one name each"
+        message = "an array of Python objects; reading it would execute code of the file"
+        hint = (
+            "store numbers or strings; sequences of several lengths as one padded array beside "
+            "their `lengths`"
         )
+        raise UnsafeError(message, where=where, hint=hint)
+    if not _is_plain(shape, dtype):
+        message = f"the header declares shape {shape}, dtype {dtype}"
+        hint = "store plain arrays of numbers or strings, under one name each"
+        raise DataError(message, where=where, hint=hint)
+    offset = head.tell()
     needed = math.prod(shape) * dtype.itemsize
-    if needed > size - head.tell() and not dtype.hasobject:
-        what = f"the header declares {needed:,} bytes, the file holds {size - head.tell():,}"
-        raise DataError(what, where=where, hint="write it again")
-    return Header(shape, dtype, head.tell())
+    if needed > size - offset and not dtype.hasobject:
+        message = f"the header declares {needed:,} bytes, the file holds {size - offset:,}"
+        raise DataError(message, where=where, hint="write it again")
+    return Header(shape, dtype, offset)
+
+
+def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
+    """Return whether an array has a possible shape, and neither fields nor values of no bytes."""
+    if len(shape) > _MAX_AXES or dtype.kind == "V":
+        return False
+    if not all(type(extent) is int and extent >= 0 for extent in shape):
+        return False
+    # NumPy ignores empty axes when it checks that an array is not too large.
+    size = math.prod(extent for extent in shape if extent > 0) * dtype.itemsize
+    return 0 < size < 2**63
 
 
 def read_npy(path: Path) -> StoredArray:
     """Return the array of an .npy file; raises as `open_arrays`."""
     where = str(path)
     with open(path, "rb") as file:
-        shape, dtype, _ = read_header(file, path.stat().st_size, where)
+        header = read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
-        mode: Literal["r"] | None = "r" if 0 not in shape else None  # nothing cannot be mapped
+        # Arrays of no bytes cannot be mapped.
+        mode: Literal["r"] | None = None if 0 in header.shape else "r"
         return checked_characters(np.load(path, mmap_mode=mode, allow_pickle=False), where)
 
-    return StoredArray(where, shape, dtype, read)
+    return StoredArray(where, header.shape, header.dtype, read)
 
 
 def _npz(path: Path) -> dict[str, StoredArray]:
@@ -129,27 +155,29 @@ def _npz(path: Path) -> dict[str, StoredArray]:
         if len(members) < len(archive.infolist()):
             raise UnsafeError("two arrays have one name", where=str(path), hint="write it again")
         for name, member in members.items():
-            with damage(f"{path}[{name}]", "array"), archive.open(member) as file:
-                arrays[name] = _member(path, f"{path}[{name}]", member, file)
+            where = f"{path}[{name}]"
+            with damage(where, "array"), archive.open(member) as file:
+                arrays[name] = _member(path, where, member, file)
     return arrays
 
 
 def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
-    shape, dtype, _ = read_header(file, member.file_size, where)
+    header = read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
         if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-            what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
-            raise UnsafeError(what, where=where, hint="store it uncompressed")
-        check_memory(math.prod(shape) * dtype.itemsize, where)
+            message = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+            raise UnsafeError(message, where=where, hint="store it uncompressed")
+        check_memory(math.prod(header.shape) * header.dtype.itemsize, where)
         with (
             damage(where, "array"),
             zipfile.ZipFile(path) as archive,
             archive.open(member) as stream,
         ):
             array = np.lib.format.read_array(stream, allow_pickle=False)
-            stream.read(1)  # the checksum of a member is compared at its end
+            # The checksum of a member is compared at its end.
+            stream.read(1)
         return checked_characters(array, where)
 
-    return StoredArray(where, shape, dtype, read)
+    return StoredArray(where, header.shape, header.dtype, read)

@@ -1,8 +1,11 @@
-"""Fetch a file over http or https: several addresses, resumed where the server allows it, never an error page as data.
+"""Fetch a file over http or https.
 
-What has arrived is in `NAME.part`, and what it belongs to in `NAME.part.txt`, until it is complete and verified; the next call
-continues from there, where libraries such as pooch start each file again. Redirects never lead from https to http; passwords
-of ~/.netrc are not sent.
+A file may have several addresses. A download resumes where the server allows it, and never ends
+with an error page in place of the file.
+
+Until it is complete and verified, its first bytes are in `NAME.part`, and their origin in
+`NAME.part.txt`; the next call continues from there, where libraries such as pooch start each file
+again. Redirects never lead from https to http; passwords of ~/.netrc are not sent.
 """
 
 from __future__ import annotations
@@ -24,23 +27,30 @@ from orca_cli.progress import Reporter
 if TYPE_CHECKING:
     import requests
 
-_TOLERANCE = 0.25  # by how much a size may differ from a rounded one in a description, which may mean MB or MiB
-_TRIES = 4  # of one address, without a MiB arriving between them
-_MB, _MIB = 10**6, 2**20
-_SPARE = 64 * _MIB  # bytes left free on the disk
-_HEAD = 512  # bytes that are looked at
+# By how much a size may differ from a rounded one in a description, which may mean MB or MiB.
+_TOLERANCE = 0.25
+# Of one address, without a MiB arriving between them.
+_MAX_TRIES = 4
+_MB = 10**6
+_MIB = 2**20
+# Bytes left free on the disk.
+_SPARE = 64 * _MIB
+# Bytes that are looked at.
+_HEAD = 512
 _MAX_REDIRECTS = 5
-_CHUNK = 64 * 1024  # bytes
-PAUSE_S = 1.0  # before an address is tried again
+# Bytes.
+_CHUNK = 64 * 1024
+# Seconds before an address is tried again.
+PAUSE_S = 1.0
 _HUB_TIMEOUT_S = 8.0
 
 
 class RefusedError(Exception):
-    """One address does not give the file; the next one is tried."""
+    """An address does not give the file; the next one is tried."""
 
 
 class MismatchError(RefusedError):
-    """One address gives a file of another checksum."""
+    """An address gives a file of another checksum."""
 
 
 class CutOffError(Exception):
@@ -48,7 +58,7 @@ class CutOffError(Exception):
 
 
 class Fetched(NamedTuple):
-    """A file that has arrived: the address that gave it, its size, and the SHA-256 of its content."""
+    """A file that has arrived: its address, its size, and the SHA-256 of its content."""
 
     url: str
     bytes: int
@@ -65,7 +75,9 @@ def fetch(
     md5: str | None = None,
     timeout_s: float = 30.0,
 ) -> Fetched:
-    """Fetch a file from the first address that gives all of it; it gets its name in one step, at the end.
+    """Fetch a file from the first address that gives all of it.
+
+    It gets its name in one step, at the end.
 
     Args:
         place: the file; its folder is created.
@@ -75,32 +87,32 @@ def fetch(
         timeout_s: seconds without an answer or without data after which an address is given up.
 
     Raises:
-        NetworkError: no address gave the file; the message has each one's answer.
+        NetworkError: no address gave the file; the message has the answer of each.
         ChecksumError: all addresses gave a file with another checksum.
         StorageError: the disk has too little space, or writing failed.
     """
     storage.make_folder(place.parent)
     refusals: dict[str, RefusedError] = {}
     with session() as connection:
-        download = _Download(place, reporter, size, connection, timeout_s)
+        download = _Download(place, reporter, size=size, connection=connection, timeout_s=timeout_s)
         for url in urls:
             try:
                 download.complete(url)
-                fetched = Fetched(url, download.arrived, download.verified(sha256, md5))
+                arrived = download.arrived
+                digest = download.verified(sha256, md5)
             except RefusedError as refusal:
                 reporter.say(f"{url}: {refusal}")
                 refusals[url] = refusal
                 continue
             storage.write_with(place, download.part.rename)
             download.notes.unlink(missing_ok=True)
-            return fetched
-    answers = (
-        "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items()) or "no address is known"
-    )
-    is_mismatch = {isinstance(refusal, MismatchError) for refusal in refusals.values()} == {True}
-    raise (ChecksumError if is_mismatch else NetworkError)(
-        f"could not be fetched ({answers})", where=place.name
-    )
+            return Fetched(url=url, bytes=arrived, sha256=digest)
+    answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items())
+    message = f"could not be fetched ({answers or 'no address is known'})"
+    is_mismatch = all(isinstance(refusal, MismatchError) for refusal in refusals.values())
+    if refusals and is_mismatch:
+        raise ChecksumError(message, where=place.name)
+    raise NetworkError(message, where=place.name)
 
 
 def md5_file(path: Path) -> str:
@@ -110,18 +122,22 @@ def md5_file(path: Path) -> str:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub's address answers within 8 s, where its own library tries for half a minute; False offline."""
+    """Return whether the hub's address answers within 8 s; False offline.
+
+    Its own library tries for half a minute.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     with session() as connection:
         try:
-            code = connection.head(
+            response = connection.head(
                 constants.ENDPOINT, timeout=_HUB_TIMEOUT_S, allow_redirects=True
-            ).status_code
+            )
         except (OSError, ValueError):
             return False
+    code = response.status_code
     return code < 500 and code not in (403, 407)
 
 
@@ -136,9 +152,8 @@ def session() -> requests.Session:
         "Connection": "close",
     }
     connection.headers.update(headers)
-    connection.auth = lambda request: (
-        request
-    )  # or requests would send the user's passwords of ~/.netrc
+    # Or requests would send the user's passwords of ~/.netrc.
+    connection.auth = lambda request: request
     return connection
 
 
@@ -146,18 +161,23 @@ def session() -> requests.Session:
 def open_url(
     connection: requests.Session, url: str, headers: dict[str, str], timeout_s: float
 ) -> Iterator[requests.Response]:
-    """Request an address and yield the answer; redirects are followed only to http and https, and never from https to http.
+    """Request an address and yield the answer.
 
-    An answer may be an error of the server: its status is the caller's to check. RefusedError where no connection is made, a
-    redirect is not followed, or more than five follow one another.
+    Redirects are followed only to http and https, and never from https to http. An answer may be an
+    error of the server: its status is the caller's to check.
+
+    Raises:
+        RefusedError: no connection is made, a redirect is not followed, or more than five follow
+            one another.
     """
-    secure = False
+    is_secure = False
     for _ in range(_MAX_REDIRECTS + 1):
         scheme = url.partition(":")[0].lower()
-        if scheme not in ("http", "https") or (secure and scheme == "http"):
+        if scheme not in ("http", "https") or (is_secure and scheme == "http"):
             raise RefusedError(f"leads to '{url}', which is not followed")
-        secure = scheme == "https"
-        connection.close()  # the server may have closed what is left open
+        is_secure = scheme == "https"
+        # The server may have closed a connection that is left open.
+        connection.close()
         with _network(RefusedError):
             response = connection.get(
                 url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False
@@ -171,93 +191,121 @@ def open_url(
 
 
 class _Download:
-    """What has arrived of a file in `part`, of about `size` bytes, and where it is from in `notes`."""
+    """A file on its way.
+
+    Args:
+        place: the file.
+        reporter: shows progress.
+        size: bytes, about; None where it is unknown.
+        connection: makes the requests.
+        timeout_s: as that of `fetch`.
+
+    Attributes:
+        part: the bytes that have arrived.
+        notes: the address that gave them, and the server's validator of their content.
+    """
 
     def __init__(
         self,
         place: Path,
         reporter: Reporter,
+        *,
         size: int | None,
         connection: requests.Session,
         timeout_s: float,
     ) -> None:
-        self.name, self.part = place.name, place.with_name(f"{place.name}.part")
+        self.name = place.name
+        self.part = place.with_name(f"{place.name}.part")
         self.notes = place.with_name(f"{place.name}.part.txt")
-        self._reporter, self._size, self._connection, self._timeout_s = (
-            reporter,
-            size,
-            connection,
-            timeout_s,
-        )
-        if self.part.is_symlink():  # not ours: its target would be written to
+        self._reporter = reporter
+        self._size = size
+        self._connection = connection
+        self._timeout_s = timeout_s
+        # A link is not ours: its target would be written to.
+        if self.part.is_symlink():
             self.part.unlink()
 
     @property
     def arrived(self) -> int:
-        """Return the bytes that are here."""
+        """Return the number of bytes that have arrived."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     def complete(self, url: str) -> None:
         """Transfer until the file is complete, trying again where the connection breaks."""
-        most, failures = self.arrived, 0
+        farthest = self.arrived
+        failures = 0
         while True:
             try:
                 return self._transfer(url)
             except CutOffError as cut:
                 signals.check()
                 arrived = self.arrived
-                failures = 0 if arrived >= most + _MIB else failures + 1
-                most = max(most, arrived)
-                if failures >= _TRIES:
-                    raise RefusedError(f"{cut}, {_TRIES} times") from cut
-                self._reporter.say(
-                    f"{url}: {cut}; trying again, {arrived / _MB:.1f} MB have arrived"
-                )
+                failures = 0 if arrived >= farthest + _MIB else failures + 1
+                farthest = max(farthest, arrived)
+                if failures >= _MAX_TRIES:
+                    raise RefusedError(f"{cut}, {_MAX_TRIES} times") from cut
+                progress = f"{arrived / _MB:.1f} MB have arrived"
+                self._reporter.say(f"{url}: {cut}; trying again, {progress}")
                 time.sleep(PAUSE_S)
 
     def _transfer(self, url: str) -> None:
-        noted = (
-            self.notes.read_text(encoding="utf-8").split("\n")
-            if self.arrived and self.notes.exists()
-            else []
-        )
-        validator = noted[1] if len(noted) == 2 and noted[0] == url else ""
+        validator = self._noted_validator(url)
         start = self.arrived if validator else 0
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
         with open_url(self._connection, url, headers, self._timeout_s) as response:
-            code, etag = response.status_code, response.headers.get("ETag", "")
-            # What validates this exact content: a strong ETag, or else Last-Modified.
+            etag = response.headers.get("ETag", "")
+            # Only a strong ETag, or else Last-Modified, identifies this exact content.
             current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-            if (
-                code == 416 and start
-            ):  # nothing comes after what is here, or the file has become shorter
-                self.part.unlink()
-                raise CutOffError("the file begins anew")
-            if code not in (200, 206):
-                raise (CutOffError if code == 429 or code >= 500 else RefusedError)(
-                    f"HTTP {code} {response.reason}"
-                )
-            follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-            if code == 206 and not (follows and current in (validator, "")):
-                raise RefusedError("answers with another part than the requested one")
-            encoding = response.headers.get("Content-Encoding", "identity").lower()
-            # Files that are packed are sometimes sent as their own encoding.
-            if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
-                raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
+            self._check_answer(response, start, is_same_content=current in (validator, ""))
             announced = response.raw.length_remaining
             storage.require_space(self.part.parent, (announced or 0) + _SPARE, self.name)
-            if code == 200:
-                storage.write_bytes(self.part, b"")  # before the notes name its origin
+            if response.status_code == 200:
+                # Emptied before the notes name its origin.
+                storage.write_bytes(self.part, b"")
                 storage.write_text(self.notes, f"{url}\n{current}")
             total = None if announced is None else self.arrived + announced
             self._append(response, total)
         if total is not None and self.arrived != total:
             raise CutOffError(f"the connection broke off at {self.arrived:,} of {total:,} bytes")
 
+    def _noted_validator(self, url: str) -> str:
+        """Return the validator of the arrived bytes; an empty text where they are not of `url`."""
+        if not self.arrived or not self.notes.exists():
+            return ""
+        lines = self.notes.read_text(encoding="utf-8").split("\n")
+        is_of_url = len(lines) == 2 and lines[0] == url
+        return lines[1] if is_of_url else ""
+
+    def _check_answer(
+        self, response: requests.Response, start: int, *, is_same_content: bool
+    ) -> None:
+        """Refuse an answer that is not the file, or not its bytes from `start`."""
+        code = response.status_code
+        # The file ends at `start`, or has become shorter.
+        if code == 416 and start:
+            self.part.unlink()
+            raise CutOffError("the file begins anew")
+        message = f"HTTP {code} {response.reason}"
+        is_overloaded = code == 429 or code >= 500
+        if is_overloaded:
+            raise CutOffError(message)
+        if code not in (200, 206):
+            raise RefusedError(message)
+        is_continued = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if code == 206 and not (is_continued and is_same_content):
+            raise RefusedError("answers with another part than the requested one")
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        # Files that are packed are sometimes sent as their own encoding.
+        if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
+            raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
+
     def _append(self, response: requests.Response, total: int | None) -> None:
-        """Append what arrives, as it was sent and as it comes, so that an interrupted download can be resumed."""
-        # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no read1().
-        read, chunk, done = getattr(response.raw, "read1", response.raw.read), b"\0", self.arrived
+        """Append the answer, undecoded and as it comes, so that the download can be resumed."""
+        # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no
+        # read1().
+        read = getattr(response.raw, "read1", response.raw.read)
+        chunk = b"\0"
+        arrived = self.arrived
         steps = -(-(total or _MB) // _MB)
         with (
             open(self.part, "ab") as file,
@@ -269,40 +317,50 @@ class _Download:
                     chunk = read(_CHUNK, decode_content=False)
                 with storage.guarded(self.part):
                     file.write(chunk)
-                before, done = done // _MB, done + len(chunk)
-                if self._size is not None and done > (1 + _TOLERANCE) * self._size:
+                shown = arrived // _MB
+                arrived += len(chunk)
+                if self._size is not None and arrived > (1 + _TOLERANCE) * self._size:
                     self.part.unlink()
-                    raise RefusedError(
-                        f"gives more than the {self._size:,} bytes that are expected"
-                    )
-                if done // _MB > before:
-                    advance(done // _MB - before)
+                    message = f"gives more than the {self._size:,} bytes that are expected"
+                    raise RefusedError(message)
+                if arrived // _MB > shown:
+                    advance(arrived // _MB - shown)
 
     def verified(self, sha256: str | None, md5: str | None) -> str:
-        """Return the SHA-256 of a complete download; delete it if it is something else, or size or checksum is wrong."""
+        """Return the SHA-256 of a complete download; delete it if it is not the expected file.
+
+        Raises:
+            RefusedError: it is a web page or the like, or of another size.
+            MismatchError: it is of another checksum.
+        """
         digest = storage.sha256_file(self.part)
-        with open(self.part, "rb") as file:
-            problem = disguise(file.read(_HEAD), self.name)
-        if problem:
-            refusal = RefusedError(f"answers with {problem}")
-        elif self._size is not None and abs(self.arrived - self._size) > _TOLERANCE * self._size:
-            refusal = RefusedError(
-                f"gave {self.arrived:,} bytes, where about {self._size:,} are expected"
-            )
-        elif sha256 is not None and digest != sha256.lower():
-            refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
-        elif md5 is not None and (other := md5_file(self.part)) != md5.lower():
-            refusal = MismatchError(f"gave a file of MD5 {other}, not {md5}")
-        else:
+        refusal = self._refusal(digest, sha256, md5)
+        if refusal is None:
             return digest
         self.part.unlink()
         self.notes.unlink(missing_ok=True)
         raise refusal
 
+    def _refusal(self, digest: str, sha256: str | None, md5: str | None) -> RefusedError | None:
+        with open(self.part, "rb") as file:
+            problem = disguise(file.read(_HEAD), self.name)
+        if problem:
+            return RefusedError(f"answers with {problem}")
+        size = self._size
+        if size is not None and abs(self.arrived - size) > _TOLERANCE * size:
+            return RefusedError(f"gave {self.arrived:,} bytes, where about {size:,} are expected")
+        if sha256 is not None and digest != sha256.lower():
+            return MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
+        if md5 is not None:
+            md5_digest = md5_file(self.part)
+            if md5_digest != md5.lower():
+                return MismatchError(f"gave a file of MD5 {md5_digest}, not {md5}")
+        return None
+
 
 @contextmanager
 def _network(kind: type[Exception]) -> Iterator[None]:
-    """Turn what the libraries raise into one of our two errors."""
+    """Turn errors of the libraries into one of our two."""
     import urllib3
 
     try:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, so that failed downloads and wrong suffixes are recognised; and small text files."""
+"""Files by their first bytes, which tell failed downloads and wrong suffixes; small text files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,54 +21,66 @@ _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZI
 
 @contextmanager
 def damage(where: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into a DataError; ours and MemoryError pass."""
+    """Turn any error of a library, for a damaged file, into a DataError.
+
+    Errors of ours and MemoryError pass. `what` is the expected kind of file.
+    """
     try:
         yield
     except (OrcaError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
-        raise DataError(
-            f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again"
-        ) from error
+        message = f"is a damaged {what}: {error}"[:500]
+        raise DataError(message, where=where, hint="get the file again") from error
 
 
 def first_bytes(path: Path, where: str, allowed: str) -> bytes:
-    """Return the first 64 bytes of a file; DataError if it cannot be read, is empty, a web page or a Git LFS pointer.
+    """Return the first 64 bytes of a file.
 
-    `where` is the setting or file, for messages about a file that cannot be read; `allowed` a hint on what is allowed.
+    `where` is the setting or file, for messages about a file that cannot be read; `allowed` a hint
+    at the files that can be.
+
+    Raises:
+        DataError: it cannot be read, is empty, a web page or a Git LFS pointer.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:
-        what = "the file does not exist" if where == str(path) else f"no file '{path}'"
-        raise DataError(what, where=where, hint="check the name") from error
+        message = "the file does not exist" if where == str(path) else f"no file '{path}'"
+        raise DataError(message, where=where, hint="check the name") from error
     except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror}", where=where, hint=allowed
-        ) from error
-    if problem := disguise(head):
+        message = f"'{path}' cannot be read: {error.strerror}"
+        raise DataError(message, where=where, hint=allowed) from error
+    problem = disguise(head)
+    if problem:
         raise DataError(f"this is {problem}", where=str(path), hint=allowed)
     return head
 
 
 def disguise(head: bytes, name: str = "") -> str:
-    """Return what a file is by its first few hundred bytes, if it is not data or not what its name says; else an empty text."""
+    """Return the kind of a file by its first few hundred bytes; an empty text if it may be data.
+
+    With a name, it also has to be of the kind that the name's suffix says.
+    """
     if not head:
         return "an empty file"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if disguises := [what for mark, what in _DISGUISES.items() if start.startswith(mark)]:
-        return disguises[0]
+    for mark, kind in _DISGUISES.items():
+        if start.startswith(mark):
+            return kind
     magic = _MAGIC.get(Path(name).suffix.lower())
-    return (
-        f"not a file of its kind (it begins with {head[:8]!r})"
-        if magic and not head.startswith(magic)
-        else ""
-    )
+    if magic and not head.startswith(magic):
+        return f"not a file of its kind (it begins with {head[:8]!r})"
+    return ""
 
 
 def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
-    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
+    """Return the content of a UTF-8 file.
+
+    Raises:
+        DataError: it cannot be read, or is larger than `max_bytes`.
+    """
     try:
         if path.stat().st_size > max_bytes:
             raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)

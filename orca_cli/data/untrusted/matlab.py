@@ -16,22 +16,29 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "a MATLAB 5 file is needed: save it with -v7"
 _MAX_BYTES = 8 * 2**30
+# Class of numbers -> bytes of one; those of others may have 8.
 _SIZES = {
     "single": 4,
     "logical": 1,
-    **{f"{sign}int{bits}": bits // 8 for sign in ("u", "") for bits in (8, 16, 32)},
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
 }
 
 
 def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return variables with MATLAB's axes and types.
 
-    Real numbers get the type of their MATLAB class (double: float64; logical: bool), whatever smaller type the file stores
-    them in. A cell array becomes an object array of arrays, text an array of strings.
+    Real numbers get the type of their MATLAB class (double: float64; logical: bool), though the
+    file may store them in a smaller one. A cell array becomes an object array of arrays, text an
+    array of strings.
 
     Raises:
-        DataError: missing, damaged, of another version, or lacks a variable; a variable is a struct, sparse, complex, a
-            function or an object of a class.
+        DataError: missing, damaged, of another version, or lacks a variable; a variable is a
+            struct, sparse, complex, a function or an object of a class.
         UnsafeError: more bytes than `max_bytes` together or than the file can hold.
         MemoryExhaustedError: a variable is larger than the free memory.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
@@ -46,49 +53,54 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
 
 
 def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return what `read` does, parsed in this process, which a damaged file can crash; errors as there."""
+    """Return variables as `read` does, but read in this process, which a damaged file can crash."""
     import scipy.io
 
     with open(path, "rb") as file:
-        if file.read(128)[124:] not in (b"\x00\x01IM", b"\x01\x00MI"):
-            raise DataError(
-                "not a MATLAB file, or one of another version", where=path, hint=_ALLOWED
-            )
+        mark = file.read(128)[124:]
+    if mark not in (b"\x00\x01IM", b"\x01\x00MI"):
+        message = "not a MATLAB file, or one of another version"
+        raise DataError(message, where=path, hint=_ALLOWED)
     with damage(path, "MATLAB file"):
-        held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
-        size, total = Path(path).stat().st_size, 0
-        for name, shape, kind in held:
-            if name in names:
-                total += math.prod(shape) * _SIZES.get(kind, 8)
-                if (
-                    min(shape, default=0) < 0
-                    or math.prod(shape) > size * MAX_DEFLATE
-                    or total > max_bytes
-                ):
-                    what = f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
-                    raise UnsafeError(
-                        what, where=path, hint="get the file from a source that you trust"
-                    )
-                check_memory(total, path, hint="use a machine with more memory")
+        variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
+        file_size = Path(path).stat().st_size
+        total = 0
+        for name, shape, kind in variables:
+            if name not in names:
+                continue
+            total += math.prod(shape) * _SIZES.get(kind, 8)
+            is_negative = min(shape, default=0) < 0
+            if is_negative or math.prod(shape) > file_size * MAX_DEFLATE or total > max_bytes:
+                message = (
+                    f"'{name}' declares the shape {shape}, more than the file can hold or than is "
+                    "read"
+                )
+                hint = "get the file from a source that you trust"
+                raise UnsafeError(message, where=path, hint=hint)
+            check_memory(total, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", np.exceptions.ComplexWarning
-            )  # the conversion would drop imaginary parts
-            values = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
+            # The conversion would drop imaginary parts.
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
-            if name not in values:
-                shown = ascii(sorted(other for other, _, _ in held)[:10])
-                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {shown}")
-        return {name: _plain(values[name], name, path) for name in names}
+            if name not in arrays:
+                present = ascii(sorted(variable for variable, _, _ in variables)[:10])
+                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {present}")
+        return {name: _plain(arrays[name], name, path) for name in names}
 
 
-def _plain(value: Any, name: str, where: str) -> np.ndarray:
-    """Return an array in this machine's byte order; refuse structs, objects, functions, sparse matrices, also in cells."""
-    if type(value) is not np.ndarray or value.dtype.kind not in "biufUO":
-        what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(value, np.ndarray) else type(value).__name__}"
-        raise DataError(
-            what, where=where, hint="save it as an array of numbers or text, or as a cell array"
-        )
-    for index in np.ndindex(value.shape if value.dtype.kind == "O" else 0):
-        value[index] = _plain(value[index], f"{name}{{...}}", where)
-    return checked_characters(value.astype(value.dtype.newbyteorder("="), copy=False), where)
+def _plain(array: Any, name: str, where: str) -> np.ndarray:
+    """Return an array in this machine's byte order.
+
+    Raises:
+        DataError: it, or a cell of it, is a struct, object, function or sparse matrix.
+    """
+    if type(array) is not np.ndarray or array.dtype.kind not in "biufUO":
+        kind = "struct" if isinstance(array, np.ndarray) else type(array).__name__
+        message = f"'{ascii(name)[1:-1]}' is a {kind}"
+        hint = "save it as an array of numbers or text, or as a cell array"
+        raise DataError(message, where=where, hint=hint)
+    if array.dtype.kind == "O":
+        for index in np.ndindex(array.shape):
+            array[index] = _plain(array[index], f"{name}{{...}}", where)
+    return checked_characters(array.astype(array.dtype.newbyteorder("="), copy=False), where)

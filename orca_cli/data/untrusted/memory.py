@@ -1,4 +1,7 @@
-"""Arrays in memory: whether there is enough of it, pages of files that were read released again, texts checked."""
+"""Memory of arrays.
+
+Whether enough of it is free, pages of files released again once they were read, texts checked.
+"""
 
 import mmap
 from pathlib import Path
@@ -8,53 +11,62 @@ import numpy as np
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError
 
-_LARGE = 2**28  # bytes of a memory map from which on its pages are released
-_LAST = 0x10FFFF  # of Unicode; NumPy takes any 32 bits for a character, and fails wherever such a text is used
+# Bytes of a memory map from which on its pages are released.
+_LARGE = 2**28
+# The last character of Unicode. NumPy takes any 32 bits for a character, and fails wherever such a
+# text is used.
+_LAST = 0x10FFFF
 
 
 def check_memory(
     needed: int, where: str, hint: str = "store it as .npy, which is read in parts"
 ) -> None:
-    """Raise MemoryExhaustedError where fewer than `needed` bytes are free; Linux alone says how many are."""
+    """Raise MemoryExhaustedError where fewer than `needed` bytes are free.
+
+    Only Linux says how many are; elsewhere this does nothing.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return  # another system
-    free = next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), needed
-    )
-    if needed > free:
-        what = (
-            f"the array needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free"
-        )
-        raise MemoryExhaustedError(what, where=where, hint=hint)
+        return
+    for line in lines:
+        if not line.startswith("MemAvailable:"):
+            continue
+        free = int(line.split()[1]) * 1024
+        if needed > free:
+            message = (
+                f"the array needs {needed / 2**30:.1f} GiB of memory, "
+                f"{free / 2**30:.1f} GiB are free"
+            )
+            raise MemoryExhaustedError(message, where=where, hint=hint)
 
 
 def release_pages(array: object) -> None:
-    """Release the pages of the large read-only map that an array belongs to, so that a process does not grow to its size.
+    """Release the pages of the large read-only map that an array belongs to.
 
-    Any other object is left alone. What is read again comes from the file, mostly through the system's file cache.
+    Otherwise a process would grow to its size. Other objects are left alone. Data that are read
+    again come from the file, mostly through the system's file cache.
     """
     owner: Any = array
     while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
+    is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     pages = getattr(owner, "base", None)
-    read_only = isinstance(owner, np.memmap) and owner.mode == "r"
-    if (
-        read_only
-        and isinstance(pages, mmap.mmap)
-        and len(pages) >= _LARGE
-        and hasattr(mmap, "MADV_DONTNEED")
-    ):
+    if not is_read_only or not isinstance(pages, mmap.mmap) or len(pages) < _LARGE:
+        return
+    if hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
 
 
 def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
-    """Return the array; raise DataError if it holds texts with codes that are not Unicode characters."""
+    """Return the array.
+
+    Raises:
+        DataError: it holds texts with codes that are not Unicode characters.
+    """
     if array.dtype.kind == "U" and array.size:
         codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
         if int(codes.max()) > _LAST:
-            raise DataError(
-                "holds text with invalid characters", where=where, hint="get the file again"
-            )
+            message = "holds text with invalid characters"
+            raise DataError(message, where=where, hint="get the file again")
     return array

@@ -1,10 +1,12 @@
-"""A machine for pickles of unknown origin that can do nothing but make data: it has no way to run their code.
+"""A machine for pickles of unknown origin that can do nothing but make data.
 
-A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
-data need (numbers, strings, containers, NumPy's arrays and scalars) and an exact list of names, which stand for functions of
-this file. Every other instruction or name ends the reading, and so do bounds on what a small file could make large:
-instructions, containers, copies, integers, keys. No function trusts what the pickle gives: sizes are compared before anything
-is allocated, a dtype's flags are NumPy's own and never the file's, and only the byte order is taken over.
+A pickle is a program. Python's own machine imports what the program names and calls it. This one
+cannot: it knows the instructions that data need (numbers, strings, containers, NumPy's arrays and
+scalars) and an exact list of names, which stand for functions of this file. Every other instruction
+or name ends the reading, and so do bounds on all that a small file could make large: instructions,
+containers, copies, integers, keys. No function trusts the pickle: sizes are compared before
+anything is allocated, a dtype's flags are NumPy's own and never the file's, and only the byte order
+is taken over.
 """
 
 import codecs
@@ -24,13 +26,18 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _MAX_OPCODES = 4_000_000
 _MAX_CONTAINERS = 1_000_000
-_MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
+# Of the result, counted as often as they are met.
+_MAX_VALUES = 20_000_000
 _MAX_DEPTH = 100
-_LARGE = 2**26  # bytes of one value above which the free memory is checked
-_MAX_COPIES = 4  # bytes that are made out of each byte of the file
-_MAX_MADE = 2**20  # bytes that are made in any case
-_MAX_INTEGER = 8192  # bits
-_MAX_KEY = 2**16  # letters of a key of a dict: equal ones are compared at every use
+# Bytes of one value above which the free memory is checked.
+_LARGE = 2**26
+# Bytes that are made out of each byte of the file, and bytes that are made in any case.
+_MAX_COPIES = 4
+_MAX_MADE = 2**20
+# Bits.
+_MAX_INTEGER = 8192
+# Letters of a key of a dict: equal ones are compared at every use.
+_MAX_KEY = 2**16
 _MAX_KEY_PARTS = 32
 _MAX_AXES = 32
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
@@ -44,25 +51,28 @@ _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
     """Return the object of the pickle at a buffered stream's position, which moves past it.
 
-    A pickle of more than `limit` bytes is refused. `compressed`: whether the stream may have more bytes than its file.
+    Args:
+        stream: of the pickle.
+        where: names it in messages.
+        limit: bytes that it may have.
+        compressed: whether the stream may have more bytes than its file.
 
     Raises:
         UnsafeError, DataError, MemoryExhaustedError: as `unpickle`.
     """
     try:
         value = _Machine(stream, limit, where, compressed).run()
-        _check_result(value, {}, set())
+        _check_result(value, finished={}, above=set())
+        # At the end of a compressed stream its checksum is compared.
         if compressed:
-            stream.read(1)  # at its end the checksum is compared
+            stream.read(1)
     except (UnsafeError, DataError) as error:
         raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
+    except EOFError as error:
+        raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
-        what = (
-            "is cut off"
-            if isinstance(error, EOFError)
-            else f"is a damaged pickle ({type(error).__name__})"
-        )
-        raise DataError(what, where=where, hint="get the file again") from error
+        message = f"is a damaged pickle ({type(error).__name__})"
+        raise DataError(message, where=where, hint="get the file again") from error
     return value
 
 
@@ -71,18 +81,35 @@ def _refused(what: str) -> UnsafeError:
 
 
 class _Machine:
-    """The stack of a pickle and what its instructions do; also the stream from which `pickletools` reads their arguments."""
+    """The stack of a pickle, and its instructions as methods.
+
+    It is also the stream from which `pickletools` reads their arguments. Arguments: as `read`.
+    """
 
     def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
-        self._stream, self._left, self._limit, self._where = stream, limit, limit, where
-        self._compressed, self._made = compressed, 0
+        self._stream = stream
+        self._limit = limit
+        # Bytes that may still be read.
+        self._left = limit
+        self._where = where
+        self._compressed = compressed
+        # Bytes, or entries, that calls have made.
+        self._made = 0
         self._stack: list[Any] = []
+        # Stacks below the marks.
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
+        # By id, arrays and dtypes that were made and not yet filled.
+        self._fresh: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Return what the pickle makes, which may contain itself; damage raises whatever Python and NumPy raise for it."""
+        """Return the pickle's value, which may contain itself.
+
+        Raises:
+            UnsafeError: an instruction or a name is not allowed, or a bound is reached.
+            DataError: it is not a pickle.
+            Exception: it is damaged, and Python or NumPy says so (`_DAMAGE`).
+        """
         containers = 0
         for _ in range(_MAX_OPCODES):
             opcode = pickletools.code2op.get(chr(self.read(1)[0]))  # type: ignore[attr-defined]
@@ -92,22 +119,24 @@ class _Machine:
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
                 return self._stack[0]
-            containers += opcode.name in _MAKES_CONTAINER
+            if opcode.name in _MAKES_CONTAINER:
+                containers += 1
             if containers > _MAX_CONTAINERS:
                 raise _refused(f"makes more than {_MAX_CONTAINERS:,} containers")
             if opcode.name not in _ACTIONS:
                 raise _refused(f"uses {opcode.name}, which data files need not")
-            argument = _READERS.get(opcode.name, opcode.arg.reader)(self) if opcode.arg else None
+            argument = None
+            if opcode.arg:
+                read_argument = _READERS.get(opcode.name, opcode.arg.reader)
+                argument = read_argument(self)
             _ACTIONS[opcode.name](self, argument)
         raise _refused("has too many instructions")
 
     def _take(self, size: int) -> None:
+        if size > self._left and self._compressed:
+            raise _refused(f"unpacks to more than {self._limit} bytes")
         if size > self._left:
-            raise (
-                _refused(f"unpacks to more than {self._limit} bytes")
-                if self._compressed
-                else EOFError
-            )
+            raise EOFError
         if size > _LARGE:
             check_memory(size, self._where, hint="use a machine with more memory")
         self._left -= size
@@ -134,7 +163,7 @@ class _Machine:
         return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
     def content(self) -> bytearray:
-        """Return the argument of BYTEARRAY8, the content of an array, which `pickletools` would copy."""
+        """Return the argument of BYTEARRAY8, an array's content, which `pickletools` would copy."""
         (size,) = struct.unpack("<Q", self.read(8))
         self._take(size)
         content = bytearray(size)
@@ -143,17 +172,18 @@ class _Machine:
         return content
 
     def items(self) -> list[Any]:
-        """Return what is above the last mark."""
-        items, self._stack = self._stack, self._marked.pop()
+        """Take the values above the last mark off the stack."""
+        items = self._stack
+        self._stack = self._marked.pop()
         return items
 
     def last(self, count: int) -> list[Any]:
-        """Return the last values of the stack."""
-        values = self._stack[-count:]
-        if len(values) != count:
+        """Take the last values off the stack."""
+        items = self._stack[-count:]
+        if len(items) != count:
             raise IndexError
         del self._stack[-count:]
-        return values
+        return items
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -178,9 +208,8 @@ class _Machine:
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
             if len(parts) > _MAX_KEY_PARTS or not all(map(_is_plain_key, parts)):
-                raise _refused(
-                    "has a dict with a key that is no short text and no number below 64 bits"
-                )
+                message = "has a dict with a key that is no short text and no number below 64 bits"
+                raise _refused(message)
             target[key] = value
 
     def make_dict(self) -> None:
@@ -194,36 +223,31 @@ class _Machine:
         self._memo[index] = self._stack[-1]
 
     def named(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str or (module, name) not in _NAMES:
-            requested = (
-                f"{module}.{name}"
-                if type(module) is type(name) is str
-                else "something without name"
-            )
-            raise _refused(
-                f"asks for {''.join(letter if letter.isprintable() else '?' for letter in requested[:200])}"
-            )
+        is_text = type(module) is str and type(name) is str
+        if not is_text:
+            raise _refused("asks for something without name")
+        if (module, name) not in _NAMES:
+            requested = f"{module}.{name}"[:200]
+            shown = [letter if letter.isprintable() else "?" for letter in requested]
+            raise _refused(f"asks for {''.join(shown)}")
         self.push(_NAMES[module, name])
 
     def reduce(self) -> None:
-        called, arguments = self.last(2)
-        if type(called) is not FunctionType or type(arguments) is not tuple:
+        function, arguments = self.last(2)
+        if type(function) is not FunctionType or type(arguments) is not tuple:
             raise _refused("calls something that is not a function")
-        made = called(*arguments)
+        made = function(*arguments)
         self._count_made(made)
-        if called in (_empty, _dtype):
+        if function in (_empty, _dtype):
             self._fresh[id(made)] = made
         self.push(made)
 
-    def _count_made(self, value: Any) -> None:
+    def _count_made(self, made: Any) -> None:
         """Refuse files that make the same content again and again."""
-        self._made += (
-            value.nbytes
-            if isinstance(value, (np.ndarray, np.generic))
-            else len(value)
-            if value
-            else 0
-        )
+        if isinstance(made, (np.ndarray, np.generic)):
+            self._made += made.nbytes
+        elif made:
+            self._made += len(made)
         if self._made > max(_MAX_MADE, _MAX_COPIES * (self._limit - self._left)):
             raise _refused("makes more than its size can hold")
 
@@ -242,61 +266,77 @@ class _Machine:
 def _is_plain_key(part: Any) -> bool:
     if isinstance(part, (str, bytes)):
         return len(part) <= _MAX_KEY
-    is_long = isinstance(part, int) and abs(part) >= 2**63  # such numbers can all have one hash
+    # Longer numbers can all have the same hash.
+    is_long = isinstance(part, int) and abs(part) >= 2**63
     return isinstance(part, _PLAIN) and not is_long
 
 
 def _check_result(
-    value: Any, finished: dict[int, tuple[int, int]], above: set[int]
+    value: Any, *, finished: dict[int, tuple[int, int]], above: set[int]
 ) -> tuple[int, int]:
-    """Refuse values that nobody could traverse: those that contain themselves, or are huge since they share their parts.
+    """Refuse values that nobody could traverse.
 
-    Returns the size and depth of this value. `finished` has those of other values by id; `above` has the ids of the values
-    that contain this one.
+    They contain themselves, or are huge since they share their parts.
+
+    Args:
+        value: of a pickle.
+        finished: by id, size and depth of values that were traversed.
+        above: ids of the values that contain this one.
+
+    Returns:
+        Its size and its depth.
     """
     if id(value) in finished:
         return finished[id(value)]
     endless = _refused("holds containers in one another without end")
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
-    inside: Any = ()
+    items: Any = ()
     if isinstance(value, np.ndarray):
-        inside = value.ravel() if value.dtype.kind == "O" else ()
+        if value.dtype.kind == "O":
+            items = value.ravel()
     elif type(value) is dict:
-        inside = value.values()  # keys are plain
+        # Keys are plain.
+        items = value.values()
     elif type(value) in (list, tuple):
-        inside = value
+        items = value
     elif not isinstance(value, _PLAIN):
         raise _refused(f"leaves a {type(value).__name__} as a value")
-    size, depth = 1 + len(inside), 1
+    size = 1 + len(items)
+    depth = 1
     above.add(id(value))
-    for item in inside:
-        if not isinstance(item, _PLAIN):
-            more, below = _check_result(item, finished, above)
-            size, depth = size + more, max(depth, below + 1)
-            if size > _MAX_VALUES or depth > _MAX_DEPTH:
-                raise endless
+    for item in items:
+        if isinstance(item, _PLAIN):
+            continue
+        item_size, item_depth = _check_result(item, finished=finished, above=above)
+        size += item_size
+        depth = max(depth, item_depth + 1)
+        if size > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise endless
     above.discard(id(value))
-    finished[id(value)] = size, depth
+    finished[id(value)] = (size, depth)
     return size, depth
 
 
-# What NumPy writes into pickles, rebuilt from checked arguments.
+# Functions that NumPy names in pickles, rebuilt with checked arguments.
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
     if type(code) is not str or not _DTYPE.fullmatch(code):
-        raise _refused(
-            f"asks for the dtype {ascii(code)[:60]}; numbers, strings and objects are allowed"
-        )
-    dtype = np.dtype(code, False, True)  # a copy, since its order of bytes is set later
+        shown = ascii(code)[:60]
+        raise _refused(f"asks for the dtype {shown}; numbers, strings and objects are allowed")
+    # A copy, since its order of bytes is set later.
+    dtype = np.dtype(code, False, True)
     if dtype.itemsize == 0:
         raise _refused("asks for a dtype of no bytes")
     return dtype
 
 
 def _set_dtype(dtype: np.dtype, state: Any) -> None:
-    """Give a fresh dtype the byte order in `state`, and nothing else of it; states that describe another dtype are refused."""
+    """Give a fresh dtype the byte order in `state`, and nothing else of it.
+
+    States that describe another dtype are refused.
+    """
     if type(state) is not tuple or len(state) not in (8, 9):
         raise _refused("has a dtype of an unknown version")
     order, subtype, names, fields, itemsize = state[1:6]
@@ -316,18 +356,21 @@ def _elements(shape: Any, dtype: Any) -> int:
     is_shape = (
         type(shape) is tuple
         and len(shape) <= _MAX_AXES
-        and all(type(n) is int and n >= 0 for n in shape)
+        and all(type(extent) is int and extent >= 0 for extent in shape)
     )
     if not (is_shape and isinstance(dtype, np.dtype)):
         raise _refused("has an array without shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
-    if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
+    if math.prod(extent for extent in shape if extent) * dtype.itemsize >= 2**63:
         raise _refused("has an array larger than any memory")
     return math.prod(shape)
 
 
 def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
-    """Return the content of an array of numbers or strings; Python 2's is a text, decoded as Latin-1."""
+    """Return the content of an array of numbers or strings.
+
+    Python 2's is a text, decoded as Latin-1.
+    """
     needed = _elements(shape, dtype) * dtype.itemsize
     raw = content.encode("latin-1") if type(content) is str else content
     if dtype.kind == "O" or type(raw) not in (bytes, bytearray) or len(raw) != needed:
@@ -359,7 +402,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    """Return what protocol 5 stores of a contiguous array."""
+    """Return a contiguous array as protocol 5 stores it."""
     raw = _raw(content, shape, dtype)
     array = np.ndarray(shape, dtype, buffer=raw or None, order="F" if order == "F" else "C")
     checked_characters(array)
@@ -392,8 +435,9 @@ _MAKES_CONTAINER = frozenset(
 )
 # Instructions whose argument is a value.
 _VALUES = (
-    "INT LONG FLOAT BININT BININT1 BININT2 BINFLOAT LONG1 LONG4 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
+    "INT LONG FLOAT BININT BININT1 BININT2 BINFLOAT LONG1 LONG4 "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
 _READERS: dict[str, Callable[[_Machine], Any]] = {
     "STRING": _Machine.quoted,

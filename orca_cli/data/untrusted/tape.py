@@ -1,6 +1,7 @@
-"""TAPE's files of remote homology (Rao et al. 2019), which a task and a source read: LMDB databases of pickled dictionaries.
+"""TAPE's files of remote homology (Rao et al. 2019), which a task and a source read.
 
-The library `lmdb` runs in the worker: a damaged file can crash the process that maps it.
+They are LMDB databases of pickled dictionaries. The library `lmdb` runs in the worker: a damaged
+file can crash the process that maps it.
 """
 
 import io
@@ -12,34 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.published import fault, refuse
+from orca_cli.data.published import fault
 from orca_cli.data.untrusted import isolation, pickle_machine
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError, need
 
 NUM_FOLDS = 1195
-# Where a file may be in the folder of the data set: there, or as the archive has it; {} is the split.
+# Places of a file in the folder of the data set, of which the second is the archive's; {} is the
+# split.
 FORMS = ("remote_homology_{}.lmdb", "remote_homology/remote_homology_{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
 _MAX_VALUE = 2**22
-_BATCH = 64  # values fetched at once
+# Values fetched at once.
+_BATCH = 64
 
 
 def proteins(place: Path) -> Iterator[tuple[str, int]]:
-    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein of a folder .lmdb.
+    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein of a folder.
 
-    DataError where they have another form; other errors as those of `values`.
+    Raises:
+        DataError: they have another form.
+        UnsafeError, UnavailableError, WorkerError: as `values`.
     """
     (total,) = values(place, ["num_examples"], reader=objects_here)
-    refuse(
-        type(total) is not int or total < 0,
-        f"'num_examples' is {str(total)[:20]}, not a count",
-        place,
-    )
+    if type(total) is not int or total < 0:
+        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", place)
     for number, record in enumerate(values(place, map(str, range(total)), reader=objects_here)):
         where = f"{place}[{number}]"
-        refuse(not isinstance(record, dict), f"has no protein {number} of {total}", where)
-        sequence, fold = record.get("primary"), record.get("fold_label")
+        if not isinstance(record, dict):
+            raise fault(f"has no protein {number} of {total}", where)
+        sequence = record.get("primary")
+        fold = record.get("fold_label")
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
@@ -48,7 +52,7 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
 
 
 def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
-    """Return what `values` yields, read in this process, which a damaged file can crash; errors as there."""
+    """Return values as `values` does, but read in this process, which a damaged file can crash."""
     import lmdb
 
     with (
@@ -57,31 +61,34 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         database.begin(buffers=True) as transaction,
     ):
         needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-        held = Path(path).stat().st_size
-        if needed > held:
-            raise DataError(
-                f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again"
-            )
+        size = Path(path).stat().st_size
+        if needed > size:
+            message = f"is cut off: {size:,} of {needed:,} bytes"
+            raise DataError(message, where=path, hint="get the file again")
         contents: list[bytes | None] = []
         for key in keys:
-            value = transaction.get(key.encode())
-            if value is not None and len(value) > max_value:
-                raise UnsafeError(
-                    f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path
-                )
-            contents.append(None if value is None else bytes(value))
+            content = transaction.get(key.encode())
+            if content is not None and len(content) > max_value:
+                message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
+                raise UnsafeError(message, where=path)
+            # A view of the map, which ends with the transaction.
+            contents.append(None if content is None else bytes(content))
         return contents
 
 
 def objects_here(path: str, keys: list[str], max_value: int) -> list[Any]:
-    """Return the objects of the pickles that `values_here` returns, None without such a key; raises as `unpickle` too."""
-    pairs = zip(keys, values_here(path, keys, max_value), strict=True)
-    return [
-        None
-        if value is None
-        else pickle_machine.read(io.BytesIO(value), f"{path}[{key}]", len(value))
-        for key, value in pairs
-    ]
+    """Return the objects of the pickles that `values_here` returns, None without such a key.
+
+    Raises as `unpickle` too.
+    """
+    objects: list[Any] = []
+    for key, content in zip(keys, values_here(path, keys, max_value), strict=True):
+        if content is None:
+            objects.append(None)
+            continue
+        where = f"{path}[{key}]"
+        objects.append(pickle_machine.read(io.BytesIO(content), where, len(content)))
+    return objects
 
 
 def values(
@@ -90,9 +97,15 @@ def values(
     max_value: int = _MAX_VALUE,
     reader: Callable[..., list[Any]] = values_here,
 ) -> Iterator[Any]:
-    """Yield the value of each key in the main database, as bytes or as what `reader` makes of it; None without such a key.
+    """Yield the value of each key in the main database; None without such a key.
 
-    `path` is the folder of data.mdb, or the file itself; nothing is written there, no lock file either.
+    Nothing is written, no lock file either.
+
+    Args:
+        path: the folder of data.mdb, or the file itself.
+        keys: names of values.
+        max_value: bytes that a value may have.
+        reader: called in the worker; `values_here` for bytes, `objects_here` for unpickled objects.
 
     Raises:
         DataError: missing, cut off, damaged, or not an LMDB database.
@@ -104,6 +117,10 @@ def values(
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
     need("lmdb", where)
-    size, ahead = file.stat().st_size, iter(keys)
-    while batch := list(islice(ahead, _BATCH)):
+    size = file.stat().st_size
+    remaining = iter(keys)
+    while True:
+        batch = list(islice(remaining, _BATCH))
+        if not batch:
+            return
         yield from isolation.read(reader, where, size, path=where, keys=batch, max_value=max_value)

@@ -1,15 +1,17 @@
 """Clouds of points [n, d] and [m, d]: ground costs, gradients, and what every metric checks.
 
-Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a sum of half squared
-distances with weights that the solver found,
+Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a
+sum of half squared distances with weights that the solver found,
 
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
-its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
+its gradient in z is that of the distances alone. So metrics solve without autograd, and the
+gradient is attached afterwards.
 
-Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in their group: B pairs of p and
-q points, whose weights are 0 at padding. `left` has the k classes of the row points, `right` the l of the column points;
-a pair is (class of `left`, class of `right`); a cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
+Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in
+their group: B pairs of p and q points, whose weights are 0 at padding. `left` has the k classes of
+the row points, `right` the l of the column points; a pair is (class of `left`, class of `right`); a
+cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
 """
 
 import functools
@@ -23,62 +25,68 @@ from torch.nn.utils.rnn import pad_sequence
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Distance, Features
 
-Solved = tuple[
-    Tensor, Tensor, dict[str, float]
-]  # value, gradient in the target's features [m, d], diagnostics
+# The value, its gradient in the target's features [m, d], and diagnostics.
+Solved = tuple[Tensor, Tensor, dict[str, float]]
 Cost = Callable[[Tensor, Tensor], Tensor]
 
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 
-def check_finite(what: str, *tensors: Tensor) -> None:
-    """Raise NonFiniteError if an entry of the tensors, which are `what`, is NaN or infinite."""
+def check_finite(name: str, *tensors: Tensor) -> None:
+    """Raise NonFiniteError if an entry of the tensors, called `name`, is NaN or infinite."""
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
-    extremes = [extreme for tensor in tensors for extreme in torch.aminmax(tensor.detach())]
+    extremes: list[Tensor] = []
+    for tensor in tensors:
+        extremes.extend(torch.aminmax(tensor.detach()))
     if not bool(torch.isfinite(torch.stack(extremes)).all()):
         raise NonFiniteError(
-            f"{what}: NaN or infinite", where="metric", hint="lower the learning rate"
+            f"{name}: NaN or infinite", where="metric", hint="lower the learning rate"
         )
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the number of points of every class, [k] int64; unlike `bincount` the host does not wait for a GPU."""
+    """Return the number of points of every class, [k] int64.
+
+    Unlike `bincount` the host does not wait for a GPU.
+    """
     return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source, and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
+    """Check the source: the `prepare` of metrics no part of which depends on the source alone."""
     check_finite("source features", source.x)
     return {}
 
 
 def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
-    """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m] in the dtype of x, clamped at 0.
+    """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m], clamped at 0.
 
-    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred`
+    first.
     """
     cost = x @ z.mT
-    return (
-        torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
-        .add_(_half_squares(z)[..., None, :])
-        .clamp_(min=0)
-    )
+    torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
+    return cost.add_(_half_squares(z)[..., None, :]).clamp_(min=0)
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return all clouds [n, d] minus the mean of the first; distances between them stay as they are."""
+    """Return all clouds [n, d] minus the mean of the first.
+
+    Distances between them stay as they are.
+    """
     centre = x.mean(0)
     return tuple(cloud - centre for cloud in (x, *others))
 
 
 def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`."""
+    """Return clouds as `centred` does, in float64 where float32 is too coarse.
+
+    That is where it would round costs by more than a hundredth of `reg`.
+    """
     clouds = centred(x, *others)
-    largest = 2 * (
-        _half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max()
-    )  # bounds half squared distances
-    # The plan is exp((f + g - c) / reg).
+    # An upper bound on half squared distances. The plan is exp((f + g - c) / reg).
+    largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())
     if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
         return clouds
     return tuple(cloud.double() for cloud in clouds)
@@ -90,17 +98,22 @@ def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
 
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return what a plan [n, m] carries between classes, [k, l]; rows [n] and columns [m] are the points' classes."""
-    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)
+    """Return what a plan [n, m] carries between classes, [k, l].
+
+    Rows [n] and columns [m] are the points' classes.
+    """
+    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)  # [k, m]
     return plan.new_zeros(shape).index_add_(1, columns, by_row)
 
 
 def closed_form(
     solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved],
 ) -> Callable[..., Distance]:
-    """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
+    """Make the `distance` of a metric from a method that returns the gradient as well.
 
-    NonFiniteError where target or results are not finite; results are cast to the dtype and device of the target's features.
+    The method needs no autograd.
+    NonFiniteError where target or results are not finite; results are cast to the dtype and device
+    of the target's features.
     """
 
     @functools.wraps(solve)
@@ -110,7 +123,8 @@ def closed_form(
         check_finite("target features", target.x)
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
-        value, slope = value.to(target.x), slope.to(target.x)
+        value = value.to(target.x)
+        slope = slope.to(target.x)
         check_finite("distance or gradient", value, slope)
         carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
         return Distance(value + (carrier - carrier.detach()), diagnostics)
@@ -119,6 +133,7 @@ def closed_form(
 
 
 def _half_squares(x: Tensor) -> Tensor:
+    """Return half the squared norms of points [..., n, d], [..., n]."""
     return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)
 
 
@@ -164,25 +179,32 @@ def padded(
     pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex
 ) -> Iterator[PairGroup]:
     """Yield the pairs, sorted by size, in groups that padding does not blow up."""
+    by_size = sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair))
     groups: list[list[tuple[int, int]]] = []
-    p = q = true = 0
-    for i, j in sorted(
-        pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair)
-    ):
-        height, width = left.counts[i], right.counts[j]
-        rows, columns, entries = max(p, height), max(q, width), true + height * width
-        limit = min(_GROUP_PADDING * entries, _GROUP_ELEMENTS)
-        if groups and (len(groups[-1]) + 1) * rows * columns <= limit:
+    # Of the last group: p and q, and the entries of its costs without padding.
+    p = q = entries = 0
+    for i, j in by_size:
+        height = max(p, left.counts[i])
+        width = max(q, right.counts[j])
+        own_entries = left.counts[i] * right.counts[j]
+        limit = min(_GROUP_PADDING * (entries + own_entries), _GROUP_ELEMENTS)
+        if groups and (len(groups[-1]) + 1) * height * width <= limit:
             groups[-1].append((i, j))
-            p, q, true = rows, columns, entries
+            p, q, entries = height, width, entries + own_entries
         else:
             groups.append([(i, j)])
-            p, q, true = height, width, height * width
+            p, q, entries = left.counts[i], right.counts[j], own_entries
     for group in groups:
-        a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
-        p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
+        left_classes, right_classes = torch.tensor(group).to(left.rows.device, non_blocking=True).T
+        p = max(left.counts[i] for i, _ in group)
+        q = max(right.counts[j] for _, j in group)
         yield PairGroup(
-            a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q]
+            left=left_classes,
+            right=right_classes,
+            rows=left.rows[left_classes, :p],
+            columns=right.rows[right_classes, :q],
+            a=left.weights[left_classes, :p],
+            b=right.weights[right_classes, :q],
         )
 
 
@@ -197,5 +219,8 @@ def from_matrix(cost: Tensor) -> Cost:
 
 
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
-    """Return the pairs of classes that have points; within one index those of two different classes, once each."""
+    """Return the pairs of classes that have points.
+
+    Within one index those of two different classes, once each.
+    """
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]

@@ -1,28 +1,35 @@
-"""Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method for transport onto few points.
+"""Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method.
 
-Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg), so that
+The latter is for transport onto few points.
+
+Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg),
+so that
 
     OT_reg(a, b) = max <a, f> + <b, g> - reg (sum_ij P_ij - 1)
 
 is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
 
-Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before the
-next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there. Updates go beyond
-Sinkhorn's own (over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both updates: with
-the row potentials eliminated the column sums of the plan are a product with the same exponentials. A cloud against itself
-needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or better.
+Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every
+level is solved before the next: at the final reg a bad start costs hundreds of iterations, since
+Sinkhorn's rate tends to 1 there. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al.
+2021) while the error falls. One pass over the cost gives both updates: with the row potentials
+eliminated the column sums of the plan are a product with the same exponentials. A cloud against
+itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2
+or better.
 
 With f eliminated, the dual is a smooth concave function of the q potentials g alone:
 
     F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
-For q of a few hundred a step of Newton's method costs about as much as ten Sinkhorn iterations, and far fewer are needed at
-small reg (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg
-and Marquardt do: far from the solution the Laplacian is nearly singular.
+Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian
+diag(col) - P^T diag(1/a) P. For q of a few hundred a step of Newton's method costs about as much as
+ten Sinkhorn iterations, and far fewer are needed at small reg (Cuturi and Peyre 2016 for the
+semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Levenberg and
+Marquardt do: far from the solution the Laplacian is nearly singular.
 
-Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a [B, p] and b [B, q] that sum
-to 1, 0 for padding; potentials f and g likewise, in units of the cost, as is reg.
+Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a
+[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise, in units of the cost,
+as is reg.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,23 +40,29 @@ import torch
 from torch import Tensor
 
 _SCALING = 0.25  # factor between two levels of reg
-# L1 marginal error beyond which solving a level does not help the next one, and the most iterations at a level but the last.
-_SINKHORN_LEVEL = 1e-3, 200
-_NEWTON_LEVEL = 0.05, 3
+# At every level but the last: the L1 marginal error beyond which solving it does not help the next
+# one, and the most iterations or steps.
+_SINKHORN_LEVEL_ERROR = 1e-3
+_SINKHORN_LEVEL_ITERATIONS = 200
+_NEWTON_LEVEL_ERROR = 0.05
+_NEWTON_LEVEL_STEPS = 3
 _RELAXATION = 1.8
-_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = (
-    0.1,
-    1e-4,
-    10.0,
-)  # eigenvalues of the scaled Laplacian are in 0..1
-_DAMPING_DOWN, _DAMPING_UP = 0.2, 10.0
-_STRIDE = 4  # Newton's coarse problem takes every fourth row,
-_MANY_ROWS = 8  # where there are more rows per column than this
+# In units of the eigenvalues of the scaled Laplacian, which are in 0..1.
+_DAMPING_START = 0.1
+_DAMPING_MIN = 1e-4
+_DAMPING_MAX = 10.0
+_DAMPING_DOWN = 0.2
+_DAMPING_UP = 10.0
+# Newton's coarse problem takes every fourth row, where there are more rows per column than eight.
+_STRIDE = 4
+_MANY_ROWS = 8
 _MAX_EXPONENT = 30.0
-# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times slower.
+# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times
+# slower.
 _MIN_EXPONENT = -80.0
-_CPU_ELEMENTS = 2**18  # exponents that are computed at once: what a cache holds;
-_GPU_ELEMENTS = 2**26  # as much as keeps a GPU busy
+# Exponents that are computed at once: what a cache holds, and as many as keep a GPU busy.
+_CPU_ELEMENTS = 2**18
+_GPU_ELEMENTS = 2**26
 
 
 class Solution(NamedTuple):
@@ -57,8 +70,11 @@ class Solution(NamedTuple):
 
     f: Tensor
     g: Tensor
-    value: Tensor  # [B], a dual value: never above the true one, and off it by the square of the error only
-    error: Tensor  # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their weights
+    # [B], a dual value: never above the true one, and off it by the square of the error only.
+    value: Tensor
+    # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their
+    # weights.
+    error: Tensor
     iterations: int  # annealing included
 
 
@@ -68,89 +84,114 @@ class Transport:
 
     tolerance: float = 1e-2  # L1 error of a plan's column sums at which a problem counts as solved
     max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
-    newton_points: int = (
-        512  # onto more points than these transport is solved by Sinkhorn's algorithm
-    )
+    # Onto more points than these transport is solved by Sinkhorn's algorithm.
+    newton_points: int = 512
     newton_steps: int = 15  # at the final reg
 
     def solve(
         self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
     ) -> Solution:
-        """Solve B problems by whichever method suits them; `start` has potentials g, [1, q], of a similar problem."""
+        """Solve B problems by whichever method suits them.
+
+        `start` has potentials g, [1, q], of a similar problem.
+        """
         if cost.shape[2] > self.newton_points:
             return self.by_sinkhorn(cost, a, b, reg)
-        solution = self.by_newton(cost, a, b, reg, None if start is None else start.expand_as(b))
+        if start is not None:
+            start = start.expand_as(b)
+        solution = self.by_newton(cost, a, b, reg, start)
         unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
         if not len(unsolved):
             return solution
-        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
-        problem = cost[unsolved], a[unsolved], b[unsolved]
-        more = self.by_sinkhorn(*problem, reg)
-        if bool((more.error > self.tolerance).any()):
-            end = _descend(*problem, more.g, [reg], self.tolerance, self.newton_steps)
-            more = end._replace(iterations=more.iterations + end.iterations)
-        pairs = zip(solution[:4], more[:4], strict=True)
-        f, g, value, error = (mine.index_copy(0, unsolved, theirs) for mine, theirs in pairs)
-        return Solution(f, g, value, error, solution.iterations + more.iterations)
+        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's
+        # steps from there are large.
+        problem = _Problem(cost=cost, a=a, b=b).at(unsolved)
+        again = self.by_sinkhorn(*problem, reg)
+        if bool((again.error > self.tolerance).any()):
+            end = _descend(
+                problem, again.g, [reg], tolerance=self.tolerance, max_steps=self.newton_steps
+            )
+            again = end._replace(iterations=again.iterations + end.iterations)
+        return Solution(
+            f=solution.f.index_copy(0, unsolved, again.f),
+            g=solution.g.index_copy(0, unsolved, again.g),
+            value=solution.value.index_copy(0, unsolved, again.value),
+            error=solution.error.index_copy(0, unsolved, again.error),
+            iterations=solution.iterations + again.iterations,
+        )
 
     def by_sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float) -> Solution:
         """Solve B problems; memory beyond the cost is only that of pieces of it."""
         log_b = torch.where(b > 0, b.log(), 0.0)
         g = torch.zeros_like(b)
-        sums, columns = torch.empty_like(a), torch.empty_like(b)
+        log_sums = torch.empty_like(a)
+        columns = torch.empty_like(b)
         iterations = 0
-        level_error, level_iterations = max(self.tolerance, _SINKHORN_LEVEL[0]), _SINKHORN_LEVEL[1]
         for level in _annealing(float(cost.amax()), reg):
-            goal, limit = (
-                (self.tolerance, self.max_iterations)
-                if level == reg
-                else (level_error, level_iterations)
-            )
-            before = torch.full_like(b[:, 0], torch.inf)
+            goal = self.tolerance
+            limit = self.max_iterations
+            if level != reg:
+                goal = max(goal, _SINKHORN_LEVEL_ERROR)
+                limit = _SINKHORN_LEVEL_ITERATIONS
+            previous = torch.full_like(b[:, 0], torch.inf)
             unsolved = [True] * len(b)
             for step in range(limit + 1):
-                _sweep(
-                    cost,
-                    torch.where(b > 0, log_b + g / level, -torch.inf),
-                    a,
-                    level,
-                    unsolved,
-                    (sums, columns),
-                )
+                h = torch.where(b > 0, log_b + g / level, -torch.inf)
+                _sweep(cost, h, a, level, unsolved=unsolved, results=(log_sums, columns))
                 error = (columns - b).abs().sum(1)
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
                     break
-                # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
-                reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(
-                    error <= goal, 0.0
-                )
-                g = g + (level * reach)[:, None] * torch.where(b > 0, log_b - columns.log(), 0.0)
-                before = error
+                # Solved problems wait for the others; where the error rose, the update is
+                # Sinkhorn's own.
+                reach = torch.where(error <= previous, _RELAXATION, 1.0)
+                reach.masked_fill_(error <= goal, 0.0)
+                update = torch.where(b > 0, log_b - columns.log(), 0.0)
+                g = g + (level * reach)[:, None] * update
+                previous = error
             iterations += step
-        f = sums.mul_(-reg)
-        return Solution(f, g, (a * f).sum(1) + (b * g).sum(1), error, iterations)
+        f = log_sums.mul_(-reg)
+        value = (a * f).sum(1) + (b * g).sum(1)
+        return Solution(f=f, g=g, value=value, error=error, iterations=iterations)
 
     def by_newton(
         self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
     ) -> Solution:
-        """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
+        """Solve B problems.
 
-        With `start`, the potentials g of a similar problem, annealing starts at the level before reg.
+        Where there are many rows, every fourth one gives the potentials from which the whole one
+        starts.
+
+        With `start`, the potentials g of a similar problem, annealing starts at the level before
+        reg.
         """
-        first, before = float(cost.max()), reg / _SCALING
+        top = float(cost.max())
+        before = reg / _SCALING
         if start is not None:
-            first = min(first, before)
+            top = min(top, before)
         else:
             start = torch.zeros_like(b)
-            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and first > before / _SCALING:
-                some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
-                levels, first = _annealing(first, before / _SCALING), before
+            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and top > before / _SCALING:
+                weights = a[:, ::_STRIDE]
+                coarse = _Problem(
+                    cost=cost[:, ::_STRIDE].contiguous(),
+                    a=weights / weights.sum(1, keepdim=True),
+                    b=b,
+                )
                 start = _descend(
-                    cost[:, ::_STRIDE].contiguous(), some, b, start, levels, *_NEWTON_LEVEL
+                    coarse,
+                    start,
+                    _annealing(top, before / _SCALING),
+                    tolerance=_NEWTON_LEVEL_ERROR,
+                    max_steps=_NEWTON_LEVEL_STEPS,
                 ).g
+                top = before
         return _descend(
-            cost, a, b, start, _annealing(first, reg), self.tolerance, self.newton_steps
+            _Problem(cost=cost, a=a, b=b),
+            start,
+            _annealing(top, reg),
+            tolerance=self.tolerance,
+            max_steps=self.newton_steps,
         )
 
     def symmetric(self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float) -> Solution:
@@ -167,12 +208,14 @@ class Transport:
             error = (a * torch.expm1(((f - update) / reg).clamp(max=_MAX_EXPONENT)).abs()).sum(1)
             if iterations == self.max_iterations or bool((error <= self.tolerance).all()):
                 break
-        return Solution(f, f, (a * (f + update)).sum(1), error, iterations)
+        value = (a * (f + update)).sum(1)
+        return Solution(f=f, g=f, value=value, error=error, iterations=iterations)
 
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
         """Return the diagnostics of a metric, from all problems that it solved.
 
-        They are iterations and marginal_error, the largest, and converged: 1 where every problem reached the tolerance, else 0.
+        They are iterations and marginal_error, the largest, and converged: 1 where every problem
+        reached the tolerance, else 0.
         """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         iterations = float(max(solution.iterations for solution in solutions))
@@ -186,11 +229,11 @@ class Transport:
 def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
     """Return -reg log sum_j b_j exp((g_j - c_ij) / reg), [B, p]."""
     h = b.log() + g / reg
-    result = cost.new_empty(cost.shape[:2])
+    log_sums = cost.new_empty(cost.shape[:2])
     for problems, rows in pieces(cost):
         exponent = torch.sub(h[problems, None], cost[problems, rows], alpha=1 / reg)
-        result[problems, rows] = log_sum_exp(exponent)
-    return result.mul_(-reg)
+        log_sums[problems, rows] = log_sum_exp(exponent)
+    return log_sums.mul_(-reg)
 
 
 def log_sum_exp(exponent: Tensor) -> Tensor:
@@ -205,18 +248,22 @@ def exp_(exponent: Tensor) -> Tensor:
 
 
 def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
-    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more; as suits the device by default."""
+    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more.
+
+    As suits the device by default.
+    """
     problems, rows, columns = cost.shape
-    room = elements or (_CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS)
-    height = min(rows, max(1, room // columns))
-    together = max(1, room // (rows * columns))
-    for first in range(0, problems, together):
-        for start in range(0, rows, height):
-            yield slice(first, first + together), slice(start, start + height)
+    if elements is None:
+        elements = _CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS
+    height = min(rows, max(1, elements // columns))
+    together = max(1, elements // (rows * columns))
+    for problem in range(0, problems, together):
+        for row in range(0, rows, height):
+            yield slice(problem, problem + together), slice(row, row + height)
 
 
 def _annealing(largest: float, reg: float) -> list[float]:
-    """Return the levels of reg: from the largest cost down by a constant factor, ending with reg itself."""
+    """Return the levels of reg: from the largest cost down by a constant factor to reg itself."""
     levels = []
     while largest > reg:
         levels.append(largest)
@@ -225,9 +272,13 @@ def _annealing(largest: float, reg: float) -> list[float]:
 
 
 def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return exponentials with largest entry 1 in every row, in place, their sums [B, p], and the largest exponents [B, p]."""
+    """Return exponentials with largest entry 1 in every row, in place.
+
+    Return their sums [B, p] and the largest exponents [B, p] as well.
+    """
     top = exponent.amax(2)
-    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs
+    # a factor of 20.
     floor = -32.0 if exponent.dtype == torch.float32 else -72.0
     e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
     return e, e.sum(2), top
@@ -238,34 +289,41 @@ def _sweep(
     h: Tensor,
     a: Tensor,
     reg: float,
+    *,
     unsolved: list[bool],
     results: tuple[Tensor, Tensor],
 ) -> None:
-    """Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact row sums, to `results`.
+    """Sweep over the cost once.
 
-    Solved problems may keep their old entries.
+    Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact
+    row sums, to `results`. Solved problems may keep their old entries.
     """
-    sums, columns = results
+    log_sums, columns = results
     memory = cost.new_empty(0)
     for problems, rows in pieces(cost):
         if not any(unsolved[problems]):
             continue
         block = cost[problems, rows]
-        memory = memory if len(memory) else cost.new_empty(block.numel())
-        e = torch.sub(
-            h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape)
-        )
-        e, row, top = _row_exp(e)
-        part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
-        columns[problems] = part if rows.start == 0 else columns[problems] + part
-        sums[problems, rows] = row.log_().add_(top)
+        if not len(memory):
+            memory = cost.new_empty(block.numel())
+        piece = memory[: block.numel()].view(block.shape)
+        exponent = torch.sub(h[problems, None], block, alpha=1 / reg, out=piece)
+        e, row, top = _row_exp(exponent)
+        sums = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
+        columns[problems] = sums if rows.start == 0 else columns[problems] + sums
+        log_sums[problems, rows] = row.log_().add_(top)
 
 
 class _Problem(NamedTuple):
+    """B problems without a reg."""
+
     cost: Tensor
     a: Tensor
     b: Tensor
-    reg: float
+
+    def at(self, indices: Tensor) -> "_Problem":
+        """Return the problems with these indices."""
+        return _Problem(cost=self.cost[indices], a=self.a[indices], b=self.b[indices])
 
 
 class _State(NamedTuple):
@@ -279,95 +337,114 @@ class _State(NamedTuple):
     dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
     error: Tensor  # [B], L1 distance of col from b
 
-    def put(self, problems: Tensor, theirs: Iterable[Tensor]) -> None:
-        """Overwrite the states of some problems, by index."""
-        for mine, new in zip(self, theirs, strict=True):
-            mine[problems] = new
+    def put(self, problems: Tensor, entries: Iterable[Tensor]) -> None:
+        """Overwrite the states of these problems, by index."""
+        for field, entry in zip(self, entries, strict=True):
+            field[problems] = entry
 
 
 def _descend(
-    cost: Tensor,
-    a: Tensor,
-    b: Tensor,
-    g: Tensor,
-    levels: list[float],
-    tolerance: float,
-    max_steps: int,
+    problem: _Problem, g: Tensor, levels: list[float], *, tolerance: float, max_steps: int
 ) -> Solution:
-    """Solve at every level in turn by Newton's method, each from the potentials of the one before."""
+    """Solve at every level in turn by Newton's method, from the potentials of the level before."""
+    b = problem.b
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
-        cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
-    memory = [
-        torch.empty_like(cost) for _ in range(3)
-    ]  # new memory at every step would cost as much as the arithmetic
+        cost = problem.cost.masked_fill((b == 0)[:, None, :], torch.inf)
+        problem = problem._replace(cost=cost)
+    # New memory at every step would cost as much as the arithmetic.
+    memory = [torch.empty_like(problem.cost) for _ in range(3)]
     iterations = 0
     for level in levels:
-        goal, limit = max(_NEWTON_LEVEL[0], tolerance), _NEWTON_LEVEL[1]
+        goal = max(_NEWTON_LEVEL_ERROR, tolerance)
+        limit = _NEWTON_LEVEL_STEPS
         if level == levels[-1]:
-            goal, limit = tolerance, max_steps
-        state, taken = _climb(_Problem(cost, a, b, level), log_b + g / level, memory, goal, limit)
+            goal = tolerance
+            limit = max_steps
+        h = log_b + g / level
+        state, steps = _climb(problem, level, h, memory, tolerance=goal, limit=limit)
         g = level * (state.h - log_b)
-        iterations += taken
-    f, value = -level * (state.top + state.row.log()), level * (state.dual - (b * log_b).sum(1))
-    return Solution(f, g, value, state.error, iterations)
+        iterations += steps
+    return Solution(
+        f=-level * (state.top + state.row.log()),
+        g=g,
+        value=level * (state.dual - (b * log_b).sum(1)),
+        error=state.error,
+        iterations=iterations,
+    )
 
 
 def _climb(
-    problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int
+    problem: _Problem,
+    reg: float,
+    h: Tensor,
+    memory: list[Tensor],
+    *,
+    tolerance: float,
+    limit: int,
 ) -> tuple[_State, int]:
-    """Take damped Newton steps at one reg; a step that neither raises the dual nor lowers the error is not taken."""
+    """Take damped Newton steps at one reg.
+
+    A step that neither raises the dual nor lowers the error is not taken.
+    """
     current, spare, scratch = memory
-    state = _evaluate(problem, h, current)
+    state = _evaluate(problem, reg, h, current)
     damping = torch.full_like(h[:, 0], _DAMPING_START)
     noise = 8 * torch.finfo(h.dtype).eps
     unsolved = (state.error > tolerance).tolist()
     step = 0
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
-            # Only a few are left: the others need no more arithmetic.
-            few = _places(unsolved, h.device)
-            part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
-            fresh = [torch.empty_like(part.cost) for _ in range(3)]
-            rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
-            state.put(few, rest)
-            step += more
+            # The solved problems need no more arithmetic.
+            indices = _indices(unsolved, h.device)
+            smaller = problem.at(indices)
+            fresh = [torch.empty_like(smaller.cost) for _ in range(3)]
+            solved, steps = _climb(
+                smaller, reg, state.h[indices], fresh, tolerance=tolerance, limit=limit - step
+            )
+            state.put(indices, solved)
+            step += steps
             break
-        candidate = _evaluate(
-            problem, state.h + _direction(problem, state, damping, scratch), spare
-        )
-        better = (candidate.dual > state.dual + noise * state.dual.abs()) | (
-            candidate.error < state.error
-        )
-        damping = torch.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
+        direction = _direction(problem, state, damping, scratch)
+        candidate = _evaluate(problem, reg, state.h + direction, spare)
+        is_higher = candidate.dual > state.dual + noise * state.dual.abs()
+        is_better = is_higher | (candidate.error < state.error)
+        damping = torch.where(is_better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
-        # One transfer per step tells the host what to do next: on a GPU that costs little compared with the step.
-        error = torch.where(better, candidate.error, state.error)
-        unsolved, worse = torch.stack([error > tolerance, ~better]).tolist()
+        # One transfer per step tells the host what to do next: on a GPU that costs little compared
+        # with the step.
+        error = torch.where(is_better, candidate.error, state.error)
+        unsolved, worse = torch.stack([error > tolerance, ~is_better]).tolist()
         if any(worse):
-            places = _places(worse, h.device)
-            candidate.put(places, (part[places] for part in state))
-        state, spare = candidate, state.e
+            indices = _indices(worse, h.device)
+            candidate.put(indices, (field[indices] for field in state))
+        # The memory of the former state is free for the next candidate.
+        spare = state.e
+        state = candidate
         step += 1
     memory[:] = [state.e, spare, scratch]
     return state, step
 
 
-def _places(flags: list[bool], device: torch.device) -> Tensor:
-    """Return where the flags are True, [p] int64; the host knows them and does not wait for a GPU."""
-    return torch.tensor([place for place, flag in enumerate(flags) if flag]).to(
-        device, non_blocking=True
-    )
+def _indices(flags: list[bool], device: torch.device) -> Tensor:
+    """Return where the flags are True, [p] int64.
+
+    The host knows them and does not wait for a GPU.
+    """
+    raised = [i for i, flag in enumerate(flags) if flag]
+    return torch.tensor(raised).to(device, non_blocking=True)
 
 
-def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
+def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _State:
+    """Return the plan at h; its exponentials are put into `memory`."""
     a, b = problem.a, problem.b
-    e, row, top = _row_exp(
-        torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory)
-    )
+    exponent = torch.sub(h[:, None, :], problem.cost, alpha=1 / reg, out=memory)
+    e, row, top = _row_exp(exponent)
     col = torch.bmm((a / row)[:, None, :], e)[:, 0]
+    # F(g) = <a, f(g)> + <b, g>
     dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
-    return _State(h, e, row, top, col, dual, (col - b).abs().sum(1))
+    error = (col - b).abs().sum(1)
+    return _State(h=h, e=e, row=row, top=top, col=col, dual=dual, error=error)
 
 
 def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor) -> Tensor:
@@ -375,12 +452,13 @@ def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor
     a, b = problem.a, problem.b
     root = b.sqrt()
     inverse = torch.where(b > 0, b.rsqrt(), 0.0)
-    scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)
-    matrix = torch.bmm(scaled.mT, scaled)
-    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and no step changes.
-    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_().add_(
-        root[:, :, None] * root[:, None, :]
-    )
+    # H = diag(col) - P^T diag(1/a) P
+    scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)  # [B, p, q]
+    matrix = torch.bmm(scaled.mT, scaled)  # [B, q, q]
+    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_()
+    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and
+    # no step changes.
+    matrix.add_(root[:, :, None] * root[:, None, :])
     matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
     # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.
-    return inverse * torch.linalg.solve_ex(matrix, (problem.b - state.col) * inverse)[0]
+    return inverse * torch.linalg.solve_ex(matrix, (b - state.col) * inverse)[0]

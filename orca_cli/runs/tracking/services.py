@@ -1,6 +1,7 @@
-"""Curves, settings and final errors for TensorBoard, Weights & Biases and MLflow, by accelerate's trackers.
+"""Curves, settings and final errors for TensorBoard, W&B and MLflow, by accelerate's trackers.
 
-None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is logged once.
+None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is
+logged once.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ if TYPE_CHECKING:
 
 _LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
 _NOT_SHOWN = ("tracker", "paths")  # where a run is written to, and what shows it
-_NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
+_UNSAFE = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
-_LAST_S = 5.0  # of patience at the end of a run that is not completed
+_LAST_PATIENCE_S = 5.0  # at the end of a run that is not completed
 
 
 class Guarded:
     """A recorder that hands everything to another one in a thread of its own.
 
-    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start and end wait, for at most
-    `patience_s`. After a failure the recorder is given nothing more, and the run goes on.
+    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start
+    and end wait, for at most `patience_s`. After a failure the recorder is given nothing more, and
+    the run goes on.
 
     Args:
         make: makes the recorder; called in the thread.
@@ -47,13 +49,13 @@ class Guarded:
     def __init__(
         self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S
     ) -> None:
-        self._make, self._name, self._patience_s = make, name, patience_s
+        self._make = make
+        self._name = name
+        self._patience_s = patience_s
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
-        self._started, self._done, self._lost = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
+        self._started = threading.Event()
+        self._done = threading.Event()
+        self._lost = threading.Event()
 
     def start(self) -> None:
         """Make the recorder, so that what it imports does not meet imports of the run."""
@@ -70,15 +72,21 @@ class Guarded:
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
+        """Pass the end on and wait until the recorder has taken everything.
+
+        A second call does nothing.
+        """
         if self._lost.is_set() or self._done.is_set():
             return
         self._calls.put(("ended", (state, result)))
-        patience_s = self._patience_s if state == "completed" else min(_LAST_S, self._patience_s)
+        patience_s = self._patience_s
+        if state != "completed":
+            patience_s = min(patience_s, _LAST_PATIENCE_S)
         if not self._done.wait(patience_s):
             self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
 
     def _work(self) -> None:
+        """Pass calls on until the last one, in the thread; a failure closes the recorder."""
         recorder: Recorder | None = None
         name = "start"
         try:
@@ -87,11 +95,11 @@ class Guarded:
             while not self._lost.is_set() and name != "ended":
                 name, arguments = self._calls.get()
                 getattr(recorder, name)(*arguments)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a tracker raises is not the run's business
-            text = (
-                str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
-            )
-            self._lose(f"failed at '{name}': {' '.join(text.split())}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - none may end the run
+            message = str(error)
+            if not isinstance(error, OrcaError):
+                message = f"{type(error).__name__}: {error}"
+            self._lose(f"failed at '{name}': {' '.join(message.split())}")
             if recorder is not None:
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
@@ -100,10 +108,14 @@ class Guarded:
             self._done.set()
 
     def _lose(self, reason: str) -> None:
-        if not self._lost.is_set():
-            self._lost.set()
-            what = "the run goes on without it, and has its curves in metrics.jsonl"
-            log.warning(f"tracker {self._name}: {reason}; {what}")
+        """Give the recorder nothing more, and warn once."""
+        if self._lost.is_set():
+            return
+        self._lost.set()
+        log.warning(
+            f"tracker {self._name}: {reason}; the run goes on without it, and has its curves in"
+            " metrics.jsonl"
+        )
 
 
 class Curves:
@@ -118,34 +130,43 @@ class Curves:
     def __init__(
         self, tracker: GeneralTracker, end: Callable[[str], Any], *, has_steps: bool = True
     ) -> None:
-        self._tracker, self._end, self._has_steps = tracker, end, has_steps
+        self._tracker = tracker
+        self._end = end
+        self._has_steps = has_steps
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
-        prefix, epoch = (
-            f"{stage}/member_{line['member']}" if "member" in line else stage,
-            int(line["epoch"]),
-        )
-        values = _numbers(
-            prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")}
-        )
-        values |= {} if self._has_steps else {f"{stage}/epoch": epoch}
-        self._tracker.log(values, step=epoch if self._has_steps else None)
+        columns = dict(line)
+        epoch = int(columns.pop("epoch"))
+        prefix = stage
+        if "member" in columns:
+            prefix = f"{stage}/member_{columns.pop('member')}"
+        numbers = _numbers(prefix, columns)
+        if self._has_steps:
+            self._tracker.log(numbers, step=epoch)
+        else:
+            self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Give the errors of a result record (result.json) and the distance as final/NAME, and end the tracker's run."""
+        """Give the errors and the distance of a result.json as final/NAME, and end its run."""
         if result:
-            error, distance = result.get("error") or {}, result.get("metric_value") or {}
-            values = {"test_error": error.get("value")}
-            values |= {f"test_{name}": value for name, value in (error.get("others") or {}).items()}
-            values |= {name: result.get(name) for name in ("validation_error", "trivial_error")}
-            values |= {f"distance_{when}": distance.get(when) for when in ("before", "after")}
-            self._tracker.log(_numbers("final", values))
+            error = result.get("error") or {}
+            distance = result.get("metric_value") or {}
+            finals = {"test_error": error.get("value")}
+            for name, further_error in (error.get("others") or {}).items():
+                finals[f"test_{name}"] = further_error
+            finals["validation_error"] = result.get("validation_error")
+            finals["trivial_error"] = result.get("trivial_error")
+            finals["distance_before"] = distance.get("before")
+            finals["distance_after"] = distance.get("after")
+            self._tracker.log(_numbers("final", finals))
         self._end(state)
 
 
 def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
-    """Return a recorder that writes event files into a folder; a resumed run begins another file there.
+    """Return a recorder that writes event files into a folder.
+
+    A resumed run begins another file there.
 
     Args:
         folder: of the files.
@@ -159,7 +180,8 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
     tracker.start()
-    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the time.
+    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the
+    # time.
     tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
     return Curves(tracker, lambda state: tracker.finish())
 
@@ -174,13 +196,19 @@ def wandb(
     project: Annotated[str, "W&B's project."] = "orca",
     entity: Annotated[str | None, "Account or team; null: the key's own."] = None,
 ) -> Curves:
-    """Return a recorder that writes a W&B run, whose id follows from the run's name, so that a resumed run goes on in it.
+    """Return a recorder that writes a W&B run.
 
-    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in WANDB_API_KEY.
+    Its id follows from the run's name, so that a resumed run goes on in it.
+    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in
+    WANDB_API_KEY.
     """
-    if mode == "online" and not os.environ.get(_KEY):  # W&B would ask for it on the terminal
-        what = f"online needs W&B's key in the environment variable {_KEY}"
-        raise UnavailableError(what, where="tracker.mode", hint="or use tracker.mode=offline")
+    if mode == "online" and not os.environ.get(_KEY):
+        # W&B would ask for it on the terminal.
+        raise UnavailableError(
+            f"online needs W&B's key in the environment variable {_KEY}",
+            where="tracker.mode",
+            hint="or use tracker.mode=offline",
+        )
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
@@ -189,23 +217,26 @@ def wandb(
         silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S
     )
     identity = hashlib.sha256(name.encode()).hexdigest()[:16]
-    where = {
-        "dir": str(folder),
-        "entity": entity,
-        "mode": mode,
-        "resume": "allow" if mode == "online" else None,
-    }
-    tracker = WandBTracker(project, settings=quiet, id=identity, name=name, **where)
+    tracker = WandBTracker(
+        project,
+        settings=quiet,
+        id=identity,
+        name=name,
+        dir=str(folder),
+        entity=entity,
+        mode=mode,
+        resume="allow" if mode == "online" else None,
+    )
     tracker.start()
     tracker.store_init_configuration(_shown(settings))
     for stage in ("align", "finetune"):
         tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
+
+    def end(state: str) -> None:
+        tracker.tracker.finish(exit_code=int(state != "completed"))
+
     # W&B's own steps cannot begin again.
-    return Curves(
-        tracker,
-        lambda state: tracker.tracker.finish(exit_code=int(state != "completed")),
-        has_steps=False,
-    )
+    return Curves(tracker, end, has_steps=False)
 
 
 def mlflow(
@@ -217,8 +248,9 @@ def mlflow(
     ] = None,
     experiment: Annotated[str, "MLflow's experiment."] = "orca",
 ) -> Curves:
-    """Return a recorder that writes an MLflow run, found again by the run's name, so that a resumed run goes on in it.
+    """Return a recorder that writes an MLflow run.
 
+    It is found again by the run's name, so that a resumed run goes on in it.
     Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -232,9 +264,10 @@ def mlflow(
     artifacts = None if uri else str(store.absolute() / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
-    same = f"attributes.run_name = '{name}'"
     runs = mlflow.search_runs(
-        experiment_names=[experiment], filter_string=same, output_format="list"
+        experiment_names=[experiment],
+        filter_string=f"attributes.run_name = '{name}'",
+        output_format="list",
     )
     earlier = runs[0].info.run_id if runs else None
     tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
@@ -247,22 +280,23 @@ def mlflow(
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
-    numbers = {
-        name: one
-        for name, one in values.items()
-        if isinstance(one, int | float) and not isinstance(one, bool)
-    }
-    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items()}
+    numbers = {}
+    for name, value in values.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[_safe(f"{prefix}/{name}")] = value
+    return numbers
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run is, as plain values; long ones are cut."""
-    return {
-        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST]
-        for key, value in settings.items()
-        if key.partition(".")[0] not in _NOT_SHOWN
-    }
+    shown = {}
+    for key, value in settings.items():
+        if key.partition(".")[0] not in _NOT_SHOWN:
+            is_number = isinstance(value, int | float)
+            shown[_safe(key)] = value if is_number else str(value)[:_LONGEST]
+    return shown
 
 
-def _name(text: str) -> str:
-    return _NAMELESS.sub("_", text)
+def _safe(name: str) -> str:
+    """Return a name that all services take."""
+    return _UNSAFE.sub("_", name)

@@ -1,0 +1,150 @@
+"""The outer problem of the entropic dataset distances: labels in the cost, plans, the gradient.
+
+Shapes: n and m points of k and l classes; labels are int64, and costs are [n, m]. A plan is a
+function of some of its rows, which gives them, [r, m]: of plans no memory of the size of the cost
+is needed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from orca_cli.config.ranges import Positive
+from orca_cli.interfaces import Features
+from orca_cli.metrics.transport import clouds, entropic
+from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
+from orca_cli.metrics.transport.entropic import Solution, Transport, pieces
+
+# Entries of the source's own cost that are stored between iterations, 256 MB in float32.
+_STORED_ELEMENTS = 2**26
+# Entries of plans that are computed at once, 4 MB in float32: large enough for matrix products.
+_PIECE_ELEMENTS = 2**20
+_CHUNK = 1024  # rows of the source's own cost that are computed at once
+
+Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
+Plan = Callable[[slice], Tensor]
+
+
+class Outer(NamedTuple):
+    """A solved outer problem."""
+
+    solution: Solution
+    plan: Plan
+    mass: Tensor  # [k, l], what the plan carries between classes
+
+
+def add_label_distances(
+    cost: Tensor, distances: Tensor, row_labels: Tensor, column_labels: Tensor
+) -> Tensor:
+    """Add half of W [k, l] to costs, in place, and return them."""
+    return cost.add_(distances[row_labels][:, column_labels], alpha=0.5)
+
+
+def solve_across(
+    transport: Transport, cost: Tensor, reg: float, *, source: Features, target: Features
+) -> Outer:
+    """Solve the problem with uniform weights between two clouds."""
+    n, m = cost.shape
+    a = cost.new_full((1, n), 1 / n)
+    b = cost.new_full((1, m), 1 / m)
+    solution = transport.solve(cost[None], a, b, reg)
+    return _with_plan(solution, cost, reg, source=source, target=target)
+
+
+def solve_within(transport: Transport, cost: Tensor, reg: float, *, cloud: Features) -> Outer:
+    """Solve the problem with uniform weights of a cloud with itself."""
+    n = len(cost)
+    a = cost.new_full((1, n), 1 / n)
+    softmin = partial(entropic.softmin, cost[None], b=a, reg=reg)
+    solution = transport.symmetric(softmin, a, reg)
+    return _with_plan(solution, cost, reg, source=cloud, target=cloud)
+
+
+def _with_plan(
+    solution: Solution, cost: Tensor, reg: float, *, source: Features, target: Features
+) -> Outer:
+    """Return a solution with its plan, P_ij = exp((f_i + g_j - c_ij) / reg) / (n m)."""
+    n, m = cost.shape
+    left = solution.f[0][:, None] / reg - math.log(n)  # [n, 1]
+    right = solution.g / reg - math.log(m)  # [1, m]
+
+    def plan(rows: slice) -> Tensor:
+        return entropic.exp_((left[rows] + right).sub_(cost[rows], alpha=1 / reg))
+
+    mass = cost.new_zeros(source.num_classes, target.num_classes)
+    for _, rows in pieces(cost[None]):
+        mass += clouds.class_mass(plan(rows), source.labels[rows], target.labels, mass.shape)
+    return Outer(solution=solution, plan=plan, mass=mass)
+
+
+def source_term(
+    transport: Transport, source: Features, label_distances: Tensor, reg: float
+) -> Tensor:
+    """Return OT_reg(source, source), with W [k, k] between its classes.
+
+    Costs are made in chunks.
+    """
+    x, labels = source.x, source.labels
+    n = len(x)
+    a = x.new_full((1, n), 1 / n)
+    chunks = torch.arange(n, device=x.device).split(_CHUNK)
+
+    def rows_of_cost(rows: Tensor) -> Tensor:
+        cost = half_squared_distances(x[rows], x)  # [r, n]
+        return add_label_distances(cost, label_distances, labels[rows], labels)
+
+    stored: list[Tensor] = []
+    if n**2 <= _STORED_ELEMENTS:
+        stored = [rows_of_cost(rows) for rows in chunks]
+
+    def softmin(f: Tensor) -> Tensor:
+        blocks = stored or map(rows_of_cost, chunks)
+        return torch.cat([entropic.softmin(cost[None], f, a, reg) for cost in blocks], 1)
+
+    return transport.symmetric(softmin, a, reg).value[0]
+
+
+def class_plans(
+    cost: Tensor,
+    reg: float,
+    *,
+    left: Tensor,
+    right: Tensor,
+    row_labels: Tensor,
+    column_labels: Tensor,
+    mass: Tensor,
+) -> Plan:
+    """Return the plans of all pairs of classes side by side, each times mass[a, b].
+
+    Points of a class have equal weights.
+
+    Potentials of points against every class are left [n, l] and right [k, m]; mass is [k, l] and
+    non-negative; row_labels [n] and column_labels [m] are the points' classes.
+    """
+    row_counts = class_sizes(row_labels, mass.shape[0])[:, None]
+    column_counts = class_sizes(column_labels, mass.shape[1])
+    # A class without points has no row or column to which this is added.
+    scale = (mass / (row_counts * column_counts).clamp(min=1)).log()  # [k, l]
+    left = left / reg
+    right = right / reg + scale[:, column_labels]
+
+    def plan(rows: slice) -> Tensor:
+        exponent = left[rows][:, column_labels] + right[row_labels[rows]]  # [r, m]
+        return entropic.exp_(exponent.sub_(cost[rows], alpha=1 / reg))
+
+    return plan
+
+
+def slope(plans: Sequence[Plan], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans."""
+    gradient = torch.zeros_like(z)
+    for _, rows in pieces(cost[None], _PIECE_ELEMENTS):
+        weights = plans[0](rows)  # [r, m]
+        for plan in plans[1:]:
+            weights.add_(plan(rows))
+        gradient += clouds.gradient(weights, x[rows], z)
+    return gradient

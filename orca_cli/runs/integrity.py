@@ -1,0 +1,206 @@
+"""Whether a run's files are as they were written; a lost status is rebuilt.
+
+Records are read, never tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.config import configuration
+from orca_cli.config.identity import digest_of
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.runs import directory
+from orca_cli.runs.claim import LIVING, is_worked_on
+from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
+from orca_cli.runs.records import UnreadableError, newer_schema, read_record
+
+_RECORDS = (
+    directory.RESULT,
+    directory.ENVIRONMENT,
+    f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}",
+)
+
+
+@dataclass
+class Checked:
+    """The state of a run folder.
+
+    Args:
+        path: the folder.
+        files: number of files whose checksum was compared.
+        state: state of the run; dead if its process ended without recording why.
+        damaged: what has changed since it was written, one line each.
+        notes: what else is worth knowing, one line each.
+        stale: data files that have changed since the run began; those that are not on this machine
+            cannot be compared.
+        rebuilt: why status.json was rebuilt; empty if it was not.
+        code: exit code: 0, 13 for damage, 21 for a newer program's run.
+    """
+
+    path: Path
+    files: int = 0
+    state: str = ""
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    rebuilt: str = ""
+    code: int = 0
+
+
+def check(path: Path) -> Checked:
+    """Verify all checksums of a run.
+
+    Rebuild status.json, and nothing else, where it is missing, unreadable or wrong.
+
+    Raises:
+        DataError: the folder is not a run.
+        LockedError: a process works on the run.
+        StorageError: a file cannot be read, or the status not written.
+    """
+    records = (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)
+    if not any((path / name).exists() for name in records):
+        raise DataError(
+            "not a run: it has no records", where=str(path), hint="rerun the command to start it"
+        )
+    if is_worked_on(path, read_or_empty(path / directory.STATUS)):
+        raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
+    report = Checked(path)
+    newer = newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS))
+    if newer:
+        return _of_newer_program(report, str(newer))
+    try:
+        _verify(report)
+    except CheckpointError as error:
+        return _of_newer_program(report, error.what)
+    _restore_status(report)
+    _compare_data(report)
+    inexact = read_or_empty(path / directory.RESULT).get("inexact")
+    if inexact:
+        report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+    if report.state in LIVING:
+        report.notes.append(f"its process died in state {report.state}")
+        report.state = "dead"
+    if report.damaged:
+        report.code = ChecksumError.code
+    return report
+
+
+def _of_newer_program(report: Checked, message: str) -> Checked:
+    """Return the report on a run that a newer program wrote."""
+    report.state = "of a newer program"
+    report.code = CheckpointError.code
+    report.notes.append(f"{message}; nothing was changed")
+    return report
+
+
+def _compare_data(report: Checked) -> None:
+    """Compare the data files that the run has read with those of today."""
+    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
+    if isinstance(files, dict):
+        for name, digest in sorted(files.items()):
+            if digest_of(Path(str(name))) not in (None, digest):
+                report.stale.append(str(name))
+    if report.stale:
+        names = ", ".join(report.stale)
+        report.notes.append(
+            "stale: changed since the run began, so rerunning its command starts a new run:"
+            f" {names}"
+        )
+
+
+def _verify(report: Checked) -> None:
+    """Compare all files with the manifests, and records with the checksums that they carry.
+
+    Raises:
+        CheckpointError: a newer program wrote a manifest.
+    """
+    path = report.path
+    manifests = path.rglob(storage.MANIFEST)
+    folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
+    for folder in folders:
+        name = str(folder.relative_to(path)) if folder != path else "the run"
+        is_sealed = folder == path or (folder / directory.CURVE).exists()
+        files, problems = storage.folder_problems(folder, extra_allowed=is_sealed)
+        report.files += files
+        report.damaged += [f"{name}: {problem}" for problem in problems]
+    for name in _RECORDS:
+        _try_to_read(report, path / name, read_record)
+    if path in folders:
+        return
+    # Without a manifest of the run its fingerprints and its settings are on their own.
+    for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
+        report.files += 1
+        _try_to_read(report, file, storage.read_checked_json)
+    for file in path.glob(directory.SETTINGS):
+        _try_to_read(report, file, configuration.content)
+
+
+def _try_to_read(report: Checked, file: Path, read: Callable[[Path], Any]) -> None:
+    """Read a file; report it as damaged where that fails."""
+    try:
+        read(file)
+    except (OrcaError, UnreadableError, OSError) as error:
+        reason = error.what if isinstance(error, OrcaError) else error
+        report.damaged.append(f"{file.relative_to(report.path)}: {reason}")
+
+
+def _restore_status(report: Checked) -> None:
+    """Rebuild status.json from the artifacts where it contradicts them."""
+    path = report.path
+    status_path = path / directory.STATUS
+    completed = read_or_empty(path / directory.RESULT)
+    status = read_or_empty(status_path)
+    report.state = str(status.get("state") or "")
+    is_result_lost = (path / directory.RESULT).exists() and not completed
+    is_consistent = is_result_lost or (report.state == "completed") == bool(completed)
+    if is_consistent and report.state in directory.STATES and _run_name(status) is not None:
+        return
+    reason = "it was wrong" if status_path.exists() else "it was missing"
+    name = _run_name(completed)
+    if name is None:
+        name = _run_name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
+    if name is None:
+        report.damaged.append(
+            f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
+        )
+        return
+    code: int | None = None
+    step: int | None = None
+    if completed:
+        report.state = "completed"
+        code = 0
+    else:
+        report.state, step = _progress(path)
+    with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        if status_path.is_dir():
+            storage.quarantine(status_path)
+        RunDirectory(path, name).set_state(report.state, step=step, code=code)
+    report.rebuilt = reason
+
+
+def _progress(path: Path) -> tuple[str, int | None]:
+    """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
+    state = "created"
+    step: int | None = None
+    for stage, name in directory.STAGE_FOLDERS.items():
+        folder = path / name
+        if folder.exists():
+            state = stage
+            step = max(checkpoints(folder / directory.CHECKPOINTS), default=None)
+    return state, step
+
+
+def _run_name(record: object) -> RunName | None:
+    """Return the run's name from a record, None if incomplete."""
+    if not isinstance(record, dict):
+        return None
+    types = {"seed": int, "variant": dict}
+    fields: dict[str, Any] = {}
+    for name in RunName.__dataclass_fields__:
+        fields[name] = record.get(name)
+        if not isinstance(fields[name], types.get(name, str)):
+            return None
+    return RunName(**fields)

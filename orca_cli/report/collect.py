@@ -1,14 +1,15 @@
 """Find run folders and read their records, without writing anything.
 
-A folder that looks like a run (by its records, or by a time at the start of its name) but cannot be read is listed with the
-reason, so that no run is silently lost.
+A folder that looks like a run (by its records, or by a time at the start of its name) but cannot be
+read is listed with the reason, so that no run is silently lost.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.conditions import TEST_DATA, facts_of
@@ -21,41 +22,71 @@ from orca_cli.terminal import percent_or_number
 _ENDED = ("failed", "interrupted")
 STATES = ("completed", *_ENDED, "running", "dead")  # dead: its process ended unexpectedly
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
-TEST_SET = "test_set"  # a pseudo-setting: test data differ though no setting does, since a file was changed
+# A pseudo-setting: test data differ though no setting does, since a file was changed.
+TEST_SET = "test_set"
+
+
+class Baseline(NamedTuple):
+    """A simple model and its test error, as stored."""
+
+    name: str
+    error: float
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a completed run achieved, by its result.json; errors are stored ones, fractions where `percent`."""
+    """What a completed run achieved, by its result.json; errors are as stored.
+
+    Args:
+        value: test error, lower is better; None if it is undefined on this test set.
+        n: what the error is a mean over, such as the number of samples or classes.
+        skipped: items that the error could not be computed for.
+        percent: the error is a fraction, shown times 100.
+        trivial: error of the best constant predictor on this test set; None if undefined.
+        size: the task's word for number and size of samples, such as small; empty if it has none.
+        steps: alignment steps of the embedder that was chosen; None if not recorded.
+        baselines: simple models on the same test set, best first, without the constant.
+        validation: validation error; None if nothing validates, or it is undefined.
+        validated_on: validation, folds, test or nothing; if test, that chose the weights, and the
+            test error is too low.
+        validated_by: number of validation samples; 0 if not recorded.
+        weights: SHA-256 of the final weights: equal for runs that computed the same; empty if not
+            recorded.
+    """
 
     error_name: str
-    value: float | None  # test error, lower is better; None if it is undefined on this test set
-    n: int  # what the error is a mean over, such as the number of samples or classes
-    skipped: int  # items that the error could not be computed for
-    percent: bool  # the error is a fraction, shown times 100
-    trivial: (
-        float | None
-    )  # error of the best constant predictor on this test set; None if undefined
+    value: float | None
+    n: int
+    skipped: int
+    percent: bool
+    trivial: float | None
     synthetic: bool
-    size: str  # the task's word for number and size of samples, such as small; empty if it has none
-    steps: int | None  # alignment steps of the embedder that was chosen; None if not recorded
-    baselines: list[
-        tuple[str, float]
-    ]  # simple models on the same test set, best first, without the constant
-    validation: float | None  # validation error; None if nothing validates, or it is undefined
-    validated_on: (
-        str  # validation, folds, test or nothing; test chooses weights whose error is too low
-    )
-    validated_by: int  # samples; 0 if not recorded
-    weights: str  # SHA-256 of the final weights: equal for runs that computed the same; empty if not recorded
+    size: str
+    steps: int | None
+    baselines: list[Baseline]
+    validation: float | None
+    validated_on: str
+    validated_by: int
+    weights: str
 
 
 @dataclass(frozen=True)
 class Run:
     """One run according to its records.
 
-    `collect` makes it. `selection.select_study` names it by the axes of a study (`arm`), `selection.choose` says at which value
-    its arm is judged (`choice`).
+    `collect` makes it. `selection.select_study` names it by the axes of a study (`arm`),
+    `selection.choose` says at which value its arm is judged (`choice`).
+
+    Args:
+        settings: hash of all settings except the seed; runs with different ones are never averaged.
+        variant: overridden settings besides groups, such as {"train.epochs": "3"}.
+        typed: `variant` as recorded, in canonical form.
+        decided: what it decided itself, where its settings left that open.
+        state: one of STATES.
+        reason: why it is not completed; empty if it is.
+        facts: of a completed run; see conditions.py.
+        arm: its name in a study; arms count as separate methods, even with equal settings.
+        choice: the value chosen for its arm, marked if it is at the edge; empty for none.
     """
 
     path: Path
@@ -67,32 +98,33 @@ class Run:
     seed: int
     protocol: str
     identity: str
-    state: str  # one of STATES
-    reason: str = ""  # why it is not completed; empty if it is
-    settings: str = (
-        ""  # hash of all settings except the seed; runs with different ones are never averaged
-    )
-    variant: dict[str, str] = field(
-        default_factory=dict
-    )  # overridden settings besides groups, {"train.epochs": "3"}
-    decided: dict[str, str] = field(default_factory=dict)  # where its settings left it open
-    typed: dict[str, str] = field(default_factory=dict)  # `variant` as recorded, in canonical form
+    settings: str
+    variant: dict[str, str]
+    typed: dict[str, str]
+    decided: dict[str, str]
+    state: str
+    reason: str = ""
     score: Score | None = None
-    facts: dict[str, str] = field(default_factory=dict)  # of a completed run; see conditions.py
-    arm: str = ""  # its name in a study; arms count as separate methods, even with equal settings
-    choice: str = ""  # the value chosen for its arm, marked if it is at the edge (selection.py); empty for none
+    facts: dict[str, str] = field(default_factory=dict)
+    arm: str = ""
+    choice: str = ""
 
     @property
     def chooses_by(self) -> Score | None:
-        """Return its score where a validation error may choose by it, as one on the test split never may."""
+        """Return its score if its validation error may choose; one on the test split never may."""
         score = self.score
-        is_valid = score and score.validation is not None and score.validated_on != "test"
-        return score if is_valid else None
+        if score is None or score.validation is None or score.validated_on == "test":
+            return None
+        return score
 
     @property
     def test_set(self) -> str:
         """Return the SHA-256 of its test split; empty if not recorded."""
         return self.facts.get(TEST_DATA, "")
+
+    def order(self) -> tuple[str, str]:
+        """Return a key that sorts runs from the oldest, since folders' names begin with a time."""
+        return self.path.name, str(self.path)
 
 
 @dataclass(frozen=True)
@@ -101,14 +133,15 @@ class Broken:
 
     path: Path
     reason: str
+    state: str = "broken"
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What `collect` finds.
+    """The runs that `collect` reads.
 
     Args:
-        runs: those that count, in the order of their folders' names, which begin with a time: the oldest first.
+        runs: those that count, the oldest first.
         superseded: attempts at the same experiments that do not count, in the same order.
         broken: folders that cannot be read, by their paths.
     """
@@ -118,106 +151,124 @@ class Collection:
     broken: list[Broken]
 
     def changed(self, change: Callable[[Run], Iterable[Run]]) -> "Collection":
-        """Return the collection with `change(run)`, any number of runs, in place of each run, superseded ones included."""
-        runs, superseded = (
-            [new for run in group for new in change(run)] for group in (self.runs, self.superseded)
+        """Return the collection with `change(run)`, any number of runs, in place of each run.
+
+        Superseded runs are changed as well.
+        """
+        return replace(
+            self,
+            runs=list(chain.from_iterable(map(change, self.runs))),
+            superseded=list(chain.from_iterable(map(change, self.superseded))),
         )
-        return replace(self, runs=runs, superseded=superseded)
 
 
 def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
-    Of several attempts at one experiment (same identity) the newest completed one counts, and also the newest one if it
-    is not completed. Hidden folders are passed over; a run that is reached twice, such as by a link, is read once.
+    Of several attempts at one experiment (same identity) the newest completed one counts, and also
+    the newest one if it is not completed. Hidden folders are passed over; a run that is reached
+    twice, such as by a link, is read once.
 
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
     """
-    runs: list[Run] = []
+    runs = []
     broken: list[Broken] = []
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()  # device and inode
     for folder in folders:
         if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
             raise DataError(
                 "no such folder of runs", where=str(folder), hint="make one with: orca run"
             )
-        for run_folder in _find(folder, broken):
+        for run_folder in _run_folders(folder, broken):
             try:
+                # A folder may be reached by several names, such as links.
                 facts = run_folder.stat()
-                if (facts.st_dev, facts.st_ino) not in seen:
-                    seen.add((facts.st_dev, facts.st_ino))
+                inode = (facts.st_dev, facts.st_ino)
+                if inode not in visited:
+                    visited.add(inode)
                     runs.append(_read_run(run_folder))
             except (UnreadableError, OSError, RecursionError) as error:
-                broken.append(Broken(run_folder, str(error)))
+                broken.append(Broken(path=run_folder, reason=str(error)))
     if not runs and not broken:
-        names = ", ".join(map(str, folders))
         raise DataError(
-            "contains no runs", where=names, hint="type: orca run, or: orca report FOLDER"
+            "contains no runs",
+            where=", ".join(map(str, folders)),
+            hint="type: orca run, or: orca report FOLDER",
         )
-    runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
+    runs.sort(key=Run.order)
+    # Later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
     counting = {*newest.values(), *completed.values()}
-    kept, superseded = (
-        [run for run in runs if (run.path in counting) == counts] for counts in (True, False)
+    return Collection(
+        runs=[run for run in runs if run.path in counting],
+        superseded=[run for run in runs if run.path not in counting],
+        broken=sorted(broken, key=lambda entry: str(entry.path)),
     )
-    return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
 
-def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
-    """Yield run folders at most some levels down; unreadable folders are added to `broken`."""
+def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
+    """Yield run folders at most `depth` levels down; unreadable folders are added to `broken`."""
     try:
         names = sorted(os.listdir(folder))
     except (NotADirectoryError, FileNotFoundError):  # a file, or a link to nothing
         return
     except OSError as error:
-        broken.append(Broken(folder, str(error)))
+        broken.append(Broken(path=folder, reason=str(error)))
         return
     if STATUS in names or RESULT in names or begun(folder):
         yield folder
     elif depth:
         for name in names:
             if not name.startswith("."):
-                yield from _find(folder / name, broken, depth - 1)
+                yield from _run_folders(folder / name, broken, depth - 1)
 
 
 def _read_run(path: Path) -> Run:
-    record, name = read_record(path / RESULT), RESULT
-    if record is not None:
-        if record.get("state") != "completed":
-            raise UnreadableError(f"{RESULT}: state is {record.get('state')!r}, not 'completed'")
-        state, reason, score = "completed", "", _score(record)
-    else:
-        record, name, score = read_record(path / STATUS), STATUS, None
-        if record is None:
-            raise UnreadableError(f"no {STATUS}: never started, or not a run")
-        state, reason = _progress(path, record)
-        if state == "dead" and (
-            read_record(path / RESULT) is not None or read_record(path / STATUS) != record
-        ):
-            return _read_run(path)  # it moved on after its record was read and before its lock was
-    decisions = mapping(record.get("decided")) if name == RESULT else decided(path)
+    """Return a run by its records, which are read again if it moves on in the meantime."""
+    result = read_record(path / RESULT)
+    if result is not None:
+        if result.get("state") != "completed":
+            raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+        score = _score(result)
+        decisions = mapping(result.get("decided"))
+        facts = facts_of(result)
+        return _run(path, result, RESULT, decisions, state="completed", score=score, facts=facts)
+    status = read_record(path / STATUS)
+    if status is None:
+        raise UnreadableError(f"no {STATUS}: never started, or not a run")
+    state, reason = _progress(path, status)
+    if state == "dead":
+        # It may have moved on after its status was read and before its lock was.
+        has_ended = read_record(path / RESULT) is not None
+        if has_ended or read_record(path / STATUS) != status:
+            return _read_run(path)
+    return _run(path, status, STATUS, decided(path), state=state, reason=reason)
+
+
+def _run(
+    path: Path, record: dict[str, Any], name: str, decisions: Mapping[str, Any], **progress: Any
+) -> Run:
+    """Return a run by a record of it and what it decided.
+
+    `name` is the record's file; `progress` are the fields that only one of the records has.
+    """
     variant = {str(key): str(text) for key, text in mapping(record.get("variant")).items()}
+    names = ("task", *GROUPS, "protocol", "identity")
+    decided_values = {}
+    for key, decision in decisions.items():
+        if "value" in mapping(decision):
+            decided_values[str(key)] = as_typed(decision["value"])
     return Run(
-        path,
-        **{
-            key: _required(record, key, name, str)
-            for key in ("task", *GROUPS, "protocol", "identity")
-        },
+        path=path,
+        **{key: _required(record, key, name, str) for key in names},
         seed=_required(record, "seed", name, int),
-        state=state,
-        reason=reason,
         settings=str(record.get("settings") or ""),
         variant=variant,
         typed={key: canonical(text) for key, text in variant.items()},
-        decided={
-            str(key): as_typed(one["value"])
-            for key, one in decisions.items()
-            if "value" in mapping(one)
-        },
-        score=score,
-        facts=facts_of(record) if score else {},
+        decided=decided_values,
+        **progress,
     )
 
 
@@ -240,66 +291,88 @@ def _score(result: dict[str, Any]) -> Score:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits = mapping(result.get("selected")), mapping(result.get("splits"))
-    samples = selected.get("n", mapping(splits.get("val")).get("n"))
-    steps = mapping(result.get("alignment")).get("steps")
+    selected = mapping(result.get("selected"))
+    alignment = mapping(result.get("alignment"))
+    validation_split = mapping(mapping(result.get("splits")).get("val"))
+    # A record that does not say how many samples chose has the size of the validation split.
+    n_validated = selected.get("n", validation_split.get("n"))
     return Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
         n=_required(error, "n", RESULT, int),
-        skipped=error["skipped"] if type(error.get("skipped")) is int else 0,
+        skipped=_whole(error.get("skipped")) or 0,
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
         size=str(result.get("size") or ""),
-        steps=steps if type(steps) is int else None,
+        steps=_whole(alignment.get("steps")),
         baselines=baselines(result),
         validation=number(result.get("validation_error")),
         validated_on=str(selected.get("on") or ""),
-        validated_by=samples if type(samples) is int else 0,
+        validated_by=_whole(n_validated) or 0,
         weights=str(result.get("weights_sha256") or ""),
     )
 
 
-def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return name and error of the simple models in a result.json, lowest first; not the constant, nor undefined errors."""
-    models = mapping(result.get("baselines")).items()
-    errors = [
-        (str(name), number(mapping(one).get("error"))) for name, one in models if name != "constant"
-    ]
-    return sorted(
-        ((name, error) for name, error in errors if error is not None), key=lambda model: model[1]
-    )
+def baselines(result: Mapping[str, Any]) -> list[Baseline]:
+    """Return the simple models of a result.json, lowest error first.
+
+    The constant is left out, and so are models without an error.
+    """
+    models = []
+    for name, model in mapping(result.get("baselines")).items():
+        error = number(mapping(model).get("error"))
+        if name != "constant" and error is not None:
+            models.append(Baseline(name=str(name), error=error))
+    return sorted(models, key=lambda model: model.error)
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
-    value = record.get(key)
-    if type(value) is not kind or value == "":  # a bool is not a whole number
-        words = "a text" if kind is str else "a whole number"
-        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else f'not {words}'}")
-    return value
+    """Return a text or a whole number of a record; UnreadableError if it has none.
+
+    `name` is the record's file, `kind` str or int.
+    """
+    content = record.get(key)
+    if content is None:
+        raise UnreadableError(f"{name}: {key} is missing")
+    if type(content) is not kind or content == "":  # a bool is not a whole number
+        expected = "a text" if kind is str else "a whole number"
+        raise UnreadableError(f"{name}: {key} is not {expected}")
+    return content
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
-    value = number(record.get(key))
-    if value is None and record.get(key, "") is not None:
-        raise UnreadableError(
-            f"{RESULT}: {key} is {'not a finite number' if key in record else 'missing'}"
-        )
-    return value
+    """Return a number of result.json, None if undefined; UnreadableError for anything else."""
+    if key not in record:
+        raise UnreadableError(f"{RESULT}: {key} is missing")
+    recorded = number(record[key])
+    if recorded is None and record[key] is not None:
+        raise UnreadableError(f"{RESULT}: {key} is not a finite number")
+    return recorded
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number; None for anything else, such as a bool."""
+    return value if type(value) is int else None
 
 
 def interval_text(error: Mapping[str, Any]) -> str:
-    """Return the 95 % interval of an error, as result.json has it, such as "3.91 % to 8.77 %"; empty where it has none."""
+    """Return the 95 % interval of an error, as result.json has it, such as "3.91 % to 8.77 %".
+
+    Empty where it has none.
+    """
     ends = error.get("interval")
     if not isinstance(ends, list | tuple):
         return ""
-    return " to ".join(percent_or_number(number(end), error.get("percent") is True) for end in ends)
+    is_percent = error.get("percent") is True
+    return " to ".join(percent_or_number(number(end), is_percent) for end in ends)
 
 
 def number(value: Any) -> float | None:
-    """Return a number of at most 1e300 in size as a float; None for anything else, such as a bool or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+    """Return a number of at most 1e300 in size as a float; None for anything else: a bool, NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not abs(value) <= 1e300:  # nor is NaN
         return None
     return float(value)
 

@@ -6,11 +6,8 @@ program, is the same in both runs, unless a setting in which they differ sets it
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,15 +53,22 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
 
     Empty ones where it has none.
     """
-    facts = dict.fromkeys(FACTS, "")
-    for name, fact in FACTS.items():
-        with suppress(LookupError, TypeError):
-            recorded = functools.reduce(operator.getitem, fact.path, result)  # type: ignore[arg-type]
-            facts[name] = "" if recorded is None else str(recorded)
+    facts = {name: _recorded(result, fact.path) for name, fact in FACTS.items()}
     inexact = result.get("inexact")
-    if isinstance(inexact, list) and PROGRAM in inexact:  # several made it, as they made no other
+    if isinstance(inexact, list) and PROGRAM in inexact:
+        # Several programs made it; no other run was made by the same ones.
         facts[PROGRAM] = f"several ({result.get('run_id')})"
     return facts
+
+
+def _recorded(result: Any, path: Sequence[str | int]) -> str:
+    """Return what a record has at a path; empty for nothing."""
+    for key in path:
+        try:
+            result = result[key]
+        except (LookupError, TypeError):
+            return ""
+    return "" if result is None else str(result)
 
 
 def _setters(run: Run, name: str) -> frozenset[tuple[str, str]]:
@@ -81,11 +85,14 @@ def _setters(run: Run, name: str) -> frozenset[tuple[str, str]]:
 def mixed(
     runs: Collection[Run], names: Collection[str] = TESTED
 ) -> dict[str, dict[str, list[int]]]:
-    """Return in which facts runs differ, though no setting that was typed differently sets these: name -> fact -> seeds.
+    """Return in which facts runs differ, though no setting that was typed differently sets these.
 
     Args:
         runs: completed ones.
         names: of the facts that count.
+
+    Returns:
+        name of the fact -> the fact, as a text -> seeds of the runs with it.
     """
     differing: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for name in names:

@@ -13,7 +13,8 @@ CHECKPOINT_LICENCES = {
 CITATION = """\
 @inproceedings{shen2023cross,
   title     = {Cross-Modal Fine-Tuning: Align then Refine},
-  author    = {Shen, Junhong and Li, Liam and Dery, Lucio M. and Staten, Corey and Khodak, Mikhail and Neubig, Graham
+  author    = {Shen, Junhong and Li, Liam and Dery, Lucio M. and Staten, Corey and Khodak, \
+Mikhail and Neubig, Graham
                and Talwalkar, Ameet},
   booktitle = {International Conference on Machine Learning},
   year      = {2023}

@@ -1,7 +1,7 @@
-"""Statistics of paired differences: interval of the mean, exact sign-flip test, a test of no effect, Holm's correction.
+"""Statistics of paired differences: interval of the mean, exact sign-flip test, no effect, Holm.
 
-A difference is that of two errors, the baseline's less the arm's, on the same seed or set; all of a call have one unit.
-numpy and scipy are imported where they are used, to keep `orca report` fast.
+A difference is that of two errors, the baseline's less the arm's, on the same seed or set; all of a
+call have one unit. numpy and scipy are imported where they are used, to keep `orca report` fast.
 """
 
 import math
@@ -23,7 +23,8 @@ class Effect:
     Args:
         deviation: sample standard deviation; 0 for a single difference.
         interval: of the mean, 95 %; None for a single difference.
-        p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as far from 0.
+        p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as
+            far from 0.
         smallest: the smallest p possible with as many differences that are not 0.
     """
 
@@ -44,10 +45,12 @@ def effect(differences: Sequence[float]) -> Effect:
 
 
 def no_effect(observed: Effect, margin: float) -> float:
-    """Return the p of two one-sided t tests (Schuirmann 1987): how surely the true mean is between -margin and margin.
+    """Return the p of two one-sided t tests (Schuirmann 1987).
 
-    At most 0.05 means that it is; if the true mean is at the margin, normal differences give that in 5 % of all cases.
-    A single difference has p = 1; differences that are all equal have 0 if they are within the margin, else 1.
+    It says how surely the true mean is between -margin and margin.
+    At most 0.05 means that it is; if the true mean is at the margin, normal differences give that
+    in 5 % of all cases. A single difference has p = 1; differences that are all equal have 0 if
+    they are within the margin, else 1.
     """
     distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
     if observed.n < 2:
@@ -60,10 +63,12 @@ def no_effect(observed: Effect, margin: float) -> float:
 
 
 def relative(base: float, error: float) -> float:
-    """Return base - error over the mean of both sizes, in [-2, 2]; above 0 where `error` is lower, 0 if only rounding differs.
+    """Return base - error over the mean of both sizes, in [-2, 2].
 
-    It orders pairs of positive errors as log(base / error) does, and is about as large where they are close; unlike that, it is
-    defined for an error of 0.
+    Above 0 where `error` is lower, 0 if only rounding differs.
+
+    It orders pairs of positive errors as log(base / error) does, and is about as large where they
+    are close; unlike that, it is defined for an error of 0.
     """
     return (
         0.0
@@ -75,7 +80,8 @@ def relative(base: float, error: float) -> float:
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean by Student's t; None for one value.
 
-    A BCa bootstrap's interval is too short for few values: that of three normal ones holds the mean in 72 % of all cases.
+    A BCa bootstrap's interval is too short for few values: that of three normal ones holds the mean
+    in 72 % of all cases.
     """
     if len(values) < 2:
         return None
@@ -89,8 +95,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def sign_flip(values: Sequence[float]) -> float:
     """Return the two-sided p of the sign-flip test that values are symmetric about 0.
 
-    It is the share of all sign patterns of the values whose sum is at least as far from 0 as the observed one: exact for up to
-    20 values that are not 0, from 100,000 patterns drawn with seed 0 for more. 1 where all values are 0.
+    It is the share of all sign patterns of the values whose sum is at least as far from 0 as the
+    observed one: exact for up to 20 values that are not 0, from 100,000 patterns drawn with seed 0
+    for more. 1 where all values are 0.
     """
     import numpy as np
 

@@ -1,23 +1,26 @@
 """Figures as SVG, by matplotlib: gains of arms, and curves of runs.
 
-matplotlib is an extra, imported only where something is drawn. The same numbers give the same bytes.
+matplotlib is an extra, imported only where something is drawn. The same numbers give the same
+bytes.
 """
 
 import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from orca_cli.report.collect import mapping, number
+from orca_cli.report.gains import gain_text
 from orca_cli.report.layout import clean, column_names
-from orca_cli.report.paired import Comparison, gain_text
+from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import names_of
 from orca_cli.report.table import Table
 from orca_cli.runs.directory import RESULT, read_or_empty
@@ -25,7 +28,9 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_METHODS, _MOST_SEEDS, _MOST_POINTS = 8, 20, 50  # lines of a figure; runs and points of a line
+_MOST_METHODS = 8  # lines of a figure
+_MOST_SEEDS = 20  # runs of a line
+_MOST_POINTS = 50  # of a line
 _SIZE = (4.6, 2.8)  # inches
 _DASHES = ("-", "--", ":", "-.")  # neighbours are distinguished without colours too
 _STYLE = {
@@ -39,29 +44,64 @@ _STYLE = {
     "axes.spines.right": False,
 }
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Curves: kind; stage and name in a record; names of the axes. The distance is the metric on the training data.
-_KINDS = (
-    ("distance", "align", "loss", "distance to the source", "alignment epoch"),
-    ("loss", "finetune", "train_loss", "training loss", "epoch"),
-    ("validation", "finetune", "validation_error", "validation error", "epoch"),
-)
 Curve = dict[float, float]  # epoch -> value
-Draw = Callable[["Axes"], None]
+
+
+class _Kind(NamedTuple):
+    """A kind of curve: its name, its stage and key in a record, and the labels of its axes."""
+
+    name: str
+    stage: str
+    key: str
+    y: str
+    x: str
+
+
+_KINDS = (
+    # The metric on the training data.
+    _Kind("distance", "align", key="loss", y="distance to the source", x="alignment epoch"),
+    _Kind("loss", "finetune", key="train_loss", y="training loss", x="epoch"),
+    _Kind("validation", "finetune", key="validation_error", y="validation error", x="epoch"),
+)
+
+
+class Point(NamedTuple):
+    """The values of several curves at one x."""
+
+    x: float
+    mean: float
+    lowest: float
+    highest: float
+
+
+class _Line(NamedTuple):
+    """A method's line in a figure; `look` decides its colour and dashes."""
+
+    look: int
+    label: str
+    points: list[Point]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a report: the name of its file (without .svg), title, note below, what draws on axes, size in inches."""
+    """A figure of a report.
+
+    Args:
+        name: of its file, without .svg.
+        note: below it.
+        draw: draws it on axes.
+        size: in inches.
+    """
 
     name: str
     title: str
     note: str
-    draw: Draw
+    draw: Callable[["Axes"], None]
     size: tuple[float, float] = _SIZE
 
 
 def is_available() -> bool:
-    """Return whether figures can be drawn here: matplotlib is there, and a place for its cache."""
+    """Return whether figures can be drawn here: matplotlib is there, and room for its cache."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that is read-only
     try:
         import matplotlib.figure  # noqa: F401
@@ -71,30 +111,36 @@ def is_available() -> bool:
 
 
 def svg(chart: Chart) -> str:
-    """Return the text of a figure's SVG file, with its title above and a label, title and note, for screen readers."""
+    """Return the text of a figure's SVG file, its title above it.
+
+    Title and note are its label, for screen readers.
+    """
     return _svg(chart, chart.title)
 
 
 def inline(chart: Chart) -> str:
     """Return a figure as an SVG element of a page, to be inserted as it is.
 
-    The page shows the title and sets the fonts, so both are left out. It forbids inline styles, so these become attributes.
+    The page shows the title and sets the fonts, so both are left out. It forbids inline styles, so
+    these become attributes.
     """
-
-    def attributes(styled: re.Match[str]) -> str:
-        items = (
-            item.split(": ", 1) for item in styled[2].split("; ") if not item.startswith("font")
-        )
-        return styled[1] + " ".join(f'{name}="{value}"' for name, value in items)
-
     text = _svg(chart, "")
     text = re.sub(
         r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL
     )
-    text = re.sub(
-        r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text
-    )  # ids are the same in all
-    return re.sub(r'(<[^<>]* )style="([^"]*)"', attributes, text)
+    # Ids are the same in all figures of a page.
+    text = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text)
+    return re.sub(r'(<[^<>]* )style="([^"]*)"', _with_attributes, text)
+
+
+def _with_attributes(tag: re.Match[str]) -> str:
+    """Return a tag's start with the declarations of its style, but for fonts, as attributes."""
+    attributes = []
+    for declaration in tag[2].split("; "):
+        if not declaration.startswith("font"):
+            name, setting = declaration.split(": ", 1)
+            attributes.append(f'{name}="{setting}"')
+    return tag[1] + " ".join(attributes)
 
 
 def _svg(chart: Chart, heading: str) -> str:
@@ -109,16 +155,17 @@ def _svg(chart: Chart, heading: str) -> str:
         axes = figure.add_subplot()
         axes.set_title(heading, loc="left")
         chart.draw(axes)
-        without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata=without)
-    # A tenth of a point is enough.
-    label = f"{chart.title}. {chart.note}"
-    short = re.sub(
-        r"<[^<>]*>", lambda tag: re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0]), file.getvalue()
-    )
-    return _NOT_XML.sub(
-        "\ufffd", short.replace("<svg ", f'<svg role="img" aria-label={quoteattr(label)} ', 1)
-    )
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata=no_metadata)
+    text = re.sub(r"<[^<>]*>", _shortened, file.getvalue())
+    label = quoteattr(f"{chart.title}. {chart.note}")
+    text = text.replace("<svg ", f'<svg role="img" aria-label={label} ', 1)
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def _shortened(tag: re.Match[str]) -> str:
+    """Return a tag with numbers to a tenth of a point, which is enough, and without line breaks."""
+    return re.sub(r"(\.\d)\d+|\s*\n", r"\1", tag[0])
 
 
 def _name(text: str) -> str:
@@ -126,100 +173,120 @@ def _name(text: str) -> str:
 
 
 def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
-    arms = comparison.overall
-    for place, one in enumerate(arms):
-        axes.plot(one.gain.interval or [one.gain.mean] * 2, [place, place], "C0-")
-        axes.plot(one.gain.mean, place, "C0o")
+    labels = []
+    for y, arm in enumerate(comparison.overall):
+        mean = arm.gain.mean
+        axes.plot(arm.gain.interval or [mean, mean], [y, y], "C0-")
+        axes.plot(mean, y, "C0o")
+        labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
-    axes.set_yticks(
-        range(len(arms)), [f"{_name(one.arm)}\n{gain_text(one.gain, 1)}" for one in arms]
-    )
-    axes.set(xlabel=comparison.unit, ylim=(len(arms) - 0.5, -0.5))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel=comparison.unit, ylim=(len(labels) - 0.5, -0.5))
 
 
 def curves_of(path: Path) -> dict[str, Curve]:
-    """Return the curves of a run's folder: distance (of alignment), loss and validation (error, as stored), by epoch.
+    """Return the curves of a run's folder, by epoch: distance, loss and validation.
 
-    A curve is empty where the run's result.json has none. They are read only where they are drawn, since those of 10,000 runs
-    would fill the memory.
+    They are the distance of alignment, the training loss and the validation error, as stored; empty
+    where the run's result.json has none. They are read only where they are drawn, since those of
+    10,000 runs would fill the memory.
     """
-    recorded, curves = mapping(read_or_empty(path / RESULT).get("curves")), {}
-    for kind, stage, name, _, _ in _KINDS:
-        lines = lines if isinstance(lines := recorded.get(stage), list) else []
-        points = (
-            (number(line.get("epoch")), number(line.get(name))) for line in map(mapping, lines)
-        )
-        curves[kind] = {x: y for x, y in points if x is not None and y is not None}
+    recorded = mapping(read_or_empty(path / RESULT).get("curves"))
+    curves = {}
+    for kind in _KINDS:
+        curve: Curve = {}
+        lines = recorded.get(kind.stage)
+        if isinstance(lines, list):
+            for line in map(mapping, lines):
+                x = number(line.get("epoch"))
+                y = number(line.get(kind.key))
+                if x is not None and y is not None:
+                    curve[x] = y
+        curves[kind.name] = curve
     return curves
 
 
-def mean_curve(
-    curves: Iterable[Curve], scale: float = 1.0
-) -> list[tuple[float, float, float, float]]:
-    """Return x, mean, lowest and highest value times `scale`, in the order of x, for each x of most of the non-empty curves."""
-    read = [curve for curve in curves if curve]
-    by_x = {
-        x: [scale * curve[x] for curve in read if x in curve]
-        for x in sorted({x for curve in read for x in curve})
-    }
-    most = {x: values for x, values in by_x.items() if 2 * len(values) > len(read)}
-    return [(x, fmean(values), min(values), max(values)) for x, values in most.items()]
+def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
+    """Return the mean of curves, and the band around it, in the order of x.
+
+    It has every x of more than half of the curves that are not empty; values are times `scale`.
+    """
+    drawn = [curve for curve in curves if curve]
+    values_at = defaultdict(list)
+    for curve in drawn:
+        for x, y in curve.items():
+            values_at[x].append(scale * y)
+    points = []
+    for x, values in sorted(values_at.items()):
+        # Where most curves have ended, the mean of the others would jump.
+        if 2 * len(values) > len(drawn):
+            points.append(Point(x, mean=fmean(values), lowest=min(values), highest=max(values)))
+    return points
 
 
-def _draw_lines(lines: dict[int, tuple[str, Any]], x: str, y: str, axes: "Axes") -> None:
-    for look, (name, points) in lines.items():
-        across, mean, lowest, highest = zip(
-            *points[:: -(-len(points) // _MOST_POINTS)], strict=True
-        )
-        axes.plot(across, mean, f"C{look}", linestyle=_DASHES[look % len(_DASHES)], label=name)
-        axes.fill_between(across, lowest, highest, color=f"C{look}", alpha=0.2, linewidth=0)
-    axes.set(xlabel=x, ylabel=y)
+def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") -> None:
+    for line in lines:
+        step = -(-len(line.points) // _MOST_POINTS)  # rounded up
+        x, mean, lowest, highest = zip(*line.points[::step], strict=True)
+        color = f"C{line.look}"
+        dashes = _DASHES[line.look % len(_DASHES)]
+        axes.plot(x, mean, color, linestyle=dashes, label=line.label)
+        axes.fill_between(x, lowest, highest, color=color, alpha=0.2, linewidth=0)
+    axes.set(xlabel=kind.x, ylabel=f"{kind.y}{unit}")
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 
 
 def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
-    """Yield every figure of a report: the arms' gains; for each task the distance in alignment, loss, validation error.
+    """Yield every figure of a report.
 
-    Each line is the mean over a method's seeds, at most 20 of them, for the first 8 methods that have runs of the task. A
-    figure without a line is left out, and so are the gains where there is no comparison.
+    They are the arms' gains; and for each task the distance in alignment, loss, validation error.
+    Each line is the mean over a method's seeds, at most 20 of them, for the first 8 methods that
+    have runs of the task. A figure without a line is left out, and so are the gains where there is
+    no comparison.
     """
     if comparison is not None:
-        title = _name(f"Gain over {comparison.axis}={comparison.baseline}, all sets")
-        note = "Dot: mean over sets; line: 95 % t interval; right of 0: lower error."
-        size = (_SIZE[0], 0.8 + 0.4 * len(comparison.overall))
-        yield Chart("gains", title, note, partial(_draw_gains, comparison), size)
-    for place, title in enumerate(column_names(table.columns)):
-        rows = [row for row in table.rows if row.cells[place].runs]
-        names = (
-            names_of([row.method for row in rows])
-            if len(rows) > 1
-            else [row.method.metric for row in rows]
+        title = f"Gain over {comparison.axis}={comparison.baseline}, all sets"
+        yield Chart(
+            name="gains",
+            title=_name(title),
+            note="Dot: mean over sets; line: 95 % t interval; right of 0: lower error.",
+            draw=partial(_draw_gains, comparison),
+            size=(_SIZE[0], 0.8 + 0.4 * len(comparison.overall)),
         )
+    for i, title in enumerate(column_names(table.columns)):
+        yield from _task_charts(table, i, title)
+
+
+def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
+    """Yield the figures of the task of column `i`."""
+    rows = [row for row in table.rows if row.cells[i].runs]
+    names = names_of([row.method for row in rows])
+    if len(rows) == 1:
+        names = [rows[0].method.metric]
+    note = "Mean over seeds, band: lowest to highest"
+    if len(rows) > _MOST_METHODS:
+        note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
-        read = [
-            [curves_of(run.path) for run in row.cells[place].runs[:_MOST_SEEDS]] for row in rows
-        ]
-        note = "Mean over seeds, band: lowest to highest"
-        note += (
-            f"; the first {len(rows)} of {len(names)} methods." if len(names) > len(rows) else "."
-        )
-        for kind, _, _, y, x in _KINDS:
-            scale = table.columns[place].scale if kind == "validation" else 1.0
-            means = [mean_curve((one[kind] for one in curves), scale) for curves in read]
-            # Distances of metrics have nothing in common.
-            for part, metric in enumerate(
-                sorted({row.method.metric for row in rows}) if kind == "distance" else [""]
-            ):
-                looks = [
-                    look
-                    for look, row in enumerate(rows)
-                    if means[look] and metric in ("", row.method.metric)
-                ]
-                lines = {
-                    look: (f"{_name(names[look])} ({len(read[look])})", means[look])
-                    for look in looks
-                }
-                if lines:
-                    heading = _name(f"{title}: {metric} {y}".replace(":  ", ": "))
-                    draw = partial(_draw_lines, lines, x, f"{y}, %" if scale != 1.0 else y)
-                    yield Chart(f"{kind}-{place + 1}-{part + 1}", heading, note, draw)
+    curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
+    for kind in _KINDS:
+        scale = table.columns[i].scale if kind.name == "validation" else 1.0
+        metrics = [""]
+        if kind.name == "distance":
+            # Distances of metrics have nothing in common: each has a figure.
+            metrics = sorted({row.method.metric for row in rows})
+        for n, metric in enumerate(metrics, start=1):
+            lines = []
+            for look, row in enumerate(rows):
+                points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
+                if points and metric in ("", row.method.metric):
+                    label = f"{_name(names[look])} ({len(curves[look])})"
+                    lines.append(_Line(look=look, label=label, points=points))
+            if lines:
+                heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
+                unit = ", %" if scale != 1.0 else ""
+                yield Chart(
+                    name=f"{kind.name}-{i + 1}-{n}",
+                    title=_name(heading),
+                    note=f"{note}.",
+                    draw=partial(_draw_lines, lines, kind, unit),
+                )

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import functools
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orca_cli import __version__, terminal
-from orca_cli.report import paired, ranks
+from orca_cli.report import gains, ranks
 from orca_cli.report.credits import CITATION
 from orca_cli.report.layout import (
     ALARM,
@@ -39,8 +38,9 @@ from orca_cli.runs.settings import flat
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 _PADDING = 2  # right of a column
-_GAP = _PADDING + 1  # between two columns: a place for a line, which this box leaves blank
-_LONGEST_NAME, _FILE_WIDTH = 32, 140
+_GAP = _PADDING + 1  # between two columns: room for a line, which this box leaves blank
+_LONGEST_NAME = 32
+_FILE_WIDTH = 140
 _LONGEST = 2000  # characters of a text of the page, such as a note
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
@@ -60,9 +60,10 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Page:
-    """A report before it has a format: the table, or in its place a comparison of arms in pairs or a ranking of all methods.
+    """A report before it has a format.
 
-    The table is always there, for what every view shows; of the other two at most one is.
+    It is the table, or in its place a comparison of arms in pairs or a ranking of all methods. The
+    table is always there, for what every view shows; of the other two at most one is.
     """
 
     table: Table
@@ -70,33 +71,39 @@ class Page:
     ranking: Ranking | None = None
 
     def text(self, form: str) -> str:
-        """Return the report in one of FORMATS as the content of a file, ending with a line break."""
+        """Return the report in one of FORMATS as the content of a file, ending with a newline."""
         if form == "json":
             return terminal.to_json(self.record())
         if form == "csv":
             return _csv(self._lines())
-        if form != "table":
-            return "\n".join(map(_markdown if form == "md" else _latex, self.layouts()))
+        if form == "md":
+            return "\n".join(map(_markdown, self.layouts()))
+        if form == "latex":
+            return "\n".join(map(_latex, self.layouts()))
         console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
         with console.capture() as captured:
             console.print(*self.renderables(_FILE_WIDTH), sep="\n")
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
     def renderables(self, width: int) -> list[RenderableType]:
-        """Return the report for a terminal of `width` characters; names from the disk are never read as markup."""
+        """Return the report for a terminal of `width` characters.
+
+        Names from the disk are never read as markup.
+        """
         shown: list[RenderableType] = []
         for layout in self.layouts():
-            shown += [Text("")] if shown else []
-            shown += [Text(layout.heading, "bold"), Text("")] if layout.heading else []
-            for places in _blocks(layout, width):
-                shown += [_table(layout, places), Text("")]
+            if shown:
+                shown.append(Text(""))
+            if layout.heading:
+                shown += [Text(layout.heading, "bold"), Text("")]
+            for columns in _blocks(layout, width):
+                shown += [_rich_table(layout, columns), Text("")]
             shown += [Text(alarm, "bold red") for alarm in layout.alarms]
-            shown += [
-                Text(text)
-                for text in (layout.caption, *(f"- {note}" for note in layout.notes))
-                if text
-            ]
-            shown += [Text(""), Text("Not in the means:", "bold")] if layout.problems else []
+            if layout.caption:
+                shown.append(Text(layout.caption))
+            shown += [Text(f"- {note}") for note in layout.notes]
+            if layout.problems:
+                shown += [Text(""), Text("Not in the means:", "bold")]
             for state, reason, folder in layout.problems:
                 shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
         return shown
@@ -104,76 +111,91 @@ class Page:
     def layouts(self) -> list[Layout]:
         """Return the tables as texts: two for a comparison, else one."""
         if self.comparison is not None:
-            return framed(self.table, paired.layouts_of(self.comparison))
-        return framed(
-            self.table, [ranks.layout_of(self.ranking) if self.ranking else layout_of(self.table)]
-        )
+            return framed(self.table, gains.layouts_of(self.comparison))
+        if self.ranking is not None:
+            return framed(self.table, [ranks.layout_of(self.ranking)])
+        return framed(self.table, [layout_of(self.table)])
 
     def record(self) -> dict[str, Any]:
-        """Return the report as a JSON-able record, errors as stored; `schema` counts up when its form changes."""
+        """Return the report as a JSON-able record, errors as stored.
+
+        `schema` counts up when its form changes.
+        """
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
-            return paired.record_of(self.comparison) | rates
-        return (
-            _record(self.table) if self.ranking is None else {"schema": 5, **asdict(self.ranking)}
-        ) | rates
+            return gains.record_of(self.comparison) | rates
+        if self.ranking is not None:
+            return {"schema": 5, **asdict(self.ranking)} | rates
+        return _record(self.table) | rates
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of a csv file: cells and what stands below them, or arms by set and over all sets, or methods."""
+        """Yield the lines of a csv file.
+
+        They are cells, without the values of single seeds, and references; or arms by set and over
+        all sets; or methods.
+        """
         record = self.record()
         if self.comparison is not None:
             yield from record["sets"]
-            yield from ({"task": "all sets"} | arm for arm in record["arms"])
+            for arm in record["arms"]:
+                yield {"task": "all sets"} | arm
             yield from record["left_out"]
         elif self.ranking is not None:
             yield from record["standings"]
         else:
             columns = record["columns"]
             for row in record["rows"]:
-                for column, cell in zip(columns, row.pop("cells"), strict=True):
+                cells = row.pop("cells")
+                for column, cell in zip(columns, cells, strict=True):
                     yield {"row": "method"} | column | row | cell | {"values": {}}
             for name, references in record["references"].items():
-                pairs = zip(columns, references, strict=True)
-                yield from (
-                    {"row": name} | column | one for column, one in pairs if one is not None
-                )
+                for column, reference in zip(columns, references, strict=True):
+                    if reference is not None:
+                        yield {"row": name} | column | reference
 
 
 def _record(table: Table) -> dict[str, Any]:
+    rows = []
+    for row in table.rows:
+        names = vars(row.method) | {"settings": dict(row.method.settings)}
+        rows.append(names | {"cells": list(map(_cell, table.columns, row.cells))})
+    references = {}
+    for name, row_of_references in table.references.items():
+        references[name] = [reference and vars(reference) for reference in row_of_references]
+    unfinished = [
+        {
+            "run": str(run.path),
+            "state": run.state,
+            "reason": run.reason,
+            "task": run.task,
+            "seed": run.seed,
+        }
+        for run in table.unfinished
+    ]
     return {
         "schema": 4,
         "columns": [vars(column) for column in table.columns],
-        "rows": [
-            vars(row.method)
-            | {"settings": dict(row.method.settings)}
-            | {
-                "cells": [
-                    _cell(column, cell)
-                    for column, cell in zip(table.columns, row.cells, strict=True)
-                ]
-            }
-            for row in table.rows
-        ],
-        "references": {
-            name: [one and vars(one) for one in row] for name, row in table.references.items()
-        },
-        "unfinished": [
-            {
-                "run": str(run.path),
-                "state": run.state,
-                "reason": run.reason,
-                "task": run.task,
-                "seed": run.seed,
-            }
-            for run in table.unfinished
-        ],
-        "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
+        "rows": rows,
+        "references": references,
+        "unfinished": unfinished,
+        "broken": [{"run": str(broken.path), "reason": broken.reason} for broken in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
         "notes": [*notes_of(table), *table.remarks],
     }
 
 
 def _cell(column: Column, cell: Cell) -> dict[str, Any]:
+    seeds = [
+        {
+            "seed": run.seed,
+            "value": score.value,
+            "n": score.n,
+            "skipped": score.skipped,
+            "alignment_steps": score.steps,
+            "run": str(run.path),
+        }
+        for run, score in cell.scored
+    ]
     return {
         "task": column.task,
         "protocol": column.protocol,
@@ -186,185 +208,224 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
         "earned": cell.earned,
         "chosen": cell.choice,
         "missing": dict(cell.missing),
-        "values": [
-            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
-            | {"alignment_steps": score.steps, "run": str(run.path)}
-            for run, score in cell.scored
-        ],
+        "values": seeds,
     }
 
 
 def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Return CSV with every field of any line; what is nested has a dotted name."""
-    fields = [
-        {_field(name): _field(value) for name, value in flat(dict(line)) if value != {}}
-        for line in lines
-    ]
+    """Return CSV with every field of any line; fields of nested records have dotted names."""
+    rows = []
+    names: dict[str, None] = {}  # in the order of their first line
+    for line in lines:
+        row = {_field(name): _field(field) for name, field in flat(dict(line)) if field != {}}
+        rows.append(row)
+        names |= dict.fromkeys(row)
     file = io.StringIO()
-    names = list({name: None for line in fields for name in line})
-    writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(fields)
+    writer.writerows(rows)
     return file.getvalue()
 
 
-def _field(value: object) -> str:
-    if isinstance(value, list | tuple):
-        value = " ".join(map(str, value))
-    if not isinstance(value, str):
-        return "" if value is None else json.dumps(value)
-    return terminal.for_spreadsheet(clean(value))
+def _field(field: object) -> str:
+    if isinstance(field, list | tuple):
+        field = " ".join(map(str, field))
+    if isinstance(field, str):
+        return terminal.for_spreadsheet(clean(field))
+    return "" if field is None else json.dumps(field)
 
 
 def _blocks(layout: Layout, width: int) -> list[list[int]]:
-    """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
+    """Return the task columns, by position, in groups that fit side by side.
+
+    The names of the methods are repeated for each group.
+    """
     if not layout.rows:
         return []
-
-    def needed(texts: Iterable[str]) -> int:
-        return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
-
-    names = zip(layout.names, *(names for names, _ in layout.rows), strict=True)
-    room = free = width + _GAP - sum(map(needed, names))  # there is none after the last column
+    free = width + _GAP  # there is no gap after the last column
+    for i, header in enumerate(layout.names):
+        free -= _width([header, *(row.names[i] for row in layout.rows)])
     blocks: list[list[int]] = [[]]
-    for place, header in enumerate(layout.columns):
-        entries = [entries[place] for _, entries in layout.rows]
-        column = needed(
-            [*header, *(text for entry in entries for text in (entry.main, entry.rest))]
-        )
-        if blocks[-1] and column > room:
+    room = free
+    for i, lines in enumerate(layout.columns):
+        texts = list(lines)
+        for row in layout.rows:
+            texts += [row.entries[i].main, row.entries[i].rest]
+        needed = _width(texts)
+        # A column that fits nowhere is alone in its group.
+        if blocks[-1] and needed > room:
             blocks.append([])
             room = free
-        blocks[-1].append(place)
-        room -= column
+        blocks[-1].append(i)
+        room -= needed
     return blocks
 
 
-def _table(layout: Layout, places: list[int]) -> RichTable:
+def _width(texts: Iterable[str]) -> int:
+    """Return the characters that a column of a terminal needs, with the gap after it."""
+    return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
+
+
+def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
     table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False
     )
     for name in layout.names:
         table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
-    for place in places:
-        task, *lines = layout.columns[place]
-        looks = ((f"\n{line}", "bold red" if line == ALARM else "dim") for line in lines)
-        header = Text.assemble((task, "bold"), *looks)
+    for i in columns:
+        task, *marks = layout.columns[i]
+        header = Text.assemble((task, "bold"))
+        for mark in marks:
+            header.append(f"\n{mark}", "bold red" if mark == ALARM else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
-    for names, entries in layout.rows:
+    for row in layout.rows:
         cells = []
-        for entry in (entries[place] for place in places):
-            rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
-            cells.append(Text.assemble(entry.main, *rest, style="bold" if entry.best else ""))
-        table.add_row(*map(Text, names), *cells)
+        for i in columns:
+            entry = row.entries[i]
+            cell = Text(entry.main, "bold" if entry.best else "")
+            if entry.rest:
+                cell.append(f"\n{entry.rest}", "not bold yellow")
+            cells.append(cell)
+        table.add_row(*map(Text, row.names), *cells)
     return table
 
 
 def _markdown(layout: Layout) -> str:
-    """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
-    escape = functools.partial(_MARKDOWN.sub, r"\\\g<0>")
-    lines = [f"**{escape(layout.heading)}**", ""] if layout.heading else []
+    """Return a pipe table with the best results in bold, then caption, notes and problems."""
+
+    def escape(text: str) -> str:
+        return _MARKDOWN.sub(r"\\\g<0>", text)
+
+    lines = []
+    if layout.heading:
+        lines += [f"**{escape(layout.heading)}**", ""]
     if layout.rows:
-        head = [
-            *map(escape, layout.names),
-            *("<br>".join(map(escape, header)) for header in layout.columns),
+        header = [*layout.names, *("\n".join(column) for column in layout.columns)]
+        rule = [":--"] * len(layout.names) + ["--:"] * len(layout.columns)
+        rows = [
+            [escape(text).replace("\n", "<br>") for text in header],
+            rule,
+            *_rows(layout, escape, "**{}**"),
         ]
-        rule = [*(":--" for _ in layout.names), *("--:" for _ in layout.columns)]
-        lines += [
-            f"| {' | '.join(cells)} |" for cells in (head, rule, *_rows(layout, escape, "**{}**"))
-        ] + [""]
-    lines += [line for alarm in layout.alarms for line in (f"**{escape(alarm)}**", "")]
-    lines += [escape(layout.caption), ""] if layout.caption else []
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines.append("")
+    for alarm in layout.alarms:
+        lines += [f"**{escape(alarm)}**", ""]
+    if layout.caption:
+        lines += [escape(layout.caption), ""]
     lines += [f"- {escape(note)}" for note in layout.notes]
-    lines += ["", "Not in the means:", ""] if layout.problems else []
-    lines += [
-        f"- {escape(state)}: {escape(reason)} ({escape(path)})"
-        for state, reason, path in layout.problems
-    ]
+    if layout.problems:
+        lines += ["", "Not in the means:", ""]
+    for problem in layout.problems:
+        state, reason, folder = map(escape, problem)
+        lines.append(f"- {state}: {reason} ({folder})")
     return "\n".join(lines).strip() + "\n"
 
 
 def _latex(layout: Layout) -> str:
-    r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
+    r"""Return a tabular for the booktabs package with the best results in \textbf.
+
+    Notes are comments below it.
+    """
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(char, char) for char in text)
 
-    lines = [f"% {layout.heading}"] if layout.heading else []
+    lines = []
+    if layout.heading:
+        lines.append(f"% {layout.heading}")
     lines.append(r"% needs \usepackage{booktabs}")
     if layout.rows:
+        n_names = len(layout.names)
+        alignment = "l" * n_names + "r" * len(layout.columns)
+        levels = zip_longest(*layout.columns, fillvalue="")
+        header = [[""] * n_names + list(level) for level in levels]
+        header[-1][:n_names] = layout.names
         lines += [
-            rf"\begin{{tabular}}{{{'l' * len(layout.names)}{'r' * len(layout.columns)}}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
+            *(" & ".join(map(escape, row)) + r" \\" for row in header),
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in _rows(layout, escape, r"\textbf{{{}}}")),
+            r"\bottomrule",
+            r"\end{tabular}",
         ]
-        *levels, last = zip_longest(
-            *(map(escape, header) for header in layout.columns), fillvalue=""
-        )
-        head = [[*("" for _ in layout.names), *level] for level in levels] + [
-            [*map(escape, layout.names), *last]
-        ]
-        body = _rows(layout, escape, r"\textbf{{{}}}")
-        lines += [" & ".join(row) + r" \\" for row in (*head, *body)]
-        lines.insert(-len(body), r"\midrule")
-        lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\\[1ex] \textbf{{{escape(alarm)}}}" for alarm in layout.alarms]
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
-    lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
+    lines += [f"% {state}: {reason} ({folder})" for state, reason, folder in layout.problems]
     return "\n".join(lines) + "\n"
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[str]]:
-    def cell(entry: Entry) -> str:
-        main = bold.format(escape(entry.main)) if entry.best else escape(entry.main)
-        return f"{main} {escape(entry.rest)}" if entry.rest else main
+    """Return the cells of a layout's rows, escaped, those of the best results in bold."""
 
-    return [[*map(escape, names), *map(cell, entries)] for names, entries in layout.rows]
+    def cell(entry: Entry) -> str:
+        text = escape(entry.main)
+        if entry.best:
+            text = bold.format(text)
+        return f"{text} {escape(entry.rest)}" if entry.rest else text
+
+    return [[*map(escape, row.names), *map(cell, row.entries)] for row in layout.rows]
 
 
 def page_of(view: Page, command: str, study: str) -> str:
-    """Return the report as one self-contained HTML page: one style sheet, one script, text; nothing from the network.
+    """Return the report as one self-contained HTML page.
 
-    The policy in its head forbids everything but the style sheet and the script, by their hashes: whatever a run folder's names
-    hold, a browser runs nothing else and fetches nothing. The template escapes all texts, and control characters are written
-    out. The same records give the same bytes.
+    It has one style sheet, one script, text, and nothing from the network. The policy in its head
+    forbids everything but the style sheet and the script, by their hashes: whatever a run folder's
+    names hold, a browser runs nothing else and fetches nothing. The template escapes all texts, and
+    control characters are written out. The same records give the same bytes.
 
-    `command` is what made the page, as typed; `study` is empty for none. Without matplotlib there are no figures.
+    `command` is what made the page, as typed; `study` is empty for none. Without matplotlib there
+    are no figures.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from orca_cli.report import figures  # imports numpy
 
-    def content(name: str) -> tuple[Markup, str]:
-        text = resources.files("orca_cli.report").joinpath(name).read_text("utf-8")
-        return Markup(
-            text
-        ), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-    names = ("Gains", "Gains by set") if view.comparison else ("Ranks",) if view.ranking else ()
-    tables = dict(
-        zip(names, (replace(layout, problems=[]) for layout in view.layouts()), strict=False)
-    )
-    (sheet, sheet_hash), (script, script_hash) = content("style.css"), content("script.js")
+    names: tuple[str, ...] = ()
+    if view.comparison is not None:
+        names = ("Gains", "Gains by set")
+    elif view.ranking is not None:
+        names = ("Ranks",)
+    tables = {}
+    for name, layout in zip(names, view.layouts(), strict=False):
+        tables[name] = replace(layout, problems=[])  # the table of results has them
+    tables["Results"] = Page(view.table).layouts()[0]
+    charts = None
+    if figures.is_available():
+        charts = list(figures.all_charts(view.table, view.comparison))
+    sheet = _packaged("style.css")
+    script = _packaged("script.js")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.finalize = lambda value: (
-        clean(value, longest=_LONGEST) if type(value) is str else value
-    )  # not Markup
-    return environment.from_string(content("page.html")[0]).render(
-        policy=f"default-src 'none'; style-src '{sheet_hash}'; script-src '{script_hash}'; "
-        "base-uri 'none'; form-action 'none'",
-        sheet=sheet,
-        script=script,
+    environment.finalize = lambda content: (  # markup is of another class
+        clean(content, longest=_LONGEST) if type(content) is str else content
+    )
+    return environment.from_string(_packaged("page.html")).render(
+        policy=f"default-src 'none'; style-src '{_digest(sheet)}'; "
+        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'",
+        sheet=Markup(sheet),
+        script=Markup(script),
         draw=lambda chart: Markup(figures.inline(chart)),  # its texts are escaped
         study=study,
         command=command,
         version=__version__,
-        tables=tables | {"Results": Page(view.table).layouts()[0]},
-        charts=list(figures.all_charts(view.table, view.comparison))
-        if figures.is_available()
-        else None,
+        tables=tables,
+        charts=charts,
         ALARM=ALARM,
         citation=CITATION.splitlines(),
     )
+
+
+def _packaged(name: str) -> str:
+    """Return the text of a file of this package."""
+    return resources.files("orca_cli.report").joinpath(name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    """Return the hash of a style sheet or script as a page's policy states it."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,25 +1,44 @@
 """The table as texts: what every format for people shows, before it is marked up.
 
-Its notes are what a reader has to know before trusting it: one sentence for each thing that limits a comparison.
+Its notes are what a reader has to know before trusting it: one sentence for each thing that limits
+a comparison.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from orca_cli.report import conditions
-from orca_cli.report.collect import Run
+from orca_cli.report.collect import Broken, Run
 from orca_cli.report.differences import LARGEST_P, LEAST
-from orca_cli.report.table import MISSING, UNFINISHED, Cell, Column, Row, Table, is_source_implied
+from orca_cli.report.table import (
+    MISSING,
+    UNFINISHED,
+    Cell,
+    Column,
+    Reference,
+    Row,
+    Table,
+    is_source_implied,
+)
 from orca_cli.terminal import visible
 
 ALARM = "CHOSEN ON TEST"  # a line above a column whose errors are too low; shown in red
+_LONGEST_NOTE = 2000  # characters
+_ErrorText = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: a text such as "12.6 ± 0.8 (3)", what that leaves out such as "+1 failed", and whether it is in bold with *."""
+    """One cell of a layout.
+
+    Args:
+        text: such as "12.6 ± 0.8 (3)".
+        rest: what the text leaves out, such as "+1 failed".
+        best: whether it is in bold with *.
+    """
 
     text: str
     rest: str = ""
@@ -31,6 +50,21 @@ class Entry:
         return f"* {self.text}" if self.best else self.text
 
 
+class Line(NamedTuple):
+    """One row of a layout: the names of its method, and its cells."""
+
+    names: list[str]
+    entries: list[Entry]
+
+
+class Problem(NamedTuple):
+    """A run that is not completed or cannot be read."""
+
+    state: str
+    reason: str
+    folder: str
+
+
 @dataclass(frozen=True)
 class Layout:
     """A table of cleaned texts.
@@ -38,42 +72,53 @@ class Layout:
     Args:
         names: headers of the columns that name a method.
         columns: headers of the tasks, as lines: task, error, marks.
-        rows: names and cells. Below the methods of a table are its references: others' results, the best simple model's, the
-            best constant predictor's.
+        rows: below the methods of a table are its references: others' results, the best simple
+            model's, the best constant predictor's.
         caption: below it.
         notes: one line each.
-        problems: state, reason and folder of runs that are not completed or cannot be read.
+        problems: runs that are not completed or cannot be read.
         alarms: what makes numbers wrong; shown in red.
         heading: the first line, above it; empty for none.
     """
 
     names: list[str]
     columns: list[list[str]]
-    rows: list[tuple[list[str], list[Entry]]]
-    caption: str = ""
-    notes: list[str] = field(default_factory=list)
-    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    rows: list[Line]
+    caption: str
+    notes: list[str]
+    problems: list[Problem] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     heading: str = ""
 
 
 def clean(text: str, *, longest: int = 300) -> str:
-    """Return text from the disk, cut to `longest` characters, with what moves a cursor, hides or breaks a line as escapes."""
+    """Return text from the disk, cut to `longest` characters.
+
+    What moves a cursor, hides or breaks a line is written as an escape.
+    """
     return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def number(value: float, decimals: int | None, sign: str = "") -> str:
-    """Return a number with `decimals` decimals, or three significant digits if it is None; `sign="+"` marks gains."""
+    """Return a number with `decimals` decimals, or three significant digits if it is None.
+
+    `sign="+"` marks gains.
+    """
     return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
 
 
-def p_text(value: float | None) -> str:
+def p_text(p: float | None) -> str:
     """Return a p as it is shown; "-" for None."""
-    return "-" if value is None else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    if p is None:
+        return "-"
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def decimals_of(means: list[float]) -> int | None:
-    """Return how many decimals give the smallest mean three significant digits; None below 0.0001 or from 1,000,000 on."""
+    """Return how many decimals give the smallest mean three significant digits.
+
+    None below 0.0001 or from 1,000,000 on.
+    """
     sizes = [abs(mean) for mean in means if mean] or [1.0]
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return None
@@ -85,154 +130,227 @@ def seeds_text(seeds: Iterable[int]) -> str:
     return ",".join(map(str, sorted(seeds)))
 
 
+def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
+    """Return settings as they are typed."""
+    return separator.join(f"{key}={text}" for key, text in settings)
+
+
 def layout_of(table: Table) -> Layout:
     """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
-    formats = [
-        _format(column, [row.cells[i] for row in table.rows])
-        for i, column in enumerate(table.columns)
-    ]
+    error_texts = []
+    for i, column in enumerate(table.columns):
+        error_texts.append(_error_text(column, [row.cells[i] for row in table.rows]))
     methods = [row.method for row in table.rows]
-    names = ["body", *([] if is_source_implied(methods) else ["source"]), "metric", "finetune"]
-    names += ["settings"] if any(method.settings for method in methods) else []
+    # A source that follows from the body, or settings that no method has, need no column.
+    names = ["body", "metric", "finetune"]
+    if not is_source_implied(methods):
+        names.insert(1, "source")
+    if any(method.settings for method in methods):
+        names.append("settings")
     rows = []
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
-        entries = [_entry(cell, shown) for cell, shown in zip(row.cells, formats, strict=True)]
-        rows.append(([clean(facts[name]) for name in names], entries))
+        entries = list(map(_entry, row.cells, error_texts))
+        rows.append(Line(names=[clean(facts[name]) for name in names], entries=entries))
     for label, references in table.references.items():
-        entries = []
-        for one, shown in zip(references, formats, strict=True):
-            errors = dict.fromkeys(map(shown, (one.low, one.high))) if one else ["-"]
-            entries.append(Entry(" to ".join(errors), clean(one.words) if one else ""))
-        rows.append(([clean(label), *[""] * (len(names) - 1)], entries))
-    caption = (
-        "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). Bold and *: "
-        f"lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} (exact "
-        "sign-flip test, Holm over the others)."
-    )
-    caption += " best baseline: of simple models on the same split." * (
-        "best baseline" in table.references
-    )
-    caption += " trivial: the best constant predictor." * ("trivial" in table.references)
+        entries = list(map(_reference_entry, references, error_texts))
+        blanks = [""] * (len(names) - 1)
+        rows.append(Line(names=[clean(label), *blanks], entries=entries))
     columns, protocol = headers(table.columns)
-    return Layout(names, columns, rows, (caption + protocol) * bool(rows), notes_of(table))
+    return Layout(
+        names=names,
+        columns=columns,
+        rows=rows,
+        caption=_caption(table) + protocol if rows else "",
+        notes=notes_of(table),
+    )
+
+
+def _caption(table: Table) -> str:
+    caption = (
+        "Test error, lower is better: mean ± sample standard deviation over seeds (number of "
+        "seeds). Bold and *: lower than every other method of the task, each by "
+        f"{LEAST} or more common seeds and p <= {LARGEST_P} (exact sign-flip test, Holm over the "
+        "others)."
+    )
+    if "best baseline" in table.references:
+        caption += " best baseline: of simple models on the same split."
+    if "trivial" in table.references:
+        caption += " trivial: the best constant predictor."
+    return caption
 
 
 def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
-    """Return views of a table with what every view shows: heading, remarks and alarms first, runs that means exclude last."""
-    chosen = sorted(
-        {
-            f"{clean(one.task)} ({clean(one.protocol)})"
-            for one in table.columns
-            if one.chosen_on_test
-        }
-    )
-    text = "these errors are too low and not comparable with others"
-    alarms = [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
-    runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
-    problems = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
-    problems += [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]
-    first, *more = layouts
-    notes = [clean(note, longest=2000) for note in (*first.notes, *table.remarks)]
-    framed = [replace(first, notes=notes, alarms=alarms, heading=table.heading), *more]
-    return [*framed[:-1], replace(framed[-1], problems=problems)]
+    """Return views of a table with what every view shows.
+
+    Heading, remarks and alarms are with the first, runs that means exclude with the last.
+    """
+    chosen = {
+        f"{clean(column.task)} ({clean(column.protocol)})"
+        for column in table.columns
+        if column.chosen_on_test
+    }
+    alarms = []
+    if chosen:
+        alarms.append(
+            f"The test split chose the weights of {', '.join(sorted(chosen))}: these errors are "
+            "too low and not comparable with others."
+        )
+    framed_layouts = list(layouts)
+    notes = [clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)]
+    framed_layouts[0] = replace(layouts[0], notes=notes, alarms=alarms, heading=table.heading)
+    problems = []
+    unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
+    folders: list[Run | Broken] = [*unfinished, *table.broken]
+    for run in folders:
+        folder = clean(str(run.path))
+        problems.append(Problem(state=run.state, reason=clean(run.reason), folder=folder))
+    framed_layouts[-1] = replace(framed_layouts[-1], problems=problems)
+    return framed_layouts
 
 
-def _format(column: Column, cells: Sequence[Cell]) -> Callable[[float | None], str]:
-    """Return how errors of a column are shown; "-" for None."""
-    decimals = decimals_of(
-        [mean * column.scale for cell in cells if (mean := cell.mean) is not None]
-    )
-    return lambda value: "-" if value is None else number(value * column.scale, decimals)
+def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:
+    """Return what writes errors of a column, all with equal decimals; "-" for None."""
+    means = [cell.mean * column.scale for cell in cells if cell.mean is not None]
+    decimals = decimals_of(means)
+
+    def text(error: float | None) -> str:
+        return "-" if error is None else number(error * column.scale, decimals)
+
+    return text
 
 
-def _entry(cell: Cell, shown: Callable[[float | None], str]) -> Entry:
-    """Return "12.6 ± 0.8 (3)", with "-" for no mean, or the deviation of one seed, and below "+1 failed +2 running"."""
-    text = (
-        f"{shown(cell.mean)} ± {shown(cell.deviation)} ({len(cell.values)})" if cell.values else "-"
-    )
-    rest = [f"at {clean(cell.choice)}"] if cell.choice else []
-    rest += [f"+{cell.missing[reason]} {reason}" for reason in MISSING if cell.missing[reason]]
-    rest += [f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else []
-    return Entry(text, " ".join(rest), cell.earned)
+def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
+    """Return "12.6 ± 0.8 (3)", and below it what the mean leaves out.
+
+    "-" stands for no mean, or the deviation of one seed.
+    """
+    text = "-"
+    if cell.values:
+        text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({len(cell.values)})"
+    remarks = []
+    if cell.choice:
+        remarks.append(f"at {clean(cell.choice)}")
+    for reason in MISSING:
+        if cell.missing[reason]:
+            remarks.append(f"+{cell.missing[reason]} {reason}")
+    if cell.unaligned:
+        remarks.append(f"{cell.unaligned} of {len(cell.runs)} unaligned")
+    return Entry(text=text, rest=" ".join(remarks), best=cell.earned)
+
+
+def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Entry:
+    if reference is None:
+        return Entry(text="-")
+    low = error_text(reference.low)
+    high = error_text(reference.high)
+    text = low if low == high else f"{low} to {high}"
+    return Entry(text=text, rest=clean(reference.words))
 
 
 def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
-    """Return the lines above each column: task, error, marks; and a sentence on the protocol where it is the same for all."""
+    """Return the lines above each column, and a sentence on the protocol.
+
+    The lines are task, error, marks. A protocol that is the same for all is in the sentence, which
+    is empty otherwise.
+    """
     protocols = {clean(column.protocol) for column in columns}
     lines = []
-    for one in columns:
-        error = f"{clean(one.error_name) or 'no result yet'}{', %' if one.percent else ''}"
-        data = ", ".join(filter(None, ("synthetic" * one.synthetic, clean(one.size))))
-        marks = (clean(one.protocol) * (len(protocols) > 1), data, ALARM * one.chosen_on_test)
-        lines.append([clean(one.name), error, *filter(None, marks)])
-    return lines, f" Protocol: {protocols.pop()}." if len(protocols) == 1 else ""
+    for column in columns:
+        error = clean(column.error_name) or "no result yet"
+        if column.percent:
+            error += ", %"
+        marks = []
+        if len(protocols) > 1:
+            marks.append(clean(column.protocol))
+        facts = ("synthetic" if column.synthetic else "", clean(column.size))
+        marks.append(", ".join(filter(None, facts)))
+        if column.chosen_on_test:
+            marks.append(ALARM)
+        lines.append([clean(column.name), error, *filter(None, marks)])
+    if len(protocols) == 1:
+        return lines, f" Protocol: {protocols.pop()}."
+    return lines, ""
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:
-    """Return each column's task, with the other lines above it if other columns have the same task."""
+    """Return each column's task, with its other lines if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
-    return [
-        name if counts[name] == 1 else f"{name} ({', '.join(lines)})"
-        for name, *lines in headers(columns)[0]
-    ]
-
-
-def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
-    """Return settings as they are typed."""
-    return separator.join(f"{key}={value}" for key, value in settings)
+    names = []
+    for name, *marks in headers(columns)[0]:
+        if counts[name] > 1:
+            name = f"{name} ({', '.join(marks)})"
+        names.append(name)
+    return names
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return what limits the comparisons of a table, a sentence each; its remarks are left out, names are not cleaned yet."""
-    names_by_note: dict[str, list[str]] = defaultdict(list)
-    for place, name in enumerate(column_names(table.columns)):
-        for note in _of_column([(row, row.cells[place]) for row in table.rows]):
+    """Return what limits the comparisons of a table, a sentence each.
+
+    Its remarks are left out, and names are not cleaned yet.
+    """
+    names_by_note = defaultdict(list)
+    for i, name in enumerate(column_names(table.columns)):
+        for note in _notes_of_column([(row, row.cells[i]) for row in table.rows]):
             names_by_note[note].append(name)
     notes = [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
-    if count := len(table.superseded):
+    if table.superseded:
         notes.append(
-            f"older attempts that do not count (only an experiment's newest completed run does): {count}"
+            "older attempts that do not count (only an experiment's newest completed run does): "
+            f"{len(table.superseded)}"
         )
     return notes
 
 
-def _of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield how a column's runs differ, what they share although no row says it, and what their errors are worth."""
-    runs = [run for _, cell in cells for run in cell.runs]
-    common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
-    if hidden := common - {
-        setting for row, cell in cells if cell.runs for setting in row.method.settings
-    }:
+def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield how a column's runs differ, what they share unsaid, and what their errors are worth."""
+    variants = []
+    shown: set[tuple[str, str]] = set()
+    skipped: set[int] = set()
+    for row, cell in cells:
+        variants += [set(run.variant.items()) for run in cell.runs]
+        skipped.update(score.skipped for _, score in cell.scored)
+        if cell.runs:
+            shown.update(row.method.settings)
+    # What a reader cannot see: settings that all runs share and no row names.
+    hidden = set.intersection(*variants) - shown if variants else None
+    if hidden:
         yield f"all runs with {settings_text(sorted(hidden))}"
     seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
+        # Only methods that differ from most others are named.
         usual = counts.most_common(1)[0][0]
-        others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
-        yield f"methods have different seeds: {usual}, but {others}"
+        unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
+        yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
     yield from _unlike([(str(row.method), cell.tested) for row, cell in cells])
-    if any(skipped := {score.skipped for _, cell in cells for _, score in cell.scored}):
+    if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
-    for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
-        yield (
-            f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "
-            f"file); the newest counts, not {run.path}"
-        )
+    for row, cell in cells:
+        for run in cell.hidden:
+            yield (
+                f"{row.method}, seed {run.seed}: runs differ in something that no setting shows "
+                f"(such as a changed YAML or data file); the newest counts, not {run.path}"
+            )
 
 
 def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
-    """Yield which methods are means over runs that are not alike, and in what else the runs of several methods are not."""
-    noted: set[str] = set()
+    """Yield which methods are means over runs that are not alike, and what else differs."""
+    noted = set()
+    runs_of_all: list[Run] = []
     for method, runs in methods:
+        runs_of_all += runs
         for name, seeds_by_fact in conditions.mixed(runs).items():
             noted.add(name)
             facts = [
-                f"{conditions.shown(fact)} (seed {seeds_text(seeds_by_fact[fact])})"
-                for fact in seeds_by_fact
+                f"{conditions.shown(fact)} (seed {seeds_text(seeds)})"
+                for fact, seeds in seeds_by_fact.items()
             ]
             yield f"{method} is a mean over runs that differ in {name}: {', '.join(facts)}"
-    differing = conditions.mixed([run for _, runs in methods for run in runs]).keys() - noted
+    # A fact in which runs of one method differ was noted above, and differs between methods too.
+    differing = conditions.mixed(runs_of_all).keys() - noted
     if differing:
         names = " and ".join(sorted(differing))
-        yield f"methods differ in {names}, though none of their settings does; such runs earn no mark"
+        yield (
+            f"methods differ in {names}, though none of their settings does; such runs earn no mark"
+        )

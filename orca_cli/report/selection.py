@@ -1,18 +1,18 @@
-"""Which runs are shown: by the value of any setting; members of a study, by its names; every arm at its own value."""
+"""Which runs are shown: by any setting, by the names of a study, or every arm at its own value."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, STATES, TEST_SET, Collection, Run
 from orca_cli.report.conditions import PROGRAM, VALIDATED, mixed, program_name
 from orca_cli.report.layout import clean, seeds_text
-from orca_cli.report.table import Column, Method, placed
+from orca_cli.report.table import placed
 from orca_cli.runs import settings, studies
 from orca_cli.runs.settings import canonical
 
@@ -22,7 +22,10 @@ KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 RATE = "train.lr"
 FEW = 50  # validation samples: a choice by fewer is mostly luck
 _EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
-_LUCK = f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on all)"
+_LUCK = (
+    f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
+    "all)"
+)
 _ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
 
 
@@ -37,42 +40,52 @@ def pair(text: str, option: str) -> tuple[str, str]:
 
 
 class Values:
-    """Looks up the value of any key of a run, as it would be typed; runs that differ in their seed only are read once."""
+    """Looks up the value of any key of a run, as it would be typed.
+
+    The settings of runs that differ in their seed only are read once.
+    """
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, str], str | None] = {}
 
     def lookup(self, run: Run, key: str) -> str | None:
-        """Return a run's value of a group or a setting: typed, decided by the run, or the default; None if not recorded.
+        """Return a run's value of a group or a setting; None if not recorded.
 
-        A run of `select_study` has the names of the study's choices in place of what these set, and `set` is its task.
+        It was typed, decided by the run, or is the default. A run of `select_study` has the names
+        of the study's choices in place of what these set, and `set` is its task.
         """
-        fields = {name: str(getattr(run, name)) for name in FIELDS}
-        known = {
-            **run.decided,
-            **run.variant,
-            **fields,
-            SET: run.task,
-            TEST_SET: run.test_set[:8] or None,
-            PROGRAM: program_name(run) if run.facts else None,
-        }
-        if key in known:
-            return known[key]
+        if key in FIELDS:
+            return str(getattr(run, key))
+        if key == SET:
+            return run.task
+        if key == TEST_SET:
+            return run.test_set[:8] or None
+        if key == PROGRAM:
+            return program_name(run) if run.facts else None
+        if key in run.variant:
+            return run.variant[key]
+        if key in run.decided:
+            return run.decided[key]
         # The hash of the settings leaves out those without an effect on the result.
-        place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
-        if place not in self._composed:
+        is_hashed = run.settings and not is_without_effect(key)
+        entry = (run.settings if is_hashed else str(run.path), key)
+        if entry not in self._composed:
             try:
-                self._composed[place] = settings.as_typed(settings.settings(run.path)[key])
+                composed = settings.settings(run.path)
+                self._composed[entry] = settings.as_typed(composed[key])
             except (OrcaError, KeyError):  # the run has no such setting
-                self._composed[place] = None
-        return self._composed[place]
+                self._composed[entry] = None
+        return self._composed[entry]
 
 
 def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
-    """Return the runs whose key has a value, or one of several; see `Values.lookup`. Broken folders stay.
+    """Return the runs whose key has a value, or one of several; see `Values.lookup`.
+
+    Broken folders stay.
 
     Args:
-        text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds 0.0001.
+        text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds
+            0.0001.
         values: of runs, so that the settings of several calls are read once.
 
     Raises:
@@ -80,66 +93,92 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
         DataError: no run has such a value, and it is no state that a run may have.
     """
     key, value = pair(text, "--where")
-    values = values or Values()
-    every = [values.lookup(run, key) for run in (*collection.runs, *collection.superseded)]
-    spellings = {canonical(spelt): spelt for spelt in every if spelt is not None}
+    lookup = (values or Values()).lookup
+    spellings = {}  # canonical form -> as a run has it
+    for run in (*collection.runs, *collection.superseded):
+        recorded = lookup(run, key)
+        if recorded is not None:
+            spellings[canonical(recorded)] = recorded
     if key == "state":
         spellings |= {state: state for state in STATES}
+    # A list such as [1,2] is one value.
     names = [value] if canonical(value) in spellings else value.split(",")
-    for name in sorted(name for name in names if canonical(name) not in spellings):
-        hint = suggest(name, spellings.values()) if spellings else KEY_HINT
-        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    kept = {
-        spelt
-        for spelt in every
-        if spelt is not None and canonical(spelt) in [*map(canonical, names)]
-    }
-    return collection.changed(lambda run: [run] if values.lookup(run, key) in kept else [])
+    unknown = sorted(name for name in names if canonical(name) not in spellings)
+    if unknown:
+        hint = suggest(unknown[0], spellings.values()) if spellings else KEY_HINT
+        raise DataError(f"no run has {key}={unknown[0]}", where="--where", hint=hint)
+    chosen = set(map(canonical, names))
+
+    def matching(run: Run) -> Iterator[Run]:
+        recorded = lookup(run, key)
+        if recorded is not None and canonical(recorded) in chosen:
+            yield run
+
+    return collection.changed(matching)
 
 
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
-    """Return the runs that belong to a study, with the study's names for their task, settings and arm.
+    """Return the runs of a study, with the study's names for their task, settings and arm.
 
-    A run that several arms share is there once for each. Any of the folders of runs may hold a record of the study.
+    A run that several arms share is there once for each. Any of the folders of runs may hold a
+    record of the study.
 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    recorded = [(folder, there) for folder in folders for there in studies.names(folder)]
-    if name not in (names := [there for _, there in recorded]):
+    names = []
+    members = []
+    for folder in folders:
+        recorded = studies.names(folder)
+        names += recorded
+        if name in recorded:
+            members += studies.read(folder, name)
+    if name not in names:
         hint = suggest(name, names) if names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    members = [
-        one for folder, there in recorded if there == name for one in studies.read(folder, name)
-    ]
-    axes = sorted(set.intersection(*(set(one.labels) for one in members))) if members else []
-    axes = [axis for axis in axes if not is_without_effect(axis)]
-    labels_by_arm: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    all_labels = []
     for member in members:
-        labels = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
-        arms, arm = labels_by_arm[member.identity], tuple(labels[axis] for axis in axes)
-        # An extra override that repeats the study's own value does not make a second run of the arm.
-        arms[arm] = min(labels, arms.get(arm, labels), key=len)
+        labels = {key: text for key, text in member.labels.items() if not is_without_effect(key)}
+        all_labels.append(labels)
+    # Axes are labels of all members; further labels are overrides of some.
+    axes = sorted(set.intersection(*map(set, all_labels))) if members else []
+    # Identity of the run -> arm, as values on the axes -> labels.
+    arms_by_run: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    for member, labels in zip(members, all_labels, strict=True):
+        arms = arms_by_run[member.identity]
+        arm = tuple(labels[axis] for axis in axes)
+        # An extra override that repeats the study's own value makes no second run of the arm.
+        if arm not in arms or len(labels) <= len(arms[arm]):
+            arms[arm] = labels
 
-    def named(run: Run) -> Iterator[Run]:
-        for labels in labels_by_arm.get(run.identity, {}).values():
-            groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
-            variant = {
-                key: text
-                for key, text in labels.items()
-                if key not in (SET, "seed", "task", *GROUPS)
-            }
-            arm = ", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed")
-            yield replace(run, task=labels.get(SET, run.task), variant=variant, arm=arm, **groups)
+    def renamed(run: Run) -> Iterator[Run]:
+        for labels in arms_by_run.get(run.identity, {}).values():
+            yield _renamed(run, labels, axes)
 
-    return collection.changed(named)
-
-
-_Runs = list[tuple[str, Run]]  # of an arm, with their values of a setting
+    return collection.changed(renamed)
 
 
-@dataclass(frozen=True)
-class _Choice:
+def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
+    """Return a run with a study's names in place of its own."""
+    groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+    names = (SET, "seed", "task", *GROUPS)
+    return replace(
+        run,
+        **groups,
+        task=labels.get(SET, run.task),
+        variant={key: text for key, text in labels.items() if key not in names},
+        arm=", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed"),
+    )
+
+
+class _Candidate(NamedTuple):
+    """A run of an arm, with its value of the setting that is chosen."""
+
+    value: str
+    run: Run
+
+
+class _Choice(NamedTuple):
     """What the validation errors of one arm on one seed choose.
 
     Args:
@@ -149,7 +188,8 @@ class _Choice:
         is_edge: whether it is the lowest or the highest value that was run.
         fewest: validation samples of the errors that were compared; 0 if not recorded.
         judges: the runs of other seeds at that value.
-        unlike: values whose errors were not compared with the others, with what differs, for readers.
+        unlike: values whose errors were not compared with the others, with what differs, for
+            readers.
     """
 
     arm: str
@@ -162,15 +202,18 @@ class _Choice:
 
 
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
-    """Choose each arm's value of a setting by validation error on one seed, and return the runs of other seeds at that value.
+    """Choose each arm's value of a setting by validation error on one seed.
 
-    An arm is all settings but the seed and the one that is chosen. Its seed is the one that most values were run with, the
-    lowest of several. Only errors on equal samples, of runs that are alike (`conditions.VALIDATED`), are compared: those of the
-    most values, of equally many the newest. Of equal errors the middle value is chosen, the lower of two. Errors of the test
-    split never choose, not even where a protocol validates on it. An arm without a validation error is left out.
+    An arm is all settings but the seed and the one that is chosen. Its seed is the one that most
+    values were run with, the lowest of several. Only errors on equal samples, of runs that are
+    alike (`conditions.VALIDATED`), are compared: those of the most values, of equally many the
+    newest. Of equal errors the middle value is chosen, the lower of two. Errors of the test split
+    never choose, not even where a protocol validates on it. An arm without a validation error is
+    left out.
 
     Returns:
-        the runs that judge; the first line of their table; notes on what limits the choice.
+        the runs of other seeds at the chosen values, which judge; the first line of their table;
+        notes on what limits the choice.
 
     Raises:
         UsageError: the key is not a setting of an arm.
@@ -180,71 +223,91 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         raise UsageError(
             f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}"
         )
-    choices = [_choice(arm, runs, key) for arm, runs in _arms(collection, key, values)]
+    choices = [_choice(arm, candidates, key) for arm, candidates in _arms(collection, key, values)]
+    judges = []
+    for choice in choices:
+        judges += choice.judges
     chosen_on = f"chosen on validation, seed {seeds_text({choice.seed for choice in choices})}"
-    judges = [run for choice in choices for run in choice.judges]
     if not judges:
-        what = (
-            f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to judge"
+        raise DataError(
+            clean(
+                f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to "
+                "judge"
+            ),
+            where="--choose",
+            hint=f"run other seeds: orca run -m {key}=... seed=1,2,3",
         )
-        hint = f"run other seeds: orca run -m {key}=... seed=1,2,3"
-        raise DataError(clean(what), where="--choose", hint=hint)
-    judges.sort(key=lambda run: (run.path.name, str(run.path)))
+    judges.sort(key=Run.order)
     heading = f"each arm at its own {key}, {chosen_on}; judged by the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
 
 
-def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, _Runs]]:
-    """Return the name and the runs of each arm on each set; DataError where no run has the setting."""
-    arms: dict[tuple[Column, Method], _Runs] = defaultdict(list)
+def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, list[_Candidate]]]:
+    """Return name and runs of each arm on each set; DataError where no run has the setting."""
+    arms = defaultdict(list)
     for run, column, method in placed(collection.runs):
         value = values.lookup(run, key)
         if value is not None:
-            settings = tuple(setting for setting in method.settings if setting[0] != key)
-            arms[column, replace(method, settings=settings)].append((canonical(value), run))
+            fixed = tuple(setting for setting in method.settings if setting[0] != key)
+            candidate = _Candidate(value=canonical(value), run=run)
+            arms[column, replace(method, settings=fixed)].append(candidate)
     if not arms:
         raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
-    return [(f"{column.name} {method}", runs) for (column, method), runs in sorted(arms.items())]
+    return [(f"{column.name} {method}", arms[column, method]) for column, method in sorted(arms)]
 
 
-def _choice(arm: str, runs: _Runs, key: str) -> _Choice:
+def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     """Return what the runs of an arm choose."""
-    # The lowest seed that all values were run with, or else most of them.
-    counts = Counter(seed for _, seed in {(value, run.seed) for value, run in runs})
-    seed = min(counts, key=lambda candidate: (-counts[candidate], candidate))
-    validated = {value: run for value, run in runs if run.seed == seed and run.chooses_by}
+    seed = _choosing_seed(candidates)
+    validated = {
+        value: run for value, run in candidates if run.seed == seed and run.chooses_by is not None
+    }
     compared, unlike = _alike(validated)
-    scores = {value: validated[value].chooses_by for value in compared}
-    chosen, is_edge = _lowest(
-        {value: score.validation or 0.0 for value, score in scores.items() if score}
-    )
+    errors = {}
+    sizes = []
+    for value in compared:
+        score = validated[value].chooses_by
+        if score is not None and score.validation is not None:
+            errors[value] = score.validation
+            sizes.append(score.validated_by)
+    chosen, is_edge = _lowest(errors)
+    choice = f"{chosen} (edge)" if is_edge else chosen
     judges = []
-    for value, run in runs:
+    for value, run in candidates:
         if value == chosen and run.seed != seed:
+            # Without the chosen setting, so that an arm is one row whatever was chosen on its sets.
             variant = {name: text for name, text in run.variant.items() if name != key}
-            choice = f"{chosen} (edge)" if is_edge else chosen
             judges.append(replace(run, variant=variant, choice=choice))
     return _Choice(
         arm=arm,
         seed=seed,
         value=chosen,
         is_edge=is_edge,
-        fewest=min((score.validated_by for score in scores.values() if score), default=0),
+        fewest=min(sizes, default=0),
         judges=judges,
         unlike=unlike,
     )
 
 
-def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
-    """Return the values whose runs can be compared, most of all, of equally many the newest, and the others, with reasons.
+def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
+    """Return the lowest seed that all values were run with, or else most of them."""
+    cells = {(run.seed, value) for value, run in candidates}
+    counts = Counter(seed for seed, _ in cells)
+    return min(counts, key=lambda seed: (-counts[seed], seed))
 
-    `runs`: value -> run.
+
+def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
+    """Return the values whose runs can be compared, and the others, with reasons.
+
+    Of several groups of values that can be compared it is the largest, of equally large ones the
+    newest. `runs`: value -> run.
     """
     compared: list[str] = []
     unlike: list[str] = []
     for example in runs.values():
         differs = {value: mixed((example, run), VALIDATED) for value, run in runs.items()}
         alike = [value for value, names in differs.items() if not names]
+        # Runs come from the oldest to the newest: of equally large groups the last stays.
         if len(alike) >= len(compared):
             compared = alike
             unlike = [f"{value} ({', '.join(names)})" for value, names in differs.items() if names]
@@ -256,30 +319,37 @@ def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
     unlike = f"left out of the choice, since more than {key} differs from the arm's other runs"
     limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE, unlike)}
     for choice in choices:
-        place = f"{choice.arm} {choice.value}"
+        chosen = f"{choice.arm} {choice.value}"
         if choice.is_edge:
-            limits[_EDGE].append(place)
+            limits[_EDGE].append(chosen)
         if 0 < choice.fewest < FEW:
             limits[_LUCK].append(f"{choice.arm} ({choice.fewest})")
         if choice.value and not choice.judges:
-            limits[_ALONE].append(f"{place} (seed {choice.seed})")
+            limits[_ALONE].append(f"{chosen} (seed {choice.seed})")
         limits[unlike] += [f"{choice.arm} {value}" for value in choice.unlike]
     return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
 
 
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
-    """Return the value with the lowest error, empty for none, and whether it is the lowest or highest of several numbers."""
+    """Return the value with the lowest error, empty for none.
 
-    def order(value: str) -> tuple[float, str]:
-        try:
-            return float(value), value
-        except ValueError:
-            return math.inf, value
+    And whether it is the lowest or the highest of several numbers.
+    """
+    if not errors:
+        return "", False
+    values = sorted(errors, key=_order)
+    lowest = min(errors.values())
+    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
+    chosen = best[(len(best) - 1) // 2]
+    size_of_last, _ = _order(values[-1])
+    # Values that are not numbers come last and have no order of their own.
+    has_edges = len(values) > 1 and size_of_last < math.inf
+    return chosen, has_edges and chosen in (values[0], values[-1])
 
-    values = sorted(errors, key=order)
-    lowest = min(errors.values(), default=0.0)
-    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)] or [""]
-    value = best[(len(best) - 1) // 2]
-    return value, len(values) > 1 and value in (values[0], values[-1]) and order(values[-1])[
-        0
-    ] < math.inf
+
+def _order(value: str) -> tuple[float, str]:
+    """Return a key that sorts numbers by size, and other values after them."""
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value

@@ -1,50 +1,46 @@
-"""From runs to one table: methods as rows, tasks as columns, mean and sample standard deviation over seeds as cells.
+"""From runs to one table: methods as rows, tasks as columns, errors over seeds as cells.
 
-Runs that differ in a setting are never averaged: they get rows of their own. Other people's results from a csv file stand
-below, with their source, never ranked, never best.
+An error is a mean and a sample standard deviation. Runs that differ in a setting are never
+averaged: they get rows of their own. Other people's results from a csv file are below, with their
+source, never ranked, never best.
 """
 
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import TEST_SET, Broken, Collection, Run
+from orca_cli.report.collect import TEST_SET, Baseline, Broken, Collection, Run
 from orca_cli.report.conditions import TEST_DATA, mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import canonical
 
-_NAMES_OF_DATA = (
-    "task.test",
-    "task.train",
-    "task.path",
-    "task.dataset",
-)  # settings that name a user's own data
+# Settings that name a user's own data.
+_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 UNFINISHED = ("failed", "dead", "interrupted", "running")
-MISSING = (
-    "undefined",
-    "not tested",
-    *UNFINISHED,
-)  # why a run is not in a mean; not tested: test=false
+# Why a run is not in a mean; not tested: test=false.
+MISSING = ("undefined", "not tested", *UNFINISHED)
 _PUBLISHED = ("task", "method", "error", "source")
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`.
+    """Errors that may be compared: of one task, by one protocol and under one name.
 
-    `data` names the user's own data set, where the runs of the task are of several.
+    The fields are as in `Run` and `Score`; without a score, the error has no name. `data` names the
+    user's own data set, where the runs of the task are of several.
     """
 
     task: str
     protocol: str
-    error_name: str
-    percent: bool
-    synthetic: bool
+    error_name: str = ""
+    percent: bool = False
+    synthetic: bool = False
     chosen_on_test: bool = False
     size: str = ""
     data: str = ""
@@ -56,13 +52,16 @@ class Column:
 
     @property
     def scale(self) -> float:
-        """Return what stored errors are multiplied by where they are shown."""
+        """Return the factor by which stored errors are multiplied where they are shown."""
         return 100.0 if self.percent else 1.0
 
 
 @dataclass(frozen=True, order=True)
 class Method:
-    """What a row stands for; `settings` are keys and values of the overridden settings in which runs of the table differ."""
+    """The name of a row.
+
+    `settings` are keys and values of the overridden settings in which runs of the table differ.
+    """
 
     body: str
     source: str
@@ -71,8 +70,8 @@ class Method:
     settings: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        settings = (f"{key}={value}" for key, value in self.settings)
-        return " ".join(text for text in (self.body, self.metric, self.finetune, *settings) if text)
+        settings = [f"{key}={text}" for key, text in self.settings]
+        return " ".join(filter(None, (self.body, self.metric, self.finetune, *settings)))
 
 
 @dataclass
@@ -80,38 +79,43 @@ class Cell:
     """The runs of one method on one task; errors are as stored.
 
     Attributes:
-        runs: the newest completed one of each seed, by rising seed; `scored` has them with their scores.
+        attempts: from the oldest to the newest.
+        runs: the newest completed one of each seed, by rising seed; `scored` has them with their
+            scores.
+        hidden: completed ones that do not count, since a newer one has the same seed.
         tested, values: runs with a test error, and these errors; undefined ones are left out.
-        mean, deviation: of `values`; None where there is no value, or for the deviation only one.
+        mean, deviation: of `values`, the sample standard deviation (n - 1); None where there is no
+            value, or for the deviation only one.
+        missing: one of MISSING -> number of runs.
+        best: whether its mean is the lowest of the column.
+        earned: whether that mean is shown to be lower than all others, see `_mark`.
     """
 
-    every: Sequence[Run] = ()  # from the oldest to the newest
-    best: bool = False  # its mean is the lowest of the column
-    earned: bool = False  # and it is shown to be lower than all others: see `_mark`
+    attempts: Sequence[Run] = ()
+    best: bool = False
+    earned: bool = False
 
     def __post_init__(self) -> None:
-        completed = [run for run in self.every if run.score is not None]
+        completed = [run for run in self.attempts if run.score is not None]
         newest = {run.seed: run for run in completed}
         self.run_by_seed = dict(sorted(newest.items()))
         self.runs = list(self.run_by_seed.values())
-        self.hidden = [run for run in completed if run is not newest[run.seed]]  # not counted
+        self.hidden = [run for run in completed if run is not newest[run.seed]]
         self.scored = [(run, run.score) for run in self.runs if run.score is not None]
-        self.by_seed = {
-            run.seed: score.value for run, score in self.scored if score.value is not None
-        }
+        self.missing = Counter(run.state for run in self.attempts if run.score is None)
+        self.by_seed: dict[int, float] = {}
+        for run, score in self.scored:
+            if score.value is not None:
+                self.by_seed[run.seed] = score.value
+            elif score.n + score.skipped:
+                # It was measured on samples, but is not defined on them.
+                self.missing["undefined"] += 1
+            else:
+                self.missing["not tested"] += 1
         self.tested = [self.run_by_seed[seed] for seed in self.by_seed]
         self.values = list(self.by_seed.values())
         self.mean = fmean(self.values) if self.values else None
-        self.deviation = (
-            stdev(self.values) if len(self.values) > 1 else None
-        )  # sample standard deviation (n - 1)
-        self.missing = Counter(
-            run.state for run in self.every if run.score is None
-        )  # of MISSING -> number of runs
-        lacking = [score for _, score in self.scored if score.value is None]
-        self.missing.update(
-            "undefined" if score.n + score.skipped else "not tested" for score in lacking
-        )
+        self.deviation = stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def unaligned(self) -> int:
@@ -120,7 +124,7 @@ class Cell:
 
     @property
     def choice(self) -> str:
-        """Return the values chosen for its runs (see selection.py); empty where nothing was chosen."""
+        """Return the values chosen for its runs (see selection.py); empty where none was."""
         return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
 
 
@@ -140,9 +144,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Reference:
-    """An error beside ours on one task, as stored: a simple model's, lowest and highest over runs, or one that others report.
+    """An error to set ours against on one task, as stored.
 
-    `words` say which model, or what makes the two hard to compare; empty for nothing.
+    It is a simple model's, lowest and highest over runs, or one that others report. `words` say
+    which model it is of, or why the two are hard to compare; empty for nothing.
     """
 
     low: float
@@ -155,7 +160,8 @@ class Table:
     """Everything that a report shows.
 
     Args:
-        columns, rows: `build_table` sorts them by their names; every row has a cell for each column.
+        columns, rows: `build_table` sorts them by their names; every row has a cell for each
+            column.
         unfinished, superseded, broken: runs that are not completed; and as in `Collection`.
         references: the rows below: name -> an error for each column, None where there is none.
         heading: the first line, such as how rates were chosen; empty for none.
@@ -172,215 +178,306 @@ class Table:
     remarks: list[str] = field(default_factory=list)
 
 
+class Placement(NamedTuple):
+    """A run with its column and its row of a table."""
+
+    run: Run
+    column: Column
+    method: Method
+
+
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    runs: dict[tuple[Method, Column], list[Run]] = defaultdict(list)
-    for run, column, method in placed(collection.runs):
-        runs[method, column].append(run)
-    columns, methods = (
-        sorted({column for _, column in runs}),
-        sorted({method for method, _ in runs}),
+    runs = defaultdict(list)
+    for placement in placed(collection.runs):
+        runs[placement.method, placement.column].append(placement.run)
+    columns = sorted({column for _, column in runs})
+    rows = []
+    for method in sorted({method for method, _ in runs}):
+        cells = [Cell(attempts=runs[method, column]) for column in columns]
+        rows.append(Row(method=method, cells=cells))
+    cells_by_column = list(zip(*(row.cells for row in rows), strict=True))
+    for column_cells in cells_by_column:
+        _mark(column_cells)
+    return Table(
+        columns=columns,
+        rows=rows,
+        unfinished=[run for run in collection.runs if run.state != "completed"],
+        superseded=collection.superseded,
+        broken=collection.broken,
+        references=_references(cells_by_column),
     )
-    rows = [Row(method, [Cell(runs[method, column]) for column in columns]) for method in methods]
-    references: dict[str, list[Reference | None]] = {"best baseline": [], "trivial": []}
-    for place in range(len(columns)):
-        cells = [row.cells[place] for row in rows]
-        _mark(cells)
-        scores = [score for cell in cells for _, score in cell.scored]
-        references["best baseline"].append(
-            _range([score.baselines[0] for score in scores if score.baselines])
-        )
-        references["trivial"].append(
-            _range([("", score.trivial) for score in scores if score.trivial is not None])
-        )
-    references = {name: ranges for name, ranges in references.items() if any(ranges)}
-    unfinished = [run for run in collection.runs if run.state != "completed"]
-    return Table(columns, rows, unfinished, collection.superseded, collection.broken, references)
 
 
 def _mark(cells: Sequence[Cell]) -> None:
-    """Mark the lowest mean of a column as best, and as earned where it is demonstrably lower than that of each other method.
+    """Mark the lowest mean of a column as best, and as earned where it is shown to be the lowest.
 
-    That takes six seeds or more in common with each, on the same test data and otherwise alike (see `conditions`), a lower mean
-    over them, and p <= 0.05 by the exact sign-flip test, corrected for the number of other methods (Holm).
+    That takes six seeds or more in common with each other method, on the same test data and
+    otherwise alike (see `conditions`), a lower mean over them, and p <= 0.05 by the exact sign-flip
+    test, corrected for the number of other methods (Holm).
     """
-    shown = [(cell, mean) for cell in cells if (mean := cell.mean) is not None]
-    lowest = min((mean for _, mean in shown), default=math.inf)
-    for cell, mean in shown:
-        cell.best = math.isclose(mean, lowest, rel_tol=1e-12)
-        if cell.best and len(shown) > 1 and len(cell.values) >= LEAST:
-            gains = [_gains(other, cell) for other, _ in shown if other is not cell]
-            if all(
-                len(differences) >= LEAST and math.fsum(differences) > 0 for differences in gains
-            ):
-                cell.earned = (
-                    max(holm([sign_flip(differences) for differences in gains])) <= LARGEST_P
-                )
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    for cell in cells:
+        if cell.mean is None:
+            continue
+        cell.best = math.isclose(cell.mean, min(means), rel_tol=1e-12)
+        if cell.best:
+            rivals = [rival for rival in cells if rival.mean is not None and rival is not cell]
+            cell.earned = _is_shown_lower(cell, rivals)
 
 
-def _gains(other: Cell, cell: Cell) -> list[float]:
-    """Return how much lower the errors of a cell are than another's, by seed, where their runs can be compared."""
+def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
+    if not rivals or len(cell.values) < LEAST:
+        return False
+    gains_by_rival = [_gains(rival, cell) for rival in rivals]
+    for gains in gains_by_rival:
+        if len(gains) < LEAST or math.fsum(gains) <= 0:
+            return False
+    return max(holm([sign_flip(gains) for gains in gains_by_rival])) <= LARGEST_P
+
+
+def _gains(rival: Cell, cell: Cell) -> list[float]:
+    """Return how much lower a cell's errors are than a rival's, by seed, of comparable runs."""
     gains = []
-    for seed in sorted(other.by_seed.keys() & cell.by_seed.keys()):
-        run, partner = cell.run_by_seed[seed], other.run_by_seed[seed]
+    for seed in sorted(rival.by_seed.keys() & cell.by_seed.keys()):
+        run = cell.run_by_seed[seed]
+        partner = rival.run_by_seed[seed]
+        # A setting may explain other test data, but their errors are still of other samples.
         if run.test_set == partner.test_set and not mixed((run, partner)):
-            gains.append(other.by_seed[seed] - cell.by_seed[seed])
+            gains.append(rival.by_seed[seed] - cell.by_seed[seed])
     return gains
 
 
-def _range(models: Sequence[tuple[str, float]]) -> Reference | None:
+def _references(
+    cells_by_column: Sequence[Sequence[Cell]],
+) -> dict[str, list[Reference | None]]:
+    """Return the rows of the best simple models and of the constants that have an error."""
+    baselines = []
+    constants = []
+    for cells in cells_by_column:
+        scores = []
+        for cell in cells:
+            scores += [score for _, score in cell.scored]
+        baselines.append(_range([score.baselines[0] for score in scores if score.baselines]))
+        errors = [score.trivial for score in scores if score.trivial is not None]
+        constants.append(_range([Baseline(name="", error=error) for error in errors]))
+    references = {"best baseline": baselines, "trivial": constants}
+    return {name: ranges for name, ranges in references.items() if any(ranges)}
+
+
+def _range(models: Sequence[Baseline]) -> Reference | None:
     if not models:
         return None
-    names, errors = zip(*models, strict=True)
-    words = ", ".join(filter(None, sorted(set(names))))
-    return Reference(min(errors), max(errors), words and f"({words})")
+    errors = [model.error for model in models]
+    names = ", ".join(sorted({model.name for model in models if model.name}))
+    return Reference(low=min(errors), high=max(errors), words=f"({names})" if names else "")
 
 
-def placed(runs: Sequence[Run]) -> list[tuple[Run, Column, Method]]:
+def placed(runs: Sequence[Run]) -> list[Placement]:
     """Return each run with its column and its method.
 
-    A method is named by the overridden settings that are not the same in all runs of some column; runs of the same settings are
-    one method, however these were typed. Where settings differ without an override, because a file was changed, the name
-    includes the first digits of their hash. Where test data differ, the names of all runs include the first digits of theirs,
-    so that runs on the same data stay together.
+    A method is named by the overridden settings that are not the same in all runs of some column;
+    runs of the same settings are one method, however these were typed. Where settings differ
+    without an override, because a file was changed, the name includes the first digits of their
+    hash. Where test data differ, the names of all runs include the first digits of theirs, so that
+    runs on the same data stay together.
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    sizes = Counter(columns)
-    counts = Counter(
-        (column, item)
-        for column, one in zip(columns, variants, strict=True)
-        for item in one.items()
-    )
-    shown = sorted({key for (column, (key, _)), count in counts.items() if count < sizes[column]})
+    keys = _telling_keys(columns, variants)
     methods = []
-    hashes: dict[tuple[Column, Method], list[str]] = defaultdict(list)
+    # Hashes of all settings, of the runs of a column and a method.
+    hashes = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
-        settings = tuple((key, variant[key]) for key in shown if key in variant)
-        methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
-        hashes[column, methods[-1]].append(run.settings)
-    for place, run in enumerate(runs):
-        every, method = hashes[columns[place], methods[place]], methods[place]
+        method = Method(
+            body=run.body,
+            source=run.source,
+            metric=run.metric,
+            finetune=run.finetune,
+            settings=tuple((key, variant[key]) for key in keys if key in variant),
+        )
+        methods.append(method)
+        hashes[column, method].append(run.settings)
+    placements = []
+    for run, column, method in zip(runs, columns, methods, strict=True):
+        n_runs = len(hashes[column, method])
+        n_settings = len(set(hashes[column, method]))
         # In a study whose seeds draw the samples every run has settings of its own.
-        if len(set(every)) > 1 and not (run.arm and len(set(every)) == len(every)):
-            methods[place] = replace(
-                method, settings=(*method.settings, ("settings", run.settings[:8]))
-            )
-    return list(zip(runs, columns, methods, strict=True))
+        is_drawn_by_seed = run.arm != "" and n_settings == n_runs
+        if n_settings > 1 and not is_drawn_by_seed:
+            # Nothing that was typed tells these runs apart.
+            settings = (*method.settings, ("settings", run.settings[:8]))
+            method = replace(method, settings=settings)
+        placements.append(Placement(run=run, column=column, method=method))
+    return placements
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
-    """Return the column of each run; a run without a score goes to a column of its task that has scores.
+    """Return the column of each run; one without a score goes to a column of its task with scores.
 
-    A user's own data set is named by the path of its test data, or of its training data where `task.test` is not set, as typed:
-    by the first path of those whose runs were tested on the same data. It has no name where its task has no other.
+    A user's own data set is named by the path of its test data, or of its training data where
+    `task.test` is not set, as typed: by the first path of those whose runs were tested on the same
+    data. It has no name where its task has no other.
     """
-    first_path: dict[tuple[str, str], str] = {}  # task and fingerprint of the test data -> path
+    # Task and fingerprint of the test data -> path.
+    first_path: dict[tuple[str, str], str] = {}
     columns = []
-    for run in runs:  # those of a study have the names of its sets
-        typed = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
-        path = " ".join([*typed[:1], run.variant.get("task.config", "")]).strip() if typed else ""
-        data = first_path.setdefault((run.task, run.test_set or path), path) if path else ""
-        one, marks = run.score, ("", False, False, False, "")
-        if one is not None:
-            marks = (
-                one.error_name,
-                one.percent,
-                one.synthetic,
-                one.validated_on == "test",
-                one.size,
-            )
-        columns.append(Column(run.task, run.protocol, *marks, data))
-    sets = Counter(
-        task for task, data in {(column.task, column.data) for column in columns} if data
-    )
-    columns = [column if sets[column.task] > 1 else replace(column, data="") for column in columns]
-    scored = {column for run, column in zip(runs, columns, strict=True) if run.score}
-    first = {(one.task, one.protocol, one.data): one for one in sorted(scored, reverse=True)}
-    return [
-        one if one in scored else first.get((one.task, one.protocol, one.data), one)
-        for one in columns
+    for run in runs:
+        data = ""
+        path = _own_path(run)
+        if path:
+            data = first_path.setdefault((run.task, run.test_set or path), path)
+        columns.append(_column(run, data))
+    named = {(column.task, column.data) for column in columns if column.data}
+    counts = Counter(task for task, _ in named)
+    columns = [
+        column if counts[column.task] > 1 else replace(column, data="") for column in columns
     ]
+    # As it would be without a score -> column with scores, of several the lowest by name.
+    with_scores = {}
+    for column in sorted(set(columns), reverse=True):
+        if column.error_name:
+            unscored = Column(task=column.task, protocol=column.protocol, data=column.data)
+            with_scores[unscored] = column
+    return [with_scores.get(column, column) for column in columns]
+
+
+def _own_path(run: Run) -> str:
+    """Return the path of a user's own data as typed, with its configuration; empty for none."""
+    # Runs of a study have the names of its sets instead.
+    paths = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
+    if not paths:
+        return ""
+    return f"{paths[0]} {run.variant.get('task.config', '')}".strip()
+
+
+def _column(run: Run, data: str) -> Column:
+    column = Column(task=run.task, protocol=run.protocol, data=data)
+    score = run.score
+    if score is None:
+        return column
+    return replace(
+        column,
+        error_name=score.error_name,
+        percent=score.percent,
+        synthetic=score.synthetic,
+        chosen_on_test=score.validated_on == "test",
+        size=score.size,
+    )
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run, and its test data where they differ between runs with equal task settings.
+    """Return the overridden settings of each run, with its test data where only these differ.
 
-    Settings are merged over all runs with the same hash of all settings: one may be typed, or left at its default. Settings
-    that prepare the data (`task.gaps`, ...) change the recorded test data too, but already name the run.
+    Settings are merged over all runs with the same hash of all settings: one may be typed, or left
+    at its default. Settings that prepare the data (`task.gaps`, ...) change the recorded test data
+    too, but already name the run.
     """
     merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
     variants = []
     for run, column in zip(runs, columns, strict=True):
-        key = (
-            column,
-            run.body,
-            run.source,
-            run.metric,
-            run.finetune,
-            run.arm,
-            run.settings or run.path,
-        )
-        merged[key] |= {key: canonical(value) for key, value in run.variant.items()}
-        variants.append(merged[key])
-    places: dict[Column, list[int]] = defaultdict(list)
-    for place, column in enumerate(columns):
-        if runs[place].test_set:
-            places[column].append(place)
-    for group in places.values():
-        tests = mixed([runs[place] for place in group], [TEST_DATA]).get(TEST_DATA, {})
-        for place in group:
-            if runs[place].test_set in tests:
-                variants[place] = variants[place] | {TEST_SET: runs[place].test_set[:8]}
+        names = (run.body, run.source, run.metric, run.finetune, run.arm)
+        variant = merged[column, names, run.settings or run.path]
+        variant |= {key: canonical(text) for key, text in run.variant.items()}
+        variants.append(variant)
+    rows_by_column = defaultdict(list)
+    for row, column in enumerate(columns):
+        if runs[row].test_set:
+            rows_by_column[column].append(row)
+    for rows in rows_by_column.values():
+        # Empty where settings of the task explain why test data differ.
+        test_sets = mixed([runs[row] for row in rows], [TEST_DATA]).get(TEST_DATA, {})
+        for row in rows:
+            test_set = runs[row].test_set
+            if test_set in test_sets:
+                # A dict of its own: the merged one is shared with runs on other data.
+                variants[row] = variants[row] | {TEST_SET: test_set[:8]}
     return variants
 
 
-def with_published(table: Table, path: Path) -> Table:
-    """Return a table with other people's results below it: those lines of a csv file that are of its tasks.
+def _telling_keys(columns: Sequence[Column], variants: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the settings, sorted, that are not the same in all runs of some column."""
+    sizes = Counter(columns)
+    counts: Counter[tuple[Column, str, str]] = Counter()
+    for column, variant in zip(columns, variants, strict=True):
+        counts.update((column, key, text) for key, text in variant.items())
+    return sorted({key for (column, key, _), n in counts.items() if n < sizes[column]})
 
-    The file has the columns task, method, error and source. `error` is in the units of result.json: fractions where tables show
-    per cent, so 0.1939 for 19.39 %. Of several results for a cell the first counts.
+
+class _PublishedResult(NamedTuple):
+    """A line of other people's results."""
+
+    task: str
+    method: str
+    error: float
+    source: str
+
+
+def with_published(table: Table, path: Path) -> Table:
+    """Return a table with other people's results below it: the lines of a csv file for its tasks.
+
+    The file has the columns task, method, error and source. `error` is in the units of result.json:
+    fractions where tables show per cent, so 0.1939 for 19.39 %. Of several results for a cell the
+    first counts.
 
     Raises:
-        DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no task is in the table.
+        DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no
+            task is in the table.
     """
     in_percent = {column.task: column.percent for column in table.columns}
+    tasks = set()
     numbers: dict[str, int] = {}  # of sources
     rows: dict[str, list[Reference | None]] = {}
-    tasks, place = set(), 1
+    for result in _published_results(path, in_percent):
+        tasks.add(result.task)
+        if result.task not in in_percent:
+            continue
+        number = numbers.setdefault(result.source, len(numbers) + 1)
+        row = rows.setdefault(f"{result.method} [{number}]", [None for _ in table.columns])
+        for i, column in enumerate(table.columns):
+            if column.task == result.task and row[i] is None:
+                remark = "real data, ours are synthetic" if column.synthetic else ""
+                row[i] = Reference(low=result.error, high=result.error, words=remark)
+    if not rows:
+        names = ", ".join(sorted(tasks)) or "no line"
+        hint = "orca report shows the tasks"
+        if tasks and in_percent:
+            hint = suggest(min(tasks), in_percent)
+        raise DataError(f"no run is of a task in it ({names})", where=str(path), hint=hint)
+    notes = [
+        f"[{number}] reported by others, under their conditions: {source}"
+        for source, number in numbers.items()
+    ]
+    return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
+
+
+def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_PublishedResult]:
+    """Yield the lines of a csv file.
+
+    `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
+    """
+    number = 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for line in csv.DictReader(file, skipinitialspace=True):
-                place += 1
-                task, method, text, source = ((line.get(name) or "").strip() for name in _PUBLISHED)
-                if not (task and method and source and math.isfinite(error := float(text))):
-                    raise ValueError(f"a field is empty, or '{text}' not finite")
-                if error > 1 and in_percent.get(task):
-                    raise ValueError(f"error {error:g} is above 1")
-                tasks.add(task)
-                if task in in_percent:
-                    label = f"{method} [{numbers.setdefault(source, len(numbers) + 1)}]"
-                    row = rows.setdefault(label, [None] * len(table.columns))
-                    for number, column in enumerate(table.columns):
-                        words = "real data, ours are synthetic" if column.synthetic else ""
-                        row[number] = row[number] or (
-                            Reference(error, error, words) if task == column.task else None
-                        )
+            for fields in csv.DictReader(file, skipinitialspace=True):
+                number += 1
+                yield _published_result(fields, in_percent)
     except (OSError, ValueError, csv.Error) as problem:
         hint = f"a line is {','.join(_PUBLISHED)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
         raise DataError(
-            f"cannot be read: {problem}", where=f"{path}, line {place}", hint=hint
+            f"cannot be read: {problem}", where=f"{path}, line {number}", hint=hint
         ) from problem
-    if not rows:
-        hint = (
-            suggest(min(tasks), in_percent)
-            if tasks and in_percent
-            else "orca report shows the tasks"
-        )
-        what = f"no run is of a task in it ({', '.join(sorted(tasks)) or 'no line'})"
-        raise DataError(what, where=str(path), hint=hint)
-    notes = [
-        f"[{n}] reported by others, under their conditions: {source}"
-        for source, n in numbers.items()
-    ]
-    return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
+
+
+def _published_result(
+    fields: Mapping[str, str | None], in_percent: Mapping[str, bool]
+) -> _PublishedResult:
+    """Return one line; ValueError for an empty field, or an error that is not finite or above 1."""
+    task, method, text, source = ((fields.get(name) or "").strip() for name in _PUBLISHED)
+    is_complete = task and method and source
+    if not is_complete or not math.isfinite(float(text)):
+        raise ValueError(f"a field is empty, or '{text}' not finite")
+    error = float(text)
+    if error > 1 and in_percent.get(task):
+        raise ValueError(f"error {error:g} is above 1")
+    return _PublishedResult(task=task, method=method, error=error, source=source)

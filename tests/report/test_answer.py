@@ -1,4 +1,4 @@
-"""The picture of an answer: its numbers follow their definitions, and every drawing holds them and fits its place."""
+"""The picture of an answer: its numbers follow their definitions, each drawing shows them whole."""
 
 import io
 import json
@@ -50,52 +50,64 @@ def printed(answer, width):
 def confusion(names, most=40):
     rng = np.random.default_rng(len(names))
     counts = rng.integers(0, most, (len(names),) * 2) * (rng.random((len(names),) * 2) < 0.5)
-    return Confusion(counts, tuple(numbers.visible(name) for name in names))
+    return Confusion(counts=counts, names=tuple(numbers.visible(name) for name in names))
 
 
 def share(hits):
     return np.mean(hits) if len(hits) else np.nan
 
 
-def test_classes_are_counted_part_by_part_and_samples_without_a_class_do_not_count(run):
-    outputs, targets = (
-        RNG.random((7001, 600), np.float32),
-        RNG.integers(0, 599, 7001),
-    )  # none is of the last class
+def test_classes_are_counted_but_not_samples_without_a_class(run):
+    outputs = RNG.random((7001, 600), np.float32)
+    targets = RNG.integers(0, 599, 7001)  # none is of the last class
     targets[::7] = -100
     matrix = numbers.read(run("classes", outputs, targets))
-    true, predicted = targets[targets != -100], outputs[targets != -100].argmax(axis=1)
+    true = targets[targets != -100]
+    predicted = outputs[targets != -100].argmax(axis=1)
     expected = np.zeros((600, 600), np.int64)
     np.add.at(expected, (true, predicted), 1)
     assert isinstance(matrix, Confusion)
     assert (matrix.counts == expected).all()
     record = matrix.record()
-    precision = [np.nan if one is None else one for one in record["precision"]]
+    precision = np.array(record["precision"], dtype=float)  # None becomes NaN
     np.testing.assert_allclose(precision, [share(true[predicted == k] == k) for k in range(600)])
     np.testing.assert_allclose(
         matrix.recall, [share(predicted[true == k] == k) for k in range(600)]
     )
     assert (record["correct"], record["n"]) == ((true == predicted).sum(), len(true))
     assert "confusion" not in record  # too many classes to draw
-    few = numbers.read(run("classes", np.eye(2)[[0, 0, 1]], np.zeros(3, np.int64), ("a", "b")))
-    assert re.search(r"\n0 a +2 +1 ", printed(few, 80))  # true classes are rows
-    assert json.loads(json.dumps(few.record(), allow_nan=False)) == {
-        **{"kind": "classes", "n": 3, "correct": 2, "names": ["a", "b"]},
-        **{"recall": [2 / 3, None], "precision": [1.0, 0.0], "confusion": [[2, 1], [0, 0]]},
+
+
+def test_true_classes_are_rows_of_the_matrix(run):
+    outputs = np.eye(2)[[0, 0, 1]]
+    matrix = numbers.read(run("classes", outputs, np.zeros(3, np.int64), ("a", "b")))
+    assert re.search(r"\n0 a +2 +1 ", printed(matrix, 80))
+    assert json.loads(json.dumps(matrix.record(), allow_nan=False)) == {
+        "kind": "classes",
+        "n": 3,
+        "correct": 2,
+        "names": ["a", "b"],
+        "recall": [2 / 3, None],
+        "precision": [1.0, 0.0],
+        "confusion": [[2, 1], [0, 0]],
     }
 
 
 def test_labels_are_counted_and_missing_ones_do_not_count(run):
-    outputs, targets = RNG.normal(size=(150, 4)), (RNG.random((150, 4)) < 0.3).astype(np.float32)
+    outputs = RNG.normal(size=(150, 4))
+    targets = (RNG.random((150, 4)) < 0.3).astype(np.float32)
     outputs[:, 2] = -1  # never predicted
-    targets[:, 3], outputs[:, 3] = 0, -1  # neither there nor predicted
+    outputs[:, 3] = -1  # neither present nor predicted
+    targets[:, 3] = 0
     targets[::5, 0] = np.nan
     labels = numbers.read(run("labels", outputs, targets))
     assert isinstance(labels, Labels)
     for k in range(4):
-        known = ~np.isnan(targets[:, k])
-        present, predicted = targets[known, k] == 1, outputs[known, k] >= 0
-        precision, recall = share(present[predicted]), share(predicted[present])
+        is_known = ~np.isnan(targets[:, k])
+        present = targets[is_known, k] == 1
+        predicted = outputs[is_known, k] >= 0
+        precision = share(present[predicted])
+        recall = share(predicted[present])
         f1 = (0.0, np.nan)[k - 2] if k > 1 else 2 / (1 / precision + 1 / recall)
         np.testing.assert_allclose(
             [values[k] for values in labels.shares.values()], (precision, recall, f1)
@@ -111,8 +123,9 @@ def test_numbers_are_measured_and_unknown_ones_do_not_count(run):
     values = numbers.read(run("values", outputs, targets, ("height", "weight")))
     assert isinstance(values, Values)
     for k, number in enumerate(values.numbers):
-        known = ~np.isnan(targets[:, k])
-        true, predicted = targets[known, k].astype(np.float64), outputs[known, k].astype(np.float64)
+        is_known = ~np.isnan(targets[:, k])
+        true = targets[is_known, k].astype(np.float64)
+        predicted = outputs[is_known, k].astype(np.float64)
         measures = number.measures
         assert measures["rmse"] == pytest.approx(
             np.linalg.norm(predicted - true) / len(true) ** 0.5
@@ -124,19 +137,23 @@ def test_numbers_are_measured_and_unknown_ones_do_not_count(run):
     assert [entry["n"] for entry in values.record()["values"]] == [120, 90]
 
 
-def test_what_no_run_writes_is_an_error_of_the_data(run, tmp_path):
+def test_dense_outputs_and_no_predictions_have_no_answer(run, tmp_path):
     assert numbers.read(tmp_path / "nothing") is None
-    assert (
-        numbers.read(run("dense", np.zeros((3, 1, 4)), np.zeros((3, 1, 4)))) is None
-    )  # has no picture
-    for kind, shape, targets in (
-        ("classes", (3, 2), [0, 1, 2]),
-        ("classes", (3, 2, 4), [0, 1, 1]),
-        ("labels", (3, 2), [[0], [1], [1]]),
-        ("values", (0, 2), np.zeros((0, 2))),
-    ):
-        with pytest.raises(DataError):
-            numbers.read(run(kind, np.zeros(shape), np.array(targets)))
+    assert numbers.read(run("dense", np.zeros((3, 1, 4)), np.zeros((3, 1, 4)))) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "targets", "message"),
+    [
+        ("classes", (3, 2), [0, 1, 2], "classes that are not in 0..1"),
+        ("classes", (3, 2, 4), [0, 1, 1], "does not hold the predictions"),
+        ("labels", (3, 2), [[0], [1], [1]], "does not hold the predictions"),
+        ("values", (0, 2), np.zeros((0, 2)), "does not hold the predictions"),
+    ],
+)
+def test_what_no_run_writes_is_an_error_of_the_data(run, kind, shape, targets, message):
+    with pytest.raises(DataError, match=message):
+        numbers.read(run(kind, np.zeros(shape), np.array(targets)))
 
 
 @given(
@@ -145,14 +162,10 @@ def test_what_no_run_writes_is_an_error_of_the_data(run, tmp_path):
     st.sampled_from([1, 9, 2000]),
 )
 @examples(8)
-def test_a_drawn_confusion_matrix_holds_every_count_or_on_a_terminal_the_most_confused_pairs(
-    names, width, most
-):
+def test_a_terminal_shows_all_counts_or_the_most_confused_pairs(names, width, most):
     matrix = confusion(names, most)
-    counts, text = (
-        Counter(map(str, matrix.counts[matrix.counts > 0].tolist())),
-        printed(matrix, width),
-    )
+    counts = Counter(map(str, matrix.counts[matrix.counts > 0].tolist()))
+    text = printed(matrix, width)
     right = f"{matrix.counts.trace()} of {matrix.counts.sum()} test samples right"
     assert right in " ".join(text.split())
     if "rows: true class" in " ".join(text.split()):
@@ -171,24 +184,33 @@ def test_pictures_of_labels_and_numbers_fit_the_terminal(k, n, width):
     rng = np.random.default_rng(k)
     present, predicted = rng.integers(0, n + 1, (2, k))
     labels = Labels(
-        n,
-        present,
-        predicted,
-        np.minimum(present, predicted),
-        [f"label {i} of {k}" for i in range(k)],
+        n=n,
+        present=present,
+        predicted=predicted,
+        both=np.minimum(present, predicted),
+        names=[f"label {i} of {k}" for i in range(k)],
     )
-    values = Values(
-        [Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)]
-    )
+    columns = []
+    for i in range(k):
+        true, guessed = rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)
+        columns.append(Number(name=f"n{i}", true=true, predicted=guessed))
+    values = Values(columns)
     assert ("1 test sample;" if n == 1 else f"{n} test samples;") in " ".join(
         printed(labels, width).split()
     )
     assert str(n) in printed(values, width)
 
 
-def test_shares_that_are_neither_all_nor_nothing_never_look_so():
-    shares = [numbers.percent(share) for share in (0, 0.001, 0.997, 1, np.nan)]
-    assert (shares, numbers.percent(0.99999, 2)) == (
-        ["0 %", "1 %", "99 %", "100 %", "-"],
-        "99.99 %",
-    )
+@pytest.mark.parametrize(
+    ("share", "decimals", "text"),
+    [
+        (0, 0, "0 %"),
+        (0.001, 0, "1 %"),
+        (0.997, 0, "99 %"),
+        (1, 0, "100 %"),
+        (np.nan, 0, "-"),
+        (0.99999, 2, "99.99 %"),
+    ],
+)
+def test_shares_that_are_neither_all_nor_nothing_never_look_so(share, decimals, text):
+    assert numbers.percent(share, decimals) == text

@@ -1,4 +1,4 @@
-"""What runs have in common to be compared: data, length and program, unless a setting in which they differ sets these."""
+"""What compared runs share: data, length, program, unless a setting that differs sets these."""
 
 import json
 
@@ -22,7 +22,7 @@ OURS, OTHERS = "a" * 64, "b" * 64
 def record(
     train=OURS, val=OURS, test=OURS, learned=80, steps=400, members=1, program=OURS, **fields
 ):
-    """Return the fields of a result record that say what a run was trained on, for how long and by which program."""
+    """Return fields of a result record that say how a run was made: on what, how long, by what."""
     digests = {"train": train, "val": val, "test": test}
     return {
         "splits": {name: {"n": 80, "sha256": digest} for name, digest in digests.items()},
@@ -52,9 +52,8 @@ def test_a_pair_that_differs_in_more_is_left_out(tmp_path, name, change):
         add_run(tmp_path, seed=seed, value=0.4, **record(**change if seed == 1 else {}))
     comparison = compared(tmp_path)
     assert [block.seeds for block in comparison.blocks] == [(0, 2)]
-    assert [(pair.arm, pair.seed, pair.differs) for pair in comparison.left_out] == [
-        ("otdd", 1, [name])
-    ]
+    (pair,) = comparison.left_out
+    assert (pair.arm, pair.seed, pair.differs) == ("otdd", 1, [name])
     assert comparison.unpaired == 0
 
 
@@ -64,7 +63,8 @@ def test_runs_that_record_no_program_are_of_one(tmp_path):
     assert compared(tmp_path).programs == ["unknown"]
 
 
-SET = [  # the setting that is compared, what differs with it, and the names that no pair may differ in
+# The setting that is compared, what differs with it, and the facts that no pair may differ in.
+SET = [
     ("train.epochs", {"steps": 800}, []),
     ("train.batch_size", {"steps": 800}, []),
     ("budget", {"steps": 800, "members": 2}, []),
@@ -97,32 +97,41 @@ def test_an_arm_of_a_study_may_set_what_its_choice_types(tmp_path):
     for arm, variant in typed.items():
         steps = 400 if arm == "default" else 100
         add_run(tmp_path, identity=arm, variant=variant, **record(steps=steps))
-        studies.add(
-            tmp_path, "small", [studies.Member(arm, {"set": "digits", "arm": arm, "seed": "0"})]
-        )
+        labels = {"set": "digits", "arm": arm, "seed": "0"}
+        studies.add(tmp_path, "small", [studies.Member(identity=arm, labels=labels)])
     table = build_table(select_study(collect([tmp_path]), [tmp_path], "small"))
     comparison = compare(table, "arm", "default")
     assert [block.arm for block in comparison.blocks] == ["quick"]
     assert [(pair.arm, pair.differs) for pair in comparison.left_out] == [("none", ["steps"])]
 
 
-def test_what_was_left_out_is_named_in_every_format(tmp_path):
-    for seed in range(4):
-        add_run(tmp_path, metric="none", seed=seed, value=0.5, **record())
+@pytest.fixture(scope="module")
+def three_left_out(tmp_path_factory):
+    """Return runs of four pairs, three of which differ in more than the metric."""
+    root = tmp_path_factory.mktemp("left out")
     for seed, change in enumerate(({}, {"train": OTHERS}, {"train": OTHERS}, {"program": None})):
-        add_run(tmp_path, seed=seed, value=0.4, **record(**change))
+        add_run(root, metric="none", seed=seed, value=0.5, **record())
+        add_run(root, seed=seed, value=0.4, **record(**change))
+    return root
+
+
+@pytest.mark.parametrize("form", ["table", "md", "latex", "html"])
+def test_what_was_left_out_is_named_in_formats_for_people(three_left_out, form):
     text = (
-        "left out: 3 pairs with differences besides metric: digits, otdd: training data (seed 1,2); "
-        "digits, otdd: program (seed 3)"
+        "left out: 3 pairs with differences besides metric: "
+        "digits, otdd: training data (seed 1,2); digits, otdd: program (seed 3)"
     )
-    for form in ("table", "md", "latex", "html"):
-        assert text in report(tmp_path, *AGAINST, "--format", form), form
-    assert [(pair["seeds"], pair["differs"]) for pair in read_json("report", tmp_path, *AGAINST)["left_out"]] == [
+    assert text in report(three_left_out, *AGAINST, "--format", form)
+
+
+def test_what_was_left_out_is_in_records(three_left_out):
+    left_out = read_json("report", three_left_out, *AGAINST)["left_out"]
+    assert [(pair["seeds"], pair["differs"]) for pair in left_out] == [
         ([1], ["training data"]),
         ([2], ["training data"]),
         ([3], ["program"]),
-    ]  # fmt: skip
-    lines = csv_lines(read_text("report", tmp_path, *AGAINST, "--format", "csv"))
+    ]
+    lines = csv_lines(read_text("report", three_left_out, *AGAINST, "--format", "csv"))
     assert [(line["seeds"], line["differs"]) for line in lines[2:]] == [
         ("1", "training data"),
         ("2", "training data"),
@@ -183,7 +192,7 @@ def test_a_mean_over_runs_that_are_not_alike_is_noted(tmp_path):
 
 @pytest.mark.parametrize("name", ["validation samples", "program"])
 def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
-    """The lowest validation error is of other samples, or of another program, than the three others."""
+    """The lowest validation error is of other samples, or of another program, than the others."""
     change = {"val": OTHERS} if name == "validation samples" else {"program": OTHERS}
     for rate, error in (("1e-3", 0.1), ("1e-4", 0.4), ("2e-4", 0.3), ("5e-4", 0.5)):
         for seed in (0, 1):

@@ -15,17 +15,12 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
-    for metric in ("otdd", "none"):
+    runs = tmp_path / "runs"
+    for metric, error in (("otdd", 0.1), ("none", 0.2)):
         for seed in range(3):
-            value = 0.1 + 0.1 * (metric == "none") + seed / 100
-            add_run(
-                tmp_path / "runs",
-                metric=metric,
-                seed=seed,
-                value=value,
-                **details(seed, metric=metric),
-            )
-    charts = list(all_charts(table_of(tmp_path / "runs"), compared(tmp_path / "runs")))
+            fields = details(seed, metric=metric)
+            add_run(runs, metric=metric, seed=seed, value=error + seed / 100, **fields)
+    charts = list(all_charts(table_of(runs), compared(runs)))
     names = [chart.name for chart in charts]
     assert {re.sub(r"(-\d+)+$", "", name) for name in names} == {
         "gains",
@@ -33,20 +28,12 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
         "loss",
         "validation",
     }
-    words = (
-        "report",
-        tmp_path / "runs",
-        "--against",
-        "metric=none",
-        "--figures",
-        tmp_path / "figures",
-    )
-    assert call(*words)[0] == 0
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"{name}.svg" for name in names
-    }
+    folder = tmp_path / "figures"
+    code, _, _ = call("report", runs, "--against", "metric=none", "--figures", folder)
+    assert code == 0
+    assert {path.name for path in folder.iterdir()} == {f"{name}.svg" for name in names}
     for chart in charts:
-        root = ET.fromstring((tmp_path / "figures" / f"{chart.name}.svg").read_bytes())
+        root = ET.fromstring((folder / f"{chart.name}.svg").read_bytes())
         assert root.attrib["aria-label"].startswith(chart.title)
         assert chart.title in root.itertext()
     assert figures.svg(charts[0]) == figures.svg(charts[0])
@@ -56,8 +43,9 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
 def test_names_with_markup_stay_names_and_break_no_figure(tmp_path):
     charts = list(all_charts(hostile(tmp_path), compared(tmp_path)))
     draw = next(chart.draw for chart in charts)
-    charts.append(figures.Chart("x", f"<script>$\\frac$ \ufffe {HOSTILE}", "", draw))
-    for text in (write(chart) for chart in charts for write in (figures.svg, figures.inline)):
+    title = f"<script>$\\frac$ \ufffe {HOSTILE}"
+    charts.append(figures.Chart(name="x", title=title, note="", draw=draw))
+    for text in [*map(figures.svg, charts), *map(figures.inline, charts)]:
         root = ET.fromstring(text.encode())
         tags = {element.tag.removeprefix(SPACE) for element in root.iter()}
         assert not tags & {"script", "a", "image", "foreignObject"}
@@ -65,7 +53,10 @@ def test_names_with_markup_stay_names_and_break_no_figure(tmp_path):
 
 
 def test_a_line_goes_through_its_values():
-    chart = figures.Chart("x", "t", "", lambda axes: axes.plot([0, 1, 3], [2.0, 5.0, 3.0]))
+    def draw(axes):
+        axes.plot([0, 1, 3], [2.0, 5.0, 3.0])
+
+    chart = figures.Chart(name="x", title="t", note="", draw=draw)
     paths = re.findall(r' d="M ([^LzM"]*)L ([^LzM"]*)L ([^LzM"]*)"', figures.inline(chart))
     (ax, ay), (bx, by), (cx, cy) = (map(float, corner.split()) for corner in paths[-1])
     assert ((bx - ax) / (cx - ax), (by - ay) / (cy - ay)) == (

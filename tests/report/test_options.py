@@ -1,4 +1,4 @@
-"""`--choose`, each arm at the rate that validation chose; `--baselines`, other people's results; options that make no sense."""
+"""`--choose`, each arm at its own rate; `--baselines`, others' results; options without sense."""
 
 import functools
 import json
@@ -16,7 +16,8 @@ from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, t
 
 AGAINST = ["--against", "metric=none"]
 RATES = ("5e-5", "1e-4", "2e-4")
-# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would give another rate.
+# Validation errors of seed 0 by rate. Its test errors are reversed, so that choosing by them would
+# give another rate.
 VALIDATION = {"none": (0.30, 0.20, 0.25), "otdd": (0.10, 0.15, 0.20)}
 # Test errors of the other seeds by rate.
 TEST = {"none": (0.55, 0.40, 0.35), "otdd": (0.30, 0.28, 0.26)}
@@ -46,10 +47,8 @@ def rated(tmp_path_factory):
                 add(task, metric, rate, 0, 0.5 - validation, validation, n=n)
                 for seed in (1, 2, 3):
                     add(task, metric, rate, seed, test + seed / 1000, 0.5 - validation, n=n)
-    for rate in RATES:
-        add(
-            "plain", "mmd", rate, 0, 0.1
-        )  # of equal errors the middle value counts; nothing is left to judge
+    for rate in RATES:  # of equal errors the middle value counts; nothing is left to judge
+        add("plain", "mmd", rate, 0, 0.1)
     for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
         add("tested", "otdd", "4e-4", seed, 0.0, on="test")
         add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
@@ -58,62 +57,79 @@ def rated(tmp_path_factory):
             add("sparse", "otdd", rate, seed, 0.4, validation)
     add("sparse", "otdd", "2e-4", 0, None, state="failed")
     add("sparse", "otdd", "1e-3", 2, 0.01)
-    for rate, seeds in (("1e-4", (0, 1, 2)), ("2e-4", (1, 2)), ("4e-4", (1, 2))):
-        for seed in seeds:
-            add(
-                "sparse",
-                "mmd",
-                rate,
-                seed,
-                0.4,
-                0.1 if rate == "2e-4" else 0.0 if seed != 1 else 0.2,
-            )
+    # Most values were run with seed 1, whose lowest validation error is that of 2e-4.
+    for rate, by_seed in (
+        ("1e-4", {0: 0.0, 1: 0.2, 2: 0.0}),
+        ("2e-4", {1: 0.1, 2: 0.1}),
+        ("4e-4", {1: 0.2, 2: 0.0}),
+    ):
+        for seed, validation in by_seed.items():
+            add("sparse", "mmd", rate, seed, 0.4, validation)
     return root
 
 
-def test_validation_of_the_lowest_seed_that_most_values_have_chooses_and_the_other_seeds_are_shown(
-    rated,
-):
-    rows = json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]
-    cells = {
-        (cell["task"], row["metric"]): cell
-        for row in rows
-        for cell in row["cells"]
-        if cell["values"]
-    }
-    assert {
-        place: (cell["chosen"], cell["mean"], len(cell["values"])) for place, cell in cells.items()
-    } == {
-        **{
-            (task, "none"): ("0.0001", pytest.approx(0.402), 3)
-            for task in ("plain", "tested", "few")
-        },
-        **{
-            (task, "otdd"): ("5e-05 (edge)", pytest.approx(0.302), 3)
-            for task in ("plain", "tested", "few")
-        },
-        ("sparse", "otdd"): ("0.0001 (edge)", 0.4, 1),
-        ("sparse", "mmd"): ("0.0002", 0.4, 1),
-    }
-    assert [one["seed"] for one in cells["plain", "otdd"]["values"]] == [1, 2, 3]
-    assert [one["seed"] for one in cells["sparse", "mmd"]["values"]] == [2]
+@pytest.fixture(scope="module")
+def chosen_cells(rated):
+    """Return the cells with values of the report, by task and metric."""
+    cells = {}
+    for row in json.loads(report(rated, "--choose", "train.lr", "--json"))["rows"]:
+        for cell in row["cells"]:
+            if cell["values"]:
+                cells[cell["task"], row["metric"]] = cell
+    return cells
+
+
+CHOSEN = {  # task and metric -> value, mean error of the other seeds, and these
+    ("plain", "none"): ("0.0001", 0.402, [1, 2, 3]),
+    ("tested", "none"): ("0.0001", 0.402, [1, 2, 3]),
+    ("few", "none"): ("0.0001", 0.402, [1, 2, 3]),
+    ("plain", "otdd"): ("5e-05 (edge)", 0.302, [1, 2, 3]),
+    ("tested", "otdd"): ("5e-05 (edge)", 0.302, [1, 2, 3]),
+    ("few", "otdd"): ("5e-05 (edge)", 0.302, [1, 2, 3]),
+    ("sparse", "otdd"): ("0.0001 (edge)", 0.4, [1]),
+    ("sparse", "mmd"): ("0.0002", 0.4, [2]),
+}
+
+
+def test_nothing_else_is_chosen(chosen_cells):
+    assert chosen_cells.keys() == CHOSEN.keys()
+
+
+@pytest.mark.parametrize("arm", CHOSEN, ids=" ".join)
+def test_validation_on_one_seed_chooses_and_the_others_judge(chosen_cells, arm):
+    value, mean, seeds = CHOSEN[arm]
+    cell = chosen_cells[arm]
+    assert (cell["chosen"], cell["mean"]) == (value, pytest.approx(mean))
+    assert [run["seed"] for run in cell["values"]] == seeds
+
+
+def test_the_first_line_says_how_rates_were_chosen(rated):
     text = report(rated, "--choose", "train.lr")
     assert text.startswith(
         "each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds "
     )
     assert "CHOSEN ON TEST" not in text
-    edge = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
-    for start, arms in {
-        edge: [f"{task} minilm otdd full 5e-05" for task in ("few", "plain")]
-        + ["sparse minilm otdd full 0.0001"],
-        "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
-        "nothing is left to judge, since no other seed was run at what was chosen": [
-            "plain minilm mmd full 0.0001"
-        ],
-    }.items():
-        (said,) = [note for note in text.split(" - ") if note.startswith(start)]
-        assert not [arm for arm in arms if arm not in said], said
-        assert "plain minilm none full" not in said
+
+
+LIMITS = {  # start of a note -> arms that it names
+    "(edge): the lowest or highest value that was run, so that a better one may lie beyond": [
+        "few minilm otdd full 5e-05",
+        "plain minilm otdd full 5e-05",
+        "sparse minilm otdd full 0.0001",
+    ],
+    "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
+    "nothing is left to judge, since no other seed was run at what was chosen": [
+        "plain minilm mmd full 0.0001"
+    ],
+}
+
+
+@pytest.mark.parametrize("start", LIMITS)
+def test_notes_say_what_limits_the_choice(rated, start):
+    text = report(rated, "--choose", "train.lr")
+    (note,) = [note for note in text.split(" - ") if note.startswith(start)]
+    assert [arm for arm in LIMITS[start] if arm not in note] == []
+    assert "plain minilm none full" not in note
 
 
 def test_comparisons_are_of_what_was_chosen(rated):
@@ -124,11 +140,16 @@ def test_comparisons_are_of_what_was_chosen(rated):
     (pair,) = record["sets"]
     assert (pair["seeds"], pair["chosen"]) == ([1, 2, 3], ["0.0001", "5e-05 (edge)"])
     assert record["arms"][0]["gain"]["mean"] == pytest.approx(10)
-    text, compared = chosen(*AGAINST), chosen("--compare")
+    text = chosen(*AGAINST)
     assert "40.2 > 30.2, at 0.0001 > 5e-05 (edge)" in text
-    start = "each arm at its own train.lr"
-    assert [words.find(start) for words in (record["rates"], text, compared)] == [0, 0, 0]
-    assert [start in chosen("--format", form) for form in ("md", "latex", "html")] == [True] * 3
+    for shown in (record["rates"], text, chosen("--compare")):
+        assert shown.startswith("each arm at its own train.lr")
+
+
+@pytest.mark.parametrize("form", ["md", "latex", "html"])
+def test_files_say_how_rates_were_chosen(rated, form):
+    text = report(rated, "--where", "task=plain", "--choose", "train.lr", "--format", form)
+    assert "each arm at its own train.lr" in text
 
 
 SHIPPED = Path(orca_cli.__file__).parents[1] / "docs" / "published.csv"
@@ -161,26 +182,27 @@ def test_others_are_in_every_format_above_the_trivial(shown):
     )
     assert [entry.rest for entry in entries] == ["real data, ours are synthetic", ""]
     assert not any(entry.best for entry in entries)
-    others = [
-        line["low"] for line in csv_lines(Page(table).text("csv")) if line["row"] == "forest [1]"
-    ]
-    assert others == ["0.008", "0.05"]
-    assert [
-        one["low"] for one in json.loads(Page(table).text("json"))["references"]["forest [1]"]
-    ] == [0.008, 0.05]
+    lines = csv_lines(Page(table).text("csv"))
+    assert [line["low"] for line in lines if line["row"] == "forest [1]"] == ["0.008", "0.05"]
+    references = json.loads(Page(table).text("json"))["references"]["forest [1]"]
+    assert [reference["low"] for reference in references] == [0.008, 0.05]
     for form in ("md", "latex", "table"):
         assert "reported by others, under their conditions: p. 3" in Page(table).text(form), form
 
 
-def test_what_is_wrong_is_reported_with_its_place(shown):
-    for line, message in (
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
         ("digits,m,12 %,s", "line 2.*to float: '12 %'.*0.1939"),
         ("digits,m,0.1,", "a field is empty"),
+        ("digits,m,inf,s", "a field is empty, or 'inf' not finite"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
         ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
-    ):
-        with pytest.raises(DataError, match=f"(?s){message}"):
-            shown(f"{COLUMNS}\n{line}\n")
+    ],
+)
+def test_what_is_wrong_is_reported_with_its_place(shown, line, message):
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        shown(f"{COLUMNS}\n{line}\n")
 
 
 def test_the_shipped_results_name_tasks_that_exist(tmp_path):
@@ -227,31 +249,30 @@ REFUSALS = [
 ]
 
 
-def test_what_makes_no_sense_is_refused(tree, monkeypatch):
+@pytest.mark.parametrize(("words", "code", "message"), REFUSALS)
+def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message):
     monkeypatch.chdir(tree)
-    for words, code, message in REFUSALS:
-        assert message in refused(
-            code, "report", *([] if (tree / words[0]).is_dir() else ["runs"]), *words
-        )
+    folders = [] if (tree / words[0]).is_dir() else ["runs"]
+    assert message in refused(code, "report", *folders, *words)
 
 
-def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path):
-    trees = (
-        ("one", "a", 1, 1),
-        ("by set", "a", 1, 1),
-        ("by set", "b", 2, 2),
-        ("unlike", "a", 1, 2),
-    )
-    for tree, task, *rates in trees:
+ONE_RATE = "one rate for all arms of a set "
+SEVERAL_RATES = "arms at different rates, not chosen on validation "
+RATES_BY_TASK = [  # task -> rates of none and otdd; the first line of a comparison
+    ({"a": (1, 1)}, ONE_RATE),
+    ({"a": (1, 1), "b": (2, 2)}, ONE_RATE),
+    ({"a": (1, 2)}, SEVERAL_RATES),
+]
+
+
+@pytest.mark.parametrize("option", [AGAINST, ["--compare"]], ids=lambda option: option[0])
+@pytest.mark.parametrize(("rates_by_task", "start"), RATES_BY_TASK)
+def test_a_comparison_says_whether_its_arms_had_one_rate(tmp_path, rates_by_task, start, option):
+    for task, rates in rates_by_task.items():
         for metric, rate in zip(("none", "otdd"), rates, strict=True):
-            (add_run(tmp_path / tree, task=task, metric=metric) / "config.yaml").write_text(
-                f"train:\n  lr: {rate}\n"
-            )
-    assert report(tmp_path / "one", *AGAINST).startswith("one rate for all arms of a set gain ")
-    assert report(tmp_path / "by set", *AGAINST).startswith("one rate for all arms of a set gain ")
-    assert report(tmp_path / "unlike", "--compare").startswith(
-        "arms at different rates, not chosen on validation"
-    )
+            path = add_run(tmp_path, task=task, metric=metric)
+            (path / "config.yaml").write_text(f"train:\n  lr: {rate}\n")
+    assert report(tmp_path, *option).startswith(start)
 
 
 def test_the_first_of_several_unknown_tasks_gets_a_suggestion(shown):

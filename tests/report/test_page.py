@@ -1,4 +1,4 @@
-"""The HTML page: one file without network, the same bytes every time; in a real browser it works and names stay names."""
+"""The HTML page: one file without network, the same bytes every time; it works in a browser."""
 
 import base64
 import hashlib
@@ -49,15 +49,13 @@ def root(tmp_path_factory):
         for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
             for seed in range(5):
                 value = 0.3 + 0.02 * place - gain + 0.003 * seed
-                fields = {"metric": metric, "seed": seed, "value": value} | details(
-                    seed, metric=metric
-                )
-                add_run(root, task=f"task{place}", **fields)
+                fields = details(seed, metric=metric)
+                add_run(root, task=f"task{place}", metric=metric, seed=seed, value=value, **fields)
     add_run(root, task="task0", metric="mmd", seed=7, state="failed")
     return root
 
 
-def test_a_hundred_runs_are_one_small_file_that_can_fetch_nothing(root):
+def test_a_hundred_runs_are_a_small_file_that_fetches_nothing(root):
     text = written(root)
     assert text == written(root)  # the same bytes every time
     assert len(text.encode()) < 500_000
@@ -105,7 +103,8 @@ FIGURES = """(() => {
     document.querySelectorAll('details').forEach(one => one.open = true);
     return Array.from(document.querySelectorAll('figure svg'), svg => {
         const box = svg.getBoundingClientRect(), inner = svg.getBBox(), view = svg.viewBox.baseVal;
-        return box.width > 250 && box.height > 60 && inner.x >= -2 && inner.x + inner.width <= view.width + 2
+        return box.width > 250 && box.height > 60
+            && inner.x >= -2 && inner.x + inner.width <= view.width + 2
             && inner.height <= view.height + 4 && svg.querySelectorAll('path').length > 3;
     });
 })()"""
@@ -138,20 +137,23 @@ def test_it_fits_the_window_and_figures_lie_inside_their_frames(chromium, addres
     assert all(figures)
 
 
-def test_tables_sort_by_a_click_and_a_filter_leaves_the_rows_with_its_words(chromium, address):
-    def sorted_by(place):
-        chromium.value(
-            f"document.querySelector('#table-of-results thead th:nth-child({place + 1}) button').click()"
-        )
+def test_tables_sort_by_a_click(chromium, address):
+    def sorted_by(column):
+        button = f"#table-of-results thead th:nth-child({column + 1}) button"
+        chromium.value(f"document.querySelector('{button}').click()")
         rows = "Array.from(document.getElementById('table-of-results').tBodies[0].rows"
         return chromium.value(
-            f"{rows}, row => Number(row.cells[{place}].firstChild.textContent.split(' ')[0]))"
+            f"{rows}, row => Number(row.cells[{column}].firstChild.textContent.split(' ')[0]))"
         )
 
     chromium.open(address)
     errors = sorted_by(2)
     assert errors == sorted(errors)
     assert sorted_by(2) == errors[::-1]
+
+
+def test_a_filter_leaves_the_rows_with_its_words(chromium, address):
+    chromium.open(address)
     chromium.value(
         "(box => { box.value = 'full MM'; box.dispatchEvent(new Event('input')) })"
         "(document.querySelector('input[data-for=table-of-results]'))"

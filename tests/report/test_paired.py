@@ -3,7 +3,7 @@
 import pytest
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.paired import layouts_of, sentence
+from orca_cli.report.gains import layouts_of, sentence
 from tests.commands.called import read_json, read_text, refused
 from tests.report.trees import (
     NATS,
@@ -24,21 +24,14 @@ def said(root):
     return sentence(comparison.overall[0], comparison)
 
 
-def layouts(root):
-    return layouts_of(compared(root))
-
-
 def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
-    for lr, shift in (("1e-3", 0.0), ("1e-4", 0.1)):
-        none, otdd = (0.50, 0.60, 0.40), (0.40, 0.45, 0.45)
-        arms = {
-            "none": [value + shift for value in none],
-            "otdd": [value + 2 * shift for value in otdd],
-        }
-        add_arms(tmp_path, arms=arms, variant={"train.lr": lr})
-    add_run(
-        tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"}
-    )  # no partner of seed 3
+    for lr, none, otdd in (
+        ("1e-3", [0.50, 0.60, 0.40], [0.40, 0.45, 0.45]),
+        ("1e-4", [0.60, 0.70, 0.50], [0.60, 0.65, 0.65]),
+    ):
+        add_arms(tmp_path, arms={"none": none, "otdd": otdd}, variant={"train.lr": lr})
+    # A run without a partner of seed 3.
+    add_run(tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"})
     comparison = compared(tmp_path)
     gains = {dict(block.others)["train.lr"]: block.gains for block in comparison.blocks}
     assert gains == {"0.001": pytest.approx([10, 15, -5]), "0.0001": pytest.approx([0, 5, -15])}
@@ -64,32 +57,42 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     )
 
 
-def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
-    add_pairs(tmp_path, [0.05, 0.05], base=0.5, task="a")  # 0.50 > 0.45
-    add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="b", error=NATS)  # 10 > 9
-    (otdd,) = compared(tmp_path).overall
+@pytest.fixture
+def two_units(tmp_path):
+    """Return pairs of two tasks with errors in different units: 0.50 > 0.45 and 10 > 9 nats."""
+    add_pairs(tmp_path, [0.05, 0.05], base=0.5, task="a")
+    add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="b", error=NATS)
+    return tmp_path
+
+
+def test_units_that_differ_are_judged_by_relative_differences(two_units):
+    (otdd,) = compared(two_units).overall
     assert otdd.gain.mean == pytest.approx(200 * 0.1 / 1.9)
-    few = "too few differences to reach p = 0.05"
-    expected = f"otdd: undecided, +10.5 [10.5, 10.5] % of the error (n = 2 sets x 2 seeds, p = 0.50; {few})"
-    assert said(tmp_path) == expected
-    add_pairs(
-        tmp_path, [0.2], base=0.2, task="none left"
-    )  # an error of 0 counts: 0.2 of a mean of 0.1
-    add_pairs(tmp_path, [0.0], base=0.0, task="tied")
-    (otdd,) = compared(tmp_path).overall
+    assert said(two_units) == (
+        "otdd: undecided, +10.5 [10.5, 10.5] % of the error "
+        "(n = 2 sets x 2 seeds, p = 0.50; too few differences to reach p = 0.05)"
+    )
+
+
+def test_an_error_of_0_counts_among_relative_differences(two_units):
+    add_pairs(two_units, [0.2], base=0.2, task="none left")  # 0.2 of a mean of 0.1
+    add_pairs(two_units, [0.0], base=0.0, task="tied")
+    (otdd,) = compared(two_units).overall
     assert (otdd.sets, otdd.gain.n, otdd.wins, otdd.ties, otdd.losses) == (4, 4, 3, 1, 0)
     assert otdd.gain.mean == pytest.approx((2 * 20 / 1.9 + 200 + 0) / 4)
 
 
-def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
+@pytest.mark.parametrize(
+    ("against", "name", "gain"),
+    [("train.lr=1e-3", "0.0001", 10), ("train.lr=1e-4", "0.001", -10)],
+)
+def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path, against, name, gain):
     for seed in range(2):
-        (add_run(tmp_path, seed=seed, value=0.3) / "config.yaml").write_text(
-            "train:\n  lr: 0.0001\n"
-        )
+        path = add_run(tmp_path, seed=seed, value=0.3)
+        (path / "config.yaml").write_text("train:\n  lr: 0.0001\n")
         add_run(tmp_path, seed=seed, value=0.4, variant={"train.lr": "1e-3"})
-    for against, other, gain in (("train.lr=1e-3", "0.0001", 10), ("train.lr=1e-4", "0.001", -10)):
-        (arm,) = compared(tmp_path, against).overall
-        assert (arm.arm, arm.gain.mean, arm.pairs) == (other, pytest.approx(gain), 2), against
+    (arm,) = compared(tmp_path, against).overall
+    assert (arm.arm, arm.gain.mean, arm.pairs) == (name, pytest.approx(gain), 2)
 
 
 HELPS = (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)
@@ -111,14 +114,17 @@ ONE_SET = [  # gains of its seeds -> what is said
 ]
 
 
-def test_what_is_said_about_an_arm(tmp_path):
-    cases = [([[gain] * 2 for gain in gains], phrase) for gains, phrase in TWO_SEEDS]
-    for number, (sets, phrase) in enumerate(
-        [*cases, *(([gains], phrase) for gains, phrase in ONE_SET)]
-    ):
-        for task, gains in zip(SETS, sets, strict=False):
-            add_pairs(tmp_path / str(number), gains, task=task)
-        assert phrase in said(tmp_path / str(number))
+@pytest.mark.parametrize(("gains", "phrase"), TWO_SEEDS)
+def test_what_is_said_about_an_arm_on_several_sets(tmp_path, gains, phrase):
+    for task, gain in zip(SETS, gains, strict=False):
+        add_pairs(tmp_path, [gain, gain], task=task)
+    assert phrase in said(tmp_path)
+
+
+@pytest.mark.parametrize(("gains", "phrase"), ONE_SET)
+def test_what_is_said_about_an_arm_on_one_set(tmp_path, gains, phrase):
+    add_pairs(tmp_path, gains)
+    assert phrase in said(tmp_path)
 
 
 def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
@@ -131,46 +137,53 @@ def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
         compared(tmp_path, "body=minilm")
 
 
-def test_more_arms_need_a_smaller_p_and_only_gains_that_are_shown_are_marked(tmp_path):
+def test_more_arms_need_a_smaller_p(tmp_path):
     for task in SETS[:6]:
-        add_pairs(tmp_path / "arms", [0.02, 0.02], task=task)
-    assert compared(tmp_path / "arms").overall[0].holm_p == 2 / 64
+        add_pairs(tmp_path, [0.02, 0.02], task=task)
+    assert compared(tmp_path).overall[0].holm_p == 2 / 64
     for task in SETS[:6]:
-        add_run(tmp_path / "arms", task=task, metric="mmd", value=0.48)
-    holm = {one.arm: one.holm_p for one in compared(tmp_path / "arms").overall}
+        add_run(tmp_path, task=task, metric="mmd", value=0.48)
+    holm = {arm.arm: arm.holm_p for arm in compared(tmp_path).overall}
     assert holm == {"mmd": 4 / 64, "otdd": 4 / 64}
-    assert "too few differences to reach" in said(
-        tmp_path / "arms"
-    )  # nor can they after the correction
+    # Six differences cannot reach p = 0.05 after the correction.
+    assert "too few differences to reach" in said(tmp_path)
+
+
+def test_only_gains_that_are_shown_are_marked(tmp_path):
     for task, count in (("a", 6), ("b", 5), ("c", 8)):
-        add_pairs(tmp_path / "some", [0.1 + seed / 100 for seed in range(count)], task=task)
-    over, by_set = layouts(tmp_path / "some")
-    assert not any(entry.best for _, entries in over.rows for entry in entries)  # three sets
-    # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and 3 * 2/2^8 = 0.023.
-    assert [entry.best for entry in by_set.rows[0][1]] == [False, False, True]
+        add_pairs(tmp_path, [0.1 + seed / 100 for seed in range(count)], task=task)
+    over_sets, by_set = layouts_of(compared(tmp_path))
+    (otdd,) = over_sets.rows
+    assert not any(entry.best for entry in otdd.entries)  # three sets
+    # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and
+    # 3 * 2/2^8 = 0.023.
+    (otdd,) = by_set.rows
+    assert [entry.best for entry in otdd.entries] == [False, False, True]
 
 
 def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
-    """On two of three seeds the arm changed nothing: such pairs are not observations."""
-    for seed, weights, value in ((0, "a", 0.5), (1, "b", 0.5), (2, "c", 0.4), (3, "", 0.5)):
-        base = {"weights_sha256": weights and f"{seed}{'x' if weights == 'c' else weights}"}
-        add_run(tmp_path / "some", seed=seed, metric="none", value=0.5, **base)
-        add_run(
-            tmp_path / "some", seed=seed, value=value, weights_sha256=weights and f"{seed}{weights}"
-        )
-        if weights in ("a", "b"):
-            for metric in ("none", "otdd"):
-                add_run(tmp_path / "all", seed=seed, metric=metric, value=0.5, **base)
-    comparison = compared(tmp_path / "some")
-    block = comparison.blocks[0]
+    """On two of three seeds the arm changed nothing; of a fourth no weights are recorded."""
+    for seed, base, weights, value in (
+        (0, "a", "a", 0.5),
+        (1, "b", "b", 0.5),
+        (2, "x", "c", 0.4),
+        (3, "", "", 0.5),
+    ):
+        add_run(tmp_path, seed=seed, metric="none", value=0.5, weights_sha256=base)
+        add_run(tmp_path, seed=seed, value=value, weights_sha256=weights)
+    comparison = compared(tmp_path)
+    (block,) = comparison.blocks
     assert (block.seeds, block.gains, comparison.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
     same = "as the same computation (equal final weights): 2"
-    assert f"left out of 4 pairs, {same}" in report(tmp_path / "some", "--against", "metric=none")
-    refusal = refused(11, "report", tmp_path / "all", "--against", "metric=none")
-    assert (
-        "no pair is left: 2 pairs of the same computation (equal final weights and errors)"
-        in refusal
-    )
+    assert f"left out of 4 pairs, {same}" in report(tmp_path, "--against", "metric=none")
+
+
+def test_pairs_that_are_all_the_same_computation_are_refused(tmp_path):
+    for seed, weights in enumerate("ab"):
+        for metric in ("none", "otdd"):
+            add_run(tmp_path, seed=seed, metric=metric, value=0.5, weights_sha256=weights)
+    refusal = refused(11, "report", tmp_path, "--against", "metric=none")
+    assert "no pair is left: 2 pairs of the same computation (equal final weights" in refusal
 
 
 def test_runs_on_other_test_data_are_no_partners(tmp_path):

@@ -36,17 +36,9 @@ def printed(table, width, **console):
     return shown.file.getvalue()
 
 
-def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
+def test_text_formats_show_means_with_n_and_what_failed(table):
     text = Page(table).text("md")
     rows = [markdown_cells(line) for line in text.splitlines() if line.startswith("|")]
-    # What is shown to be best is bold with a star.
-    add_arms(
-        tmp_path / "earned",
-        arms={"otdd": [0.1 + seed / 1000 for seed in range(4, 10)], "none": 0.2},
-        seeds=range(6),
-    )
-    for form, star in (("md", "**\\* 10.7"), ("latex", r"\textbf{{*} 10.7"), ("table", "* 10.7")):
-        assert star in Page(table_of(tmp_path / "earned")).text(form)
     columns = ["darcy<br>relative_l2<br>synthetic, small", "digits<br>zero_one, %"]
     assert rows[0] == ["body", "metric", "finetune", *columns]
     assert rows[2] == ["minilm", "none", "full", "-", "20.0 \u00b1 - (1)"]
@@ -66,23 +58,27 @@ def test_text_formats_show_means_with_n_and_what_failed(table, tmp_path):
     assert r"12.6 $\pm$ 0.8 (3) +1 failed" in text
 
 
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [("md", "**\\* 10.7"), ("latex", r"\textbf{{*} 10.7"), ("table", "* 10.7")],
+)
+def test_an_error_that_is_shown_to_be_best_is_bold_with_a_star(tmp_path, form, text):
+    errors = [0.1 + seed / 1000 for seed in range(4, 10)]
+    add_arms(tmp_path, arms={"otdd": errors, "none": 0.2}, seeds=range(6))
+    assert text in Page(table_of(tmp_path)).text(form)
+
+
 def test_csv_and_json_have_raw_numbers(table):
     rows = csv_lines(Page(table).text("csv"))
     assert len(rows) == 6  # two of the best constant
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
     assert (float(row["mean"]), float(row["standard_deviation"])) == pytest.approx((0.126, 0.008))
-    assert (row["n"], row["seeds"], row["best"], row["missing.failed"], row["percent"]) == (
-        "3",
-        "0,1,2",
-        "true",
-        "1",
-        "true",
-    )
+    assert (row["n"], row["seeds"], row["missing.failed"]) == ("3", "0,1,2", "1")
+    assert (row["best"], row["percent"]) == ("true", "true")
     record = json.loads(Page(table).text("json"))
     cell = record["rows"][1]["cells"][1]
-    assert [(one["seed"], one["value"]) for one in cell["values"]] == list(
-        enumerate((0.118, 0.126, 0.134))
-    )
+    errors = {run["seed"]: run["value"] for run in cell["values"]}
+    assert errors == {0: 0.118, 1: 0.126, 2: 0.134}
     assert cell["missing"] == {"failed": 1}
     column = {
         "task": "darcy",
@@ -90,8 +86,9 @@ def test_csv_and_json_have_raw_numbers(table):
         "error_name": "relative_l2",
         "percent": False,
         "synthetic": True,
+        "size": "small",
     }
-    assert (column | {"size": "small"}).items() <= record["columns"][0].items()
+    assert column.items() <= record["columns"][0].items()
     assert record["references"] == {"trivial": [{"low": 0.9, "high": 0.9, "words": ""}] * 2}
 
 
@@ -116,23 +113,29 @@ def test_hostile_names_stay_names(tmp_path):
 
 @given(st.text(alphabet=st.characters(codec="utf-8")) | st.text())
 @examples(30)
-def test_any_text_is_one_printable_line_and_in_latex_has_no_bare_specials(text):
+def test_any_text_is_one_printable_line(text):
     cleaned = clean(text)
     assert len(cleaned.splitlines()) <= 1
     assert not {unicodedata.category(char) for char in cleaned} & {"Cc", "Cf", "Cs"}
     assert cleaned.encode() or not text
-    column, row = (
-        Column(text, "clean", "e", False, False),
-        Row(Method("b", "s", "m", "f"), [Cell()]),
-    )
-    lines = Page(Table([column], [row], [], [], [])).text("latex").splitlines()
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")) | st.text())
+@examples(30)
+def test_any_text_in_latex_has_no_bare_specials(text):
+    column = Column(task=text, protocol="clean", error_name="e")
+    method = Method(body="b", source="s", metric="m", finetune="f")
+    row = Row(method=method, cells=[Cell()])
+    table = Table(columns=[column], rows=[row], unfinished=[], superseded=[], broken=[])
+    lines = Page(table).text("latex").splitlines()
     name = lines[lines.index(r"\toprule") + 1].rpartition(" & ")[2].removesuffix(r" \\")
     bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", name)
     assert not set(bare) & set("\\{}$&#_%^~[]*")
 
 
-def test_decimals_give_the_smallest_mean_three_digits():
-    cases = [
+@pytest.mark.parametrize(
+    ("means", "decimals"),
+    [
         ([12.6, 20.0], 1),
         ([6.53, 99.0], 2),
         ([0.0123], 4),
@@ -140,35 +143,47 @@ def test_decimals_give_the_smallest_mean_three_digits():
         ([], 2),
         ([5e-5], None),
         ([3e6], None),
-    ]
-    assert [(means, decimals_of(means)) for means, _ in [*cases, ([123.4], 0)]] == [
-        *cases,
         ([123.4], 0),
-    ]
+    ],
+)
+def test_decimals_give_the_smallest_mean_three_digits(means, decimals):
+    assert decimals_of(means) == decimals
 
 
-def test_failures_and_broken_folders_alone_still_render(tmp_path):
+@pytest.mark.parametrize("has_failed", [False, True])
+@pytest.mark.parametrize("form", FORMATS)
+def test_failures_and_broken_folders_alone_still_render(tmp_path, form, has_failed):
     (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir(parents=True)
-    for has_failed in (False, True):
-        if has_failed:
-            add_run(tmp_path, state="failed")
-        for form in FORMATS:
-            text = Page(table_of(tmp_path)).text(form)
-            assert form == "csv" or "no status.json" in text
-            assert ("failed" in text) == has_failed
+    if has_failed:
+        add_run(tmp_path, state="failed")
+    text = Page(table_of(tmp_path)).text(form)
+    assert form == "csv" or "no status.json" in text
+    assert ("failed" in text) == has_failed
 
 
-def test_numbers_that_the_test_split_chose_are_marked_in_every_table(tmp_path):
+CHOSEN = "The test split chose the weights of digits (release)"
+MARKS = [
+    ("md", "CHOSEN ON TEST"),
+    ("md", f"**{CHOSEN}"),
+    ("latex", "CHOSEN ON TEST"),
+    ("latex", rf"\textbf{{{CHOSEN}"),
+    ("csv", "method,digits,release,zero_one,true,false,true,"),
+]
+
+
+@pytest.fixture
+def chosen_on_test(tmp_path):
     for protocol, on in (("release", "test"), ("clean", "validation")):
         add_run(tmp_path, protocol=protocol, selected={"by": "best", "epoch": 3, "on": on})
-    table = table_of(tmp_path)
-    chosen = "The test split chose the weights of digits (release)"
-    for form, marks in (
-        ("md", ("CHOSEN ON TEST", f"**{chosen}")),
-        ("latex", ("CHOSEN ON TEST", rf"\textbf{{{chosen}")),
-        ("csv", ("method,digits,release,zero_one,true,false,true,",)),
-    ):
-        assert [Page(table).text(form).count(mark) for mark in marks] == [1] * len(marks), form
-    text = printed(table, 100, color_system="standard", force_terminal=True)
+    return table_of(tmp_path)
+
+
+@pytest.mark.parametrize(("form", "mark"), MARKS)
+def test_errors_that_the_test_split_chose_are_marked(chosen_on_test, form, mark):
+    assert Page(chosen_on_test).text(form).count(mark) == 1
+
+
+def test_errors_that_the_test_split_chose_are_red(chosen_on_test):
+    text = printed(chosen_on_test, 100, color_system="standard", force_terminal=True)
     assert "\x1b[1;31mCHOSEN ON TEST" in text
-    assert f"\x1b[1;31m{chosen}" in text
+    assert f"\x1b[1;31m{CHOSEN}" in text

@@ -31,27 +31,36 @@ from tests.report.trees import add_arms, add_run, compared, csv_lines, report, t
 SKEWED = [1, 2, 3, 4, 9, 30]
 
 
-def test_the_interval_is_scipys_by_t():
-    for values in (SKEWED, [-2, -1], [-5, 0, 0, 0], list(np.random.default_rng(3).normal(size=40))):
-        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-        assert interval(values) == pytest.approx(expected)
+NORMAL = list(np.random.default_rng(3).normal(size=40))
+
+
+@pytest.mark.parametrize("values", [SKEWED, [-2, -1], [-5, 0, 0, 0], NORMAL])
+def test_the_interval_is_scipys_by_t(values):
+    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert interval(values) == pytest.approx(expected)
+
+
+def test_intervals_of_equal_values_and_of_one():
     assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
     assert interval([0.3]) is None
 
 
-def test_no_effect_is_two_one_sided_t_tests():
-    ends = [
-        stats.ttest_1samp(SKEWED, end, alternative=side).pvalue
-        for end, side in ((-20, "greater"), (20, "less"))
-    ]
-    for values in (SKEWED, [-value for value in SKEWED]):
-        assert no_effect(effect(values), 20.0) == pytest.approx(max(ends))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_effect_is_two_one_sided_t_tests(sign):
+    above = stats.ttest_1samp(SKEWED, -20, alternative="greater").pvalue
+    below = stats.ttest_1samp(SKEWED, 20, alternative="less").pvalue
+    values = [sign * value for value in SKEWED]
+    assert no_effect(effect(values), 20.0) == pytest.approx(max(above, below))
+
+
+def test_no_effect_of_equal_differences_and_of_one():
     assert no_effect(effect([0.1] * 6), 0.5) == 0.0
     assert no_effect(effect([0.6] * 6), 0.5) == no_effect(effect([0.1]), 0.5) == 1.0
 
 
 def test_exact_tests_by_hand():
-    # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as 1 - 2 - 4 = -5.
+    # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as
+    # 1 - 2 - 4 = -5.
     assert (sign_flip([1, 2, 4]), sign_flip([1, -2, -4])) == (2 / 8, 4 / 8)
     assert sign_flip([0.1, 0.2, -0.3]) == 1.0  # a sum of 0, up to rounding
     assert sign_flip([0, 0]) == 1.0
@@ -103,57 +112,70 @@ def test_methods_of_equal_name_are_told_apart_by_their_source(tmp_path):
         for task in "ab":
             add_run(tmp_path, task=task, source=source)
     names = ["docs", "tweets"]
-    assert [one.method for one in rank(table_of(tmp_path)).standings] == names
+    assert [standing.method for standing in rank(table_of(tmp_path)).standings] == names
 
 
 def test_each_method_against_the_first_by_hand():
     (a, b), _ = ranked({"b": [0.30, 0.20, 0.20], "a": [0.10, 0.20, 0.30]})
+    assert (a.method, a.p, a.holm_p) == ("a", None, None)
+    assert (a.gain, a.wins, a.ties, a.losses) == (0.0, 0, 3, 0)
     # In per cent of the mean of both errors: 0.2 of 0.2, 0 of 0.2, -0.1 of 0.25.
-    assert (a.method, a.p, b.wins, b.ties, b.losses, b.gain) == (
-        "a",
-        None,
-        1,
-        1,
-        1,
-        pytest.approx((100 + 0 - 40) / 3),
-    )
-    assert (b.p, b.holm_p) == (
-        1.0,
-        1.0,
-    )  # of the four sums of +-100 and +-40 those as far from 0 as 60
-    # A third method changes the correction alone: the first was chosen among all.
+    assert b.gain == pytest.approx((100 + 0 - 40) / 3)
+    assert (b.wins, b.ties, b.losses) == (1, 1, 1)
+    # All of the four sums of +-100 and +-40 are as far from 0 as 60.
+    assert (b.p, b.holm_p) == (1.0, 1.0)
+
+
+def test_a_third_method_changes_the_correction_alone():
+    """The first was chosen among all."""
     rows = {"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
-    one, two = ranked(rows)[0][1], ranked(rows | {"c": [0.8] * 6})[0][1]
-    assert (one.p, one.holm_p, two.p, two.holm_p) == (2 / 64, 2 / 64, 2 / 64, 6 / 64)
+    (_, of_two), _ = ranked(rows)
+    (_, of_three, _), _ = ranked(rows | {"c": [0.8] * 6})
+    assert (of_two.p, of_two.holm_p) == (2 / 64, 2 / 64)
+    assert (of_three.p, of_three.holm_p) == (2 / 64, 6 / 64)
+
+
+def test_a_method_alone_has_no_rank():
     assert ranked({"a": [1.0]}) == ([], None)
 
 
-def test_a_table_with_a_hole_is_the_same_in_all_formats(tmp_path):
+@pytest.fixture(scope="module")
+def with_hole(tmp_path_factory):
+    """Return runs of three methods on eight tasks; mmd has no run of the last."""
+    root = tmp_path_factory.mktemp("hole")
     for place, task in enumerate("stuvwxyz"):
         for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
             if (task, metric) != ("z", "mmd"):
                 errors = [0.5 + place / 100 - gain - seed / 1000 * place for seed in range(3)]
-                add_arms(tmp_path, task=task, arms={metric: errors})
-    ranking = rank(table_of(tmp_path))
+                add_arms(root, task=task, arms={metric: errors})
+    return root
+
+
+def test_a_task_without_errors_of_all_does_not_count(with_hole):
+    ranking = rank(table_of(with_hole))
     assert (ranking.tasks, ranking.holes) == (list("stuvwxy"), {"z": ["no error of mmd"]})
     # Named by what they differ in, the best first.
-    assert {one.method: one.rank for one in ranking.standings} == {
-        "otdd": 1.0,
-        "mmd": 2.0,
-        "none": 3.0,
-    }
+    ranks = [(standing.method, standing.rank) for standing in ranking.standings]
+    assert ranks == [("otdd", 1.0), ("mmd", 2.0), ("none", 3.0)]
     none = ranking.standings[-1]
     assert (none.wins, none.p) == (7, 2 / 2**7)
-    words = ["report", tmp_path, "--compare"]
+
+
+def test_records_of_a_ranking_have_the_same_numbers(with_hole):
+    none = rank(table_of(with_hole)).standings[-1]
+    words = ["report", with_hole, "--compare"]
     assert read_json(*words)["standings"][-1]["gain"] == none.gain
     *_, line = csv_lines(read_text(*words, "--format", "csv"))
     assert (line["method"], float(line["gain"])) == ("none", none.gain)
-    phrases = ("7/0/0", "left out: z (no error of mmd)", "over the 7 of 8 tasks")
-    for form in ("md", "latex", "table"):
-        text = report(tmp_path, "--compare", "--format", form)
-        assert not [phrase for phrase in (f"+{none.gain:.1f}", *phrases) if phrase not in text], (
-            form
-        )
+
+
+@pytest.mark.parametrize("form", ["md", "latex", "table"])
+def test_formats_for_people_show_a_ranking(with_hole, form):
+    none = rank(table_of(with_hole)).standings[-1]
+    text = report(with_hole, "--compare", "--format", form)
+    gain = f"+{none.gain:.1f}"
+    phrases = (gain, "7/0/0", "left out: z (no error of mmd)", "over the 7 of 8 tasks")
+    assert [phrase for phrase in phrases if phrase not in text] == []
 
 
 def test_what_cannot_be_compared_is_said(tmp_path):
@@ -171,7 +193,8 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
     with pytest.raises(DataError, match=f"--against: {ways}"):
         compared(tmp_path)
     table = build_table(where(collect([tmp_path]), "protocol=clean"))
-    assert [one.sets for one in compare(table, "metric", "none").overall] == [2]
+    (otdd,) = compare(table, "metric", "none").overall
+    assert otdd.sets == 2
 
 
 @pytest.mark.parametrize(("count", "is_tested"), [(20, True), (21, False)])
@@ -179,6 +202,7 @@ def test_pairs_of_up_to_twenty_methods_are_tested(count, is_tested):
     standings, friedman = ranked(
         {f"{number:02}": [number, 2.0 * number] for number in range(count)}
     )
-    assert [one.p is not None for one in standings[1:]] == [is_tested] * (count - 1)
-    assert [one.holm_p is not None for one in standings[1:]] == [is_tested] * (count - 1)
+    assert {standing.p is not None for standing in standings[1:]} == {is_tested}
+    assert {standing.holm_p is not None for standing in standings[1:]} == {is_tested}
+    assert len(standings) == count
     assert friedman is not None

@@ -1,4 +1,4 @@
-"""Small trees of run folders in the form that a run leaves them, and what a report makes of them."""
+"""Small trees of run folders as runs leave them, and what a report makes of them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,47 @@ from tests.commands.called import read_text
 
 NATS = {"percent": False, "name": "nats"}
 RELATIVE = {"percent": False, "name": "relative_l2"}
-_second = count()
+_minute = count()
 
 
 def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def _stamp() -> str:
+    """Return the time of the next run, a minute after the last."""
+    number = next(_minute)
+    day = number // 1440 % 28 + 1
+    return f"2026-01-{day:02}_{number // 60 % 24:02}-{number % 60:02}-00.{number:06}"
+
+
 def add_run(
-    root: Path, *, task="digits", body="minilm", source="stdlib_docs", metric="otdd", finetune="full", seed=0,
-    protocol="clean", state="completed", value: float | None = 0.1, identity=None, settings=None, name=None,
-    error=None, variant=None, **fields: Any,
-) -> Path:  # fmt: skip
+    root: Path,
+    *,
+    task="digits",
+    body="minilm",
+    source="stdlib_docs",
+    metric="otdd",
+    finetune="full",
+    seed=0,
+    protocol="clean",
+    state="completed",
+    value: float | None = 0.1,
+    identity=None,
+    settings=None,
+    name=None,
+    error=None,
+    variant=None,
+    **fields: Any,
+) -> Path:
     """Write the records of one run; `error` and `fields` replace entries of its result record."""
     names = {"task": task, "body": body, "source": source, "metric": metric, "finetune": finetune}
     variant = variant or {}
     identity = identity or digest([names, seed, protocol, variant])
-    number = next(_second)
-    stamp = f"2026-01-{number // 1440 % 28 + 1:02}_{number // 60 % 24:02}-{number % 60:02}-00.{number:06}"
-    path = (
-        root
-        / task
-        / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
-    )
+    if name is None:
+        text = f"{_stamp()}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}"
+        name = text.replace("/", "-")
+    path = root / task / name
     path.mkdir(parents=True)
     record = {
         "schema": 2,
@@ -54,19 +72,19 @@ def add_run(
         "variant": variant,
         "state": state,
     }
-    failure = (
-        {"kind": "NonFiniteError", "message": "the loss became NaN"} if state == "failed" else None
-    )
+    failure = None
+    if state == "failed":
+        failure = {"kind": "NonFiniteError", "message": "the loss became NaN"}
     stage = state if state in ("build", "align", "finetune") else "finetune"
     status = record | {"stage": stage, "step": None, "exit_code": None, "error": failure, "pid": 1}
     status["host"] = socket.gethostname()
     (path / "status.json").write_text(json.dumps(status))
     (path / "lock").touch()
     if state == "completed":
+        measured = {"name": "zero_one", "value": value, "n": 497, "skipped": 0, "percent": True}
         result = record | {
             "synthetic": False,
-            "error": {"name": "zero_one", "value": value, "n": 497, "skipped": 0, "percent": True}
-            | (error or {}),
+            "error": measured | (error or {}),
             "validation_error": value,
             "trivial_error": 0.9,
             "test_reads": 1,
@@ -78,7 +96,7 @@ def add_run(
 
 
 def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[str, Any]:
-    """Return fields of a result record for `add_run` as a real run has: curves, distances, times, choices, baselines."""
+    """Return fields of a result record as a real run has: curves, times, choices, baselines."""
     is_aligned = metric != "none"
     wave = [1 + 0.05 * math.sin(place + seed) for place in range(epochs)]
     align = [{"epoch": place, "loss": 40 * 0.94**place * wave[place]} for place in range(epochs)]
@@ -105,7 +123,7 @@ def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[st
 
 
 def add_arms(root, *, seeds=(0,), arms=None, **fields) -> None:
-    """Write a run for each metric and seed; `arms` (default: of none and otdd): metric -> its error, or its errors by seed."""
+    """Write a run for each metric and seed; `arms`: metric -> its error, or its errors by seed."""
     for metric, errors in (arms or {"none": 0.5, "otdd": 0.4}).items():
         by_seed = (
             enumerate(errors) if isinstance(errors, list) else [(seed, errors) for seed in seeds]
@@ -121,11 +139,14 @@ def add_pairs(root, gains, *, base=0.5, **fields) -> None:
     )
 
 
-HOSTILE = "=cmd()|[/red]x[/blue]\x1b]0;x\x07\n\u202e\\end{tabular}\"'--></title></style><script>alert(1)</script>&lt;_%$#^~{}`*"
+HOSTILE = (
+    "=cmd()|[/red]x[/blue]\x1b]0;x\x07\n\u202e\\end{tabular}\"'--></title></style>"
+    "<script>alert(1)</script>&lt;_%$#^~{}`*"
+)
 
 
 def hostile(root):
-    """Return the table of runs that have HOSTILE for all names: two completed ones with pictures of it, and a failed one."""
+    """Return the table of runs that have HOSTILE for all names, two completed and a failed one."""
     fields = details(0) | {"baselines": {HOSTILE: {"error": 0.3}}}
     fields |= dict.fromkeys(("body", "source", "finetune", "protocol", "size"), HOSTILE)
     for number, (metric, state) in enumerate(

@@ -1,0 +1,199 @@
+"""The gains of `paired` in words and tables, and as a record for other programs."""
+
+import math
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from orca_cli.report import layout
+from orca_cli.report.differences import LARGEST_P, LEAST, Effect, no_effect
+from orca_cli.report.layout import Entry, Layout, Line, clean, number, p_text, settings_text
+from orca_cli.report.paired import ROUNDING, Block, Comparison, Overall, left_out_text
+from orca_cli.terminal import counted
+
+MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
+_MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
+
+
+def sentence(arm: Overall, comparison: Comparison) -> str:
+    """Return what is known about an arm, as one line.
+
+    Such as "otdd: helps, +1.9 [1.1, 2.7] points (n = 12 sets x 5 seeds, p = 0.02)". An arm helps or
+    harms where the sign of its gain is sure and the interval has one sign. It has no effect beyond
+    `MARGIN` where six differences or more say so by two one-sided t tests. Else it is undecided.
+    """
+    gain = arm.gain
+    n_arms = len(comparison.overall)
+    fewest, largest = arm.seeds
+    seeds = counted(largest, "seed")
+    if fewest < largest:
+        seeds = f"{fewest} to {seeds}"
+    facts = f"n = {arm.sets} sets x {seeds}"
+    if arm.sets == 1:
+        facts = f"n = {seeds}, one set"
+    facts += f", p = {p_text(arm.holm_p)}"
+    if n_arms > 1:
+        facts += f" corrected for {n_arms} arms"
+    low, high = gain.interval or (0.0, 0.0)
+    p_within = no_effect(gain, MARGIN)
+    if is_sure(arm) and low > 0:
+        verdict = "helps"
+    elif is_sure(arm) and high < 0:
+        verdict = "harms"
+    elif gain.n >= LEAST and p_within <= LARGEST_P:
+        verdict = f"no effect beyond ±{MARGIN:g} {comparison.unit}"
+        facts += f"; two one-sided t tests: p = {p_text(p_within)}"
+    else:
+        verdict = "undecided"
+        # Not even differences of one sign would be sure.
+        if gain.smallest * n_arms > LARGEST_P:
+            facts += "; too few differences to reach p = 0.05"
+    return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
+
+
+def is_sure(judged: Overall | Block) -> bool:
+    """Return whether a mean gain's sign is shown: six differences or more, Holm's p <= 0.05."""
+    return judged.gain.n >= LEAST and judged.holm_p <= LARGEST_P
+
+
+def gain_text(effect: Effect, decimals: int | None) -> str:
+    """Return a mean and its interval, such as "+1.2 [0.3, 2.2]"; one difference has no interval.
+
+    `decimals` is their least number; there are more, up to nine, where the largest of the three
+    would be shown as 0. None gives three significant digits.
+    """
+    ends = effect.interval or ()
+    size = max(map(abs, (effect.mean, *ends)))
+    # A size of 0 but for rounding is shown as 0.
+    if decimals is not None and ROUNDING < size < math.inf:
+        decimals = min(9, max(decimals, -math.floor(math.log10(size))))
+    mean = number(effect.mean, decimals, "+")
+    if effect.interval is None:
+        return mean
+    low, high = effect.interval
+    return f"{mean} [{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def layouts_of(comparison: Comparison) -> list[Layout]:
+    """Return two tables: the arms over all sets, with their sentences, and the arms by set."""
+    return [_over_sets(comparison), _by_set(comparison)]
+
+
+def _over_sets(comparison: Comparison) -> Layout:
+    axis = clean(comparison.axis)
+    baseline = clean(comparison.baseline)
+    rows = []
+    for arm in comparison.overall:
+        texts = [
+            str(arm.sets),
+            f"{arm.wins}/{arm.ties}/{arm.losses}",
+            p_text(arm.gain.p),
+            p_text(arm.holm_p),
+        ]
+        entries = [Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)), *map(Entry, texts)]
+        rows.append(Line(names=[clean(arm.arm)], entries=entries))
+    caption = (
+        f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length, but for "
+        f"what {axis} sets; above 0: lower error. Mean [95 % t interval] over sets, each with the "
+        "mean over its seeds and settings. % of the error: the difference over the mean of both "
+        "errors. p: exact sign-flip test; Holm: corrected for the number of arms. "
+        f"Bold and *: {_MARKED}."
+    )
+    return Layout(
+        names=[axis],
+        columns=[["gain", comparison.unit], ["sets"], ["wins/ties/losses"], ["p"], ["p, Holm"]],
+        rows=rows,
+        caption=caption,
+        notes=[sentence(arm, comparison) for arm in comparison.overall],
+    )
+
+
+def _by_set(comparison: Comparison) -> Layout:
+    """Return the gains of every arm on each set, with the mean errors of baseline and arm below."""
+    blocks = sorted(comparison.blocks, key=lambda block: (block.arm, block.others))
+    columns = sorted({block.column for block in blocks})
+    # What all blocks share is in a note, so that rows name only what tells them apart.
+    shared = set.intersection(*(set(block.others) for block in blocks))
+    rows: dict[tuple[str, str], list[Entry]] = {}
+    for block in blocks:
+        settings = settings_text(setting for setting in block.others if setting not in shared)
+        key = (clean(block.arm), clean(settings))
+        entries = rows.setdefault(key, [Entry(text="-") for _ in columns])
+        entries[columns.index(block.column)] = _gain_entry(block)
+    names = [clean(comparison.axis)]
+    if any(settings for _, settings in rows):
+        names.append("with")
+    caption = (
+        "Gain on each set, in points where the error is a per cent: mean [95 % t interval] over "
+        "seeds (number of seeds), baseline's mean error > arm's. "
+        f"Bold and *: {_MARKED} over all gains here."
+    )
+    return Layout(
+        names=names,
+        columns=layout.headers(columns)[0],
+        rows=[Line(names=[*key][: len(names)], entries=rows[key]) for key in rows],
+        caption=caption,
+        notes=_notes_by_set(comparison, shared),
+    )
+
+
+def _gain_entry(block: Block) -> Entry:
+    """Return a block's gain; below it the mean errors, and what was chosen for the two methods."""
+    base = block.column.scale * fmean(block.baseline)
+    error = block.column.scale * fmean(block.errors)
+    decimals = 1 if block.column.percent else layout.decimals_of([base, error])
+    errors = f"{number(base, decimals)} > {number(error, decimals)}"
+    if block.chosen:
+        errors += f", at {clean(' > '.join(block.chosen))}"
+    text = f"{gain_text(block.gain, decimals)} ({block.gain.n})"
+    return Entry(text=text, rest=errors, best=is_sure(block))
+
+
+def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[str]:
+    """Return the settings that all blocks share, and which runs and pairs do not count."""
+    notes = []
+    if shared:
+        notes.append(f"all with {clean(settings_text(sorted(shared)), longest=2000)}")
+    same = comparison.same
+    if same:
+        n_pairs = same + sum(len(block.seeds) for block in comparison.blocks)
+        pairs = counted(n_pairs, "pair")
+        notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
+    if comparison.left_out:
+        notes.append(f"left out: {left_out_text(comparison.axis, comparison.left_out)}")
+    if len(comparison.programs) > 1:
+        programs = clean(", ".join(comparison.programs))
+        notes.append(f"programs, each of which made both runs of its pairs: {programs}")
+    if comparison.unpaired:
+        runs = counted(comparison.unpaired, "completed run")
+        partner = f"{clean(comparison.axis)}={clean(comparison.baseline)}"
+        notes.append(f"{runs} without a partner of {partner}: left out")
+    return notes
+
+
+def record_of(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as a JSON-able record.
+
+    Errors of all pairs are as stored, gains in points where errors are per cent.
+    """
+    arms = [asdict(arm) | {"sentence": sentence(arm, comparison)} for arm in comparison.overall]
+    sets = []
+    for block in comparison.blocks:
+        fields = asdict(block) | {"others": dict(block.others)}
+        sets.append(fields.pop("column") | fields)
+    left_out = []
+    for pair in comparison.left_out:
+        facts = {"arm": pair.arm, "seeds": [pair.seed], "differs": pair.differs}
+        left_out.append(vars(pair.column) | facts)
+    return {
+        "schema": 6,
+        "against": {comparison.axis: comparison.baseline},
+        "margin": MARGIN,
+        "unit": comparison.unit,
+        "arms": arms,
+        "sets": sets,
+        "unpaired": comparison.unpaired,
+        "same_computation": comparison.same,
+        "left_out": left_out,
+        "programs": comparison.programs,
+    }

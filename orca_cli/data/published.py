@@ -94,12 +94,6 @@ def fault(what: str, where: object) -> DataError:
     return DataError(what, where=str(where), hint=AGAIN)
 
 
-def refuse(is_wrong: object, what: str, where: object) -> None:
-    """Raise DataError where a file, or a part of one, is not what its data set has."""
-    if is_wrong:
-        raise fault(what, where)
-
-
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
     """Return the named entries of a dict that a file holds.
 
@@ -139,7 +133,8 @@ def check_array(
     if not isinstance(array, np.ndarray):
         problem = f"{what} is a {type(array).__name__}; expected {dtype} {form}"
         raise fault(problem.removeprefix(" is "), where)
-    if not _has_type(array, dtype) or not _has_shape(array, shape):
+    has_type = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
+    if not has_type or not _has_shape(array, shape):
         problem = f"{what} is {array.dtype} {array.shape}; expected {dtype} {form}"
         raise fault(problem.removeprefix(" is "), where)
     if holds == "finite" and not np.isfinite(array).all():
@@ -147,12 +142,6 @@ def check_array(
     if holds == "binary" and not np.isin(array, (0, 1)).all():
         raise fault(f"{what} has other values than 0 and 1".strip(), where)
     return array
-
-
-def _has_type(array: np.ndarray, dtype: str) -> bool:
-    if dtype == "numbers":
-        return array.dtype.kind in "biuf"
-    return array.dtype == dtype
 
 
 def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:

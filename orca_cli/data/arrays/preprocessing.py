@@ -9,6 +9,7 @@ Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs
 l of a sequence alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -212,19 +213,16 @@ class ArrayPreprocessing:
             raise DataError(
                 f"samples of different shapes: {error}", where=where, hint="give one array"
             ) from error
+        as_raw: Callable[[Any], RawInputs] = self._padded
         if isinstance(samples, np.ndarray):
             self.check(samples, where)
-            return NewData(
-                count=len(samples),
-                inputs=lambda start, stop: RawInputs(samples[start:stop]),
-                targets=lambda: None,
-                where=where,
-            )
-        for i, sequence in enumerate(samples):
-            self.check(sequence[None], f"{where}, sample {i}")
+            as_raw = RawInputs
+        else:
+            for i, sequence in enumerate(samples):
+                self.check(sequence[None], f"{where}, sample {i}")
         return NewData(
             count=len(samples),
-            inputs=lambda start, stop: self._padded(samples[start:stop]),
+            inputs=lambda start, stop: as_raw(samples[start:stop]),
             targets=lambda: None,
             where=where,
         )

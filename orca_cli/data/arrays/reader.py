@@ -69,19 +69,8 @@ class ArraySettings:
 
 
 @dataclass(frozen=True)
-class _Training:
-    """The arrays of the training file, N rows, as they are there."""
-
-    raw: RawInputs
-    y: np.ndarray
-    where: str  # the origin of the inputs
-    y_where: str
-    groups: dict[str, np.ndarray]  # the group of each row, of every split that has groups
-
-
-@dataclass(frozen=True)
 class _Source:
-    """What was opened and read before anything is learned.
+    """What was opened and read before anything is learned: the arrays of the training file, N rows.
 
     Of `form`, targets, scale, means of gaps and the length of sequences are open.
     """
@@ -89,7 +78,11 @@ class _Source:
     settings: ArraySettings
     splits: StoredSplits
     form: ArrayPreprocessing
-    training: _Training
+    raw: RawInputs
+    y: np.ndarray
+    where: str  # the origin of the inputs
+    y_where: str
+    groups: dict[str, np.ndarray]  # the group of each row, of every split that has groups
     reporter: Reporter
 
 
@@ -102,12 +95,7 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
     read before it is opened. MemoryExhaustedError: an array does not fit.
     """
     _check_settings(settings)
-    splits = _locate(settings, data_folder)
-    form = _unfitted(settings, splits.arrays["train"])
-    training = _read_training(splits, form)
-    source = _Source(
-        settings=settings, splits=splits, form=form, training=training, reporter=reporter
-    )
+    source = _open(settings, data_folder, reporter)
     return assemble(
         "arrays",
         reporter,
@@ -134,6 +122,44 @@ def _check_settings(settings: ArraySettings) -> None:
             where="task.group",
             hint="name the array that says which samples belong together",
         )
+
+
+def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _Source:
+    """Return the arrays of the training file, and the groups of all files.
+
+    The headers of all inputs are checked.
+    """
+    splits = _locate(settings, data_folder)
+    train = splits.arrays["train"]
+    x = train["x"]
+    form = _unfitted(settings, train)
+    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+        raise DataError(
+            f"inputs have shape {x.shape}",
+            where=x.where,
+            hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
+            " with task.channels_last=true channels last",
+        )
+    for arrays in splits.arrays.values():
+        form.check(arrays["x"], arrays["x"].where)
+    raw = _read(train, form)
+    y = train["y"].read()
+    group_columns = {}
+    for split_name, arrays in splits.arrays.items():
+        if "group" in arrays:
+            group_columns[split_name] = (arrays["group"].read(), arrays["group"].where)
+    return _Source(
+        settings=settings,
+        splits=splits,
+        form=form,
+        raw=raw,
+        y=y,
+        where=x.where,
+        y_where=train["y"].where,
+        # Groups of all files are numbered together, so that none is in two splits.
+        groups=group_rows(group_columns, splits.rows),
+        reporter=reporter,
+    )
 
 
 def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
@@ -212,33 +238,6 @@ def _check_layout(x: StoredArray) -> None:
     )
 
 
-def _read_training(splits: StoredSplits, form: ArrayPreprocessing) -> _Training:
-    """Return the arrays of the training file, and the groups of all files.
-
-    The headers of all inputs are checked.
-    """
-    train = splits.arrays["train"]
-    x = train["x"]
-    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
-        raise DataError(
-            f"inputs have shape {x.shape}",
-            where=x.where,
-            hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
-            " with task.channels_last=true channels last",
-        )
-    for arrays in splits.arrays.values():
-        form.check(arrays["x"], arrays["x"].where)
-    raw = _read(train, form)
-    y = train["y"].read()
-    group_columns = {}
-    for split_name, arrays in splits.arrays.items():
-        if "group" in arrays:
-            group_columns[split_name] = (arrays["group"].read(), arrays["group"].where)
-    # Groups of all files are numbered together, so that none is in two splits.
-    groups = group_rows(group_columns, splits.rows)
-    return _Training(raw=raw, y=y, where=x.where, y_where=train["y"].where, groups=groups)
-
-
 def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
     """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
     x = arrays["x"].read()
@@ -252,50 +251,48 @@ def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
 def _pool(source: _Source) -> Pool:
     """Return the training data as `assemble` draws splits from them."""
     form = source.form
-    training = source.training
     classes = None
     if source.settings.kind == "classes":
-        classes = plain_labels(training.y, training.y_where)
+        classes = plain_labels(source.y, source.y_where)
         if classes.dtype.kind == "U":
-            check_labels(classes, training.y_where)
+            check_labels(classes, source.y_where)
     if form.padding is not None:
         # Inputs are identical if they are so up to their ends; nothing is cut.
         form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
     return Pool(
         unit="samples",
-        where=training.where,
+        where=source.where,
         rows=source.splits.rows,
         supplied=source.splits.arrays,
         classes=classes,
-        groups=training.groups.get("train"),
-        contents=partial(hashes_of_rows, form.assembled(training.raw, training.where)),
+        groups=source.groups.get("train"),
+        contents=partial(hashes_of_rows, form.assembled(source.raw, source.where)),
     )
 
 
 def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     """Learn from the training rows how arrays become samples; see `assemble`."""
     settings = source.settings
-    training = source.training
-    ends = training.raw.lengths
+    ends = source.raw.lengths
     form = _with_length(source.form, ends, rows["train"])
-    y = training.y
+    y = source.y
     may_miss = settings.missing_targets
     # Dense targets end where their sequences do: all that comes after is a missing target.
     if settings.kind == "dense" and form.padding is not None and ends is not None:
-        y = form.padding.targets(y, ends, form.channels_last, training.y_where)
+        y = form.padding.targets(y, ends, form.channels_last, source.y_where)
         may_miss = True
     targets = fit_targets(
         settings.kind,
         y,
         rows["train"],
-        training.y_where,
+        source.y_where,
         extent=form.file_shape[1:],
         num_classes=settings.num_classes,
         channels_last=form.channels_last,
         missing=may_miss,
     )
-    x = form.oriented(training.raw, training.where)
-    encoded = targets.encode(y, training.y_where)
+    x = form.oriented(source.raw, source.where)
+    encoded = targets.encode(y, source.y_where)
     # Without gaps nothing is filled, and digests do not depend on how it would be.
     has_gaps = count_missing(x) > 0
     inputs = fit_inputs(
@@ -304,7 +301,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         has_gaps=has_gaps,
         how=settings.gaps,
         indicator=settings.gap_indicator,
-        where=training.where,
+        where=source.where,
     )
     scale = inputs.scale if settings.normalize else None
     form = replace(form, targets=targets, scale=scale, gaps=inputs.gaps)
@@ -318,11 +315,11 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
             encoded,
             rows=rows[split_name],
             scale=scale,
-            groups=training.groups.get("train"),
+            groups=source.groups.get("train"),
             gaps=inputs.gaps if has_gaps else None,
         )
 
-    shape = training.raw.x.shape
+    shape = source.raw.x.shape
     notes = [
         f"inputs {shape} read as {_described_samples(form, ends, rows['train'])}",
         *_notes_on_cuts(form, ends),
@@ -365,7 +362,7 @@ def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> A
     gaps = form.gaps
     if gaps is not None and not gaps.flagged and count_missing(x) == 0:
         gaps = None  # a split without gaps has the same digest whatever fills them
-    groups = source.training.groups.get(split_name)
+    groups = source.groups.get(split_name)
     return ArraySamples(x, y, scale=form.scale, groups=groups, gaps=gaps)
 
 

@@ -1,4 +1,4 @@
-"""Rows of arrays, in memory or mapped from a file: block by block, channels first, and of different lengths as one array.
+"""Rows of arrays, in memory or mapped from a file: in blocks, channels first, of several lengths.
 
 Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are read together.
 """
@@ -11,40 +11,37 @@ from numpy.typing import DTypeLike
 from orca_cli import signals
 from orca_cli.data.untrusted.memory import release_pages
 
-_Row = Callable[[int], np.ndarray]
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
 class Ragged:
-    """Sequences of different lengths as one array [N, C, L] of which rows are put together when asked for, 0 after their ends.
+    """Sequences of different lengths as one array [N, C, L], 0 after their ends.
 
-    What comes after a sequence's end is never read, so nothing can depend on it.
+    Rows are put together when they are asked for. What comes after a sequence's end is never read,
+    so nothing can depend on it.
 
     Args:
         row: returns sequence i as [C, l], with l at least its length.
         lengths: [N], 1 or more; above L they count as L, and the sequence is cut.
         sample: (C, L).
-        storage: the array that `row` reads; the pages of a large memory map are released after every read.
+        storage: the array that `row` reads; the pages of a large memory map are released after
+            every read.
     """
 
     def __init__(
         self,
-        row: _Row,
+        row: Callable[[int], np.ndarray],
         lengths: np.ndarray,
         sample: tuple[int, int],
         dtype: DTypeLike,
         storage: object = None,
     ) -> None:
-        self.shape, self.ndim, self.dtype = (
-            (len(lengths), *sample),
-            1 + len(sample),
-            np.dtype(dtype),
-        )
-        self._row, self._storage, self.lengths = (
-            row,
-            storage,
-            np.minimum(lengths, sample[1]).astype(np.int64),
-        )
+        self.shape = (len(lengths), *sample)
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(dtype)
+        self.lengths = np.minimum(lengths, sample[1]).astype(np.int64)
+        self._row = row
+        self._storage = storage
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -53,44 +50,63 @@ class Ragged:
         return self.read(rows)[0]
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sequences with these indices, [B, C, L], and [B, L] bool, False after the end of each."""
+        """Return the sequences with these indices [B, C, L], and [B, L] bool, False after ends."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
-        for place, row in enumerate(rows):
+        for i, row in enumerate(rows):
             length = self.lengths[row]
-            x[place, :, :length] = self._row(int(row))[:, :length]
+            x[i, :, :length] = self._row(int(row))[:, :length]
         release_pages(self._storage)
-        return x, np.arange(self.shape[2]) < self.lengths[rows, None]
+        is_inside = np.arange(self.shape[2]) < self.lengths[rows, None]  # [B, L]
+        return x, is_inside
 
 
 def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return rows of x in C order, and [B, L] bool, False after sequences' ends, None of arrays; mapped pages are released."""
-    part = x.read(rows) if isinstance(x, Ragged) else (np.ascontiguousarray(x[rows]), None)
+    """Return rows of x in C order, and [B, L] bool, False after sequences' ends; None of arrays.
+
+    Mapped pages are released.
+    """
+    if isinstance(x, Ragged):
+        return x.read(rows)
+    block = np.ascontiguousarray(x[rows])
     release_pages(x)
-    return part
+    return block, None
 
 
 def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield `rows` in stretches of `size`, the last one possibly shorter; signals are checked before each."""
+    """Yield `rows` in stretches of `size`, the last one possibly shorter.
+
+    Signals are checked before each.
+    """
     for start in range(0, len(rows), size):
         signals.check()
         yield rows[start : start + size]
 
 
-def parts(
+def masked_blocks(
     x: np.ndarray | Ragged, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Return an iterator over what `read` returns for stretches of about 16 MiB, so that mapped files are never held whole."""
+    """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-    return (read(x, some) for some in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)))
+    for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
+        yield read(x, block_rows)
 
 
 def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in C-ordered blocks of about 16 MiB, so that sums do not depend on the order of bytes."""
-    return (block for block, _ in parts(x, rows))
+    """Yield x[rows] in C-ordered blocks of about 16 MiB.
+
+    Sums over them do not depend on the order of bytes.
+    """
+    for block, _ in masked_blocks(x, rows):
+        yield block
 
 
 def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [N, L] as [N, 1, L], and [N, C, *E] or, with channels last, [N, *E, C] as [N, C, *E], without copying."""
+    """Return inputs [N, L] as [N, 1, L], others as [N, C, *E]; with channels last from [N, *E, C].
+
+    Nothing is copied.
+    """
     if x.ndim == 2:
         return x[:, None]
-    return np.moveaxis(x, -1, 1) if channels_last and x.ndim > 2 else x
+    if channels_last and x.ndim > 2:
+        return np.moveaxis(x, -1, 1)
+    return x

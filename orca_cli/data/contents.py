@@ -1,4 +1,7 @@
-"""Samples with identical inputs: found by a hash of what the files hold, before anything is learned, or of samples as read."""
+"""Samples with identical inputs, found by hashes of what the files hold or of samples as read.
+
+Files are hashed before anything is learned from them.
+"""
 
 import hashlib
 import math
@@ -7,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import Ragged, in_turn, parts
+from orca_cli.data.blocks import Ragged, in_turn, masked_blocks
 from orca_cli.interfaces import Batch, Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -18,102 +21,148 @@ _BATCH_VALUES = 2**23
 
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
-    """Return a hash of each content, [n] uint64; two of a million contents share one by chance once in 10^7 data sets."""
+    """Return a hash of each content, [n] uint64.
+
+    Two of a million contents share one by chance once in 10^7 data sets.
+    """
     digests = []
     for content in contents:
         signals.check()
-        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        digests.append(int.from_bytes(digest))
     return np.array(digests, np.uint64)
 
 
 def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
-    """Return a hash of each of the `rows` [n] of inputs, read in one pass, part by part; None of more than 2 GiB."""
+    """Return a hash of each of the `rows` [n] of inputs, read block by block in one pass.
+
+    None of more than 2 GiB.
+    """
     if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
-    return hashes(one for part in parts(x, rows) for one in _bytes_of(*part))
+
+    def contents_of_rows() -> Iterator[bytes]:
+        for block, valid in masked_blocks(x, rows):
+            yield from _bytes_of(block, valid)
+
+    return hashes(contents_of_rows())
 
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
+    """Yield the bytes of each input [B, ...] and of its mask; equal numbers have equal bytes."""
     if x.dtype.kind == "f":
-        x = x + x.dtype.type(0)  # -0.0 is 0.0
-        x[np.isnan(x)] = np.nan  # of which there are many bit patterns
-    masks = [None] * len(x) if valid is None else valid
-    yield from (
-        one.tobytes() + (b"" if mask is None else mask.tobytes())
-        for one, mask in zip(x, masks, strict=True)
-    )
+        x = x + x.dtype.type(0)  # -0.0 becomes 0.0
+        x[np.isnan(x)] = np.nan  # of its many bit patterns, one
+    for i in range(len(x)):
+        content = x[i].tobytes()
+        if valid is not None:
+            content += valid[i].tobytes()
+        yield content
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
-    """Return groups of samples that must stay together, because of their group or of identical inputs, and a note.
+    """Return groups of samples that must stay together for their group or their inputs, and a note.
 
-    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare. Nothing is joined where
-    inputs repeat by nature: fewer than 30 of them, and fewer than half, are distinct, as in two columns of categories. The
-    note is empty where no inputs are identical.
+    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare.
+    Nothing is joined where inputs repeat by nature: fewer than 30 of them, and fewer than half, are
+    distinct, as in two columns of categories. The note is empty where no inputs are identical.
     """
     if contents is None:
         return groups, "too many inputs to be compared: identical ones may be in several splits"
-    _, first, place, counts = np.unique(
+    # Of each distinct input its first row and its number of rows; of each row the position [n] of
+    # its input among them.
+    _, first_rows, positions, counts = np.unique(
         contents, return_index=True, return_inverse=True, return_counts=True
     )
-    if not (repeated := int(counts[counts > 1].sum())):
+    num_repeated = int(counts[counts > 1].sum())
+    if num_repeated == 0:
         return groups, ""
-    what = f"{repeated} samples have inputs that others have too"
-    if len(first) < _FEW and 2 * len(first) < len(contents):
-        return (
-            groups,
-            f"warning: {what}, only {len(first)} are distinct: identical ones are in several splits",
-        )
-    note = f"{what}: identical ones stay in one split"
+    note = f"{num_repeated} samples have inputs that others have too"
+    num_distinct = len(first_rows)
+    if num_distinct < _FEW and 2 * num_distinct < len(contents):
+        consequence = f"only {num_distinct} are distinct: identical ones are in several splits"
+        return groups, f"warning: {note}, {consequence}"
+    note = f"{note}: identical ones stay in one split"
     if groups is None:
-        return first[place], note
+        return first_rows[positions], note
+    return _connected(groups, positions), note
+
+
+def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Return groups [n], with one name for those that share an input.
+
+    `inputs` [n] are numbers of distinct inputs. Groups and inputs are the nodes of a graph in which
+    every sample is an edge.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    group_values, group = np.unique(groups, return_inverse=True)
-    links, size = np.ones(len(group), dtype=bool), len(group_values) + len(first)
-    pairs = coo_array((links, (group, len(group_values) + place)), shape=(size, size))
-    component = connected_components(pairs, directed=False)[1][: len(group_values)]
-    _, least, place = np.unique(component, return_index=True, return_inverse=True)
-    return group_values[least[place]][group], note
+    names, numbers = np.unique(groups, return_inverse=True)  # names ascend
+    num_nodes = len(names) + int(inputs.max()) + 1
+    edges = (numbers, len(names) + inputs)
+    graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))
+    _, components = connected_components(graph, directed=False)
+    # A component has the name of its first group.
+    _, first_groups, positions = np.unique(
+        components[: len(names)], return_index=True, return_inverse=True
+    )
+    return names[first_groups[positions]][numbers]
 
 
 def input_hashes(batch: Batch) -> np.ndarray:
     """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
-    return hashes(_bytes_of(batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()))
+    valid = None if batch.valid is None else batch.valid.numpy()
+    return hashes(_bytes_of(batch.x.numpy(), valid))
 
 
 def count_shared(
     first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
-    """Return how many samples (`of`) of a second split were read, and how many (`shared`) have inputs that the first has too.
+    """Return how many inputs of a second split the first split has too (`shared`).
 
-    `complete` says whether both splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are
-    drawn by the seed, so that more samples may be shared than are found.
+    `of` is the number of samples of the second split that were read. `complete` says whether both
+    splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are drawn
+    by the seed, so that more samples may be shared than are found.
     """
-    seen, others = (_read(one, input_shape, seed) for one in (first, second))
-    is_complete = len(seen) == len(first) and len(others) == len(second)
-    return {"shared": int(np.isin(others, seen).sum()), "of": len(others), "complete": is_complete}
+    first_hashes = _hashes_of_samples(first, _drawn(first, input_shape, seed), input_shape)
+    second_hashes = _hashes_of_samples(second, _drawn(second, input_shape, seed), input_shape)
+    return {
+        "shared": int(np.isin(second_hashes, first_hashes).sum()),
+        "of": len(second_hashes),
+        "complete": len(first_hashes) == len(first) and len(second_hashes) == len(second),
+    }
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return a hash of each input, [n] uint64; None of splits that `count_shared` does not read whole."""
-    digests = _read(samples, input_shape, None)
-    return digests if len(digests) == len(samples) else None
+    """Return a hash of each input, [n] uint64.
+
+    None of splits that `count_shared` does not read whole.
+    """
+    if len(samples) > _most_samples(input_shape):
+        return None
+    return _hashes_of_samples(samples, np.arange(len(samples)), input_shape)
 
 
-def _read(samples: Samples, input_shape: tuple[int, ...], seed: int | None) -> np.ndarray:
-    """Return a hash of each input of a split, of large ones of as many as are read, drawn by the seed; none without one."""
-    values, rows = math.prod(input_shape), np.arange(len(samples))
-    if len(rows) > (most := min(_MOST_SAMPLES, max(1, _MOST_VALUES // values))):
-        drawn = 0 if seed is None else most
-        rows = np.sort(
-            seeding.numpy_generator(seed or 0, "overlap").choice(len(rows), drawn, replace=False)
-        )
-    size = max(1, min(256, _BATCH_VALUES // values))
-    return np.concatenate(
-        [
-            np.empty(0, np.uint64),
-            *(input_hashes(samples.batch(some)) for some in in_turn(rows, size)),
-        ]
-    )
+def _most_samples(input_shape: tuple[int, ...]) -> int:
+    """Return the number of samples up to which a split is read whole."""
+    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+
+
+def _drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return all indices of a split, or of a large one as many as are read, drawn by the seed."""
+    limit = _most_samples(input_shape)
+    if len(samples) <= limit:
+        return np.arange(len(samples))
+    generator = seeding.numpy_generator(seed, "overlap")
+    return np.sort(generator.choice(len(samples), limit, replace=False))
+
+
+def _hashes_of_samples(
+    samples: Samples, rows: np.ndarray, input_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return a hash of the input of each sample in `rows`."""
+    batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
+    digests = [np.empty(0, np.uint64)]
+    for batch_rows in in_turn(rows, batch_size):
+        digests.append(input_hashes(samples.batch(batch_rows)))
+    return np.concatenate(digests)

@@ -1,4 +1,4 @@
-"""Splits made of others: a part of one, for learning curves (paper, Figure 5), and several in a row."""
+"""Splits made of others: a part of a split, for learning curves (paper, Figure 5), and several."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from orca_cli import seeding
-from orca_cli.data.own_data import refuse_if
 from orca_cli.data.splits import split
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Samples, TaskData
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples (see interfaces) of a split, by `rows`, ascending indices [n] into the `whole`."""
+    """Samples (see interfaces) of the `whole` with the indices `rows` [n], which ascend."""
 
     whole: Samples
     rows: np.ndarray
@@ -38,45 +38,49 @@ class Part:
 
     def digest(self) -> str:
         """Return a SHA-256 over the digest of the whole and the chosen rows."""
-        return hashlib.sha256(
-            f"{self.whole.digest()} {self.rows.dtype.str}".encode() + self.rows.tobytes()
-        ).hexdigest()
+        text = f"{self.whole.digest()} {self.rows.dtype.str}"
+        return hashlib.sha256(text.encode() + self.rows.tobytes()).hexdigest()
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
-    """Return a task that trains on a part of its training split, with a note on it; the task itself where `fraction` is None.
+    """Return a task that trains on a part of its training split, with a note on it.
 
-    The part is drawn by the seed, every class in proportion, and a smaller one lies within a larger one. Validation and test
-    stay as they are, and so do means and deviations, which are those of the whole. DataError where fewer than two samples
-    would be left.
+    The task itself where `fraction` is None. The part is drawn by the seed, every class in
+    proportion, and a smaller one lies within a larger one. Validation and test stay as they are,
+    and so do means and deviations, which are those of the whole. DataError where fewer than two
+    samples would be left.
     """
     if fraction is None:
         return task
     total = len(task.train)
-    classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
     count = max(1, round(fraction * total))
-    what = f"{fraction:g} leaves {count} of {total} training samples"
-    refuse_if(count < 2, what, "task.train_fraction", "at least 2 are needed")
-    seed = seeding.derive(seed, "train_fraction")
-    drawn = split(total, validation=0, test=0, train=count, seed=seed, classes=classes)
-    how = "" if classes is None else ", every class in proportion"
-    note = f"{count} of {total} training samples are used (task.train_fraction={fraction:g}{how})"
-    if classes is not None and (
-        lost := len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
-    ):
-        note += f", which leaves {lost} classes without any"
-    return replace(
-        task,
-        train=Part(task.train, drawn.train),
-        note=f"{task.note}; {note}" if task.note else note,
-    )
+    if count < 2:
+        raise DataError(
+            f"{fraction:g} leaves {count} of {total} training samples",
+            where="task.train_fraction",
+            hint="at least 2 are needed",
+        )
+    classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
+    draw_seed = seeding.derive(seed, "train_fraction")
+    drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
+    draw = f"task.train_fraction={fraction:g}"
+    if classes is not None:
+        draw += ", every class in proportion"
+    note = f"{count} of {total} training samples are used ({draw})"
+    if classes is not None:
+        num_lost = len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
+        if num_lost > 0:
+            note += f", which leaves {num_lost} classes without any"
+    if task.note:
+        note = f"{task.note}; {note}"
+    return replace(task, train=Part(whole=task.train, rows=drawn.train), note=note)
 
 
 class Joined:
-    """Samples (see interfaces) of one or more splits of one task, one after the other, none of which is copied.
+    """Samples (see interfaces) of splits of a task, one after the other; none is copied.
 
-    Equal numbers in the parts' groups are one record: the reader has to number records over all of its splits. Samples of
-    parts without a mask are all input where another part has one.
+    Equal numbers in the parts' groups are one record: the reader has to number records over all of
+    its splits. Samples of parts without a mask are all input where another part has one.
     """
 
     def __init__(self, parts: Sequence[Samples]) -> None:
@@ -87,25 +91,25 @@ class Joined:
         return int(self._ends[-1])
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices, in this order; the parts draw from `augment` one after the other."""
+        """Return the samples with these indices, in this order.
+
+        The parts draw from `augment` one after the other.
+        """
         indices = np.asarray(indices, dtype=np.int64)
-        owner = np.searchsorted(self._ends, indices, side="right")
+        owners = np.searchsorted(self._ends, indices, side="right")  # the part of each sample
         starts = self._ends - [len(part) for part in self._parts]
-        batches = [
-            self._parts[part].batch(indices[owner == part] - starts[part], augment)
-            for part in np.unique(owner)
-        ]
-        order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
-        x, y = (
-            torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "y")
-        )
+        batches = []
+        for i in np.unique(owners):
+            rows = indices[owners == i] - starts[i]
+            batches.append(self._parts[i].batch(rows, augment))
+        # `order` has the position of each requested sample among those of all batches.
+        order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
+        x = torch.cat([batch.x for batch in batches])[order]
+        y = torch.cat([batch.y for batch in batches])[order]
         if all(batch.valid is None for batch in batches):
             return Batch(x, y)
-        masks = [
-            torch.ones_like(one.x[:, 0], dtype=torch.bool) if one.valid is None else one.valid
-            for one in batches
-        ]
-        return Batch(x, y, torch.cat(masks)[order])
+        valid = torch.cat([_mask(batch) for batch in batches])[order]
+        return Batch(x, y, valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -113,11 +117,22 @@ class Joined:
 
     def groups(self) -> np.ndarray | None:
         """Return the record of each sample, [n] int64; None where a part has none."""
-        records = [groups for part in self._parts if (groups := part.groups()) is not None]
-        return np.concatenate(records) if len(records) == len(self._parts) else None
+        records = []
+        for part in self._parts:
+            groups = part.groups()
+            if groups is None:
+                return None
+            records.append(groups)
+        return np.concatenate(records)
 
     def digest(self) -> str:
         """Return a SHA-256 over the parts' own."""
-        return hashlib.sha256(
-            " ".join(["joined", *(part.digest() for part in self._parts)]).encode()
-        ).hexdigest()
+        text = " ".join(["joined", *(part.digest() for part in self._parts)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mask(batch: Batch) -> torch.Tensor:
+    """Return the mask of a batch; without one, all of it is input."""
+    if batch.valid is None:
+        return torch.ones_like(batch.x[:, 0], dtype=torch.bool)
+    return batch.valid

@@ -1,4 +1,4 @@
-"""Generated data sets, and maps of targets that are stored one per file, as one array: made once, and kept in the cache folder.
+"""Generated data sets, and arrays of maps that lie in a file each: made once, kept in the cache.
 
 Checksums are kept with them, and compared whenever they are read.
 
@@ -30,39 +30,46 @@ def folder_of(
     make: Callable[[Path], None],
     reporter: Reporter,
 ) -> Path:
-    """Return a folder with the data of a task that `parameters` determine; `make` fills it where it is missing or damaged.
+    """Return a folder with the data of a task that `parameters` determine.
 
-    It is cache_folder/generated/NAME-HASH; one process makes it while others wait. Where writing fails or a signal asks to
-    stop, nothing half-made remains.
+    `make` fills it where it is missing or damaged. It is cache_folder/generated/NAME-HASH; one
+    process makes it while others wait. Where writing fails or a signal asks to stop, nothing
+    half-made remains.
 
     Args:
-        parameters: all that the data depend on, with the version of the generator; they are written to parameters.json in it.
-        make: called with an empty folder, whose content appears under the final name when it returns.
+        parameters: all that the data depend on, with the version of the generator; they are written
+            to parameters.json in it.
+        make: called with an empty folder, whose content appears under the final name when it
+            returns.
     """
     text = json.dumps(parameters, sort_keys=True)
-    path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = cache_folder / "generated" / f"{name}-{digest[:12]}"
     with storage.cached(
         path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
     ) as is_whole:
-        if not is_whole:
-            reporter.say(f"generating {name} once into {path}")
-            with storage.commit_folder(path) as temporary:
-                make(temporary)
-                storage.write_json(temporary / "parameters.json", parameters)
+        if is_whole:
+            return path
+        reporter.say(f"generating {name} once into {path}")
+        with storage.commit_folder(path) as temporary:
+            make(temporary)
+            storage.write_json(temporary / "parameters.json", parameters)
     return path
 
 
 class MapSamples(ABC):
-    """Samples (see interfaces) that are read one by one, and their targets, [n, 1, H, W] float32, a memory map in the cache.
+    """Samples (see interfaces) that are read one by one, and their targets in the cache.
 
-    A subclass says how a target and an input are read. Reading targets holds one at a time, so memory does not grow with the
-    split; the cache takes 4 H W bytes a sample.
+    Targets are [n, 1, H, W] float32, a memory map. A subclass says how a target and an input are
+    read. Reading targets holds one at a time, so memory does not grow with the split; the cache
+    takes 4 H W bytes a sample.
 
     Args:
-        cache_folder, name, reporter: the name is that of the task and split, such as "psicov-train".
+        cache_folder, name, reporter: the name is that of the task and split, such as
+            "psicov-train".
         count, shape: n; (C, H, W) of an input.
-        files: all that is read; their names, sizes and times of change identify the targets in the cache. DataError where one
-            is missing.
+        files: all that is read; their names, sizes and times of change identify the targets in the
+            cache. DataError where one is missing.
         settings: all else that the targets and their records depend on.
         facts: all besides the records that the samples depend on, as JSON, for the digest.
     """
@@ -81,17 +88,10 @@ class MapSamples(ABC):
         settings: dict[str, int | float | str],
         facts: dict[str, Any],
     ) -> None:
-        state = hashlib.sha256()  # of names, sizes and times of change: reading gigabytes at every start would take minutes
-        for path in files:
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-            state.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         parameters = {
             "version": _MAPS_VERSION,
             "count": count,
-            "files": state.hexdigest(),
+            "files": _state_of(files),
             **settings,
         }
 
@@ -101,6 +101,7 @@ class MapSamples(ABC):
                 open(folder / "targets.npy", "wb") as file,
                 reporter.track(f"reading {name}", count) as advance,
             ):
+                # A header, then map after map, so that one is held at a time.
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
                 for index in range(count):
@@ -111,40 +112,43 @@ class MapSamples(ABC):
                     advance()
             storage.write_json(folder / "records.json", records)
 
-        folder = folder_of(cache_folder, name, parameters, make, reporter)
+        folder = folder_of(cache_folder, name, parameters=parameters, make=make, reporter=reporter)
         self._maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
         self.records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
-        self._shape, self._facts = shape, facts
+        self._shape = shape
+        self._facts = facts
 
     @abstractmethod
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the target [H, W] of a sample, and what else is to be known of it: its record, as JSON."""
+        """Return the target [H, W] of a sample, and its record: what else is known, as JSON."""
 
     @abstractmethod
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray | bool, np.ndarray | None]:
-        """Return an input [C, H, W], its mask [H, W] or True for all of it, and its target, None for the one in the cache."""
+        """Return an input [C, H, W], its mask [H, W] and its target.
+
+        A mask of True is one for all of the input; a target of None is that in the cache.
+        """
 
     def __len__(self) -> int:
         return len(self.records)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W]; `augment` is passed to `read`."""
-        x, valid = (
-            np.empty((len(indices), *form), kind)
-            for form, kind in ((self._shape, "f4"), (self._shape[1:], bool))
-        )
+        """Return x [B, C, H, W], y [B, 1, H, W] and, where `masked`, the mask [B, H, W].
+
+        `augment` is passed to `read`.
+        """
+        x = np.empty((len(indices), *self._shape), np.float32)
+        valid = np.empty((len(indices), *self._shape[1:]), bool)
         y = np.array(self._maps[indices])
         for row, index in enumerate(indices):
             x[row], valid[row], target = self.read(int(index), augment)
-            y[row, 0] = y[row, 0] if target is None else target
+            if target is not None:
+                y[row, 0] = target
         release_pages(self._maps)
-        return Batch(
-            torch.from_numpy(x),
-            torch.from_numpy(y),
-            torch.from_numpy(valid) if self.masked else None,
-        )
+        mask = torch.from_numpy(valid) if self.masked else None
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), mask)
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
@@ -155,7 +159,22 @@ class MapSamples(ABC):
         return None
 
     def digest(self) -> str:
-        """Return a SHA-256 over the facts and the records, which say what the files held when the targets were read."""
-        return hashlib.sha256(
-            json.dumps(self._facts | {"records": self.records}, sort_keys=True).encode()
-        ).hexdigest()
+        """Return a SHA-256 over facts and records: what the files held when targets were read."""
+        text = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state_of(files: Sequence[Path]) -> str:
+    """Return a SHA-256 over names, sizes and times of change of files.
+
+    DataError where one is missing. Their content is not read: gigabytes at every start would take
+    minutes.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -16,13 +16,14 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import Batch
 
-# What happens to inputs that are longer than the model's: cut and scored, or left out of every split.
+# What happens to inputs that are longer than the model's: cut and scored, or left out of every
+# split.
 OverLength = Literal["truncate", "drop"]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end; what the readers of ListOps and of remote homology make."""
+    """Sequences of one split, end to end, as the readers of ListOps and of remote homology make."""
 
     tokens: np.ndarray  # [sum of lengths] uint8, in 0..V-1
     ends: np.ndarray  # [n] int64, where each ends in the tokens
@@ -32,71 +33,89 @@ class Sequences:
     def samples(
         self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength
     ) -> SymbolSamples:
-        """Return samples of these sequences, without those that are `longer` where `over_length` is "drop".
+        """Return samples of these sequences; "drop" leaves out those that are `longer`.
 
         The other arguments are those of `SymbolSamples`.
         """
-        fits, sizes = ~self.longer | (over_length == "truncate"), np.diff(self.ends, prepend=0)
-        tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
-        sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])
-        return SymbolSamples(name, sequences, num_symbols, length, mask)
+        is_used = ~self.longer | (over_length == "truncate")
+        sizes = np.diff(self.ends, prepend=0)
+        sequences = Sequences(
+            tokens=self.tokens[np.repeat(is_used, sizes)],
+            ends=np.cumsum(sizes[is_used], dtype=np.int64),
+            classes=self.classes[is_used],
+            longer=self.longer[is_used],
+        )
+        return SymbolSamples(name, sequences, num_symbols=num_symbols, length=length, mask=mask)
 
 
 def longer_note(
     parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
 ) -> str:
-    """Return a note on the sequences of splits that are longer than the input; empty where there are none."""
-    counts = [
-        f"{int(one.longer.sum())} of {len(one.ends)} in {part}"
-        for part, one in parts.items()
-        if one.longer.any()
-    ]
-    return (
-        f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
-        if counts
-        else ""
-    )
+    """Return a note on the sequences of splits that are longer than the input.
+
+    Empty where there are none.
+    """
+    counts = []
+    for split_name, sequences in parts.items():
+        num_longer = int(sequences.longer.sum())
+        if num_longer > 0:
+            counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
+    if not counts:
+        return ""
+    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the symbols of all texts [sum of lengths] uint8, and where each text ends in them [n] int64."""
-    return np.frombuffer(b"".join(texts), np.uint8), np.cumsum(
-        [len(text) for text in texts], dtype=np.int64
-    )
+    """Return the symbols of all texts [sum of lengths] uint8, and the end of each [n] int64."""
+    symbols = np.frombuffer(b"".join(texts), np.uint8)
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return symbols, ends
 
 
 def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
-    """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1; tokens beyond V-1 become zeros."""
-    starts, symbols = np.concatenate([[0], ends[:-1]]), np.arange(num_symbols)[:, None]
+    """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1.
+
+    Tokens beyond V-1 become zeros.
+    """
+    starts = np.concatenate([[0], ends[:-1]])
+    symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
     return Ragged(
-        lambda row: tokens[starts[row] : ends[row]] == symbols,
-        ends - starts,
-        (num_symbols, length),
-        np.uint8,
+        row=lambda i: tokens[starts[i] : ends[i]] == symbols,
+        lengths=ends - starts,
+        sample=(num_symbols, length),
+        dtype=np.uint8,
     )
 
 
 class SymbolSamples(ArraySamples):
-    """Samples (see interfaces) over sequences; one-hot columns [V, L] of their first L symbols are made batch by batch.
+    """Samples (see interfaces) over sequences.
 
-    With `mask` the zero columns after the end are marked as padding. The name is that of the task, for the digest.
+    One-hot columns [V, L] of their first L symbols are made batch by batch. With `mask` the zero
+    columns after the end are marked as padding. The name is that of the task, for the digest.
     """
 
     def __init__(
         self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool
     ) -> None:
-        super().__init__(
-            one_hot(sequences.tokens, sequences.ends, num_symbols, length), sequences.classes
-        )
-        self._name, self._sequences, self._length, self._mask = name, sequences, length, mask
+        columns = one_hot(sequences.tokens, sequences.ends, num_symbols, length)
+        super().__init__(columns, sequences.classes)
+        self._name = name
+        self._sequences = sequences
+        self._length = length
+        self._mask = mask
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask); nothing is augmented."""
+        """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask).
+
+        Nothing is augmented.
+        """
         batch = super().batch(indices)
-        return batch if self._mask else replace(batch, valid=None)
+        if self._mask:
+            return batch
+        return replace(batch, valid=None)
 
     def digest(self) -> str:
-        """Return a SHA-256 over the sequences, their classes, the length of the input and the absence of a mask."""
+        """Return a SHA-256 over sequences, classes, the length of the input, and having no mask."""
         mask = "" if self._mask else " unmasked"
         digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
         for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):

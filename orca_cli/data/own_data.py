@@ -1,4 +1,4 @@
-"""Settings, paths, columns and numbers of own data, and the words that notes and refusals share."""
+"""Settings, paths, columns and numbers of own data, and texts that notes and refusals share."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,26 +9,15 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.terminal import counted
 
-MISSING_WORDS = (
-    "",
-    "?",
-    ".",
-    "na",
-    "n/a",
-    "#n/a",
-    "<na>",
-    "nan",
-    "null",
-    "none",
-)  # in fields of tables
+# Fields of tables that say that an entry is missing, in lower case.
+MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 _SHOWN = 10  # names in a note
-Rule = tuple[
-    bool, str, str, str
-]  # whether settings break it, the setting to name, what is wrong with it, what to do
+# Whether settings break it, the setting to name, what is wrong with it, what to do.
+Rule = tuple[bool, str, str, str]
 
 
 def check_rules(*rules: Rule) -> None:
-    """Raise ConfigError for the first rule, of settings that exclude or need each other, that is broken."""
+    """Raise ConfigError for the first broken rule of settings that exclude or need each other."""
     for is_broken, setting, what, hint in rules:
         if is_broken:
             raise ConfigError(what, where=f"task.{setting}", hint=hint)
@@ -41,32 +30,53 @@ def files_rule(origin: str, path: str | None) -> Rule:
 
 
 def file_path(file: str, data_folder: Path) -> Path:
-    """Return a file's path from the working folder, or from the data folder where it exists only there."""
+    """Return a file's path in the working folder, or in the data folder if it is only there."""
     path = Path(file).expanduser()
-    inside = data_folder / path
-    return inside if not path.exists() and inside.exists() else path
+    path_in_data = data_folder / path
+    if not path.exists() and path_in_data.exists():
+        return path_in_data
+    return path
 
 
 def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, Path]:
-    """Return the path of each split's setting that has a file; raise ConfigError where two have the same one."""
-    paths = {key: file_path(file, data_folder) for key, file in files.items() if file is not None}
-    seen: dict[Path, str] = {}
-    for key, path in paths.items():
-        first = seen.setdefault(path.resolve(), key)
-        what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
-        hint = "name another file, or omit this one and the split is drawn from the training file"
-        check_rules((first != key, key, what, hint))
+    """Return the path of each split's setting that names a file.
+
+    ConfigError where two settings name the same file.
+    """
+    paths: dict[str, Path] = {}
+    settings: dict[Path, str] = {}
+    for setting, file in files.items():
+        if file is None:
+            continue
+        path = file_path(file, data_folder)
+        # Links and other spellings lead to the same file.
+        earlier_setting = settings.setdefault(path.resolve(), setting)
+        if earlier_setting != setting:
+            raise ConfigError(
+                f"'{path}' is also the file of task.{earlier_setting};"
+                " its samples would be in both splits",
+                where=f"task.{setting}",
+                hint="name another file,"
+                " or omit this one and the split is drawn from the training file",
+            )
+        paths[setting] = path
     return paths
 
 
 def check_columns(
     names: Iterable[str | None], columns: Sequence[str], key: str, where: str
 ) -> None:
-    """Raise DataError, with the closest name or all of them, where a column does not exist; None is no column."""
-    if absent := [name for name in names if name is not None and name not in columns]:
-        close = suggest(absent[0], columns)
-        hint = close if close.startswith("did you mean") else f"columns: {listed(columns)}"
-        raise DataError(f"{where} has no column '{absent[0]}'", where=key, hint=hint)
+    """Raise DataError, with the closest name or all of them, for a column that does not exist.
+
+    None names no column.
+    """
+    for name in names:
+        if name is None or name in columns:
+            continue
+        hint = suggest(name, columns)
+        if not hint.startswith("did you mean"):
+            hint = f"columns: {listed(columns)}"
+        raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
 
 
 def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
@@ -78,46 +88,65 @@ def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
 def check_names(names: Sequence[str], where: str) -> None:
     """Raise DataError where two columns have the same name."""
     for name, count in Counter(names).items():
-        refuse_if(count > 1, f"two columns are named '{name}'", where, "give them distinct names")
+        if count > 1:
+            raise DataError(
+                f"two columns are named '{name}'", where=where, hint="give them distinct names"
+            )
 
 
 def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> None:
-    """Raise DataError if rows of a table lack an entry (`missing`, [n] bool); it counts them and names the first."""
-    if missing.any():
-        problem = f"{int(missing.sum())} rows have no {what}, the first is row {int(missing.argmax()) + 1}"
-        raise DataError(problem, where=where, hint=hint)
+    """Raise DataError if rows of a table lack an entry; it counts them and names the first.
+
+    `missing` is [n] bool.
+    """
+    if not missing.any():
+        return
+    row = int(missing.argmax()) + 1
+    raise DataError(
+        f"{int(missing.sum())} rows have no {what}, the first is row {row}", where=where, hint=hint
+    )
 
 
 def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str) -> None:
     """Raise DataError if entries of a column are wrong ([n] bool); it names the first."""
-    if wrong.any():
-        first = int(wrong.argmax())
-        raise DataError(f"'{values[first]}' in row {first + 1} {what}", where=where, hint=hint)
+    if not wrong.any():
+        return
+    row = int(wrong.argmax())
+    raise DataError(f"'{values[row]}' in row {row + 1} {what}", where=where, hint=hint)
 
 
 def is_missing(text: str) -> bool:
-    """Return whether a text stands for a missing entry."""
+    """Return whether a text says that an entry is missing."""
     return text.lower() in MISSING_WORDS
 
 
 def check_labels(labels: np.ndarray, where: str) -> None:
-    """Raise DataError where text labels [n] stand for missing entries; it counts them and names the first."""
+    """Raise DataError where text labels [n] say that they are missing; it counts them."""
     missing = np.array([is_missing(text) for text in labels.tolist()], dtype=bool)
     if not missing.any():
         return
-    hint, word = "remove these rows", labels[int(missing.argmax())]
-    if not word:
-        refuse_rows(missing, "target", where, hint)
-    hint = f"{hint}; if '{word}' is a class, give it another name"
-    refuse_rows(missing, f"target ('{word}')", where, hint)
+    label = labels[int(missing.argmax())]
+    if not label:
+        refuse_rows(missing, "target", where, "remove these rows")
+    hint = f"remove these rows; if '{label}' is a class, give it another name"
+    refuse_rows(missing, f"target ('{label}')", where, hint)
 
 
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:
-    """Return names with commas between, cut after the first ones."""
-    texts = list(map(str, names))
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    """Return names with commas between them; of more than `most`, the number of the others."""
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:most])
+    if len(texts) <= most:
+        return shown
+    return f"{shown} and {len(texts) - most} more"
 
 
 def described(sample: tuple[int, ...]) -> str:
-    """Return the shape (C, *E) of inputs in words."""
-    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+    """Return the shape (C, *E) of inputs as text, such as 3 channels of 8 x 8."""
+    channels, *extent = sample
+    return f"{counted(channels, 'channel')} of {described_extent(extent)}"
+
+
+def described_extent(extent: Sequence[int]) -> str:
+    """Return an extent *E as text, such as 8 x 8."""
+    return " x ".join(str(size) for size in extent)

@@ -1,4 +1,4 @@
-"""Random crops and flips of images, and samples over uint8 images in arrays that are augmented batch by batch.
+"""Random crops and flips of images, and samples over uint8 images that are augmented in batches.
 
 Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
 """
@@ -12,19 +12,23 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch
 
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of pixels in 0..1, red, green, blue
+# Of pixels in 0..1: red, green, blue.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def random_crop(
     images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size]; uniform over all that fit."""
-    images = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(2, 3))
-    tops, lefts = (generator.integers(0, extent, size=len(images)) for extent in windows.shape[2:4])
+    """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size].
+
+    All windows that fit are equally likely.
+    """
+    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    # Every window that fits: [B, C, tops, lefts, *size].
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
+    tops = generator.integers(0, windows.shape[2], size=len(images))
+    lefts = generator.integers(0, windows.shape[3], size=len(images))
     return windows[np.arange(len(images)), :, tops, lefts]
 
 
@@ -41,29 +45,39 @@ def augmented(
     flip: bool,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Return images [B, C, H, W] cropped to `size`, unless nothing could be cut off, and mirrored where `flip` says so."""
+    """Return images [B, C, H, W] cropped to `size` at random, and with `flip` mirrored at random.
+
+    Images that have this size and no padding are not cropped.
+    """
     if padding or images.shape[2:] != size:
         images = random_crop(images, size, padding, generator)
-    return random_flip(images, generator) if flip else images
+    if flip:
+        images = random_flip(images, generator)
+    return images
 
 
 def normalised(
     images: np.ndarray, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> torch.Tensor:
-    """Return uint8 images [B, C, H, W] as float32 in 0..1; with mean and std [C], positive, (pixel - mean) / std of these."""
+    """Return uint8 images [B, C, H, W] as float32 in 0..1.
+
+    With mean and std [C], positive, (pixel - mean) / std of these.
+    """
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
-        centre, spread = (
-            np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std)
-        )
-        x = (x - centre) / spread
+        x = (x - _per_channel(mean)) / _per_channel(std)
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
-class PixelSamples(ArraySamples):
-    """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W] in memory or in a mapped file; y is [N] int64.
+def _per_channel(numbers: tuple[float, ...]) -> np.ndarray:
+    return np.asarray(numbers, np.float32).reshape(-1, 1, 1)
 
-    `mean` and `std` are those of `normalised`; `padding` and `flip` say how augmentation crops to H x W and mirrors.
+
+class PixelSamples(ArraySamples):
+    """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W]; y is [N] int64.
+
+    Images are in memory or in a mapped file. `mean` and `std` are those of `normalised`; `padding`
+    and `flip` say how augmentation crops to H x W and mirrors.
     """
 
     def __init__(
@@ -78,21 +92,32 @@ class PixelSamples(ArraySamples):
         flip: bool = False,
     ) -> None:
         super().__init__(x, y, rows=rows)
-        self._pixel_mean, self._pixel_std = mean, std
-        self._padding, self._flip = padding, flip
+        self._pixel_mean = mean
+        self._pixel_std = std
+        self._padding = padding
+        self._flip = flip
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices; cropped and flipped at random where `augment` is given."""
+        """Return the samples with these indices.
+
+        They are cropped and flipped at random where `augment` is given.
+        """
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         images = self._x[rows]
         release_pages(self._x)
         if augment is not None:
-            images = augmented(images, images.shape[2:], self._padding, self._flip, augment)
-        return Batch(
-            normalised(images, self._pixel_mean, self._pixel_std), torch.from_numpy(self._y[rows])
-        )
+            images = augmented(
+                images,
+                size=images.shape[2:],
+                padding=self._padding,
+                flip=self._flip,
+                generator=augment,
+            )
+        x = normalised(images, self._pixel_mean, self._pixel_std)
+        return Batch(x, torch.from_numpy(self._y[rows]))
 
     def digest(self) -> str:
         """Return a SHA-256 over images, targets and normalisation."""
-        text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} None"  # the order of pixels, once a setting
+        # The word None is in the digests that runs have recorded.
+        text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} None"
         return hashlib.sha256(text.encode()).hexdigest()

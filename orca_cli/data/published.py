@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
+"""What readers of published data sets share: finding files, checking content, notes on both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,49 +20,69 @@ def find(
     key: str = "task.path",
     others: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
-    """Return the files or folders of a data set, in the order of their names; DataError where one is missing.
+    """Return the files or folders of a data set, in the order of their names.
+
+    DataError where one is missing.
 
     Args:
         data_folder, task: where its folder is, and the name of both.
-        names: relative to its folder; those without a suffix, or with .lmdb, are those of folders too; with a star it is a
-            pattern, of which the first file counts.
-        path: another folder, from the working folder or else from `data_folder`; or, of one name, the file itself.
-        hint: what else to do, besides getting the files or giving `path`, which the setting `key` does.
-        others: further lists of names, since archives and mirrors put the same files into different folders. The first list
-            that is complete counts.
+        names: relative to its folder; those without a suffix, or with .lmdb, are those of folders
+            too; with a star it is a pattern, of which the first file counts.
+        path: another folder, from the working folder or else from `data_folder`; or, of one name,
+            the file itself.
+        hint: what else to do, besides getting the files or giving `path`, which the setting `key`
+            does.
+        others: further lists of names, since archives and mirrors put the same files into different
+            folders. The first list that is complete counts.
     """
-    place = Path(path or data_folder / task).expanduser()
-    place = place if place.exists() else data_folder / place
-    if place.is_file() and len(names) == 1:
-        return [place]
-
-    def held(name: str) -> Path | None:
-        matches = sorted(place.glob(name)) if "*" in name else [place / name]
-        is_folder = Path(name).suffix in ("", ".lmdb")
-        return next((one for one in matches if one.is_file() or (is_folder and one.is_dir())), None)
-
+    folder = Path(path or data_folder / task).expanduser()
+    if not folder.exists():
+        folder = data_folder / folder
+    if folder.is_file() and len(names) == 1:
+        return [folder]
     missing = []
-    for listed in (names, *others):
-        present = [one for one in map(held, listed) if one is not None]
-        if len(present) == len(listed):
+    for file_names in (names, *others):
+        paths = [_find_in(folder, name) for name in file_names]  # None for a missing file
+        present = [path for path in paths if path is not None]
+        if len(present) == len(file_names):
             return present
-        missing.append(next(f"'{name}'" for name in listed if held(name) is None))
-    get = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
+        missing.append(f"'{file_names[paths.index(None)]}'")
+    get = (
+        f"`orca data get {task}` fetches what can be fetched,"
+        f" `orca data list {task}` says where it is from"
+    )
     raise DataError(
         f"no file {' or '.join(missing)}",
-        where=str(place),
+        where=str(folder),
         hint=note(get, f"or give {key}=FOLDER", hint),
     )
 
 
+def _find_in(folder: Path, name: str) -> Path | None:
+    """Return the file of this name or pattern in a folder, see `find`.
+
+    None where there is no such file.
+    """
+    candidates = sorted(folder.glob(name)) if "*" in name else [folder / name]
+    # Unpacked archives have names without a suffix, and LMDB data sets are folders.
+    may_be_folder = Path(name).suffix in ("", ".lmdb")
+    for path in candidates:
+        if path.is_file() or (may_be_folder and path.is_dir()):
+            return path
+    return None
+
+
 def file_identity(path: Path) -> dict[str, int | float | str]:
-    """Return path, size and modification time of a file: what a copy in the cache depends on (see `generated.folder_of`)."""
+    """Return path, size and modification time of a file.
+
+    They are what a copy in the cache depends on (see `generated.folder_of`).
+    """
     state = path.stat()
     return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
 
 
 def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
-    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
+    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only maps."""
     return [
         np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
         for name in names
@@ -74,21 +94,17 @@ def fault(what: str, where: object) -> DataError:
     return DataError(what, where=str(where), hint=AGAIN)
 
 
-def refuse(is_wrong: object, what: str, where: object) -> None:
-    """Raise DataError where a file, or a part of one, is not what its data set has."""
-    if is_wrong:
-        raise fault(what, where)
-
-
 def entries(record: object, names: Sequence[str], where: str) -> list[Any]:
-    """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
-    if not isinstance(record, dict) or not set(names) <= record.keys():
-        held = (
-            ", ".join(map(str, [*record][:10]))
-            if isinstance(record, dict)
-            else f"a {type(record).__name__}"
-        )
-        raise fault(f"holds {held}; expected a dict with {' and '.join(names)}", where)
+    """Return the named entries of a dict that a file holds.
+
+    DataError where it is not a dict or lacks one.
+    """
+    expected = f"expected a dict with {' and '.join(names)}"
+    if not isinstance(record, dict):
+        raise fault(f"holds a {type(record).__name__}; {expected}", where)
+    if not set(names) <= record.keys():
+        keys = ", ".join(map(str, [*record][:10]))
+        raise fault(f"holds {keys}; {expected}", where)
     return [record[name] for name in names]
 
 
@@ -100,42 +116,56 @@ def check_array(
     dtype: str = "numbers",
     holds: Literal["anything", "finite", "binary"] = "anything",
 ) -> np.ndarray:
-    """Return what a file holds if it is an array of this type and shape, and of such values; else raise DataError.
+    """Return what a file holds if it is an array of this type and shape, and of such values.
+
+    DataError otherwise.
 
     Args:
-        shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
-        where, what: origin and name of the array in messages; the name is empty where the origin says it.
+        shape: a number for a fixed length, a name for one that is free but not 0; equal names are
+            equal lengths.
+        where, what: origin and name of the array in messages; the name is empty where the origin
+            says it.
         dtype: of NumPy; "numbers" is real numbers and booleans of any type.
         holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
     """
-    lengths: dict[str, int] = {}
-    if isinstance(array, np.ndarray) and array.ndim == len(shape):
-        expected = [
-            size if isinstance(size, int) else lengths.setdefault(size, extent or -1)
-            for size, extent in zip(shape, array.shape, strict=True)
-        ]
-        typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
-        if typed and list(array.shape) == expected:
-            if holds == "finite" and not np.isfinite(array).all():
-                raise fault(f"{what} has values that are NaN or infinite".strip(), where)
-            if holds == "binary" and not np.isin(array, (0, 1)).all():
-                raise fault(f"{what} has other values than 0 and 1".strip(), where)
-            return array
-    actual = (
-        f"{array.dtype} {array.shape}"
-        if isinstance(array, np.ndarray)
-        else f"a {type(array).__name__}"
-    )
-    form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    raise fault(f"{what} is {actual}; expected {dtype} {form}".removeprefix(" is "), where)
+    sizes = ", ".join(map(str, shape))
+    form = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+    if not isinstance(array, np.ndarray):
+        problem = f"{what} is a {type(array).__name__}; expected {dtype} {form}"
+        raise fault(problem.removeprefix(" is "), where)
+    has_type = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
+    if not has_type or not _has_shape(array, shape):
+        problem = f"{what} is {array.dtype} {array.shape}; expected {dtype} {form}"
+        raise fault(problem.removeprefix(" is "), where)
+    if holds == "finite" and not np.isfinite(array).all():
+        raise fault(f"{what} has values that are NaN or infinite".strip(), where)
+    if holds == "binary" and not np.isin(array, (0, 1)).all():
+        raise fault(f"{what} has other values than 0 and 1".strip(), where)
+    return array
+
+
+def _has_shape(array: np.ndarray, shape: Sequence[int | str]) -> bool:
+    """Return whether an array has a shape.
+
+    A name is a length that is free but not 0, the same wherever it occurs.
+    """
+    if array.ndim != len(shape):
+        return False
+    lengths: dict[str, int] = {}  # of names that have occurred; -1 is no length
+    for size, length in zip(shape, array.shape, strict=True):
+        expected = size if isinstance(size, int) else lengths.setdefault(size, length or -1)
+        if expected != length:
+            return False
+    return True
 
 
 def class_numbers(
     labels: object, n: int, num_classes: int, where: str, first: int = 0
 ) -> np.ndarray:
-    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
+    """Return class labels as [n] int64 from 0 on.
 
-    DataError for labels of another form, and for the first one that is out of range.
+    They are n whole numbers (n,) or (n, 1) in first..first+num_classes-1. DataError for labels of
+    another form, and for the first one that is out of range.
     """
     try:
         values = np.asarray(labels)
@@ -144,9 +174,11 @@ def class_numbers(
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
     values = np.array(values).reshape(-1)
-    if len(wrong := np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))):
-        what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
-        raise fault(what, where)
+    is_class = np.isin(values, np.arange(first, first + num_classes))
+    if not is_class.all():
+        i = int(is_class.argmin())
+        last = first + num_classes - 1
+        raise fault(f"label {values[i]} at index {i} is not an integer in {first}..{last}", where)
     return values.astype(np.int64) - first
 
 

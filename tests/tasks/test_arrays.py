@@ -26,104 +26,133 @@ def read(tmp_path, build):
 
 def rows_of(samples):
     """Return the indices in X of a split's samples."""
-    return [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
+    return [int(np.flatnonzero((x == X).all(axis=(1, 2)))[0]) for x in every(samples).x.numpy()]
 
 
-def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, reporter):
+def test_one_file_becomes_three_disjoint_splits(read):
     task = read({"x": X, "y": Y}, normalize=False)
     rows = [rows_of(samples) for samples in splits(task)]
     assert sorted(sum(rows, [])) == list(range(N))
     assert list(map(len, rows)) == [42, 9, 9]
-    for samples in splits(task):
-        assert np.ptp(np.bincount(samples.targets(), minlength=3)) <= 1
     assert (task.input_shape, task.num_outputs) == ((2, 5), 3)
 
-    normalised = read({"x": X, "y": Y})
-    batch = every(normalised.train).x
-    assert torch.allclose(batch.mean(dim=(0, 2)), torch.zeros(2), atol=1e-4)
-    assert torch.allclose(batch.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
-    others = (task, read({"x": X, "y": Y}, split_seed=1), read({"x": X + np.float32(0.5), "y": Y}))
-    assert len({normalised.train.digest(), *(other.train.digest() for other in others)}) == 4
-    assert (
-        every(normalised.validation).x.mean().abs() > 1e-4
-    )  # the training set's statistics, not its own
+
+@pytest.mark.parametrize("index", range(3), ids=["train", "validation", "test"])
+def test_splits_are_stratified(index, read):
+    samples = splits(read({"x": X, "y": Y}))[index]
+    assert np.ptp(np.bincount(samples.targets(), minlength=3)) <= 1
 
 
-def test_labels_of_any_name_become_0_to_k(read):
-    for labels, names, order in (
-        (Y * 2.0 + 1, ("1", "3", "5"), [0, 1, 2]),
-        (Y.astype(">i2")[:, None], ("0", "1", "2"), [0, 1, 2]),
-        (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4"), [2, 0, 1]),
-    ):
-        task = read({"x": X, "y": labels}, normalize=False)
-        assert tuple(task.class_names) == names
-        assert task.train.targets().tolist() == np.array(order)[Y[rows_of(task.train)]].tolist()
+def test_inputs_are_scaled_by_the_training_set(read):
+    task = read({"x": X, "y": Y})
+    x = every(task.train).x
+    assert torch.allclose(x.mean(dim=(0, 2)), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(x.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
+    # Validation has the statistics of the training set, not its own.
+    assert every(task.validation).x.mean().abs() > 1e-4
 
 
-def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
-    real = RNG.normal(50, 10, (N, 5))
-    task = read({"x": X, "y": real}, kind="dense")
-    batch = every(task.train)
-    assert batch.y.shape == (42, 1, 5)
-    assert task.target_scale.mean.item() == pytest.approx(batch.y.mean().item(), rel=1e-5)
-    assert task.target_scale.std.item() == pytest.approx(batch.y.std(correction=0).item(), rel=1e-5)
-    last = RNG.normal(size=(N, 5, 4))
-    assert (
-        read({"x": X.transpose(0, 2, 1), "y": last}, kind="dense", channels_last=True).num_outputs
-        == 4
-    )
+RAW = {"normalize": False}
 
+
+@pytest.mark.parametrize(
+    ("shift", "settings"),
+    [(0.0, {}), (0.0, RAW | {"split_seed": 1}), (0.5, RAW)],
+    ids=["scale", "split", "inputs"],
+)
+def test_the_digest_changes_with_what_is_read(shift, settings, read):
+    plain = read({"x": X, "y": Y}, **RAW)
+    changed = read({"x": X + np.float32(shift), "y": Y}, **settings)
+    assert changed.train.digest() != plain.train.digest()
+
+
+NAMED = {
+    "odd floats": (Y * 2.0 + 1, ("1", "3", "5"), [0, 1, 2]),
+    "a column": (Y.astype(">i2")[:, None], ("0", "1", "2"), [0, 1, 2]),
+    "bytes": (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4"), [2, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("form", NAMED)
+def test_labels_of_any_name_become_0_to_k(form, read):
+    labels, names, order = NAMED[form]
+    task = read({"x": X, "y": labels}, normalize=False)
+    assert tuple(task.class_names) == names
+    assert task.train.targets().tolist() == np.array(order)[Y[rows_of(task.train)]].tolist()
+
+
+def test_real_dense_targets_have_a_scale(read):
+    task = read({"x": X, "y": RNG.normal(50, 10, (N, 5))}, kind="dense")
+    y = every(task.train).y
+    assert y.shape == (42, 1, 5)
+    assert task.target_scale.mean.item() == pytest.approx(y.mean().item(), rel=1e-5)
+    assert task.target_scale.std.item() == pytest.approx(y.std(correction=0).item(), rel=1e-5)
+
+
+def test_dense_targets_may_have_their_channels_last(read):
+    y = RNG.normal(size=(N, 5, 4))
+    task = read({"x": X.transpose(0, 2, 1), "y": y}, kind="dense", channels_last=True)
+    assert task.num_outputs == 4
+    rows = np.concatenate([samples.targets() for samples in splits(task)])
+    assert sorted(rows.ravel()) == sorted(y.astype(np.float32).ravel())
+
+
+def test_dense_integers_are_a_class_at_every_position(read):
     positions = RNG.integers(0, 3, (N, 5))
-    positions[0, 0] = -100
+    positions[0, 0] = -100  # ignored
     task = read({"x": X, "y": positions}, kind="dense")
     assert task.num_outputs == 3
     assert task.target_scale is None
     assert every(task.train).y.dtype == torch.int64
 
 
-def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read):
+def test_several_values_have_a_scale_each_in_any_unit(read):
     y = RNG.normal(size=(N, 3)) * [1e30, 1e-30, 1e-4]
-    y[::4, 1] = np.nan
+    y[::4, 1] = np.nan  # missing
     task = read({"x": X, "y": y}, kind="values", missing_targets=True, normalize=False)
-    known, scale = y[rows_of(task.train)], task.target_scale
+    known = y[rows_of(task.train)]
     np.testing.assert_array_equal(every(task.train).y, known.astype(np.float32))
-    for value, statistic in ((scale.mean, np.nanmean), (scale.std, np.nanstd)):
-        assert value.tolist() == pytest.approx(statistic(known, axis=0).tolist(), rel=1e-5)
+    mean, std = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+    assert task.target_scale.mean.tolist() == pytest.approx(mean.tolist(), rel=1e-5)
+    assert task.target_scale.std.tolist() == pytest.approx(std.tolist(), rel=1e-5)
 
 
-LAYOUTS = {
-    # channels last, from Keras and from image files
+# Channels last, from Keras and from image files: how they would be read, and how with channels last.
+LAST = {
     (100, 3): (r"read as 100 channels of 3; .*=true reads 3 channels of 100,", (3, 100)),
     (100, 1): ("read as 100 channels of 1;", (1, 100)),
     (60, 100, 3): (r"read as 60 channels of 100 x 3; .*reads 3 channels of 60 x 100", (3, 60, 100)),
     (8, 8, 1): ("read as 8 channels of 8 x 1;", (1, 8, 8)),
     (8, 9, 10, 4): ("read as 8 channels of 9 x 10 x 4;", (4, 8, 9, 10)),
-    # channels first, or small enough to be so
-    (3,): ("", None),
-    (3, 100): ("", None),
-    (100, 5): ("", None),
-    (7, 3): ("", None),
-    (3, 3, 3): ("", None),
-    (3, 60, 100): ("", None),
-    (1, 128, 3): ("", None),
-    (64, 7, 3): ("", None),
-    (16, 16, 16): ("", None),
 }
+# Channels first, or small enough to be so.
+FIRST = [
+    *((3,), (3, 100), (100, 5), (7, 3), (3, 3, 3)),
+    *((3, 60, 100), (1, 128, 3), (64, 7, 3), (16, 16, 16)),
+]
 
 
-@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("shape", LAST)
 def test_arrays_that_look_channels_last_are_asked_about(read, shape):
-    message, last = LAYOUTS[shape]
-    arrays = {"x": RNG.normal(size=(N, *shape)), "y": Y}
-    first = shape if len(shape) > 1 else (1, *shape)
-    assert read(arrays, channels_last=False).input_shape == first
-    if not message:
-        assert read(arrays).input_shape == first
-        return
+    message, _ = LAST[shape]
     with refused(rf"train\.npz\[x\]: inputs .* would be {message}", DataError) as caught:
-        read(arrays)
+        read({"x": RNG.normal(size=(N, *shape)), "y": Y})
     assert "task.channels_last=false keeps the first" in str(caught.value)
-    assert read(arrays, channels_last=True).input_shape == last
+
+
+@pytest.mark.parametrize("shape", LAST)
+def test_a_setting_says_where_channels_are(read, shape):
+    arrays = {"x": RNG.normal(size=(N, *shape)), "y": Y}
+    assert read(arrays, channels_last=False).input_shape == shape
+    assert read(arrays, channels_last=True).input_shape == LAST[shape][1]
+
+
+@pytest.mark.parametrize("shape", FIRST)
+def test_arrays_that_look_channels_first_are_read_so(read, shape):
+    arrays = {"x": RNG.normal(size=(N, *shape)), "y": Y}
+    expected = shape if len(shape) > 1 else (1, *shape)
+    assert read(arrays).input_shape == expected
+    assert read(arrays, channels_last=False).input_shape == expected
 
 
 @pytest.mark.parametrize("word", ["nan", "NA", ""])
@@ -133,11 +162,15 @@ def test_text_labels_that_are_missing_are_refused(read, word):
         read({"x": X, "y": labels})
 
 
-def test_large_offsets_and_constant_channels_survive_normalisation(read):
+def test_large_offsets_survive_normalisation(read):
     signal = RNG.normal(size=(N, 1, 5))
-    plain, shifted = (every(read({"x": x, "y": Y}).train).x for x in (signal, signal + 1e9))
+    plain = every(read({"x": signal, "y": Y}).train).x
+    shifted = every(read({"x": signal + 1e9, "y": Y}).train).x
     # float32 has steps of 64 at 1e9, float64 of 1e-7.
     assert torch.allclose(plain, shifted, atol=1e-5)
+
+
+def test_constant_channels_become_0_and_are_named(read):
     x = X.astype(np.float64)
     x[:, 1] = 0.1
     task = read({"x": x, "y": Y})

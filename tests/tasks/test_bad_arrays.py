@@ -176,7 +176,6 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
         build("arrays", kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
 
 
-APART = {"train": "x.npy", "labels": "y.npy"}
 CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
     ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
@@ -200,14 +199,14 @@ CONTRADICTIONS = [
 ]
 
 
-def test_settings_that_contradict_each_other_are_refused_by_name(tmp_path, build):
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
+def test_contradicting_settings_are_refused_by_name(settings, message, tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y, two=np.arange(N) % 2)
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
     (tmp_path / "link.npz").symlink_to("mine.npz")
-    for settings, message in CONTRADICTIONS:
-        with refused(rf"task\.{message}", (ConfigError, DataError)):
-            build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
+    with refused(rf"task\.{message}", (ConfigError, DataError)):
+        build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 
 
 def test_what_cannot_be_held_is_refused(tmp_path, build, little_memory):

@@ -28,22 +28,27 @@ def read(tmp_path, build):
     return call
 
 
-def whole(task) -> np.ndarray:
+def all_inputs(task) -> np.ndarray:
     """Return the inputs of all splits, in the order of the file."""
-    return np.concatenate([builders.every(part).x.numpy() for part in splits(task)])
+    return np.concatenate([builders.every(samples).x.numpy() for samples in splits(task)])
 
 
-def test_gaps_become_the_mean_of_training_as_scikit_learns(read):
+@pytest.fixture(scope="module")
+def imputed():
+    """Return the inputs as scikit-learn's imputer fills them."""
     imputer = SimpleImputer().fit(GAPPY[TRAIN].transpose(0, 2, 1).reshape(-1, C))
-    expected = (
-        imputer.transform(GAPPY.transpose(0, 2, 1).reshape(-1, C))
-        .reshape(N, L, C)
-        .transpose(0, 2, 1)
-    )
-    np.testing.assert_allclose(whole(read(GAPPY, normalize=False)), expected, rtol=1e-6)
-    # Only known values decide mean and deviation.
-    mean, std = (stat(GAPPY[TRAIN], axis=(0, 2), keepdims=True) for stat in (np.nanmean, np.nanstd))
-    np.testing.assert_allclose(whole(read(GAPPY)), (expected - mean) / std, atol=1e-5)
+    columns = imputer.transform(GAPPY.transpose(0, 2, 1).reshape(-1, C))
+    return columns.reshape(N, L, C).transpose(0, 2, 1)
+
+
+def test_gaps_become_the_mean_of_training_as_scikit_learns(read, imputed):
+    np.testing.assert_allclose(all_inputs(read(GAPPY, normalize=False)), imputed, rtol=1e-6)
+
+
+def test_only_known_values_decide_mean_and_deviation(read, imputed):
+    mean = np.nanmean(GAPPY[TRAIN], axis=(0, 2), keepdims=True)
+    std = np.nanstd(GAPPY[TRAIN], axis=(0, 2), keepdims=True)
+    np.testing.assert_allclose(all_inputs(read(GAPPY)), (imputed - mean) / std, atol=1e-5)
 
 
 def test_gaps_are_interpolated_in_time_as_pandas_does(read):
@@ -52,26 +57,26 @@ def test_gaps_are_interpolated_in_time_as_pandas_does(read):
     series = pd.DataFrame(gappy.reshape(N * C, L)).T
     expected = series.interpolate(limit_direction="both").T.to_numpy().reshape(N, C, L).copy()
     expected[3, 0] = np.nanmean(gappy[TRAIN][:, 0])
-    np.testing.assert_allclose(
-        whole(read(gappy, normalize=False, gaps="linear")), expected, rtol=1e-6
-    )
+    task = read(gappy, normalize=False, gaps="linear")
+    np.testing.assert_allclose(all_inputs(task), expected, rtol=1e-6)
 
 
 def test_indicators_say_where_values_were_missing(read):
     task = read(GAPPY, gaps="linear", gap_indicator=True)
     assert task.input_shape == (C + 2, L)  # one for each channel with gaps in training
-    filled = whole(task)
-    np.testing.assert_array_equal(filled[:, C:], HOLES[:, :2])
+    np.testing.assert_array_equal(all_inputs(task)[:, C:], HOLES[:, :2])
 
 
-def test_gaps_inside_sequences_of_different_lengths_are_filled_and_padding_is_not(read):
+def test_gaps_are_filled_and_padding_is_not(read):
     ends = 4 + np.arange(N) % 5
-    inside = np.arange(L) < ends[:, None]
-    padded = np.where(inside[:, None], GAPPY, np.nan)
-    padded[:, 2] = np.where(inside, X[:, 2], np.nan)  # the last known step is known in one channel
+    is_inside = np.arange(L) < ends[:, None]
+    padded = np.where(is_inside[:, None], GAPPY, np.nan)
+    # The last known step is known in one channel.
+    padded[:, 2] = np.where(is_inside, X[:, 2], np.nan)
     task = read(padded, padding="nan", gap_indicator=True)
     batch = task.train.batch(np.arange(20))
-    np.testing.assert_array_equal(batch.valid, inside[TRAIN])
+    np.testing.assert_array_equal(batch.valid, is_inside[TRAIN])
     assert torch.isfinite(batch.x).all()
-    assert not batch.x.numpy()[:, C:][~np.broadcast_to(inside[TRAIN][:, None], (20, 2, L))].any()
-    np.testing.assert_array_equal(batch.x[:, C:] == 1, HOLES[TRAIN][:, :2] & inside[TRAIN][:, None])
+    # Indicators say 1 at gaps alone, and 0 at padding.
+    expected = HOLES[TRAIN][:, :2] & is_inside[TRAIN][:, None]
+    np.testing.assert_array_equal(batch.x[:, C:], expected)

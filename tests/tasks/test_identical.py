@@ -27,7 +27,7 @@ def mapped(folder):
 
 
 def lengths(folder):
-    """What follows the end of a sequence differs between copies."""
+    """Write sequences whose copies differ behind their ends."""
     x = X[ROWS]
     for i, (row, steps) in enumerate(zip(x, LENGTHS[ROWS], strict=True)):
         row[:, steps:] = i
@@ -36,7 +36,7 @@ def lengths(folder):
 
 
 def table(folder):
-    """Numbers that copies spell in another way are the same inputs."""
+    """Write numbers that copies spell in another way."""
     first = [f"{X[row, 0, 0]:.6f}" + "0" * (i % 2) for i, row in enumerate(ROWS)]
     pd.DataFrame({"a": first, "patient": PATIENTS, "y": Y}).to_csv(folder / "t.csv", index=False)
     return "table", {
@@ -49,7 +49,7 @@ def table(folder):
 
 
 def identified(folder):
-    """Names that tell copies apart are no inputs."""
+    """Write names that tell copies apart; they are not inputs."""
     name, settings = table(folder)
     rows = pd.read_csv(folder / "t.csv", dtype=str).drop(columns="patient")
     rows.assign(name=[f"p{i}" for i in range(len(rows))]).to_csv(folder / "t.csv", index=False)
@@ -105,18 +105,20 @@ def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
     groups = [set(samples.groups()) for samples in splits(task)]
     assert all(groups)
     assert sum(map(len, groups)) == len(set.union(*groups)) == N // 4
-    for samples, held in zip(splits(task), groups, strict=True):
-        assert len({x.tobytes() for x in every(samples).x.numpy()}) == 4 * len(held)
+    for samples, split_groups in zip(splits(task), groups, strict=True):
+        assert len({x.tobytes() for x in every(samples).x.numpy()}) == 4 * len(split_groups)
     assert f"{N // 4} groups kept together" in task.note
 
 
 @examples(20)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
-def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
+def test_groups_and_identical_inputs_are_joined_where_they_meet(pairs):
     groups, copies = np.array(pairs).T
     joined, _ = contents.joined(groups, copies)
-    near = ((groups[:, None] == groups) | (copies[:, None] == copies)).astype(np.float32)
+    are_together = (groups[:, None] == groups) | (copies[:, None] == copies)
     for _ in range(7):  # what can be reached in up to 2^7 steps
-        near = (near @ near > 0).astype(np.float32)
-    few = len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)  # they repeat by nature
-    assert np.array_equal(joined[:, None] == joined, groups[:, None] == groups if few else near > 0)
+        steps = are_together.astype(np.float32)
+        are_together = steps @ steps > 0
+    repeat_by_nature = len(set(copies)) < 30 and 2 * len(set(copies)) < len(copies)
+    expected = groups[:, None] == groups if repeat_by_nature else are_together
+    assert np.array_equal(joined[:, None] == joined, expected)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from tests.properties import examples
 from tests.tasks import builders
 from tests.tasks.builders import (
@@ -31,9 +31,9 @@ ENDS = 1 + np.arange(N) % W
 INSIDE = np.arange(W) < ENDS[:, None]
 
 
-def filled(value, x=X):
+def filled(value):
     """Return the inputs with a value after each end."""
-    return np.where(INSIDE[:, None], x, np.float32(value))
+    return np.where(INSIDE[:, None], X, np.float32(value))
 
 
 def written(folder, arrays, kind="classes", reporter=None, **settings):
@@ -49,31 +49,32 @@ def read(tmp_path, reporter):
     return lambda *words, **settings: written(tmp_path, *words, reporter=reporter, **settings)
 
 
-def same(first, second):
-    """Return whether two tasks give the same batches, and call their data the same."""
-    pairs = list(zip(splits(first), splits(second), strict=True))
-    batches = [(every(a), every(b)) for a, b in pairs]
-    return all(
-        torch.equal(a.x, b.x)
-        and torch.equal(a.valid, b.valid)
-        and np.array_equal(a.y, b.y, equal_nan=a.y.is_floating_point())
-        for a, b in batches
-    ) and all(a.digest() == b.digest() for a, b in pairs)
+def check_equal(task, expected):
+    """Check that two tasks give the same batches, and call their data the same."""
+    for samples, expected_samples in zip(splits(task), splits(expected), strict=True):
+        batch, expected_batch = every(samples), every(expected_samples)
+        assert torch.equal(batch.x, expected_batch.x)
+        assert torch.equal(batch.valid, expected_batch.valid)
+        np.testing.assert_array_equal(batch.y, expected_batch.y)
+        assert samples.digest() == expected_samples.digest()
 
 
-def test_lengths_are_used_where_the_file_has_them(read):
+@pytest.mark.parametrize("index", range(3), ids=["train", "validation", "test"])
+def test_lengths_are_used_where_the_file_has_them(index, read):
     task = read({"x": X, "y": Y, "lengths": ENDS}, normalize=False)
     assert task.input_shape == (C, W)
-    rows = []
-    for samples in splits(task):
-        batch = every(samples)
-        batch_rows = [
-            int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()
-        ]
-        np.testing.assert_array_equal(batch.valid, INSIDE[batch_rows])
-        np.testing.assert_array_equal(batch.x, filled(0)[batch_rows])
-        rows += batch_rows
-    assert sorted(rows) == list(range(N))
+    batch = every(splits(task)[index])
+    rows = [
+        int(np.flatnonzero(np.isclose(x[0, 0], X[:, 0, 0], atol=0))[0]) for x in batch.x.numpy()
+    ]
+    np.testing.assert_array_equal(batch.valid, INSIDE[rows])
+    np.testing.assert_array_equal(batch.x, filled(0)[rows])
+
+
+def test_every_sequence_is_in_one_split(read):
+    task = read({"x": X, "y": Y, "lengths": ENDS}, normalize=False)
+    starts = np.concatenate([every(samples).x[:, 0, 0] for samples in splits(task)])
+    assert sorted(starts) == sorted(X[:, 0, 0])
 
 
 @examples(12)
@@ -87,79 +88,140 @@ def test_lengths_are_used_where_the_file_has_them(read):
 def test_what_stands_after_an_end_does_not_matter(garbage, normalize, kind):
     rng = np.random.default_rng(2)
     real, maps = rng.normal(50, 10, (N, 3, W)).astype(np.float32), rng.integers(0, 3, (N, W))
-    y, other = {
+    y, changed_y = {
         "classes": (Y, Y),
         "dense": (real, np.where(INSIDE[:, None], real, garbage)),
         "class maps": (maps, np.where(INSIDE, maps, 7)),
     }[kind]
     settings = {"kind": "classes" if kind == "classes" else "dense", "normalize": normalize}
-    with TemporaryDirectory() as folder:
-        task, again = (
-            written(Path(folder), {"x": x, "y": targets, "lengths": ENDS}, **settings)
-            for x, targets in ((X, y), (filled(garbage), other))
-        )
-        assert same(task, again)
-        if normalize:
-            known = every(again.train).x.movedim(1, 0)[:, every(again.train).valid]
-            torch.testing.assert_close(known.mean(1), torch.zeros(C), atol=1e-5, rtol=0)
-            torch.testing.assert_close(known.std(1, correction=0), torch.ones(C), atol=1e-5, rtol=0)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        expected = written(folder, {"x": X, "y": y, "lengths": ENDS}, **settings)
+        changed = {"x": filled(garbage), "y": changed_y, "lengths": ENDS}
+        check_equal(written(folder, changed, **settings), expected)
 
 
-def test_all_ways_to_mark_an_end_say_the_same(read):
-    given_lengths = read({"x": X, "y": Y, "lengths": ENDS})
-    assert same(given_lengths, read({"x": filled(np.nan), "y": Y}, padding="nan"))
-    assert same(given_lengths, read({"x": X, "y": Y, "steps": ENDS.astype(float)}, lengths="steps"))
-    assert same(
-        given_lengths,
-        read({"x": X.transpose(0, 2, 1), "y": Y, "lengths": ENDS}, channels_last=True),
-    )
-    assert every(read({"x": X, "y": Y, "lengths": ENDS}, padding="none").train).valid is None
+@pytest.mark.parametrize("garbage", [0.0, 2.0**99, np.nan, np.inf])
+def test_what_stands_after_an_end_has_no_part_in_the_scale(garbage, read):
+    batch = every(read({"x": filled(garbage), "y": Y, "lengths": ENDS}).train)
+    known = batch.x.movedim(1, 0)[:, batch.valid]
+    torch.testing.assert_close(known.mean(1), torch.zeros(C), atol=1e-5, rtol=0)
+    torch.testing.assert_close(known.std(1, correction=0), torch.ones(C), atol=1e-5, rtol=0)
+
+
+MARKED = {
+    "steps of nan": ({"x": filled(np.nan), "y": Y}, {"padding": "nan"}),
+    "a name of its own": ({"x": X, "y": Y, "steps": ENDS.astype(float)}, {"lengths": "steps"}),
+    "channels last": (
+        {"x": X.transpose(0, 2, 1), "y": Y, "lengths": ENDS},
+        {"channels_last": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", MARKED)
+def test_all_ways_to_mark_an_end_say_the_same(form, read):
+    arrays, settings = MARKED[form]
+    check_equal(read(arrays, **settings), read({"x": X, "y": Y, "lengths": ENDS}))
+
+
+def test_lengths_are_ignored_on_request(read):
+    task = read({"x": X, "y": Y, "lengths": ENDS}, padding="none")
+    assert every(task.train).valid is None
+
+
+# Training sequences have 6 steps at most, those of test up to 9.
+SHORT = {
+    "x_train": X[:40],
+    "y_train": Y[:40],
+    "lengths_train": np.minimum(ENDS, 6)[:40],
+    "x_test": X[40:],
+    "y_test": Y[40:],
+    "lengths_test": ENDS[40:],
+}
 
 
 def test_longer_samples_than_trained_on_are_cut_and_reported(read, reporter):
-    arrays = {"x_train": X[:40], "y_train": Y[:40], "lengths_train": np.minimum(ENDS, 6)[:40]}
-    arrays |= {"x_test": X[40:], "y_test": Y[40:], "lengths_test": ENDS[40:]}
-    task = read(arrays, normalize=False)
+    task = read(SHORT, normalize=False)
     assert task.input_shape == (C, 6)
     assert np.array_equal(every(task.open_test()).valid.sum(1), np.minimum(ENDS[40:], 6))
     cut = f"{(ENDS[40:] > 6).sum()} samples longer than 6 steps and cut at the end"
     assert reporter.lines[-1] == f"test split: {cut}"
-    longest = read(arrays, normalize=False, length=9)
-    assert np.array_equal(every(longest.open_test()).valid.sum(1), ENDS[40:])
-    del arrays["lengths_test"]
-    with refused(r"x_test\]: has no lengths, but another split has", DataError):
-        read(arrays)
 
 
-def test_bad_lengths_are_named_in_one_line(read):
-    nothing = np.where((np.arange(N) == 5)[:, None, None], np.nan, X)
-    for arrays, settings, message in (
-        ({"lengths": ENDS + 1}, {}, r"lengths are not in 1\.\.9, the first is 10 at index 8"),
-        (
-            {"x": X.reshape(N, C, 3, 3), "lengths": ENDS},
-            {},
-            r"not sequences, so .*task\.padding=none",
-        ),
-        ({"x": nothing}, {"padding": "nan"}, "at index 5"),
-    ):
-        with refused(message, (DataError, ConfigError)):
-            read({"x": X, "y": Y} | arrays, **settings)
+def test_a_length_that_is_set_leaves_longer_samples_whole(read):
+    task = read(SHORT, normalize=False, length=9)
+    assert task.input_shape == (C, 9)
+    assert np.array_equal(every(task.open_test()).valid.sum(1), ENDS[40:])
 
 
-@pytest.mark.parametrize("padding", [None, "nan"])
-def test_new_data_of_different_lengths_are_taken_in_every_form(read, tmp_path, padding):
-    arrays = (
-        {"x": filled(np.nan), "y": Y} if padding else {"x": filled(7.0), "y": Y, "lengths": ENDS}
-    )
-    parts = {"train": slice(0, 40), "test": slice(40, N)}
-    named = {
-        f"{k}_{part}": values[rows] for k, values in arrays.items() for part, rows in parts.items()
-    }
-    task = read(named, padding=padding)
-    preprocessing, test = reloaded(task, tmp_path / "run"), task.open_test()
+BAD = {
+    "too long": (
+        {"x": X, "y": Y, "lengths": ENDS + 1},
+        {},
+        r"lengths\]: 6 lengths are not in 1\.\.9, the first is 10 at index 8",
+    ),
+    "maps": (
+        {"x": X.reshape(N, C, 3, 3), "y": Y, "lengths": ENDS},
+        {},
+        r"x\]: .* not sequences, so .*task\.padding=none",
+    ),
+    "all nan": (
+        {"x": np.where((np.arange(N) == 5)[:, None, None], np.nan, X), "y": Y},
+        {"padding": "nan"},
+        r"x\]: 1 lengths are 0, where all is NaN, the first is 0 at index 5",
+    ),
+    "of one split": (
+        {name: array for name, array in SHORT.items() if name != "lengths_test"},
+        {},
+        r"x_test\]: has no lengths, but another split has",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_lengths_are_named_in_one_line(name, read):
+    arrays, settings, message = BAD[name]
+    with refused(rf"train\.npz\[{message}", DataError):
+        read(arrays, **settings)
+
+
+@pytest.fixture
+def trained(read, tmp_path):
+    """Return a function that trains on 40 sequences; it returns preprocessing, and test samples."""
+
+    def call(arrays, **settings):
+        named = {f"{name}_train": array[:40] for name, array in arrays.items()}
+        named |= {f"{name}_test": array[40:] for name, array in arrays.items()}
+        task = read(named, **settings)
+        return reloaded(task, tmp_path / "run"), task.open_test()
+
+    return call
+
+
+MARKED_BY = {
+    "lengths": ({"x": filled(7.0), "y": Y, "lengths": ENDS}, {}),
+    "nan": ({"x": filled(np.nan), "y": Y}, {"padding": "nan"}),
+}
+
+
+@pytest.mark.parametrize("marked_by", MARKED_BY)
+def test_new_files_with_sequences_are_read_as_splits_are(marked_by, trained, tmp_path):
+    arrays, settings = MARKED_BY[marked_by]
+    preprocessing, test = trained(arrays, **settings)
     check_same(preprocessing, preprocessing.open(tmp_path / "train.npz", "INPUT", "test"), test)
-    x, ends = arrays["x"][40:], ENDS[40:]
-    forms = [[one[:, :end].tolist() for one, end in zip(x, ends, strict=True)]]
-    forms += [x, torch.from_numpy(x), x.tolist()] if padding else []
-    for form in forms:
-        check_inputs(in_parts(preprocessing, preprocessing.given(form)), test)
+
+
+@pytest.mark.parametrize("marked_by", MARKED_BY)
+def test_lists_of_sequences_are_read_as_splits_are(marked_by, trained):
+    arrays, settings = MARKED_BY[marked_by]
+    preprocessing, test = trained(arrays, **settings)
+    sequences = [x[:, :end].tolist() for x, end in zip(X[40:], ENDS[40:], strict=True)]
+    check_inputs(in_parts(preprocessing, preprocessing.given(sequences)), test)
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy, np.ndarray.tolist])
+def test_arrays_padded_with_nan_are_read_as_splits_are(form, trained):
+    preprocessing, test = trained({"x": filled(np.nan), "y": Y}, padding="nan")
+    new = preprocessing.given(form(filled(np.nan)[40:]))
+    check_inputs(in_parts(preprocessing, new), test)

@@ -22,9 +22,9 @@ def rebuilt(task, folder):
         assert (folder / "again" / name).read_bytes() == (folder / name).read_bytes()
     assert tuple(preprocessing.targets.names) == tuple(task.class_names)
     assert preprocessing.input_shape == task.input_shape
-    held, scale = preprocessing.targets.scale, task.target_scale
-    assert (held is None) == (scale is None)
-    assert scale is None or (held.mean.equal(scale.mean) and held.std.equal(scale.std))
+    scale, expected = preprocessing.targets.scale, task.target_scale
+    assert (scale is None) == (expected is None)
+    assert scale is None or (scale.mean.equal(expected.mean) and scale.std.equal(expected.std))
     return preprocessing
 
 
@@ -51,18 +51,33 @@ ARRAYS = {
 }
 
 
+@pytest.fixture
+def trained(tmp_path, build):
+    """Return a function that trains on 40 samples; it returns preprocessing, and test samples."""
+
+    def call(x, y, **settings):
+        np.savez(tmp_path / "train.npz", x=x[:40], y=y[:40])
+        np.savez(tmp_path / "test.npz", x=x[40:], y=y[40:])
+        settings = {"kind": "classes"} | settings
+        task = build("arrays", train="train.npz", test="test.npz", **settings)
+        return rebuilt(task, tmp_path / "run"), task.open_test()
+
+    return call
+
+
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays(name, tmp_path, build):
+def test_arrays(name, tmp_path, trained):
     x, y, settings = ARRAYS[name]
-    for part, rows in (("train", slice(40)), ("test", slice(40, N))):
-        np.savez(tmp_path / f"{part}.npz", x=x[rows], y=y[rows])
-    task = build(
-        "arrays", **{"kind": "classes", "train": "train.npz", "test": "test.npz"} | settings
-    )
-    preprocessing, test = rebuilt(task, tmp_path / "run"), task.open_test()
+    preprocessing, test = trained(x, y, **settings)
     check_same(preprocessing, preprocessing.open(tmp_path / "test.npz", "INPUT"), test)
     check_inputs(preprocessing.inputs(x[40:]), test)
     np.testing.assert_array_equal(preprocessing.targets.encode(y[40:], "y"), test.targets())
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_another_shape_are_refused(name, trained):
+    x, y, settings = ARRAYS[name]
+    preprocessing, _ = trained(x, y, **settings)
     with refused("new: samples have shape .* those of the training set", DataError):
         preprocessing.inputs(x[40:, ..., :1], "new")
 
@@ -79,29 +94,41 @@ def test_marked_rows_of_an_npz_file(tmp_path, build):
     assert torch.equal(again, in_parts(preprocessing, new, size=1)[0])
 
 
-def test_arrays_that_do_not_fit_and_records_that_are_not_trusted(tmp_path, build):
-    np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
-    arrays = reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
-    parts = {"x_train": X, "x_test": X[:9]}
-    for content, part, message in (
-        (parts, "", "holds x_test, x_train; .* --part one of several splits"),
-        (parts, "validation", "has no part 'validation'"),
+SPLIT_ARRAYS = {"x_train": X, "x_test": X[:9]}
+
+
+@pytest.mark.parametrize(
+    ("content", "part", "message"),
+    [
+        (SPLIT_ARRAYS, "", "holds x_test, x_train; .* --part one of several splits"),
+        (SPLIT_ARRAYS, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
-    ):
-        np.savez(tmp_path / "new.npz", **content)
-        with refused(message, DataError):
-            arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
-    path = tmp_path / "run" / "preprocessing.json"
-    record = storage.read_checked_json(path)
-    for change, error, message in (
+    ],
+    ids=["several splits", "no such split", "a new class"],
+)
+def test_arrays_that_do_not_fit(content, part, message, tmp_path, trained):
+    preprocessing, _ = trained(X, Y)
+    np.savez(tmp_path / "new.npz", **content)
+    with refused(message, DataError):
+        preprocessing.open(tmp_path / "new.npz", "INPUT", part).targets()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
         ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is not allowed"),
         ({"target": "orca_cli.data.targets.TargetForm"}, UnsafeError, "TargetForm' is not allowed"),
         ({"target": "orca_cli.data.images.reader.ImagePreprocessing"}, DataError, "not accept"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
-    ):
-        storage.write_checked_json(path, record | change)
-        with refused(message, error):
-            load_preprocessing(tmp_path / "run")
+    ],
+    ids=["a function", "another class", "another preprocessing", "a later schema"],
+)
+def test_records_that_are_not_trusted(change, error, message, tmp_path, trained):
+    trained(X, Y)
+    path = tmp_path / "run" / "preprocessing.json"
+    storage.write_checked_json(path, storage.read_checked_json(path) | change)
+    with refused(message, error):
+        load_preprocessing(tmp_path / "run")
 
 
 def frame(n=N):

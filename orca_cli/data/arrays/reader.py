@@ -1,240 +1,382 @@
 """Your own data without code: arrays in .npz or .npy files.
 
+`load` opens the files (`files.py`), reads the arrays of the training file and leaves the draw of
+splits to `assemble`, which calls `_fit` with the rows that are for training. Other files are read
+when their split is opened.
+
 Shapes: n samples, N those of the training file.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
 from orca_cli.config.ranges import Count, Fraction, Seed
+from orca_cli.data.arrays.files import Arrays, Roles, StoredSplits, locate
 from orca_cli.data.arrays.preprocessing import (
     LENGTHS,
     ArrayPreprocessing,
-    Arrays,
     Padding,
-    locate,
+    RawInputs,
     with_steps,
 )
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.contents import hashes_of_rows
-from orca_cli.data.own_data import check_labels, check_rules, described, refuse_if
+from orca_cli.data.own_data import check_labels, described
 from orca_cli.data.samples import ArraySamples, Gaps, How, count_missing, fit_inputs, remarks
 from orca_cli.data.splits import group_rows
 from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.data.untrusted.arrays import StoredArray
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-_MOST_CHANNELS, _LEAST_SIDE = 4, 8  # of inputs that look as if their channels came last
+# A last axis of at most the first number, behind axes of at least the second, looks like channels.
+_MOST_CHANNELS = 4
+_LEAST_SIDE = 8
 
 
-def load(
-    data_folder: Path,
-    reporter: Reporter,
-    kind: Kind,
-    train: str,
-    labels: str | None = None,
-    validation: str | None = None,
-    validation_labels: str | None = None,
-    test: str | None = None,
-    test_labels: str | None = None,
-    x: str = "x",
-    y: str = "y",
-    split_seed: Seed = 0,
-    validation_fraction: Fraction = 0.15,
-    test_fraction: Fraction = 0.15,
-    normalize: bool = True,
-    num_classes: Annotated[int, Ge(2)] | None = None,
-    channels_last: bool | None = None,
-    missing_targets: bool = False,
-    lengths: str | None = None,
-    padding: Literal["nan", "none"] | None = None,
-    length: Count | None = None,
-    group: str | None = None,
-    gaps: How = "mean",
-    gap_indicator: bool = False,
-) -> TaskData:
-    """Return a task over arrays in files; conf/task/arrays.yaml explains the settings. See `assemble`.
+@dataclass(frozen=True, kw_only=True)
+class ArraySettings:
+    """The settings of conf/task/arrays.yaml, which explains them."""
 
-    An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
-    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. Of a split with a file of its own,
-    test in particular, only headers and groups are read before it is opened. MemoryExhaustedError: an array does not fit.
+    kind: Kind
+    train: str
+    labels: str | None = None
+    validation: str | None = None
+    validation_labels: str | None = None
+    test: str | None = None
+    test_labels: str | None = None
+    x: str = "x"
+    y: str = "y"
+    split_seed: Seed = 0
+    validation_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.15
+    normalize: bool = True
+    num_classes: Annotated[int, Ge(2)] | None = None
+    channels_last: bool | None = None
+    missing_targets: bool = False
+    lengths: str | None = None
+    padding: Literal["nan", "none"] | None = None
+    length: Count | None = None
+    group: str | None = None
+    gaps: How = "mean"
+    gap_indicator: bool = False
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What was opened and read before anything is learned: the arrays of the training file, N rows.
+
+    Of `form`, targets, scale, means of gaps and the length of sequences are open.
     """
-    role = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
-    check_rules(
-        (
-            None not in (lengths, padding),
-            "lengths",
-            f"does not go with task.padding={padding}",
-            "remove one of them",
-        ),
-        (group in (x, y), "group", role, "name the array that says which samples belong together"),
-    )
-    files = {
-        "train": train,
-        "labels": labels,
-        "validation": validation,
-        "validation_labels": validation_labels,
-    }
-    files |= {"test": test, "test_labels": test_labels}
-    named = {"x": x, "y": y, "lengths": None if padding else lengths or LENGTHS, "group": group}
-    names = {role: name for role, name in named.items() if name is not None}
-    parts, rows = locate(files, names, ("lengths",) if lengths is None else (), data_folder)
-    ends = Padding(
-        "nan" if padding == "nan" else "lengths", length or 0, missing_targets, lengths or LENGTHS
-    )
-    has_ends, hint = (
-        padding == "nan" or "lengths" in parts["train"],
-        "give an array of lengths, or task.padding=nan",
-    )
-    check_rules(
-        (
-            not has_ends and length is not None,
-            "length",
-            "applies to sequences of different lengths",
-            hint,
-        )
-    )
-    if channels_last is None:
-        _check_layout(parts["train"]["x"])
-    shape, padded = parts["train"]["x"].shape[1:], ends if has_ends else None
-    unknown = TargetForm("values", 0), None, (x, y), padded, Gaps(gaps, np.zeros(0))
-    form = ArrayPreprocessing(shape, bool(channels_last), *unknown)
-    targets = {
-        "num_classes": num_classes,
-        "channels_last": bool(channels_last),
-        "missing": missing_targets,
-    }
-    held = _Held(parts, rows, reporter, kind, form, targets, gaps, gap_indicator, normalize)
+
+    settings: ArraySettings
+    splits: StoredSplits
+    form: ArrayPreprocessing
+    raw: RawInputs
+    y: np.ndarray
+    where: str  # the origin of the inputs
+    y_where: str
+    groups: dict[str, np.ndarray]  # the group of each row, of every split that has groups
+    reporter: Reporter
+
+
+def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> TaskData:
+    """Return a task over arrays in files. See `assemble`.
+
+    An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2);
+    or x_train, y_train, x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become
+    [n, 1, L]. Of a split with a file of its own, test in particular, only headers and groups are
+    read before it is opened. MemoryExhaustedError: an array does not fit.
+    """
+    _check_settings(settings)
+    source = _open(settings, data_folder, reporter)
     return assemble(
         "arrays",
         reporter,
-        kind,
-        held.pool,
-        (validation_fraction, test_fraction),
-        split_seed,
-        held.fit,
+        kind=settings.kind,
+        pool=_pool(source),
+        fractions=(settings.validation_fraction, settings.test_fraction),
+        split_seed=settings.split_seed,
+        fit=partial(_fit, source),
     )
 
 
-def _check_layout(x: StoredArray) -> None:
-    """Raise DataError for inputs that look like (n, *E, C): a last axis of 4 or less behind one or more of 8 or more.
+def _check_settings(settings: ArraySettings) -> None:
+    """Raise ConfigError for settings that exclude each other, whatever the files hold."""
+    if settings.lengths is not None and settings.padding is not None:
+        raise ConfigError(
+            f"does not go with task.padding={settings.padding}",
+            where="task.lengths",
+            hint="remove one of them",
+        )
+    if settings.group in (settings.x, settings.y):
+        role = "inputs" if settings.group == settings.x else "targets"
+        raise ConfigError(
+            f"'{settings.group}' is the array of {role}",
+            where="task.group",
+            hint="name the array that says which samples belong together",
+        )
 
-    Channels first is what they would be read as, and no setting has said so.
+
+def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _Source:
+    """Return the arrays of the training file, and the groups of all files.
+
+    The headers of all inputs are checked.
+    """
+    splits = _locate(settings, data_folder)
+    train = splits.arrays["train"]
+    x = train["x"]
+    form = _unfitted(settings, train)
+    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+        raise DataError(
+            f"inputs have shape {x.shape}",
+            where=x.where,
+            hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
+            " with task.channels_last=true channels last",
+        )
+    for arrays in splits.arrays.values():
+        form.check(arrays["x"], arrays["x"].where)
+    raw = _read(train, form)
+    y = train["y"].read()
+    group_columns = {}
+    for split_name, arrays in splits.arrays.items():
+        if "group" in arrays:
+            group_columns[split_name] = (arrays["group"].read(), arrays["group"].where)
+    return _Source(
+        settings=settings,
+        splits=splits,
+        form=form,
+        raw=raw,
+        y=y,
+        where=x.where,
+        y_where=train["y"].where,
+        # Groups of all files are numbered together, so that none is in two splits.
+        groups=group_rows(group_columns, splits.rows),
+        reporter=reporter,
+    )
+
+
+def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
+    """Return the arrays and rows of each split; only headers are read."""
+    files = {
+        "train": settings.train,
+        "labels": settings.labels,
+        "validation": settings.validation,
+        "validation_labels": settings.validation_labels,
+        "test": settings.test,
+        "test_labels": settings.test_labels,
+    }
+    names = {"x": settings.x, "y": settings.y}
+    if settings.padding is None:
+        names["lengths"] = settings.lengths or LENGTHS
+    if settings.group is not None:
+        names["group"] = settings.group
+    # An array of lengths is used where there is one, and needed where a setting names it.
+    optional = ("lengths",) if settings.lengths is None else ()
+    return locate(files, Roles(names=names, optional=optional), data_folder)
+
+
+def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
+    """Return the form of samples as far as settings and headers say it; see `_Source`."""
+    padding = _padding(settings, has_lengths="lengths" in train)
+    x = train["x"]
+    if settings.channels_last is None:
+        _check_layout(x)
+    return ArrayPreprocessing(
+        stored_shape=x.shape[1:],
+        channels_last=bool(settings.channels_last),
+        targets=TargetForm(kind="values", num_outputs=0),
+        scale=None,
+        names=(settings.x, settings.y),
+        padding=padding,
+        gaps=Gaps(how=settings.gaps, fill=np.zeros(0)),
+    )
+
+
+def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
+    """Return how the ends of sequences are given; None where all samples have one shape.
+
+    A length of 0 is open until the training rows are known.
+    """
+    if settings.padding == "nan" or has_lengths:
+        return Padding(
+            marked_by="nan" if settings.padding == "nan" else "lengths",
+            length=settings.length or 0,
+            missing_targets=settings.missing_targets,
+            array=settings.lengths or LENGTHS,
+        )
+    if settings.length is not None:
+        raise ConfigError(
+            "applies to sequences of different lengths",
+            where="task.length",
+            hint="give an array of lengths, or task.padding=nan",
+        )
+    return None
+
+
+def _check_layout(x: StoredArray) -> None:
+    """Raise DataError for inputs that look like (n, *E, C), as no setting says otherwise.
+
+    They have a last axis of 4 or less behind axes of 8 or more, and would be read as (n, C, *E).
     """
     if len(x.shape) < 3:
         return
-    *others, last = x.shape[1:]
-    if last > _MOST_CHANNELS or min(others) < _LEAST_SIDE:
+    *sides, last = x.shape[1:]
+    if last > _MOST_CHANNELS or min(sides) < _LEAST_SIDE:
         return
-    what = f"inputs {x.shape} would be read as {described((*others, last))}"
-    other = described((last, *others))
-    hint = f"task.channels_last=true reads {other}, task.channels_last=false keeps the first"
-    raise DataError(what, where=x.where, hint=hint)
+    raise DataError(
+        f"inputs {x.shape} would be read as {described((*sides, last))}",
+        where=x.where,
+        hint=f"task.channels_last=true reads {described((last, *sides))},"
+        " task.channels_last=false keeps the first",
+    )
 
 
-@dataclass
-class _Held:
-    """What `locate` returns, of which the training file is read at once and others when they are opened, as samples.
+def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
+    """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
+    x = arrays["x"].read()
+    # Ends that NaN marks are looked for once, and are lengths from here on.
+    if "lengths" not in arrays:
+        return RawInputs(x, form.ends(RawInputs(x), arrays["x"].where))
+    lengths = arrays["lengths"]
+    return RawInputs(x, form.ends(RawInputs(x, lengths.read()), lengths.where))
 
-    Of `form`, targets, scale, means of gaps and length are open; `targets` are arguments of `fit_targets`.
+
+def _pool(source: _Source) -> Pool:
+    """Return the training data as `assemble` draws splits from them."""
+    form = source.form
+    classes = None
+    if source.settings.kind == "classes":
+        classes = plain_labels(source.y, source.y_where)
+        if classes.dtype.kind == "U":
+            check_labels(classes, source.y_where)
+    if form.padding is not None:
+        # Inputs are identical if they are so up to their ends; nothing is cut.
+        form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
+    return Pool(
+        unit="samples",
+        where=source.where,
+        rows=source.splits.rows,
+        supplied=source.splits.arrays,
+        classes=classes,
+        groups=source.groups.get("train"),
+        contents=partial(hashes_of_rows, form.assembled(source.raw, source.where)),
+    )
+
+
+def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
+    """Learn from the training rows how arrays become samples; see `assemble`."""
+    settings = source.settings
+    ends = source.raw.lengths
+    form = _with_length(source.form, ends, rows["train"])
+    y = source.y
+    may_miss = settings.missing_targets
+    # Dense targets end where their sequences do: all that comes after is a missing target.
+    if settings.kind == "dense" and form.padding is not None and ends is not None:
+        y = form.padding.targets(y, ends, form.channels_last, source.y_where)
+        may_miss = True
+    targets = fit_targets(
+        settings.kind,
+        y,
+        rows["train"],
+        source.y_where,
+        extent=form.file_shape[1:],
+        num_classes=settings.num_classes,
+        channels_last=form.channels_last,
+        missing=may_miss,
+    )
+    x = form.oriented(source.raw, source.where)
+    encoded = targets.encode(y, source.y_where)
+    # Without gaps nothing is filled, and digests do not depend on how it would be.
+    has_gaps = count_missing(x) > 0
+    inputs = fit_inputs(
+        x,
+        rows["train"],
+        has_gaps=has_gaps,
+        how=settings.gaps,
+        indicator=settings.gap_indicator,
+        where=source.where,
+    )
+    scale = inputs.scale if settings.normalize else None
+    form = replace(form, targets=targets, scale=scale, gaps=inputs.gaps)
+
+    # All splits in the training file share these arrays, and differ in their rows.
+    def samples(split_name: str) -> ArraySamples:
+        if split_name not in rows:
+            return _open_split(source, form, split_name)
+        return ArraySamples(
+            x,
+            encoded,
+            rows=rows[split_name],
+            scale=scale,
+            groups=source.groups.get("train"),
+            gaps=inputs.gaps if has_gaps else None,
+        )
+
+    shape = source.raw.x.shape
+    notes = [
+        f"inputs {shape} read as {_described_samples(form, ends, rows['train'])}",
+        *_notes_on_cuts(form, ends),
+        *inputs.notes,
+        targets.note(),
+        *inputs.warnings,
+    ]
+    return Fitted(
+        preprocessing=form,
+        input_shape=form.input_shape,
+        targets=targets,
+        samples=samples,
+        notes=notes,
+    )
+
+
+def _with_length(
+    form: ArrayPreprocessing, ends: np.ndarray | None, rows: np.ndarray
+) -> ArrayPreprocessing:
+    """Return the form with the length that is set, or that of the longest training sequence."""
+    if form.padding is None or ends is None:
+        return form
+    length = form.padding.length or int(ends[rows].max())
+    stored_shape = with_steps(form.stored_shape, length, form.channels_last)
+    padding = replace(form.padding, length=length)
+    return replace(form, stored_shape=stored_shape, padding=padding)
+
+
+def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> ArraySamples:
+    """Return the samples of a split that has arrays of its own.
+
+    The number of sequences that are cut is reported.
     """
-
-    parts: dict[str, Arrays]
-    rows: dict[str, np.ndarray]
-    reporter: Reporter
-    kind: Kind
-    form: ArrayPreprocessing
-    targets: dict[str, Any]
-    gaps: How
-    gap_indicator: bool
-    normalize: bool
-
-    def __post_init__(self) -> None:
-        x, y, form = self.parts["train"]["x"], self.parts["train"]["y"], self.form
-        hint = "allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W); with task.channels_last=true channels last"
-        refuse_if(
-            not 2 <= len(x.shape) <= 5 or 0 in x.shape,
-            f"inputs have shape {x.shape}",
-            x.where,
-            hint,
-        )
-        for arrays in self.parts.values():
-            form.check(arrays["x"], arrays["x"].where)
-        (self._x, self._ends), self._y = self._read("train"), y.read()
-        named = {part: arrays["group"] for part, arrays in self.parts.items() if "group" in arrays}
-        self._groups = group_rows(
-            {part: (array.read(), array.where) for part, array in named.items()}, self.rows
-        )
-        classes = plain_labels(self._y, y.where) if self.kind == "classes" else None
-        if classes is not None and classes.dtype.kind == "U":
-            check_labels(classes, y.where)
-        if form.padding is not None:
-            form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
-        contents = partial(hashes_of_rows, form.assembled((self._x, self._ends), x.where))
-        self.pool = Pool(
-            "samples", x.where, self.rows, self.parts, classes, self._groups.get("train"), contents
-        )
-
-    def _read(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return inputs as in the file, and the lengths [n] of sequences that have some."""
-        x, lengths = self.parts[part]["x"], self.parts[part].get("lengths")
-        values, (steps, where) = (
-            x.read(),
-            (None, x.where) if lengths is None else (lengths.read(), lengths.where),
-        )
-        return values, self.form.ends((values, steps), where)
-
-    def fit(self, rows: dict[str, np.ndarray]) -> Fitted:
-        """Learn from the training rows how arrays become samples; see `assemble`."""
-        form, targets, y, learn, ends = self.form, self.targets, self._y, rows["train"], self._ends
-        where, y_where = self.parts["train"]["x"].where, self.parts["train"]["y"].where
-        sample = described(form.file_shape)
-        if form.padding is not None and ends is not None:
-            padding = replace(form.padding, length=form.padding.length or int(ends[learn].max()))
-            shape = with_steps(form.stored_shape, padding.length, form.channels_last)
-            form = replace(form, padding=padding, stored_shape=shape)
-            sample = f"{counted(form.file_shape[0], 'channel')} of {ends[learn].min()} to {ends[learn].max()} steps"
-            if self.kind == "dense":
-                y, targets = (
-                    padding.targets(y, ends, form.channels_last, y_where),
-                    targets | {"missing": True},
-                )
-        form = replace(
-            form, targets=fit_targets(self.kind, y, learn, y_where, form.file_shape[1:], **targets)
-        )
-        x, encoded = form.oriented((self._x, ends), where), form.targets.encode(y, y_where)
-        has_gaps = count_missing(x) > 0
-        scale, filling, constants, filled = fit_inputs(
-            x, learn, has_gaps, self.gaps, self.gap_indicator, where
-        )
-        form = replace(form, gaps=filling, scale=scale if self.normalize else None)
-
-        def samples(part: str) -> ArraySamples:
-            if part in rows:  # what has no gaps keeps its digest
-                used = filling if has_gaps else None
-                return ArraySamples(
-                    x, encoded, None, rows[part], form.scale, self._groups.get("train"), used
-                )
-            arrays, (stored, ends) = self.parts[part], self._read(part)
-            for note in _cuts(form, ends):
-                self.reporter.say(f"{part} split: {note}")
-            read = form.oriented((stored, ends), arrays["x"].where)
-            y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, ends)
-            used = filling if filling.flagged or count_missing(read) else None
-            return ArraySamples(read, y, None, None, form.scale, self._groups.get(part), used)
-
-        seen = f"inputs {self._x.shape} read as {sample}"
-        notes = [seen, *_cuts(form, ends), *filled, form.targets.note(), *constants]
-        return Fitted(form, form.input_shape, form.targets, samples, notes)
+    arrays = source.splits.arrays[split_name]
+    raw = _read(arrays, form)
+    for note in _notes_on_cuts(form, raw.lengths):
+        source.reporter.say(f"{split_name} split: {note}")
+    x = form.oriented(raw, arrays["x"].where)
+    y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, raw.lengths)
+    gaps = form.gaps
+    if gaps is not None and not gaps.flagged and count_missing(x) == 0:
+        gaps = None  # a split without gaps has the same digest whatever fills them
+    groups = source.groups.get(split_name)
+    return ArraySamples(x, y, scale=form.scale, groups=groups, gaps=gaps)
 
 
-def _cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
-    counts = {} if form.padding is None else remarks(ends, form.padding.length)
-    return [f"{counted(count, 'sample')} {what}" for what, count in counts.items()]
+def _described_samples(form: ArrayPreprocessing, ends: np.ndarray | None, rows: np.ndarray) -> str:
+    """Return the shape of training samples as text."""
+    if ends is None:
+        return described(form.file_shape)
+    channels = counted(form.file_shape[0], "channel")
+    return f"{channels} of {ends[rows].min()} to {ends[rows].max()} steps"
+
+
+def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
+    """Return a note on the sequences that are longer than the input; empty where there are none."""
+    if form.padding is None:
+        return []
+    counts = remarks(ends, form.padding.length)
+    return [f"{counted(count, 'sample')} {remark}" for remark, count in counts.items()]

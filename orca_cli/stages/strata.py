@@ -20,17 +20,21 @@ import numpy as np
 def choose_classes(
     sizes: Mapping[int, int], samples: int, most_classes: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Return the classes of every sample, at most `most_classes` (0: all) in random order, drawn anew for each.
+    """Return the classes of every sample in random order, drawn anew for each.
 
     They are drawn from those with a point for every sample; where no class has that many, from all.
 
     Args:
         sizes: class -> number of its points.
+        samples: number of samples.
+        most_classes: how many classes a sample has at most; 0: no limit, as in `Metric`.
+        generator: of the draw.
     """
-    large = [label for label, size in sizes.items() if size >= samples]
-    return [
-        generator.permutation(large or list(sizes))[: most_classes or None] for _ in range(samples)
-    ]
+    candidates = [label for label, size in sizes.items() if size >= samples]
+    if not candidates:
+        candidates = list(sizes)
+    limit = most_classes or len(candidates)
+    return [generator.permutation(candidates)[:limit] for _ in range(samples)]
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,22 @@ class Strata:
         """
         size = min(size, self.limit)
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
-        samples: list[list[np.ndarray]] = [[] for _ in counts]
+        pieces: list[list[np.ndarray]] = [[] for _ in counts]  # rows of each sample, by class
         for label, rows in self.members.items():
-            ends = np.cumsum([of_sample.get(label, 0) for of_sample in counts])
+            # One draw for all samples, cut into theirs, so that none has a point of another.
+            ends = np.cumsum([count.get(label, 0) for count in counts])
             drawn = generator.choice(rows, size=ends[-1], replace=False)
-            for sample, points in zip(samples, np.split(drawn, ends[:-1]), strict=True):
-                sample.append(points)
-        return np.stack([generator.permutation(np.concatenate(sample)) for sample in samples])
+            for sample, points in enumerate(np.split(drawn, ends[:-1])):
+                pieces[sample].append(points)
+        samples = [np.concatenate(sample_pieces) for sample_pieces in pieces]
+        return np.stack([generator.permutation(sample) for sample in samples])
 
     def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:
         """Return class -> number of points that a sample of these classes takes."""
         totals = np.cumsum([self.sizes[label] for label in labels])
         ends = np.floor(totals * size / totals[-1] + start)
-        return dict(zip(labels.tolist(), np.diff(ends, prepend=0).astype(int), strict=True))
+        counts = np.diff(ends, prepend=0).astype(int)
+        return dict(zip(labels.tolist(), counts, strict=True))
 
 
 def by_class(
@@ -91,6 +98,7 @@ def by_class(
     """Return the strata of the points with these labels [n].
 
     Args:
+        labels: class of each point.
         classes: those of each sample.
         fractions: class -> fraction of the side's points that are among these; None: all are.
     """
@@ -98,8 +106,12 @@ def by_class(
     sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
     if fractions is not None:
         sizes = {label: size / fractions[label] for label, size in sizes.items()}
-    strata = Strata(members, sizes, classes)
+    strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:
         return strata
-    one_class = [np.zeros(1, dtype=np.int64)] * len(classes)
-    return Strata({0: np.arange(len(labels))}, {0: len(labels)}, one_class)
+    # No sample of these classes can have a point: all points count as one class.
+    count = len(labels)
+    class_zero = np.zeros(1, dtype=np.int64)
+    return Strata(
+        members={0: np.arange(count)}, sizes={0: count}, classes=[class_zero for _ in classes]
+    )

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from orca_cli.config.schema import AS_PUBLISHED
 from orca_cli.exceptions import InterruptionError, NonFiniteError, governed_by
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory, short_curve
-from orca_cli.stages.build import Built, cache_folder, has_alignment
+from orca_cli.stages.build import Built, Record, cache_folder, has_alignment
 from orca_cli.stages.plan import Plan
 from orca_cli.stages.problem import Problem, make_problem
 from orca_cli.stages.source_features import EmbeddedSource, collapse
@@ -51,7 +51,7 @@ _BODY_LAYER_STEP = 0.001
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 
 
-def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> dict[str, Any]:
+def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Record:
     """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json, then seals the folder and
@@ -80,7 +80,11 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     source, trajectory = obtain_trajectory(built, engine, run, reporter)
     record = trajectory.record
     lines = record["lines"]
-    spread = _spread(record, source)
+    spread = {}
+    for name, after in record["collapse"].items():
+        spread[name] = {"before": lines[0][name], "after": after}
+    for name, variance in source.spread.items():
+        spread[name]["source"] = variance
     if _have_drawn_together(spread):
         log.warning(
             "align: the tokens have drawn together, so a lower distance does not mean a better "
@@ -101,18 +105,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     return aligned
 
 
-def _spread(record: Mapping[str, Any], source: EmbeddedSource) -> dict[str, dict[str, float]]:
-    """Return diagnostic -> its values "before" and "after" the steps, and of the "source"."""
-    before = record["lines"][0]
-    spread = {}
-    for name, after in record["collapse"].items():
-        spread[name] = {"before": before[name], "after": after}
-    for name, of_source in source.spread.items():
-        spread[name]["source"] = of_source
-    return spread
-
-
-def _have_drawn_together(spread: Mapping[str, Mapping[str, float]]) -> bool:
+def _have_drawn_together(spread: Record) -> bool:
     share = spread["token_variance"]
     within = spread["variance_within"]
     between = spread["variance_between"]
@@ -180,7 +173,6 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
     """
     plan = built.plan
     splits = built.summary["splits"]
-    first_weights = built.model.embedder.state_dict()
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
@@ -190,7 +182,7 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
         "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(built.model.embedder.layout)],
-        "first_weights": checkpoint.weights_sha256(first_weights),
+        "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
         "numerics": numerics(device),
     }
@@ -231,11 +223,8 @@ def limited_rates(
         return [1.0 for _ in sizes]
     if embedder.is_body_layer:
         largest_step *= _BODY_LAYER_STEP
-    factors = []
-    for name, size in sizes.items():
-        size = sizes.get(f"{name.removesuffix('bias')}weight", size)
-        factors.append(min(1.0, largest_step * size / lr) if size > 0 else 1.0)
-    return factors
+    roots = [sizes.get(f"{name.removesuffix('bias')}weight", size) for name, size in sizes.items()]
+    return [min(1.0, largest_step * root / lr) if root > 0 else 1.0 for root in roots]
 
 
 def make_trainer(plan: Plan, problem: Problem, run: RunDirectory, reporter: Reporter) -> "Trainer":
@@ -308,7 +297,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._embedder = self.problem.model.embedder
-        self._lines: list[dict[str, Any]] = []  # one for each step taken
+        self._lines: list[Record] = []  # one for each step taken
         saved = self.saver.load()
         if saved is None:
             self._before = self.problem.value(self.problem.train)
@@ -367,7 +356,7 @@ class Trainer:
         if self.saver.save(state):
             self.run.set_state("align", step=state.step)
 
-    def _epoch(self, step: int) -> dict[str, Any]:
+    def _epoch(self, step: int) -> Record:
         """Take one optimizer step; returns its line.
 
         Raises:
@@ -378,7 +367,11 @@ class Trainer:
         for group, factor in zip(self.optimizer.param_groups, self.rate_factors, strict=True):
             group["lr"] = lr * factor
         try:
-            line: dict[str, Any] = {"epoch": step, **self._check(step)}
+            line: Record = {"epoch": step}
+            if step % self.check_every == 0:
+                line |= self._diagnose() | {"heldout": self.problem.value(self.problem.heldout)}
+                if self.measures_exact:
+                    line["heldout_exact"] = self.problem.exact_value()
             self.problem.model.train()
             self.optimizer.zero_grad()
             loss, diagnostics = self.problem.backward(step)
@@ -398,16 +391,6 @@ class Trainer:
         self.optimizer.step()
         line |= {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics}
         return line | {"seconds": round(time.monotonic() - start, 3)}
-
-    def _check(self, step: int) -> dict[str, float]:
-        """Return what is measured on held-out data before a step; empty where no check is due."""
-        if step % self.check_every != 0:
-            return {}
-        measured = self._diagnose()
-        measured["heldout"] = self.problem.value(self.problem.heldout)
-        if self.measures_exact:
-            measured["heldout_exact"] = self.problem.exact_value()
-        return measured
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:

@@ -42,6 +42,9 @@ _LABEL_WEIGHTS = "train.positive_weight"
 _LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
 
 
+Record = dict[str, Any]  # plain values by name, as a run writes them down as JSON
+
+
 @dataclass(frozen=True)
 class Built:
     """What stage 1 hands to the next stages; `build` makes it.
@@ -64,7 +67,7 @@ class Built:
     error: Error
     model: TransferModel
     embedder: nn.Module
-    summary: dict[str, Any]
+    summary: Record
     source: SourceData | None = None
 
 
@@ -96,7 +99,7 @@ def build(
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
     _note_uneven_classes(task, reporter)
-    model, _ = make_model(config, task, is_trained=is_trained)
+    model = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
         raise ConfigError(
             f"the source holds {source.modality} data, but the body takes {model.body.modality}",
@@ -116,9 +119,7 @@ def build(
         batch=plan.train.batch_size,
     )
     loss = make_loss(config, task)
-    summary = _summary(task, model, error)
-    summary["splits"] = splits
-    summary |= _training_summary(plan, task)
+    summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
     return Built(
         task=task,
         learned=plan.train.learned(task),
@@ -147,17 +148,12 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
         )
 
 
-def make_model(
-    settings: Config, task: TaskData, *, is_trained: bool = True
-) -> tuple[TransferModel, Finetune]:
-    """Load the body and build embedder and predictor for the task's shapes.
+def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> TransferModel:
+    """Load the body, build embedder and predictor for the task's shapes, apply the finetune mode.
 
     An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the
     seed. One that begins as the body's own layer, with a ridge as predictor, is frozen where the
     mode freezes any part of the body; its norm is trained where all of the body's are.
-
-    Returns:
-        the model, and the finetune mode, which is applied.
 
     Raises:
         OrcaError: any that `checkpoints.load_model`, `build_model` or `Finetune.apply` raises.
@@ -176,29 +172,25 @@ def make_model(
         causal=task.causal,
         seed=settings.seed,
     )
-    _fit_embedder(model, task, settings.seed, is_trained=is_trained)
-    seeding.seed_torch(settings.seed, "build", "finetune")
-    mode.apply(model)
-    if is_started(settings, model) and not _is_trainable([model.body]):
-        # An embedder that is the body's own layer is frozen as the body is, and so is its norm.
-        model.embedder.requires_grad_(False)
-        if _is_trainable(model.body.norms()):
-            model.embedder.norm.requires_grad_(True)
-    return model, mode
-
-
-def _fit_embedder(model: TransferModel, task: TaskData, seed: int, *, is_trained: bool) -> None:
-    """Show the embedder training samples, ascending; in a dry run as few as `_DRY_TOKENS` says."""
     limit = _FITTED
     if not is_trained:
-        affordable = min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens)
-        limit = max(_FITTED_AT_ONCE, affordable)
+        limit = min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens)
+        limit = max(_FITTED_AT_ONCE, limit)
     rows = np.arange(len(task.train))
     if len(rows) > limit:
-        generator = seeding.numpy_generator(seed, "build", "fit")
+        generator = seeding.numpy_generator(settings.seed, "build", "fit")
         rows = np.sort(generator.permutation(len(rows))[:limit])
     read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
     model.embedder.fit((batch.x, batch.valid) for batch in read)
+    seeding.seed_torch(settings.seed, "build", "finetune")
+    mode.apply(model)
+    if is_started(settings, model) and not _is_trainable([model.body]):
+        # An embedder that is the body's own layer is frozen as the body is; its norm is trained
+        # where the body's norms are.
+        model.embedder.requires_grad_(False)
+        if _is_trainable(model.body.norms()):
+            model.embedder.norm.requires_grad_(True)
+    return model
 
 
 def _is_trainable(modules: Iterable[nn.Module]) -> bool:
@@ -456,7 +448,7 @@ def has_alignment(settings: Config) -> bool:
     return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 
-def split_record(samples: Samples) -> dict[str, Any]:
+def split_record(samples: Samples) -> Record:
     """Return a split's size and content hash, as result.json holds them."""
     return {"n": len(samples), "sha256": samples.digest()}
 
@@ -470,7 +462,7 @@ def _folders(settings: Config) -> dict[str, Path]:
     return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
-def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
+def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
     """Return what stage 1 records of data and model."""
     num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shapes = describe(model)
@@ -491,7 +483,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
     }
 
 
-def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
+def _training_summary(plan: Plan, task: TaskData) -> Record:
     """Return what stage 1 records of the plan."""
     train = plan.train
     steps = train.epochs * train.steps_per_epoch(train.count_learned(task))

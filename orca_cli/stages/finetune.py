@@ -7,7 +7,6 @@ search can train and validate while the test split stays closed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.scoring.uncertainty import interval
-from orca_cli.stages.build import Built, split_record
+from orca_cli.stages.build import Built, Record, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -55,8 +54,8 @@ class Trained:
 
     model: nn.Module
     validation_error: float | None
-    selected: dict[str, Any]
-    curve: list[dict[str, Any]]
+    selected: Record
+    curve: list[Record]
     weights_sha256: str
 
 
@@ -77,7 +76,7 @@ class Tested:
     score: Score
     trivial: float | None
     interval: tuple[float, float] | None
-    split: dict[str, Any]
+    split: Record
     reads: int
     samples: Samples
 
@@ -95,7 +94,7 @@ class Validated:
     """
 
     built: Built
-    aligned: dict[str, Any]
+    aligned: Record
     trained: Trained
     engine: Engine
     seconds: dict[str, float]
@@ -187,33 +186,24 @@ def _finish(training: MemberTraining) -> Entry:
     tensors = {}
     if member.rows is not None and member.held_out is not None:
         load_trained_state(built.model, weights)
-        tensors["outputs"], _ = _predict(built, training.engine, built.model, member.held_out)
+        batch_size = built.plan.train.eval_batch_size
+        with signals.immediate():
+            outputs, _ = predict(training.engine, built.model, member.held_out, batch_size)
+        tensors["outputs"] = outputs
     entry = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
-    _commit(training.run, member.folder, weights, finished=entry)
+    folder = training.run.stage("finetune") / member.folder
+    checkpoint.commit_weights(folder, weights, owner=training.run.name.identity, finished=entry)
     return entry
-
-
-def _commit(
-    run: RunDirectory, folder: str, weights: dict[str, Tensor], finished: Entry | None = None
-) -> None:
-    checkpoint.commit_weights(
-        run.stage("finetune") / folder, weights, owner=run.name.identity, finished=finished
-    )
-
-
-def _predict(
-    built: Built, engine: Engine, model: nn.Module, samples: Samples
-) -> tuple[Tensor, Tensor]:
-    with signals.immediate():
-        return predict(engine, model, samples, built.plan.train.eval_batch_size)
 
 
 def _alone(training: MemberTraining) -> Trained:
     """Return the only member; writes last/ and best/."""
     built = training.built
-    _commit(training.run, "last", trained_state(built.model))
+    folder = training.run.stage("finetune")
+    owner = training.run.name.identity
+    checkpoint.commit_weights(folder / "last", trained_state(built.model), owner=owner)
     if training.best:
-        _commit(training.run, "best", training.best)
+        checkpoint.commit_weights(folder / "best", training.best, owner=owner)
     load_trained_state(built.model, training.chosen())
     return _outcome(
         built,
@@ -232,18 +222,31 @@ def _together(
     members: Sequence[Member],
     entries: Sequence[Entry],
 ) -> Trained:
-    """Return several members as one.
+    """Return several members as one; with folds, writes out_of_fold.npz.
 
     Its error is that of each sample's outputs by the fold that has not seen it, or by all members.
     """
     model = _ensemble(built, run, members)
     judging = members[0].held_out
     error = None
-    if built.plan.train.folds:
+    folds = [member.rows for member in members if member.rows is not None]
+    if folds:
         judging = built.learned
-        outputs, targets = _out_of_fold(built, run, members=members, entries=entries)
+        order = np.argsort(np.concatenate(folds))
+        outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
+        outputs = outputs[torch.from_numpy(order)]
+        targets = torch.from_numpy(np.array(judging.targets()))
+        numbers = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+        run.write_arrays(
+            "finetune",
+            OUT_OF_FOLD,
+            outputs=outputs.numpy(),
+            targets=targets.numpy(),
+            fold=numbers,
+        )
     elif judging is not None:
-        outputs, targets = _predict(built, engine, model, judging)
+        with signals.immediate():
+            outputs, targets = predict(engine, model, judging, built.plan.train.eval_batch_size)
     if judging is not None:
         error = score(built.error, outputs, judging, targets).value
     epochs = [entry.record["epoch"] for entry in entries]
@@ -264,25 +267,7 @@ def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ens
     return Ensemble(models, kind)
 
 
-def _out_of_fold(
-    built: Built, run: RunDirectory, *, members: Sequence[Member], entries: Sequence[Entry]
-) -> tuple[Tensor, Tensor]:
-    """Return outputs and targets of all samples, by the folds that have not seen them.
-
-    Writes out_of_fold.npz.
-    """
-    folds = [member.rows for member in members if member.rows is not None]
-    order = np.argsort(np.concatenate(folds))
-    outputs = torch.cat([entry.tensors["outputs"] for entry in entries])[torch.from_numpy(order)]
-    targets = torch.from_numpy(np.array(built.learned.targets()))
-    fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
-    run.write_arrays(
-        "finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold
-    )
-    return outputs, targets
-
-
-def _mean_lines(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _mean_lines(entries: Sequence[Entry]) -> list[Record]:
     """Return the curve of several members: each line of the first, with means over all."""
     curve = []
     for lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
@@ -300,7 +285,7 @@ def _outcome(
     *,
     error: float | None,
     epochs: list[int],
-    lines: list[dict[str, Any]],
+    lines: list[Record],
 ) -> Trained:
     """Return what stage 3 has trained.
 
@@ -402,7 +387,7 @@ def best_constant(built: Built) -> Tensor:
     return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))
 
 
-def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
+def result_of(validated: Validated, tested: Tested | None) -> Record:
     """Return the result record of a completed run, JSON-able.
 
     Errors are fractions or in the task's units, times in seconds, that of the test counted with
@@ -448,7 +433,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
     }
 
 
-def _error_record(error: Error, tested: Tested | None) -> dict[str, Any]:
+def _error_record(error: Error, tested: Tested | None) -> Record:
     """Return the test error as a result holds it, and the reason where there is none."""
     measured = Score(None, 0)
     reason: str | None = "the test split stayed closed (test=false)"

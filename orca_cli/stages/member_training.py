@@ -6,10 +6,9 @@ model, and than the mean over models that differ in the order of training alone
 (docs/evidence/defaults.md).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import InitVar, dataclass, replace
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +25,7 @@ from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import obtain_trajectory
-from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
+from orca_cli.stages.build import Built, Record, has_alignment, make_model, source_seed
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -71,17 +70,16 @@ def members_of(built: Built) -> list[Member]:
         return _folds(built)
     _, held_out = plan.train.judged_on(built.task, built.learned)
     is_alone = plan.train.members == 1
-    members = []
-    for i in range(plan.train.members):
-        member = Member(
+    return [
+        Member(
             number=i,
             folder="" if is_alone else f"member-{i}",
             seed=plan.seed if is_alone else seeding.derive(plan.seed, "finetune", "member", i),
             samples=built.learned,
             held_out=held_out,
         )
-        members.append(member)
-    return members
+        for i in range(plan.train.members)
+    ]
 
 
 def _folds(built: Built) -> list[Member]:
@@ -134,7 +132,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
-    model, _ = make_model(plan, built.task)
+    model = make_model(plan, built.task)
     if has_alignment(plan):
         redrawn = replace(built, plan=plan, model=model)
         _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
@@ -184,7 +182,7 @@ class MemberTraining:
         self.best: dict[str, Tensor] = {}
         # What a checkpoint holds besides tensors; "start": validation of the weights before any
         # step, if they may be chosen.
-        self._records: dict[str, Any] = {
+        self._records: Record = {
             "start": None,
             "lines": [],
             "loss_sum": 0.0,
@@ -198,7 +196,7 @@ class MemberTraining:
             load_trained_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             self.engine.restore_scaler(saved.scaler)
-        self.lines: list[dict[str, Any]] = self._records["lines"]
+        self.lines: list[Record] = self._records["lines"]
 
     def train(self, advance: Callable[[int, str], None]) -> None:
         """Take all remaining steps.
@@ -221,9 +219,8 @@ class MemberTraining:
                 if self._step == self._steps.per_epoch * (len(self.lines) + 1):
                     self._end_epoch()
                 error = self.lines[-1]["validation_error"] if self.lines else None
-                note = ""
-                if error is not None:
-                    note = f"validation {self.built.error.name} {error:.4f}"
+                name = self.built.error.name
+                note = "" if error is None else f"validation {name} {error:.4f}"
                 advance(self._step - shown, note)
                 shown = self._step
                 is_last = self._step == self._steps.total
@@ -280,7 +277,7 @@ class MemberTraining:
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
         records = self._records
-        line: dict[str, Any] = {}
+        line: Record = {}
         if self.member.folder:
             line["member"] = self.member.number
         line |= {
@@ -331,7 +328,7 @@ class MemberTraining:
         return {"validation_error": error, "validation_loss": loss}
 
 
-def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
+def is_better(line: Record, earlier: list[Record], rule: str) -> bool:
     """Return whether an epoch's value of `rule` is at most that of every earlier one.
 
     Of equal ones the later wins. An undefined value (of only one class, say) is never better than a

@@ -8,9 +8,9 @@ the gradients of several batches, as in A.3.3. Also what the other processes of 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from orca_cli.data.fraction import Part
 from orca_cli.exceptions import DataError, NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
-from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
+from orca_cli.stages.build import Built, Record, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -68,9 +68,14 @@ class OptimizerSteps:
         self.optimizer = engine.prepare(_make_optimizer(built, engine.device))
         unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+
         # Drawn once an epoch; what is read ahead may be of the next one.
-        draw = functools.partial(_draw_order, seed, len(samples))
-        self._order = functools.lru_cache(2)(draw)
+        @functools.lru_cache(2)
+        def order(epoch: int) -> np.ndarray:
+            generator = seeding.numpy_generator(seed, "finetune", "order", epoch)
+            return generator.permutation(len(samples))
+
+        self._order = order
         self._feed: Generator[Batch, None, None] | None = None
         self._next = 0
         self._is_shared = False
@@ -172,11 +177,6 @@ class OptimizerSteps:
         return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
 
 
-def _draw_order(seed: int, samples: int, epoch: int) -> np.ndarray:
-    """Return the order of the samples in an epoch, [n] int64."""
-    return seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(samples)
-
-
 def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer:
     """Return an optimizer in which what starts at random has the outer rate."""
     train = built.plan.train
@@ -256,9 +256,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
     return int(order["code"])
 
 
-def _follow_plan(
-    team: Team, built: Built, engine: Engine, order: Mapping[str, Any]
-) -> OptimizerSteps:
+def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> OptimizerSteps:
     """Return the steps that the first process has made, with its weights and optimizer state."""
     rows = team.share({}, _CPU)["rows"].numpy()
     samples = built.learned
@@ -274,9 +272,7 @@ def _follow_plan(
     return steps
 
 
-def _build(
-    team: Team, settings: Callable[[], Config], order: Mapping[str, Any]
-) -> tuple[Built, Engine]:
+def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[Built, Engine]:
     """Build what the first process has built, on the device of this one."""
     results: list[tuple[Built, Engine]] = []
 

@@ -38,9 +38,8 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     There are none where its data were not these `splits`.
     """
     recorded_splits = record.get("splits", {})
-    for name, split in splits.items():
-        if recorded_splits.get(name) != split:
-            return {}
+    if any(recorded_splits.get(name) != split for name, split in splits.items()):
+        return {}
     recorded = record.get("decided", {})
     return {
         key: Decision(value=decision["value"], why=decision["why"])
@@ -196,12 +195,6 @@ class _Facts:
         """Return whether the model is a small one."""
         return self.parameters <= _SMALL
 
-    @property
-    def is_quick(self) -> bool:
-        """Return whether few steps do: by the budget, or since the model starts with features."""
-        budget = self.config.budget
-        return budget == "quick" or (budget == "normal" and self.is_started)
-
     def by_budget(self, train: TrainPlan, value: Any) -> Decision:
         """Return a decision that follows from the budget and the sizes of data and model."""
         samples = train.count_learned(self.task)
@@ -306,31 +299,31 @@ def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
         steps = min(800, max(400, 8 * per_epoch))
     else:
         steps = min(5000, max(2000, 10 * per_epoch))
-    if facts.is_quick:
+    budget = facts.config.budget
+    if budget == "quick" or (budget == "normal" and facts.is_started):
         steps *= _QUICK
     return facts.by_budget(train, max(1, round(steps / per_epoch)))
 
 
 def _members(facts: _Facts, train: TrainPlan) -> Decision:
+    budget = facts.config.budget
     samples = train.count_learned(facts.task)
     is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
     members = 1
-    if train.folds:
-        pass  # each fold is a model already
-    elif facts.config.budget == "thorough":
+    if budget == "thorough":
         members = MOST_MEMBERS
-    elif facts.config.budget == "normal" and not facts.is_started and is_cheap:
+    elif budget == "normal" and is_cheap and not facts.is_started:
         # A length that was typed is that of one model.
         members = 2 if facts.typed.epochs is None else 1
-    return facts.by_budget(train, members)
-
-
-def _outer_rate(facts: _Facts, train: TrainPlan) -> Decision:
-    return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
+    return facts.by_budget(train, 1 if train.folds else members)
 
 
 def _lr(facts: _Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, _SMALL_RATE if facts.is_small else _LARGE_RATE)
+
+
+def _outer_rate(facts: _Facts, train: TrainPlan) -> Decision:
+    return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
 
 
 def _warmup_epochs(facts: _Facts, train: TrainPlan) -> Decision:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from orca_cli import seeding, signals
@@ -102,7 +103,7 @@ class _Drawing(NamedTuple):
 
     source: Strata | None
     target: Draw
-    generator: np.random.Generator
+    generator: Generator
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Problem:
         """
         terms = []
         for batch in self.distances(split, "fixed"):
-            terms += [weight * float(distance.value) for weight, distance in batch]
+            terms.extend(weight * float(distance.value) for weight, distance in batch)
         value = sum(terms)
         if not math.isfinite(value):
             raise NonFiniteError(
@@ -286,7 +287,7 @@ class Problem:
         split: Labelled,
         classes: Sequence[np.ndarray],
         limit: int,
-        generator: np.random.Generator,
+        generator: Generator,
     ) -> Draw:
         """Return the draw of samples of these classes, of at most `limit` tokens each.
 
@@ -318,7 +319,7 @@ class Problem:
         split: Labelled,
         classes: Sequence[np.ndarray],
         limit: int,
-        generator: np.random.Generator,
+        generator: Generator,
     ) -> Draw:
         """Return the draw where a point is a sample of the split; only drawn ones are read.
 
@@ -396,21 +397,14 @@ def make_problem(
         all_examples=all_examples,
     )
     metric: Metric = parts.build(plan.metric, "metric")
-    cloud = Features(
-        x=source.cloud.x.to(engine.device),
-        labels=source.cloud.labels.to(engine.device),
-        num_classes=source.cloud.num_classes,
-    )
-    prepared = prepared_metric(
-        metric, plan.metric, cloud, source_key=source.key, cache_folder=cache_folder(plan)
-    )
-    train, heldout = _labelled_splits(built, cloud.num_classes)
+    prepared = prepared_metric(metric, plan.metric, source, cache_folder(plan))
+    train, heldout = _labelled_splits(built, source.cloud.num_classes)
     problem = Problem(
         model=built.model,
         engine=engine,
         metric=metric,
-        source=cloud,
-        prepared={name: tensor.to(engine.device) for name, tensor in prepared.items()},
+        source=source.cloud,
+        prepared=prepared,
         train=train,
         heldout=heldout,
         form=form_of(metric, settings),

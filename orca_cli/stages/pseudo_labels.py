@@ -20,9 +20,12 @@ _RESTARTS = 10
 _PASSES = 3
 
 
+Labels = tuple[np.ndarray, np.ndarray]  # of training and validation samples, [n] and [m]
+
+
 def class_labels(
     kind: Kind, train: np.ndarray, validation: np.ndarray, *, num_clusters: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Labels:
     """Return a class for every training and validation sample, [n] and [m] int64.
 
     Clusters are those of the training targets. Targets of kind "classes" are returned as they are.
@@ -72,18 +75,16 @@ def class_labels(
         return nearest(train), nearest(validation)
 
 
-def shuffled(labels: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def shuffled(labels: Labels, seed: int) -> Labels:
     """Return the labels of both splits, [n] and [m], permuted among the samples of each: a control."""
-
-    def permuted(split: np.ndarray, name: str) -> np.ndarray:
-        generator = seeding.numpy_generator(seed, "align", "target_labels", name)
-        return split[generator.permutation(len(split))]
-
-    train, validation = labels
-    return permuted(train, "train"), permuted(validation, "validation")
+    train, validation = (
+        split[seeding.numpy_generator(seed, "align", "target_labels", name).permutation(len(split))]
+        for name, split in zip(("train", "validation"), labels, strict=True)
+    )
+    return train, validation
 
 
-def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> Labels:
     """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers.
 
     What is unknown is in the median's bin. Many equal numbers share a bin, so there may be fewer

@@ -50,18 +50,25 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
         return False
     predictor = cast(PooledPredictor, built.model.predictor)
     tables = [_standardised(x) for x in _inputs(built.model, engine, samples, rows)]
-    ridge = _ridge([table.x for table in tables], _regressed(built, targets))
-    scale = 1.0
+    weight, bias, held_out = _ridge([table.x for table in tables], _regressed(built, targets))
     if built.task.kind != "values":
-        scale = _best_scale(built.loss, ridge.held_out, targets)
+        # The factor on the outputs at which the loss of samples left out is lowest.
+        loss: Any = built.loss
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).cpu()
+        outputs = torch.from_numpy(held_out).float()
+        losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
+        scale = float(_SCALES[int(np.nanargmin(losses))])
+        weight = scale * weight
+        bias = scale * bias
     # The layers answer to raw features as these weights do to standardised ones.
     layers = [predictor.linear]
     if predictor.skip is not None:
         layers.append(predictor.skip)
-    bias = scale * ridge.bias
     ends = np.cumsum([len(table.mean) for table in tables])[:-1]
-    for layer, weight, table in zip(layers, np.split(ridge.weight, ends), tables, strict=True):
-        raw = scale * weight * table.factor[:, None]
+    blocks = np.split(weight, ends)
+    for layer, block, table in zip(layers, blocks, tables, strict=True):
+        raw = block * table.factor[:, None]
         layer.weight.copy_(torch.from_numpy(raw.T))
         bias = bias - table.mean @ raw
     predictor.linear.bias.copy_(torch.from_numpy(bias))
@@ -135,21 +142,13 @@ def _regressed(built: Built, targets: Tensor) -> np.ndarray:
     return targets.double().numpy()
 
 
-class _Ridge(NamedTuple):
-    """A fitted ridge.
+def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit y [n, K] to one or two tables, of which the second is what went past the body.
 
-    Args:
-        weight, bias: [F, K] and [K].
-        held_out: for every sample the outputs [n, K] of a ridge that has not seen it.
+    Returns:
+        weights [F, K], bias [K], and for every sample the outputs [n, K] of a ridge that has not
+        seen it.
     """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    held_out: np.ndarray
-
-
-def _ridge(tables: list[np.ndarray], y: np.ndarray) -> _Ridge:
-    """Fit y [n, K] to one or two tables, of which the second is what went past the body."""
     from sklearn.linear_model import RidgeCV
 
     widths = [table.shape[1] for table in tables]
@@ -165,17 +164,6 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> _Ridge:
         candidates.append((model, factor))
     best, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
     penalty = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
-    return _Ridge(
-        weight=best.coef_.reshape(y.shape[1], -1).T * factor[:, None],
-        bias=np.atleast_1d(best.intercept_),
-        held_out=best.cv_results_[..., penalty].reshape(y.shape),
-    )
-
-
-def _best_scale(loss: Any, held_out: np.ndarray, targets: Tensor) -> float:
-    """Return the factor on outputs [n, K] of samples left out at which their loss is lowest."""
-    if isinstance(loss, nn.Module):
-        loss = copy.deepcopy(loss).cpu()
-    outputs = torch.from_numpy(held_out).float()
-    losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
-    return float(_SCALES[int(np.nanargmin(losses))])
+    weight = best.coef_.reshape(y.shape[1], -1).T * factor[:, None]
+    held_out = best.cv_results_[..., penalty].reshape(y.shape)
+    return weight, np.atleast_1d(best.intercept_), held_out

@@ -5,12 +5,11 @@ are kept in the cache. Also how far tokens are spread within and between samples
 of the target.
 """
 
-import functools
 import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ class EmbeddedSource:
     """The source as `source_features` returns it.
 
     Args:
-        cloud: the points that targets are compared with, float32 on the CPU.
+        cloud: the points that targets are compared with, float32 on the run's device.
         spread: `variances` of the tokens of all examples that were embedded, before points are
             drawn.
         key: hash of what determines both but for the last bits, which depend on the machine.
@@ -145,7 +144,7 @@ def source_features(
     Args:
         body: whose own layer embeds the source.
         source, wanted: the examples, and which points of them.
-        device: of the run; points are computed where the body is.
+        device: of the run, for the points; they are computed where the body is.
         cache_folder: where all entries are.
         reporter: shows the progress.
         all_examples: whether points are drawn from all examples; else no more of them are embedded
@@ -157,40 +156,42 @@ def source_features(
     """
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    facts = [body.checkpoint_digest, body.preparation_digest, body.source_resolution]
-    facts += [getattr(body, "max_source_tokens", ""), source.digest, wanted]
-    if not all_examples:
-        facts.append("some")
-    key = _key(*facts)
-    path = cache_folder / "source_features" / _key(key, numerics_key(device))
-    embed = functools.partial(
-        _embed, body, source, wanted, reporter=reporter, all_examples=all_examples
+    facts = (
+        body.checkpoint_digest,
+        body.preparation_digest,
+        body.source_resolution,
+        getattr(body, "max_source_tokens", ""),
+        source.digest,
+        wanted,
     )
-    stored = cached(path, lambda: _variant(embed(), wanted))
+    key = _key(*facts) if all_examples else _key(*facts, "some")
+    path = cache_folder / "source_features" / _key(key, numerics_key(device))
+    stored = cached(
+        path,
+        lambda: _variant(
+            _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
+        ),
+    )
     cloud = Features(
-        x=stored.tensors["x"][: wanted.points],
-        labels=stored.tensors["labels"][: wanted.points],
+        x=stored.tensors["x"][: wanted.points].to(device),
+        labels=stored.tensors["labels"][: wanted.points].to(device),
         num_classes=stored.record["classes"],
     )
     return EmbeddedSource(cloud=cloud, spread=stored.record["spread"], key=key)
 
 
 def prepared_metric(
-    metric: Metric,
-    settings: dict[str, Any],
-    source: Features,
-    *,
-    source_key: str,
-    cache_folder: Path,
+    metric: Metric, settings: dict[str, Any], source: EmbeddedSource, cache_folder: Path
 ) -> dict[str, Tensor]:
     """Return what a metric with these settings computes from the source alone (`Metric.prepare`).
 
-    It is cached as the source is.
+    It is cached as the source is, and on the device of its points.
     """
+    x = source.cloud.x
     text = json.dumps(settings, sort_keys=True)
-    key = _key(source_key, text, source.x.dtype, numerics_key(source.x.device))
-    path = cache_folder / "metric_sources" / key
-    return cached(path, lambda: Entry(metric.prepare(source))).tensors
+    path = cache_folder / "metric_sources" / _key(source.key, text, x.dtype, numerics_key(x.device))
+    prepared = cached(path, lambda: Entry(metric.prepare(source.cloud)))
+    return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
@@ -206,21 +207,6 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     if features == "pooled":
         return pooled(tokens), torch.arange(len(tokens.x), device=tokens.x.device)
     return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
-
-
-class _Points(NamedTuple):
-    """Points, labels and random ranks, [p, d], [p] and [p], on the CPU."""
-
-    x: Tensor
-    labels: Tensor
-    ranks: Tensor
-
-
-def _drawn(pieces: list[_Points], limit: int) -> _Points:
-    """Return the points with the smallest ranks, in the order in which they came."""
-    x, labels, ranks = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-    order = torch.argsort(ranks)[:limit].sort().values
-    return _Points(x=x[order], labels=labels[order], ranks=ranks[order])
 
 
 @torch.no_grad()
@@ -243,9 +229,15 @@ def _embed(
         limit += _FRESH
     else:
         order = torch.randperm(len(labels), generator=generator)
-    pieces: list[_Points] = []
+    pieces: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p], on the CPU
     count = 0
     sums = torch.zeros(())
+
+    def drawn() -> tuple[Tensor, ...]:
+        x, point_labels, ranks = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
+        smallest = torch.argsort(ranks)[:limit].sort().values
+        return x[smallest], point_labels[smallest], ranks[smallest]
+
     with reporter.track("source features", len(labels)) as advance:
         for batch in order.split(_BATCH):
             signals.check()
@@ -256,9 +248,9 @@ def _embed(
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
-            pieces.append(_Points(x=x.cpu(), labels=labels[batch][rows.cpu()], ranks=ranks))
-            if sum(len(piece.x) for piece in pieces) > 4 * limit:
-                pieces = [_drawn(pieces, limit)]
+            pieces.append((x.cpu(), labels[batch][rows.cpu()], ranks))
+            if sum(len(points) for points, *_ in pieces) > 4 * limit:
+                pieces = [drawn()]
             count += len(x)
             advance(len(batch))
             if count >= limit and not all_examples:
@@ -269,10 +261,10 @@ def _embed(
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    points = _drawn(pieces, limit)
-    is_further = points.ranks.argsort().argsort() >= wanted.points
+    x, point_labels, ranks = drawn()
+    is_further = ranks.argsort().argsort() >= wanted.points
     order = torch.argsort(is_further, stable=True)
-    tensors = {"x": points.x[order].float().contiguous(), "labels": points.labels[order]}
+    tensors = {"x": x[order].float().contiguous(), "labels": point_labels[order]}
     record = {"classes": len(source.examples.class_names), "spread": variances(sums)}
     return Entry(tensors, record)
 

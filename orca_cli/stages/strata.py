@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 
 def choose_classes(
-    sizes: Mapping[int, int], samples: int, most_classes: int, generator: np.random.Generator
+    sizes: Mapping[int, int], samples: int, most_classes: int, generator: Generator
 ) -> list[np.ndarray]:
     """Return the classes of every sample in random order, drawn anew for each.
 
@@ -30,10 +31,9 @@ def choose_classes(
         most_classes: how many classes a sample has at most; 0: no limit, as in `Metric`.
         generator: of the draw.
     """
-    candidates = [label for label, size in sizes.items() if size >= samples]
-    if not candidates:
-        candidates = list(sizes)
-    limit = most_classes or len(candidates)
+    large = [label for label, size in sizes.items() if size >= samples]
+    candidates = large or list(sizes)
+    limit = most_classes or None
     return [generator.permutation(candidates)[:limit] for _ in range(samples)]
 
 
@@ -64,7 +64,7 @@ class Strata:
                     limits.append(points * total / self.sizes[label])
         return int(min(limits, default=0))
 
-    def draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
+    def draw(self, size: int, generator: Generator) -> np.ndarray:
         """Return rows of every sample, [samples, size], in random order.
 
         Fewer where `limit` is below `size`.
@@ -110,8 +110,5 @@ def by_class(
     if strata.limit:
         return strata
     # No sample of these classes can have a point: all points count as one class.
-    count = len(labels)
-    class_zero = np.zeros(1, dtype=np.int64)
-    return Strata(
-        members={0: np.arange(count)}, sizes={0: count}, classes=[class_zero for _ in classes]
-    )
+    one_class = [np.zeros(1, dtype=np.int64)] * len(classes)
+    return Strata(members={0: np.arange(len(labels))}, sizes={0: len(labels)}, classes=one_class)

@@ -72,7 +72,7 @@ def test_what_cannot_be_weighed_is_refused():
             weighted(loss, task_data, Train(**settings))
 
 
-def test_a_loss_that_counts_unknown_targets_is_refused_where_there_are_some():
+def test_a_loss_that_counts_unknown_targets_is_refused():
     config = Config(task={"loss": {"_target_": "torch.nn.L1Loss"}})
     for gap, is_refused in ((np.nan, True), (0.5, False)):
         with (

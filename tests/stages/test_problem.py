@@ -87,7 +87,7 @@ def same(one, other):
     assert one[2].abs().max() > 0
 
 
-def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model):
+def test_only_the_drawn_samples_of_a_class_are_read(model):
     samples = Watched()
     clouds, weights, _ = epoch(model, samples)
     assert sorted(len(points.x) for points in clouds) == [3, 8, 8]
@@ -98,9 +98,7 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert samples.batches[0] != samples.batches[1]  # other samples in another epoch
 
 
-def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_the_same_gradient(
-    model, monkeypatch
-):
+def test_only_drawn_tokens_are_computed_with_the_same_gradient(model, monkeypatch):
     """The points and the gradient are those of embedding whole samples at once and choosing from their tokens."""
     tokens_at, computed = type(model.embedder).tokens_at, []
     monkeypatch.setattr(
@@ -139,7 +137,7 @@ def test_classes_have_their_shares_inside_a_problem(model):
         ({"all_classes": True}, 2, 2),
     ],
 )
-def test_a_metric_gets_one_class_or_all_unless_a_number_is_given(traits, limit, count):
+def test_a_metric_gets_one_class_or_all_by_default(traits, limit, count):
     settings = Align(classes_per_problem=limit)
     compared = Problem(None, None, Count(**traits), None, {}, LABELLED, LABELLED, settings, 0)
     assert len(compared.groups(LABELLED)) == count
@@ -202,7 +200,7 @@ def test_sides_of_few_points_have_two_samples_or_one(source, target, shape):
         assert target.x.grad.isfinite().all()
 
 
-def test_sequences_that_are_too_short_are_left_out_and_samples_cut_alike():
+def test_sequences_that_are_too_short_are_left_out():
     points = numbered([0, 0, 1, 1] * 10)  # of every class each second sample is too short
 
     def embed(x, valid):
@@ -244,14 +242,14 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_otdd_is_0_with_gradient_0_where_both_sides_are_one_distribution(name):
+def test_otdd_of_one_distribution_is_0_with_gradient_0(name):
     sizes, draws, tolerance = EQUAL[name]
     value, *slopes, _ = mean_of_draws(sizes, sizes, draws)
     assert value == pytest.approx(0, abs=tolerance)
     assert slopes == pytest.approx([0] * len(sizes), abs=0.1)
 
 
-def test_otdd_is_0_where_one_side_has_more_points_of_the_same_distribution():
+def test_otdd_is_0_where_one_side_has_more_points():
     value, *slopes, _ = mean_of_draws((1024, 240), (128, 30), 40)
     assert value == pytest.approx(0, abs=0.2)
     assert slopes == pytest.approx([0, 0], abs=0.1)

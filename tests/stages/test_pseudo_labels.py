@@ -22,7 +22,7 @@ def same_partition(a, b):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_clusters_of_training_targets_are_found_and_given_to_validation(monkeypatch, whole):
+def test_validation_gets_the_clusters_of_training_targets(monkeypatch, whole):
     if not whole:
         monkeypatch.setattr(pseudo_labels, "WHOLE_VALUES", 100)
         monkeypatch.setattr(pseudo_labels, "BATCH_VALUES", 400)
@@ -75,7 +75,7 @@ def targets(form, content, region, rng):
 
 
 @pytest.mark.parametrize("form", ["unknown numbers", "unknown classes", "a number of large values"])
-def test_neither_what_is_unknown_nor_a_large_unit_decides_the_clusters(form):
+def test_neither_gaps_nor_a_large_unit_decide_the_clusters(form):
     rng = np.random.default_rng(1)
     content, region = rng.integers(0, 2, (2, 200))
     kind, y = targets(form, content, region, rng)

@@ -38,7 +38,7 @@ def embedded(folder, source=SOURCE, device=CPU, body=None, whole=True, **changes
     )
 
 
-def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
+def test_every_token_but_padding_is_a_point_with_its_label(tmp_path):
     source = embedded(tmp_path)
     assert len(source.cloud.x) == sum(i % 3 + 1 for i in range(90))
     assert torch.equal(source.cloud.x[:, 0].long() % 5, source.cloud.labels)
@@ -53,7 +53,7 @@ def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
         embedded(tmp_path, features="sequence", length=4)
 
 
-def test_a_draw_is_seeded_of_the_size_asked_for_and_without_replacement(tmp_path):
+def test_a_draw_is_seeded_and_without_replacement(tmp_path):
     source = embedded(tmp_path, points=50)
     other, whole = (embedded(tmp_path, **one) for one in ({"points": 50, "seed": 1}, {}))
     assert len(source.cloud.x) == 50
@@ -66,7 +66,7 @@ def test_a_draw_is_seeded_of_the_size_asked_for_and_without_replacement(tmp_path
     assert (some <= every).all()
 
 
-def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, monkeypatch):
+def test_features_are_computed_once_for_a_body_and_a_device(tmp_path, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     key = embedded(tmp_path).key
     unread = SourceData("text", "digest", lambda: pytest.fail("the examples were read"))
@@ -88,9 +88,7 @@ def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, 
     assert (len(others - {key}), Counting.calls) == (2, 10)
 
 
-def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(
-    tmp_path, monkeypatch
-):
+def test_a_dry_run_takes_its_points_from_few_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     monkeypatch.setattr("orca_cli.stages.source_features._BATCH", 3)
     some = embedded(tmp_path, whole=False, points=10)

@@ -182,10 +182,9 @@ def test_a_rate_that_was_typed_is_that_of_all_parameters(lr, outer_rate):
     ],
 )
 def test_what_chooses_the_weights(validation, drawn, settings, expected):
-    fraction = {}
-    if "train_fraction" in settings:
-        fraction["train_fraction"] = settings.pop("train_fraction")
-    config = Config(task=fraction, train=Train(epochs=2, **settings))
+    typed = dict(settings)
+    fraction = {"train_fraction": typed.pop("train_fraction", None)}
+    config = Config(task=fraction, train=Train(epochs=2, **typed))
     checks.check_settings(config)
     data = task(30, validation, drawn)
     train = decide(config, data, 25, parameters=MILLION).train

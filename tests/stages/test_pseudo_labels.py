@@ -44,11 +44,15 @@ def test_one_number_a_sample_is_binned_by_quantiles_of_training():
         np.diff(classes[0][np.argsort(train[:, 0])]) >= 0
     )  # bins are in the order of the numbers
     assert classes[1].tolist() == [0, 4, 2]
-    for most in (0.0, 7.0):  # most numbers equal: no bin is empty
-        equal = np.concatenate([np.full(80, most), np.arange(20)])[:, None].astype(np.float32)
-        bins, _ = class_labels("values", equal, equal, num_clusters=10, seed=0)
-        assert (np.bincount(bins) > 0).all()
-        assert len(set(bins)) > 1
+
+
+@pytest.mark.parametrize("number", [0.0, 7.0])
+def test_no_bin_is_empty_where_most_numbers_are_equal(number):
+    numbers = np.concatenate([np.full(80, number), np.arange(20)])
+    equal = numbers[:, None].astype(np.float32)
+    bins, _ = class_labels("values", equal, equal, num_clusters=10, seed=0)
+    assert (np.bincount(bins) > 0).all()
+    assert len(set(bins)) > 1
 
 
 def test_classes_are_their_own_labels():

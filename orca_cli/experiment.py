@@ -271,7 +271,7 @@ def _with_baselines(
             built.learned,
             len(built.learned) == len(task.train) and built.plan.train.validate_on != "test",
             built.embedder,
-            lambda: make_model(built.plan, task).to(choose_device(built.plan.device)),
+            lambda: make_model(built.plan, task)[0].to(choose_device(built.plan.device)),
             lambda: (
                 completion.opened(folder, task.open_test, digests["test"])
                 if tested is None

@@ -92,14 +92,13 @@ def build(
         ConfigError: settings do not fit the data or the body, or the source is of another modality
             than the body.
         DataError: data or weights are missing or damaged, or a split is empty.
-        OrcaError: what else `checkpoints.load_model` raises for weights that cannot be had or
-            trusted.
+        OrcaError: any other that `checkpoints.load_model` raises.
     """
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
     _note_uneven_classes(task, reporter)
-    model = make_model(config, task, is_trained=is_trained)
+    model, _ = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
         raise ConfigError(
             f"the source holds {source.modality} data, but the body takes {model.body.modality}",
@@ -148,8 +147,10 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
         )
 
 
-def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> TransferModel:
-    """Load the body, build embedder and predictor for the task's shapes, apply the finetune mode.
+def make_model(
+    settings: Config, task: TaskData, *, is_trained: bool = True
+) -> tuple[TransferModel, Finetune]:
+    """Return a model for the task's shapes and the finetune mode, which is applied to it.
 
     An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the
     seed. One that begins as the body's own layer, with a ridge as predictor, is frozen where the
@@ -174,8 +175,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
     )
     limit = _FITTED
     if not is_trained:
-        limit = min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens)
-        limit = max(_FITTED_AT_ONCE, limit)
+        limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
     rows = np.arange(len(task.train))
     if len(rows) > limit:
         generator = seeding.numpy_generator(settings.seed, "build", "fit")
@@ -190,7 +190,7 @@ def make_model(settings: Config, task: TaskData, *, is_trained: bool = True) -> 
         model.embedder.requires_grad_(False)
         if _is_trainable(model.body.norms()):
             model.embedder.norm.requires_grad_(True)
-    return model
+    return model, mode
 
 
 def _is_trainable(modules: Iterable[nn.Module]) -> bool:

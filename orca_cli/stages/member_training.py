@@ -132,7 +132,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
-    model = make_model(plan, built.task)
+    model, _ = make_model(plan, built.task)
     if has_alignment(plan):
         redrawn = replace(built, plan=plan, model=model)
         _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
@@ -219,8 +219,7 @@ class MemberTraining:
                 if self._step == self._steps.per_epoch * (len(self.lines) + 1):
                     self._end_epoch()
                 error = self.lines[-1]["validation_error"] if self.lines else None
-                name = self.built.error.name
-                note = "" if error is None else f"validation {name} {error:.4f}"
+                note = "" if error is None else f"validation {self.built.error.name} {error:.4f}"
                 advance(self._step - shown, note)
                 shown = self._step
                 is_last = self._step == self._steps.total

@@ -275,8 +275,7 @@ def _refit(facts: _Facts, train: TrainPlan) -> Decision:
         return Decision(False, "train.validate_on=test")
     if facts.config.task.get("train_fraction") is not None:
         return Decision(False, "task.train_fraction says how much is trained on")
-    why = "nothing is chosen by validation, which was drawn from the training data"
-    return Decision(True, why)
+    return Decision(True, "nothing is chosen by validation, which was drawn from the training data")
 
 
 def _batch_size(facts: _Facts, train: TrainPlan) -> Decision:

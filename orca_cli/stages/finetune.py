@@ -435,7 +435,7 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
 
 def _error_record(error: Error, tested: Tested | None) -> Record:
     """Return the test error as a result holds it, and the reason where there is none."""
-    measured = Score(None, 0)
+    measured = Score(value=None, n=0)
     reason: str | None = "the test split stayed closed (test=false)"
     if tested is not None:
         measured = tested.score

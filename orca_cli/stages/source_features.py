@@ -249,6 +249,7 @@ def _embed(
             x, rows = select_points(tokens, wanted.features, wanted.length)
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
             pieces.append((x.cpu(), labels[batch][rows.cpu()], ranks))
+            # Points that cannot be drawn any more are dropped before they take much memory.
             if sum(len(points) for points, *_ in pieces) > 4 * limit:
                 pieces = [drawn()]
             count += len(x)

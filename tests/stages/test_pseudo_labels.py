@@ -46,13 +46,15 @@ def test_one_number_a_sample_is_binned_by_quantiles_of_training():
     assert classes[1].tolist() == [0, 4, 2]
 
 
-@pytest.mark.parametrize("number", [0.0, 7.0])
+@pytest.mark.parametrize("number", [0.0, 7.0, 19.0])
 def test_no_bin_is_empty_where_most_numbers_are_equal(number):
     numbers = np.concatenate([np.full(80, number), np.arange(20)])
     equal = numbers[:, None].astype(np.float32)
-    bins, _ = class_labels("values", equal, equal, num_clusters=10, seed=0)
+    larger = np.array([[1e9]], np.float32)
+    bins, larger_bins = class_labels("values", equal, larger, num_clusters=10, seed=0)
     assert (np.bincount(bins) > 0).all()
     assert len(set(bins)) > 1
+    assert larger_bins[0] == bins.max()
 
 
 def test_classes_are_their_own_labels():

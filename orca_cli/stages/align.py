@@ -1,4 +1,4 @@
-"""Stage 2: train the embedder alone, so that embedded target data come close to embedded source data.
+"""Stage 2: train the embedder alone, to bring embedded target data close to embedded source data.
 
 Paper 3.2, A.3.4. What is minimised is `problem.Problem`, between f_t(x_t), y_t and f_s(x_s), y_s:
 f_t is the embedder, f_s the body's own input layer, which stays as it is. One optimizer step is
@@ -140,9 +140,8 @@ def obtain_trajectory(
             problem, source = make_problem(built, engine, reporter)
         key = fingerprint(built, source.key, engine.device)
         run.check_fingerprint("align", {"trajectory": key})
-        path = cache_folder(built.plan) / _CACHE / key
         trajectory = cached(
-            path,
+            cache_folder(built.plan) / _CACHE / key,
             lambda: make_trainer(built.plan, problem, run, reporter).train(),
             keep=lambda: not run.inexact(),
         )

@@ -401,9 +401,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
         DataError: data are missing or damaged, or a split is empty.
         ConfigError: they are not of `task.kind`.
     """
-    reader = part_node(config, "task")
     kind = config.task.get("kind")
-    task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
+    task: TaskData = parts.build(
+        part_node(config, "task"), "task", kind=kind, reporter=reporter, **_folders(config)
+    )
     if kind and task.kind != kind:
         raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
     if config.task.get("train_on_validation"):

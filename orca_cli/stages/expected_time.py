@@ -46,7 +46,7 @@ _MEMBERS = "train.members"
 
 
 class Costs(NamedTuple):
-    """Seconds on this machine of an optimizer step of stage 3, with the whole batch, and of stage 2."""
+    """Seconds of an optimizer step of stage 3, with its whole batch, and of all of stage 2."""
 
     step: float
     align: float

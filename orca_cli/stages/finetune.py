@@ -124,14 +124,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
-    saved = saver.load()
-    finished = _read_finished(run, members)
-    if saved is not None and saved.records["member"] in finished:
-        saved = None  # of the member's last step
-    lines = [line for entry in finished.values() for line in entry.record["lines"]]
-    if saved is not None:
-        lines += saved.records["lines"]
-    run.rewind("finetune", lines)
+    finished, saved = _resumed(run, members, saver)
     fold_start = trained_state(built.model) if train.folds else None
     with reporter.track("finetune", sum(steps)) as advance:
         for member in members:
@@ -166,8 +159,15 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     return _together(built, engine, run, members=members, entries=entries)
 
 
-def _read_finished(run: RunDirectory, members: Sequence[Member]) -> dict[int, Entry]:
-    """Return number -> outputs and record of each member that an earlier attempt has finished."""
+def _resumed(
+    run: RunDirectory, members: Sequence[Member], saver: checkpoint.Saver
+) -> tuple[dict[int, Entry], checkpoint.Checkpoint | None]:
+    """Return what earlier attempts have done, and make its lines the curve of the stage.
+
+    Returns:
+        number -> outputs and record of each finished member, and the checkpoint of another one.
+    """
+    saved = saver.load()
     finished = {}
     for member in members:
         if member.folder:
@@ -175,11 +175,17 @@ def _read_finished(run: RunDirectory, members: Sequence[Member]) -> dict[int, En
             entry = checkpoint.read_finished(folder, owner=run.name.identity)
             if entry is not None:
                 finished[member.number] = entry
-    return finished
+    lines = [line for entry in finished.values() for line in entry.record["lines"]]
+    if saved is not None and saved.records["member"] in finished:
+        saved = None  # of the member's last step
+    if saved is not None:
+        lines += saved.records["lines"]
+    run.rewind("finetune", lines)
+    return finished, saved
 
 
 def _finish(training: MemberTraining) -> Entry:
-    """Commit a member's folder; returns its record and, of a fold, the outputs of what it left out."""
+    """Commit a member's folder; returns its record and, of a fold, outputs of what it held out."""
     built = training.built
     member = training.member
     weights = training.chosen()
@@ -249,8 +255,13 @@ def _together(
             outputs, targets = predict(engine, model, judging, built.plan.train.eval_batch_size)
     if judging is not None:
         error = score(built.error, outputs, judging, targets).value
-    epochs = [entry.record["epoch"] for entry in entries]
-    return _outcome(built, model, error=error, epochs=epochs, lines=_mean_lines(entries))
+    return _outcome(
+        built,
+        model,
+        error=error,
+        epochs=[entry.record["epoch"] for entry in entries],
+        lines=_mean_lines(entries),
+    )
 
 
 def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ensemble:

@@ -113,7 +113,7 @@ def _folds(built: Built) -> list[Member]:
 
 
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
-    """Return the weights of a model that is drawn with another seed and aligned with the same source.
+    """Return the weights of a model drawn with another seed and aligned with the same source.
 
     `built` stays as it is.
 
@@ -170,14 +170,13 @@ class MemberTraining:
 
     def __post_init__(self, saved: checkpoint.Checkpoint | None) -> None:
         built = self.built
-        samples = self.member.samples
-        seed = self.member.seed
+        member = self.member
         self._train = built.plan.train
         # A checkpoint has the fitted weights in it.
         self._is_start_fitted = saved is None and ridge_start.start(
-            built, self.engine, samples, seed
+            built, self.engine, member.samples, member.seed
         )
-        self._steps = OptimizerSteps(built, self.engine, samples, seed)
+        self._steps = OptimizerSteps(built, self.engine, member.samples, member.seed)
         self._step = 0
         self.best: dict[str, Tensor] = {}
         # What a checkpoint holds besides tensors; "start": validation of the weights before any
@@ -187,7 +186,7 @@ class MemberTraining:
             "lines": [],
             "loss_sum": 0.0,
             "best_epoch": 0,
-            "member": self.member.number,
+            "member": member.number,
         }
         if saved is not None:
             self._step = saved.step - self.first_step
@@ -252,9 +251,9 @@ class MemberTraining:
         return chosen["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
-        """Return the weights that `train.select` says, as `trained_state`, once all steps are taken.
+        """Return the weights that `train.select` says, as `trained_state`.
 
-        The model has those of the last step.
+        It is called once all steps are taken. The model has those of the last step.
         """
         return self.best if self._train.select == "best" else trained_state(self.built.model)
 

@@ -198,9 +198,11 @@ class _Facts:
     def by_budget(self, train: TrainPlan, value: Any) -> Decision:
         """Return a decision that follows from the budget and the sizes of data and model."""
         samples = train.count_learned(self.task)
-        millions = self.parameters / 1e6
-        size = f"{samples:,} samples of {self.tokens:,} tokens, {millions:.3g} M parameters"
-        return Decision(value=value, why=f"budget={budget_name(self.config)}: {size}")
+        why = (
+            f"budget={budget_name(self.config)}: {samples:,} samples of {self.tokens:,} tokens, "
+            f"{self.parameters / 1e6:.3g} M parameters"
+        )
+        return Decision(value=value, why=why)
 
     def by_validation(self, bound: int, *, fewer: str, enough: str) -> Decision:
         """Return one of two values by whether there are as many validation samples as a bound."""

@@ -99,7 +99,7 @@ def form_of(metric: Metric, settings: Align) -> ProblemForm:
 
 
 class _Drawing(NamedTuple):
-    """What is drawn for a group of target classes; `source` is None where a metric takes all of it."""
+    """What is drawn for a group of classes; `source` is None where a metric takes all of it."""
 
     source: Strata | None
     target: Draw
@@ -203,7 +203,7 @@ class Problem:
 
     @torch.no_grad()
     def exact_value(self) -> float:
-        """Return the exact OTDD between fixed samples of held-out data and of the source (Figure 6).
+        """Return the exact OTDD of fixed samples of held-out data to some of the source (Figure 6).
 
         It is computed by linear programming. All classes are in one problem, of at most 200 target
         and 500 source points for every metric: the figure compares their curves.

@@ -76,7 +76,7 @@ def class_labels(
 
 
 def shuffled(labels: Labels, seed: int) -> Labels:
-    """Return the labels of both splits, [n] and [m], permuted among the samples of each: a control."""
+    """Return the labels of both splits, permuted among the samples of each: a control."""
     train, validation = (
         split[seeding.numpy_generator(seed, "align", "target_labels", name).permutation(len(split))]
         for name, split in zip(("train", "validation"), labels, strict=True)
@@ -127,7 +127,7 @@ class _Encoder:
 
 
 def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:
-    """Return [n, width] in the dtype of the targets, of classes float32; NaN where one is unknown."""
+    """Return [n, width] in the dtype of the targets, of classes float32; NaN for unknown ones."""
     flat = np.asarray(targets).reshape(len(targets), -1)
     if num_classes is None:
         return flat

@@ -258,7 +258,8 @@ def _embed(
                 break
     if count < 2:
         raise ConfigError(
-            f"only {count} source examples have the {wanted.length} tokens that a target sample has",
+            f"only {count} source examples have the {wanted.length} tokens "
+            "that a target sample has",
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )

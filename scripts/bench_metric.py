@@ -47,7 +47,7 @@ from orca_cli.metrics.otdd import OTDD
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.seeding import numpy_generator, torch_generator
 from orca_cli.stages.build import build
-from orca_cli.stages.problem import Labelled, Problem, Sides, compare
+from orca_cli.stages.problem import Labelled, Problem, Sides, form_of, make_problem
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine
 
@@ -197,12 +197,12 @@ class Start:
             config = composing.compose(["metric=otdd", *overrides]).config
         self._built = build(config, LogReporter())
         self._engine = Engine(torch.device("cpu"), "fp32")
-        self.problem, _ = compare(self._built, self._engine, LogReporter())
+        self.problem, _ = make_problem(self._built, self._engine, LogReporter())
 
     def sides(self, metric: Metric, points: int, draw: int) -> Sides:
         """Return a draw of points of both sides, as the metric takes them."""
-        settings = replace(self.problem.settings, max_samples=points)
-        problem = replace(self.problem, metric=metric, settings=settings)
+        form = replace(self.problem.form, points=points)
+        problem = replace(self.problem, metric=metric, form=form)
         group = tuple(problem.train.members)
         return problem.clouds(problem.train, [group], "bench", draw)[0]
 
@@ -324,7 +324,7 @@ def problem_of(source: Features, target: Labelled, metric: Metric, **settings: A
         prepared={},
         train=target,
         heldout=target,
-        settings=Align(**settings),
+        form=form_of(metric, Align(**settings)),
         seed=0,
     )
 

@@ -1,11 +1,12 @@
-"""Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1).
+"""Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes.
 
-`build` is the whole stage; `make_model` also makes further members of stage 3, and `read_task` is what `orca data check` calls.
+Paper 3.1. `build` is the whole stage; `make_model` also makes further members of stage 3, and
+`read_task` is what `orca data check` calls.
 """
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 _DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
 _UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
-_CLASSES, _LABELS = "train.class_weights", "train.positive_weight"
+_CLASS_WEIGHTS = "train.class_weights"
+_LABEL_WEIGHTS = "train.positive_weight"
 _LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
+
+
+Record = dict[str, Any]  # plain values by name, as a run writes them down as JSON
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ class Built:
     """What stage 1 hands to the next stages; `build` makes it.
 
     Args:
+        task: the data, split.
         learned: what stage 3 trains on (`TrainPlan.learned`).
+        plan: the settings, with none left open.
+        loss, error: what stage 3 minimises, and what is reported.
         model: on the CPU; the finetune mode is applied.
         embedder: a copy of the model's as it is before any training, the same whatever the metric.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
@@ -59,8 +67,7 @@ class Built:
     error: Error
     model: TransferModel
     embedder: nn.Module
-    finetune: Finetune
-    summary: dict[str, Any]
+    summary: Record
     source: SourceData | None = None
 
 
@@ -71,60 +78,86 @@ def build(
     *,
     is_trained: bool = True,
 ) -> Built:
-    """Read the data and build the transfer model; a small one leaves the process with one thread (`limit_threads`).
+    """Read the data and build the transfer model.
+
+    A small model leaves the process with one thread (`limit_threads`).
 
     Args:
         config, reporter: as composed, and for messages.
-        earlier: what an earlier attempt of the run recorded; its decisions stand as long as the data are the same.
+        earlier: what an earlier attempt of the run recorded; its decisions are taken as long as the
+            data are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
-        ConfigError: settings do not fit the data or the body, or the source is of another modality than the body.
+        ConfigError: settings do not fit the data or the body, or the source is of another modality
+            than the body.
         DataError: data or weights are missing or damaged, or a split is empty.
-        OrcaError: what else `checkpoints.load_model` raises for weights that cannot be had or trusted.
+        OrcaError: any other that `checkpoints.load_model` raises.
     """
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
-    sizes = counts(task) if task.kind == "classes" else np.ones(1)
-    least, most = sizes[sizes > 0].min(initial=sizes.max()), sizes.max()
-    if most > _UNEVEN * least:
-        advice = "train.class_weights=balanced weighs them alike in the loss, task.error=balanced in the error"
-        reporter.say(f"build: classes have {least} to {most} training samples; {advice}")
-    model, mode = make_model(config, task, is_trained=is_trained)
+    _note_uneven_classes(task, reporter)
+    model, _ = make_model(config, task, is_trained=is_trained)
     if source is not None and source.modality != model.body.modality:
-        what = f"the source holds {source.modality} data, but the body takes {model.body.modality}"
         raise ConfigError(
-            what, where="source", hint="use stdlib_docs for text, cifar10 or digits for images"
+            f"the source holds {source.modality} data, but the body takes {model.body.modality}",
+            where="source",
+            hint="use stdlib_docs for text, cifar10 or digits for images",
         )
-    limit_threads(
-        sum(parameter.numel() for parameter in model.parameters()), model.embedder.layout.tokens
-    )
+    limit_threads(_count_parameters(model), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
-    integer, chunk = (
-        not np.issubdtype(task.train.targets().dtype, np.floating),
-        ERROR_CHUNKS.get(config.protocol),
+    error = named_error(
+        config.task.get("error"),
+        task.kind,
+        integer_targets=not _is_real(task.train.targets()),
+        chunk=ERROR_CHUNKS.get(config.protocol),
+        batch=plan.train.batch_size,
     )
-    error = named_error(config.task.get("error"), task.kind, integer, chunk, plan.train.batch_size)
     loss = make_loss(config, task)
     summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
-    first = copy.deepcopy(model.embedder)
     return Built(
-        task, plan.train.learned(task), plan, loss, error, model, first, mode, summary, source
+        task=task,
+        learned=plan.train.learned(task),
+        plan=plan,
+        loss=loss,
+        error=error,
+        model=model,
+        embedder=copy.deepcopy(model.embedder),
+        summary=summary,
+        source=source,
     )
+
+
+def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
+    """Say so where one class has far more training samples than another."""
+    if task.kind != "classes":
+        return
+    sizes = counts(task)
+    largest = sizes.max()
+    smallest = sizes[sizes > 0].min(initial=largest)
+    if largest > _UNEVEN * smallest:
+        reporter.say(
+            f"build: classes have {smallest} to {largest} training samples; "
+            "train.class_weights=balanced weighs them alike in the loss, "
+            "task.error=balanced in the error"
+        )
 
 
 def make_model(
     settings: Config, task: TaskData, *, is_trained: bool = True
 ) -> tuple[TransferModel, Finetune]:
-    """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied.
+    """Return a model for the task's shapes and the finetune mode, which is applied to it.
 
-    An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the seed. One that begins as the
-    body's own layer, with a ridge as predictor, is frozen where the mode freezes any part of the body; its norm is trained
-    where all of the body's are. Raises as `checkpoints.load_model`, `build_model` and `Finetune.apply`.
+    An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the
+    seed. One that begins as the body's own layer, with a ridge as predictor, is frozen where the
+    mode freezes any part of the body; its norm is trained where all of the body's are.
+
+    Raises:
+        OrcaError: any that `checkpoints.load_model`, `build_model` or `Finetune.apply` raises.
     """
     mode: Finetune = parts.build(settings.finetune, "finetune")
     body = load_body(settings.body, settings.seed, pretrained=mode.pretrained)
@@ -140,71 +173,90 @@ def make_model(
         causal=task.causal,
         seed=settings.seed,
     )
-    rows, most = np.arange(len(task.train)), _FITTED
+    limit = _FITTED
     if not is_trained:
-        most = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
-    if len(rows) > most:
-        rows = np.sort(
-            seeding.numpy_generator(settings.seed, "build", "fit").permutation(len(rows))[:most]
-        )
+        limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+    rows = np.arange(len(task.train))
+    if len(rows) > limit:
+        generator = seeding.numpy_generator(settings.seed, "build", "fit")
+        rows = np.sort(generator.permutation(len(rows))[:limit])
     read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
     model.embedder.fit((batch.x, batch.valid) for batch in read)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if is_started(settings, model) and not all(
-        parameter.requires_grad for parameter in model.body.parameters()
-    ):
-        # An embedder that is the body's own layer is frozen as the body is; its norm is trained where the body's are.
+    if is_started(settings, model) and not _is_trainable([model.body]):
+        # An embedder that is the body's own layer is frozen as the body is; its norm is trained
+        # where the body's norms are.
         model.embedder.requires_grad_(False)
-        if all(
-            parameter.requires_grad
-            for norm in model.body.norms()
-            for parameter in norm.parameters()
-        ):
+        if _is_trainable(model.body.norms()):
             model.embedder.norm.requires_grad_(True)
     return model, mode
 
 
+def _is_trainable(modules: Iterable[nn.Module]) -> bool:
+    """Return whether all parameters of the modules are trained."""
+    return all(p.requires_grad for module in modules for p in module.parameters())
+
+
+def _count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _is_real(targets: np.ndarray) -> bool:
+    """Return whether targets are real-valued; else they are class numbers."""
+    return np.issubdtype(targets.dtype, np.floating)
+
+
 def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
     """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
-    is_known = settings.predictor.init == "auto" and model.embedder.is_body_layer
-    return isinstance(model.predictor, PooledPredictor) and (
-        is_known or settings.predictor.init == "ridge"
-    )
+    if not isinstance(model.predictor, PooledPredictor):
+        return False
+    if settings.predictor.init == "auto":
+        return bool(model.embedder.is_body_layer)
+    return settings.predictor.init == "ridge"
 
 
 def is_started(settings: Config, model: TransferModel) -> bool:
-    """Return whether a model starts with its body's own features and a ridge on them; such a model needs fewer steps."""
+    """Return whether a model starts with its body's own features and a ridge on them.
+
+    Such a model needs fewer steps.
+    """
     return model.embedder.is_body_layer and is_ridge_wanted(settings, model)
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises: `task.loss` or, where that is null, the default of the task's kind of targets.
+    """Return what stage 3 minimises: `task.loss`, or the default of the task's kind of targets.
 
-    ConfigError where what is named is not a loss of such targets, where there are unknown targets and the loss would count
-    them, and where weights are set that it does not take.
+    Raises:
+        ConfigError: what is named is not a loss of such targets, targets are unknown and the loss
+            would count them, or weights are set that it does not take.
     """
     targets = task.train.targets()
-    integer = not np.issubdtype(targets.dtype, np.floating)
-    node = parts.named("loss", config.task.get("loss"), task.kind, integer)
+    is_real = _is_real(targets)
+    node = parts.named("loss", config.task.get("loss"), task.kind, not is_real)
     if node is None:
-        loss: Loss = default_loss(task.kind, integer)
+        loss: Loss = default_loss(task.kind, not is_real)
     else:
         loss = parts.build(node, "task.loss")
         _check_loss(loss, task)
-    counts_all = not (
-        integer or counts_targets(loss)
-    )  # such as torch's, NaN at the first sample without a target
-    if counts_all and any(
-        np.isnan(block).any() for block in blocks(targets, np.arange(len(targets)))
-    ):
-        what = f"{type(loss).__name__} does not leave out unknown targets"
-        raise ConfigError(what, where="task.loss", hint=_LOSSES)
+    # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
+    if is_real and not counts_targets(loss):
+        for block in blocks(targets, np.arange(len(targets))):
+            if np.isnan(block).any():
+                raise ConfigError(
+                    f"{type(loss).__name__} does not leave out unknown targets",
+                    where="task.loss",
+                    hint=_LOSSES,
+                )
     return weighted(loss, task, config.train)
 
 
 def _check_loss(loss: Any, task: TaskData) -> None:
-    """Raise ConfigError unless a call with outputs of zero and targets of the task returns one number with a gradient."""
+    """Call a loss with outputs of zero and targets of the task.
+
+    Raises:
+        ConfigError: it does not return one number with a gradient.
+    """
     # As many samples as outputs would let shapes pass that do not fit.
     num_samples = 3 if task.num_outputs == 2 else 2
     targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
@@ -215,7 +267,7 @@ def _check_loss(loss: Any, task: TaskData) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
-            value = loss(outputs, targets)
+            number = loss(outputs, targets)
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
@@ -225,76 +277,94 @@ def _check_loss(loss: Any, task: TaskData) -> None:
             where="task.loss",
             hint=_LOSSES,
         ) from error
-    if not (isinstance(value, torch.Tensor) and value.ndim == 0 and value.requires_grad):
+    is_number = isinstance(number, torch.Tensor) and number.ndim == 0
+    if not (is_number and number.requires_grad):
         raise ConfigError(
             f"{name} does not return one number with a gradient", where="task.loss", hint=_LOSSES
         )
 
 
 def counts(task: TaskData) -> np.ndarray:
-    """Return the number of training targets of each class, [K], or of zeros and ones of each output, [2, K], int64.
+    """Return the number of training targets of each class, [K] int64.
 
-    The latter is for real-valued targets, such as labels. Every position of a dense target counts, unknown targets do not.
+    Of real-valued targets, such as labels, it is the number of zeros and of ones of each output,
+    [2, K]. Every position of a dense target counts, unknown targets do not.
     """
-    targets, k = task.train.targets(), task.num_outputs
-    real = np.issubdtype(targets.dtype, np.floating)
-    totals = np.zeros((2, k) if real else k, dtype=np.int64)
+    targets = task.train.targets()
+    k = task.num_outputs
+    is_real = _is_real(targets)
+    totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
     for block in blocks(targets, np.arange(len(targets))):
-        if real:
-            flat = block.reshape(len(block), k, -1)
-            totals += np.stack([(flat == value).sum(axis=(0, 2)) for value in (0, 1)])
+        if is_real:
+            outputs = block.reshape(len(block), k, -1)
+            totals[0] += (outputs == 0).sum(axis=(0, 2))
+            totals[1] += (outputs == 1).sum(axis=(0, 2))
         else:
             totals += np.bincount(block[block >= 0].ravel(), minlength=k)
     return totals
 
 
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
-    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`; the loss itself where both are null.
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`.
 
-    By "balanced" a class with n_k of n training targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label
-    gets the number of samples without it over that of samples with it. Where a factor would be 0 or infinite it is 1.
+    That is the loss itself where both are null. By "balanced" a class with n_k of n training
+    targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label gets the number of
+    samples without it over that of samples with it. Where a factor would be 0 or infinite it is 1.
 
     Raises:
-        ConfigError: there are not as many weights as outputs, or they do not suit the targets or the loss.
+        ConfigError: there are not as many weights as outputs, or they do not suit the targets or
+            the loss.
     """
-    of_classes = train.class_weights is not None
-    key, setting = (
-        (_CLASSES, train.class_weights) if of_classes else (_LABELS, train.positive_weight)
-    )
-    if setting is None:
-        return loss
-    if setting != "balanced":
-        weights = [float(weight) for weight in setting]
-        if len(weights) != task.num_outputs:
-            what = f"{len(weights)} weights, but {task.num_outputs} outputs"
-            raise ConfigError(what, where=key, hint="give one for each, in their order")
+    if train.class_weights is not None:
+        key = _CLASS_WEIGHTS
+        weights = _weights(key, train.class_weights, task)
+        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+            return MaskedCrossEntropy(weights)
+        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+            return nn.CrossEntropyLoss(
+                torch.tensor(weights),
+                ignore_index=loss.ignore_index,
+                label_smoothing=loss.label_smoothing,
+            )
+    elif train.positive_weight is not None:
+        key = _LABEL_WEIGHTS
+        weights = _weights(key, train.positive_weight, task)
+        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+            return MaskedBCE(weights, loss.count_missing)
     else:
-        sizes = counts(task)
-        if (sizes.ndim > 1) == of_classes:
-            hint = f"{_CLASSES} is for classes, {_LABELS} for labels"
-            raise ConfigError("does not fit the targets of this task", where=key, hint=hint)
-        absent, present = (sizes.sum(), (sizes > 0).sum() * sizes) if of_classes else sizes
-        weights = np.where(
-            (absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0
-        ).tolist()
-    if of_classes and isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
-        return MaskedCrossEntropy(weights)
-    if (
-        of_classes
-        and type(loss) is nn.CrossEntropyLoss
-        and loss.weight is None
-        and loss.reduction == "mean"
-    ):
-        smoothing = loss.label_smoothing
-        return nn.CrossEntropyLoss(
-            torch.tensor(weights), ignore_index=loss.ignore_index, label_smoothing=smoothing
-        )
-    if not of_classes and isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
-        return MaskedBCE(weights, loss.count_missing)
-    what = f"does not apply to the loss {type(loss).__name__}, or that has weights of its own"
+        return loss
     raise ConfigError(
-        what, where=key, hint="use task.loss=cross_entropy for classes, task.loss=bce for labels"
+        f"does not apply to the loss {type(loss).__name__}, or that has weights of its own",
+        where=key,
+        hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
     )
+
+
+def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
+    """Return a weight for each output, by a setting that is "balanced" or a list."""
+    if setting != "balanced":
+        if len(setting) != task.num_outputs:
+            raise ConfigError(
+                f"{len(setting)} weights, but {task.num_outputs} outputs",
+                where=key,
+                hint="give one for each, in their order",
+            )
+        return [float(weight) for weight in setting]
+    sizes = counts(task)  # [K], or [2, K] of labels
+    is_of_classes = key == _CLASS_WEIGHTS
+    if is_of_classes == (sizes.ndim > 1):
+        raise ConfigError(
+            "does not fit the targets of this task",
+            where=key,
+            hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
+        )
+    if is_of_classes:
+        numerators = sizes.sum()
+        denominators = (sizes > 0).sum() * sizes
+    else:
+        numerators, denominators = sizes
+    is_finite = (numerators > 0) & (denominators > 0)
+    return np.where(is_finite, numerators / np.maximum(denominators, 1), 1.0).tolist()
 
 
 def with_train(built: Built, **changes: Any) -> Built:
@@ -303,27 +373,39 @@ def with_train(built: Built, **changes: Any) -> Built:
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan in which these decisions stand; what else is open is decided anew around them."""
+    """Return what was built with a plan that takes these decisions.
+
+    What else is open is decided anew around them.
+    """
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
 
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    tokens, is_known = model.embedder.layout.tokens, is_started(config, model)
     return decide(
-        config, task, tokens, parameters=parameters, is_started=is_known, recorded=recorded
+        config,
+        task,
+        model.embedder.layout.tokens,
+        parameters=_count_parameters(model),
+        is_started=is_started(config, model),
+        recorded=recorded,
     )
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
-    """Read and split the task's data; the test split stays closed, unless the protocol validates on it.
+    """Read and split the task's data.
 
-    DataError where data are missing or damaged, or a split is empty; ConfigError where they are not of `task.kind`.
+    The test split stays closed, unless the protocol validates on it.
+
+    Raises:
+        DataError: data are missing or damaged, or a split is empty.
+        ConfigError: they are not of `task.kind`.
     """
-    reader, kind = part_node(config, "task"), config.task.get("kind")
-    task: TaskData = parts.build(reader, "task", kind=kind, reporter=reporter, **_folders(config))
-    if task.kind != (kind or task.kind):
+    kind = config.task.get("kind")
+    task: TaskData = parts.build(
+        part_node(config, "task"), "task", kind=kind, reporter=reporter, **_folders(config)
+    )
+    if kind and task.kind != kind:
         raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
     if config.task.get("train_on_validation"):
         warning = "warning: the validation samples are trained on"
@@ -342,12 +424,18 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 
 def read_source(settings: Config, reporter: Reporter) -> SourceData:
-    """Return the labelled examples of the body's own modality, a stand-in for its pretraining data (paper 4, A.3.4).
+    """Return the labelled examples of the body's own modality.
 
-    The examples are read when they are first asked for (`SourceData.examples`).
+    They take the place of its pretraining data (paper 4, A.3.4), and are read when they are first
+    asked for (`SourceData.examples`).
     """
-    given = {"seed": source_seed(settings), "reporter": reporter, **_folders(settings)}
-    source: SourceData = parts.build(part_node(settings, "source"), "source", **given)
+    source: SourceData = parts.build(
+        part_node(settings, "source"),
+        "source",
+        seed=source_seed(settings),
+        reporter=reporter,
+        **_folders(settings),
+    )
     return source
 
 
@@ -361,7 +449,7 @@ def has_alignment(settings: Config) -> bool:
     return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 
-def split_record(samples: Samples) -> dict[str, Any]:
+def split_record(samples: Samples) -> Record:
     """Return a split's size and content hash, as result.json holds them."""
     return {"n": len(samples), "sha256": samples.digest()}
 
@@ -375,11 +463,11 @@ def _folders(settings: Config) -> dict[str, Path]:
     return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
-def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
-    trained, shapes = (
-        sum(one.numel() for one in model.parameters() if one.requires_grad),
-        describe(model),
-    )
+def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
+    """Return what stage 1 records of data and model."""
+    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shapes = describe(model)
+    folder = getattr(model.body, "folder", None)
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
@@ -389,16 +477,15 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
         "synthetic": task.synthetic,
         "size": task.size,
         "checkpoint_sha256": model.body.checkpoint_digest,
-        "checkpoint_revision": revision(model.body.folder)
-        if hasattr(model.body, "folder")
-        else None,
+        "checkpoint_revision": None if folder is None else revision(folder),
         "threads": torch.get_num_threads(),
         **shapes,
-        "parameters": dict(shapes["parameters"]) | {"trained": trained},
+        "parameters": dict(shapes["parameters"]) | {"trained": num_trained},
     }
 
 
-def _training_summary(plan: Plan, task: TaskData) -> dict[str, Any]:
+def _training_summary(plan: Plan, task: TaskData) -> Record:
+    """Return what stage 1 records of the plan."""
     train = plan.train
     steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {

@@ -1,8 +1,8 @@
-"""How long the stages of a run will take, and a budget of minutes: a few steps of each stage are timed before the run.
+"""How long the stages of a run will take, and a budget of minutes: a few steps of each are timed.
 
-The weights are put back, so a run ends with the same bits whether it was timed or not. A budget of minutes is the one decision
-that is not a function of settings and data. The numbers that came out are recorded, so that a resumed run goes on with them,
-and typing them repeats the run anywhere.
+The weights are put back, so a run ends with the same bits whether it was timed or not. A budget of
+minutes is the one decision that is not a function of settings and data. The numbers that came out
+are recorded, so that a resumed run goes on with them, and typing them repeats the run anywhere.
 """
 
 import math
@@ -30,105 +30,130 @@ from orca_cli.stages.plan import (
     is_minutes,
     read_decisions,
 )
-from orca_cli.stages.problem import compare
+from orca_cli.stages.problem import make_problem
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 
 _STEPS = 4  # to time at most; the first is slower, and counts only where it is the only one
 _ENOUGH_S = 4.0  # after which no further step is timed
-_SLOW_S = 1.0  # a step of a few samples that takes longer stands for a whole one
+_SLOW_S = 1.0  # a step of a few samples that takes longer is scaled up to the whole step
 _FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # assumed cost of a training step over a forward pass, per sample
-_USED = 0.9  # of a budget of minutes; the rest covers what is not timed
-_EPOCHS, _MEMBERS = "train.epochs", "train.members"
+_USED = 0.9  # of a budget of minutes; the remainder covers what is not timed
+_EPOCHS = "train.epochs"
+_MEMBERS = "train.members"
 
 
 class Costs(NamedTuple):
-    """Seconds of an optimizer step of stage 3, with the whole batch, and of all of stage 2, on this machine."""
+    """Seconds of an optimizer step of stage 3, with its whole batch, and of all of stage 2."""
 
     step: float
     align: float
 
 
-def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
+def time_steps(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
     """Time some steps of stages 2 and 3 on the run's own model and data, at its batch size.
 
-    None where a number in these steps is NaN or infinite, which the stage itself will report. MemoryExhaustedError where a
-    batch does not fit, as it would not in the run. The model is moved to the device; its weights end as they were.
+    The model is moved to the device; its weights end as they were.
+
+    Returns:
+        None where a number in these steps is NaN or infinite, which the stage itself will report.
+
+    Raises:
+        MemoryExhaustedError: a batch does not fit, as it would not in the run.
     """
     built.model.to(engine.device)
-    first = checkpoint.snapshot(built.model)
+    weights = checkpoint.snapshot(built.model)
     costs = None
     # A stage itself will report numbers that are not finite.
     with signals.immediate(), torch.random.fork_rng(devices=[]), suppress(NonFiniteError):
-        costs = Costs(_step(built, engine), _align(built, engine, reporter))
+        costs = Costs(
+            step=_time_step(built, engine), align=_time_alignment(built, engine, reporter)
+        )
     # Other errors end the run; a failure to go back would hide them.
-    built.model.load_state_dict(first)
+    built.model.load_state_dict(weights)
     built.model.zero_grad()
     return costs
 
 
 def expected(built: Built, costs: Costs) -> dict[str, float]:
-    """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
-    train, tested = built.plan.train, len(built.task.train) + len(built.task.validation)
-    evaluated = tested * costs.step / _FORWARD / train.step_size(train.count_learned(built.task))
-    aligned_again = (
-        0 if train.folds else (train.models - 1) * costs.align
-    )  # members with embedders of their own
-    training = train.models * (train.epochs * _epoch(built, costs) + evaluated)
-    return {"align": costs.align, "finetune": training + aligned_again}
+    """Return stage -> seconds; finetune with the test.
+
+    The test split is taken to be as large as training and validation.
+    """
+    train = built.plan.train
+    tested = len(built.task.train) + len(built.task.validation)
+    step_size = train.step_size(train.count_learned(built.task))
+    test = tested * costs.step / _FORWARD / step_size
+    seconds = train.models * (train.epochs * _epoch(built, costs) + test)
+    if not train.folds:
+        # Members beside the first align embedders of their own.
+        seconds += (train.models - 1) * costs.align
+    return {"align": costs.align, "finetune": seconds}
 
 
 def _epoch(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
-    train, count = built.plan.train, built.plan.train.count_learned(built.task)
-    on, judging = train.judged_on(built.task, built.learned)
-    validated = 0 if judging is None else len(judging) // (train.folds if on == "folds" else 1)
+    train = built.plan.train
+    count = train.count_learned(built.task)
+    judged_on, judging = train.judged_on(built.task, built.learned)
+    validated = 0 if judging is None else len(judging)
+    if judged_on == "folds":
+        validated //= train.folds
     return (count + validated / _FORWARD) / train.step_size(count) * costs.step
 
 
-def _step(built: Built, engine: Engine) -> float:
-    """Return the seconds of an optimizer step; one that is slow with a few of its samples is timed with these alone."""
+def _time_step(built: Built, engine: Engine) -> float:
+    """Return the seconds of an optimizer step.
 
-    def mean(built: Built, most: int) -> float:
-        seconds: list[float] = []
-        with closing(
-            OptimizerSteps(with_train(built, lr=_STILL), engine, built.learned, built.plan.seed)
-        ) as steps:
-            while len(seconds) < most and sum(seconds) < _ENOUGH_S:
-                start = time.perf_counter()
-                steps.take(len(seconds))
-                seconds.append(time.perf_counter() - start)
-        return statistics.fmean(seconds[1:] or seconds)
-
-    count, some = len(built.learned), _FIRST_SAMPLES
+    One that is slow with a few of its samples is timed with these alone.
+    """
+    count = len(built.learned)
     fitted = built.plan.train.fitted(count)
-    while some < fitted.batch_size:
-        takes = 2 if some == _FIRST_SAMPLES else 1  # the first step of all warms up
-        seconds = mean(with_train(built, batch_size=some, accumulation=1), takes)
+    samples = _FIRST_SAMPLES
+    while samples < fitted.batch_size:
+        steps = 2 if samples == _FIRST_SAMPLES else 1  # the first step of all warms up
+        part = with_train(built, batch_size=samples, accumulation=1)
+        seconds = _mean_seconds(part, engine, steps)
         if seconds > _SLOW_S:
-            return seconds * fitted.batch_size / some * fitted.accumulation
-        some *= 2
-    return mean(built, min(_STEPS, max(1, count // built.plan.train.step_size(count))))
+            return seconds * fitted.batch_size / samples * fitted.accumulation
+        samples *= 2
+    steps = min(_STEPS, max(1, count // built.plan.train.step_size(count)))
+    return _mean_seconds(built, engine, steps)
 
 
-def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
-    """Return the seconds of all steps and measurements of stage 2; raises as `align.trained`."""
+def _mean_seconds(built: Built, engine: Engine, most_steps: int) -> float:
+    """Return the mean seconds of some optimizer steps, the first left out where there are more."""
+    seconds: list[float] = []
+    still = with_train(built, lr=_STILL)
+    with closing(OptimizerSteps(still, engine, built.learned, built.plan.seed)) as steps:
+        while len(seconds) < most_steps and sum(seconds) < _ENOUGH_S:
+            start = time.perf_counter()
+            steps.take(len(seconds))
+            seconds.append(time.perf_counter() - start)
+    return statistics.fmean(seconds[1:] or seconds)
+
+
+def _time_alignment(built: Built, engine: Engine, reporter: Reporter) -> float:
+    """Return the seconds of all steps and measurements of stage 2.
+
+    Raises:
+        OrcaError: any that `align.obtain_trajectory` raises.
+    """
     if not has_alignment(built.plan):
         return 0.0
     settings = built.plan.align
     with governed_by("align"), trainable(built.model.embedder):
-        problem, _ = compare(built, engine, reporter, whole=False)
+        problem, _ = make_problem(built, engine, reporter, all_examples=False)
         built.model.train()
         start = time.perf_counter()
         problem.backward(0)
-        middle = time.perf_counter()
+        step_end = time.perf_counter()
         problem.value(problem.train)
-        values = (2 + math.ceil(settings.epochs / settings.check_every)) * (
-            time.perf_counter() - middle
-        )
-        return settings.epochs * (middle - start) + values
+        value_end = time.perf_counter()
+    values = 2 + math.ceil(settings.epochs / settings.check_every)
+    return settings.epochs * (step_end - start) + values * (value_end - step_end)
 
 
 def planned(
@@ -139,50 +164,53 @@ def planned(
     spent_s: float,
     reporter: Reporter,
 ) -> Built:
-    """Return what was built with the time that it will take and, for a budget of minutes, what fits into them.
+    """Return what was built with the time that it will take.
 
-    The summary gets expected_s: stage -> seconds, or nothing where no step could be timed.
+    For a budget of minutes the plan is what fits into them. The summary gets expected_s: stage ->
+    seconds, or nothing where no step could be timed.
 
     Args:
         config, built, engine, reporter: of the run.
-        earlier: the summary of stage 1 of an earlier attempt, whose decisions and expected times stand; empty for none.
+        earlier: the summary of stage 1 of an earlier attempt, whose decisions and expected times
+            are taken; empty for none.
         spent_s: seconds that the run has taken so far, which count against the budget.
     """
     if read_decisions(earlier, built.summary["splits"]):
         return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})
-    costs = measure(built, engine, reporter)
+    costs = time_steps(built, engine, reporter)
     if costs is None:
         return built
     if is_minutes(config) and _EPOCHS in built.plan.decided:
         built = replanned(built, config, _fitting(built, costs, spent_s, reporter))
-    seconds = {stage: round(value, 2) for stage, value in expected(built, costs).items()}
-    return replace(built, summary=built.summary | {"expected_s": seconds})
+    expected_s = {stage: round(seconds, 2) for stage, seconds in expected(built, costs).items()}
+    return replace(built, summary=built.summary | {"expected_s": expected_s})
 
 
 def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> Decided:
-    """Return the epochs that fit into the time, from one to those of the plan, and the members that do, where they are open."""
+    """Return the epochs that fit into the time and, where they are open, the members that do.
+
+    The epochs are from one to those of the plan.
+    """
 
     def seconds(**train: int) -> float:
         return sum(expected(with_train(built, **train), costs).values())
 
-    plan, budget = built.plan, f"budget={budget_name(built.plan)}"
-    whole, decided = plan.train.epochs, plan.decided
-    one = plan.train.models * _epoch(built, costs)
+    plan = built.plan
+    budget = f"budget={budget_name(plan)}"
     left = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
-    if left < one:
+    epoch = plan.train.models * _epoch(built, costs)
+    if left < epoch:
         reporter.say(
-            f"build: {budget} is too short: one epoch takes about {one:.2g} s, and one is trained anyway"
+            f"build: {budget} is too short: one epoch takes about {epoch:.2g} s, "
+            "and one is trained anyway"
         )
-    epochs, members = max(1, int(min(left / one, whole))), 1
-    if _MEMBERS in decided and not plan.train.folds:
-        members += max(
-            0, int(min((left - whole * one) / (seconds(members=2) - seconds()), MOST_MEMBERS - 1))
-        )
-    numbers = {
-        key: value for key, value in ((_EPOCHS, epochs), (_MEMBERS, members)) if key in decided
-    }
-    repeat = " ".join(f"{key}={value}" for key, value in numbers.items())
-    why = (
-        f"{budget}: a step takes {costs.step:.2g} s on this machine; repeat this run with {repeat}"
-    )
-    return {key: Decision(value, why) for key, value in numbers.items()}
+    numbers = {_EPOCHS: max(1, int(min(left / epoch, plan.train.epochs)))}
+    if _MEMBERS in plan.decided:
+        numbers[_MEMBERS] = 1
+        if not plan.train.folds:
+            member = seconds(members=2) - seconds()
+            further = (left - plan.train.epochs * epoch) / member
+            numbers[_MEMBERS] += max(0, int(min(further, MOST_MEMBERS - 1)))
+    typed = " ".join(f"{key}={number}" for key, number in numbers.items())
+    why = f"{budget}: a step takes {costs.step:.2g} s on this machine; repeat this run with {typed}"
+    return {key: Decision(value=number, why=why) for key, number in numbers.items()}

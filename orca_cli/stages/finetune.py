@@ -1,11 +1,12 @@
-"""Stage 3: train on the task's loss, choose the weights as docs/selection.md says, then read the test split once (paper 3.3).
+"""Stage 3: train on the task's loss, choose the weights, then read the test split once (paper 3.3).
 
-The paper trains embedder, body and predictor, and tests the weights of the last epoch (A.3.7). Training and testing are two
-functions, so that a search can train and validate while the test split stays closed.
+The weights are chosen as docs/selection.md says. The paper trains embedder, body and predictor, and
+tests the weights of the last epoch (A.3.7). Training and testing are two functions, so that a
+search can train and validate while the test split stays closed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals, storage
 from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter, Samples, Score
+from orca_cli.interfaces import Error, Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.models.transfer import Ensemble, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.scoring.uncertainty import interval
-from orca_cli.stages.build import Built, split_record
+from orca_cli.stages.build import Built, Record, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -27,7 +28,8 @@ from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
 
-_WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
+# Values of the training targets that the constant predictor may see at once.
+_WHOLE_TARGETS = 2**26
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
 _MEANS = ("train_loss", "validation_error", "validation_loss")
 UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
@@ -41,17 +43,19 @@ class Trained:
 
     Args:
         model: a TransferModel with the chosen weights, or an Ensemble of several, on the device.
-        validation_error: of the model, on what `TrainPlan.judged_on` names; with folds, of every sample's outputs by the model
-            that has not seen it. None where nothing validates, or the error is undefined.
-        selected: what chose the weights, as docs/selection.md has it.
-        curve: training loss and validation after every epoch, at most 100 lines; means over several members.
+        validation_error: of the model, on what `TrainPlan.judged_on` returns; with folds, of every
+            sample's outputs by the model that has not seen it. None where nothing validates, or the
+            error is undefined.
+        selected: what chose the weights, as in docs/selection.md.
+        curve: training loss and validation after every epoch, at most 100 lines; means over several
+            members.
         weights_sha256: of the whole model.
     """
 
     model: nn.Module
     validation_error: float | None
-    selected: dict[str, Any]
-    curve: list[dict[str, Any]]
+    selected: Record
+    curve: list[Record]
     weights_sha256: str
 
 
@@ -60,45 +64,54 @@ class Tested:
     """What `test` measures of the chosen weights.
 
     Args:
-        score, trivial: the test error, and that of the best constant predictor that the training targets allow; None where
-            undefined.
-        interval: 95 % interval of the test error over test sets like this one; None where it cannot be computed.
+        score, trivial: the test error, and that of the best constant predictor that the training
+            targets allow; None where undefined.
+        interval: 95 % interval of the test error over test sets like this one; None where it cannot
+            be computed.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
-        samples: the split, for what is measured beside the model.
+        samples: the split, for what else is measured on it.
     """
 
     score: Score
     trivial: float | None
     interval: tuple[float, float] | None
-    split: dict[str, Any]
+    split: Record
     reads: int
     samples: Samples
 
 
 @dataclass(frozen=True)
 class Validated:
-    """A trained model that has not seen the test split, with all that its test and result need; `experiment.train` makes it.
+    """A trained model that has not seen the test split, with all that its test and result need.
 
-    `aligned` is what `align` returned; `seconds`: stage -> wall time of this attempt, to which `experiment.test` adds "test".
+    `experiment.train` makes it.
+
+    Args:
+        built, trained, engine: of the run.
+        aligned: what `align` returned.
+        seconds: stage -> wall time of this attempt, to which `experiment.test` adds "test".
     """
 
     built: Built
-    aligned: dict[str, Any]
+    aligned: Record
     trained: Trained
     engine: Engine
     seconds: dict[str, float]
 
 
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
-    """Train and choose, from the last checkpoint where there is one; the embedder is aligned. The test split stays closed.
+    """Train and choose, from the last checkpoint where there is one; the embedder is aligned.
 
-    Writes 3_finetune/metrics.jsonl and checkpoints; of one model last/ and, where something validates, best/; of several a
-    folder for each, member-0/ or fold-0/ and so on; with folds also out_of_fold.npz: outputs, targets and fold of every sample.
-    The model of `built` is moved to the device and ends with the chosen weights, of several models with those of the first.
+    The test split stays closed. Writes 3_finetune/metrics.jsonl and checkpoints; of one model last/
+    and, where something validates, best/; of several a folder for each, member-0/ or fold-0/ and so
+    on; with folds also out_of_fold.npz: outputs, targets and fold of every sample. The model of
+    `built` is moved to the device and ends with the chosen weights, of several models with those of
+    the first.
 
     Raises:
-        NonFiniteError: a loss, a gradient or a validated output is NaN or infinite; the last checkpoint is intact.
+        NonFiniteError: a loss, a gradient or a validated output is NaN or infinite; the last
+            checkpoint is intact.
         MemoryExhaustedError: a batch does not fit.
         DataError: there are fewer samples, or groups of them, than folds.
         CheckpointError: there are checkpoints, but none is valid, or they are of another mode.
@@ -106,150 +119,229 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    train, folder, owner, members = (
-        built.plan.train,
-        run.stage("finetune"),
-        run.name.identity,
-        members_of(built),
-    )
+    train = built.plan.train
+    members = members_of(built)
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
-    saver = checkpoint.Saver(folder / CHECKPOINTS, owner=owner, every_s=train.checkpoint_s)
-    saved, finished = saver.load(), dict[int, Entry]()
-    for number, member in enumerate(members):
-        if (
-            member.folder
-            and (done := checkpoint.read_finished(folder / member.folder, owner=owner)) is not None
-        ):
-            finished[number] = done
-    if saved is not None and saved.records["member"] in finished:
-        saved = None  # of its last step
-    lines = [line for done in finished.values() for line in done.record["lines"]]
-    run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
-    first = trained_state(built.model) if train.folds else {}
+    checkpoints = run.stage("finetune") / CHECKPOINTS
+    saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
+    finished, saved = _resumed(run, members, saver)
+    fold_start = trained_state(built.model) if train.folds else None
     with reporter.track("finetune", sum(steps)) as advance:
-        for number, member in enumerate(members):
-            if number in finished:
-                advance(steps[number], "")
+        for member in members:
+            if member.number in finished:
+                advance(steps[member.number], "")
                 continue
-            if (
-                number > 0
-            ):  # each fold from the same start, other members with an embedder of their own
-                part = run.part(folder / CHECKPOINTS / f"start-{number}")
-                load_trained_state(
-                    built.model, first or drawn_again(built, engine, part, seed=member.seed)
-                )
-            begun = saved if saved is not None and saved.records["member"] == number else None
-            if begun is not None:
+            if member.number > 0:
+                # Each fold has the same start, other members an embedder of their own.
+                start = fold_start
+                if start is None:
+                    part = run.part(checkpoints / f"start-{member.number}")
+                    start = drawn_again(built, engine, part, seed=member.seed)
+                load_trained_state(built.model, start)
+            begun = None
+            if saved is not None and saved.records["member"] == member.number:
+                begun = saved
                 reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
-            training = MemberTraining(built, engine, run, member, saver, sum(steps[:number]), begun)
+            training = MemberTraining(
+                built=built,
+                engine=engine,
+                run=run,
+                member=member,
+                saver=saver,
+                first_step=sum(steps[: member.number]),
+                saved=begun,
+            )
             training.train(advance)
             if not member.folder:
-                return _alone(built, run, training)
-            chosen, tensors = training.chosen(), {}
-            if (
-                member.rows is not None and member.held_out is not None
-            ):  # its fold, which it has not seen
-                load_trained_state(built.model, chosen)
-                tensors["outputs"] = _predict(built, engine, built.model, member.held_out)[0]
-            finished[number] = done = Entry(
-                tensors, {"epoch": training.epoch, "lines": training.lines}
-            )
-            checkpoint.commit_weights(folder / member.folder, chosen, owner=owner, finished=done)
-    return _together(
-        built, engine, run, members, [finished[number] for number in range(len(members))]
-    )
+                return _alone(training)
+            finished[member.number] = _finish(training)
+    entries = [finished[member.number] for member in members]
+    return _together(built, engine, run, members=members, entries=entries)
 
 
-def _predict(
-    built: Built, engine: Engine, model: nn.Module, samples: Samples
-) -> tuple[Tensor, Tensor]:
-    with signals.immediate():
-        return predict(engine, model, samples, built.plan.train.eval_batch_size)
+def _resumed(
+    run: RunDirectory, members: Sequence[Member], saver: checkpoint.Saver
+) -> tuple[dict[int, Entry], checkpoint.Checkpoint | None]:
+    """Return what earlier attempts have done, and make its lines the curve of the stage.
+
+    Returns:
+        number -> outputs and record of each finished member, and the checkpoint of another one.
+    """
+    saved = saver.load()
+    finished = {}
+    for member in members:
+        if member.folder:
+            folder = run.stage("finetune") / member.folder
+            entry = checkpoint.read_finished(folder, owner=run.name.identity)
+            if entry is not None:
+                finished[member.number] = entry
+    lines = [line for entry in finished.values() for line in entry.record["lines"]]
+    if saved is not None and saved.records["member"] in finished:
+        saved = None  # of the member's last step
+    if saved is not None:
+        lines += saved.records["lines"]
+    run.rewind("finetune", lines)
+    return finished, saved
 
 
-def _alone(built: Built, run: RunDirectory, training: MemberTraining) -> Trained:
+def _finish(training: MemberTraining) -> Entry:
+    """Commit a member's folder; returns its record and, of a fold, outputs of what it held out."""
+    built = training.built
+    member = training.member
+    weights = training.chosen()
+    tensors = {}
+    if member.rows is not None and member.held_out is not None:
+        load_trained_state(built.model, weights)
+        batch_size = built.plan.train.eval_batch_size
+        with signals.immediate():
+            outputs, _ = predict(training.engine, built.model, member.held_out, batch_size)
+        tensors["outputs"] = outputs
+    entry = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
+    folder = training.run.stage("finetune") / member.folder
+    checkpoint.commit_weights(folder, weights, owner=training.run.name.identity, finished=entry)
+    return entry
+
+
+def _alone(training: MemberTraining) -> Trained:
     """Return the only member; writes last/ and best/."""
-    for name, weights in {"last": trained_state(built.model), "best": training.best}.items():
-        if weights:
-            checkpoint.commit_weights(
-                run.stage("finetune") / name, weights, owner=run.name.identity
-            )
+    built = training.built
+    folder = training.run.stage("finetune")
+    owner = training.run.name.identity
+    checkpoint.commit_weights(folder / "last", trained_state(built.model), owner=owner)
+    if training.best:
+        checkpoint.commit_weights(folder / "best", training.best, owner=owner)
     load_trained_state(built.model, training.chosen())
-    return _trained(built, built.model, training.error, [training.epoch], training.lines)
+    return _outcome(
+        built,
+        built.model,
+        error=training.error,
+        epochs=[training.epoch],
+        lines=training.lines,
+    )
 
 
 def _together(
-    built: Built, engine: Engine, run: RunDirectory, members: list[Member], finished: list[Entry]
+    built: Built,
+    engine: Engine,
+    run: RunDirectory,
+    *,
+    members: Sequence[Member],
+    entries: Sequence[Entry],
 ) -> Trained:
-    """Return several members as one, with the error of each sample's outputs by the fold that has not seen it, or of all."""
-    weights = [
-        storage.read_tensors(run.stage("finetune") / member.folder / WEIGHTS) for member in members
-    ]
-    models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
-    for one, state in zip(models, weights, strict=True):
-        load_trained_state(one, state)
-    dense = "maps" if np.issubdtype(built.task.train.targets().dtype, np.floating) else "class_maps"
-    model = Ensemble(models, dense if built.task.kind == "dense" else built.task.kind)
-    samples, error = members[0].held_out, None
+    """Return several members as one; with folds, writes out_of_fold.npz.
+
+    Its error is that of each sample's outputs by the fold that has not seen it, or by all members.
+    """
+    model = _ensemble(built, run, members)
+    judging = members[0].held_out
+    error = None
     folds = [member.rows for member in members if member.rows is not None]
     if folds:
-        samples, order = built.learned, np.argsort(np.concatenate(folds))
-        outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
-        targets = torch.from_numpy(np.array(samples.targets()))
-        fold = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+        judging = built.learned
+        order = np.argsort(np.concatenate(folds))
+        outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
+        outputs = outputs[torch.from_numpy(order)]
+        targets = torch.from_numpy(np.array(judging.targets()))
+        numbers = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
         run.write_arrays(
-            "finetune", OUT_OF_FOLD, outputs=outputs.numpy(), targets=targets.numpy(), fold=fold
+            "finetune",
+            OUT_OF_FOLD,
+            outputs=outputs.numpy(),
+            targets=targets.numpy(),
+            fold=numbers,
         )
-    elif samples is not None:
-        outputs, targets = _predict(built, engine, model, samples)
-    if samples is not None:
-        error = score(built.error, outputs, samples, targets).value
+    elif judging is not None:
+        with signals.immediate():
+            outputs, targets = predict(engine, model, judging, built.plan.train.eval_batch_size)
+    if judging is not None:
+        error = score(built.error, outputs, judging, targets).value
+    return _outcome(
+        built,
+        model,
+        error=error,
+        epochs=[entry.record["epoch"] for entry in entries],
+        lines=_mean_lines(entries),
+    )
+
+
+def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ensemble:
+    """Return the members' models, which share what none of them trains."""
+    folder = run.stage("finetune")
+    states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
+    models = [built.model, *(twin(built.model, states[0]) for _ in states[1:])]
+    for model, state in zip(models, states, strict=True):
+        load_trained_state(model, state)
+    kind: str = built.task.kind
+    if kind == "dense":
+        is_real = np.issubdtype(built.task.train.targets().dtype, np.floating)
+        kind = "maps" if is_real else "class_maps"
+    return Ensemble(models, kind)
+
+
+def _mean_lines(entries: Sequence[Entry]) -> list[Record]:
+    """Return the curve of several members: each line of the first, with means over all."""
     curve = []
-    for lines in zip(*(done.record["lines"] for done in finished), strict=True):
-        values = {name: [line[name] for line in lines] for name in _MEANS}
-        means = {
-            name: None if None in numbers else sum(numbers) / len(numbers)
-            for name, numbers in values.items()
-        }
-        curve.append(lines[0] | means)
-    return _trained(built, model, error, [done.record["epoch"] for done in finished], curve)
+    for lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
+        line = dict(lines[0])
+        for name in _MEANS:
+            numbers = [member_line[name] for member_line in lines]
+            line[name] = None if None in numbers else sum(numbers) / len(numbers)
+        curve.append(line)
+    return curve
 
 
-def _trained(
+def _outcome(
     built: Built,
     model: nn.Module,
+    *,
     error: float | None,
     epochs: list[int],
-    lines: list[dict[str, Any]],
+    lines: list[Record],
 ) -> Trained:
-    """Return what was found; `epochs`: after which each member's weights were taken, 0 for those before any step."""
-    train, learned = built.plan.train, built.learned
-    on, judging = train.judged_on(built.task, learned)
+    """Return what stage 3 has trained.
+
+    Args:
+        built: of the run.
+        model: with the chosen weights.
+        error: its validation error.
+        epochs: after which each member's weights were taken, 0 for those before any step.
+        lines: of its curve.
+    """
+    train = built.plan.train
+    judged_on, judging = train.judged_on(built.task, built.learned)
     digest = None
-    if judging is not None:
-        digest = learned.digest() if on == "folds" else built.summary["splits"]["val"]["sha256"]
+    if judged_on == "folds":
+        digest = built.learned.digest()
+    elif judging is not None:
+        digest = built.summary["splits"]["val"]["sha256"]
     selected = {
         "by": train.select,
         "rule": train.select_by if train.select == "best" else None,
         "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
-        "on": on,
+        "on": judged_on,
         "n": 0 if judging is None else len(judging),
         "sha256": digest,
-        "learned": len(learned),
+        "learned": len(built.learned),
         "refit": train.refit,
         "folds": train.folds,
         "members": train.models,
         "reason": UNCHOSEN if judging is None else None,
     }
-    weights_sha256 = checkpoint.weights_sha256(model.state_dict())
-    return Trained(model, error, selected, short_curve(lines, _COLUMNS), weights_sha256)
+    return Trained(
+        model=model,
+        validation_error=error,
+        selected=selected,
+        curve=short_curve(lines, _COLUMNS),
+        weights_sha256=checkpoint.weights_sha256(model.state_dict()),
+    )
 
 
 def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
-    """Open the test split, once, and measure the trained model and the best constant predictor on it.
+    """Open the test split, once, and measure the trained model and the best constant predictor.
 
-    The read is counted in 3_finetune/test_reads.jsonl before it happens. Writes 3_finetune/predictions.npz: outputs [n, K] or
-    [n, K, *E] in the task's units, targets, and groups [n] where samples have any. Logs a warning where inputs were trained on.
+    The read is counted in 3_finetune/test_reads.jsonl before it happens. Writes
+    3_finetune/predictions.npz: outputs [n, K] or [n, K, *E] in the task's units, targets, and
+    groups [n] where samples have any. Logs a warning where inputs were trained on.
 
     Raises:
         DataError: the split is missing, damaged or empty.
@@ -267,15 +359,18 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
         groups = samples.groups()
-        within = interval(built.error, measured, outputs.numpy(), targets.numpy(), groups)
+        error_interval = interval(
+            built.error, measured, outputs.numpy(), targets.numpy(), groups=groups
+        )
     if overlap["shared"]:
-        some = "" if overlap["complete"] else " that were compared"
-        what = f"the inputs of {overlap['shared']} of {overlap['of']} samples{some} are in the training set as well"
-        log.warning(f"test: {what}; the test error is likely optimistic")
+        compared = "" if overlap["complete"] else " that were compared"
+        log.warning(
+            f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{compared} are in "
+            "the training set as well; the test error is likely optimistic"
+        )
     constant = best_constant(built)
-    trivial = score(
-        built.error, constant.expand(len(targets), *constant.shape), samples, targets
-    ).value
+    constant = constant.expand(len(targets), *constant.shape)
+    trivial = score(built.error, constant, samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
     if groups is not None:  # errors per record cannot be computed again without these
         arrays["groups"] = np.asarray(groups)
@@ -283,7 +378,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     return Tested(
         score=measured,
         trivial=trivial,
-        interval=within,
+        interval=error_interval,
         split=split_record(samples) | {"also_in_train": overlap},
         reads=reads,
         samples=samples,
@@ -291,47 +386,40 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 
 def best_constant(built: Built) -> Tensor:
-    """Return the output [K] or [K, *E] of the best constant predictor that what was trained on allows.
+    """Return the output [K] or [K, *E] of the best constant predictor for what was trained on.
 
     Of targets with more than 2^26 values in all, a part is drawn by the run's seed.
     """
     targets = built.learned.targets()
-    most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
-    if len(targets) > most:  # all would not fit into memory with room to work in
-        rows = seeding.numpy_generator(built.plan.seed, "finetune", "constant").permutation(
-            len(targets)
-        )[:most]
-        targets = targets[np.sort(rows)]
+    limit = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
+    if len(targets) > limit:  # all would not fit into memory with room to work in
+        generator = seeding.numpy_generator(built.plan.seed, "finetune", "constant")
+        targets = targets[np.sort(generator.permutation(len(targets))[:limit])]
     return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))
 
 
-def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
-    """Return the result record of a completed run, JSON-able; `tested` is None where the test split stays closed.
+def result_of(validated: Validated, tested: Tested | None) -> Record:
+    """Return the result record of a completed run, JSON-able.
 
-    Errors are fractions or in the task's units, times in seconds, that of the test counted with finetune's.
+    Errors are fractions or in the task's units, times in seconds, that of the test counted with
+    finetune's.
+
+    Args:
+        validated: the trained model.
+        tested: None where the test split stays closed.
     """
-    built, aligned, trained = validated.built, validated.aligned, validated.trained
-    measured, reason = Score(None, 0), "the test split stayed closed (test=false)"
+    built = validated.built
+    aligned = validated.aligned
+    trained = validated.trained
+    splits = dict(built.summary["splits"])
     if tested is not None:
-        measured, reason = (
-            tested.score,
-            f"undefined on all {tested.score.skipped} that it averages over",
-        )
+        splits["test"] = tested.split
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
     return {
         "synthetic": built.task.synthetic,
         "size": built.task.size,
-        "error": {
-            "name": built.error.name,
-            "value": measured.value,
-            "reason": reason if measured.value is None else None,
-            "n": measured.n,
-            "skipped": measured.skipped,
-            "percent": built.error.percent,
-            "interval": None if tested is None else tested.interval,
-            "others": dict(measured.others),
-        },
+        "error": _error_record(built.error, tested),
         "validation_error": trained.validation_error,
         "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
@@ -343,7 +431,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
             "gradient_checkpointing": built.plan.train.gradient_checkpointing,
         },
         "test_reads": 0 if tested is None else tested.reads,
-        "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
+        "splits": splits,
         "metric_value": {"before": aligned.get("before"), "after": aligned.get("after")},
         "alignment": {"steps": aligned.get("steps", 0), "collapse": aligned.get("collapse", {})},
         "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
@@ -353,4 +441,25 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
         "keep_weights": built.plan.keep_weights,
+    }
+
+
+def _error_record(error: Error, tested: Tested | None) -> Record:
+    """Return the test error as a result holds it, and the reason where there is none."""
+    measured = Score(value=None, n=0)
+    reason: str | None = "the test split stayed closed (test=false)"
+    if tested is not None:
+        measured = tested.score
+        reason = None
+        if measured.value is None:
+            reason = f"undefined on all {measured.skipped} that it averages over"
+    return {
+        "name": error.name,
+        "value": measured.value,
+        "reason": reason,
+        "n": measured.n,
+        "skipped": measured.skipped,
+        "percent": error.percent,
+        "interval": None if tested is None else tested.interval,
+        "others": dict(measured.others),
     }

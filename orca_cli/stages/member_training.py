@@ -1,13 +1,14 @@
-"""The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart; and how each trains.
+"""The models that one run fine-tunes in stage 3, and how each trains.
 
-Models that differ in their random features err on different samples. So the mean of their outputs has a lower error than one
-model, and than the mean over models that differ in the order of training alone (docs/evidence/defaults.md).
+They are one, one for each fold, or several whose random draws differ. Models that differ in their
+random features err on different samples. So the mean of their outputs has a lower error than one
+model, and than the mean over models that differ in the order of training alone
+(docs/evidence/defaults.md).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import InitVar, dataclass, replace
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,8 +24,8 @@ from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
-from orca_cli.stages.align import trained
-from orca_cli.stages.build import Built, has_alignment, make_model, source_seed
+from orca_cli.stages.align import obtain_trajectory
+from orca_cli.stages.build import Built, Record, has_alignment, make_model, source_seed
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -32,16 +33,20 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One fine-tuning: what it learns from, and what it is validated on.
 
     Args:
-        folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
-        seed: of its order, dropout and what a task draws; of members beside the first, of embedder and predictor as well.
+        number: from 0.
+        folder: where its weights are, below 3_finetune; empty for the only one of a run, whose
+            weights are best/ and last/.
+        seed: of its order, dropout and what a task draws; of members after the first, of embedder
+            and predictor as well.
         samples: what it trains on.
         held_out: what it is validated on after every epoch; None where nothing is left.
-        rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
+        rows: those of `held_out` among the run's training samples, [m]; None where it is no fold of
+            them.
     """
 
     number: int
@@ -53,62 +58,99 @@ class Member:
 
 
 def members_of(built: Built) -> list[Member]:
-    """Return the members of a run; DataError where there are fewer samples than folds.
+    """Return the members of a run.
 
     Folds are drawn as splits are: every class in proportion, groups and identical inputs together.
+
+    Raises:
+        DataError: there are fewer samples than folds.
     """
-    plan, train, learned = built.plan, built.plan.train, built.learned
-    if not train.folds:
-        _, held_out = train.judged_on(built.task, learned)
-        if train.members == 1:
-            return [Member(0, "", plan.seed, learned, held_out)]
-        seeds = [seeding.derive(plan.seed, "finetune", "member", i) for i in range(train.members)]
-        return [Member(i, f"member-{i}", seed, learned, held_out) for i, seed in enumerate(seeds)]
+    plan = built.plan
+    if plan.train.folds:
+        return _folds(built)
+    _, held_out = plan.train.judged_on(built.task, built.learned)
+    is_alone = plan.train.members == 1
+    return [
+        Member(
+            number=i,
+            folder="" if is_alone else f"member-{i}",
+            seed=plan.seed if is_alone else seeding.derive(plan.seed, "finetune", "member", i),
+            samples=built.learned,
+            held_out=held_out,
+        )
+        for i in range(plan.train.members)
+    ]
+
+
+def _folds(built: Built) -> list[Member]:
+    """Return a member for each fold."""
+    plan = built.plan
+    learned = built.learned
     classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
-    fold = folds(
+    numbers = folds(
         len(learned),
-        train.folds,
+        plan.train.folds,
         seed=plan.task.get("split_seed", 0),
         classes=classes,
         groups=groups,
-    )
+    )  # [n], of the fold that holds each sample out
     members = []
-    for i in range(train.folds):
-        rows, others = np.flatnonzero(fold == i), np.flatnonzero(fold != i)
-        seed = seeding.derive(plan.seed, "finetune", "fold", i)
-        members.append(
-            Member(i, f"fold-{i}", seed, Part(learned, others), Part(learned, rows), rows)
+    for i in range(plan.train.folds):
+        rows = np.flatnonzero(numbers == i)
+        member = Member(
+            number=i,
+            folder=f"fold-{i}",
+            seed=seeding.derive(plan.seed, "finetune", "fold", i),
+            samples=Part(learned, np.flatnonzero(numbers != i)),
+            held_out=Part(learned, rows),
+            rows=rows,
         )
+        members.append(member)
     return members
 
 
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
-    """Return the weights, as `trained_state`, of a model that is drawn with another seed and aligned with the same source.
+    """Return the weights of a model drawn with another seed and aligned with the same source.
 
-    `built` stays as it is. `run` is a folder apart from the run's own, in which the alignment leaves what it needs to resume.
-    Raises as `align.trained`.
+    `built` stays as it is.
+
+    Args:
+        built, engine: of the run.
+        run: a folder apart from the run's own, in which the alignment leaves what it needs to
+            resume.
+        seed: of the draws.
+
+    Returns:
+        the weights as `trained_state`.
+
+    Raises:
+        OrcaError: any that `align.obtain_trajectory` raises.
     """
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
-        _, trajectory = trained(replace(built, plan=plan, model=model), engine, run, Silent())
+        redrawn = replace(built, plan=plan, model=model)
+        _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)
     return trained_state(model)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MemberTraining:
     """The training of one member; the model holds its current weights.
 
-    Making it gives the model the checkpoint's weights or, where there is none, the predictor its start (`ridge_start`).
+    Making it gives the model the checkpoint's weights or, where there is none, the predictor its
+    start (`ridge_start`).
 
     Args:
         built: its model holds what the member starts from.
+        engine, run: of the run.
+        member: what it trains on.
         saver: the checkpoints of the stage, in which members follow one another.
         first_step: steps of the stage before the member's own first one.
         saved: the checkpoint to resume from; None starts.
@@ -127,56 +169,62 @@ class MemberTraining:
     saved: InitVar[checkpoint.Checkpoint | None]
 
     def __post_init__(self, saved: checkpoint.Checkpoint | None) -> None:
-        built, samples, seed = self.built, self.member.samples, self.member.seed
+        built = self.built
+        member = self.member
         self._train = built.plan.train
+        # A checkpoint has the fitted weights in it.
         self._is_start_fitted = saved is None and ridge_start.start(
-            built, self.engine, samples, seed
+            built, self.engine, member.samples, member.seed
         )
-        self._steps = OptimizerSteps(built, self.engine, samples, seed)
+        self._steps = OptimizerSteps(built, self.engine, member.samples, member.seed)
         self._step = 0
         self.best: dict[str, Tensor] = {}
-        # What a checkpoint holds beside tensors; "start": validation of the weights before any step, if they may be chosen.
-        self._records: dict[str, Any] = {
+        # What a checkpoint holds besides tensors; "start": validation of the weights before any
+        # step, if they may be chosen.
+        self._records: Record = {
             "start": None,
             "lines": [],
             "loss_sum": 0.0,
             "best_epoch": 0,
+            "member": member.number,
         }
-        self._records["member"] = self.member.number
         if saved is not None:
-            self._step, self.best = saved.step - self.first_step, saved.kept
+            self._step = saved.step - self.first_step
+            self.best = saved.kept
             self._records |= saved.records
             load_trained_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._steps.optimizer, saved.optimizer)
             self.engine.restore_scaler(saved.scaler)
-        self.lines: list[dict[str, Any]] = self._records["lines"]
+        self.lines: list[Record] = self._records["lines"]
 
     def train(self, advance: Callable[[int, str], None]) -> None:
-        """Take all remaining steps; `advance` is called after each with the steps since the last call, and a note.
+        """Take all remaining steps.
 
-        Every epoch is validated and recorded in metrics.jsonl. Checkpoints are written every `train.checkpoint_s` seconds,
-        after the last step, and before an InterruptionError. Raises as `OptimizerSteps.take` and `predict`.
+        Every epoch is validated and recorded in metrics.jsonl. Checkpoints are written every
+        `train.checkpoint_s` seconds, after the last step, and before an InterruptionError.
+
+        Args:
+            advance: is called after each step with the steps since the last call, and a note.
+
+        Raises:
+            OrcaError: any that `OptimizerSteps.take` and `predict` raise.
         """
-        shown, lines = 0, self.lines
+        shown = 0
         with closing(self._steps):
             if self._is_start_fitted and self.member.held_out is not None:
                 self._records["start"] = self._validated()
                 self.best = trained_state(self.built.model)
             while True:
-                if self._step == self._steps.per_epoch * (len(lines) + 1):
+                if self._step == self._steps.per_epoch * (len(self.lines) + 1):
                     self._end_epoch()
-                error = lines[-1]["validation_error"] if lines else None
-                advance(
-                    self._step - shown,
-                    "" if error is None else f"validation {self.built.error.name} {error:.4f}",
-                )
-                shown, is_last = self._step, self._step == self._steps.total
+                error = self.lines[-1]["validation_error"] if self.lines else None
+                note = "" if error is None else f"validation {self.built.error.name} {error:.4f}"
+                advance(self._step - shown, note)
+                shown = self._step
+                is_last = self._step == self._steps.total
+                is_due = self.saver.is_due(self.first_step + self._step)
                 # What follows the last step may be interrupted.
-                if (
-                    signals.pending() is not None
-                    or is_last
-                    or self.saver.is_due(self.first_step + self._step)
-                ):
+                if is_last or is_due or signals.pending() is not None:
                     self._save()
                 signals.check()
                 if is_last:
@@ -187,34 +235,49 @@ class MemberTraining:
 
     @property
     def epoch(self) -> int:
-        """Return after which epoch the chosen weights were taken, 1 for the first; 0 for those before any step."""
+        """Return after which epoch the chosen weights were taken, 1 for the first.
+
+        It is 0 for those before any step.
+        """
         return self._records["best_epoch"] if self._train.select == "best" else self._train.epochs
 
     @property
     def error(self) -> float | None:
-        """Return the validation error of the chosen weights; None where it is undefined, or nothing validates."""
-        return (self.lines[self.epoch - 1] if self.epoch else self._records["start"])[
-            "validation_error"
-        ]
+        """Return the validation error of the chosen weights.
+
+        None where it is undefined, or nothing validates.
+        """
+        chosen = self.lines[self.epoch - 1] if self.epoch else self._records["start"]
+        return chosen["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
-        """Return the weights that `train.select` says, as `trained_state`, once all steps are taken; the model has the last."""
+        """Return the weights that `train.select` says, as `trained_state`.
+
+        It is called once all steps are taken. The model has those of the last step.
+        """
         return self.best if self._train.select == "best" else trained_state(self.built.model)
 
     def _save(self) -> None:
-        weights, scaler = trained_state(self.built.model), self.engine.scaler_state()
-        # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
+        # After the last step, what follows needs no optimizer, whose state is twice the size of the
+        # weights.
         is_last = self._step == self._steps.total
-        optimizer = {} if is_last else checkpoint.optimizer_tensors(self._steps.optimizer)
-        step = self.first_step + self._step
-        saved = checkpoint.Checkpoint(step, weights, optimizer, self.best, self._records, scaler)
-        if self._step and self.saver.save(saved):
-            self.run.set_state("finetune", step=step)
+        state = checkpoint.Checkpoint(
+            step=self.first_step + self._step,
+            weights=trained_state(self.built.model),
+            optimizer={} if is_last else checkpoint.optimizer_tensors(self._steps.optimizer),
+            kept=self.best,
+            records=self._records,
+            scaler=self.engine.scaler_state(),
+        )
+        if self._step and self.saver.save(state):
+            self.run.set_state("finetune", step=state.step)
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
         records = self._records
-        line: dict[str, Any] = {"member": self.member.number} if self.member.folder else {}
+        line: Record = {}
+        if self.member.folder:
+            line["member"] = self.member.number
         line |= {
             "epoch": len(self.lines) + 1,
             "step": self._step,
@@ -222,7 +285,9 @@ class MemberTraining:
             "train_loss": records["loss_sum"] / len(self.member.samples),
             **self._validated(),
         }
-        earlier = [one for one in (records["start"], *self.lines) if one is not None]
+        earlier = list(self.lines)
+        if records["start"] is not None:
+            earlier.append(records["start"])
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
         if self.member.held_out is not None and is_better(line, earlier, rule):
             records["best_epoch"] = line["epoch"]
@@ -232,22 +297,27 @@ class MemberTraining:
         self.run.record("finetune", line)
 
     def _validated(self) -> dict[str, float | None]:
-        """Return error and loss on what validates; on an interruption, save a checkpoint first so that no step is repeated."""
-        built, engine, samples, size = (
-            self.built,
-            self.engine,
-            self.member.held_out,
-            self._train.eval_batch_size,
-        )
+        """Return error and loss on what validates.
+
+        On an interruption, save a checkpoint first so that no step is repeated.
+        """
+        samples = self.member.held_out
         if samples is None:
             return {"validation_error": None, "validation_loss": None}
         if self._train.validate_on == "test":
             self.run.count_test_read()
+        built = self.built
+        batch_size = self._train.eval_batch_size
         try:
             with signals.immediate():
-                outputs, targets = predict(engine, built.model, samples, size)
+                outputs, targets = predict(self.engine, built.model, samples, batch_size)
                 loss = whole_loss(
-                    engine, built.loss, outputs, targets, batch_size=size, unit=self._steps.unit
+                    self.engine,
+                    built.loss,
+                    outputs,
+                    targets,
+                    batch_size=batch_size,
+                    unit=self._steps.unit,
                 )
                 error = score(built.error, outputs, samples, targets).value
         except InterruptionError:
@@ -256,10 +326,13 @@ class MemberTraining:
         return {"validation_error": error, "validation_loss": loss}
 
 
-def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
-    """Return whether an epoch's value of `rule` is at most that of every earlier one; of equal ones the later wins.
+def is_better(line: Record, earlier: list[Record], rule: str) -> bool:
+    """Return whether an epoch's value of `rule` is at most that of every earlier one.
 
-    An undefined value (of only one class, say) is never better than a defined one; among undefined ones the latest wins.
+    Of equal ones the later wins. An undefined value (of only one class, say) is never better than a
+    defined one; among undefined ones the latest wins.
     """
-    defined = [one[rule] for one in earlier if one[rule] is not None]
-    return not defined if line[rule] is None else all(line[rule] <= value for value in defined)
+    defined = [epoch[rule] for epoch in earlier if epoch[rule] is not None]
+    if line[rule] is None:
+        return not defined
+    return all(line[rule] <= earlier_value for earlier_value in defined)

@@ -1,15 +1,16 @@
-"""The optimizer steps of stage 3: which samples each sees, and at what rate; a function of the seed and the step.
+"""The optimizer steps of stage 3: which samples each sees, and at what rate.
 
-The rate follows A.3.5 of the paper; a step may add up the gradients of several batches, as in A.3.3. Also what the other
-processes of a run do (`training/team.py`): their part of each step, as ordered.
+Both are a function of the seed and the step. The rate follows A.3.5 of the paper; a step may add up
+the gradients of several batches, as in A.3.3. Also what the other processes of a run do
+(`training/team.py`): their part of each step, as ordered.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,14 +22,17 @@ from orca_cli.data.fraction import Part
 from orca_cli.exceptions import DataError, NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
-from orca_cli.stages.build import Built, build, is_ridge_wanted, with_train
+from orca_cli.stages.build import Built, Record, build, is_ridge_wanted, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
 from orca_cli.training.schedule import BETAS, make_optimizer, warmup_then_linear
 from orca_cli.training.team import END, Team
 
-_BUILD, _PLAN, _STEP = "build", "plan", "step"  # orders; see `Team`
+# Orders to the other processes; see `Team`.
+_BUILD = "build"
+_PLAN = "plan"
+_STEP = "step"
 _CPU = torch.device("cpu")
 _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
 
@@ -36,65 +40,62 @@ _SMALLER = "lower it and raise train.accumulation, or use a smaller body or embe
 class OptimizerSteps:
     """The optimizer steps of stage 3 on some samples. Batches are read ahead, so close it.
 
-    `seed` is that of all draws: order, augmentation and dropout. The model has to be on the engine's device.
+    Args:
+        built: its model has to be on the engine's device.
+        engine: of the run.
+        samples: those that are trained on.
+        seed: of all draws: order, augmentation and dropout.
 
     Attributes:
-        per_epoch, total: steps of one pass over the samples, the last of which may be smaller, and of all passes.
-        optimizer: whose state belongs into a checkpoint. What starts at random of embedder and predictor has `outer_rate`
-            times the rate of the rest.
+        per_epoch: steps of one pass over the samples, the last of which may be smaller.
+        total: steps of all passes.
+        optimizer: whose state belongs into a checkpoint. What starts at random of embedder and
+            predictor has `outer_rate` times the rate of all others.
         unit: of outputs and targets in the loss, in the task's: one for all, or one for each, [K].
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
-        plan, model, train = built.plan, built.model, built.plan.train
+        train = built.plan.train
+        self._built = built
+        self._engine = engine
+        self._samples = samples
+        self._seed = seed
         self._settings = train.fitted(len(samples))
-        self._samples, self._seed, self._built, self._engine = samples, seed, built, engine
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
-        # Parts of the model that do not start at random learn at the rate of the body.
-        is_own, is_ridge = (
-            model.embedder.is_body_layer,
-            is_ridge_wanted(plan, model),
-        )
-        known = ("body.", *["embedder."] * is_own, *["predictor."] * is_ridge)
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in model.named_parameters():
-            groups[name.startswith(known)].append(parameter)
-        rates = {
-            name: getattr(train, name) for name in ("lr", "weight_decay", "momentum", "outer_rate")
-        }
-        optimizer = make_optimizer(
-            train.optimizer,
-            groups[True],
-            outer=groups[False],
-            betas=BETAS,
-            fused=engine.device.type == "cpu",
-            **rates,
-        )
-        self.optimizer = engine.prepare(optimizer)
-        unit = 1.0 if plan.protocol in AS_PUBLISHED else model.deviation
+        self.optimizer = engine.prepare(_make_optimizer(built, engine.device))
+        unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+
         # Drawn once an epoch; what is read ahead may be of the next one.
-        self._order = functools.lru_cache(2)(
-            lambda epoch: seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(
-                len(samples)
-            )
-        )
+        @functools.lru_cache(2)
+        def order(epoch: int) -> np.ndarray:
+            generator = seeding.numpy_generator(seed, "finetune", "order", epoch)
+            return generator.permutation(len(samples))
+
+        self._order = order
         self._feed: Generator[Batch, None, None] | None = None
         self._next = 0
         self._is_shared = False
 
     def take(self, step: int) -> tuple[float, np.ndarray]:
-        """Take step 0, 1, ...; returns the loss as `train_step` reports it, and the places of its samples among all, [m] int64.
+        """Take step 0, 1, ...
 
-        Another order of steps is allowed, and reads batches twice. NonFiniteError and MemoryExhaustedError leave the weights as
-        they were.
+        Another order of steps is allowed, and reads batches twice.
+
+        Returns:
+            the loss as `train_step` reports it, and the rows of its samples, [m] int64.
+
+        Raises:
+            NonFiniteError, MemoryExhaustedError: the weights are as they were.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step) * group["rate"]
-        settings, team, rows = self._settings, self._engine.team, self._rows(step)
+        batch_size = self._settings.batch_size
+        team = self._engine.team
+        rows = self._rows(step)
         with (
             signals.postponed() if team is not None else nullcontext(),
             governed_by("train.batch_size", _SMALLER),
@@ -114,40 +115,47 @@ class OptimizerSteps:
                 self._built.loss,
                 samples=self._samples,
                 indices=rows,
-                batch_size=settings.batch_size,
-                clip=settings.clip or None,
+                batch_size=batch_size,
+                clip=self._settings.clip or None,
                 seed=self._seed,
                 step=step,
                 reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
-                prepared=itertools.islice(self._feed, -(-len(rows) // settings.batch_size)),
+                prepared=itertools.islice(self._feed, -(-len(rows) // batch_size)),
             )
         self._next = step + 1
         return loss, rows
 
     def _rows(self, step: int) -> np.ndarray:
-        epoch, place = divmod(step, self.per_epoch)
+        """Return the rows of the samples that a step sees."""
+        epoch, number = divmod(step, self.per_epoch)
         size = self._settings.step_size(len(self._samples))
-        return self._order(epoch)[place * size : (place + 1) * size]
+        return self._order(epoch)[number * size : (number + 1) * size]
 
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
         """Yield what reads the batches of a step and all that follow it, one after the other."""
-        size, pin = self._settings.batch_size, self._engine.pin
+        size = self._settings.batch_size
+        pin = self._engine.pin
         for step in range(first_step, self.total):
-            for read in read_step(
-                self._samples, self._rows(step), size, seed=self._seed, step=step
-            ):
-                yield functools.partial(lambda call: pin(call()), read)
+            rows = self._rows(step)
+            for read in read_step(self._samples, rows, size, seed=self._seed, step=step):
+                yield functools.partial(lambda read: pin(read()), read)
 
     def _share(self, team: Team) -> None:
-        """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
+        """Let the other processes make this plan.
+
+        They get the weights and the optimizer's state as they are now.
+        """
         learned = self._built.learned
-        rows = (
-            np.arange(len(learned)) if self._samples is learned else cast(Part, self._samples).rows
-        )
-        scaler = self._engine.scaler_state()
+        if self._samples is learned:
+            rows = np.arange(len(learned))
+        else:
+            rows = cast(Part, self._samples).rows
         team.order(
-            _PLAN, train=dataclasses.asdict(self._built.plan.train), seed=self._seed, scaler=scaler
+            _PLAN,
+            train=dataclasses.asdict(self._built.plan.train),
+            seed=self._seed,
+            scaler=self._engine.scaler_state(),
         )
         team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
         team.share_weights(self._built.model, self._engine.device)
@@ -169,12 +177,48 @@ class OptimizerSteps:
         return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
 
 
+def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer:
+    """Return an optimizer in which what starts at random has the outer rate."""
+    train = built.plan.train
+    is_body_layer = built.model.embedder.is_body_layer
+    is_ridge = is_ridge_wanted(built.plan, built.model)
+
+    def starts_random(name: str) -> bool:
+        if name.startswith("embedder."):
+            return not is_body_layer
+        if name.startswith("predictor."):
+            return not is_ridge
+        return not name.startswith("body.")
+
+    inner: list[nn.Parameter] = []
+    outer: list[nn.Parameter] = []
+    for name, parameter in built.model.named_parameters():
+        group = outer if starts_random(name) else inner
+        group.append(parameter)
+    return make_optimizer(
+        train.optimizer,
+        inner,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        betas=BETAS,
+        outer=outer,
+        outer_rate=train.outer_rate,
+        fused=device.type == "cpu",
+    )
+
+
 def lead(team: Team, built: Built, engine: Engine) -> None:
-    """Let the other processes build what this one has built; OrcaError where one of them cannot, or has read other data."""
+    """Let the other processes build what this one has built.
+
+    Raises:
+        OrcaError: one of them cannot, or has read other data.
+    """
     team.order(
         _BUILD,
         precision=engine.precision,
-        **{name: built.summary[name] for name in ("splits", "decided")},
+        splits=built.summary["splits"],
+        decided=built.summary["decided"],
     )
     team.gathered(lambda: {}, 0)
 
@@ -182,62 +226,72 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    What fails in a step fails in all processes, and the first one decides what is next; only what this process alone has met is
-    raised. `settings` composes the run's settings; it is called when the first process has read the data, and so has made what
-    others share.
+    What fails in a step fails in all processes, and the first one decides what is next; only what
+    this process alone has met is raised.
+
+    Args:
+        team: of the run.
+        settings: composes the run's settings; it is called when the first process has read the
+            data, and so has made what others share.
     """
     with ExitStack() as plans:
-        while (order := team.listen())["name"] != END:
+        order = team.listen()
+        while order["name"] != END:
             try:
                 if order["name"] == _BUILD:
                     built, engine = _build(team, settings, order)
                 elif order["name"] == _PLAN:
                     plans.close()
-                    rows = team.share({}, _CPU)["rows"].numpy()
-                    samples = (
-                        built.learned
-                        if len(rows) == len(built.learned)
-                        else Part(built.learned, rows)
-                    )
-                    team.share_weights(built.model, engine.device)
-                    state = team.share({}, _CPU)
-                    steps = OptimizerSteps(
-                        with_train(built, **order["train"]), engine, samples, order["seed"]
-                    )
+                    steps = _follow_plan(team, built, engine, order)
                     plans.callback(steps.close)
-                    if state:
-                        checkpoint.restore_optimizer(steps.optimizer, state)
-                    engine.restore_scaler(order["scaler"])
                     team.gathered(lambda: {}, 0)
                 elif order["name"] == _STEP:
                     steps.take(order["step"])
             except NonFiniteError:
-                continue
+                pass  # the first process ends the run
             except Exception as error:
                 if error is not team.failure and error.__cause__ is not team.failure:
                     raise
+            order = team.listen()
     return int(order["code"])
 
 
-def _build(
-    team: Team, settings: Callable[[], Config], order: Mapping[str, Any]
-) -> tuple[Built, Engine]:
+def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> OptimizerSteps:
+    """Return the steps that the first process has made, with its weights and optimizer state."""
+    rows = team.share({}, _CPU)["rows"].numpy()
+    samples = built.learned
+    if len(rows) != len(built.learned):
+        samples = Part(built.learned, rows)
+    team.share_weights(built.model, engine.device)
+    state = team.share({}, _CPU)
+    ordered = with_train(built, **order["train"])
+    steps = OptimizerSteps(ordered, engine, samples, order["seed"])
+    if state:
+        checkpoint.restore_optimizer(steps.optimizer, state)
+    engine.restore_scaler(order["scaler"])
+    return steps
+
+
+def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[Built, Engine]:
     """Build what the first process has built, on the device of this one."""
-    made: list[tuple[Built, Engine]] = []
+    results: list[tuple[Built, Engine]] = []
 
     def make() -> dict[int, float]:
         config = settings()
         device = team.device(choose_device(config.device))
         built = build(config, Silent(), order)
         for name, split in built.summary["splits"].items():
-            if split != (first := order["splits"][name]):
-                what = f"process {team.rank.number} reads other data than process 0: {split['n']} samples, not {first['n']}"
+            first_split = order["splits"][name]
+            if split != first_split:
                 raise DataError(
-                    what, where=f"task ({name})", hint="give all processes the same paths.data"
+                    f"process {team.rank.number} reads other data than process 0: "
+                    f"{split['n']} samples, not {first_split['n']}",
+                    where=f"task ({name})",
+                    hint="give all processes the same paths.data",
                 )
         built.model.to(device)
-        made.append((built, Engine(device, order["precision"], team)))
+        results.append((built, Engine(device, order["precision"], team)))
         return {}
 
     team.gathered(make, 0)
-    return made[0]
+    return results[0]

@@ -1,12 +1,12 @@
 """The plan of a run: its settings once the data are known, in which nothing is open any more.
 
-What settings leave open (null or auto) is decided by rules: what chooses the weights by the number of validation samples
-(docs/selection.md), how long and how to train by budget, samples and size of the model (docs/evidence/defaults.md). The paper
-searches for rate, decay and batch size instead (A.3.3: `orca tune`). A resumed run takes the decisions that it recorded.
+What settings leave open (null or auto) is decided by rules: what chooses the weights by the number
+of validation samples (docs/selection.md), how long and how to train by budget, samples and size of
+the model (docs/evidence/defaults.md). The paper searches for rate, decay and batch size instead
+(A.3.3: `orca tune`). A resumed run takes the decisions that it recorded.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -14,11 +14,11 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# Numbers of validation samples. A choice among epochs by the error of a few is noise, and they are lost for training.
-BEST_FROM = 100  # from which on they choose the epoch; fewer choose nothing
-ERROR_FROM = (
-    300  # from which on they choose by the error; fewer by the loss, which moves with every sample
-)
+# From this number of validation samples on they choose the epoch; fewer choose nothing: the choice
+# would be noise, and they are lost for training.
+BEST_FROM = 100
+# From this number on they choose by the error; fewer by the loss, which moves with every sample.
+ERROR_FROM = 300
 _OPEN = (None, "auto")
 
 
@@ -33,18 +33,26 @@ Decided = Mapping[str, Decision]  # by dotted key
 
 
 def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Decided:
-    """Return the decisions in a run's summary of stage 1 or its result; none where its data were not these `splits`."""
-    recorded = record.get("splits", {})
-    if any(recorded.get(name) != split for name, split in splits.items()):
+    """Return the decisions in a run's summary of stage 1 or its result.
+
+    There are none where its data were not these `splits`.
+    """
+    recorded_splits = record.get("splits", {})
+    if any(recorded_splits.get(name) != split for name, split in splits.items()):
         return {}
+    recorded = record.get("decided", {})
     return {
-        key: Decision(one["value"], one["why"]) for key, one in record.get("decided", {}).items()
+        key: Decision(value=decision["value"], why=decision["why"])
+        for key, decision in recorded.items()
     }
 
 
 @dataclass(kw_only=True)
 class TrainPlan(Train):
-    """The settings of stage 3, decided by `decide`; `select_by` is "auto" where `select` is "last", which reads none."""
+    """The settings of stage 3, decided by `decide`.
+
+    `select_by` is "auto" where `select` is "last", which does not read it.
+    """
 
     epochs: int
     batch_size: int
@@ -62,24 +70,33 @@ class TrainPlan(Train):
         return self.folds or self.members
 
     @property
+    def falling_epochs(self) -> float:
+        """Return the epochs that the run takes before its rate is 0."""
+        return min(self.epochs, self.decay_epochs or self.epochs)
+
+    @property
     def warmup_length(self) -> float:
-        """Return the length of the warm-up in epochs: as set, or `warmup_limit` of the epochs before the rate is 0."""
-        longest = math.inf if self.warmup_limit is None else self.warmup_limit
-        return min(self.warmup_epochs, longest * min(self.epochs, self.decay_epochs or self.epochs))
+        """Return the length of the warm-up in epochs.
+
+        It is as set, or `warmup_limit` of the epochs before the rate is 0.
+        """
+        if self.warmup_limit is None:
+            return self.warmup_epochs
+        return min(self.warmup_epochs, self.warmup_limit * self.falling_epochs)
 
     def fitted(self, samples: int) -> Self:
-        """Return the plan whose optimizer steps ask for no more than this number of samples; the plan itself if it does.
+        """Return the plan whose optimizer steps ask for no more than this number of samples.
 
-        Batches get smaller, and only where a step has more batches than there are samples it has fewer.
+        That is the plan itself if it does. Batches get smaller, and only where a step has more
+        batches than there are samples it has fewer.
         """
-        batch_size, accumulation = self.batch_size, self.accumulation
-        if batch_size * accumulation <= samples:
+        if self.batch_size * self.accumulation <= samples:
             return self
+        accumulation = self.accumulation
         if accumulation > samples:
-            accumulation = max(1, samples // batch_size)
-        return replace(
-            self, batch_size=min(batch_size, samples // accumulation), accumulation=accumulation
-        )
+            accumulation = max(1, samples // self.batch_size)
+        batch_size = min(self.batch_size, samples // accumulation)
+        return replace(self, batch_size=batch_size, accumulation=accumulation)
 
     def step_size(self, samples: int) -> int:
         """Return how many of a number of samples an optimizer step sees."""
@@ -96,53 +113,56 @@ class TrainPlan(Train):
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples each fine-tuning of stage 3 trains on; the most of several."""
-        count = len(task.train) + (len(task.validation) if self.refit else 0)
-        return count - count // self.folds if self.folds else count
+        count = len(task.train)
+        if self.refit:
+            count += len(task.validation)
+        if self.folds:
+            count -= count // self.folds
+        return count
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return what validates the run's weights (validation, test, folds or nothing) and its samples; None for nothing.
+        """Return where the run's weights are validated, and on which samples.
 
-        Folds together validate on all of `learned`, the samples that stage 3 trains on.
+        Args:
+            task: that of the run.
+            learned: the samples that stage 3 trains on; folds together validate on all of them.
+
+        Returns:
+            "validation", "test", "folds" or "nothing", and the samples; None for nothing.
         """
         if self.folds:
             return "folds", learned
-        return ("nothing", None) if self.refit else (self.validate_on, task.validation)
+        if self.refit:
+            return "nothing", None
+        return self.validate_on, task.validation
 
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided. `decided`: what was open, and why it is as it is."""
+    """The settings of a run, with those of stage 3 decided.
+
+    Args:
+        decided: what was open, and why it is as it is.
+    """
 
     train: TrainPlan
     decided: Decided
 
 
-# Length of stage 3 and batch size at budget=normal, by the number of samples that they apply up to; the first that fits is
-# taken. A length is `least` steps, or those of `passes` over the samples if these are more; at most `most`, but always one
-# pass. They are for protocol=clean: the other protocols set the paper's numbers in their own files.
-_LENGTHS = {
-    500: {"least": 400, "passes": 0, "most": 400, "batch_size": 16},
-    5000: {"least": 400, "passes": 8, "most": 800, "batch_size": 16},
-    10**15: {"least": 2000, "passes": 10, "most": 5000, "batch_size": 32},
-}
-_SMALL = 50_000_000  # parameters of the largest model that learns at the first of these rates
-_RATES = (2e-4, 5e-5)
-_OUTER_RATE, _WEIGHT_DECAY, _CLIP = 10.0, 0.01, 1.0
+# Sets of samples by their size, which decides the length of stage 3 and the batch size. These are
+# for protocol=clean: the other protocols set the paper's numbers in their own files.
+_SMALL_SET = 500
+_MIDDLE_SET = 5000
+_SHORT = 128  # tokens of a sample, up to which members of a small model cost little
+_SMALL = 50_000_000  # parameters of the largest model that learns at the higher rate
+_SMALL_RATE = 2e-4
+_LARGE_RATE = 5e-5
+_OUTER_RATE = 10.0
+_WEIGHT_DECAY = 0.01
+_CLIP = 1.0
 _WARMUP = 0.1  # of the steps
+_QUICK = 0.25  # of the steps at budget=normal
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
-# budget -> how many times the steps of `normal`, and how many members are averaged.
-# started: `normal` of a model that starts with its body's own features and a predictor for them.
-_LEVELS = {
-    "quick": (0.25, 1),
-    "normal": (1.0, 2),
-    "thorough": (1.0, MOST_MEMBERS),
-    "started": (0.25, 1),
-}
-_SEVERAL_SAMPLES, _SEVERAL_TOKENS = (
-    5000,
-    128,
-)  # the most of which `normal` averages members of a small model
-_LONGEST = (1.0, 1)  # the longest, until the time of a step is known; see stages/expected_time.py
 
 
 def is_minutes(settings: Config) -> bool:
@@ -155,6 +175,43 @@ def budget_name(settings: Config) -> str:
     return f"{settings.budget:g} min" if is_minutes(settings) else str(settings.budget)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What the rules read and none of them changes; the arguments are those of `decide`."""
+
+    config: Config
+    task: TaskData
+    tokens: int
+    parameters: int
+    is_started: bool
+
+    @property
+    def typed(self) -> Train:
+        """Return the settings of stage 3 as they were before any rule."""
+        return self.config.train
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether the model is a small one."""
+        return self.parameters <= _SMALL
+
+    def by_budget(self, train: TrainPlan, value: Any) -> Decision:
+        """Return a decision that follows from the budget and the sizes of data and model."""
+        samples = train.count_learned(self.task)
+        why = (
+            f"budget={budget_name(self.config)}: {samples:,} samples of {self.tokens:,} tokens, "
+            f"{self.parameters / 1e6:.3g} M parameters"
+        )
+        return Decision(value=value, why=why)
+
+    def by_validation(self, bound: int, *, fewer: str, enough: str) -> Decision:
+        """Return one of two values by whether there are as many validation samples as a bound."""
+        count = len(self.task.validation)
+        if count < bound:
+            return Decision(fewer, f"{count} validation samples, fewer than {bound}")
+        return Decision(enough, f"{count} validation samples, not fewer than {bound}")
+
+
 def decide(
     config: Config,
     task: TaskData,
@@ -164,78 +221,129 @@ def decide(
     is_started: bool = False,
     recorded: Decided | None = None,
 ) -> Plan:
-    """Return the plan of a run: a function of settings, data and model, but for what is recorded. Given settings stay.
+    """Return the plan of a run: a function of settings, data and model, but for what is recorded.
+
+    Settings that are not open stay.
 
     Args:
         config, task: as composed and read.
         tokens, parameters: of a sample, and of the whole model.
-        is_started: whether the embedder starts as the body's own layer, and the predictor as a ridge.
-        recorded: decisions that stand, of an earlier attempt or by a time that was measured.
+        is_started: whether the embedder starts as the body's own layer, and the predictor as a
+            ridge.
+        recorded: decisions of an earlier attempt, or by a time that was measured, which take
+            precedence over the rules.
     """
-    train, decided = (
-        TrainPlan(**vars(config.train)),
-        dict[str, Decision](),
-    )  # what is open is set below
-
-    def settle(name: str, value: Any, why: str) -> None:
-        nonlocal train
-        if getattr(train, name) in _OPEN:
-            decided[f"train.{name}"] = (recorded or {}).get(f"train.{name}", Decision(value, why))
-            train = replace(train, **{name: decided[f"train.{name}"].value})
-
-    def choose(name: str, few: str, many: str, least: int) -> None:
-        count = len(task.validation)
-        value, how = (few, "fewer") if count < least else (many, "not fewer")
-        settle(name, value, f"{count} validation samples, {how} than {least}")
-
-    if train.folds:
-        settle(
-            "select",
-            "last",
-            f"train.folds={train.folds} judges by all samples, and none are left to choose by",
-        )
-    if train.refit is True:
-        settle("select", "last", "train.refit=true leaves no samples to choose by")
-    choose("select", "last", "best", BEST_FROM)
-    if train.select == "best":
-        choose("select_by", "loss", "error", ERROR_FROM)
-    settle("refit", *_refit(config, train.select, task))
-    # How long to train depends on what is trained on.
-    samples, is_small = train.count_learned(task), parameters <= _SMALL
-    length = next(length for most, length in _LENGTHS.items() if samples <= most)
-    size = f"{samples:,} samples of {tokens:,} tokens, {parameters / 1e6:.3g} M parameters"
-    why, level = f"budget={budget_name(config)}: {size}", str(config.budget)
-    share, members = _LEVELS.get("started" if is_started and level == "normal" else level, _LONGEST)
-    is_cheap = is_small and samples <= _SEVERAL_SAMPLES and tokens <= _SEVERAL_TOKENS
-    if level == "normal" and not (is_cheap and train.epochs is None):
-        members = 1
-    settle("batch_size", min(length["batch_size"], samples), why)
-    per_epoch = train.steps_per_epoch(samples)
-    steps = share * min(length["most"], max(length["least"], length["passes"] * per_epoch))
-    settle("epochs", max(1, round(steps / per_epoch)), why)
-    settle("members", 1 if train.folds else members, why)
-    settle("outer_rate", _OUTER_RATE if train.lr is None else 1.0, why)
-    settle("lr", _RATES[0] if is_small else _RATES[1], why)
-    settle(
-        "warmup_epochs",
-        round(_WARMUP * min(train.epochs, train.decay_epochs or train.epochs), 6),
-        why,
+    facts = _Facts(
+        config=config, task=task, tokens=tokens, parameters=parameters, is_started=is_started
     )
-    settle("weight_decay", _WEIGHT_DECAY, why)
-    settle("clip", _CLIP, why)
+    recorded = recorded or {}
+    decided: dict[str, Decision] = {}
+    # Open settings are None or "auto" in it until their rule has had its turn.
+    train = TrainPlan(**vars(config.train))
+    for name, rule in _RULES.items():
+        if getattr(train, name) not in _OPEN:
+            continue
+        key = f"train.{name}"
+        decision = rule(facts, train)
+        if decision is None:
+            continue
+        decided[key] = recorded.get(key, decision)
+        train = replace(train, **{name: decided[key].value})
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
 
-def _refit(config: Config, select: str, task: TaskData) -> tuple[bool, str]:
-    against = {
-        "validation chooses": select == "best",
-        "validation was not drawn from the training data": not task.validation_drawn,
-        "train.validate_on=test": config.train.validate_on == "test",
-        "task.train_fraction says how much is trained on": config.task.get("train_fraction")
-        is not None,
-    }
-    reason = next((reason for reason, holds in against.items() if holds), "")
-    return (
-        not reason,
-        reason or "nothing is chosen by validation, which was drawn from the training data",
-    )
+def _select(facts: _Facts, train: TrainPlan) -> Decision:
+    folds = facts.typed.folds
+    if folds:
+        why = f"train.folds={folds} judges by all samples, and none are left to choose by"
+        return Decision("last", why)
+    if facts.typed.refit is True:
+        return Decision("last", "train.refit=true leaves no samples to choose by")
+    return facts.by_validation(BEST_FROM, fewer="last", enough="best")
+
+
+def _select_by(facts: _Facts, train: TrainPlan) -> Decision | None:
+    if train.select != "best":
+        return None
+    return facts.by_validation(ERROR_FROM, fewer="loss", enough="error")
+
+
+def _refit(facts: _Facts, train: TrainPlan) -> Decision:
+    if train.select == "best":
+        return Decision(False, "validation chooses")
+    if not facts.task.validation_drawn:
+        return Decision(False, "validation was not drawn from the training data")
+    if facts.typed.validate_on == "test":
+        return Decision(False, "train.validate_on=test")
+    if facts.config.task.get("train_fraction") is not None:
+        return Decision(False, "task.train_fraction says how much is trained on")
+    return Decision(True, "nothing is chosen by validation, which was drawn from the training data")
+
+
+def _batch_size(facts: _Facts, train: TrainPlan) -> Decision:
+    samples = train.count_learned(facts.task)
+    size = 16 if samples <= _MIDDLE_SET else 32
+    return facts.by_budget(train, min(size, samples))
+
+
+def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
+    """Decide the number of passes over the samples.
+
+    For a budget of minutes it is that of `normal`, until the time of a step is known
+    (stages/expected_time.py).
+    """
+    samples = train.count_learned(facts.task)
+    per_epoch = train.steps_per_epoch(samples)
+    if samples <= _SMALL_SET:
+        steps = 400.0
+    elif samples <= _MIDDLE_SET:
+        steps = min(800, max(400, 8 * per_epoch))
+    else:
+        steps = min(5000, max(2000, 10 * per_epoch))
+    budget = facts.config.budget
+    if budget == "quick" or (budget == "normal" and facts.is_started):
+        steps *= _QUICK
+    return facts.by_budget(train, max(1, round(steps / per_epoch)))
+
+
+def _members(facts: _Facts, train: TrainPlan) -> Decision:
+    budget = facts.config.budget
+    samples = train.count_learned(facts.task)
+    is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
+    members = 1
+    if budget == "thorough":
+        members = MOST_MEMBERS
+    elif budget == "normal" and is_cheap and not facts.is_started:
+        # A length that was typed is that of one model.
+        members = 2 if facts.typed.epochs is None else 1
+    return facts.by_budget(train, 1 if train.folds else members)
+
+
+def _lr(facts: _Facts, train: TrainPlan) -> Decision:
+    return facts.by_budget(train, _SMALL_RATE if facts.is_small else _LARGE_RATE)
+
+
+def _outer_rate(facts: _Facts, train: TrainPlan) -> Decision:
+    return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
+
+
+def _warmup_epochs(facts: _Facts, train: TrainPlan) -> Decision:
+    return facts.by_budget(train, round(_WARMUP * train.falling_epochs, 6))
+
+
+# Setting of stage 3 -> what decides it where it is open, from the facts and from the plan as far
+# as it is decided; None leaves it open. They are in the order in which they are asked: how long to
+# train depends on what is trained on, and that on what chooses the weights.
+_RULES: Mapping[str, Callable[[_Facts, TrainPlan], Decision | None]] = {
+    "select": _select,
+    "select_by": _select_by,
+    "refit": _refit,
+    "batch_size": _batch_size,
+    "epochs": _epochs,
+    "members": _members,
+    "outer_rate": _outer_rate,
+    "lr": _lr,
+    "warmup_epochs": _warmup_epochs,
+    "weight_decay": lambda facts, train: facts.by_budget(train, _WEIGHT_DECAY),
+    "clip": lambda facts, train: facts.by_budget(train, _CLIP),
+}

@@ -1,29 +1,31 @@
-"""What stage 2 compares, embedded target data and the fixed source, and minimises: the class-wise distance between them.
+"""What stage 2 minimises: the class-wise distance of embedded target data to the fixed source.
 
-Paper A.1.2, Algorithm 1, for target classes k with n_k of the n training samples and a metric d between labelled clouds:
+Paper A.1.2, Algorithm 1, for target classes k with n_k of the n training samples and a metric d
+between labelled clouds:
 
     D(f_t) = sum_k n_k / n  d(f_s(source), f_t(points of class k))
 
-Every d is taken on at most `Problem.size` points, drawn anew at every step. A metric may ask for several classes or all in one
-d, whose weight is then the sum of theirs, and for samples of the source in place of all of its points (`interfaces.Metric`).
-The default `otdd` asks for both.
+Every d is taken on a limited number of points (`ProblemForm`), drawn anew at every step. A metric
+may ask for several classes or all in one d, whose weight is then the sum of theirs, and for samples
+of the source in place of all of its points (`interfaces.Metric`). The default `otdd` asks for both.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.config import parts
 from orca_cli.config.schema import Align
 from orca_cli.exceptions import ConfigError, NonFiniteError, UnavailableError
-from orca_cli.interfaces import Batch, Distance, Features, Metric, Reporter, Samples, Tokens
+from orca_cli.interfaces import Distance, Features, Metric, Reporter, Samples
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.build import Built, cache_folder, source_seed
@@ -32,73 +34,91 @@ from orca_cli.stages.source_features import (
     EmbeddedSource,
     Wanted,
     prepared_metric,
-    select_points,
     source_features,
 )
 from orca_cli.stages.strata import Strata, by_class, choose_classes
+from orca_cli.stages.target_points import Draw, embed_points, samples_at_once
 from orca_cli.training.engine import Engine
-from orca_cli.training.loop import batches
 
-EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
-_DRAWN_VALUES = (
-    2**27
-)  # input values of a class's samples: of large ones, fewer give more tokens each
-_LEAST_SAMPLES = 8
-_POINTS_OF_A_CLASS, _POINTS_OF_CLASSES = 128, 256  # in a problem, by default
-_EMBEDDED_POINTS = (
-    2**13
-)  # points of several problems that are embedded at once: each call costs as much as a thousand
-_EXACT_SOURCE_POINTS, _EXACT_TARGET_POINTS = 500, 200
+# Input values of a class's samples that are read: of large samples, fewer give more tokens each.
+_DRAWN_VALUES = 2**27
+_FEWEST_SAMPLES = 8
+# Points of a problem, by default.
+_POINTS_OF_A_CLASS = 128
+_POINTS_OF_CLASSES = 256
+# Points of several problems that are embedded at once: each call costs as much as a thousand.
+_EMBEDDED_POINTS = 2**13
+_EXACT_SOURCE_POINTS = 500
+_EXACT_TARGET_POINTS = 200
 
 
 class Labelled:
-    """A split with a class or pseudo-label for every sample, [n]; `members`: class -> indices of its samples, [n_k]."""
+    """A split with a class or pseudo-label for every sample, [n].
+
+    Attributes:
+        members: class -> indices of its samples, [n_k].
+    """
 
     def __init__(self, samples: Samples, labels: np.ndarray) -> None:
         self.samples = samples
         self.labels = labels
-        self.members = {int(c): np.flatnonzero(labels == c) for c in np.unique(labels)}
+        self.members = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
 
 
 class Sides(NamedTuple):
-    """What a metric is given."""
+    """The source and the target that a metric is given."""
 
     source: Features
     target: Features
 
 
-class Draw(NamedTuple):
-    """Which points of some samples to take.
+@dataclass(frozen=True)
+class ProblemForm:
+    """What a problem holds of the target; `form_of` makes it.
 
     Args:
-        indices: the samples to read, ascending.
-        choose: is given the index of the sample that each point belongs to, [p], and returns the rows of points to take, each
-            once, in an array of any shape.
+        features: what a point is, as `Align.features`.
+        classes: target classes in one problem; None: all of a split.
+        points: the most points of one problem.
     """
 
-    indices: np.ndarray
-    choose: Callable[[np.ndarray], np.ndarray]
+    features: str
+    classes: int | None
+    points: int
+
+
+def form_of(metric: Metric, settings: Align) -> ProblemForm:
+    """Return what problems hold by the settings or, where they say nothing, by the metric."""
+    classes = settings.classes_per_problem
+    if classes is None:
+        classes = 0 if getattr(metric, "all_classes", False) else 1
+    points = settings.max_samples
+    if points is None:
+        points = _POINTS_OF_A_CLASS if classes == 1 else _POINTS_OF_CLASSES
+    return ProblemForm(features=settings.features, classes=classes or None, points=points)
 
 
 class _Drawing(NamedTuple):
-    """What is drawn for a group of target classes; `source` is None where a metric takes all of it."""
+    """What is drawn for a group of classes; `source` is None where a metric takes all of it."""
 
     source: Strata | None
     target: Draw
-    generator: np.random.Generator
+    generator: Generator
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The distance that stage 2 minimises, of groups of target classes to the source (paper, Algorithm 1).
+    """The distance that stage 2 minimises, of groups of target classes to the source.
 
-    `compare` makes it. Values are in the metric's units (its `convention`).
+    `make_problem` makes it. Values are in the metric's units (its `convention`).
 
     Args:
         model, engine: what embeds the target, on the run's device.
-        metric, source, prepared: the distance, the source's points on that device, and what the metric computed from them.
+        metric: the distance.
+        source, prepared: the source's points on that device, and what the metric computed from
+            them.
         train, heldout: the training split, and the validation split.
-        settings: points per problem, what a point is, classes per problem.
+        form: what one problem holds.
         seed: of the draws.
     """
 
@@ -109,65 +129,51 @@ class Problem:
     prepared: dict[str, Tensor]
     train: Labelled
     heldout: Labelled
-    settings: Align
+    form: ProblemForm
     seed: int
 
-    @property
-    def classes(self) -> int:
-        """Return the number of target classes in one problem; 0: all."""
-        setting = self.settings.classes_per_problem
-        return (
-            setting if setting is not None else int(not getattr(self.metric, "all_classes", False))
-        )
-
-    @property
-    def size(self) -> int:
-        """Return the most points that a problem has."""
-        return self.settings.max_samples or (
-            _POINTS_OF_A_CLASS if self.classes == 1 else _POINTS_OF_CLASSES
-        )
-
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
-        """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
-        order = (
-            seeding.numpy_generator(self.seed, "align", "order", *names)
-            .permutation(list(split.members))
-            .tolist()
-        )
-        size = self.classes or len(order)
+        """Return the classes of a split in a seeded order, cut into groups of a problem each."""
+        generator = seeding.numpy_generator(self.seed, "align", "order", *names)
+        order = generator.permutation(list(split.members)).tolist()
+        size = len(order) if self.form.classes is None else self.form.classes
         return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all groups to the embedder's; returns their weighted sum, and the worst diagnostics.
+        """Add the gradients of all groups to the embedder's.
 
-        These are the largest iterations and marginal_error, where the metric has them. An InterruptionError comes between two
-        lists of `parts` and leaves part of the gradient.
+        An InterruptionError comes between two lists of `distances` and leaves a part of the
+        gradient.
+
+        Returns:
+            the weighted sum of all distances, and the worst diagnostics: the largest iterations and
+            marginal_error, where the metric has them.
         """
         loss = 0.0
         worst: dict[str, float] = {}
-        for distances in self.parts(self.train, step):
-            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
-            part.backward()
-            loss += float(part.detach())
-            for name in ("iterations", "marginal_error"):
-                values = [
-                    distance.diagnostics[name]
-                    for _, distance in distances
-                    if name in distance.diagnostics
-                ]
-                if values:
-                    worst[name] = max(worst.get(name, 0.0), *values)
+        for batch in self.distances(self.train, step):
+            total = torch.stack([weight * distance.value for weight, distance in batch]).sum()
+            total.backward()
+            loss += float(total.detach())
+            for _, distance in batch:
+                for name in ("iterations", "marginal_error"):
+                    if name in distance.diagnostics:
+                        worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
         return loss, worst
 
-    def parts(self, split: Labelled, *names: str | int) -> Iterator[list[tuple[float, Distance]]]:
-        """Yield (weight, distance) of every group of classes, on the points that `names` draw.
+    def distances(
+        self, split: Labelled, *names: str | int
+    ) -> Iterator[list[tuple[float, Distance]]]:
+        """Yield weight and distance of every group of classes, on the points that `names` draw.
 
-        Groups whose points are embedded together come in one list, and share a graph: their sum is to be differentiated.
+        Groups whose points are embedded together come in one list, and share a graph: their sum is
+        to be differentiated.
         """
         groups = self.groups(split, *names)
         # Few enough are embedded together that their inputs and points take little memory.
-        inputs = min(self.size, self._readable) * math.prod(self.model.embedder.layout.input_shape)
-        together = max(1, min(EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // self.size))
+        samples = min(self.form.points, self._readable_samples)
+        by_inputs = samples_at_once(self.model) // samples
+        together = max(1, min(by_inputs, _EMBEDDED_POINTS // self.form.points))
         for start in range(0, len(groups), together):
             signals.check()
             batch = groups[start : start + together]
@@ -180,10 +186,15 @@ class Problem:
 
     @torch.no_grad()
     def value(self, split: Labelled) -> float:
-        """Return the weighted sum over all groups on a draw that is the same at every call; NonFiniteError if it is none."""
-        value = sum(
-            weight * float(one.value) for some in self.parts(split, "fixed") for weight, one in some
-        )
+        """Return the weighted sum over all groups on a draw that is the same at every call.
+
+        Raises:
+            NonFiniteError: the sum is NaN or infinite.
+        """
+        terms = []
+        for batch in self.distances(split, "fixed"):
+            terms.extend(weight * float(distance.value) for weight, distance in batch)
+        value = sum(terms)
         if not math.isfinite(value):
             raise NonFiniteError(
                 f"the distance is {value}", where="align", hint="try a smaller align.lr"
@@ -192,16 +203,15 @@ class Problem:
 
     @torch.no_grad()
     def exact_value(self) -> float:
-        """Return the exact OTDD, by linear programming, between fixed samples of held-out data and of the source (Figure 6).
+        """Return the exact OTDD of fixed samples of held-out data to some of the source (Figure 6).
 
-        All classes are in one problem, of at most 200 target and 500 source points for every metric: the figure compares
-        their curves.
+        It is computed by linear programming. All classes are in one problem, of at most 200 target
+        and 500 source points for every metric: the figure compares their curves.
         """
         metric = OTDDExact()
-        settings = replace(self.settings, max_samples=_EXACT_TARGET_POINTS)
-        problem = replace(self, metric=metric, settings=settings)
+        form = replace(self.form, points=_EXACT_TARGET_POINTS)
         group = tuple(sorted(self.heldout.members))
-        (sides,) = problem.clouds(self.heldout, [group], "exact")
+        (sides,) = replace(self, metric=metric, form=form).clouds(self.heldout, [group], "exact")
         generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
         rows = generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]
         source = points_at(self.source, np.sort(rows))
@@ -210,251 +220,220 @@ class Problem:
     def clouds(
         self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int
     ) -> list[Sides]:
-        """Return for every group the source and its classes' points, drawn and embedded, as the metric takes them.
+        """Return for every group the source and its classes' points, drawn and embedded.
 
-        A metric of clouds gets the whole source, and at most `size` points of the target, each class by its share. One of
-        samples (`Metric.sample_size`) gets samples of both, of at most `size` points a side, as `stages.strata` draws them.
+        A metric of clouds gets the whole source, and at most `form.points` of the target, each
+        class by its share. One of samples (`Metric.sample_size`) gets samples of both, of at most
+        that many points a side, as `stages.strata` draws them.
 
         Raises:
-            ConfigError: points are whole sequences, and of a class all drawn samples are shorter.
+            ConfigError: a point is all tokens of a sample, and all drawn samples of a class are too
+                short for one.
         """
         drawings = [self._drawing(split, group, *names) for group in groups]
-        draws = [drawing.target for drawing in drawings]
-        features = self.settings.features
-        embedded = embed_points(self.model, self.engine, split.samples, draws, features)
+        embedded = embed_points(
+            self.model,
+            self.engine,
+            split.samples,
+            [drawing.target for drawing in drawings],
+            features=self.form.features,
+        )
         clouds = []
         for group, drawing, (x, indices) in zip(groups, drawings, embedded, strict=True):
             x = x.to(self.source.x.dtype)
+            # Classes are numbered from 0 within their group.
             numbers = np.searchsorted(np.sort(group), split.labels[indices])
-            target = Features(x, torch.from_numpy(numbers).to(x.device), len(group))
+            labels = torch.from_numpy(numbers).to(x.device)
             if drawing.source is None:
-                cloud = replace(target, x=x[0], labels=target.labels[0])
-                clouds.append(Sides(self.source, cloud))
+                source = self.source
+                target = Features(x=x[0], labels=labels[0], num_classes=len(group))
             else:
                 rows = drawing.source.draw(x.shape[1], drawing.generator)
-                clouds.append(Sides(points_at(self.source, rows), target))
+                source = points_at(self.source, rows)
+                target = Features(x=x, labels=labels, num_classes=len(group))
+            clouds.append(Sides(source=source, target=target))
         return clouds
 
     def _drawing(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> _Drawing:
-        """Return what is drawn: as many samples as full ones fit into `size` and both sides, or else two smaller ones.
+        """Return what is drawn for a group of classes.
 
-        Where a side has a single point, or the metric compares clouds, there is one sample.
+        There are as many samples as full ones fit into the points of a problem and both sides, or
+        else two smaller ones. Where a side has a single point, or the metric compares clouds, there
+        is one.
         """
         generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
-        is_token = self.settings.features == "tokens"
-        each = self.model.embedder.layout.tokens if is_token else 1
-        sizes = {label: len(split.members[label]) * each for label in group}
+        is_token = self.form.features == "tokens"
+        points_of_sample = self.model.embedder.layout.tokens if is_token else 1
+        sizes = {label: len(split.members[label]) * points_of_sample for label in group}
         sample_size = getattr(self.metric, "sample_size", 0)
         most_classes = getattr(self.metric, "sample_classes", 0)
         source = None
         samples = 1
-        limit = self.size
+        limit = self.form.points
         if sample_size:
-            points = min(self.size, len(self.source.x), sum(sizes.values()))
+            points = min(limit, len(self.source.x), sum(sizes.values()))
             samples = max(min(2, points), points // sample_size)
             labels = self.source.labels.cpu().numpy()
             counts = Counter(labels.tolist())
             source = by_class(labels, choose_classes(counts, samples, most_classes, generator))
-            limit = min(sample_size, self.size // samples, source.limit)
+            limit = min(sample_size, limit // samples, source.limit)
         classes = choose_classes(sizes, samples, most_classes, generator)
         draw = self._of_tokens if is_token else self._of_samples
-        return _Drawing(source, draw(split, classes, limit, generator), generator)
+        target = draw(split, classes, limit, generator)
+        return _Drawing(source=source, target=target, generator=generator)
 
     def _of_tokens(
         self,
         split: Labelled,
         classes: Sequence[np.ndarray],
         limit: int,
-        generator: np.random.Generator,
+        generator: Generator,
     ) -> Draw:
         """Return the draw of samples of these classes, of at most `limit` tokens each.
 
-        Of a class as many samples of the split are read as tokens could be taken, or all that it has.
+        Of a class as many samples of the split are read as tokens could be taken, or all that it
+        has.
         """
-        needed: dict[int, int] = {}
+        shares: dict[int, int] = {}  # class -> tokens that any sample takes of it, at most
         for labels in classes:
             total = sum(len(split.members[label]) for label in labels)
             for label in labels.tolist():
                 share = math.ceil(limit * len(split.members[label]) / total)
-                needed[label] = max(share, needed.get(label, 0))
+                shares[label] = max(share, shares.get(label, 0))
         sharing = Counter(np.concatenate(classes).tolist())
         read = []
         fractions = {}
-        for label, share in needed.items():
+        for label, share in shares.items():
             members = split.members[label]
-            size = min(share * sharing[label], len(members), self._readable)
+            size = min(share * sharing[label], len(members), self._readable_samples)
             read.append(generator.choice(members, size=size, replace=False))
             fractions[label] = size / len(members)
 
         def choose(owners: np.ndarray) -> np.ndarray:
             return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
-        return Draw(np.sort(np.concatenate(read)), choose)
+        return Draw(indices=np.sort(np.concatenate(read)), choose=choose)
 
     def _of_samples(
         self,
         split: Labelled,
         classes: Sequence[np.ndarray],
         limit: int,
-        generator: np.random.Generator,
+        generator: Generator,
     ) -> Draw:
-        """Return the draw where a point is a sample of the split; those that are not drawn are not read.
+        """Return the draw where a point is a sample of the split; only drawn ones are read.
 
-        Those that are shorter than a point are missing, and all samples of points are cut to the size of the smallest.
+        Those that are shorter than a point are left out, and all samples of points are cut to the
+        size of the smallest.
         """
         candidates = np.flatnonzero(np.isin(split.labels, np.concatenate(classes)))
         strata = by_class(split.labels[candidates], classes)
-        drawn = candidates[strata.draw(limit, generator)]
+        drawn = candidates[strata.draw(limit, generator)]  # [samples, points]
 
         def choose(owners: np.ndarray) -> np.ndarray:
-            rows = {owner: row for row, owner in enumerate(owners.tolist())}
-            present = [
-                [rows[index] for index in sample if index in rows] for sample in drawn.tolist()
-            ]
-            size = min(map(len, present))
-            lost = np.setdiff1d(split.labels[drawn], split.labels[owners])
-            if not size or len(lost):
+            row_of = {owner: row for row, owner in enumerate(owners.tolist())}
+            present = []
+            for sample in drawn.tolist():
+                present.append([row_of[index] for index in sample if index in row_of])
+            size = min(len(rows) for rows in present)
+            lost_classes = np.setdiff1d(split.labels[drawn], split.labels[owners])
+            if size == 0 or len(lost_classes) > 0:
                 raise ConfigError(
                     f"of some class no sample has all {self.model.embedder.layout.tokens} tokens",
                     where="align.features=sequence",
                     hint="use align.features=tokens or pooled",
                 )
-            return np.array([sample[:size] for sample in present])
+            return np.array([rows[:size] for rows in present])
 
-        return Draw(np.sort(drawn, axis=None), choose)
+        return Draw(indices=np.sort(drawn, axis=None), choose=choose)
 
     @property
-    def _readable(self) -> int:
-        """Return how many samples of a class are read at most; where a sample is a point, as many as there are points."""
-        if self.settings.features != "tokens":
-            return self.size
-        return max(
-            _LEAST_SAMPLES, _DRAWN_VALUES // math.prod(self.model.embedder.layout.input_shape)
-        )
+    def _readable_samples(self) -> int:
+        """Return how many samples of a class are read at most.
+
+        Where a sample is a point, they are as many as the points of a problem.
+        """
+        if self.form.features != "tokens":
+            return self.form.points
+        values = math.prod(self.model.embedder.layout.input_shape)
+        return max(_FEWEST_SAMPLES, _DRAWN_VALUES // values)
 
 
-def compare(
-    built: Built, engine: Engine, reporter: Reporter, whole: bool = True
+def make_problem(
+    built: Built, engine: Engine, reporter: Reporter, *, all_examples: bool = True
 ) -> tuple[Problem, EmbeddedSource]:
-    """Embed the source of a run that has an alignment, or take it from the cache, and label the target.
+    """Embed the source of a run that has an alignment, or read it from the cache; label the target.
 
-    With `whole`, the source's points are drawn from all of its examples; a few do where only time is measured. Of pseudo-labels
-    there are by default as many as the source has classes (A.3.4). Raises as `source_features`; UnavailableError where the
-    device has no float64.
+    Args:
+        built, engine, reporter: of the run.
+        all_examples: as in `source_features`; a few examples do where only time is measured.
+
+    Raises:
+        UnavailableError: the device has no float64.
+        OrcaError: any that `source_features` raises.
     """
     if engine.device.type == "mps":
         raise UnavailableError(
             "mps has no float64", where="device", hint="use device=cpu, or metric=none"
         )
-    plan, task, settings, cache = built.plan, built.task, built.plan.align, cache_folder(built.plan)
-    tokens, points, draw = (
-        built.model.embedder.layout.tokens,
-        settings.source_points,
-        source_seed(plan),
-    )
-    wanted = Wanted(
-        settings.features, tokens, points, draw, settings.source_cloud, settings.source_labels
-    )
     assert built.source is not None
+    plan = built.plan
+    settings = plan.align
+    wanted = Wanted(
+        features=settings.features,
+        length=built.model.embedder.layout.tokens,
+        points=settings.source_points,
+        seed=source_seed(plan),
+        cloud=settings.source_cloud,
+        labels=settings.source_labels,
+    )
     source = source_features(
-        built.model.body, built.source, wanted, engine.device, cache, reporter, whole
+        built.model.body,
+        built.source,
+        wanted,
+        device=engine.device,
+        cache_folder=cache_folder(plan),
+        reporter=reporter,
+        all_examples=all_examples,
     )
     metric: Metric = parts.build(plan.metric, "metric")
-    cloud = replace(
-        source.cloud,
-        x=source.cloud.x.to(engine.device),
-        labels=source.cloud.labels.to(engine.device),
+    prepared = prepared_metric(metric, plan.metric, source, cache_folder(plan))
+    train, heldout = _labelled_splits(built, source.cloud.num_classes)
+    problem = Problem(
+        model=built.model,
+        engine=engine,
+        metric=metric,
+        source=source.cloud,
+        prepared=prepared,
+        train=train,
+        heldout=heldout,
+        form=form_of(metric, settings),
+        seed=plan.seed,
     )
-    prepared = prepared_metric(metric, plan.metric, cloud, source.key, cache)
-    prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    count, targets = (
-        settings.pseudo_labels or cloud.num_classes,
-        (task.train.targets(), task.validation.targets()),
+    return problem, source
+
+
+def _labelled_splits(built: Built, source_classes: int) -> tuple[Labelled, Labelled]:
+    """Return the training and the validation split with their classes or pseudo-labels.
+
+    By default there are as many pseudo-labels as the source has classes (A.3.4).
+    """
+    task = built.task
+    settings = built.plan.align
+    labels = class_labels(
+        task.kind,
+        task.train.targets(),
+        task.validation.targets(),
+        num_clusters=settings.pseudo_labels or source_classes,
+        seed=built.plan.seed,
     )
-    classes = class_labels(task.kind, *targets, num_clusters=count, seed=plan.seed)
     if settings.target_labels == "shuffled":
-        classes = shuffled(classes, plan.seed)
-    train, heldout = map(Labelled, (task.train, task.validation), classes)
-    return Problem(
-        built.model, engine, metric, cloud, prepared, train, heldout, settings, plan.seed
-    ), source
+        labels = shuffled(labels, built.plan.seed)
+    train_labels, heldout_labels = labels
+    return Labelled(task.train, train_labels), Labelled(task.validation, heldout_labels)
 
 
 def points_at(points: Features, rows: np.ndarray) -> Features:
     """Return the points with these rows, [*rows.shape, d]."""
     chosen = torch.from_numpy(rows).to(points.x.device)
-    return Features(points.x[chosen], points.labels[chosen], points.num_classes)
-
-
-def embed_points(
-    model: TransferModel, engine: Engine, samples: Samples, draws: Sequence[Draw], features: str
-) -> list[tuple[Tensor, np.ndarray]]:
-    """Return of each draw the points [*, d], and the index of the sample that each belongs to, [*].
-
-    `features` is as in `Align.features`; d is T * D of "sequence", else D. Of tokens, only those that are drawn are embedded
-    where the embedder can do that (its `tokens_at`).
-    """
-    indices = np.concatenate([draw.indices for draw in draws])
-    tokens_at = getattr(model.embedder, "tokens_at", None)
-    if features != "tokens" or tokens_at is None:
-        tokens = embed(model, engine, samples, indices)
-        points, samples_of_points = select_points(tokens, features, model.embedder.layout.tokens)
-        owners = samples_of_points.cpu().numpy()
-        chosen = _chosen(draws, owners)
-        return [
-            (points[torch.from_numpy(rows).to(points.device)], indices[owners[rows]])
-            for rows in chosen
-        ]
-    read = list(_batches(model, engine, samples, indices))
-    masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
-    owners, places = torch.cat(masks).cpu().numpy().nonzero()
-    chosen = _chosen(draws, owners)
-    kept = np.sort(np.concatenate(chosen, axis=None))
-    clouds = []
-    first = 0
-    for batch in read:
-        rows = kept[(owners[kept] >= first) & (owners[kept] < first + len(batch.x))]
-        where = (
-            torch.from_numpy(part[rows]).to(batch.x.device) for part in (owners - first, places)
-        )
-        clouds.append(tokens_at(batch.x, batch.valid, *where))
-        first += len(batch.x)
-    points = torch.cat(clouds)
-    chosen_points = []
-    for chosen_rows in chosen:
-        order = torch.from_numpy(np.searchsorted(kept, chosen_rows)).to(points.device)
-        chosen_points.append((points[order], indices[owners[chosen_rows]]))
-    return chosen_points
-
-
-def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of the points that each draw takes; `owners` are the places of their samples in all draws' indices."""
-    chosen = []
-    first = 0
-    for draw in draws:
-        start, end = np.searchsorted(owners, [first, first + len(draw.indices)])
-        chosen.append(start + draw.choose(draw.indices[owners[start:end] - first]))
-        first += len(draw.indices)
-    return chosen
-
-
-def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
-    """Return the embedder's tokens of some samples.
-
-    Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
-    """
-    pieces = [
-        model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
-    ]
-    x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
-    return replace(pieces[0], x=x, mask=mask)
-
-
-def _batches(
-    model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray
-) -> Iterator[Batch]:
-    """Yield the samples on the run's device, as many at a time as `EMBEDDED_VALUES` allows."""
-    for some in batches(
-        indices, max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
-    ):
-        yield engine.move(samples.batch(some))
+    return replace(points, x=points.x[chosen], labels=points.labels[chosen])

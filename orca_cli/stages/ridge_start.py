@@ -1,12 +1,13 @@
-"""The predictor's start: a ridge regression on what it sees of training samples before any step of stage 3.
+"""The predictor's start: a ridge regression on what it sees of training samples before any step.
 
-Fine-tuning from a random predictor first changes the features to fit that predictor, and loses what the body knows; from one
-that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+Fine-tuning from a random predictor first changes the features to fit that predictor, and loses what
+the body knows; from one that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can
+Distort Pretrained Features").
 """
 
 import copy
 import warnings
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,116 +21,149 @@ from orca_cli.stages.build import Built, is_ridge_wanted
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
 
-_MOST = 2000  # samples
-_LEAST = 4
+_MOST_SAMPLES = 2000
+_FEWEST_SAMPLES = 4
 _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
-_SHARES = (
-    0.5,
-    0.0,
-    1.0,
-)  # of what went past the body: both alike, the body alone, what went past it alone
+# Of what went past the body, in all: both alike, the body alone, what went past it alone.
+_SHARES = (0.5, 0.0, 1.0)
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
 
 
 @torch.no_grad()
 def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
-    """Fit the predictor of a run to training samples; returns whether it has been, which `predictor.init` may not ask for.
+    """Fit the predictor of a run to training samples.
 
-    Features are standardised. The leave-one-out error chooses the penalty and which features are used: the body's, those that
-    went past it, or both with equal weight. For classes and labels the outputs are then scaled so that the loss of the samples
-    left out is lowest. At most 2,000 samples are used, drawn by the seed; with fewer than 4 known targets nothing is fitted.
+    Features are standardised. The leave-one-out error chooses the penalty and which features are
+    used: the body's, those that went past it, or both with equal weight. For classes and labels the
+    outputs are then scaled so that the loss of the samples left out is lowest. At most 2,000
+    samples are used, drawn by the seed; with fewer than 4 known targets nothing is fitted.
+
+    Returns:
+        whether it has been fitted, which `predictor.init` may not ask for.
     """
     if not is_ridge_wanted(built.plan, built.model):
         return False
-    rows = np.arange(len(samples))
-    if len(rows) > _MOST:
-        rows = np.sort(
-            seeding.numpy_generator(seed, "finetune", "ridge").permutation(len(rows))[:_MOST]
-        )
-    targets = torch.from_numpy(np.array(samples.targets()[rows]))
-    known = targets >= 0 if built.task.kind == "classes" else ~targets.isnan().any(1)
-    rows, targets = rows[known.numpy()], targets[known]
-    if len(rows) < _LEAST:
+    rows, targets = _known(built.task.kind, samples, seed)
+    if len(rows) < _FEWEST_SAMPLES:
         return False
-    blocks, places = [], []
-    for block in _seen(built.model, engine, samples, rows):
-        deviation = block.std(0)
-        varies = deviation > _CONSTANT  # a row has length 1 on average
-        factor = (
-            np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
-            / max(1, varies.sum()) ** 0.5
-        )
-        places.append((block.mean(0), factor))
-        blocks.append((block - places[-1][0]) * factor)
-    # The outputs [n, K] that it is to give: 1 of the class, 1 and -1 of labels, numbers in the model's units.
-    y = targets.double().numpy()
-    if built.task.kind == "classes":
-        y = np.eye(built.task.num_outputs)[targets.numpy()]
-    elif built.task.kind == "labels":
-        y = 2 * y - 1
-    elif built.model.has_scale:
-        y = (
-            ((targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu())
-            .double()
-            .numpy()
-        )
-    weight, bias, held_out = _ridge(blocks, y)
-    if built.task.kind != "values":  # the factor on the outputs at which the loss is lowest
-        measure: Any = (
-            copy.deepcopy(built.loss).cpu() if isinstance(built.loss, nn.Module) else built.loss
-        )
-        outputs = torch.from_numpy(held_out).float()
-        losses = [float(measure(float(scale) * outputs, targets)) for scale in _SCALES]
-        scale = float(_SCALES[int(np.nanargmin(losses))])
-        weight, bias = scale * weight, scale * bias
-    # The layers answer to raw features as these weights do to standardised ones.
     predictor = cast(PooledPredictor, built.model.predictor)
-    layers = [predictor.linear] if predictor.skip is None else [predictor.linear, predictor.skip]
-    parts = np.split(weight, np.cumsum([len(mean) for mean, _ in places])[:-1])
-    for layer, part, (mean, factor) in zip(layers, parts, places, strict=True):
-        raw = part * factor[:, None]
+    tables = [_standardised(x) for x in _inputs(built.model, engine, samples, rows)]
+    weight, bias, held_out = _ridge([table.x for table in tables], _regressed(built, targets))
+    if built.task.kind != "values":
+        # The factor on the outputs at which the loss of samples left out is lowest.
+        loss: Any = built.loss
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).cpu()
+        outputs = torch.from_numpy(held_out).float()
+        losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
+        scale = float(_SCALES[int(np.nanargmin(losses))])
+        weight = scale * weight
+        bias = scale * bias
+    # The layers answer to raw features as these weights do to standardised ones.
+    layers = [predictor.linear]
+    if predictor.skip is not None:
+        layers.append(predictor.skip)
+    ends = np.cumsum([len(table.mean) for table in tables])[:-1]
+    blocks = np.split(weight, ends)
+    for layer, block, table in zip(layers, blocks, tables, strict=True):
+        raw = block * table.factor[:, None]
         layer.weight.copy_(torch.from_numpy(raw.T))
-        bias = bias - mean @ raw
+        bias = bias - table.mean @ raw
     predictor.linear.bias.copy_(torch.from_numpy(bias))
     return True
 
 
-def _seen(
+def _known(kind: str, samples: Samples, seed: int) -> tuple[np.ndarray, Tensor]:
+    """Return rows of samples with a known target, ascending, and their targets."""
+    rows = np.arange(len(samples))
+    if len(rows) > _MOST_SAMPLES:
+        generator = seeding.numpy_generator(seed, "finetune", "ridge")
+        rows = np.sort(generator.permutation(len(rows))[:_MOST_SAMPLES])
+    targets = torch.from_numpy(np.array(samples.targets()[rows]))
+    is_known = targets >= 0 if kind == "classes" else ~targets.isnan().any(1)
+    return rows[is_known.numpy()], targets[is_known]
+
+
+def _inputs(
     model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray
 ) -> list[np.ndarray]:
-    """Return what the predictor's layers see of samples, [n, F] and, where there are such features, [n, S]."""
+    """Return what the predictor's layers see of samples.
+
+    Returns:
+        [n, F] and, where features go past the body, [n, S].
+    """
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
-    pieces: list[tuple[Tensor, ...]] = []
-    for some in batches(rows, _AT_ONCE):
+    pooled: list[Tensor] = []
+    past_body: list[Tensor] = []
+    for batch_rows in batches(rows, _AT_ONCE):
         signals.check()
-        batch = engine.move(samples.batch(some))
+        batch = engine.move(samples.batch(batch_rows))
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
-        others = () if predictor.skip is None else (features.samples,)
-        pieces.append((predictor.pool(features), *cast(tuple[Tensor, ...], others)))
-    return [torch.cat(block).double().cpu().numpy() for block in zip(*pieces, strict=True)]
+        pooled.append(predictor.pool(features))
+        if predictor.skip is not None:
+            past_body.append(cast(Tensor, features.samples))
+    pieces = [pooled, past_body] if past_body else [pooled]
+    return [torch.cat(piece).double().cpu().numpy() for piece in pieces]
 
 
-def _ridge(blocks: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return weights [F, K] and bias [K], and for every sample the outputs [n, K] of a ridge that has not seen it."""
+class _Table(NamedTuple):
+    """Standardised features `x` [n, F]: the raw ones less their `mean`, times a `factor`, [F]."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    factor: np.ndarray
+
+
+def _standardised(raw: np.ndarray) -> _Table:
+    """Return features [n, F] whose rows have length 1 on average; constant ones are 0."""
+    mean = raw.mean(0)
+    deviation = raw.std(0)
+    varies = deviation > _CONSTANT
+    reciprocal = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
+    factor = reciprocal / max(1, varies.sum()) ** 0.5
+    return _Table(x=(raw - mean) * factor, mean=mean, factor=factor)
+
+
+def _regressed(built: Built, targets: Tensor) -> np.ndarray:
+    """Return the outputs [n, K] float64 that the ridge is to give.
+
+    They are 1 of the class and 0 elsewhere, 1 and -1 of labels, numbers in the model's units.
+    """
+    if built.task.kind == "classes":
+        return np.eye(built.task.num_outputs)[targets.numpy()]
+    if built.task.kind == "labels":
+        return 2 * targets.double().numpy() - 1
+    if built.model.has_scale:
+        targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
+    return targets.double().numpy()
+
+
+def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit y [n, K] to one or two tables, of which the second is what went past the body.
+
+    Returns:
+        weights [F, K], bias [K], and for every sample the outputs [n, K] of a ridge that has not
+        seen it.
+    """
     from sklearn.linear_model import RidgeCV
 
+    widths = [table.shape[1] for table in tables]
     candidates = []
-    for share in _SHARES if len(blocks) > 1 else (0.0,):
-        factor = np.repeat(
-            np.sqrt([1 - share, share])[: len(blocks)], [block.shape[1] for block in blocks]
-        )
+    for share in _SHARES if len(tables) > 1 else (0.0,):
+        weights = np.sqrt([1 - share, share])[: len(tables)]
+        factor = np.repeat(weights, widths)
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of matrices that are nearly singular, at the least penalties
-            model.fit(np.concatenate(blocks, 1) * factor, y)
+            # Of matrices that are nearly singular, at the lowest penalties.
+            warnings.simplefilter("ignore")
+            model.fit(np.concatenate(tables, 1) * factor, y)
         candidates.append((model, factor))
-    best, factors = max(candidates, key=lambda one: one[0].best_score_)
-    held_out = best.cv_results_[..., int(np.argmin(np.abs(_PENALTIES - best.alpha_)))]
-    weight = best.coef_.reshape(y.shape[1], -1).T * factors[:, None]
-    return weight, np.atleast_1d(best.intercept_), held_out.reshape(y.shape)
+    best, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
+    penalty = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
+    weight = best.coef_.reshape(y.shape[1], -1).T * factor[:, None]
+    held_out = best.cv_results_[..., penalty].reshape(y.shape)
+    return weight, np.atleast_1d(best.intercept_), held_out

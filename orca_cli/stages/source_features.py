@@ -1,7 +1,8 @@
-"""The source side of stage 2: what the body's own embedding layer makes of the source data, computed once and cached.
+"""The source side of stage 2: what the body's own embedding layer makes of the source data.
 
-Paper 3.2, f_s, and A.3.4: the source passes through the pretrained embedder once, and its features are kept. Also how far
-apart tokens are within and between samples, of the source and of the target.
+Paper 3.2, f_s, and A.3.4: the source passes through the pretrained embedder once, and its features
+are kept in the cache. Also how far tokens are spread within and between samples, of the source and
+of the target.
 """
 
 import hashlib
@@ -32,8 +33,9 @@ class EmbeddedSource:
     """The source as `source_features` returns it.
 
     Args:
-        cloud: the points that targets are compared with, float32 on the CPU.
-        spread: `variances` of the tokens of all examples that were embedded, before points are drawn.
+        cloud: the points that targets are compared with, float32 on the run's device.
+        spread: `variances` of the tokens of all examples that were embedded, before points are
+            drawn.
         key: hash of what determines both but for the last bits, which depend on the machine.
     """
 
@@ -44,15 +46,18 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which points of a source to take.
+    """Which points of a source to take; its text, name included, is part of keys of the cache.
 
     Args:
-        features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
-            an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
+        features: "tokens": every token that is not padding is a point with its example's label;
+            "pooled": the mean over an example's tokens; "sequence": its first `length` tokens in a
+            row, if it has that many.
         length: tokens of a target sample.
         points: upper bound on the number of points, drawn by the seed without replacement.
+        seed: of all draws.
         cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
-        labels: "given", "clusters" for k-means clusters of the points, as many as there are classes, or "shuffled".
+        labels: "given", "clusters" for k-means clusters of the points, as many as there are
+            classes, or "shuffled".
     """
 
     features: str
@@ -64,37 +69,48 @@ class Wanted:
 
 
 def moments(batch: Tokens) -> Tensor:
-    """Return sums over the tokens of a batch that are not padding, [3 + D] float64, to be added up over batches.
+    """Return sums over the tokens of a batch that are not padding, to be added up over batches.
 
-    They are the number of tokens, the sum of their squared lengths, the sum over tokens of the squared length of their
-    sample's mean, and the sum of the tokens [D].
+    Returns:
+        [3 + D] float64: the number of tokens, the sum of their squared lengths, the sum over tokens
+        of the squared length of their sample's mean, and the sum of the tokens [D].
     """
     x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
-    counts, sums = batch.mask.sum(1), x.sum(1)
+    counts = batch.mask.sum(1)
+    sums = x.sum(1)
     means = (sums.square().sum(1) / counts.clamp(min=1)).sum()
     return torch.cat([torch.stack([counts.sum().double(), x.square().sum(), means]), sums.sum(0)])
 
 
 def variances(moments: Tensor) -> dict[str, float]:
-    """Return variance_within (tokens around their sample's mean) and variance_between (those means around that of all).
+    """Return how far tokens are spread, by the sums that `moments` returns.
 
-    Both are sums over dimensions, in squared units of the features, and add up to the mean squared distance to the mean.
+    Returns:
+        variance_within (tokens around their sample's mean) and variance_between (those means around
+        that of all): sums over dimensions, in squared units of the features, which add up to the
+        mean squared distance to the mean.
     """
     count, squares, means = moments[:3].tolist()
     count = max(count, 1.0)
-    grand = float((moments[3:] / count).square().sum()) * count
-    within, between = max(0.0, squares - means) / count, max(0.0, means - grand) / count
+    overall_mean = float((moments[3:] / count).square().sum()) * count
+    within = max(0.0, squares - means) / count
+    between = max(0.0, means - overall_mean) / count
     return {"variance_within": within, "variance_between": between}
 
 
 @torch.no_grad()
 def collapse(tokens: Tokens) -> dict[str, float]:
-    """Return how far embedded samples are spread: below the source's variances, tokens have drawn together.
+    """Return how far embedded samples are spread.
+
+    Where that is below the source's variances, tokens have drawn together.
 
     Returns:
-        variance_within and variance_between as in `variances`, and token_variance, the share of the former in their sum: 0
-        where all tokens of a sample are alike, 1 where samples do not differ in their means. NonFiniteError for a token that is
-        NaN or infinite.
+        variance_within and variance_between as in `variances`, and token_variance, the share of the
+        former in their sum: 0 where all tokens of a sample are alike, 1 where samples do not differ
+        in their means.
+
+    Raises:
+        NonFiniteError: a token is NaN or infinite.
     """
     if not bool(tokens.x.isfinite().all()):
         raise NonFiniteError(
@@ -103,24 +119,36 @@ def collapse(tokens: Tokens) -> dict[str, float]:
             hint="try a smaller align.lr",
         )
     x = tokens.x.double()
-    spread = variances(moments(replace(tokens, x=x - x[tokens.mask].mean(0))))
+    centred = replace(tokens, x=x - x[tokens.mask].mean(0))
+    spread = variances(moments(centred))
     total = sum(spread.values())
-    return spread | {"token_variance": spread["variance_within"] / total if total > 0 else 0.0}
+    share = spread["variance_within"] / total if total > 0 else 0.0
+    return spread | {"token_variance": share}
 
 
 def source_features(
     body: Body,
     source: SourceData,
     wanted: Wanted,
+    *,
     device: torch.device,
     cache_folder: Path,
     reporter: Reporter,
-    whole: bool = True,
+    all_examples: bool = True,
 ) -> EmbeddedSource:
-    """Return the source as labelled points; its examples are read only where the points are not in the cache.
+    """Return the source as labelled points.
 
-    The cache has an entry for every device, build of torch and number of threads, since last bits may differ. Unless `whole`,
-    no more examples are embedded than that many points need.
+    Its examples are read only where the points are not in the cache, which has an entry for every
+    device, build of torch and number of threads, since last bits may differ.
+
+    Args:
+        body: whose own layer embeds the source.
+        source, wanted: the examples, and which points of them.
+        device: of the run, for the points; they are computed where the body is.
+        cache_folder: where all entries are.
+        reporter: shows the progress.
+        all_examples: whether points are drawn from all examples; else no more of them are embedded
+            than that many points need.
 
     Raises:
         ConfigError: features are sequences, and fewer than two examples have the length of one.
@@ -128,40 +156,54 @@ def source_features(
     """
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    of_body = body.checkpoint_digest, body.preparation_digest, body.source_resolution
-    longest = getattr(body, "max_source_tokens", "")
-    key = _key(*of_body, longest, source.digest, wanted, *([] if whole else ["some"]))
-    path = cache_folder / "source_features" / _key(key, numerics_key(device))
-    stored = cached(path, lambda: _variant(_embed(body, source, wanted, whole, reporter), wanted))
-    x, labels = (stored.tensors[name][: wanted.points] for name in ("x", "labels"))
-    return EmbeddedSource(
-        Features(x, labels, stored.record["classes"]), stored.record["spread"], key
+    facts = (
+        body.checkpoint_digest,
+        body.preparation_digest,
+        body.source_resolution,
+        getattr(body, "max_source_tokens", ""),
+        source.digest,
+        wanted,
     )
+    key = _key(*facts) if all_examples else _key(*facts, "some")
+    path = cache_folder / "source_features" / _key(key, numerics_key(device))
+    stored = cached(
+        path,
+        lambda: _variant(
+            _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
+        ),
+    )
+    cloud = Features(
+        x=stored.tensors["x"][: wanted.points].to(device),
+        labels=stored.tensors["labels"][: wanted.points].to(device),
+        num_classes=stored.record["classes"],
+    )
+    return EmbeddedSource(cloud=cloud, spread=stored.record["spread"], key=key)
 
 
 def prepared_metric(
-    metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
+    metric: Metric, settings: dict[str, Any], source: EmbeddedSource, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric with these `settings` computes from the source alone (`Metric.prepare`), cached as the source is."""
-    key = _key(
-        source_key,
-        json.dumps(settings, sort_keys=True),
-        source.x.dtype,
-        numerics_key(source.x.device),
-    )
-    return cached(
-        cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))
-    ).tensors
+    """Return what a metric with these settings computes from the source alone (`Metric.prepare`).
+
+    It is cached as the source is, and on the device of its points.
+    """
+    x = source.cloud.x
+    text = json.dumps(settings, sort_keys=True)
+    path = cache_folder / "metric_sources" / _key(source.key, text, x.dtype, numerics_key(x.device))
+    prepared = cached(path, lambda: Entry(metric.prepare(source.cloud)))
+    return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
-    """Return the points of a batch of sequences [B, T, D], and the sample that each belongs to, [p] int64; see `Wanted`.
+    """Return the points of a batch of sequences [B, T, D]; see `Wanted`.
 
-    Points are [p, D], or of "sequence", which leaves out samples with fewer tokens, [p, length * D].
+    Returns:
+        the points [p, D], or of "sequence", which leaves out samples with fewer tokens,
+        [p, length * D]; and the sample that each belongs to, [p] int64.
     """
     if features == "sequence":
-        whole = tokens.mask[:, :length].sum(1) == length
-        return tokens.x[whole, :length].flatten(1), torch.nonzero(whole)[:, 0]
+        is_long = tokens.mask[:, :length].sum(1) == length
+        return tokens.x[is_long, :length].flatten(1), torch.nonzero(is_long)[:, 0]
     if features == "pooled":
         return pooled(tokens), torch.arange(len(tokens.x), device=tokens.x.device)
     return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
@@ -169,73 +211,76 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
 
 @torch.no_grad()
 def _embed(
-    body: Body, source: SourceData, wanted: Wanted, whole: bool, reporter: Reporter
+    body: Body, source: SourceData, wanted: Wanted, *, reporter: Reporter, all_examples: bool
 ) -> Entry:
-    """Embed the source and keep a uniform draw of its points, those that are asked for before the further ones.
+    """Embed the source and keep a uniform draw of its points.
 
-    Every point gets a random rank, and those with the smallest ranks are kept, in the order in which they came.
+    Every point gets a random rank, and those with the smallest ranks are kept: those that are asked
+    for first, then the further ones, each in the order in which they came.
     """
     generator = seeding.torch_generator(
         wanted.seed, "align", "source", wanted.features, wanted.points
     )
-    inputs, labels = (
-        source.examples.inputs,
-        torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64)),
-    )
-    most = wanted.points + (_FRESH if whole else 0)
-    kept: list[
-        tuple[Tensor, ...]
-    ] = []  # points [p, d], labels [p] and ranks [p] of some batches, on the CPU
-    held, sums = 0, torch.zeros(())
+    inputs = source.examples.inputs
+    labels = torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64))
+    limit = wanted.points
+    order = torch.arange(len(labels))
+    if all_examples:
+        limit += _FRESH
+    else:
+        order = torch.randperm(len(labels), generator=generator)
+    pieces: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p], on the CPU
+    count = 0
+    sums = torch.zeros(())
 
     def drawn() -> tuple[Tensor, ...]:
-        x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
-        order = torch.argsort(rank)[:most].sort().values
-        return x[order], labels[order], rank[order]
+        x, point_labels, ranks = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
+        smallest = torch.argsort(ranks)[:limit].sort().values
+        return x[smallest], point_labels[smallest], ranks[smallest]
 
-    order = torch.arange(len(labels)) if whole else torch.randperm(len(labels), generator=generator)
     with reporter.track("source features", len(labels)) as advance:
-        for some in order.split(_BATCH):
+        for batch in order.split(_BATCH):
             signals.check()
-            chosen = some.numpy()
-            texts_or_images = (
-                inputs[chosen]
-                if isinstance(inputs, np.ndarray)
-                else [inputs[int(row)] for row in chosen]
-            )
-            tokens = body.embed_source(texts_or_images)
+            if isinstance(inputs, np.ndarray):
+                tokens = body.embed_source(inputs[batch.numpy()])
+            else:
+                tokens = body.embed_source([inputs[row] for row in batch.tolist()])
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
-            rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
-            kept.append((x.cpu(), labels[some][rows.cpu()], rank))
-            if sum(len(points) for points, *_ in kept) > 4 * most:
-                kept = [drawn()]
-            held += len(x)
-            advance(len(some))
-            if held >= most and not whole:
+            ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
+            pieces.append((x.cpu(), labels[batch][rows.cpu()], ranks))
+            # Points that cannot be drawn any more are dropped before they take much memory.
+            if sum(len(points) for points, *_ in pieces) > 4 * limit:
+                pieces = [drawn()]
+            count += len(x)
+            advance(len(batch))
+            if count >= limit and not all_examples:
                 break
-    if held < 2:
-        what = (
-            f"only {held} source examples have the {wanted.length} tokens that a target sample has"
+    if count < 2:
+        raise ConfigError(
+            f"only {count} source examples have the {wanted.length} tokens "
+            "that a target sample has",
+            where="align.features",
+            hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-        hint = "use align.features=tokens, or a lower embedder.max_tokens"
-        raise ConfigError(what, where="align.features", hint=hint)
-    x, labels, rank = drawn()
-    order = torch.argsort(rank.argsort().argsort() >= wanted.points, stable=True)
+    x, point_labels, ranks = drawn()
+    is_further = ranks.argsort().argsort() >= wanted.points
+    order = torch.argsort(is_further, stable=True)
+    tensors = {"x": x[order].float().contiguous(), "labels": point_labels[order]}
     record = {"classes": len(source.examples.class_names), "spread": variances(sums)}
-    return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
+    return Entry(tensors, record)
 
 
 def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     """Return the points with the selected kind of values and labels."""
-    x, labels = embedded.tensors["x"], embedded.tensors["labels"]
+    x = embedded.tensors["x"]
+    labels = embedded.tensors["labels"]
     if wanted.cloud == "gaussian":
+        # A sample of the Gaussian with the points' own mean and covariance.
         generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
-        x = mean + noise @ (
-            x - mean
-        )  # a sample of the Gaussian with the points' own mean and covariance
+        x = mean + noise @ (x - mean)
     if wanted.labels == "shuffled":
         generator = seeding.torch_generator(wanted.seed, "align", "shuffled")
         labels = labels[torch.randperm(len(labels), generator=generator)]

@@ -15,22 +15,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 
 def choose_classes(
-    sizes: Mapping[int, int], samples: int, most_classes: int, generator: np.random.Generator
+    sizes: Mapping[int, int], samples: int, most_classes: int, generator: Generator
 ) -> list[np.ndarray]:
-    """Return the classes of every sample, at most `most_classes` (0: all) in random order, drawn anew for each.
+    """Return the classes of every sample in random order, drawn anew for each.
 
     They are drawn from those with a point for every sample; where no class has that many, from all.
 
     Args:
         sizes: class -> number of its points.
+        samples: number of samples.
+        most_classes: how many classes a sample has at most; 0: no limit, as in `Metric`.
+        generator: of the draw.
     """
     large = [label for label, size in sizes.items() if size >= samples]
-    return [
-        generator.permutation(large or list(sizes))[: most_classes or None] for _ in range(samples)
-    ]
+    candidates = large or list(sizes)
+    limit = most_classes or None
+    return [generator.permutation(candidates)[:limit] for _ in range(samples)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Strata:
                     limits.append(points * total / self.sizes[label])
         return int(min(limits, default=0))
 
-    def draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
+    def draw(self, size: int, generator: Generator) -> np.ndarray:
         """Return rows of every sample, [samples, size], in random order.
 
         Fewer where `limit` is below `size`.
@@ -70,19 +74,22 @@ class Strata:
         """
         size = min(size, self.limit)
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
-        samples: list[list[np.ndarray]] = [[] for _ in counts]
+        pieces: list[list[np.ndarray]] = [[] for _ in counts]  # rows of each sample, by class
         for label, rows in self.members.items():
-            ends = np.cumsum([of_sample.get(label, 0) for of_sample in counts])
+            # One draw for all samples, cut into theirs, so that none has a point of another.
+            ends = np.cumsum([count.get(label, 0) for count in counts])
             drawn = generator.choice(rows, size=ends[-1], replace=False)
-            for sample, points in zip(samples, np.split(drawn, ends[:-1]), strict=True):
-                sample.append(points)
-        return np.stack([generator.permutation(np.concatenate(sample)) for sample in samples])
+            for sample, points in enumerate(np.split(drawn, ends[:-1])):
+                pieces[sample].append(points)
+        samples = [np.concatenate(sample_pieces) for sample_pieces in pieces]
+        return np.stack([generator.permutation(sample) for sample in samples])
 
     def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:
         """Return class -> number of points that a sample of these classes takes."""
         totals = np.cumsum([self.sizes[label] for label in labels])
         ends = np.floor(totals * size / totals[-1] + start)
-        return dict(zip(labels.tolist(), np.diff(ends, prepend=0).astype(int), strict=True))
+        counts = np.diff(ends, prepend=0).astype(int)
+        return dict(zip(labels.tolist(), counts, strict=True))
 
 
 def by_class(
@@ -91,6 +98,7 @@ def by_class(
     """Return the strata of the points with these labels [n].
 
     Args:
+        labels: class of each point.
         classes: those of each sample.
         fractions: class -> fraction of the side's points that are among these; None: all are.
     """
@@ -98,8 +106,9 @@ def by_class(
     sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
     if fractions is not None:
         sizes = {label: size / fractions[label] for label, size in sizes.items()}
-    strata = Strata(members, sizes, classes)
+    strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:
         return strata
+    # No sample of these classes can have a point: all points count as one class.
     one_class = [np.zeros(1, dtype=np.int64)] * len(classes)
-    return Strata({0: np.arange(len(labels))}, {0: len(labels)}, one_class)
+    return Strata(members={0: np.arange(len(labels))}, sizes={0: len(labels)}, classes=one_class)

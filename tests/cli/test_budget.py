@@ -49,7 +49,7 @@ def timed(monkeypatch):
 
     def call(**costs):
         measured = Costs(**({"align": 0.0} | costs)) if costs else None
-        monkeypatch.setattr(expected_time, "measure", lambda *_: measured)
+        monkeypatch.setattr(expected_time, "time_steps", lambda *_: measured)
 
     return call
 
@@ -97,7 +97,7 @@ def test_minutes_become_epochs_which_a_resumed_run_keeps(orca, run, bare, timed,
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "test", fails)
         assert orca("run", *words)[0] == 1
-    monkeypatch.setattr(expected_time, "measure", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr(expected_time, "time_steps", lambda *_: pytest.fail("timed again"))
     first = run(*words)
     assert first.result["expected_s"]["finetune"] > 0
     epochs = first.result["decided"]["train.epochs"]["value"]
@@ -173,5 +173,5 @@ def test_a_step_is_expected_to_take_as_long_as_its_samples(
     built.model.register_forward_hook(advance)
     clock = SimpleNamespace(perf_counter=lambda: seconds[0])
     monkeypatch.setattr(expected_time, "time", clock)
-    costs = expected_time.measure(built, engine(), LogReporter())
+    costs = expected_time.time_steps(built, engine(), LogReporter())
     assert costs.step == pytest.approx(16 * accumulation * cost)

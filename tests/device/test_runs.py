@@ -28,7 +28,7 @@ def device_of(run):
 
 def fail_at(patch, number):
     """Let optimizer step `number` of a run fail (timing steps not counted); a lower rate does not help."""
-    patch.setattr(expected_time, "measure", lambda *words: None)
+    patch.setattr(expected_time, "time_steps", lambda *words: None)
     calls, step = itertools.count(1), torch.optim.AdamW.step
 
     def broken(*words, **settings):

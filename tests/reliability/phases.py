@@ -97,7 +97,7 @@ def exhaust(argument: str) -> None:
         )
 
     # How many steps are timed before the run depends on the machine; the calls that count are the run's.
-    replace(("orca_cli.stages.expected_time", "measure"), lambda original: lambda *words: None)
+    replace(("orca_cli.stages.expected_time", "time_steps"), lambda original: lambda *words: None)
     before(_GPU[place], int(number), fail)
 
 

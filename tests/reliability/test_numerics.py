@@ -168,7 +168,7 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
         return update(*words, **more)
 
     monkeypatch.setattr(
-        "orca_cli.stages.expected_time.measure", lambda *words: None
+        "orca_cli.stages.expected_time.time_steps", lambda *words: None
     )  # its steps would be counted
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", counted_update)

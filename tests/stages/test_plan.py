@@ -10,7 +10,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.stages.member_training import is_better, members_of
-from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, decide, read_decisions
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, decide, read_decisions
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000
@@ -21,9 +21,23 @@ def task(n, validation=1000, drawn=False):
     return SimpleNamespace(train=range(n), validation=range(validation), validation_drawn=drawn)
 
 
-def plan_for(n=200, tokens=40, parameters=10 * MILLION, level="normal", is_started=False, **train):
-    config = Config(train=Train(**train), budget=level)
-    return decide(config, task(n), tokens, parameters=parameters, is_started=is_started)
+def plan_for(
+    n=200,
+    tokens=40,
+    parameters=10 * MILLION,
+    level="normal",
+    is_started=False,
+    recorded=None,
+    **train,
+):
+    return decide(
+        Config(train=Train(**train), budget=level),
+        task(n),
+        tokens,
+        parameters=parameters,
+        is_started=is_started,
+        recorded=recorded,
+    )
 
 
 def by_budget(plan):
@@ -34,118 +48,169 @@ def steps(plan, n):
     return plan.train.epochs * -(-n // (min(plan.train.batch_size, n) * plan.train.accumulation))
 
 
-def test_everything_that_is_open_is_decided_and_what_is_set_is_not():
+def test_open_settings_are_decided():
     composed = Config()
     plan = decide(composed, task(85), 25, parameters=10 * MILLION)
     assert by_budget(plan) == {f"train.{name}" for name in NAMES}
-    assert all(
-        getattr(plan.train, key.removeprefix("train.")) == one.value
-        for key, one in plan.decided.items()
-    )
+    for key, decision in plan.decided.items():
+        assert getattr(plan.train, key.removeprefix("train.")) == decision.value
     assert composed == Config()
-    for name in NAMES:
-        value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
-        plan = plan_for(**{name: value})
-        assert getattr(plan.train, name) == value
-        assert by_budget(plan) == {f"train.{other}" for other in NAMES if other != name}
 
 
-def test_a_resumed_run_takes_what_it_recorded_and_nothing_changes_what_is_set():
-    """Whatever the rules would say, such as those of a later version; what follows from a recorded number does."""
-    decisions = {"train.epochs": {"value": 50, "why": "once"}, "train.lr": {"value": 9, "why": ""}}
-    record = {"decided": decisions, "splits": {"train": {"n": 85}, "test": {"n": 9}}}
-    recorded = read_decisions(record, {"train": {"n": 85}})
-    assert (
-        read_decisions(record, {"train": {"n": 86}})
-        == read_decisions({}, {"train": {"n": 85}})
-        == {}
-    )
-    plan = decide(Config(train=Train(lr=0.5)), task(85), 25, parameters=MILLION, recorded=recorded)
-    assert (plan.train.epochs, plan.decided["train.epochs"].why, plan.train.warmup_epochs) == (
-        50,
-        "once",
-        5,
-    )
-    assert (plan.train.lr, "train.lr" in plan.decided) == (0.5, False)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_that_was_typed_stays(name):
+    value = {"members": 2, "epochs": 3, "batch_size": 5, "lr": 7.0}.get(name, 0.0)
+    plan = plan_for(**{name: value})
+    assert getattr(plan.train, name) == value
+    assert by_budget(plan) == {f"train.{other}" for other in NAMES if other != name}
 
 
-def test_small_sets_get_about_400_steps_and_large_ones_are_seen_whole():
-    for n in (7, 500):
-        quick, normal = (steps(plan_for(n, level=one), n) for one in ("quick", "normal"))
-        assert (quick, normal) == (pytest.approx(100, rel=0.1), pytest.approx(400, rel=0.04))
-    taken = [steps(plan_for(n), n) for n in (501, 1441, 5000, 5001, 50_000)]
-    assert taken == sorted(taken)
-    assert (plan_for(1441).train.epochs, plan_for(50_000_000).train.epochs) == (8, 1)
-    # Steps count, not epochs, where the batch is set.
-    assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
-    # A model that starts from what it knows takes a quarter of the steps and one member.
-    normal = plan_for(300, 64, MILLION, is_started=True)
-    assert (normal.train.members, steps(normal, 300)) == (1, pytest.approx(100, abs=10))
-
-
-def test_members_rate_and_warm_up_follow_from_the_budget_and_what_is_set():
-    assert [
-        plan_for(level=level).train.members for level in ("quick", "normal", "thorough", 5.0)
-    ] == [1, 2, 5, 1]
-    # A normal run has two where they cost little and its length is left open.
-    sizes = [
-        {},
-        {"n": 5000},
-        {"n": 5001},
-        {"tokens": 129},
-        {"parameters": 51 * MILLION},
-        {"epochs": 3},
-    ]
-    assert [plan_for(**size).train.members for size in sizes] == [2, 2, 1, 1, 1, 1]
-    for settings, length in (
-        ({"epochs": 30}, 3),
-        ({"epochs": 30, "decay_epochs": 10.0}, 1),
-        ({"epochs": 1}, 0.1),
-    ):
-        assert plan_for(**settings).train.warmup_epochs == pytest.approx(length)
-    assert plan_for(parameters=125 * MILLION).train.lr < plan_for().train.lr
+SPLITS = {"train": {"n": 85}}
+RECORD = {
+    "decided": {"train.epochs": {"value": 50, "why": "once"}, "train.lr": {"value": 9, "why": ""}},
+    "splits": {"train": {"n": 85}, "test": {"n": 9}},
+}
 
 
 @pytest.mark.parametrize(
-    ("data", "settings", "expected"),
+    ("record", "splits", "keys"),
     [
-        ((FEW, True), {}, ("last", None, True)),
-        ((MIDDLE, True), {}, ("best", "loss", False)),
-        ((MANY, True), {}, ("best", "error", False)),
-        ((MANY, False), {"refit": True}, ("last", None, True)),
-        # What was asked to be small, or is the test split, is not trained on.
-        ((FEW, True), {"train_fraction": 0.5}, ("last", None, False)),
-        ((FEW, True), {"validate_on": "test"}, ("last", None, False)),
+        (RECORD, SPLITS, {"train.epochs", "train.lr"}),
+        (RECORD, {"train": {"n": 86}}, set()),
+        ({}, SPLITS, set()),
     ],
 )
-def test_what_chooses_the_weights(data, settings, expected):
-    fraction = (
-        {"train_fraction": settings.pop("train_fraction")} if "train_fraction" in settings else {}
-    )
-    config = Config(task=fraction, train=Train(epochs=2, **settings))
+def test_decisions_are_read_where_the_data_are_the_same(record, splits, keys):
+    assert read_decisions(record, splits).keys() == keys
+
+
+def test_a_resumed_run_takes_the_decisions_that_it_recorded():
+    """Whatever the rules would say, such as those of a later version; what follows from a recorded number does."""
+    plan = plan_for(85, 25, MILLION, recorded=read_decisions(RECORD, SPLITS), lr=0.5)
+    assert plan.decided["train.epochs"] == Decision(value=50, why="once")
+    assert (plan.train.epochs, plan.train.warmup_epochs) == (50, 5)
+    # Nothing changes a setting that was typed.
+    assert plan.train.lr == 0.5
+    assert "train.lr" not in plan.decided
+
+
+def test_a_recorded_choice_decides_the_rules_below_it():
+    """What is trained on, and so how long, follows from what chooses the weights."""
+    config = Config()
+    data = task(400, validation=MANY, drawn=True)
+    recorded = {"train.select": Decision(value="last", why="once")}
+    plan = decide(config, data, 25, parameters=MILLION, recorded=recorded)
+    assert (plan.train.select, plan.train.select_by, plan.train.refit) == ("last", "auto", True)
+    assert plan.decided["train.epochs"].why.startswith("budget=normal: 700 samples of 25 tokens")
+    assert list(plan.decided)[:3] == ["train.select", "train.refit", "train.batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected", "tolerance"), [("quick", 100, 0.1), ("normal", 400, 0.04)]
+)
+@pytest.mark.parametrize("n", [7, 500])
+def test_small_sets_get_about_400_steps(n, level, expected, tolerance):
+    assert steps(plan_for(n, level=level), n) == pytest.approx(expected, rel=tolerance)
+
+
+def test_large_sets_are_seen_whole():
+    taken = [steps(plan_for(n), n) for n in (501, 1441, 5000, 5001, 50_000)]
+    assert taken == sorted(taken)
+    assert (plan_for(1441).train.epochs, plan_for(50_000_000).train.epochs) == (8, 1)
+
+
+def test_steps_count_where_the_batch_is_set():
+    assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
+
+
+def test_a_model_that_starts_with_features_takes_a_quarter_of_the_steps():
+    plan = plan_for(300, 64, MILLION, is_started=True)
+    assert (plan.train.members, steps(plan, 300)) == (1, pytest.approx(100, abs=10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "members"),
+    [
+        ({"level": "quick"}, 1),
+        ({"level": "normal"}, 2),
+        ({"level": "thorough"}, 5),
+        ({"level": "thorough", "folds": 3}, 1),  # each fold is a model already
+        ({"level": 5.0}, 1),
+        # A normal run has two where they cost little and its length is left open.
+        ({"n": 5000}, 2),
+        ({"n": 5001}, 1),
+        ({"tokens": 129}, 1),
+        ({"parameters": 51 * MILLION}, 1),
+        ({"epochs": 3}, 1),
+    ],
+)
+def test_members_follow_from_the_budget_and_their_cost(changes, members):
+    assert plan_for(**changes).train.members == members
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"epochs": 30}, 3),
+        ({"epochs": 30, "decay_epochs": 10.0}, 1),
+        ({"epochs": 1}, 0.1),
+    ],
+)
+def test_the_warm_up_is_a_tenth_of_the_epochs_before_the_rate_is_0(settings, length):
+    assert plan_for(**settings).train.warmup_epochs == pytest.approx(length)
+
+
+def test_a_large_model_learns_at_a_lower_rate():
+    assert plan_for(parameters=125 * MILLION).train.lr < plan_for().train.lr
+
+
+@pytest.mark.parametrize(("lr", "outer_rate"), [(None, 10.0), (1e-3, 1.0)])
+def test_a_rate_that_was_typed_is_that_of_all_parameters(lr, outer_rate):
+    assert plan_for(lr=lr).train.outer_rate == outer_rate
+
+
+@pytest.mark.parametrize(
+    ("validation", "drawn", "settings", "expected"),
+    [
+        (FEW, True, {}, ("last", None, True)),
+        (MIDDLE, True, {}, ("best", "loss", False)),
+        (MANY, True, {}, ("best", "error", False)),
+        (MANY, False, {"refit": True}, ("last", None, True)),
+        # What was asked to be small, or is the test split, is not trained on.
+        (FEW, True, {"train_fraction": 0.5}, ("last", None, False)),
+        (FEW, True, {"validate_on": "test"}, ("last", None, False)),
+    ],
+)
+def test_what_chooses_the_weights(validation, drawn, settings, expected):
+    typed = dict(settings)
+    fraction = {"train_fraction": typed.pop("train_fraction", None)}
+    config = Config(task=fraction, train=Train(epochs=2, **typed))
     checks.check_settings(config)
-    train = decide(config, task(30, *data), 25, parameters=MILLION).train
-    assert (
-        train.select,
-        train.select_by if train.select == "best" else None,
-        train.refit,
-    ) == expected
+    data = task(30, validation, drawn)
+    train = decide(config, data, 25, parameters=MILLION).train
+    rule = train.select_by if train.select == "best" else None
+    assert (train.select, rule, train.refit) == expected
 
 
-def test_a_refit_that_validates_on_the_test_split_is_refused_before_any_data_are_read():
+def test_a_refit_that_validates_on_the_test_split_is_refused():
     with pytest.raises(ConfigError, match="train.refit=true: leaves no samples to choose by"):
         checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
 
 
-def test_among_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_known():
-    for *earlier, value, better in (
-        (0.5, 0.6, False),
-        (0.5, 0.4, 0.4, True),
-        (0.5, None, False),
-        (None, 0.9, True),
-    ):
-        lines = [{"validation_error": one} for one in [*earlier, value]]
-        assert is_better(lines[-1], lines[:-1], "validation_error") is better, (earlier, value)
+@pytest.mark.parametrize(
+    ("earlier", "value", "better"),
+    [
+        ([0.5], 0.6, False),
+        ([0.5, 0.4], 0.4, True),
+        ([0.5], None, False),
+        ([None], 0.9, True),
+        ([None], None, True),
+    ],
+)
+def test_the_later_of_equal_epochs_is_better(earlier, value, better):
+    """An undefined one is never better than a known one."""
+    lines = [{"validation_error": error} for error in earlier]
+    assert is_better({"validation_error": value}, lines, "validation_error") is better
 
 
 def samples(n, start=0):
@@ -156,31 +221,41 @@ def samples(n, start=0):
 
 
 def members(seed=5, split_seed=0, **settings):
-    parts = {"train": samples(30), "validation": samples(9, 30), "validation_drawn": True}
-    data = SimpleNamespace(kind="classes", input_shape=(1, 4), **parts)
+    data = SimpleNamespace(
+        kind="classes",
+        input_shape=(1, 4),
+        train=samples(30),
+        validation=samples(9, 30),
+        validation_drawn=True,
+    )
     config = Config(task={"split_seed": split_seed}, seed=seed, train=Train(**settings))
     plan = decide(config, data, 4, parameters=MILLION)
-    return members_of(
-        SimpleNamespace(plan=plan, task=data, learned=plan.train.learned(data), summary={})
-    )
+    learned = plan.train.learned(data)
+    return members_of(SimpleNamespace(plan=plan, task=data, learned=learned, summary={}))
 
 
 def numbers(samples):
     return sorted(samples.batch(np.arange(len(samples))).x[:, 0, 0].int().tolist())
 
 
-def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
-    """Folds are drawn by the seed of the split, members by that of the run."""
+def held_out(members):
+    return [numbers(member.held_out) for member in members]
+
+
+def test_every_sample_is_held_out_by_exactly_one_fold():
     folds = members(folds=4)
-    assert sorted(number for member in folds for number in numbers(member.held_out)) == list(
-        range(39)
-    )
+    assert sorted(sum(held_out(folds), [])) == list(range(39))
     for member in folds:
         assert sorted(numbers(member.samples) + numbers(member.held_out)) == list(range(39))
         assert np.ptp(np.bincount(member.held_out.targets(), minlength=3)) <= 1
-    other, moved = (members(folds=4, **change) for change in ({"seed": 6}, {"split_seed": 1}))
-    assert [numbers(one.held_out) for one in folds] == [numbers(one.held_out) for one in other]
-    assert [numbers(one.held_out) for one in folds] != [numbers(one.held_out) for one in moved]
-    assert (
-        len({one.seed for one in (*folds, *other, *members(members=3, refit=False))}) == 4 + 4 + 3
-    )
+
+
+def test_folds_are_drawn_by_the_seed_of_the_split():
+    folds = held_out(members(folds=4))
+    assert folds == held_out(members(folds=4, seed=6))
+    assert folds != held_out(members(folds=4, split_seed=1))
+
+
+def test_members_and_folds_have_seeds_of_their_own():
+    drawn = [*members(folds=4), *members(folds=4, seed=6), *members(members=3, refit=False)]
+    assert len({member.seed for member in drawn}) == 4 + 4 + 3

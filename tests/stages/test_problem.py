@@ -4,6 +4,7 @@ And what that makes of `otdd`: 0 with gradient 0 where source and target are one
 """
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from orca_cli.interfaces import Distance, Features, Tokens
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
-from orca_cli.stages import problem
-from orca_cli.stages.problem import Labelled, Problem
+from orca_cli.stages import target_points
+from orca_cli.stages.problem import Labelled, Problem, form_of
 from scripts.bench_metric import Points, drawn_distance, problem_of
 from tests.checkpoints import save_tiny_swin
 from tests.training.toy import engine
@@ -67,27 +68,53 @@ def model(tmp_path_factory):
 LABELLED = Labelled(Watched(), LABELS)
 
 
-def epoch(model, samples, features="pooled", step=0, **more):
-    metric, settings = Count(), Align(max_samples=8, features=features, **more)
+def problem_between(source, split, metric, model=None, **settings):
+    """A problem of a source and a split, whose validation split is the same."""
+    return Problem(
+        model=model,
+        engine=engine(),
+        metric=metric,
+        source=source,
+        prepared={},
+        train=split,
+        heldout=split,
+        form=form_of(metric, Align(**settings)),
+        seed=0,
+    )
+
+
+class Epoch(NamedTuple):
+    """What a step of stage 2 has compared: points, weights of their distances, and the gradient."""
+
+    clouds: list[Features]
+    weights: list[float]
+    gradient: torch.Tensor
+
+
+def epoch(model, samples, features="pooled", step=0, **settings):
+    metric = Count()
     source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
     train = Labelled(samples, samples.targets())
-    compared = Problem(model, engine(), metric, source, {}, train, train, settings, seed=0)
+    problem = problem_between(
+        source, train, metric, model, max_samples=8, features=features, **settings
+    )
     model.zero_grad()
     weights = []
-    for some in compared.parts(train, step):
-        sum(weight * distance.value for weight, distance in some).backward()
-        weights += [weight for weight, _ in some]
-    return metric.targets, weights, model.embedder.convolution.weight.grad.clone()
+    for batch in problem.distances(train, step):
+        sum(weight * distance.value for weight, distance in batch).backward()
+        weights += [weight for weight, _ in batch]
+    gradient = model.embedder.convolution.weight.grad.clone()
+    return Epoch(clouds=metric.targets, weights=weights, gradient=gradient)
 
 
-def same(one, other):
-    for a, b in zip(one[0], other[0], strict=True):
-        torch.testing.assert_close(a.x, b.x)
-    torch.testing.assert_close(one[2], other[2])
-    assert one[2].abs().max() > 0
+def assert_same(expected, actual):
+    for expected_cloud, cloud in zip(expected.clouds, actual.clouds, strict=True):
+        torch.testing.assert_close(expected_cloud.x, cloud.x)
+    torch.testing.assert_close(expected.gradient, actual.gradient)
+    assert expected.gradient.abs().max() > 0
 
 
-def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model):
+def test_only_the_drawn_samples_of_a_class_are_read(model):
     samples = Watched()
     clouds, weights, _ = epoch(model, samples)
     assert sorted(len(points.x) for points in clouds) == [3, 8, 8]
@@ -98,24 +125,21 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert samples.batches[0] != samples.batches[1]  # other samples in another epoch
 
 
-def test_only_drawn_tokens_are_computed_and_a_few_large_samples_at_a_time_with_the_same_gradient(
-    model, monkeypatch
-):
+def test_only_drawn_tokens_are_computed_with_the_same_gradient(model, monkeypatch):
     """The points and the gradient are those of embedding whole samples at once and choosing from their tokens."""
-    tokens_at, computed = type(model.embedder).tokens_at, []
+    layer = type(model.embedder)
+    tokens_at, computed = layer.tokens_at, []
     monkeypatch.setattr(
-        type(model.embedder),
-        "tokens_at",
-        lambda *words: computed.append(len(words[3])) or tokens_at(*words),
+        layer, "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
     )
     at_once, pieces = Watched(), Watched()
     chosen = epoch(model, at_once, "tokens")
-    assert sum(computed) == sum(len(points.x) for points in chosen[0]) == 24
-    monkeypatch.setattr(problem, "EMBEDDED_VALUES", 2 * SIZE + 1)
-    same(chosen, epoch(model, pieces, "tokens"))
+    assert sum(computed) == sum(len(points.x) for points in chosen.clouds) == 24
+    monkeypatch.setattr(target_points, "EMBEDDED_VALUES", 2 * SIZE + 1)
+    assert_same(chosen, epoch(model, pieces, "tokens"))
     assert (max(map(len, at_once.batches)), max(map(len, pieces.batches))) == (19, 2)
-    monkeypatch.delattr(type(model.embedder), "tokens_at")
-    same(chosen, epoch(model, Watched(), "tokens"))
+    monkeypatch.delattr(layer, "tokens_at")
+    assert_same(chosen, epoch(model, Watched(), "tokens"))
 
 
 def test_classes_have_their_shares_inside_a_problem(model):
@@ -139,10 +163,9 @@ def test_classes_have_their_shares_inside_a_problem(model):
         ({"all_classes": True}, 2, 2),
     ],
 )
-def test_a_metric_gets_one_class_or_all_unless_a_number_is_given(traits, limit, count):
-    settings = Align(classes_per_problem=limit)
-    compared = Problem(None, None, Count(**traits), None, {}, LABELLED, LABELLED, settings, 0)
-    assert len(compared.groups(LABELLED)) == count
+def test_a_metric_gets_one_class_or_all_by_default(traits, limit, count):
+    problem = problem_between(None, LABELLED, Count(**traits), classes_per_problem=limit)
+    assert len(problem.groups(LABELLED)) == count
 
 
 def numbered(labels):
@@ -165,9 +188,9 @@ SAMPLES = {"sample_size": 4, "sample_classes": 2, "all_classes": True}
 def test_a_metric_of_samples_gets_disjoint_ones_drawn_anew(features):
     points = [numbered([0, 1] * 25), numbered([2] * 24 + [0] * 12 + [1] * 6)]
     metric = Count(**SAMPLES)
-    compared = of_points(*points, metric, features=features, max_samples=13)
+    problem = of_points(*points, metric, features=features, max_samples=13)
     for step in range(20):
-        compared.backward(step)
+        problem.backward(step)
     for side, drawn in zip(points, (metric.sources, metric.targets), strict=True):
         rows = torch.stack([samples.x for samples in drawn]).long()
         assert rows.shape == (20, 3, 4, 1)
@@ -202,7 +225,7 @@ def test_sides_of_few_points_have_two_samples_or_one(source, target, shape):
         assert target.x.grad.isfinite().all()
 
 
-def test_sequences_that_are_too_short_are_left_out_and_samples_cut_alike():
+def test_sequences_that_are_too_short_are_left_out():
     points = numbered([0, 0, 1, 1] * 10)  # of every class each second sample is too short
 
     def embed(x, valid):
@@ -211,12 +234,12 @@ def test_sequences_that_are_too_short_are_left_out_and_samples_cut_alike():
         return Tokens(x.expand(-1, 1, 2).mT, mask, (2,))
 
     metric = Count(**SAMPLES | {"sample_size": 16})
-    compared = of_points(points, points, metric, features="sequence")
-    compared.model.embed = embed
-    compared.model.embedder.layout.tokens = 2
+    problem = of_points(points, points, metric, features="sequence")
+    problem.model.embed = embed
+    problem.model.embedder.layout.tokens = 2
     sizes = set()
     for step in range(5):
-        compared.backward(step)
+        problem.backward(step)
         numbers = metric.targets[-1].x[:, :, 0].long()
         assert metric.sources[-1].x.shape[:2] == numbers.shape
         assert len(numbers.unique()) == numbers.numel()
@@ -244,43 +267,42 @@ EQUAL = {
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_otdd_is_0_with_gradient_0_where_both_sides_are_one_distribution(name):
+def test_otdd_of_one_distribution_is_0_with_gradient_0(name):
     sizes, draws, tolerance = EQUAL[name]
     value, *slopes, _ = mean_of_draws(sizes, sizes, draws)
     assert value == pytest.approx(0, abs=tolerance)
     assert slopes == pytest.approx([0] * len(sizes), abs=0.1)
 
 
-def test_otdd_is_0_where_one_side_has_more_points_of_the_same_distribution():
+def test_otdd_is_0_where_one_side_has_more_points():
     value, *slopes, _ = mean_of_draws((1024, 240), (128, 30), 40)
     assert value == pytest.approx(0, abs=0.2)
     assert slopes == pytest.approx([0, 0], abs=0.1)
 
 
-def test_otdd_sees_a_translation_and_a_class_that_one_side_has():
+def test_otdd_sees_a_translation():
     value, *_, slope = mean_of_draws((128, 30), (128, 30), 40, shift=1)
     assert (value, slope) == (pytest.approx(1, abs=0.2), pytest.approx(2, abs=0.2))
-    for source, target in ([(128, 30), (128,)], [(128,), (128, 30)]):
-        value, *slopes, _ = mean_of_draws(source, target, 20)
-        assert value > 2
-        assert max(slopes) > 1  # the target's class is drawn to where the source is
+
+
+@pytest.mark.parametrize(("source", "target"), [((128, 30), (128,)), ((128,), (128, 30))])
+def test_otdd_sees_a_class_that_one_side_has(source, target):
+    value, *slopes, _ = mean_of_draws(source, target, 20)
+    assert value > 2
+    assert max(slopes) > 1  # the target's class is drawn to where the source is
 
 
 def test_a_default_draw_of_otdd_has_256_points_of_all_classes():
     split = Labelled(Watched(), np.arange(len(LABELS)) % 10)
-    compared = Problem(
-        model=None,
-        engine=None,
-        metric=OTDD(),
-        source=None,
-        prepared={},
-        train=split,
-        heldout=split,
-        settings=Align(),
-        seed=0,
-    )
-    assert [len(group) for group in compared.groups(split)] == [10]
-    assert compared.size == 256
+    problem = problem_between(None, split, OTDD())
+    assert [len(group) for group in problem.groups(split)] == [10]
+    assert problem.form.points == 256
+
+
+@pytest.mark.parametrize(("classes", "points"), [(None, 128), (1, 128), (2, 256), (0, 256)])
+def test_a_problem_of_several_classes_has_more_points(classes, points):
+    assert form_of(Count(), Align(classes_per_problem=classes)).points == points
+    assert form_of(Count(), Align(classes_per_problem=classes, max_samples=7)).points == 7
 
 
 @pytest.mark.parametrize(("labels", "classes"), [(True, 8), (False, 0)])
@@ -305,6 +327,6 @@ def test_of_large_samples_few_are_read(numbers, count):
     samples = Watched()
     train = Labelled(samples, np.zeros(len(samples)))
     source = Features(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 1)
-    compared = Problem(Large(numbers), engine(), Count(), source, {}, train, train, Align(), seed=0)
-    assert len(list(compared.parts(train, 0))) == 1
+    problem = problem_between(source, train, Count(), Large(numbers))
+    assert len(list(problem.distances(train, 0))) == 1
     assert len(samples.read) == len(set(samples.read)) == count

@@ -22,7 +22,7 @@ def same_partition(a, b):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_clusters_of_training_targets_are_found_and_given_to_validation(monkeypatch, whole):
+def test_validation_gets_the_clusters_of_training_targets(monkeypatch, whole):
     if not whole:
         monkeypatch.setattr(pseudo_labels, "WHOLE_VALUES", 100)
         monkeypatch.setattr(pseudo_labels, "BATCH_VALUES", 400)
@@ -44,11 +44,17 @@ def test_one_number_a_sample_is_binned_by_quantiles_of_training():
         np.diff(classes[0][np.argsort(train[:, 0])]) >= 0
     )  # bins are in the order of the numbers
     assert classes[1].tolist() == [0, 4, 2]
-    for most in (0.0, 7.0):  # most numbers equal: no bin is empty
-        equal = np.concatenate([np.full(80, most), np.arange(20)])[:, None].astype(np.float32)
-        bins, _ = class_labels("values", equal, equal, num_clusters=10, seed=0)
-        assert (np.bincount(bins) > 0).all()
-        assert len(set(bins)) > 1
+
+
+@pytest.mark.parametrize("number", [0.0, 7.0, 19.0])
+def test_no_bin_is_empty_where_most_numbers_are_equal(number):
+    numbers = np.concatenate([np.full(80, number), np.arange(20)])
+    equal = numbers[:, None].astype(np.float32)
+    larger = np.array([[1e9]], np.float32)
+    bins, larger_bins = class_labels("values", equal, larger, num_clusters=10, seed=0)
+    assert (np.bincount(bins) > 0).all()
+    assert len(set(bins)) > 1
+    assert larger_bins[0] == bins.max()
 
 
 def test_classes_are_their_own_labels():
@@ -75,7 +81,7 @@ def targets(form, content, region, rng):
 
 
 @pytest.mark.parametrize("form", ["unknown numbers", "unknown classes", "a number of large values"])
-def test_neither_what_is_unknown_nor_a_large_unit_decides_the_clusters(form):
+def test_neither_gaps_nor_a_large_unit_decide_the_clusters(form):
     rng = np.random.default_rng(1)
     content, region = rng.integers(0, 2, (2, 200))
     kind, y = targets(form, content, region, rng)

@@ -100,20 +100,22 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name):
         assert factor == pytest.approx(1, abs=1e-3)
 
 
-def test_samples_without_a_target_do_not_count_and_too_few_change_nothing(bodies):
-    body, y, known = bodies["bert"], torch.arange(40) % 3, np.arange(1, 40, 2)
-    unknown = torch.where(torch.arange(40) % 2 == 0, -100, y)
-    some, alone = (
-        started(body, targets, "classes", Patch(), rows=rows)
-        for targets, rows in ((unknown, None), (y, known))
-    )
-    assert some[2]
-    torch.testing.assert_close(some[0].predictor.state_dict(), alone[0].predictor.state_dict())
-    few, _, is_started = started(body, torch.tensor([0, 1, 2, -100]), "classes", Patch())
+def test_samples_without_a_target_do_not_count(bodies):
+    y = torch.arange(40) % 3
+    with_gaps = torch.where(torch.arange(40) % 2 == 0, -100, y)
+    model, _, is_started = started(bodies["bert"], with_gaps, "classes", Patch())
+    assert is_started
+    known = np.arange(1, 40, 2)
+    without_gaps, *_ = started(bodies["bert"], y, "classes", Patch(), rows=known)
+    torch.testing.assert_close(model.predictor.state_dict(), without_gaps.predictor.state_dict())
+
+
+def test_too_few_known_targets_change_nothing(bodies):
+    few = torch.tensor([0, 1, 2, -100])
+    model, _, is_started = started(bodies["bert"], few, "classes", Patch())
     assert not is_started
-    assert torch.equal(
-        few.predictor.linear.weight, build(body, input_shape=(3, 12)).predictor.linear.weight
-    )
+    untouched = build(bodies["bert"], input_shape=(3, 12))
+    assert torch.equal(model.predictor.linear.weight, untouched.predictor.linear.weight)
 
 
 def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):

@@ -27,49 +27,65 @@ class Counting(SimpleNamespace):
         return Tokens(numbers.view(-1, 1, 1).expand(-1, 4, 2).clone(), mask, (4,))
 
 
-EXAMPLES = Examples([str(i) for i in range(90)], np.arange(90) % 5, list("abcde"))
-SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
+EXAMPLES = Examples(
+    inputs=[str(i) for i in range(90)], labels=np.arange(90) % 5, class_names=list("abcde")
+)
+SOURCE = SourceData(modality="text", digest="digest", read=lambda: EXAMPLES)
 
 
-def embedded(folder, source=SOURCE, device=CPU, body=None, whole=True, **changes):
-    request = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
+def embedded(folder, source=SOURCE, device=CPU, body=None, all_examples=True, **changes):
+    wanted = {"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes
     return source_features(
-        Counting(**(body or {})), source, request, device, folder, LogReporter(), whole
+        Counting(**(body or {})),
+        source,
+        Wanted(**wanted),
+        device=device,
+        cache_folder=folder,
+        reporter=LogReporter(),
+        all_examples=all_examples,
     )
 
 
-def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
+def test_every_token_but_padding_is_a_point_with_its_label(tmp_path):
     source = embedded(tmp_path)
     assert len(source.cloud.x) == sum(i % 3 + 1 for i in range(90))
     assert torch.equal(source.cloud.x[:, 0].long() % 5, source.cloud.labels)
     values = np.repeat(np.arange(90.0), np.arange(90) % 3 + 1)
-    assert source.spread["variance_within"] == pytest.approx(
-        0, abs=1e-9
-    )  # all tokens of an example are alike
+    # All tokens of an example are alike.
+    assert source.spread["variance_within"] == pytest.approx(0, abs=1e-9)
     assert source.spread["variance_between"] == pytest.approx(2 * values.var())
+
+
+def test_a_sequence_is_a_point_where_it_is_long_enough(tmp_path):
     cloud = embedded(tmp_path, features="sequence").cloud
     assert cloud.x.shape == (60, 4)  # two thirds of the examples have two tokens or more
+
+
+def test_sequences_that_are_all_too_short_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"align\.features"):
         embedded(tmp_path, features="sequence", length=4)
 
 
-def test_a_draw_is_seeded_of_the_size_asked_for_and_without_replacement(tmp_path):
-    source = embedded(tmp_path, points=50)
-    other, whole = (embedded(tmp_path, **one) for one in ({"points": 50, "seed": 1}, {}))
-    assert len(source.cloud.x) == 50
-    assert torch.equal(source.cloud.x, embedded(tmp_path / "anew", points=50).cloud.x)
-    assert not torch.equal(source.cloud.x, other.cloud.x)
-    assert source.key != other.key
-    some, every = (
-        cloud.x[:, 0].long().bincount(minlength=90) for cloud in (source.cloud, whole.cloud)
+def test_a_draw_is_seeded_and_without_replacement(tmp_path):
+    drawn = embedded(tmp_path, points=50)
+    assert len(drawn.cloud.x) == 50
+    assert torch.equal(drawn.cloud.x, embedded(tmp_path / "anew", points=50).cloud.x)
+    other = embedded(tmp_path, points=50, seed=1)
+    assert not torch.equal(drawn.cloud.x, other.cloud.x)
+    assert drawn.key != other.key
+    counts, all_counts = (
+        cloud.x[:, 0].long().bincount(minlength=90)
+        for cloud in (drawn.cloud, embedded(tmp_path).cloud)
     )
-    assert (some <= every).all()
+    assert (counts <= all_counts).all()
 
 
-def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, monkeypatch):
+def test_features_are_computed_once_for_a_body_and_a_device(tmp_path, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     key = embedded(tmp_path).key
-    unread = SourceData("text", "digest", lambda: pytest.fail("the examples were read"))
+    unread = SourceData(
+        modality="text", digest="digest", read=lambda: pytest.fail("the examples were read")
+    )
     embedded(tmp_path, unread)
     assert Counting.calls == 2
     (file,) = tmp_path.rglob("tensors.safetensors")
@@ -88,64 +104,67 @@ def test_computed_once_for_a_body_and_a_device_and_again_when_damaged(tmp_path, 
     assert (len(others - {key}), Counting.calls) == (2, 10)
 
 
-def test_a_dry_run_takes_as_many_points_from_few_examples_and_leaves_those_of_the_whole_alone(
-    tmp_path, monkeypatch
-):
+def test_a_dry_run_takes_its_points_from_few_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     monkeypatch.setattr("orca_cli.stages.source_features._BATCH", 3)
-    some = embedded(tmp_path, whole=False, points=10)
-    assert (len(some.cloud.x), Counting.calls <= 4) == (10, True)  # of 30 batches
-    assert torch.equal(some.cloud.x[:, 0].long() % 5, some.cloud.labels)
-    whole = embedded(tmp_path, points=10)
-    assert (whole.key != some.key, Counting.calls >= 30) == (True, True)
-    assert torch.equal(whole.cloud.x, embedded(tmp_path / "anew", points=10).cloud.x)
+    dry = embedded(tmp_path, all_examples=False, points=10)
+    assert len(dry.cloud.x) == 10
+    assert Counting.calls <= 4  # of 30 batches
+    assert torch.equal(dry.cloud.x[:, 0].long() % 5, dry.cloud.labels)
+    # What a run finds afterwards is not that of the dry run.
+    run = embedded(tmp_path, points=10)
+    assert run.key != dry.key
+    assert Counting.calls >= 30
+    assert torch.equal(run.cloud.x, embedded(tmp_path / "anew", points=10).cloud.x)
 
 
-def test_controls_have_a_gaussian_in_the_place_of_the_points_or_clusters_or_shuffled_labels(
-    tmp_path,
-):
+@pytest.mark.parametrize("moment", [torch.mean, torch.std])
+def test_the_gaussian_control_has_the_moments_of_the_points(tmp_path, moment):
     source, gaussian = embedded(tmp_path), embedded(tmp_path, cloud="gaussian")
     assert gaussian.key != source.key
     points, noise = source.cloud.x, gaussian.cloud.x
     assert not torch.isin(noise, points).any()
-    for moment in (torch.mean, torch.std):
-        torch.testing.assert_close(moment(noise, 0), moment(points, 0), rtol=0.2, atol=0)
-    cloud, clusters, shuffled = (
-        embedded(tmp_path, labels=one).cloud for one in ("given", "clusters", "shuffled")
-    )
+    torch.testing.assert_close(moment(noise, 0), moment(points, 0), rtol=0.2, atol=0)
+
+
+def test_the_control_of_clusters_labels_neighbours_alike(tmp_path):
+    clusters = embedded(tmp_path, labels="clusters").cloud
     order = torch.argsort(clusters.x[:, 0], stable=True)
-    assert (
-        len(torch.unique_consecutive(clusters.labels[order])) == 5
-    )  # intervals of the line on which the points lie
+    # They are intervals of the line that the points are on.
+    assert len(torch.unique_consecutive(clusters.labels[order])) == 5
+
+
+def test_the_control_of_shuffled_labels_has_as_many_of_each(tmp_path):
+    cloud, shuffled = embedded(tmp_path).cloud, embedded(tmp_path, labels="shuffled").cloud
     assert torch.equal(shuffled.labels.bincount(), cloud.labels.bincount())
     assert not torch.equal(shuffled.labels, cloud.labels)
 
 
+TOKENS = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def spread(x, mask=None):
+    if mask is None:
+        mask = torch.ones_like(x[..., 0], dtype=torch.bool)
+    return collapse(Tokens(x, mask, (5,)))
+
+
 def test_collapse_has_the_share_of_variance_between_tokens():
-    x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
-    alike, centred = x[:, :1].expand(6, 5, 4), x - x.mean(1, keepdim=True)
+    alike = TOKENS[:, :1].expand(6, 5, 4)
+    centred = TOKENS - TOKENS.mean(1, keepdim=True)
+    assert spread(alike)["token_variance"] == pytest.approx(0, abs=1e-12)
+    assert spread(centred)["token_variance"] == pytest.approx(1)
+
+
+def test_variances_within_and_between_add_up_to_the_whole():
+    measured = spread(TOKENS)
+    total = TOKENS.flatten(0, 1).var(0, correction=0).sum().item()
+    assert measured["variance_within"] + measured["variance_between"] == pytest.approx(
+        total, rel=1e-5
+    )
+
+
+def test_padding_has_no_part_in_the_collapse():
     mask = torch.arange(5).expand(6, 5) < 3
-    padded = torch.where(mask.unsqueeze(-1), x, 1e6)
-    none, every, known, first, before = (
-        collapse(
-            Tokens(
-                value,
-                torch.ones_like(value[..., 0], dtype=torch.bool) if seen is None else seen,
-                (5,),
-            )
-        )
-        for value, seen in (
-            (alike, None),
-            (centred, None),
-            (padded, mask),
-            (x[:, :3], None),
-            (x, None),
-        )
-    )
-    assert (none["token_variance"], every["token_variance"]) == (
-        pytest.approx(0, abs=1e-12),
-        pytest.approx(1),
-    )
-    assert known == pytest.approx(first)
-    total = x.flatten(0, 1).var(0, correction=0).sum().item()
-    assert before["variance_within"] + before["variance_between"] == pytest.approx(total, rel=1e-5)
+    padded = torch.where(mask.unsqueeze(-1), TOKENS, 1e6)
+    assert spread(padded, mask) == pytest.approx(spread(TOKENS[:, :3]))

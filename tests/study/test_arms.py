@@ -8,7 +8,7 @@ import pytest
 from orca_cli.config import compose
 from orca_cli.stages import optimizer_steps
 from orca_cli.stages.build import build
-from orca_cli.stages.problem import compare
+from orca_cli.stages.problem import make_problem
 from orca_cli.stages.pseudo_labels import shuffled
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine, choose_device
@@ -98,7 +98,7 @@ def test_shuffled_labels_are_those_of_each_split_in_another_order_and_reach_the_
             built = build(
                 session.compose([*words, f"align.target_labels={kind}"]).config, LogReporter()
             )
-        problem, _ = compare(built, Engine(choose_device("cpu"), "fp32"), LogReporter())
+        problem, _ = make_problem(built, Engine(choose_device("cpu"), "fp32"), LogReporter())
         members = problem.train.members
         assert {c: len(rows) for c, rows in members.items()} == dict.fromkeys(range(10), 4)
         targets = built.task.train.targets()  # stage 3 has the task's own

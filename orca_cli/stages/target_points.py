@@ -1,0 +1,141 @@
+"""The target side of stage 2: points of a split, embedded a few samples at a time."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli.interfaces import Batch, Samples, Tokens
+from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.source_features import select_points
+from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
+
+EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
+
+
+class Draw(NamedTuple):
+    """Which points of some samples to take.
+
+    Args:
+        indices: the samples to read, ascending.
+        choose: is given the index of the sample that each point belongs to, [p], and returns the
+            rows of points to take, each once, in an array of any shape.
+    """
+
+    indices: np.ndarray
+    choose: Callable[[np.ndarray], np.ndarray]
+
+
+# Points [*, d], in the shape that `Draw.choose` gives, and the sample of each, [*].
+DrawnPoints = tuple[Tensor, np.ndarray]
+
+
+def embed_points(
+    model: TransferModel, engine: Engine, samples: Samples, draws: Sequence[Draw], features: str
+) -> list[DrawnPoints]:
+    """Return the points of each draw.
+
+    Of tokens, only those that are drawn are embedded where the embedder can do that (its
+    `tokens_at`).
+
+    Args:
+        model, engine: what embeds the samples.
+        samples: of which the draws are.
+        draws: which points to take.
+        features: as in `Align.features`; d is T * D of "sequence", else D.
+    """
+    indices = np.concatenate([draw.indices for draw in draws])
+    if features == "tokens" and getattr(model.embedder, "tokens_at", None) is not None:
+        read = list(_batches(model, engine, samples, indices))
+        return _embed_drawn(model, read, draws, indices)
+    tokens = embed(model, engine, samples, indices)
+    points, owners_of_points = select_points(tokens, features, model.embedder.layout.tokens)
+    owners = owners_of_points.cpu().numpy()
+    drawn = []
+    for rows in _chosen(draws, owners):
+        x = points[torch.from_numpy(rows).to(points.device)]
+        drawn.append((x, indices[owners[rows]]))
+    return drawn
+
+
+def _embed_drawn(
+    model: TransferModel, read: Sequence[Batch], draws: Sequence[Draw], indices: np.ndarray
+) -> list[DrawnPoints]:
+    """Return the tokens of each draw without embedding any other.
+
+    Args:
+        model: its embedder has `tokens_at`.
+        read: batches of the samples of all draws, in their order.
+        draws: which tokens to take.
+        indices: of the samples of all draws.
+    """
+    masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
+    # Of every token that is not padding: its sample's position in `indices`, and its own in that.
+    owners, places = torch.cat(masks).cpu().numpy().nonzero()
+    rows_of_draws = _chosen(draws, owners)
+    rows = np.sort(np.concatenate(rows_of_draws, axis=None))
+    pieces = []
+    start = 0
+    for batch in read:
+        end = start + len(batch.x)
+        batch_rows = rows[(owners[rows] >= start) & (owners[rows] < end)]
+        batch_owners = torch.from_numpy(owners[batch_rows] - start).to(batch.x.device)
+        batch_places = torch.from_numpy(places[batch_rows]).to(batch.x.device)
+        pieces.append(model.embedder.tokens_at(batch.x, batch.valid, batch_owners, batch_places))
+        start = end
+    points = torch.cat(pieces)
+    drawn = []
+    for draw_rows in rows_of_draws:
+        order = torch.from_numpy(np.searchsorted(rows, draw_rows)).to(points.device)
+        drawn.append((points[order], indices[owners[draw_rows]]))
+    return drawn
+
+
+def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of the points that each draw takes.
+
+    Args:
+        draws: which points to take.
+        owners: of every point, the position of its sample in all draws' indices, ascending.
+    """
+    rows_of_draws = []
+    first_sample = 0
+    for draw in draws:
+        end_sample = first_sample + len(draw.indices)
+        start, end = np.searchsorted(owners, [first_sample, end_sample])
+        samples = draw.indices[owners[start:end] - first_sample]
+        rows_of_draws.append(start + draw.choose(samples))
+        first_sample = end_sample
+    return rows_of_draws
+
+
+def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
+    """Return the embedder's tokens of some samples.
+
+    Large samples are read a few at a time: of their inputs the gradient needs no more than the
+    body's canvas.
+    """
+    pieces = [
+        model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
+    ]
+    x = torch.cat([piece.x for piece in pieces])
+    mask = torch.cat([piece.mask for piece in pieces])
+    return replace(pieces[0], x=x, mask=mask)
+
+
+def samples_at_once(model: TransferModel) -> int:
+    """Return how many samples are read at once, as `EMBEDDED_VALUES` allows."""
+    return max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
+
+
+def _batches(
+    model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray
+) -> Iterator[Batch]:
+    """Yield the samples on the run's device."""
+    for rows in batches(indices, samples_at_once(model)):
+        yield engine.move(samples.batch(rows))

@@ -12,21 +12,6 @@ from orca_cli.terminal import counted
 # Fields of tables that say that an entry is missing, in lower case.
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 _SHOWN = 10  # names in a note
-# Whether settings break it, the setting to name, what is wrong with it, what to do.
-Rule = tuple[bool, str, str, str]
-
-
-def check_rules(*rules: Rule) -> None:
-    """Raise ConfigError for the first broken rule of settings that exclude or need each other."""
-    for is_broken, setting, what, hint in rules:
-        if is_broken:
-            raise ConfigError(what, where=f"task.{setting}", hint=hint)
-
-
-def files_rule(origin: str, path: str | None) -> Rule:
-    """Return the rule that a folder of files is given only where data come from files."""
-    is_broken = path is not None and origin != "files"
-    return is_broken, "path", "is for task.origin=files", f"with task.origin={origin} leave it out"
 
 
 def file_path(file: str, data_folder: Path) -> Path:
@@ -77,12 +62,6 @@ def check_columns(
         if not hint.startswith("did you mean"):
             hint = f"columns: {listed(columns)}"
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
-
-
-def refuse_if(is_wrong: object, what: str, where: str, hint: str = "") -> None:
-    """Raise DataError if something is wrong with data."""
-    if is_wrong:
-        raise DataError(what, where=where, hint=hint)
 
 
 def check_names(names: Sequence[str], where: str) -> None:

@@ -91,7 +91,7 @@ def form_of(metric: Metric, settings: Align) -> ProblemForm:
     """Return what problems hold by the settings or, where they say nothing, by the metric."""
     classes = settings.classes_per_problem
     if classes is None:
-        classes = 0 if getattr(metric, "all_classes", False) else 1
+        classes = 0 if metric.all_classes else 1
     points = settings.max_samples
     if points is None:
         points = _POINTS_OF_A_CLASS if classes == 1 else _POINTS_OF_CLASSES
@@ -191,7 +191,7 @@ class Problem:
         Raises:
             NonFiniteError: the sum is NaN or infinite.
         """
-        terms = []
+        terms: list[float] = []
         for batch in self.distances(split, "fixed"):
             terms.extend(weight * float(distance.value) for weight, distance in batch)
         value = sum(terms)
@@ -265,8 +265,8 @@ class Problem:
         is_token = self.form.features == "tokens"
         points_of_sample = self.model.embedder.layout.tokens if is_token else 1
         sizes = {label: len(split.members[label]) * points_of_sample for label in group}
-        sample_size = getattr(self.metric, "sample_size", 0)
-        most_classes = getattr(self.metric, "sample_classes", 0)
+        sample_size = self.metric.sample_size
+        most_classes = self.metric.sample_classes
         source = None
         samples = 1
         limit = self.form.points

@@ -12,7 +12,7 @@ import torch
 
 from orca_cli.config.schema import Align
 from orca_cli.data.samples import ArraySamples
-from orca_cli.interfaces import Distance, Features, Tokens
+from orca_cli.interfaces import Distance, Features, Metric, Tokens
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
@@ -43,12 +43,12 @@ class Watched(ArraySamples):
         return [index for indices in self.batches for index in indices]
 
 
-class Count:
+class Count(Metric):
     """A metric that keeps its sources and targets."""
 
-    def __init__(self, **traits):
-        self.sources, self.targets = [], []
-        vars(self).update(traits)
+    def __init__(self):
+        self.sources = []
+        self.targets = []
 
     def prepare(self, source):
         return {}
@@ -57,6 +57,10 @@ class Count:
         self.sources.append(source)
         self.targets.append(target)
         return Distance(target.x.square().mean())
+
+
+def counting(**traits):
+    return type("Count", (Count,), traits)()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +168,7 @@ def test_classes_have_their_shares_inside_a_problem(model):
     ],
 )
 def test_a_metric_gets_one_class_or_all_by_default(traits, limit, count):
-    problem = problem_between(None, LABELLED, Count(**traits), classes_per_problem=limit)
+    problem = problem_between(None, LABELLED, counting(**traits), classes_per_problem=limit)
     assert len(problem.groups(LABELLED)) == count
 
 
@@ -187,7 +191,7 @@ SAMPLES = {"sample_size": 4, "sample_classes": 2, "all_classes": True}
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_a_metric_of_samples_gets_disjoint_ones_drawn_anew(features):
     points = [numbered([0, 1] * 25), numbered([2] * 24 + [0] * 12 + [1] * 6)]
-    metric = Count(**SAMPLES)
+    metric = counting(**SAMPLES)
     problem = of_points(*points, metric, features=features, max_samples=13)
     for step in range(20):
         problem.backward(step)
@@ -215,7 +219,7 @@ def test_a_metric_of_samples_gets_disjoint_ones_drawn_anew(features):
 )
 def test_sides_of_few_points_have_two_samples_or_one(source, target, shape):
     source, target = numbered(source), numbered(target)
-    metric = Count(sample_size=8, all_classes=True)
+    metric = counting(sample_size=8, all_classes=True)
     of_points(source, target, metric).backward(0)
     for drawn in (metric.sources[0], metric.targets[0]):
         assert drawn.x.shape == (*shape, 1)
@@ -233,7 +237,7 @@ def test_sequences_that_are_too_short_are_left_out():
         mask[:, 1] = x[:, 0, 0] % 2 == 0
         return Tokens(x.expand(-1, 1, 2).mT, mask, (2,))
 
-    metric = Count(**SAMPLES | {"sample_size": 16})
+    metric = counting(**SAMPLES | {"sample_size": 16})
     problem = of_points(points, points, metric, features="sequence")
     problem.model.embed = embed
     problem.model.embedder.layout.tokens = 2

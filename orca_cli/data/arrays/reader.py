@@ -42,30 +42,70 @@ _LEAST_SIDE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySettings:
-    """The settings of conf/task/arrays.yaml, which explains them."""
+    """The settings of task=arrays; see `load`."""
 
-    kind: Kind
-    train: str
-    labels: str | None = None
-    validation: str | None = None
-    validation_labels: str | None = None
-    test: str | None = None
-    test_labels: str | None = None
-    x: str = "x"
-    y: str = "y"
-    split_seed: Seed = 0
-    validation_fraction: Fraction = 0.15
-    test_fraction: Fraction = 0.15
-    normalize: bool = True
-    num_classes: Annotated[int, Ge(2)] | None = None
-    channels_last: bool | None = None
-    missing_targets: bool = False
-    lengths: str | None = None
-    padding: Literal["nan", "none"] | None = None
-    length: Count | None = None
-    group: str | None = None
-    gaps: How = "mean"
-    gap_indicator: bool = False
+    kind: Annotated[Kind, "classes, labels, values or dense"]
+    train: Annotated[str, ".npz with x and y, or .npy with x"]
+    labels: Annotated[str | None, ".npy with y, where train is an .npy"] = None
+    validation: Annotated[
+        str | None, "file of the validation split; null: drawn from the training file"
+    ] = None
+    validation_labels: Annotated[str | None, "as labels, of that split"] = None
+    test: Annotated[
+        str | None,
+        "file of the test split, read at the end of a run only; null: drawn from the training file",
+    ] = None
+    test_labels: Annotated[str | None, "as labels, of that split"] = None
+    x: Annotated[str, "name of the inputs in .npz files"] = "x"
+    y: Annotated[str, "name of the targets in .npz files"] = "y"
+    split_seed: Annotated[
+        Seed, "seed of the splits that are drawn: 0 or more; not the seed of the run"
+    ] = 0
+    validation_fraction: Annotated[
+        Fraction, "part of the training file that is drawn: above 0 and below 1"
+    ] = 0.15
+    test_fraction: Annotated[Fraction, "as validation_fraction"] = 0.15
+    normalize: Annotated[
+        bool, "subtract each channel's mean over the training split, divide by its deviation"
+    ] = True
+    num_classes: Annotated[
+        Annotated[int, Ge(2)] | None,
+        "classes 0..K-1: 2 or more; null: the labels that occur in the training split",
+    ] = None
+    channels_last: Annotated[
+        bool | None,
+        "true: x is (n, L, C) or (n, H, W, C), and dense y (n, *E, K); false: "
+        "channels first; null: false, but x with a last axis of 4 or less "
+        "behind axes of 8 or more is refused",
+    ] = None
+    missing_targets: Annotated[
+        bool, "true: NaN in y (not classes) is a missing target, left out of losses and errors"
+    ] = False
+    lengths: Annotated[
+        str | None,
+        "array in .npz files with the steps of each sequence; null: `lengths` where there is one",
+    ] = None
+    padding: Annotated[
+        Literal["nan", "none"] | None,
+        "nan: sequences end where only NaN follows; none: all steps are data; null: as lengths say",
+    ] = None
+    length: Annotated[
+        Count | None,
+        "steps of the input where lengths differ; longer ones are cut; null: "
+        "the longest of training",
+    ] = None
+    group: Annotated[str | None, "array of samples that belong together: never in two splits"] = (
+        None
+    )
+    gaps: Annotated[
+        How,
+        "NaN in x becomes: mean: the channel's training mean; linear: what "
+        "lies between in time (sequences)",
+    ] = "mean"
+    gap_indicator: Annotated[
+        bool,
+        "true: a channel with NaN in training gets another one that is 1 where a value was missing",
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ BUDGETS = {
     "training": 6000,
 }
 LARGEST_PRODUCT = 178_000
-LARGEST_FILE, LARGEST_FUNCTION = 500, 114  # lines
+LARGEST_FILE = 500  # lines
+LARGEST_FUNCTION = 60  # lines, without its signature, which may declare many settings
 
 
 def unit(path: Path) -> str:
@@ -132,7 +133,7 @@ def test_no_function_is_longer_than_a_page():
     too_long = [
         (path, node)
         for path, node in functions
-        if node.end_lineno - node.lineno >= LARGEST_FUNCTION
+        if node.end_lineno - node.body[0].lineno >= LARGEST_FUNCTION
     ]
     assert [f"{path.relative_to(ROOT)}: {node.name}" for path, node in too_long] == []
 

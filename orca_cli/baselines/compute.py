@@ -31,6 +31,7 @@ from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Reporter, Samples
+from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import (
     MAE,
@@ -153,83 +154,92 @@ def _constant(subject: Subject) -> tuple[Entry, int]:
 
 
 def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:
-    """Return a model's outputs for the test split, and for other samples, `rows`, that it has not seen (held_out).
+    """Return a model's outputs for the test split, and `held_out` for other `rows` new to it.
 
     With them comes the number of samples that it learned from. `facts`: splits of these, and
     versions that it depends on.
     """
-    task, judge, form, is_embedded = subject.task, subject.judge, _form(subject), name in _EMBEDDED
-    is_raw = name == MINIROCKET or task.kind == "dense"
-    rows, judged = subject.rows(subject.learned, is_raw), subject.rows(judge, is_raw)
+    task = subject.task
     settings: dict[str, Any] = {
         "model": name,
-        "form": form,
+        "form": _form(subject),
         "k": task.num_outputs,
         "causal": task.causal,
+        "balanced": isinstance(subject.error, Balanced),
     }
-    settings["balanced"] = isinstance(subject.error, Balanced)
-    judged_on = "folds" if judge is None else subject.digests["val"]
+    start = subject.start() if name == PROBE else None
+    judged_on = "folds" if subject.judge is None else subject.digests["val"]
     data = [subject.digests[split] for split in (*facts[0], "test")]
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
-    start = subject.start() if name == PROBE else None
-    if is_embedded:
-        part = start or subject.embedder
-        key.append(
-            [
-                weights_sha256(part.state_dict()),
-                str(part),
-                str(getattr(subject.embedder, "layout", None)),
-            ]
-        )
+    if name in _EMBEDDED:
+        embedding = start or subject.embedder
+        layout = str(getattr(subject.embedder, "layout", None))
+        key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    entry = cached(cache / "baselines" / digest, lambda: _fit(name, subject, settings, start))
+    return entry, len(subject.rows(subject.learned, _is_raw(name, subject)))
 
-    def compute_entry() -> Entry:
-        began = time.monotonic()
-        if is_embedded:
-            x, new = subject.embedded() if start is None else subject.probed(start)
-        else:
-            x, new = subject.raw if is_raw else subject.table
-        seconds, kept, y = (
-            time.monotonic() - began if is_embedded else 0.0,
-            rows,
-            subject.learned.targets()[rows],
-        )
-        known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
-        if not known.any():
-            raise DataError("no training sample has a target")
-        if form == "classes":
-            x, y, kept = x[known], y[known], rows[known]
-        fold = _folds(subject, kept) if judge is None else None
-        limit_s = LIMITS_S[name] * (1 if fold is None else 3)
-        request = settings | {
-            "x": x,
-            "y": y,
-            "groups": _groups(subject.learned, kept),
-            "fold": fold,
-            "new": new,
-        }
-        limits = math.ceil(limit_s), _WAIT * limit_s
-        try:
-            fit_result = isolation.isolated(
-                models.fitted, "baselines", *limits, parent=os.getpid(), **request
-            )
-        except isolation.StoppedError as error:
-            raise DataError(f"it {error}") from error
-        outputs = torch.from_numpy(fit_result["outputs"])
-        tensors = {"outputs": outputs[len(judged) :]}
-        if fold is not None:
-            tensors |= {
-                "held_out": torch.from_numpy(fit_result["held_out"]),
-                "rows": torch.from_numpy(kept),
-            }
-        elif judge is not None:
-            tensors |= {"held_out": outputs[: len(judged)], "rows": torch.from_numpy(judged)}
-        return Entry(
-            tensors,
-            {"seconds": round(seconds + fit_result["seconds"], 2), "about": fit_result["about"]},
-        )
 
-    name_of_entry = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    return cached(cache / "baselines" / name_of_entry, compute_entry), len(rows)
+def _is_raw(name: str, subject: Subject) -> bool:
+    """Return whether a model takes the inputs as they are."""
+    return name == MINIROCKET or subject.task.kind == "dense"
+
+
+def _fit(
+    name: str, subject: Subject, settings: dict[str, Any], start: TransferModel | None
+) -> Entry:
+    """Fit a model in a process of its own; see `_fitted`.
+
+    Args:
+        name, subject: of the model and its run.
+        settings: those of `models.fitted`.
+        start: the whole model as it was before training, where its features are the inputs.
+    """
+    began = time.monotonic()
+    is_raw = _is_raw(name, subject)
+    reading_s = 0.0
+    if start is not None:
+        x, new = subject.probed(start)
+    elif name in _EMBEDDED:
+        x, new = subject.embedded()
+    else:
+        x, new = subject.raw if is_raw else subject.table
+    if name in _EMBEDDED:
+        reading_s = time.monotonic() - began
+    rows = subject.rows(subject.learned, is_raw)
+    y = subject.learned.targets()[rows]
+    is_known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
+    if not is_known.any():
+        raise DataError("no training sample has a target")
+    if settings["form"] == "classes":
+        x, y, rows = x[is_known], y[is_known], rows[is_known]
+    fold = _folds(subject, rows) if subject.judge is None else None
+    limit_s = LIMITS_S[name] * (1 if fold is None else 3)
+    request = settings | {
+        "x": x,
+        "y": y,
+        "groups": _groups(subject.learned, rows),
+        "fold": fold,
+        "new": new,
+    }
+    limits = math.ceil(limit_s), _WAIT * limit_s
+    try:
+        fitted = isolation.isolated(
+            models.fitted, "baselines", *limits, parent=os.getpid(), **request
+        )
+    except isolation.StoppedError as error:
+        raise DataError(f"it {error}") from error
+    judged = subject.rows(subject.judge, is_raw)
+    outputs = torch.from_numpy(fitted["outputs"])
+    tensors = {"outputs": outputs[len(judged) :]}
+    if fold is not None:
+        tensors["held_out"] = torch.from_numpy(fitted["held_out"])
+        tensors["rows"] = torch.from_numpy(rows)
+    elif subject.judge is not None:
+        tensors["held_out"] = outputs[: len(judged)]
+        tensors["rows"] = torch.from_numpy(judged)
+    seconds = round(reading_s + fitted["seconds"], 2)
+    return Entry(tensors, {"seconds": seconds, "about": fitted["about"]})
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:

@@ -13,6 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -259,56 +260,85 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, k: int, balanced: bool, causa
         x: [n, C, *E].
         k, balanced, causal: as in `fitted`.
     """
-    extent, generator = x.shape[2:], np.random.default_rng(SEED)
-    radius = _RADIUS.get(len(extent), 0)
-    while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
-        radius -= 1
-    window = (2 * radius + 1,) * len(extent)
-    sides = (2 * radius, 0) if causal else (radius, radius)
-    centre, usual, place = np.zeros(()), np.zeros(()), np.zeros((int(np.prod(extent)), 0))
+    extent = x.shape[2:]
+    generator = np.random.default_rng(SEED)
+    windows = _Windows.of_inputs(x, causal)
+    usual = np.zeros(())
     if form == "maps":
-        known = ~np.isnan(y)
-        centre, usual = (
-            x.mean(axis=0),
-            np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1),
-        )
-        usual = np.where(known.any(axis=0), usual, y[known].mean())
-        known = known.any(axis=1)
+        is_known = ~np.isnan(y)
+        usual = np.where(is_known, y, 0).sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
+        usual = np.where(is_known.any(axis=0), usual, y[is_known].mean())
+        windows = replace(windows, centre=x.mean(axis=0))
+        is_known = is_known.any(axis=1)
     else:
-        flat = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
-        place = np.stack([*flat, *(axis**2 for axis in flat)], axis=-1).reshape(-1, 2 * len(extent))
-        y = (
-            np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64)
-            if form == "masks"
-            else y
-        )
-        known = y >= 0
-
-    def features(sample: np.ndarray) -> np.ndarray:
-        """Return those of all positions of an input [C, *E], [positions, F]."""
-        padded = np.pad(sample - centre, ((0, 0), *[sides] * len(extent)))
-        axes: Any = tuple(range(1, sample.ndim))
-        windows = sliding_window_view(padded, window, axis=axes)  # [C, *E, *window]
-        return np.concatenate(
-            [np.moveaxis(windows, 0, len(extent)).reshape(len(place), -1), place], axis=1
-        )
-
-    each = max(1, min(_MOST_ROWS, _CELLS // features(x[0]).shape[1]) // len(x))
-    tables, places = [], []
+        windows = replace(windows, coordinates=_coordinates(extent))
+        if form == "masks":
+            y = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64)
+        is_known = y >= 0
+    rows = _CELLS // windows.features(x[0]).shape[1]
+    per_sample = max(1, min(_MOST_ROWS, rows) // len(x))
+    tables = []
+    places = []
     for number, sample in enumerate(x):
-        chosen = np.sort(generator.permutation(np.flatnonzero(known[number]))[:each])
-        tables.append(features(sample)[chosen])
+        shuffled = generator.permutation(np.flatnonzero(is_known[number]))
+        chosen = np.sort(shuffled[:per_sample])
+        tables.append(windows.features(sample)[chosen])
         places.append([np.full(len(chosen), number), *np.unravel_index(chosen, extent)])
-    table, at = np.concatenate(tables), tuple(np.concatenate(places, axis=1))
+    table = np.concatenate(tables)
+    at = tuple(np.concatenate(places, axis=1))
     if form == "maps":
-        one, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None)
+        model, about = numbers("linear", table, np.moveaxis(y - usual, 1, -1)[at], None)
     else:
-        one, about = classes("linear", table, y[at], at[0], 2 if form == "masks" else k, balanced)
+        count = 2 if form == "masks" else k
+        model, about = classes("linear", table, y[at], at[0], count, balanced)
 
     def predict(new: np.ndarray) -> np.ndarray:
-        return np.stack([one(features(sample)).T.reshape(-1, *extent) for sample in new]) + usual
+        outputs = [model(windows.features(sample)).T.reshape(-1, *extent) for sample in new]
+        return np.stack(outputs) + usual
 
-    return predict, f"window {' x '.join(map(str, window))}, {about}"
+    return predict, f"window {' x '.join(map(str, windows.window))}, {about}"
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The inputs around every position of a map as its features."""
+
+    extent: tuple[int, ...]  # *E
+    window: tuple[int, ...]  # positions along each axis
+    sides: tuple[int, int]  # of them before and after a position
+    centre: np.ndarray  # [C, *E], taken away from inputs
+    coordinates: np.ndarray  # [positions, 2 * axes], further features
+
+    @classmethod
+    def of_inputs(cls, x: np.ndarray, causal: bool) -> "_Windows":
+        """Return the widest windows whose features are few enough for inputs [n, C, *E]."""
+        extent = x.shape[2:]
+        radius = _RADIUS.get(len(extent), 0)
+        while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
+            radius -= 1
+        return cls(
+            extent=extent,
+            window=(2 * radius + 1,) * len(extent),
+            sides=(2 * radius, 0) if causal else (radius, radius),
+            centre=np.zeros(()),
+            coordinates=np.zeros((int(np.prod(extent)), 0)),
+        )
+
+    def features(self, sample: np.ndarray) -> np.ndarray:
+        """Return those of all positions of an input [C, *E], [positions, F]."""
+        axes = len(self.extent)
+        padded = np.pad(sample - self.centre, ((0, 0), *[self.sides] * axes))
+        windows: Any = sliding_window_view(padded, self.window, axis=tuple(range(1, axes + 1)))
+        # [C, *E, *window] -> [positions, C * window]
+        values = np.moveaxis(windows, 0, axes).reshape(len(self.coordinates), -1)
+        return np.concatenate([values, self.coordinates], axis=1)
+
+
+def _coordinates(extent: tuple[int, ...]) -> np.ndarray:
+    """Return the coordinates of all positions in -1..1, and their squares, [positions, 2 * axes]."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+    columns = [*grid, *(axis**2 for axis in grid)]
+    return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))
 
 
 def _centre(y: np.ndarray) -> np.ndarray:

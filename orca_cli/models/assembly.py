@@ -19,9 +19,9 @@ from orca_cli.models.transfer import TransferModel
 def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
     """Return the body that its settings name, with the checkpoint's weights or with drawn ones.
 
-    Weights are drawn with `pretrained=False`, or weights=random among the settings, by the
-    architecture's own initialisation and the seed; the embedding layer is the checkpoint's in any
-    case. Raises as `checkpoints.load_model`.
+    With `pretrained=False`, or weights=random among the settings, the architecture's own
+    initialisation draws them by the seed; the embedding layer is the checkpoint's in any case.
+    Raises as `checkpoints.load_model`.
     """
     settings = {key: setting for key, setting in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
@@ -51,16 +51,16 @@ def build_model(
 
     Args:
         body: g.
-        kind, input_shape, num_outputs: of the task's data.
+        kind, input_shape, num_outputs: as in the `TaskData` of the task.
         seed: the run's.
-        embedder: what makes the input layer; `Patch()` by default.
+        embedder: makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
         causal: whether an output may see inputs at its own and at earlier positions only.
 
     Raises:
-        ConfigError: more tokens are asked for than the body takes, it has no prefix token to pool,
-            or a part cannot keep the future out of a causal task.
+        ConfigError: the embedder's `max_tokens` is more than the body takes, the body has no prefix
+            token to pool, or a part lets a causal task see the future.
     """
     embedder = embedder or Patch()
     prefix = _prefix(body, kind, pooling)
@@ -109,9 +109,9 @@ def _layout(
 
     Args:
         input_shape: the task's.
-        embedder: its `max_tokens`, `resolution` and `pooled_tokens` count.
-        body: its canvas counts.
-        room: tokens that the body takes, those of the prefix not counted.
+        embedder: sets the number of tokens, by `max_tokens`, `resolution` or `pooled_tokens`.
+        body: sets the canvas.
+        room: tokens that the body takes besides those of the prefix.
         is_pooled: whether a sample has one answer.
     """
     tokens = embedder.max_tokens
@@ -134,7 +134,7 @@ def _layout(
 
 
 def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
-    """Refuse what would let an output see inputs after its own position."""
+    """Raise ConfigError where an output would see inputs after its own position."""
     # Pooling mixes all positions, and only a sequence has earlier and later ones.
     if kind != "dense" or len(cut.input_shape) != 2:
         raise ConfigError(
@@ -168,7 +168,7 @@ def describe(model: TransferModel) -> dict[str, Any]:
     cut = model.embedder.layout
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
-    # The body's embedding layer does not count: it is not one of its submodules.
+    # The body's embedding layer is left out, since it is not one of its submodules.
     parameters = {
         name: sum(parameter.numel() for parameter in module.parameters())
         for name, module in modules.items()

@@ -65,7 +65,7 @@ def build_model(
     embedder = embedder or Patch()
     prefix = _prefix(body, kind, pooling)
     prefix_length = 0 if prefix is None else len(prefix)
-    cut = _layout(
+    token_layout = _layout(
         input_shape,
         embedder,
         body,
@@ -73,14 +73,14 @@ def build_model(
         is_pooled=kind != "dense",
     )
     if causal:
-        _check_causal(kind, cut, embedder, body)
+        _check_causal(kind, token_layout, embedder, body)
     # Each part has a draw of its own: another embedder leaves the predictor's first weights alone.
     seeding.seed_torch(seed, "build", "embedder")
-    input_layer: Any = embedder(cut, body.width, body.embedder_init(), prefix)
+    input_layer: Any = embedder(token_layout, body.width, body.embedder_init(), prefix)
     seeding.seed_torch(seed, "build", "predictor")
     predictor: nn.Module
     if kind == "dense":
-        predictor = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
+        predictor = DensePredictor(body.feature_width, num_outputs, token_layout, body.downsampling)
     else:
         predictor = PooledPredictor(
             body.feature_width, num_outputs, pooling, input_layer.sample_width
@@ -133,10 +133,10 @@ def _layout(
     return layout(input_shape, max_tokens=tokens, canvas=canvas)
 
 
-def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
+def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
     """Raise ConfigError where an output would see inputs after its own position."""
     # Pooling mixes all positions, and only a sequence has earlier and later ones.
-    if kind != "dense" or len(cut.input_shape) != 2:
+    if kind != "dense" or len(token_layout.input_shape) != 2:
         raise ConfigError(
             "this task forecasts: a causal task needs dense outputs along a sequence", where="task"
         )
@@ -152,12 +152,12 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
             where="embedder",
             hint="use embedder=patch",
         )
-    # The outputs of all steps of a token see all of them.
-    if cut.kernel > 1:
-        steps = cut.input_shape[1]
+    # Every output of a token sees all of its steps, the later ones too.
+    if token_layout.kernel > 1:
+        steps = token_layout.input_shape[1]
         raise ConfigError(
-            f"this task forecasts: {steps} steps in {cut.tokens} tokens would show a step those "
-            "that follow it",
+            f"this task forecasts: {steps} steps in {token_layout.tokens} tokens would show a step "
+            "those that follow it",
             where="embedder.max_tokens",
             hint=f"use a body that takes at least {steps} tokens",
         )
@@ -165,7 +165,7 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
 
 def describe(model: TransferModel) -> dict[str, Any]:
     """Return shapes, kernel, stride, tokens and parameters per part, JSON-able."""
-    cut = model.embedder.layout
+    token_layout = model.embedder.layout
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
     # The body's embedding layer is left out, since it is not one of its submodules.
@@ -174,13 +174,13 @@ def describe(model: TransferModel) -> dict[str, Any]:
         for name, module in modules.items()
     }
     return {
-        "input_shape": list(cut.input_shape),
-        "fold": None if cut.fold is None else list(cut.fold),
-        "canvas": None if cut.canvas is None else list(cut.canvas),
+        "input_shape": list(token_layout.input_shape),
+        "fold": None if token_layout.fold is None else list(token_layout.fold),
+        "canvas": None if token_layout.canvas is None else list(token_layout.canvas),
         "kernel": model.embedder.kernel,
-        "stride": cut.kernel,
-        "grid": list(cut.grid),
-        "tokens": cut.tokens,
+        "stride": token_layout.kernel,
+        "grid": list(token_layout.grid),
+        "tokens": token_layout.tokens,
         "max_tokens": body.max_tokens,
         "width": body.width,
         "feature_width": body.feature_width,

@@ -157,7 +157,6 @@ class Body(nn.Module, ABC):
 
         The embedding layer stays as it is.
         """
-        # With a configuration of its own: models write into theirs.
         options = checkpoints.without_pooler(self._model_type)
         # A copy of the configuration, since models write into theirs.
         fresh = self._model_type(copy.deepcopy(self.config), **options)
@@ -171,7 +170,7 @@ class Body(nn.Module, ABC):
         """
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
-        # With it, a bidirectional mask is causal; encoders have no function for that.
+        # transformers' masks of encoders are bidirectional; this condition makes them causal.
         and_mask = causal_mask_function if causal else None
         numbers = mask.to(torch.int64)
         return create_bidirectional_mask(self.config, x, numbers, and_mask_function=and_mask)

@@ -36,21 +36,28 @@ def load(
     path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
     validation: Annotated[
         Literal["stratified", "last"],
-        "stratified: drawn from the 50,000 training images; last: their end",
+        "stratified: every class in proportion, from the 50,000 training images; last: their end",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
     augment: Annotated[
-        bool, "random crops (4 pixels of zeros around) and mirrored images in optimizer steps"
+        bool,
+        "true: steps train on random crops, of images framed by 4 pixels of zeros, and mirrored "
+        "images",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.

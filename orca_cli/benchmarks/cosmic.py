@@ -148,21 +148,27 @@ def load(
     path: Annotated[
         str | None, "folder with npy_train and npy_test; null: paths.data/cosmic"
     ] = None,
-    filter: Annotated[str, "of the camera: a folder below npy_train and npy_test"] = "f435w",
+    filter: Annotated[str, "filter of the camera: a folder in npy_train and npy_test"] = "f435w",
     crop_start: Annotated[CountOrZero, "first row and column of the crop: 0 or more"] = 64,
-    crop_size: Annotated[Count, "rows and columns: 1 or more"] = 128,
+    crop_size: Annotated[Count, "rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool, "true: sky is added in stage 2, validation and test as well, with one draw per file"
     ] = False,
     normalize: Annotated[
-        bool, "median and median absolute deviation of training pixels; false: raw counts"
+        bool,
+        "true: scale by the median and median absolute deviation of training pixels; "
+        "false: raw counts",
     ] = True,
-    validation_fraction: Annotated[Fraction, "of the training stamps: above 0 and below 1"] = 0.1,
+    validation_fraction: Annotated[
+        Fraction, "share of the training stamps for validation: above 0 and below 1"
+    ] = 0.1,
     validation_unit: Annotated[
         Literal["visit", "exposure"],
-        "visit (whole visits are drawn) or exposure (stamps are drawn)",
+        "visit: whole visits are drawn for validation; exposure: single stamps are drawn",
     ] = "visit",
-    split_seed: Annotated[Seed, "seed of that draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+    ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation stamps as well; then use train.select=last"
     ] = False,

@@ -77,24 +77,28 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated, or files: the two .mat files of `orca data list darcy`",
+        "generated: maps are generated; files: read from the two .mat files of `orca data list "
+        "darcy`",
     ] = "generated",
     path: Annotated[str | None, "folder with the files; null: paths.data/darcy"] = None,
     size: Annotated[
         Literal["small", "paper"],
-        "small (85 nodes, stride 2, 300 + 50 + 50 samples) or paper (421, 5, 900 + 100 + 100)",
+        "small: 85 nodes, stride 2, 300 + 50 + 50 samples; "
+        "paper: 421 nodes, stride 5, 900 + 100 + 100",
     ] = "small",
     num_train: Annotated[
-        Annotated[int, Ge(2)] | None, "training samples: 2 or more; null: of the size"
+        Annotated[int, Ge(2)] | None, "training samples: 2 or more; null: the number of the size"
     ] = None,
     num_validation: Annotated[
-        Count | None, "samples that models are chosen on: 1 or more; null: of the size"
+        Count | None, "validation samples: 1 or more; null: the number of the size"
     ] = None,
     num_test: Annotated[
-        Count | None, "samples of the test split: 1 or more; null: of the size"
+        Count | None, "test samples: 1 or more; null: the number of the size"
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation samples as well (1,000); then use train.select=last"
+        bool,
+        "true: train on the validation samples as well (1,000 with size=paper); "
+        "then use train.select=last",
     ] = False,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:

@@ -39,23 +39,29 @@ def load(
         str | None, "folder with the lists and the folders of images; null: paths.data/domainnet"
     ] = None,
     domain: Annotated[
-        Literal["clipart", "painting", "real", "sketch"], "clipart, painting, real or sketch"
+        Literal["clipart", "painting", "real", "sketch"],
+        "domain of the images: clipart, painting, real or sketch",
     ] = "sketch",
     validation_size: Annotated[
         Count | Fraction,
-        "drawn from the training list: a fraction (below 1) or a number of images (1 or more)",
+        "drawn from the training list: a fraction of its images (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
     augment: Annotated[
         Literal["fresh", "frozen", "none"],
-        "crop of 224 of 256 pixels and mirroring: fresh (each step), frozen "
-        "(once per image) or none",
+        "random crops of 224 from 256 pixels, and mirroring: fresh (drawn in each step), frozen "
+        "(drawn once per image) or none",
     ] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.

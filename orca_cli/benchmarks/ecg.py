@@ -137,27 +137,30 @@ def load(
     path: Annotated[str | None, "folder with challenge2017.pkl; null: paths.data/ecg"] = None,
     inclusive: Annotated[
         bool,
-        "a window that ends with a record's last step counts; false: it is lost (published code)",
+        "true: a window may end with a record's last step; "
+        "false: that window is lost (published code)",
     ] = True,
     short: Annotated[
         Literal["pad", "drop"],
-        "records without a window, shorter than one: pad, or drop (published "
-        "code) from every split",
+        "records that are too short for a window: pad, or drop from every split (published code)",
     ] = "pad",
     evaluation_strides: Annotated[
         Literal["equal", "class"],
-        "of validation and test: equal (500 steps), or class (500, 83, 250, "
-        "25 for N, A, O, ~ as in training; published code)",
+        "steps between windows in validation and test: equal (500), or class (500, 83, 250, 25 "
+        "for N, A, O, ~ as in training; published code)",
     ] = "equal",
     split: Annotated[
         Literal["sklearn", "sklearn_90_10"],
-        "sklearn: 80/10/10, NAS-Bench-360's; sklearn_90_10: published code's",
+        "sklearn: 80/10/10 as in NAS-Bench-360; "
+        "sklearn_90_10: 90/10 as in the published code, with a ninth of the 90 % for validation",
     ] = "sklearn",
     train_on_validation: Annotated[
         bool, "true: train on the validation records as well; then use train.select=last"
     ] = False,
     split_seed: Annotated[
-        Seed, "seed of sklearn_90_10's validation records, 0..2147483647; not the seed of the run"
+        Seed,
+        "seed of the draw of sklearn_90_10's validation records, 0..2147483647; "
+        "not the seed of the run",
     ] = 0,
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes.

@@ -199,13 +199,13 @@ def load(
     ] = None,
     augmentation: Annotated[
         bool,
-        "masks (SpecAugment) on half of the clips, noise on three quarters; "
-        "false: the middle chunk as it is",
+        "true: masks (SpecAugment) on half of the training clips, noise on three quarters; "
+        "false: the middle chunk of a clip as it is",
     ] = True,
     redraw: Annotated[
         bool,
-        "false: chunk, masks and noise of every clip are drawn once, for all "
-        "epochs and for stage 2",
+        "true: steps draw chunk, masks and noise of a clip anew; "
+        "false: drawn once, for all epochs and for stage 2",
     ] = True,
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.

@@ -28,21 +28,25 @@ _CHANNELS = {symbol: channel for channel, symbol in enumerate(VOCABULARY)}
 def load(
     data_folder: Path,
     path: Annotated[
-        str | None, "folder with remote_homology_train.lmdb, ...; null: paths.data/homology"
+        str | None,
+        "folder with remote_homology_train.lmdb and the other databases; null: paths.data/homology",
     ] = None,
     test: Annotated[
         Literal["fold_holdout", "superfamily_holdout", "family_holdout"],
-        "fold_holdout (what is reported), superfamily_holdout or family_holdout",
+        "test split: fold_holdout (the one that is reported), superfamily_holdout or "
+        "family_holdout",
     ] = "fold_holdout",
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,
     length: Annotated[int, Ge(3), "symbols of the input, cls and sep among them: 3 or more"] = 1419,
     over_length: Annotated[
-        OverLength, "longer proteins: truncate (and score) or drop (from all splits)"
+        OverLength, "longer proteins: truncate (they are cut and scored) or drop (from all splits)"
     ] = "truncate",
-    symbols: Annotated[Literal[29, 30], "channels: 30, or 29 without one for residue Z"] = 30,
-    mask_padding: Annotated[bool, "false: what follows a protein counts in the pooling"] = True,
+    symbols: Annotated[
+        Literal[29, 30], "channels: 30; or 29, without a channel for residue Z"
+    ] = 30,
+    mask_padding: Annotated[bool, "false: padding after a protein counts in the pooling"] = True,
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.
 

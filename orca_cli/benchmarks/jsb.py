@@ -28,11 +28,14 @@ def load(
     path: Annotated[str | None, "folder with JSB_Chorales.mat; null: paths.data/jsb"] = None,
     length: Annotated[
         Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
-        "frames of the input: 1..100000, longer pieces are cut; null: the longest piece's (159)",
+        "frames of the input: 1..100000, longer pieces are cut; "
+        "null: as many as the longest piece needs (159)",
     ] = None,
-    mask_padding: Annotated[bool, "the model knows which frames are padding"] = True,
+    mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
     causal: Annotated[
-        bool, "false: outputs see later frames, so their own targets (published code; no forecast)"
+        bool,
+        "false: outputs see later frames, and so their own targets (published code; "
+        "not a forecast)",
     ] = True,
     train_on_validation: Annotated[
         bool, "true: train on the validation pieces as well; then use train.select=last"

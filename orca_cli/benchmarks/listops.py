@@ -103,32 +103,40 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated, or files: basic_train.tsv, basic_val.tsv, basic_test.tsv "
-        "of lra_release/listops-1000",
+        "generated: expressions are generated; "
+        "files: read from basic_train.tsv, basic_val.tsv and basic_test.tsv of lra_release/listops-1000",
     ] = "generated",
     size: Annotated[
         Literal["small", "paper", "lra"],
-        "small, paper or lra: gives the settings below that are null",
+        "small, paper or lra: sets the lengths, and the numbers of generated samples that are "
+        "null below",
     ] = "small",
     num_train: Annotated[
-        Count | None, "training samples: 1 or more; generated from data_seed like the other splits"
+        Count | None,
+        "training samples: 1 or more; from files, the first rows; null: set by size, or all rows",
     ] = None,
-    num_validation: Annotated[Count | None, "samples that models are chosen on: 1 or more"] = None,
+    num_validation: Annotated[
+        Count | None, "validation samples: 1 or more; null: as for training"
+    ] = None,
     num_test: Annotated[
         Count | None,
-        "samples of the test split: 1 or more; from files, each number takes that many first rows",
+        "test samples: 1 or more; null: as for training",
     ] = None,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
         str | None, "folder with the files, or with lra_release; null: paths.data/listops"
     ] = None,
     test_file: Annotated[
-        Literal["test", "val"], "test, or val: the validation file is the test split too"
+        Literal["test", "val"],
+        "test: the test file is the test split; val: the validation file is the test split too",
     ] = "test",
     over_length: Annotated[
-        OverLength, "longer expressions: truncate (and score) or drop (from all splits)"
+        OverLength,
+        "longer expressions: truncate (they are cut and scored) or drop (from all splits)",
     ] = "truncate",
-    mask_padding: Annotated[bool, "false: what follows an expression counts in the pooling"] = True,
+    mask_padding: Annotated[
+        bool, "false: padding after an expression counts in the pooling"
+    ] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].
 

@@ -199,16 +199,19 @@ def load(
     ] = 512,
     crop: Annotated[
         Literal["diagonal", "independent"],
-        "window of a protein that does not fit: diagonal (one offset) or independent (two)",
+        "window in a protein that does not fit: diagonal (one offset for rows and columns) or "
+        "independent (two)",
     ] = "diagonal",
     pad_in_loss: Annotated[
         bool, "true: positions outside a protein count in training, with target 16 Angstrom"
     ] = False,
     scale_targets: Annotated[
-        bool, "the model's outputs are scaled by mean and deviation of the training targets"
+        bool, "true: the model's outputs are scaled by mean and deviation of the training targets"
     ] = True,
-    num_validation: Annotated[Count, "DeepCov proteins that models are chosen on: 1 or more"] = 100,
-    split_seed: Annotated[Seed, "seed of their draw, 0..2147483647; not the seed of the run"] = 0,
+    num_validation: Annotated[Count, "DeepCov proteins for validation: 1 or more"] = 100,
+    split_seed: Annotated[
+        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+    ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,

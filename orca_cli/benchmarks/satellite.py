@@ -49,20 +49,25 @@ def load(
     ] = None,
     normalize: Annotated[
         Literal["series", "none"],
-        "series: each one's own mean and deviation over time; none: values as "
-        "they are (published code)",
+        "series: each is scaled by its own mean and deviation over time; "
+        "none: raw values (published code)",
     ] = "series",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training file, drawn once: a fraction (below 1) or a number of series (1 or more)",
+        "drawn from the training file: a fraction of its series (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training series, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training series, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
         bool, "true: train on the validation series as well; then use train.select=last"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training series, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
 ) -> TaskData:
     """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
 

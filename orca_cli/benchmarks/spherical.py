@@ -59,29 +59,36 @@ def load(
     path: Annotated[str | None, "folder with s2_cifar100.gz; null: paths.data/spherical"] = None,
     origin: Annotated[
         Literal["file", "cifar100", "cifar10"],
-        "file: the published data; cifar100, cifar10: real images are projected",
+        "file: the published data; cifar100 or cifar10: images of that data set are projected",
     ] = "file",
     images: Annotated[
         str | None,
-        "for the latter: folder of the images, or an .npz of CIFAR-10; null: below paths.data",
+        "for cifar100 and cifar10: folder of the images, or an .npz of CIFAR-10; "
+        "null: in paths.data",
     ] = None,
     data_seed: Annotated[
-        Seed, "seed of their rotations, 0..2147483647; not the seed of the run"
+        Seed, "seed of the rotations of projected images, 0..2147483647; not the seed of the run"
     ] = 0,
     validation: Annotated[
-        Literal["stratified", "last"], "stratified: drawn from the training images; last: their end"
+        Literal["stratified", "last"],
+        "stratified: every class in proportion, from the training images; last: their end",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] in 0..1, with 100 classes (10 of cifar10).
 

@@ -71,12 +71,8 @@ def test_a_config_with_a_size_of_no_model_is_refused(write_config):
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_every_token_sees_a_prompt(name, family):
-    """By hand: what transformers gives where the prompt stands before the tokens; of a run with a setting of before."""
-    node = {
-        "_target_": "orca_cli.models.bodies.decoders.load",
-        "checkpoint": str(family(name)),
-        "causal_fix": "none",
-    }
+    """By hand: transformers' own outputs with the prompt put before the tokens."""
+    node = {"_target_": "orca_cli.models.bodies.decoders.load", "checkpoint": str(family(name))}
     model = build(parts.build(node, "body"), kind="dense", input_shape=(2, 9)).eval()
     Prompt(tokens=3).apply(model)
     prompt = model.body.prompt.x.expand(1, -1, -1)

@@ -37,8 +37,8 @@ def load(
     data_folder: Path,
     path: Annotated[
         str | None,
-        "an .npz with x_train and y_train, or a folder with "
-        "cifar-10-batches-py; null: look into paths.data/cifar10",
+        "an .npz with x_train and y_train, or a folder with cifar-10-batches-py; "
+        "null: paths.data/cifar10",
     ] = None,
 ) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.

@@ -36,15 +36,16 @@ def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    name: Annotated[PlainName, "of the data set, and of its folder in paths.data"],
+    name: Annotated[PlainName, "name of the data set and of its folder in paths.data"],
     files: Sequence[PlainName],
     path: Annotated[
         str | None,
-        "folder with the file, or the file itself; null: the folder of paths.data with the "
-        "name of the source",
+        "folder with the file, or the file itself; "
+        "null: the folder in paths.data with the name above",
     ] = None,
     outside: Annotated[
-        CountOrZero, "further examples of a class O, outside any chunk or entity: 0 or more"
+        CountOrZero,
+        "further examples, of a class O for words outside any chunk or entity: 0 or more",
     ] = 0,
 ) -> SourceData:
     """Return sentences and the type of one span of each; types of one sentence are left out.

@@ -27,9 +27,13 @@ def load_table(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    path: Annotated[str | None, "the file; null: peptides.csv in paths.data/peptides"] = None,
-    sequence: Annotated[str, "its column of sequences, one letter a residue"] = "sequence",
-    label: Annotated[str, "its column of classes"] = "label",
+    path: Annotated[
+        str | None, "a .csv or .tsv file; null: peptides.csv in paths.data/peptides"
+    ] = None,
+    sequence: Annotated[
+        str, "column of the file with the sequences, one letter per residue"
+    ] = "sequence",
+    label: Annotated[str, "column of the file with the classes"] = "label",
 ) -> SourceData:
     """Return the sequences of a .csv or .tsv file and the class of each.
 
@@ -91,7 +95,9 @@ def load_homology(
     path: Annotated[
         str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
     ] = None,
-    folds: Annotated[int, Ge(2), "the classes: the folds with the most proteins, 2 or more"] = 10,
+    folds: Annotated[
+        int, Ge(2), "number of classes, which are the folds with the most proteins: 2 or more"
+    ] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.
 

@@ -1,7 +1,8 @@
 """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes.
 
-There are 50,000 for training and 10,000 for test. Read from the archive of the Python version: the
-files `train`, `test` and `meta` in it, pickles of Python 2 that are read without running anything.
+There are 50,000 for training and 10,000 for test. They are read from the archive of the Python
+version: its files `train`, `test` and `meta` are pickles of Python 2, which are read without running
+anything.
 
 Shapes: N images of a file, n of a split.
 """
@@ -56,14 +57,14 @@ def load(
     ] = 0,
     augment: Annotated[
         bool,
-        "true: steps train on random crops, of images framed by 4 pixels of zeros, and mirrored "
-        "images",
+        "true: steps train on mirrored images and on random crops, after a frame of 4 pixels of "
+        "zeros",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
 
-    They have 100 classes. A tenth for validation gives 50 images a class, enough for a standard
-    error of 0.7 points; NAS-Bench-360 takes the last 10,000.
+    They have 100 classes. A tenth for validation is 50 images of each class, enough for a standard
+    error of 0.7 points; NAS-Bench-360 takes the last 10,000 images.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     x, y = read(archive, "train")  # [50000, 3, 32, 32], [50000]
@@ -133,7 +134,7 @@ def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
 def _content(archive: Path, name: str) -> bytes:
     """Return the content of one file of the archive, read in memory: nothing is unpacked."""
     member_name = f"cifar-100-python/{name}"
-    # Recognises a web page in the archive's place, which would count as damage below.
+    # A web page saved in the archive's place gets a message of its own, not that of damage.
     first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
         for member in tar:

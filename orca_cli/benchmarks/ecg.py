@@ -64,10 +64,10 @@ class Windows(ArraySamples):
     the file. A split without padding has no mask.
 
     Args:
-        records, rows: all of the file, and the numbers of those of this split.
+        records, rows: all records of the file, and the numbers of those in this split.
         strides: steps from one window to the next, for each class.
-        inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, with zeros after its end.
+        inclusive: whether a window may end with the record's last step.
+        pad: whether a record too short for a window gives one, with zeros after its end.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Windows(ArraySamples):
         self._records = records
         self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)  # [N]
-        # [N]: a record's windows start before this step; with `pad` every record has one at 0.
+        # [N]: a record's windows start before this step; with `pad` every record has one at step 0.
         limits = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
         # The empty array is for splits in which no record has a window.
         starts = [np.empty(0, np.int64)]
@@ -98,7 +98,7 @@ class Windows(ArraySamples):
 
     def _window(self, index: int) -> np.ndarray:
         """Return the z-scored steps of a window up to the end of its record, [1, l]."""
-        # Cut from the mapped file when asked for, because windows overlap by up to 97 %.
+        # Cut from the mapped file on demand, because windows overlap by up to 97 %.
         row = int(self._record_rows[index])
         start = int(self._starts[index])
         steps = self._records.signal(row)[start : start + _WINDOW]
@@ -122,7 +122,7 @@ class Windows(ArraySamples):
         cut = json.dumps(self._cut, sort_keys=True)
         digest = hashlib.sha256(f"ecg {len(self)} {cut}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
-            # In the same bytes on every machine.
+            # One byte order and size, so that the digest is the same on every machine.
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
             signal = self._records.signal(int(row))
@@ -166,10 +166,10 @@ def load(
     """Return windows [n, 1, 1000] with four classes.
 
     They are normal (N), atrial fibrillation (A), other rhythm (O) and noise (~). A record of 1000
-    steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
+    steps has no window unless `inclusive`; the zeros of padded records are marked as padding. With
     evaluation_strides=class, as in the published code, noise has up to 20 times its weight in
-    validation and test. Validation records of "sklearn_90_10" are a ninth of those that are not for
-    test, drawn by `split_seed` with every class in proportion.
+    validation and test. For "sklearn_90_10", a ninth of the records outside the test split are for
+    validation, drawn by `split_seed` with every class in proportion.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)

@@ -3,7 +3,7 @@
 Read from the files that torchvision keeps (folder cifar-10-batches-py), or from one .npz with
 x_train and y_train. The source is the training images.
 
-Shapes: N images of a part, n of the source.
+Shapes: N images of a split, n of the source.
 """
 
 from collections.abc import Sequence
@@ -65,12 +65,12 @@ def load(
 
 
 def read(
-    data_folder: Path, path: str | None, parts: Sequence[str], key: str, hint: str
+    data_folder: Path, path: str | None, splits: Sequence[str], key: str, hint: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of CIFAR-10's "train" and "test".
 
-    They are in data_folder/cifar10, or in `path`, which the setting `key` gives: the file or
-    folder. An .npz has x_PART and y_PART for each part. `hint` says what to do without them.
+    They are in data_folder/cifar10, or in `path`, a file or folder that the setting `key` names. An
+    .npz has x_SPLIT and y_SPLIT for each split. `hint` says what to do without the files.
 
     Raises:
         DataError: files are missing, damaged or have another form.
@@ -86,21 +86,21 @@ def read(
         others=_OTHERS,
     )
     if file.name == _FIRST:
-        return {part: _read_batches(file.parent, part) for part in parts}
+        return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.
     stored = open_arrays(file, str(file), AGAIN)
-    named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(file)) for part in parts}
+    arrays = {split: entries(stored, [f"x_{split}", f"y_{split}"], str(file)) for split in splits}
     images = {}
-    for part, (x, y) in named.items():
-        images[part] = checked(x.read(), y.read(), len(NAMES), f"{file}[{part}]")
+    for split, (x, y) in arrays.items():
+        images[split] = checked(x.read(), y.read(), len(NAMES), f"{file}[{split}]")
     return images
 
 
-def _read_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of all batches of a part."""
     images = []
     classes = []
-    for name in _BATCHES[part]:
+    for name in _BATCHES[split]:
         signals.check()
         where = str(folder / name)
         stored = unpickle(folder / name, max_bytes=_MAX_BYTES)

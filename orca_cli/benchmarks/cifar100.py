@@ -1,8 +1,7 @@
 """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes.
 
 There are 50,000 for training and 10,000 for test. They are read from the archive of the Python
-version: its files `train`, `test` and `meta` are pickles of Python 2, which are read without running
-anything.
+version, whose files `train`, `test` and `meta` are pickles of Python 2; reading them runs nothing.
 
 Shapes: N images of a file, n of a split.
 """

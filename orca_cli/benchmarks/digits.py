@@ -60,7 +60,7 @@ def load(
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the images [1797, rows, columns] float32 in 0..1 and their classes [1797] int64."""
-    # Found without importing scikit-learn, which takes a second.
+    # The file is found without importing scikit-learn, which takes a second.
     package: Any = importlib.util.find_spec("sklearn")
     file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
     # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class

@@ -1,8 +1,8 @@
 """DomainNet (Peng et al. 2019), 40 classes of one domain: the in-modality check of the paper (A.7).
 
-Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN_train_mini.txt and
-DOMAIN_test_mini.txt, with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders
-of images.
+The images are those of the 40-class version (Prabhu et al. 2021, SENTRY). Its lists,
+DOMAIN_train_mini.txt and DOMAIN_test_mini.txt, lie next to the folders of images and have a line
+`DOMAIN/CLASS/FILE.jpg LABEL` for each image.
 
 Shapes: N images of a list, n of a split.
 """
@@ -28,7 +28,7 @@ _SIDE = 224  # pixels of an input
 _LARGER_SIDE = 256  # pixels of an image that augmentation crops an input from
 _PLAIN = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _MAX_LIST_BYTES = 2**26  # 64 MiB
-# Backslash and colon begin paths elsewhere on Windows; no name of a file has a null byte.
+# On Windows, a backslash or colon can lead out of a folder; no name of a file has a null byte.
 _UNSAFE_CHARACTERS = frozenset("\\:\0")
 
 
@@ -66,8 +66,8 @@ def load(
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Validation has every class in proportion, and identical files stay together. The reference draws
-    augmentation once per image ("frozen"); "none" only resizes.
+    Validation has every class in proportion, and identical files are in one split. The reference
+    draws augmentation once per image ("frozen"); "none" only resizes.
     """
     train_list, test_list = find(
         data_folder, "domainnet", [f"{domain}_train_mini.txt", f"{domain}_test_mini.txt"], path
@@ -123,9 +123,10 @@ def _train_view(augment: str, seed: int) -> View:
 
 
 def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Return the images of a list, all of which exist.
+    """Return the images of a list, all of which exist, and their classes.
 
-    They are N paths relative to its folder; classes [N] int64; and the names of all 40 classes.
+    Returns:
+        N paths relative to the list's folder, classes [N] int64, and the names of all 40 classes.
     """
     where = str(list_path)
     names = []
@@ -141,7 +142,7 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
     if not names:
         raise fault("the list is empty", where)
-    # A missing image is an error now, not in the middle of training.
+    # So a missing image is an error before training, not in the middle of it.
     folder = list_path.parent
     find(folder, "domainnet", names, str(folder))
     return names, np.array(labels, dtype=np.int64), tuple(class_names)

@@ -1,9 +1,9 @@
 """Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019).
 
 TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled dictionaries, with
-folds of SCOP 1.75. The sizes are 12,312 for training, 736 for validation, and 718, 1,254 and 1,272
-for the test splits that hold out whole superfamilies of a fold (fold_holdout), whole families of a
-superfamily, and proteins of a family.
+folds of SCOP 1.75. 12,312 proteins are for training and 736 for validation. The three test splits
+hold out whole superfamilies of a fold (fold_holdout, 718), whole families of a superfamily
+(superfamily_holdout, 1,254), and proteins of a family (family_holdout, 1,272).
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,8 @@ def load(
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.
 
-    Zero columns after the sep are padding; unmarked ones are averaged over in the pooling. Folds
-    without a training protein are allowed in the other splits. Truncated proteins (see
+    Zero columns after the sep are padding; without `mask_padding` they count in the pooling. The
+    other splits may have folds without a training protein. Truncated proteins (see
     one_hot.OverLength) keep their first residues and their sep.
     """
     # Databases lie in the folder itself, or below remote_homology/, as TAPE's archive has them.
@@ -93,7 +93,7 @@ def load(
 def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
     """Return the proteins of databases as channels of the input, cut to its length.
 
-    DataError where a database has no proteins, or a residue has no channel among `symbols`.
+    DataError where the databases hold no protein, or a residue has no channel among `symbols`.
     """
     texts = []
     folds = []
@@ -125,7 +125,7 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
 def encode(sequence: str, length: int) -> bytes:
     """Return cls, the first length - 2 residues as channels of VOCABULARY, sep.
 
-    Small letters count as capitals. J, and what is no letter, has the channel of unk.
+    Small letters count as capitals. J, and any character but a letter, has the channel of unk.
     """
     letters = sequence[: length - 2].upper()  # two places are for cls and sep
     residues = [_CHANNELS.get(letter, _CHANNELS["unk"]) for letter in letters]

@@ -31,7 +31,7 @@ from orca_cli.interfaces import Reporter, TaskData
 _FILES = ("satellite_train.npy", "satellite_test.npy")
 _CLASSES = 24
 _DATES = 46
-# Of a file, which is held in memory once; the training file has 322 MiB.
+# Of a file, all of which is held in memory; the training file has 322 MiB.
 _MAX_BYTES = 2**31
 _BLOCK = 2**16  # series that are normalised at once
 _VERSION = 1  # of what is written to the cache
@@ -72,8 +72,8 @@ def load(
     """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
 
     Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from
-    there. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over time is kept;
-    constant series become zeros.
+    there. Normalised as in NAS-Bench-360, a series loses its level and keeps its shape over time; a
+    constant series becomes zeros.
     """
     train_file, test_file = find(data_folder, "satellite", _FILES, path)
     x, y = _read(train_file, normalize, cache_folder, reporter)  # [N, 1, 46], [N]

@@ -1,15 +1,15 @@
 """Spherical CIFAR-100: images projected onto a turned sphere (Tu et al. 2022).
 
-A sample has 3 x 60 x 60 values on a grid of angles. Read from the published file, or generated from
-CIFAR images by the same recipe.
+A sample has 3 x 60 x 60 values on a grid of angles. The samples are read from the published file,
+or generated from CIFAR images by the same recipe.
 
 The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel:
 a Driscoll-Healy grid is turned at random, each of its points is sent along the ray from just above
 the north pole onto the plane below the sphere, and the image that lies there is sampled. The
-southern hemisphere sees the image, the northern one zeros. Two traits of the generator are kept,
+southern hemisphere shows the image, the northern one zeros. Two traits of the generator are kept,
 since the published file has them: it interpolates between the pixels before and after a point's
-own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published
-file cannot be made again bit for bit.
+own, which blurs, and it stretches each channel to 0..255. Its seed is not published, so the file
+cannot be made again bit for bit.
 
 Shapes: grid 60 x 60, N images of a file, n of a split or a call, with C x S x S pixels.
 """
@@ -101,7 +101,7 @@ def load(
     if origin == "file":
         file = _find_file(data_folder, path)
         make = partial(_unpack, file)
-        # Known by its content, so that a moved file is not unpacked again.
+        # The cache knows the file by its content, so that a moved file is not unpacked again.
         parameters = {"sha256": storage.sha256_file(file)}
     else:
         cifar, class_names = _read_cifar(data_folder, origin, images)
@@ -191,7 +191,7 @@ def _unpack(file: Path, folder: Path) -> None:
 def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write projections of the images of each split, and their classes, as `_unpack` does."""
     for split, (images, labels) in cifar.items():
-        # Written chunk by chunk into the file: all projections would take 650 MB of memory.
+        # Written into the file chunk by chunk, since all projections would take 650 MB of memory.
         projections = np.lib.format.open_memmap(
             folder / f"{split}_x.npy",
             mode="w+",
@@ -239,14 +239,14 @@ def grid() -> np.ndarray:
 def random_rotation(generator: np.random.Generator) -> np.ndarray:
     """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992).
 
-    It is a turn about z, then one that takes z to a random point.
+    It is a random turn about z, followed by a rotation that takes z to a random point.
     """
     turn, direction, height = generator.random(3)
     angle = 2 * np.pi * turn
     cosine = np.cos(angle)
     sine = np.sin(angle)
     about_z = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
-    # 2 n n^T - 1 is half a turn about the unit vector n; this axis has n times sqrt(2).
+    # Half a turn about a unit vector n is 2 n n^T - 1; `axis` is n times sqrt(2).
     azimuth = 2 * np.pi * direction
     radius = np.sqrt(2 * height)
     axis = [np.sin(azimuth) * radius, np.cos(azimuth) * radius, np.sqrt(2 - 2 * height)]
@@ -260,7 +260,7 @@ def positions(points: np.ndarray) -> np.ndarray:
     Positions are fractions of rows and columns, beyond 0..1 outside the image.
     """
     height = points[2] + 1  # above the plane, which touches the south pole
-    # By similar triangles: how much farther from the axis the ray is on the plane.
+    # By similar triangles: the factor by which the ray is farther from the axis on the plane.
     stretch = 1 + height / (_ORIGIN - height)
     on_plane = points[:2] * stretch  # [2, *], where the ray meets the plane
     return (on_plane + _EXTENT) / (2 * _EXTENT)
@@ -273,7 +273,7 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     to 4, as in the generator; `project` stretches the values to 0..255 in any case.
     """
     side = images.shape[-1]
-    # More than a pixel beyond the image all is zero; the bound keeps far points from overflowing.
+    # All is zero more than a pixel beyond the image; the bound keeps far points from overflowing.
     points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
     pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
     sides = (3, 4)  # rows and columns of zeros before and after an image

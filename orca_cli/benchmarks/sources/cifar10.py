@@ -43,7 +43,7 @@ def load(
 ) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
 
-    A `path` is another .npz file, or folder that is or holds cifar-10-batches-py.
+    `path` is an .npz file, or a folder that is or holds cifar-10-batches-py.
     """
     # All 50,000 images, [N, 3, 32, 32] and [N], of which the drawn ones are kept.
     all_x, all_y = read(
@@ -57,7 +57,7 @@ def load(
     x = all_x[chosen]
     y = all_y[chosen]
 
-    # As bytes until they are asked for, a quarter of the size of float32.
+    # Kept as bytes until they are used, a quarter of the size of float32.
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 

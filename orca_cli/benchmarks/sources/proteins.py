@@ -1,6 +1,6 @@
 """Sequences of amino acids as texts, for bodies over letters of amino acids.
 
-They are the user's own table, or TAPE's proteins.
+They come from the user's own table, or are TAPE's proteins.
 """
 
 import io
@@ -79,7 +79,8 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
     texts = table[sequence].str.strip().str.upper()
     classes = table[label].str.strip()
     is_wrong = ~texts.str.fullmatch("[A-Z]+") | (classes == "")
-    for row in np.flatnonzero(is_wrong):  # the first one is named
+    if is_wrong.any():
+        row = np.flatnonzero(is_wrong)[0]
         raise DataError(
             f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'",
             where=f"{file}, row {row + 1}",
@@ -104,8 +105,8 @@ def load_homology(
     Args:
         size: balanced over the folds; None for all.
         path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
-        folds: number of classes: the folds with the most proteins, of equally many those with the
-            smaller numbers.
+        folds: number of classes, which are the folds with the most proteins; of folds of one size,
+            those with the smaller numbers come first.
     """
     in_folder, in_archive = tape.FORMS
     (database,) = find(

@@ -86,7 +86,7 @@ class ModernBertBody(EncoderBody):
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the model, with a layer that returns its inputs in place of the embedding layer."""
+        """Return the model with an embedding layer that returns its inputs."""
         model.embeddings = _PassThrough()
         return {"model": model}
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
-# By number of axes: taps of a filter along each axis, and places in a patch along each axis at which
-# filters are evaluated.
+# By number of axes, along each axis: taps of a filter, and places in a patch at which filters are
+# evaluated.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
@@ -112,7 +112,7 @@ class FilterBank(nn.Module):
         return self.token(tokens) + shared, samples
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the features [p, D] of p tokens: each is token `columns[i]` of sample `rows[i]`."""
+        """Return features [p, D] of p tokens, each of token `columns[i]` of sample `rows[i]`."""
         tokens, samples = self._standardised(canvas, valid)
         return self.token(tokens[rows, columns]) + self.sample(samples)[rows]
 

@@ -29,7 +29,7 @@ def rows_of(samples):
     return [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
 
 
-def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, reporter):
+def test_one_file_becomes_three_stratified_splits(read, reporter):
     task = read({"x": X, "y": Y}, normalize=False)
     rows = [rows_of(samples) for samples in splits(task)]
     assert sorted(sum(rows, [])) == list(range(N))
@@ -49,18 +49,23 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
     )  # the training set's statistics, not its own
 
 
-def test_labels_of_any_name_become_0_to_k(read):
-    for labels, names, order in (
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
         (Y * 2.0 + 1, ("1", "3", "5"), [0, 1, 2]),
         (Y.astype(">i2")[:, None], ("0", "1", "2"), [0, 1, 2]),
         (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4"), [2, 0, 1]),
-    ):
-        task = read({"x": X, "y": labels}, normalize=False)
-        assert tuple(task.class_names) == names
-        assert task.train.targets().tolist() == np.array(order)[Y[rows_of(task.train)]].tolist()
+    ],
+    ids=["fractions", "a column of integers", "bytes"],
+)
+def test_labels_of_any_name_become_0_to_k(read, labels, names, numbers):
+    task = read({"x": X, "y": labels}, normalize=False)
+    assert tuple(task.class_names) == names
+    expected = np.array(numbers)[Y[rows_of(task.train)]]
+    assert task.train.targets().tolist() == expected.tolist()
 
 
-def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
+def test_dense_targets_are_numbers_or_classes_of_positions(read):
     real = RNG.normal(50, 10, (N, 5))
     task = read({"x": X, "y": real}, kind="dense")
     batch = every(task.train)
@@ -81,7 +86,7 @@ def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
     assert every(task.train).y.dtype == torch.int64
 
 
-def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read):
+def test_each_of_several_values_has_a_scale_or_is_missing(read):
     y = RNG.normal(size=(N, 3)) * [1e30, 1e-30, 1e-4]
     y[::4, 1] = np.nan
     task = read({"x": X, "y": y}, kind="values", missing_targets=True, normalize=False)
@@ -133,7 +138,7 @@ def test_text_labels_that_are_missing_are_refused(read, word):
         read({"x": X, "y": labels})
 
 
-def test_large_offsets_and_constant_channels_survive_normalisation(read):
+def test_normalisation_keeps_large_offsets_and_constants(read):
     signal = RNG.normal(size=(N, 1, 5))
     plain, shifted = (every(read({"x": x, "y": Y}).train).x for x in (signal, signal + 1e9))
     # float32 has steps of 64 at 1e9, float64 of 1e-7.

@@ -200,7 +200,7 @@ CONTRADICTIONS = [
 ]
 
 
-def test_settings_that_contradict_each_other_are_refused_by_name(tmp_path, build):
+def test_contradictory_settings_are_refused_by_name(tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y, two=np.arange(N) % 2)
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)

@@ -61,7 +61,7 @@ def test_the_fields_covariance_is_that_of_its_spectrum():
     np.testing.assert_allclose(means.var(axis=0), expected, rtol=0.15)
 
 
-def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter, monkeypatch):
+def test_inputs_are_normalised_and_targets_physical(tmp_path, reporter, monkeypatch):
     monkeypatch.setitem(darcy.SIZES, "small", darcy.Size(nodes=21, stride=2, counts={}))
     task = load(tmp_path, reporter, **FEW)
     batch = every(task.train)

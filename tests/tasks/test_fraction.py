@@ -1,6 +1,7 @@
 """A part of the training split: seeded, in proportion, nested, and nothing else of a task changes."""
 
 import numpy as np
+import pytest
 import torch
 
 from orca_cli.data.fraction import Joined, with_fraction
@@ -20,7 +21,7 @@ def task(y=CLASSES, k=3):
     return TaskData("classes", (1, 4), k, train, other, lambda: other, note="as read")
 
 
-def test_every_class_is_there_in_proportion_and_smaller_parts_lie_within_larger_ones():
+def test_fractions_are_nested_with_classes_in_proportion():
     before: set[int] = set()
     for fraction in (0.05, 0.1, 0.5, 0.99):
         part = with_fraction(task(), fraction, 0).train
@@ -32,7 +33,7 @@ def test_every_class_is_there_in_proportion_and_smaller_parts_lie_within_larger_
         before = rows
 
 
-def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_reported():
+def test_classes_keep_a_sample_or_their_loss_is_reported():
     many = np.concatenate([np.arange(40), np.random.default_rng(0).integers(0, 40, N - 40)])
     assert len(set(with_fraction(task(y=many, k=40), 0.2, 3).train.targets())) == 40
     reduced = with_fraction(task(y=many, k=40), 0.1, 0)
@@ -40,7 +41,7 @@ def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_r
     assert "in proportion), which leaves 20 classes without any" in reduced.note
 
 
-def test_a_part_gives_the_samples_of_the_whole_and_is_that_of_the_seed():
+def test_a_fraction_has_samples_of_the_whole_by_the_seed():
     whole = task()
     reduced = with_fraction(whole, 0.2, 0)
     part = reduced.train
@@ -53,22 +54,22 @@ def test_a_part_gives_the_samples_of_the_whole_and_is_that_of_the_seed():
         for fraction, seed in ((0.2, 0), (0.2, 1), (0.3, 0))
     ]
     assert not np.array_equal(draws[1].rows, part.rows)
-    assert len({*(one.digest() for one in draws), whole.train.digest()}) == 4
+    assert len({*(reduced.digest() for reduced in draws), whole.train.digest()}) == 4
     with refused(
         r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are", DataError
     ):
         with_fraction(task(), 0.001, 0)
 
 
-def test_samples_of_joined_splits_come_in_the_order_that_is_asked_for_with_their_masks():
+@pytest.mark.parametrize("rows", [[10, 0, 6, 5, 4, 7, 0], [6], [3, 2]], ids=str)
+def test_joined_splits_keep_the_requested_order_and_masks(rows):
     numbers, mask = np.arange(11), np.tile(np.arange(4) < 3, (2, 1))
     x = numbers[:, None, None].astype(np.float32) * np.ones((1, 1, 4), np.float32)
     parts = ((0, 5, None), (5, 7, mask), (7, 11, None))
     joined = Joined([ArraySamples(x[i:j], numbers[i:j], valid) for i, j, valid in parts])
     assert joined.targets().tolist() == list(range(len(joined))) == list(range(11))
     assert joined.groups() is None
-    for rows in ([10, 0, 6, 5, 4, 7, 0], [6], [3, 2]):
-        batch = joined.batch(np.array(rows))
-        assert batch.y.tolist() == batch.x[:, 0, 0].tolist() == rows
-        steps = [3 if row in (5, 6) else 4 for row in rows]
-        assert batch.valid is None if set(steps) == {4} else batch.valid.sum(1).tolist() == steps
+    batch = joined.batch(np.array(rows))
+    assert batch.y.tolist() == batch.x[:, 0, 0].tolist() == rows
+    steps = [3 if row in (5, 6) else 4 for row in rows]
+    assert batch.valid is None if set(steps) == {4} else batch.valid.sum(1).tolist() == steps

@@ -64,7 +64,7 @@ def test_indicators_say_where_values_were_missing(read):
     np.testing.assert_array_equal(filled[:, C:], HOLES[:, :2])
 
 
-def test_gaps_inside_sequences_of_different_lengths_are_filled_and_padding_is_not(read):
+def test_gaps_inside_sequences_are_filled_and_padding_is_not(read):
     ends = 4 + np.arange(N) % 5
     inside = np.arange(L) < ends[:, None]
     padded = np.where(inside[:, None], GAPPY, np.nan)

@@ -112,7 +112,7 @@ def test_groups_are_in_one_split_and_counted(form, build, tmp_path):
 
 @examples(20)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=60, max_size=80))
-def test_groups_and_identical_inputs_are_joined_where_they_meet_and_nowhere_else(pairs):
+def test_groups_and_identical_inputs_join_only_where_they_meet(pairs):
     groups, copies = np.array(pairs).T
     joined, _ = contents.joined(groups, copies)
     near = ((groups[:, None] == groups) | (copies[:, None] == copies)).astype(np.float32)

@@ -79,29 +79,47 @@ def test_marked_rows_of_an_npz_file(tmp_path, build):
     assert torch.equal(again, in_parts(preprocessing, new, size=1)[0])
 
 
-def test_arrays_that_do_not_fit_and_records_that_are_not_trusted(tmp_path, build):
+@pytest.fixture
+def arrays(tmp_path, build):
+    """The preprocessing of a task of arrays, reloaded from the folder `run`."""
     np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
-    arrays = reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
-    parts = {"x_train": X, "x_test": X[:9]}
-    for content, part, message in (
-        (parts, "", "holds x_test, x_train; .* --part one of several splits"),
-        (parts, "validation", "has no part 'validation'"),
+    return reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
+
+
+SPLIT_ARRAYS = {"x_train": X, "x_test": X[:9]}
+
+
+@pytest.mark.parametrize(
+    ("content", "part", "message"),
+    [
+        (SPLIT_ARRAYS, "", "holds x_test, x_train; .* --part one of several splits"),
+        (SPLIT_ARRAYS, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
-    ):
-        np.savez(tmp_path / "new.npz", **content)
-        with refused(message, DataError):
-            arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
-    path = tmp_path / "run" / "preprocessing.json"
-    record = storage.read_checked_json(path)
-    for change, error, message in (
+    ],
+    ids=["no part named", "an unknown part", "an unknown class"],
+)
+def test_arrays_that_do_not_fit(arrays, content, part, message, tmp_path):
+    np.savez(tmp_path / "new.npz", **content)
+    with refused(message, DataError):
+        arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
         ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is not allowed"),
         ({"target": "orca_cli.data.targets.TargetForm"}, UnsafeError, "TargetForm' is not allowed"),
         ({"target": "orca_cli.data.images.reader.ImagePreprocessing"}, DataError, "not accept"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
-    ):
-        storage.write_checked_json(path, record | change)
-        with refused(message, error):
-            load_preprocessing(tmp_path / "run")
+    ],
+)
+@pytest.mark.usefixtures("arrays")
+def test_records_that_are_not_trusted(change, error, message, tmp_path):
+    path = tmp_path / "run" / "preprocessing.json"
+    record = storage.read_checked_json(path)
+    storage.write_checked_json(path, record | change)
+    with refused(message, error):
+        load_preprocessing(tmp_path / "run")
 
 
 def frame(n=N):

@@ -30,7 +30,7 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3), "source texts are cut to this many tokens"] = 32,
     max_tokens: Annotated[
-        Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
+        Count, "longest sequence, if the model takes it; longer inputs get coarser tokens"
     ] = 512,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""

@@ -330,13 +330,14 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         patch = self._patch
         self._patch = None
         knows_pixels = patch is not None and patch.pixel_mean is not None
+        # Reading `watched` fills `in_range`, a value for each batch.
         in_range: list[bool] = []
         watched = _watched(batches, in_range)
         if self.beside is not None:
             self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in watched)
         elif knows_pixels:
             for _ in watched:
-                pass  # only the range counts
+                pass  # only the range is needed
         if patch is not None and knows_pixels and all(in_range):
             self._start_from_patch(patch, are_pixels=True)
 

@@ -196,11 +196,11 @@ class LoRA(Finetune):
         names = dict.fromkeys(name for role in self.roles for name in body.linear_names(role))
         if not names:
             allowed = [role for role in get_args(Role) if body.linear_names(role)]
+            choices = ", ".join(allowed) or "none; use finetune=layernorm"
             raise ConfigError(
                 f"this body has no linear layers of the roles {', '.join(self.roles)}",
                 where="finetune.roles",
-                hint="allowed for this body: "
-                + (", ".join(allowed) or "none; use finetune=layernorm"),
+                hint=f"allowed for this body: {choices}",
             )
         return list(names)
 

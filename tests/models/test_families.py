@@ -1,4 +1,4 @@
-"""Families compute what transformers' own models compute; the family by the checkpoint; what sees a prompt."""
+"""Families agree with transformers' own models; a checkpoint names its family; prompts are seen."""
 
 import json
 

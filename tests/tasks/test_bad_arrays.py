@@ -1,4 +1,4 @@
-"""Bad data end in one line that names file, array and place, before anything large is allocated or executed."""
+"""Bad data end in one line that names file, array and place, before anything large is allocated."""
 
 import numpy as np
 import pytest

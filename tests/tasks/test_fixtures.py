@@ -1,4 +1,4 @@
-"""What holds of every reader of published files, on the synthetic ones of tests.benchmark_files.py."""
+"""Properties of every reader of published files, on the synthetic ones of tests.benchmark_files."""
 
 import gzip
 import pickle

@@ -1,4 +1,4 @@
-"""A part of the training split: seeded, in proportion, nested, and nothing else of a task changes."""
+"""A fraction of the training split: seeded, in proportion, nested; the rest of a task is kept."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Missing values in inputs: what takes their place, what is said of them, and that nothing else changes."""
+"""Missing values in inputs: how they are filled and reported, and that nothing else changes."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Samples with identical inputs, or of one group, stay in one split, whatever form the data have."""
+"""Samples with identical inputs, or of one group, stay in one split, in any form of data."""
 
 import numpy as np
 import pandas as pd
@@ -81,8 +81,8 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     assert sum(len(samples) for samples in splits(task)) == len(ROWS)
     assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
     assert (
-        f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split"
-        in task.note
+        f"{3 * len(COPIED)} samples have inputs that others have too: "
+        "identical ones stay in one split" in task.note
     )
 
 

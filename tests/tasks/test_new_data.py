@@ -1,4 +1,4 @@
-"""What readers of own data learned is rebuilt from the files of a run alone, and gives new data the bits of the test split."""
+"""Preprocessing rebuilt from a run's files alone gives new data the bits of the test split."""
 
 import numpy as np
 import pandas as pd

@@ -13,7 +13,7 @@ from tests.tasks.builders import every, refused, splits
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes the files of a task, some of their arrays changed, and returns all of these."""
+    """A function: write a task's files, with some arrays changed, and return all arrays."""
 
     def call(task, **changes):
         benchmark_files.make(task, tmp_path)

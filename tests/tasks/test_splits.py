@@ -31,7 +31,8 @@ def test_splits_are_disjoint_complete_and_stratified(counts, validation, test, s
     assert np.array_equal(np.sort(together), np.arange(n))
     for rows in (parts.train, parts.validation, parts.test):
         class_counts = np.bincount(classes[rows], minlength=len(counts))
-        # Each border cuts every class within one sample; the last of each class, kept for train, shifts the rest.
+        # Each border cuts every class within one sample; the last sample of each class, which train
+        # keeps, shifts the others.
         share = np.array(counts) / n
         assert (np.abs(class_counts - share * len(rows)) < 2.5 + share * len(counts)).all()
     if len(parts.train) >= len(counts):

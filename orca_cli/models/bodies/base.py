@@ -321,9 +321,9 @@ class ImageBody(Body):
         size = model.config.image_size
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
         # All families have square patches.
-        sides = model.embeddings.patch_embeddings.projection.kernel_size
-        self.patch: int = sides[0]
-        self.patch_grid = (self.canvas[0] // sides[0], self.canvas[1] // sides[1])
+        self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
+        canvas_height, canvas_width = self.canvas
+        self.patch_grid = (canvas_height // self.patch, canvas_width // self.patch)
 
     def canvas_for(
         self, input_shape: tuple[int, ...], max_tokens: int | None

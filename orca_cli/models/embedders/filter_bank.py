@@ -259,8 +259,7 @@ class _Moments:
             return
         exact_mean = self.total / self.count
         variance = self.squares / self.count - exact_mean.square()
-        root = variance.clamp(min=0).sqrt()
-        root = root.float()
+        root = variance.clamp(min=0).sqrt().float()
         mean.copy_(exact_mean)
         deviation.copy_(torch.where(root > _CONSTANT, root, 1.0))
 

@@ -33,8 +33,8 @@ BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
 SAME = ("auto", "minilm", "swin_tiny", "dinov2_small")
 ROLES = ("query", "key", "value", "output", "feed_forward")
 CASES = [("dense", (2, 30)), ("classes", (3, 9, 7)), ("dense", (1, 2, 5, 3))]
-# Bodies that refuse a finetune mode. With windows or position biases, it is every prompt;
-# without a list of layers a deep one.
+# Bodies that refuse a finetune mode. Windows and position biases allow no prompt; a deep prompt
+# needs a list of layers.
 NO_BIASES = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
 NO_PROMPT = {"swin", "beit"}
 LAYERS_LISTED = {"bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip"}

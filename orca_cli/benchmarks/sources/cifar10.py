@@ -22,12 +22,12 @@ from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Examples, SourceData
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_FIRST = "data_batch_1"
+_FIRST_BATCH = "data_batch_1"
 _BATCHES = {
-    "train": (_FIRST, "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+    "train": (_FIRST_BATCH, "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
     "test": ("test_batch",),
 }
-_OTHERS = ([f"cifar-10-batches-py/{_FIRST}"], ["cifar10*.npz"])
+_OTHERS = ([f"cifar-10-batches-py/{_FIRST_BATCH}"], ["cifar10*.npz"])
 _MAX_BYTES = 2**28  # of a batch
 
 
@@ -79,13 +79,13 @@ def read(
     (file,) = find(
         data_folder,
         "cifar10",
-        [_FIRST],
+        [_FIRST_BATCH],
         path,
         hint=f"or an .npz with x_train, y_train, ...; {hint}",
         key=key,
         others=_OTHERS,
     )
-    if file.name == _FIRST:
+    if file.name == _FIRST_BATCH:
         return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.
     stored = open_arrays(file, str(file), AGAIN)

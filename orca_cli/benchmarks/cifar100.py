@@ -1,7 +1,7 @@
 """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes.
 
-There are 50,000 for training and 10,000 for test. Read from the archive of the Python version: the
-files `train`, `test` and `meta` in it, pickles of Python 2 that are read without running anything.
+There are 50,000 for training and 10,000 for test. They are read from the archive of the Python
+version, whose files `train`, `test` and `meta` are pickles of Python 2; reading them runs nothing.
 
 Shapes: N images of a file, n of a split.
 """
@@ -36,27 +36,34 @@ def load(
     path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
     validation: Annotated[
         Literal["stratified", "last"],
-        "stratified: drawn from the 50,000 training images; last: their end",
+        "stratified: every class in proportion, from the 50,000 training images; last: their end",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
     augment: Annotated[
-        bool, "random crops (4 pixels of zeros around) and mirrored images in optimizer steps"
+        bool,
+        "true: steps train on mirrored images and on random crops, after a frame of 4 pixels of "
+        "zeros",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
 
-    They have 100 classes. A tenth for validation gives 50 images a class, enough for a standard
-    error of 0.7 points; NAS-Bench-360 takes the last 10,000.
+    They have 100 classes. A tenth for validation is 50 images of each class, enough for a standard
+    error of 0.7 points; NAS-Bench-360 takes the last 10,000 images.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     x, y = read(archive, "train")  # [50000, 3, 32, 32], [50000]
@@ -126,7 +133,7 @@ def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
 def _content(archive: Path, name: str) -> bytes:
     """Return the content of one file of the archive, read in memory: nothing is unpacked."""
     member_name = f"cifar-100-python/{name}"
-    # Recognises a web page in the archive's place, which would count as damage below.
+    # A web page saved in the archive's place gets a message of its own, not that of damage.
     first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
         for member in tar:

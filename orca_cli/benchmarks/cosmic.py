@@ -39,15 +39,15 @@ _NORMAL = 1.4826
 class Form:
     """How a stamp becomes a sample.
 
-    It is a crop of `size` x `size` pixels from row and column `start` on, with some sky added. Sky
-    is drawn anew in optimizer steps; with `sky_at_test` elsewhere too, by one draw for each file.
-    All fields are in the digest of a split.
+    It is a crop of `size` x `size` pixels from row and column `start` on. Optimizer steps add a
+    newly drawn share of the sky's level; with `sky_at_test`, a share is added elsewhere too, drawn
+    once for each file. All fields are in the digest of a split.
     """
 
     start: int
     size: int
     sky_at_test: bool
-    # The share of the sky's level that is added to an image is drawn from this range.
+    # The range from which the share of the sky's level is drawn.
     sky_low: float = -0.9
     sky_high: float = 3.0
     ignored: str = "missing"  # the target where the mask is not known
@@ -64,7 +64,7 @@ class Stamp(NamedTuple):
 
 
 class Stamps(MapSamples):
-    """Samples (see interfaces) over n stamps of a part, train, validation or test.
+    """Samples (see interfaces) over the n stamps of a split: train, validation or test.
 
     `stamps` are paths relative to `root`. The groups are the visits, numbered within the split. A
     record has the level of the sky, the SHA-256 of the crop, and the number of pixels that are not
@@ -74,7 +74,7 @@ class Stamps(MapSamples):
     def __init__(
         self,
         root: Path,
-        part: str,
+        split: str,
         stamps: Sequence[PurePosixPath],
         form: Form,
         cache: Path,
@@ -88,7 +88,7 @@ class Stamps(MapSamples):
         skies = sorted({path.with_name(_SKY) for path in paths})
         super().__init__(
             cache,
-            f"cosmic-{part}",
+            f"cosmic-{split}",
             reporter,
             count=len(paths),
             shape=(1, form.size, form.size),
@@ -121,7 +121,7 @@ class Stamps(MapSamples):
     ) -> tuple[np.ndarray, bool, None]:
         """Return the image [1, S, S], scaled, 0 at pixels that are not finite.
 
-        With `augment`, a part of the sky is added.
+        With `augment`, a drawn share of the sky's level is added.
         """
         form = self._form
         image = read_stamp(self._root / self.stamps[index], form).image
@@ -130,7 +130,7 @@ class Stamps(MapSamples):
             # Outside optimizer steps a stamp always gets the same draw.
             generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
             share = float(generator.uniform(form.sky_low, form.sky_high))
-        # float64: the sky is large beside what remains after the centre is gone.
+        # In float64: sky and centre, which nearly cancel, are much larger than their difference.
         counts = image.astype(np.float64) + self.records[index]["sky"] * share
         scaled = (counts - form.centre) / form.spread
         return np.where(np.isfinite(image), scaled, 0.0)[None], True, None
@@ -148,21 +148,27 @@ def load(
     path: Annotated[
         str | None, "folder with npy_train and npy_test; null: paths.data/cosmic"
     ] = None,
-    filter: Annotated[str, "of the camera: a folder below npy_train and npy_test"] = "f435w",
+    filter: Annotated[str, "filter of the camera: a folder in npy_train and npy_test"] = "f435w",
     crop_start: Annotated[CountOrZero, "first row and column of the crop: 0 or more"] = 64,
-    crop_size: Annotated[Count, "rows and columns: 1 or more"] = 128,
+    crop_size: Annotated[Count, "rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool, "true: sky is added in stage 2, validation and test as well, with one draw per file"
     ] = False,
     normalize: Annotated[
-        bool, "median and median absolute deviation of training pixels; false: raw counts"
+        bool,
+        "true: scale by the median and median absolute deviation of training pixels; "
+        "false: raw counts",
     ] = True,
-    validation_fraction: Annotated[Fraction, "of the training stamps: above 0 and below 1"] = 0.1,
+    validation_fraction: Annotated[
+        Fraction, "share of the training stamps for validation: above 0 and below 1"
+    ] = 0.1,
     validation_unit: Annotated[
         Literal["visit", "exposure"],
-        "visit (whole visits are drawn) or exposure (stamps are drawn)",
+        "visit: whole visits are drawn for validation; exposure: single stamps are drawn",
     ] = "visit",
-    split_seed: Annotated[Seed, "seed of that draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+    ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation stamps as well; then use train.select=last"
     ] = False,
@@ -197,15 +203,15 @@ def load(
     )
 
 
-def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
-    """Return the stamps of a part, train or test, and of a filter, sorted.
+def list_stamps(root: Path, split: str, band: str) -> list[PurePosixPath]:
+    """Return the stamps of a split, train or test, with one filter (`band`), sorted.
 
-    They are paths relative to `root`: those listed in `<part>_dirs.npy` in `root`, or all where
+    They are paths relative to `root`: those listed in `<split>_dirs.npy` in `root`, or all where
     there is no list. DataError where a listed file does not exist, or no stamp has this filter;
     UnsafeError where a path leads out of the folder.
     """
-    folder = _FOLDERS[part]
-    list_file = root / f"{part}_dirs.npy"
+    folder = _FOLDERS[split]
+    list_file = root / f"{split}_dirs.npy"
     if list_file.is_file():
         stamps = _listed_stamps(list_file, folder)
     else:
@@ -226,19 +232,19 @@ def list_stamps(root: Path, part: str, band: str) -> list[PurePosixPath]:
 def _listed_stamps(list_file: Path, folder: str) -> list[PurePosixPath]:
     """Return the stamps of a list, as paths relative to its folder.
 
-    Only the last five parts of a path count, `npy_<part>/filter/proposal/visit/file`; the folders
-    before them are of the machine that wrote the list.
+    Only the end of a path counts, `npy_<split>/filter/proposal/visit/file`; the folders before it
+    are those of the machine that wrote the list.
     """
     names = np.asarray(unpickle(list_file, max_bytes=_MAX_LIST_BYTES))
     stamps = []
     for name in names.reshape(-1):
-        parts = PurePosixPath(str(name)).parts[-_DEPTH:]
-        if ".." in parts:
+        end = PurePosixPath(str(name)).parts[-_DEPTH:]
+        if ".." in end:
             raise UnsafeError(
                 f"'{name}' leads out of the folder", where=str(list_file), hint="remove the list"
             )
-        stamp = PurePosixPath(*parts)
-        is_deep = len(parts) == _DEPTH and parts[0] == folder
+        stamp = PurePosixPath(*end)
+        is_deep = len(end) == _DEPTH and end[0] == folder
         if not is_deep or not (list_file.parent / stamp).is_file():
             raise DataError(
                 f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there",
@@ -309,9 +315,10 @@ def read_sky(path: Path) -> float:
 def _held_out(
     stamps: Sequence[PurePosixPath], fraction: float, unit: str, seed: int
 ) -> set[PurePosixPath]:
-    """Return the validation stamps.
+    """Return the validation stamps, of at least one unit.
 
-    These are whole units in a seeded order until the fraction is best met, at least one.
+    Units, visits or exposures, are taken whole, in a seeded order, until another one would not
+    bring their number of stamps closer to the fraction.
     """
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
@@ -325,13 +332,13 @@ def _held_out(
         )
     names = sorted(units)
     order = numpy_generator(seed, "cosmic", "validation").permutation(len(names))
-    wanted = fraction * len(stamps)
+    target_count = fraction * len(stamps)
     chosen: set[PurePosixPath] = set()
     # The last unit always stays in training.
     for number in order[:-1]:
         members = units[names[number]]
-        distance = abs(len(chosen) - wanted)
-        distance_with_unit = abs(len(chosen) + len(members) - wanted)
+        distance = abs(len(chosen) - target_count)
+        distance_with_unit = abs(len(chosen) + len(members) - target_count)
         if chosen and distance_with_unit >= distance:
             break
         chosen.update(members)
@@ -341,8 +348,8 @@ def _held_out(
 def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
     """Return the form with centre and spread of the training pixels that are not ignored.
 
-    These are median and scaled median absolute deviation: stars and hits are outliers, which hardly
-    move them.
+    They are the median and the scaled median absolute deviation, on which the outliers, stars and
+    hits, have little influence.
     """
     order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))
     known_pixels = []

@@ -2,14 +2,15 @@
 
 The maps are generated, or read from files. The distribution is that of the Fourier neural
 operator's data (Li et al. 2021): a Gaussian field with covariance proportional to
-(-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
--div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order
-on K x K nodes, solved directly. Those data were also interpolated by splines between cell centres
-and nodes; that step is left out here, so the border is exactly 0.
+(-Laplace + 9)^-2 and Neumann borders is thresholded at 0 to permeabilities a of 12 and 3. The
+pressure u solves -div(a grad u) = 1 on the unit square with u = 0 on its border, by finite
+differences of second order on K x K nodes and a direct solver. The published data were also
+interpolated by splines between cell centres and nodes; generated maps are not, so their border is
+exactly 0.
 
-The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol,
+The published files, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol,
 [1024, 421, 421]: permeability and pressure. They take 3 GB unpacked, so one variable is read at a
-time, and what is kept goes into the cache.
+time, and every fifth point of its maps is written to the cache.
 
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
@@ -77,30 +78,34 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated, or files: the two .mat files of `orca data list darcy`",
+        "generated: maps are generated; files: read from the two .mat files of `orca data list "
+        "darcy`",
     ] = "generated",
     path: Annotated[str | None, "folder with the files; null: paths.data/darcy"] = None,
     size: Annotated[
         Literal["small", "paper"],
-        "small (85 nodes, stride 2, 300 + 50 + 50 samples) or paper (421, 5, 900 + 100 + 100)",
+        "small: 85 nodes, stride 2, 300 + 50 + 50 samples; "
+        "paper: 421 nodes, stride 5, 900 + 100 + 100",
     ] = "small",
     num_train: Annotated[
-        Annotated[int, Ge(2)] | None, "training samples: 2 or more; null: of the size"
+        Annotated[int, Ge(2)] | None, "training samples: 2 or more; null: the number of the size"
     ] = None,
     num_validation: Annotated[
-        Count | None, "samples that models are chosen on: 1 or more; null: of the size"
+        Count | None, "validation samples: 1 or more; null: the number of the size"
     ] = None,
     num_test: Annotated[
-        Count | None, "samples of the test split: 1 or more; null: of the size"
+        Count | None, "test samples: 1 or more; null: the number of the size"
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation samples as well (1,000); then use train.select=last"
+        bool,
+        "true: train on the validation samples as well (1,000 with size=paper); "
+        "then use train.select=last",
     ] = False,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
     """Return permeabilities x [n, 3, s, s] and pressures y [n, 1, s, s].
 
-    The channels of x are normalised permeability, the coordinate along columns, and along rows.
+    The channels of x are normalised permeability and the coordinates along columns and along rows.
     Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training
     set; pressures are in physical units, and `target_scale` holds their mean and deviation + 1e-5
     per pixel. Training and validation are the first samples of ..._smooth1.mat in this order, test
@@ -114,7 +119,7 @@ def load(
     if not is_generated:
         files = find(data_folder, "darcy", FILES, path, hint=_WITHOUT_FILES)
 
-    # Every split asks the cache again: it may have been emptied between training and test.
+    # Every split looks into the cache, which may have been emptied between training and test.
     def read(split: str) -> _Maps:
         if is_generated:
             chosen_size = replace(SIZES[size], counts=counts)
@@ -181,7 +186,7 @@ def _samples(maps: _Maps, mean: np.ndarray, std: np.ndarray) -> ArraySamples:
 
 def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: Reporter) -> Path:
     """Return the folder of all splits, which are generated unless the cache has them."""
-    # Counts are parameters as well, because the cache has one array for each split.
+    # Counts are parameters too, because an array in the cache holds all samples of a split.
     count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
     return folder_of(
         cache_folder,
@@ -272,8 +277,8 @@ def _unpack(file: Path, folder: Path) -> None:
 def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.ndarray:
     """Return every fifth row and column of the maps in a variable, [N, s, s] float32.
 
-    DataError unless they are finite and of this shape. A variable takes 1.5 GB, which this function
-    holds no longer than it runs.
+    DataError unless they are finite and of this shape. The whole variable takes 1.5 GB, which is
+    free again when this function returns.
     """
     name = f"'{variable}'"
     maps = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), name)
@@ -289,9 +294,9 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
     """Return one draw [K, K] of the Gaussian field.
 
-    It is an orthonormal inverse cosine transform of its coefficients. The coefficient of cosines of
-    i and j half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. The constant has
-    none, so every draw has mean 0.
+    It is the orthonormal inverse cosine transform of independent coefficients. That of i and j
+    half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. That of the constant is 0,
+    so every draw has mean 0.
     """
     from scipy.fft import idctn
 

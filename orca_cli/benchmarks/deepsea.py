@@ -58,13 +58,13 @@ def load(
     )
 
 
-def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> ArraySamples:
+def _read(file: Path, split: str, cache_folder: Path, reporter: Reporter) -> ArraySamples:
     """Return the sequences of one split: train, val or test."""
     folder = folder_of(
         cache_folder,
-        f"deepsea-{part}",
+        f"deepsea-{split}",
         parameters={"version": _VERSION, **file_identity(file)},
-        make=partial(_unpack, file, part),
+        make=partial(_unpack, file, split),
         reporter=reporter,
     )
     (x,) = load_arrays(folder, ["x"], mapped=True)  # [N, 1000, 4]
@@ -73,14 +73,14 @@ def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> Arra
     return ArraySamples(x.transpose(0, 2, 1), y.astype(np.float32))
 
 
-def _unpack(file: Path, part: str, folder: Path) -> None:
+def _unpack(file: Path, split: str, folder: Path) -> None:
     """Write x.npy [N, 1000, 4] and y.npy [N, 36] of one split, once both are checked."""
     # Nothing but the header of each array is read here.
     stored = open_arrays(file, str(file), AGAIN)
-    stored_x, stored_y = entries(stored, [f"x_{part}", f"y_{part}"], str(file))
+    stored_x, stored_y = entries(stored, [f"x_{split}", f"y_{split}"], str(file))
     x = stored_x.read()
     y = stored_y.read()
-    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{part}]")
-    check_array(y, (len(x), _LABELS), f"{file}[y_{part}]", holds="binary")
+    check_array(x, ("N", _LENGTH, _BASES), f"{file}[x_{split}]")
+    check_array(y, (len(x), _LABELS), f"{file}[y_{split}]", holds="binary")
     np.save(folder / "x.npy", x)
     np.save(folder / "y.npy", y)

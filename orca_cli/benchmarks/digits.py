@@ -14,13 +14,13 @@ from orca_cli.interfaces import TaskData
 
 def load(
     train_size: Count | None = 200,
-    validation_size: Annotated[Count, "samples that models are chosen on: 1 or more"] = 300,
+    validation_size: Annotated[Count, "validation samples: 1 or more"] = 300,
     test_size: Annotated[
-        Count, "samples of the test split: 1 or more; which ones depends on split_seed only"
+        Count, "test samples: 1 or more; split_seed alone decides which ones"
     ] = 497,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
     layout: Annotated[
-        Literal["sequence", "image"], "sequence (8 channels x 8 steps) or image (1 x 8 x 8)"
+        Literal["sequence", "image"], "sequence: 8 channels x 8 steps; image: 1 x 8 x 8 pixels"
     ] = "sequence",
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.
@@ -60,7 +60,7 @@ def load(
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the images [1797, rows, columns] float32 in 0..1 and their classes [1797] int64."""
-    # Found without importing scikit-learn, which takes a second.
+    # The file is found without importing scikit-learn, which takes a second.
     package: Any = importlib.util.find_spec("sklearn")
     file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
     # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class

@@ -1,8 +1,8 @@
 """DomainNet (Peng et al. 2019), 40 classes of one domain: the in-modality check of the paper (A.7).
 
-Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN_train_mini.txt and
-DOMAIN_test_mini.txt, with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders
-of images.
+The images are those of the 40-class version (Prabhu et al. 2021, SENTRY). Its lists,
+DOMAIN_train_mini.txt and DOMAIN_test_mini.txt, lie next to the folders of images and have a line
+`DOMAIN/CLASS/FILE.jpg LABEL` for each image.
 
 Shapes: N images of a list, n of a split.
 """
@@ -28,7 +28,7 @@ _SIDE = 224  # pixels of an input
 _LARGER_SIDE = 256  # pixels of an image that augmentation crops an input from
 _PLAIN = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _MAX_LIST_BYTES = 2**26  # 64 MiB
-# Backslash and colon begin paths elsewhere on Windows; no name of a file has a null byte.
+# On Windows, a backslash or colon can lead out of a folder; no name of a file has a null byte.
 _UNSAFE_CHARACTERS = frozenset("\\:\0")
 
 
@@ -39,29 +39,35 @@ def load(
         str | None, "folder with the lists and the folders of images; null: paths.data/domainnet"
     ] = None,
     domain: Annotated[
-        Literal["clipart", "painting", "real", "sketch"], "clipart, painting, real or sketch"
+        Literal["clipart", "painting", "real", "sketch"],
+        "domain of the images: clipart, painting, real or sketch",
     ] = "sketch",
     validation_size: Annotated[
         Count | Fraction,
-        "drawn from the training list: a fraction (below 1) or a number of images (1 or more)",
+        "drawn from the training list: a fraction of its images (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
     augment: Annotated[
         Literal["fresh", "frozen", "none"],
-        "crop of 224 of 256 pixels and mirroring: fresh (each step), frozen "
-        "(once per image) or none",
+        "random crops of 224 from 256 pixels, and mirroring: fresh (drawn in each step), frozen "
+        "(drawn once per image) or none",
     ] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Validation has every class in proportion, and identical files stay together. The reference draws
-    augmentation once per image ("frozen"); "none" only resizes.
+    Validation has every class in proportion, and identical files are in one split. The reference
+    draws augmentation once per image ("frozen"); "none" only resizes.
     """
     train_list, test_list = find(
         data_folder, "domainnet", [f"{domain}_train_mini.txt", f"{domain}_test_mini.txt"], path
@@ -117,9 +123,10 @@ def _train_view(augment: str, seed: int) -> View:
 
 
 def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Return the images of a list, all of which exist.
+    """Return the images of a list, all of which exist, and their classes.
 
-    They are N paths relative to its folder; classes [N] int64; and the names of all 40 classes.
+    Returns:
+        N paths relative to the list's folder, classes [N] int64, and the names of all 40 classes.
     """
     where = str(list_path)
     names = []
@@ -135,7 +142,7 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
     if not names:
         raise fault("the list is empty", where)
-    # A missing image is an error now, not in the middle of training.
+    # So a missing image is an error before training, not in the middle of it.
     folder = list_path.parent
     find(folder, "domainnet", names, str(folder))
     return names, np.array(labels, dtype=np.int64), tuple(class_names)

@@ -64,10 +64,10 @@ class Windows(ArraySamples):
     the file. A split without padding has no mask.
 
     Args:
-        records, rows: all of the file, and the numbers of those of this split.
+        records, rows: all records of the file, and the numbers of those in this split.
         strides: steps from one window to the next, for each class.
-        inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, with zeros after its end.
+        inclusive: whether a window may end with the record's last step.
+        pad: whether a record too short for a window gives one, with zeros after its end.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Windows(ArraySamples):
         self._records = records
         self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)  # [N]
-        # [N]: a record's windows start before this step; with `pad` every record has one at 0.
+        # [N]: a record's windows start before this step; with `pad` every record has one at step 0.
         limits = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
         # The empty array is for splits in which no record has a window.
         starts = [np.empty(0, np.int64)]
@@ -98,7 +98,7 @@ class Windows(ArraySamples):
 
     def _window(self, index: int) -> np.ndarray:
         """Return the z-scored steps of a window up to the end of its record, [1, l]."""
-        # Cut from the mapped file when asked for, because windows overlap by up to 97 %.
+        # Cut from the mapped file on demand, because windows overlap by up to 97 %.
         row = int(self._record_rows[index])
         start = int(self._starts[index])
         steps = self._records.signal(row)[start : start + _WINDOW]
@@ -122,7 +122,7 @@ class Windows(ArraySamples):
         cut = json.dumps(self._cut, sort_keys=True)
         digest = hashlib.sha256(f"ecg {len(self)} {cut}".encode())
         for array in (self._record_rows, self._starts, self.targets()):
-            # In the same bytes on every machine.
+            # One byte order and size, so that the digest is the same on every machine.
             digest.update(array.astype("<i8").tobytes())
         for row in np.unique(self._record_rows):
             signal = self._records.signal(int(row))
@@ -137,36 +137,39 @@ def load(
     path: Annotated[str | None, "folder with challenge2017.pkl; null: paths.data/ecg"] = None,
     inclusive: Annotated[
         bool,
-        "a window that ends with a record's last step counts; false: it is lost (published code)",
+        "true: a window may end with a record's last step; "
+        "false: that window is lost (published code)",
     ] = True,
     short: Annotated[
         Literal["pad", "drop"],
-        "records without a window, shorter than one: pad, or drop (published "
-        "code) from every split",
+        "records that are too short for a window: pad, or drop from every split (published code)",
     ] = "pad",
     evaluation_strides: Annotated[
         Literal["equal", "class"],
-        "of validation and test: equal (500 steps), or class (500, 83, 250, "
-        "25 for N, A, O, ~ as in training; published code)",
+        "steps between windows in validation and test: equal (500), or class (500, 83, 250, 25 "
+        "for N, A, O, ~ as in training; published code)",
     ] = "equal",
     split: Annotated[
         Literal["sklearn", "sklearn_90_10"],
-        "sklearn: 80/10/10, NAS-Bench-360's; sklearn_90_10: published code's",
+        "sklearn: 80/10/10 as in NAS-Bench-360; "
+        "sklearn_90_10: 90/10 as in the published code, with a ninth of the 90 % for validation",
     ] = "sklearn",
     train_on_validation: Annotated[
         bool, "true: train on the validation records as well; then use train.select=last"
     ] = False,
     split_seed: Annotated[
-        Seed, "seed of sklearn_90_10's validation records, 0..2147483647; not the seed of the run"
+        Seed,
+        "seed of the draw of sklearn_90_10's validation records, 0..2147483647; "
+        "not the seed of the run",
     ] = 0,
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes.
 
     They are normal (N), atrial fibrillation (A), other rhythm (O) and noise (~). A record of 1000
-    steps has no window unless `inclusive`; padded records have zeros, marked as padding. With
+    steps has no window unless `inclusive`; the zeros of padded records are marked as padding. With
     evaluation_strides=class, as in the published code, noise has up to 20 times its weight in
-    validation and test. Validation records of "sklearn_90_10" are a ninth of those that are not for
-    test, drawn by `split_seed` with every class in proportion.
+    validation and test. For "sklearn_90_10", a ninth of the records outside the test split are for
+    validation, drawn by `split_seed` with every class in proportion.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)

@@ -4,13 +4,13 @@ The data are as NAS-Bench-360 packed them (Tu et al. 2022). Its archive has the 
 chunks/{tr,val,eval}.csv (columns files, labels with commas between names, ext: the clip), the
 numbers of the labels in chunks/lbl_map.json, the chunks (mono, 22,050 Hz, one second every half
 second of a clip) and background noise in noise_22050/*.wav. Paths in a manifest begin with a folder
-of the machine that wrote it; only their end counts, below the folder of the data. In FSD50K's
+of the machine that wrote it; only the end below the folder of the data is used. In FSD50K's
 official split 36,796 clips are for training, 4,170 for validation and 10,231 for the test. Only
-tables are held in memory; sounds (24 GB) are read when they are asked for.
+tables are held in memory; sounds (24 GB) are read on demand.
 
-A training sample is a clip, heard through one chunk of it. A sample of the other splits is a chunk,
+A training sample is a clip, of which one chunk is taken. A sample of the other splits is a chunk,
 and `groups` gives its clip, so that an error per clip (MeanAveragePrecision with by=records) takes
-all chunks together.
+all chunks of the clip together.
 
 The spectrogram is torchaudio's MelSpectrogram with n_fft 1920, a Hann window of 661 samples (30 ms)
 and a hop of 220 (10 ms): centred frames with reflected borders, power 2, 96 triangular filters on
@@ -50,7 +50,7 @@ _SAMPLED_FILES = 64  # whose content enters the digest of a split
 _MASKING = 0.5  # probability of masks on a training sample
 _MIXING = 0.75  # probability of background noise on a training sample
 _MOST_NOISE = 0.5  # the largest share of background noise
-_MAX_MASKS = 2  # bands of mels, and as many stretches of frames
+_MAX_MASKS = 2  # the most bands of mels, and the most stretches of frames
 _MASKED_MELS = 0.15  # the largest share of mels in a band
 _MASKED_FRAMES = 0.2  # the largest share of frames in a stretch
 _FROZEN_SEED = 0
@@ -66,16 +66,18 @@ _SHIFT_DB = 75.0
 
 
 class Sounds:
-    """Samples (see interfaces) [n, 1, 96, 102] with K labels, each heard through one chunk.
+    """Samples (see interfaces) [n, 1, 96, 102] with K labels, each made from one chunk.
 
-    In training they are clips. Else they are chunks, the clips are their records, and nothing is
-    drawn. DataError where the manifest of the split has another form.
+    In training a sample is a clip, and its chunk may be drawn. In the other splits a sample is a
+    chunk, its clip is its record, and nothing is drawn. DataError where the manifest of the split
+    has another form.
 
     Args:
-        folder, split: of the data; train, validation or test.
+        folder: of the data.
+        split: train, validation or test.
         names: of the labels, in the order of their numbers.
-        noise: files of background noise; where there are none, nothing is drawn, and a clip is its
-            middle chunk.
+        noise: files of background noise; without any, nothing is drawn, and a clip gives its middle
+            chunk.
         redraw: True draws chunk, masks and noise anew in optimizer steps, and takes the middle
             chunk elsewhere; False draws them once for each clip.
     """
@@ -112,11 +114,11 @@ class Sounds:
         Chunks, masks and noise are drawn from `augment`.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        # A sample draws its chunk, masks and noise from its generator; without one, nothing.
+        # A sample draws chunk, masks and noise from its generator; without one, it draws nothing.
         generators = [augment if self._noise else None for _ in indices]
         if self._noise and not self._redraw:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
-        # All chunks are drawn before the first mask: the samples of a step share a generator.
+        # The samples of a step share a generator, so the order of draws matters: first all chunks.
         sounds = []
         for index, generator in zip(indices, generators, strict=True):
             sounds.append(read(self._chunk_file(index, generator)))
@@ -141,7 +143,7 @@ class Sounds:
         return self._folder / self._files[int(chunk)]
 
     def _augmented(self, features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return a spectrogram [96, 101] with masks and background noise, each by chance."""
+        """Return a spectrogram [96, 101], at random with masks and with background noise."""
         if generator.random() < _MASKING:
             features = mask(features, generator)
         if generator.random() < _MIXING:
@@ -164,7 +166,7 @@ class Sounds:
     def digest(self) -> str:
         """Return a SHA-256 over the manifest, what is drawn, and some of the sounds.
 
-        These are evenly spread, because all of the sounds have 24 GB.
+        These sounds are evenly spread; all of them would be 24 GB.
         """
         digest = hashlib.sha256(f"fsd50k {self._drawn()} {self._labels.shape}".encode())
         for file_name in self._files:
@@ -199,13 +201,13 @@ def load(
     ] = None,
     augmentation: Annotated[
         bool,
-        "masks (SpecAugment) on half of the clips, noise on three quarters; "
-        "false: the middle chunk as it is",
+        "true: masks (SpecAugment) on half of the training clips, noise on three quarters; "
+        "false: the middle chunk of a clip as it is",
     ] = True,
     redraw: Annotated[
         bool,
-        "false: chunk, masks and noise of every clip are drawn once, for all "
-        "epochs and for stage 2",
+        "true: steps draw chunk, masks and noise of a clip anew; "
+        "false: drawn once, for all epochs and for stage 2",
     ] = True,
 ) -> TaskData:
     """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.
@@ -255,8 +257,9 @@ def _read_manifest(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the chunks of a split, clip by clip; clips are in the order of their first rows.
 
-    They are files relative to `folder`; the number of each one's clip, [chunks] int64, ascending;
-    and the labels of the clips, [clips, K] uint8 of 0 and 1.
+    Returns:
+        The files of the chunks, relative to `folder`; the number of each chunk's clip, [chunks]
+        int64, ascending; and the labels of the clips, [clips, K] uint8 of 0 and 1.
     """
     import pandas as pd
 
@@ -270,7 +273,7 @@ def _read_manifest(
         rows = rows.sort_values("clip", kind="stable", ignore_index=True)
     paths = []
     for file in rows["files"]:
-        path = file.replace("\\", "/").split("/")  # it may be of Windows
+        path = file.replace("\\", "/").split("/")  # it may be written on Windows
         paths.append([name for name in path if name])
     is_outside = any(not path or ".." in path for path in paths)
     if not paths or is_outside or (rows["ext"] == "").any():
@@ -291,10 +294,10 @@ def _read_manifest(
 
 
 def _existing_end(folder: Path, path: Sequence[str]) -> int:
-    """Return how many of the last names of a path lead to a file below `folder`; 0 for none.
+    """Return the number of names in the longest end of a path that is a file below `folder`, or 0.
 
-    The longest end counts. All paths of a manifest begin with the same folders of another machine,
-    so all are cut to as many names.
+    All paths of a manifest begin with the same folders of another machine, so all are cut to this
+    number of names.
     """
     for size in range(len(path), 0, -1):
         if folder.joinpath(*path[-size:]).is_file():
@@ -318,26 +321,26 @@ def _multi_hot(label_lists: Sequence[str], names: Sequence[str], manifest: Path)
 def read(path: Path, start: float = 0.0) -> np.ndarray:
     """Return one second of a .wav file, [22050] float32 in -1..1.
 
-    A shorter sound is repeated, channels are averaged. `start` says where the second begins in a
-    longer sound: 0 is the first possible place, 1 the last. DataError for a file that is missing,
-    damaged or of another rate than 22,050 Hz.
+    A shorter sound is repeated, and channels are averaged. `start` says where the second begins in
+    a longer sound, from 0, its beginning, to 1, the last possible place. DataError for a file that
+    is missing, damaged or of another rate than 22,050 Hz.
     """
     from scipy.io import wavfile
 
     first_bytes(path, str(path), AGAIN)
     with damage(str(path), ".wav file"), warnings.catch_warnings():
-        # About parts of the file that are not sound.
+        # It warns of sections of the file that are not sound.
         warnings.simplefilter("ignore", wavfile.WavFileWarning)
-        # Mapped: of a long file little is read, and one that is cut off is an error.
+        # Mapped, so that little of a long file is read; a truncated file is an error.
         rate, sound = wavfile.read(path, mmap=True)
     if rate != RATE or sound.ndim > 2 or not sound.size:
         raise fault(f"has values {sound.shape} at {rate} Hz; a sound at {RATE} Hz is needed", path)
     last_start = max(0, len(sound) - RATE)
-    # start=1 gives one more than the last place, which the bound catches.
+    # With start=1 the product is one beyond the last place.
     begin = min(int(start * (last_start + 1)), last_start)
     samples = sound[begin : begin + RATE]  # [22050] or less; with channels [22050, channels]
     stretch = samples.astype(np.float32)
-    # The codings of .wav files: unsigned bytes, signed integers, or numbers in -1..1 already.
+    # A .wav file holds unsigned bytes, signed integers, or fractions in -1..1 already.
     if samples.dtype == np.uint8:
         stretch = (stretch - 128) / 128
     elif samples.dtype.kind == "i":
@@ -395,8 +398,8 @@ def mel_filters() -> np.ndarray:
 def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return a copy of [96, frames] with bands of mels, and stretches of frames, at the minimum.
 
-    There are one or two of each. This is SpecAugment (Park et al. 2019) without its warp of time; a
-    band has up to 15 % of the mels, a stretch up to 20 % of the frames.
+    One or two bands have up to 15 % of the mels each, and as many stretches up to 20 % of the
+    frames each: SpecAugment (Park et al. 2019) without its warp of time.
     """
     masked = features.copy()
     # One value for all masks: the minimum before the first one.
@@ -410,7 +413,7 @@ def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _stretch(extent: int, largest_share: float, generator: np.random.Generator) -> slice:
-    """Return a random stretch of 0..extent: up to a share of it long, anywhere in it."""
+    """Return a random stretch anywhere in 0..extent, at most `largest_share` of it long."""
     largest = int(largest_share * extent)
     size = int(generator.integers(0, largest + 1))
     start = int(generator.integers(0, extent - size + 1))

@@ -1,9 +1,9 @@
 """Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019).
 
 TAPE's files are LMDB databases (remote_homology_train.lmdb/data.mdb) of pickled dictionaries, with
-folds of SCOP 1.75. The sizes are 12,312 for training, 736 for validation, and 718, 1,254 and 1,272
-for the test splits that hold out whole superfamilies of a fold (fold_holdout), whole families of a
-superfamily, and proteins of a family.
+folds of SCOP 1.75. 12,312 proteins are for training and 736 for validation. The three test splits
+hold out whole superfamilies of a fold (fold_holdout, 718), whole families of a superfamily
+(superfamily_holdout, 1,254), and proteins of a family (family_holdout, 1,272).
 """
 
 from collections.abc import Sequence
@@ -28,26 +28,30 @@ _CHANNELS = {symbol: channel for channel, symbol in enumerate(VOCABULARY)}
 def load(
     data_folder: Path,
     path: Annotated[
-        str | None, "folder with remote_homology_train.lmdb, ...; null: paths.data/homology"
+        str | None,
+        "folder with remote_homology_train.lmdb and the other databases; null: paths.data/homology",
     ] = None,
     test: Annotated[
         Literal["fold_holdout", "superfamily_holdout", "family_holdout"],
-        "fold_holdout (what is reported), superfamily_holdout or family_holdout",
+        "test split: fold_holdout (the one that is reported), superfamily_holdout or "
+        "family_holdout",
     ] = "fold_holdout",
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,
     length: Annotated[int, Ge(3), "symbols of the input, cls and sep among them: 3 or more"] = 1419,
     over_length: Annotated[
-        OverLength, "longer proteins: truncate (and score) or drop (from all splits)"
+        OverLength, "longer proteins: truncate (they are cut and scored) or drop (from all splits)"
     ] = "truncate",
-    symbols: Annotated[Literal[29, 30], "channels: 30, or 29 without one for residue Z"] = 30,
-    mask_padding: Annotated[bool, "false: what follows a protein counts in the pooling"] = True,
+    symbols: Annotated[
+        Literal[29, 30], "channels: 30; or 29, without a channel for residue Z"
+    ] = 30,
+    mask_padding: Annotated[bool, "false: padding after a protein counts in the pooling"] = True,
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.
 
-    Zero columns after the sep are padding; unmarked ones are averaged over in the pooling. Folds
-    without a training protein are allowed in the other splits. Truncated proteins (see
+    Zero columns after the sep are padding; without `mask_padding` they count in the pooling. The
+    other splits may have folds without a training protein. Truncated proteins (see
     one_hot.OverLength) keep their first residues and their sep.
     """
     # Databases lie in the folder itself, or below remote_homology/, as TAPE's archive has them.
@@ -89,7 +93,7 @@ def load(
 def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
     """Return the proteins of databases as channels of the input, cut to its length.
 
-    DataError where a database has no proteins, or a residue has no channel among `symbols`.
+    DataError where the databases hold no protein, or a residue has no channel among `symbols`.
     """
     texts = []
     folds = []
@@ -121,7 +125,7 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
 def encode(sequence: str, length: int) -> bytes:
     """Return cls, the first length - 2 residues as channels of VOCABULARY, sep.
 
-    Small letters count as capitals. J, and what is no letter, has the channel of unk.
+    Small letters count as capitals. J, and any character but a letter, has the channel of unk.
     """
     letters = sequence[: length - 2].upper()  # two places are for cls and sep
     residues = [_CHANNELS.get(letter, _CHANNELS["unk"]) for letter in letters]

@@ -1,8 +1,9 @@
 """JSB Chorales (Boulanger-Lewandowski et al. 2012): the next frame of a piece of music.
 
-It is predicted from all frames before it. One file, JSB_Chorales.mat, with traindata, validdata
-and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the keys of a piano that sound.
-Dense, with 88 labels at every frame: input frames 0..T-2, target frames 1..T-1.
+The frame is predicted from all frames before it. One file, JSB_Chorales.mat, has traindata,
+validdata and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the keys of a piano
+that sound. The task is dense, with 88 labels at every frame: frames 0..T-2 are inputs, frames
+1..T-1 targets.
 
 Shapes: n pieces, T frames of a piece, L length of the input.
 """
@@ -19,7 +20,7 @@ from orca_cli.data.untrusted import matlab
 from orca_cli.interfaces import TaskData
 
 _KEYS = 88
-# Of a piece: a damaged file must not make an array of any size.
+# Of a piece; without a limit, a damaged file could ask for an array of any size.
 _MOST_FRAMES = 100_000
 
 
@@ -28,11 +29,14 @@ def load(
     path: Annotated[str | None, "folder with JSB_Chorales.mat; null: paths.data/jsb"] = None,
     length: Annotated[
         Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
-        "frames of the input: 1..100000, longer pieces are cut; null: the longest piece's (159)",
+        "frames of the input: 1..100000, longer pieces are cut; "
+        "null: as many as the longest piece needs (159)",
     ] = None,
-    mask_padding: Annotated[bool, "the model knows which frames are padding"] = True,
+    mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
     causal: Annotated[
-        bool, "false: outputs see later frames, so their own targets (published code; no forecast)"
+        bool,
+        "false: outputs see later frames, and so their own targets (published code; "
+        "not a forecast)",
     ] = True,
     train_on_validation: Annotated[
         bool, "true: train on the validation pieces as well; then use train.select=last"
@@ -40,15 +44,15 @@ def load(
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1.
 
-    y is one frame later than x, and NaN after a piece's end. L is `length`, or else one less than
-    the frames of the longest piece of all splits, so that the test pieces are read with the others.
-    Without `causal` a bidirectional body sees frame t + 1, which is the target of frame t.
+    y is one frame later than x, and NaN after a piece's end. L is `length`; if that is None, it is
+    the number of frames of the longest piece of all splits less one, for which the test pieces are
+    read too. Without `causal` a bidirectional body sees frame t + 1, the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train = _read_pieces(file, "traindata")
     validation = _read_pieces(file, "validdata")
     pieces = [*train, *validation]
-    # The longest piece may be a test piece; only the lengths of these are used.
+    # The longest piece may be a test piece; of the test pieces, only the lengths are used.
     if length is None:
         pieces += _read_pieces(file, "testdata")
     longest = max(len(piece) for piece in pieces) - 1  # the last frame is a target only

@@ -1,15 +1,15 @@
 """ListOps: the value of a nested list expression, such as `[MAX 4 [SM 2 9 ] 3 ]` = 4; ten classes.
 
 The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths
-1..max_depth-1 a node is an operator with probability 1/4 and a digit else, at max_depth a digit.
-Operators (MIN, MAX, MED, SM), arities (2..max_arity) and digits are uniform. MED is the median cut
-to an integer, SM the sum modulo 10. Parentheses are left out, and the closing bracket is a token.
-Expressions outside the allowed lengths are drawn again, and none occurs twice.
+1..max_depth-1 a node is an operator with probability 1/4 and otherwise a digit; at max_depth it is
+a digit. Operators (MIN, MAX, MED, SM), arities (2..max_arity) and digits are uniform. MED is the
+median without its fraction, SM the sum modulo 10. Parentheses are left out, and the closing bracket
+is a token. Expressions outside the allowed lengths are drawn again, and none occurs twice.
 
 The Long Range Arena's own files, basic_{train,val,test}.tsv, are tab-separated with the header
-Source, Target; 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. They have parentheses around
-every argument, `( ( ( [MAX 3 ) 4 ) ] )`, which carry no information and are dropped. The closing
-bracket is kept: without it the arguments of an operator have no end.
+Source, Target; they have 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. Their parentheses
+around every argument, `( ( ( [MAX 3 ) 4 ) ] )`, carry no information and are dropped. The closing
+bracket is kept, since it alone says where the arguments of an operator end.
 
 Shapes: n expressions of a split, S tokens of all of them, L the length of the input.
 """
@@ -56,7 +56,8 @@ def _sum_modulo_10(values: Sequence[int]) -> int:
 # In the order of their channels, from _MIN on.
 _OPERATORS: tuple[Callable[[Sequence[int]], int], ...] = (min, max, _median, _sum_modulo_10)
 _OPERATOR_PROBABILITY = 0.25
-_DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
+# Uniform numbers drawn at once; a call for each number would take most of the time.
+_DRAWS = 2**16
 _VERSION = 2
 _FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 _MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
@@ -103,38 +104,47 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated, or files: basic_train.tsv, basic_val.tsv, basic_test.tsv "
+        "generated: expressions are generated; "
+        "files: read from basic_train.tsv, basic_val.tsv and basic_test.tsv "
         "of lra_release/listops-1000",
     ] = "generated",
     size: Annotated[
         Literal["small", "paper", "lra"],
-        "small, paper or lra: gives the settings below that are null",
+        "small, paper or lra: sets the lengths, and the numbers of generated samples that are "
+        "null below",
     ] = "small",
     num_train: Annotated[
-        Count | None, "training samples: 1 or more; generated from data_seed like the other splits"
+        Count | None,
+        "training samples: 1 or more; from files, the first rows; null: set by size, or all rows",
     ] = None,
-    num_validation: Annotated[Count | None, "samples that models are chosen on: 1 or more"] = None,
+    num_validation: Annotated[
+        Count | None, "validation samples: 1 or more; null: as for training"
+    ] = None,
     num_test: Annotated[
         Count | None,
-        "samples of the test split: 1 or more; from files, each number takes that many first rows",
+        "test samples: 1 or more; null: as for training",
     ] = None,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
         str | None, "folder with the files, or with lra_release; null: paths.data/listops"
     ] = None,
     test_file: Annotated[
-        Literal["test", "val"], "test, or val: the validation file is the test split too"
+        Literal["test", "val"],
+        "test: the test file is the test split; val: the validation file is the test split too",
     ] = "test",
     over_length: Annotated[
-        OverLength, "longer expressions: truncate (and score) or drop (from all splits)"
+        OverLength,
+        "longer expressions: truncate (they are cut and scored) or drop (from all splits)",
     ] = "truncate",
-    mask_padding: Annotated[bool, "false: what follows an expression counts in the pooling"] = True,
+    mask_padding: Annotated[
+        bool, "false: padding after an expression counts in the pooling"
+    ] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].
 
-    Columns of zeros after their ends are marked as padding, or not. L is 50, 1,024 or 1,999 for
-    small, paper and lra; from files it is 1,024 for small too. Truncated expressions mostly cannot
-    be decided (see one_hot.OverLength).
+    Columns of zeros follow an expression's end; with `mask_padding` they are marked as padding. L
+    is 50, 1,024 or 1,999 for small, paper and lra; from files it is 1,024 for small too. A
+    truncated expression mostly leaves its value open (see one_hot.OverLength).
     """
     typed_counts = {"train": num_train, "validation": num_validation, "test": num_test}
     is_generated = origin == "generated"
@@ -208,7 +218,7 @@ def expressions(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield different expressions, as channels of VOCABULARY, each with its value in 0..9.
 
-    There is no end: where none is left, the search for the next one goes on.
+    The iterator never ends: if no expression is left, it searches for ever.
 
     Args:
         max_depth: depth at which every node is a digit; the whole expression has depth 1.
@@ -222,7 +232,7 @@ def expressions(
     tokens = bytearray()
 
     def draw_node(depth: int) -> int:
-        """Draw a node into `tokens` and return its value; OverflowError where there is no room."""
+        """Append a drawn node to `tokens` and return its value; OverflowError above max_length."""
         if depth >= max_depth or next(uniform) >= _OPERATOR_PROBABILITY:
             digit = int(10 * next(uniform))
             tokens.append(_DIGIT + digit)
@@ -230,7 +240,7 @@ def expressions(
             if len(tokens) + depth - 1 > max_length:
                 raise OverflowError
             return digit
-        # Any other order of draws would give other expressions.
+        # The order of draws decides the expressions: operator, arity, then arguments.
         operator = int(len(_OPERATORS) * next(uniform))
         arity = 2 + int((max_arity - 1) * next(uniform))
         tokens.append(_MIN + operator)
@@ -247,7 +257,7 @@ def expressions(
         try:
             value = draw_node(1)
         except OverflowError:
-            continue  # too long: another one is drawn
+            continue  # too long, so the next one is drawn
         # A digest takes 32 bytes, an expression up to 2,000.
         digest = hashlib.sha256(tokens).digest()
         if len(tokens) >= min_length and digest not in digests:
@@ -256,7 +266,7 @@ def expressions(
 
 
 def _find_files(data_folder: Path, path: str | None, test_file: str) -> dict[str, Path]:
-    """Return the file of each split; that of test is "test" or "val"."""
+    """Return the file of each split; `test_file` says whose file the test split is, test or val."""
     names = dict(_FILES)
     if test_file == "val":
         names["test"] = names["validation"]

@@ -28,8 +28,8 @@ def load(
     path: Annotated[str | None, "folder with the six .npy files; null: paths.data/ninapro"] = None,
     normalize: Annotated[
         Literal["electrodes", "none"],
-        "electrodes: each one's training mean and deviation; none: values as "
-        "they are (published code)",
+        "electrodes: each is scaled by its training mean and deviation; "
+        "none: raw values (published code)",
     ] = "electrodes",
     train_on_validation: Annotated[
         bool, "true: train on the validation windows as well; then use train.select=last"

@@ -1,8 +1,8 @@
 """PSICOV: distances between the residues of a protein from its sequence features.
 
-The files are PDNET's (Adhikari 2020). Trained on DeepCov's proteins, tested on PSICOV's 150, as
-NAS-Bench-360 (Tu et al. 2022) does. Dense regression in Angstrom. The folder has lists of proteins,
-and for each protein 57 feature maps and a distance map.
+The files are PDNET's (Adhikari 2020). As in NAS-Bench-360 (Tu et al. 2022), DeepCov's proteins are
+for training and PSICOV's 150 for the test. The task is dense regression in Angstrom. The folder has
+lists of proteins, and for each protein 57 feature maps and a distance map.
 
 Shapes: L residues of a protein, W positions per side of the window that all proteins are placed in,
 n proteins.
@@ -43,16 +43,17 @@ _PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
 _COLLECTIONS = ("deepcov", "psicov")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _FIRST_WORD = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)  # of a line
-# Row and column of a window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
+# Row and column at which a window begins in the padded map of L + 10 positions per side: each is in
+# 0..L + 10 - W.
 Offsets = tuple[int, int]
-_FIRST = (0, 0)
+_FIRST_WINDOW = (0, 0)
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a distance map becomes a target, and which window of a long protein is seen.
+    """How a distance map becomes a target, and which window of a long protein is taken.
 
-    A target has W x W positions, `window`. `crop` is diagonal, with one offset for rows and
+    A target has W = `window` positions per side. `crop` is diagonal, with one offset for rows and
     columns, or independent.
     """
 
@@ -62,20 +63,20 @@ class Form:
     padded: float | None  # target outside the protein, Angstrom; None where padding has no target
 
     def draw(self, length: int, generator: np.random.Generator | None) -> Offsets:
-        """Return a window into a protein of L residues.
+        """Return the offsets of a drawn window into a protein of L residues.
 
-        It is the first one where the protein fits, or without a generator.
+        The window is the first one where the protein fits, or without a generator.
         """
         slack = length + 2 * _PAD - self.window
         if slack <= 0 or generator is None:
-            return _FIRST
+            return _FIRST_WINDOW
         row = int(generator.integers(slack + 1))
         if self.crop == "diagonal":
             return row, row
         return row, int(generator.integers(slack + 1))
 
-    def seen(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
-        """Return what a window [..., W, W] sees of a block [..., L, L] and of its outside."""
+    def cut(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
+        """Return a window [..., W, W] of a block [..., L, L], filled with `outside` around it."""
         length = block.shape[-1]
         # Short proteins are padded up to the end of the window.
         sides = (_PAD, max(_PAD, self.window - length - _PAD))
@@ -89,7 +90,7 @@ class Form:
         """Return [W, W] float32, NaN where there is no target."""
         clipped = np.minimum(distances, np.float32(self.clip))
         outside = np.nan if self.padded is None else self.padded
-        return self.seen(clipped, offsets, outside)
+        return self.cut(clipped, offsets, outside)
 
 
 class Proteins(MapSamples):
@@ -136,10 +137,10 @@ class Proteins(MapSamples):
         DataError where none is known.
         """
         distances = read_distances(self._distances[index])
-        target = self._form.target(distances, _FIRST)
+        target = self._form.target(distances, _FIRST_WINDOW)
         # In float64, because a window has up to 250,000 distances to be summed.
-        distances_seen = target[~np.isnan(target)].astype(np.float64)
-        if not len(distances_seen):
+        known_distances = target[~np.isnan(target)].astype(np.float64)
+        if not len(known_distances):
             raise fault("no distance is known", self._distances[index])
         features_digest = storage.sha256_file(self._features[index])
         distances_digest = storage.sha256_file(self._distances[index])
@@ -147,19 +148,19 @@ class Proteins(MapSamples):
         record = {
             "length": len(distances),
             "sha256": hashlib.sha256(contents).hexdigest(),
-            "count": len(distances_seen),
-            "sum": float(distances_seen.sum()),
-            "squares": float((distances_seen**2).sum()),
+            "count": len(known_distances),
+            "sum": float(known_distances.sum()),
+            "squares": float((known_distances**2).sum()),
         }
         return target, record
 
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the features in a window, the mask of what is protein, and the target.
+        """Return the features in a window, the mask of the protein in it, and the target.
 
-        The target is None for the first window. With `augment`, windows of proteins that do not fit
-        are drawn.
+        The target is None for the first window. With `augment`, the window of a protein that does
+        not fit is drawn.
         """
         length = self.records[index]["length"]
         features = read_features(self._features[index])  # [57, L, L]
@@ -167,12 +168,12 @@ class Proteins(MapSamples):
         if num_residues != length:
             raise fault(f"{num_residues} residues, not {length}", self._features[index])
         offsets = self._form.draw(length, augment)
-        # [W, W]: features, mask and target are seen through one window.
-        is_protein = self._form.seen(np.ones((length, length), bool), offsets)
-        target = None  # the one in the cache
-        if offsets != _FIRST:
+        # [W, W]: features, mask and target are cut by one window.
+        is_protein = self._form.cut(np.ones((length, length), bool), offsets)
+        target = None  # the target in the cache
+        if offsets != _FIRST_WINDOW:
             target = self._form.target(read_distances(self._distances[index]), offsets)
-        return self._form.seen(features, offsets), is_protein, target
+        return self._form.cut(features, offsets), is_protein, target
 
     def scale(self) -> Scale:
         """Return mean and deviation of all known targets, one number each."""
@@ -199,16 +200,19 @@ def load(
     ] = 512,
     crop: Annotated[
         Literal["diagonal", "independent"],
-        "window of a protein that does not fit: diagonal (one offset) or independent (two)",
+        "window in a protein that does not fit: diagonal (one offset for rows and columns) or "
+        "independent (two)",
     ] = "diagonal",
     pad_in_loss: Annotated[
         bool, "true: positions outside a protein count in training, with target 16 Angstrom"
     ] = False,
     scale_targets: Annotated[
-        bool, "the model's outputs are scaled by mean and deviation of the training targets"
+        bool, "true: the model's outputs are scaled by mean and deviation of the training targets"
     ] = True,
-    num_validation: Annotated[Count, "DeepCov proteins that models are chosen on: 1 or more"] = 100,
-    split_seed: Annotated[Seed, "seed of their draw, 0..2147483647; not the seed of the run"] = 0,
+    num_validation: Annotated[Count, "DeepCov proteins for validation: 1 or more"] = 100,
+    split_seed: Annotated[
+        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+    ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,
@@ -216,19 +220,19 @@ def load(
     """Return features x [n, 57, W, W] and y [n, 1, W, W], distances in Angstrom.
 
     Distances are between C-beta atoms. A protein lies at the top left of its window, 5 positions
-    from the border; the rest of x is 0. Where L + 10 > W, optimizer steps draw a window; everything
-    else sees the first one. y is NaN outside the protein and where a distance is unknown; in
-    training it is 16 at most. Distances are read once, into float32 maps in the cache, 3.6 GB for
-    DeepCov at W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the
-    error of the task has its threshold.
+    from the border; x is 0 around it. Where L + 10 > W, optimizer steps draw a window; elsewhere it
+    is the first one. y is NaN outside the protein and where a distance is unknown; in training it
+    is 16 at most. Distances are read once, into float32 maps in the cache, 3.6 GB for DeepCov at
+    W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, the threshold of the
+    task's error.
 
-    One offset for rows and columns keeps a window a map of one stretch of the chain against itself.
-    With pad_in_loss training counts positions outside the protein, with target 16, and the model
-    does not know which they are; never in validation and test, where no distance is within the
-    error's threshold.
+    With one offset for rows and columns, a window compares one stretch of the chain with itself.
+    With pad_in_loss, positions outside the protein have the target 16 in training, and the model
+    does not know which they are. They never count in validation and test: outside the protein, no
+    distance is within the error's threshold.
     """
     root, lists = _find_proteins(data_folder, path)
-    # Proteins that are tested on are not learned from.
+    # No protein of the test split is in training or validation.
     tested = set(lists["psicov"])
     names = [name for name in lists["deepcov"] if name not in tested]
     rows = split(
@@ -246,7 +250,7 @@ def load(
         clip=_CLIP_TRAIN,
         padded=_CLIP_TRAIN if pad_in_loss else None,
     )
-    # Validation and test are scored by their distances as they are.
+    # Validation and test are scored by the distances without a clip.
     full_form = Form(window=window, crop=crop, clip=_FARTHEST, padded=None)
     samples = partial(Proteins, root, cache=cache_folder, reporter=reporter)
     train = samples("deepcov", train_names, clipped_form)
@@ -337,9 +341,9 @@ def _checked_feature(stored: object, shape: Sequence[int], path: Path, name: str
 def read_distances(path: Path) -> np.ndarray:
     """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, 1 or more.
 
-    NaN where unknown. The diagonal is the mean of its two neighbours in a row, at the ends the one
-    neighbour. The file is an .npy of a pickled tuple (L, sequence, map [L, L]). DataError for
-    another form, and for distances above 500 Angstrom.
+    Unknown distances are NaN. A value on the diagonal is the mean of its two neighbours in the row,
+    or its only neighbour at the ends. The file is an .npy of a pickled tuple (L, sequence, map
+    [L, L]). DataError for another form, and for distances above 500 Angstrom.
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     members = []

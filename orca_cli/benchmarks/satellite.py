@@ -31,7 +31,7 @@ from orca_cli.interfaces import Reporter, TaskData
 _FILES = ("satellite_train.npy", "satellite_test.npy")
 _CLASSES = 24
 _DATES = 46
-# Of a file, which is held in memory once; the training file has 322 MiB.
+# Of a file, all of which is held in memory; the training file has 322 MiB.
 _MAX_BYTES = 2**31
 _BLOCK = 2**16  # series that are normalised at once
 _VERSION = 1  # of what is written to the cache
@@ -49,26 +49,31 @@ def load(
     ] = None,
     normalize: Annotated[
         Literal["series", "none"],
-        "series: each one's own mean and deviation over time; none: values as "
-        "they are (published code)",
+        "series: each is scaled by its own mean and deviation over time; "
+        "none: raw values (published code)",
     ] = "series",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training file, drawn once: a fraction (below 1) or a number of series (1 or more)",
+        "drawn from the training file: a fraction of its series (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training series, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training series, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
         bool, "true: train on the validation series as well; then use train.select=last"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training series, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
 ) -> TaskData:
     """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
 
     Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from
-    there. Normalised as in NAS-Bench-360, a pixel's level is lost and its shape over time is kept;
-    constant series become zeros.
+    there. Normalised as in NAS-Bench-360, a series loses its level and keeps its shape over time; a
+    constant series becomes zeros.
     """
     train_file, test_file = find(data_folder, "satellite", _FILES, path)
     x, y = _read(train_file, normalize, cache_folder, reporter)  # [N, 1, 46], [N]

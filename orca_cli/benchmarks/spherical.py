@@ -1,15 +1,15 @@
 """Spherical CIFAR-100: images projected onto a turned sphere (Tu et al. 2022).
 
-A sample has 3 x 60 x 60 values on a grid of angles. Read from the published file, or generated from
-CIFAR images by the same recipe.
+A sample has 3 x 60 x 60 values on a grid of angles. The samples are read from the published file,
+or generated from CIFAR images by the same recipe.
 
 The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel:
 a Driscoll-Healy grid is turned at random, each of its points is sent along the ray from just above
 the north pole onto the plane below the sphere, and the image that lies there is sampled. The
-southern hemisphere sees the image, the northern one zeros. Two traits of the generator are kept,
+southern hemisphere shows the image, the northern one zeros. Two traits of the generator are kept,
 since the published file has them: it interpolates between the pixels before and after a point's
-own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published
-file cannot be made again bit for bit.
+own, which blurs, and it stretches each channel to 0..255. Its seed is not published, so the file
+cannot be made again bit for bit.
 
 Shapes: grid 60 x 60, N images of a file, n of a split or a call, with C x S x S pixels.
 """
@@ -59,29 +59,36 @@ def load(
     path: Annotated[str | None, "folder with s2_cifar100.gz; null: paths.data/spherical"] = None,
     origin: Annotated[
         Literal["file", "cifar100", "cifar10"],
-        "file: the published data; cifar100, cifar10: real images are projected",
+        "file: the published data; cifar100 or cifar10: images of that data set are projected",
     ] = "file",
     images: Annotated[
         str | None,
-        "for the latter: folder of the images, or an .npz of CIFAR-10; null: below paths.data",
+        "for cifar100 and cifar10: folder of the images, or an .npz of CIFAR-10; "
+        "null: in paths.data",
     ] = None,
     data_seed: Annotated[
-        Seed, "seed of their rotations, 0..2147483647; not the seed of the run"
+        Seed, "seed of the rotations of projected images, 0..2147483647; not the seed of the run"
     ] = 0,
     validation: Annotated[
-        Literal["stratified", "last"], "stratified: drawn from the training images; last: their end"
+        Literal["stratified", "last"],
+        "stratified: every class in proportion, from the training images; last: their end",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "of the training images: a fraction (below 1) or a number of images (1 or more)",
+        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
     ] = 0.1,
     train_size: Annotated[
-        Count | None, "training images, stratified: 1 or more; null: all that validation leaves"
+        Count | None,
+        "training images, every class in proportion: 1 or more; null: all that validation leaves",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: validation images are trained on too, as in experiments without validation"
+        bool, "true: train on the validation images as well, as in experiments without validation"
     ] = False,
-    split_seed: Annotated[Seed, "seed of the draw, 0..2147483647; not the seed of the run"] = 0,
+    split_seed: Annotated[
+        Seed,
+        "seed of the draw of validation and training images, 0..2147483647; "
+        "not the seed of the run",
+    ] = 0,
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] in 0..1, with 100 classes (10 of cifar10).
 
@@ -94,7 +101,7 @@ def load(
     if origin == "file":
         file = _find_file(data_folder, path)
         make = partial(_unpack, file)
-        # Known by its content, so that a moved file is not unpacked again.
+        # The cache knows the file by its content, so that a moved file is not unpacked again.
         parameters = {"sha256": storage.sha256_file(file)}
     else:
         cifar, class_names = _read_cifar(data_folder, origin, images)
@@ -184,7 +191,7 @@ def _unpack(file: Path, folder: Path) -> None:
 def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write projections of the images of each split, and their classes, as `_unpack` does."""
     for split, (images, labels) in cifar.items():
-        # Written chunk by chunk into the file: all projections would take 650 MB of memory.
+        # Written into the file chunk by chunk, since all projections would take 650 MB of memory.
         projections = np.lib.format.open_memmap(
             folder / f"{split}_x.npy",
             mode="w+",
@@ -232,14 +239,14 @@ def grid() -> np.ndarray:
 def random_rotation(generator: np.random.Generator) -> np.ndarray:
     """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992).
 
-    It is a turn about z, then one that takes z to a random point.
+    It is a random turn about z, followed by a rotation that takes z to a random point.
     """
     turn, direction, height = generator.random(3)
     angle = 2 * np.pi * turn
     cosine = np.cos(angle)
     sine = np.sin(angle)
     about_z = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
-    # 2 n n^T - 1 is half a turn about the unit vector n; this axis has n times sqrt(2).
+    # Half a turn about a unit vector n is 2 n n^T - 1; `axis` is n times sqrt(2).
     azimuth = 2 * np.pi * direction
     radius = np.sqrt(2 * height)
     axis = [np.sin(azimuth) * radius, np.cos(azimuth) * radius, np.sqrt(2 - 2 * height)]
@@ -253,7 +260,7 @@ def positions(points: np.ndarray) -> np.ndarray:
     Positions are fractions of rows and columns, beyond 0..1 outside the image.
     """
     height = points[2] + 1  # above the plane, which touches the south pole
-    # By similar triangles: how much farther from the axis the ray is on the plane.
+    # By similar triangles: the factor by which the ray is farther from the axis on the plane.
     stretch = 1 + height / (_ORIGIN - height)
     on_plane = points[:2] * stretch  # [2, *], where the ray meets the plane
     return (on_plane + _EXTENT) / (2 * _EXTENT)
@@ -266,7 +273,7 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     to 4, as in the generator; `project` stretches the values to 0..255 in any case.
     """
     side = images.shape[-1]
-    # More than a pixel beyond the image all is zero; the bound keeps far points from overflowing.
+    # All is zero more than a pixel beyond the image; the bound keeps far points from overflowing.
     points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
     pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
     sides = (3, 4)  # rows and columns of zeros before and after an image

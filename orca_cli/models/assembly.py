@@ -19,9 +19,9 @@ from orca_cli.models.transfer import TransferModel
 def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
     """Return the body that its settings name, with the checkpoint's weights or with drawn ones.
 
-    Weights are drawn with `pretrained=False`, or weights=random among the settings, by the
-    architecture's own initialisation and the seed; the embedding layer is the checkpoint's in any
-    case. Raises as `checkpoints.load_model`.
+    With `pretrained=False`, or weights=random among the settings, the architecture's own
+    initialisation draws them by the seed; the embedding layer is the checkpoint's in any case.
+    Raises as `checkpoints.load_model`.
     """
     settings = {key: setting for key, setting in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
@@ -51,21 +51,21 @@ def build_model(
 
     Args:
         body: g.
-        kind, input_shape, num_outputs: of the task's data.
+        kind, input_shape, num_outputs: as in the `TaskData` of the task.
         seed: the run's.
-        embedder: what makes the input layer; `Patch()` by default.
+        embedder: makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
         causal: whether an output may see inputs at its own and at earlier positions only.
 
     Raises:
-        ConfigError: more tokens are asked for than the body takes, it has no prefix token to pool,
-            or a part cannot keep the future out of a causal task.
+        ConfigError: the embedder's `max_tokens` is more than the body takes, the body has no prefix
+            token to pool, or a part lets a causal task see the future.
     """
     embedder = embedder or Patch()
     prefix = _prefix(body, kind, pooling)
     prefix_length = 0 if prefix is None else len(prefix)
-    cut = _layout(
+    token_layout = _layout(
         input_shape,
         embedder,
         body,
@@ -73,14 +73,14 @@ def build_model(
         is_pooled=kind != "dense",
     )
     if causal:
-        _check_causal(kind, cut, embedder, body)
+        _check_causal(kind, token_layout, embedder, body)
     # Each part has a draw of its own: another embedder leaves the predictor's first weights alone.
     seeding.seed_torch(seed, "build", "embedder")
-    input_layer: Any = embedder(cut, body.width, body.embedder_init(), prefix)
+    input_layer: Any = embedder(token_layout, body.width, body.embedder_init(), prefix)
     seeding.seed_torch(seed, "build", "predictor")
     predictor: nn.Module
     if kind == "dense":
-        predictor = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
+        predictor = DensePredictor(body.feature_width, num_outputs, token_layout, body.downsampling)
     else:
         predictor = PooledPredictor(
             body.feature_width, num_outputs, pooling, input_layer.sample_width
@@ -109,9 +109,9 @@ def _layout(
 
     Args:
         input_shape: the task's.
-        embedder: its `max_tokens`, `resolution` and `pooled_tokens` count.
-        body: its canvas counts.
-        room: tokens that the body takes, those of the prefix not counted.
+        embedder: sets the number of tokens, by `max_tokens`, `resolution` or `pooled_tokens`.
+        body: sets the canvas.
+        room: tokens that the body takes besides those of the prefix.
         is_pooled: whether a sample has one answer.
     """
     tokens = embedder.max_tokens
@@ -133,10 +133,10 @@ def _layout(
     return layout(input_shape, max_tokens=tokens, canvas=canvas)
 
 
-def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
-    """Refuse what would let an output see inputs after its own position."""
+def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
+    """Raise ConfigError where an output would see inputs after its own position."""
     # Pooling mixes all positions, and only a sequence has earlier and later ones.
-    if kind != "dense" or len(cut.input_shape) != 2:
+    if kind != "dense" or len(token_layout.input_shape) != 2:
         raise ConfigError(
             "this task forecasts: a causal task needs dense outputs along a sequence", where="task"
         )
@@ -152,12 +152,12 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
             where="embedder",
             hint="use embedder=patch",
         )
-    # The outputs of all steps of a token see all of them.
-    if cut.kernel > 1:
-        steps = cut.input_shape[1]
+    # Every output of a token sees all of its steps, the later ones too.
+    if token_layout.kernel > 1:
+        steps = token_layout.input_shape[1]
         raise ConfigError(
-            f"this task forecasts: {steps} steps in {cut.tokens} tokens would show a step those "
-            "that follow it",
+            f"this task forecasts: {steps} steps in {token_layout.tokens} tokens would show a step "
+            "those that follow it",
             where="embedder.max_tokens",
             hint=f"use a body that takes at least {steps} tokens",
         )
@@ -165,22 +165,22 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
 
 def describe(model: TransferModel) -> dict[str, Any]:
     """Return shapes, kernel, stride, tokens and parameters per part, JSON-able."""
-    cut = model.embedder.layout
+    token_layout = model.embedder.layout
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
-    # The body's embedding layer does not count: it is not one of its submodules.
+    # The body's embedding layer is left out, since it is not one of its submodules.
     parameters = {
         name: sum(parameter.numel() for parameter in module.parameters())
         for name, module in modules.items()
     }
     return {
-        "input_shape": list(cut.input_shape),
-        "fold": None if cut.fold is None else list(cut.fold),
-        "canvas": None if cut.canvas is None else list(cut.canvas),
+        "input_shape": list(token_layout.input_shape),
+        "fold": None if token_layout.fold is None else list(token_layout.fold),
+        "canvas": None if token_layout.canvas is None else list(token_layout.canvas),
         "kernel": model.embedder.kernel,
-        "stride": cut.kernel,
-        "grid": list(cut.grid),
-        "tokens": cut.tokens,
+        "stride": token_layout.kernel,
+        "grid": list(token_layout.grid),
+        "tokens": token_layout.tokens,
         "max_tokens": body.max_tokens,
         "width": body.width,
         "feature_width": body.feature_width,

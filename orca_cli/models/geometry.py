@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
+# Tokens that suffice for features that go past the body, and for a small image (`input_grid`).
 _COARSE_TOKENS = 64
 
 
@@ -23,10 +24,10 @@ def layout(
 ) -> TokenLayout:
     """Return how inputs become at most `max_tokens` tokens.
 
-    The kernel k is the smallest that gives so few tokens (paper 3.1). Bodies without a canvas
-    (text) take the input as it is: a map is cut into k x k patches that are read row by row. Bodies
-    with one (images) get every input at its resolution (height, width); the steps of a sequence and
-    the slices of a volume are first folded into a near-square arrangement.
+    The kernel k is the smallest one that does (paper 3.1). Bodies without a canvas (text) take the
+    input as it is: a map is cut into k x k patches, which are read row by row. Bodies with a canvas
+    (images) get every input resized to it; the steps of a sequence and the slices of a volume are
+    first folded into a near-square arrangement.
 
     Args:
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
@@ -51,7 +52,7 @@ def layout(
 
 
 def coarse(layout: TokenLayout) -> TokenLayout:
-    """Return the layout that cuts the same canvas into at most 64 tokens; itself where it does."""
+    """Return the layout of the same canvas with at most 64 tokens; `layout` itself if it has."""
     kernel = max(layout.kernel, smallest_kernel(layout.extent, _COARSE_TOKENS))
     return replace(layout, kernel=kernel, grid=token_grid(layout.extent, kernel))
 
@@ -64,21 +65,21 @@ def input_grid(
     smallest_side: int,
     max_tokens: int | None,
 ) -> tuple[int, int]:
-    """Return (rows, columns) of patches that an input is worth, whatever its body was trained with.
+    """Return (rows, columns) of the patches that an image body cuts an input into at its own size.
 
-    A patch stands for as few positions as 64 tokens allow, but never for more than it has pixels
-    per side: an input is enlarged to the grid, and made smaller only where the body has too few
-    positions for it.
+    A patch covers as few positions of the input per side as 64 patches allow, but at most as many
+    as it has pixels per side. So an input is enlarged to the grid, and made smaller only where the
+    body was pretrained with fewer rows or columns.
 
     Args:
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
         patch: pixels per side of a patch.
         largest_grid: rows and columns that the body was pretrained with.
-        smallest_side: rows, and columns, that the body needs.
-        max_tokens: upper bound on the patches, which then replaces this rule.
+        smallest_side: the fewest rows, and columns, that the body takes.
+        max_tokens: upper bound on the number of patches; if it is set, it alone decides.
     """
     extent = input_shape[1:]
-    # The map that `layout` will fold it into.
+    # The extent of the map that `layout` will fold a sequence or volume into.
     if len(extent) != 2:
         rows, columns = fold_shape(extent[0])
         height, width = extent[1:] or (1, 1)
@@ -97,7 +98,7 @@ def input_grid(
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
     """Return the smallest k with product of ceil(size / k) over the axes at most `max_tokens`."""
-    # Close to the solution without rounding up, from either side.
+    # Without rounding up, this is the solution; the search starts from it, in either direction.
     root = (math.prod(extent) / max_tokens) ** (1 / len(extent))
     kernel = max(1, math.floor(root))
     while kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens:
@@ -113,7 +114,7 @@ def token_grid(extent: tuple[int, ...], kernel: int) -> tuple[int, ...]:
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Return (rows, columns), nearly square: rows * columns is less than a row above the length."""
+    """Return (rows, columns), nearly square; fewer than `rows` of their positions are left over."""
     rows = math.isqrt(length - 1) + 1 if length > 1 else 1
     return rows, -(-length // rows)
 
@@ -163,9 +164,9 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 def resize_positions(
     positions: Tensor, source_grid: tuple[int, int], grid: tuple[int, ...]
 ) -> Tensor:
-    """Return positions [T, D] of a grid for those [rows * columns, D] of another.
+    """Return the positions [rows * columns, D] of one grid, interpolated for another, [T, D].
 
-    They are interpolated bicubically, as vision transformers do it.
+    The interpolation is bicubic, as in vision transformers.
     """
     if source_grid == tuple(grid):
         return positions
@@ -179,7 +180,7 @@ def _resample(x: Tensor, length: int) -> Tensor:
     if x.shape[2] == length:
         return x
     last = x.movedim(2, -1)  # [B, C, ..., L]
-    # Linear interpolation takes three axes only.
+    # torch interpolates linearly in three axes only, the last of which is resized.
     rows = last.flatten(1, -2)
     resampled = functional.interpolate(rows, size=length, mode="linear", align_corners=False)
     return resampled.reshape(*last.shape[:-1], length).movedim(-1, 2)

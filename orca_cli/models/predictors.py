@@ -1,4 +1,6 @@
-"""The predictors (paper 3.1, h): pooled for an output per sample, dense for one at every position.
+"""The predictors (paper 3.1, h).
+
+The pooled one has an output per sample, the dense one an output at every position.
 
 Shapes: B samples, T tokens without those of the prefix, F the width of features, K outputs.
 """
@@ -12,14 +14,14 @@ from orca_cli.models.geometry import from_canvas
 class PooledPredictor(nn.Module):
     """Features to K outputs: pooling, then a linear layer (paper 3.1).
 
-    A second linear layer takes features that went past the body; it starts at 0.
+    A second linear layer, which starts at 0, takes the features that went past the body.
 
     Args:
         width: F.
         outputs: K.
-        pooling: "mean" over the valid tokens but those of the prefix, or "class_token", the first
-            of the prefix.
-        sample_width: S, of `Tokens.samples`; 0 where there are none.
+        pooling: "mean" over the valid tokens without those of the prefix, or "class_token", the
+            first token of the prefix.
+        sample_width: S, the width of `Tokens.samples`; 0 where no features go past the body.
     """
 
     def __init__(self, width: int, outputs: int, pooling: str, sample_width: int = 0) -> None:
@@ -28,7 +30,7 @@ class PooledPredictor(nn.Module):
         self.linear = nn.Linear(width, outputs)
         self.skip: nn.Linear | None = None
         if sample_width:
-            # At 0, so that the first outputs are those of the body's features alone.
+            # At first the outputs are those of the body's features alone.
             self.skip = nn.Linear(sample_width, outputs, bias=False)
             nn.init.zeros_(self.skip.weight)
 
@@ -47,7 +49,7 @@ class PooledPredictor(nn.Module):
 
 
 def pooled(features: Tokens) -> Tensor:
-    """Return [B, F], the mean over the valid tokens but those of the prefix."""
+    """Return [B, F], the mean over the valid tokens without those of the prefix."""
     x = features.x[:, features.prefix :]  # [B, T, F]
     mask = features.mask[:, features.prefix :]  # [B, T]
     weight = mask.unsqueeze(-1).to(x.dtype)
@@ -59,14 +61,14 @@ class DensePredictor(nn.Module):
     """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle.
 
     A feature gives K values at each of the (k * downsampling)^axes positions of the canvas that it
-    stands for (paper 3.1, Shi et al. 2016). What lies beyond the canvas is cut off, and the map is
+    stands for (paper 3.1, Shi et al. 2016). Values beyond the canvas are cut off, and the map is
     brought back to the input's extent.
 
     Args:
         width: F.
         outputs: K.
         layout: how the embedder cut the input into tokens.
-        downsampling: how much coarser the body's grid is than the embedder's, per axis.
+        downsampling: factor per axis by which the body's grid is coarser than the embedder's.
     """
 
     def __init__(self, width: int, outputs: int, layout: TokenLayout, downsampling: int) -> None:
@@ -100,9 +102,10 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
         [B, K, *(grid * factor)].
     """
     axes = len(grid)
-    patch = [factor] * axes
+    patch = (factor,) * axes
     split = values.unflatten(-1, (-1, *patch))
     split = split.unflatten(1, grid)  # [B, *grid, K, *patch]
+    # Batch and channel first; then, axis by axis, the grid and its patch.
     order = [0, 1 + axes]
     for axis in range(axes):
         order += [1 + axis, 2 + axes + axis]

@@ -1,6 +1,6 @@
 """The transfer model, predictor(body(embedder(x))) (paper 3.1).
 
-Several trained ones as one, whose outputs are averaged, are an `Ensemble`.
+An `Ensemble` averages the outputs of several trained models.
 """
 
 import copy
@@ -55,10 +55,10 @@ class TransferModel(nn.Module):
 
     @property
     def deviation(self) -> float | Tensor:
-        """Return the training targets' deviation in the task's units; 1 without a scale.
+        """Return the deviation of the training targets in the task's units; 1 without a scale.
 
-        Several numbers a sample may be of different units, and each has its own, [K]. The channels
-        of a map share one, root mean square over them.
+        The K numbers of a sample may have different units, so each has its own deviation, [K]. The
+        channels of a map share one: the root mean square over them.
         """
         if not self.has_scale:
             return 1.0
@@ -74,11 +74,9 @@ class TransferModel(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E] in the task's units, for `x` and `valid` as in Batch.
 
-        They have the dtype of the scale, float32 without one.
-
-        Under autocast only the body computes in half precision: bfloat16 has three digits, too few
-        for the inputs and outputs of a regression, and embedder and predictor are a small part of
-        the work.
+        Outputs have the dtype of the scale, float32 without one. Under autocast only the body
+        computes in half precision: bfloat16 has three digits, too few for the inputs and outputs of
+        a regression, and embedder and predictor are a small part of the work.
         """
         features = self.features(x, valid)
         with _full_precision(x.device):
@@ -88,9 +86,9 @@ class TransferModel(nn.Module):
         return outputs
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return the body's features [B, P + T', F] in full precision, those of the prefix first.
+        """Return the body's features [B, P + T', F] in full precision, 0 at padding.
 
-        They are 0 at padding.
+        Those of the prefix come first.
         """
         with _full_precision(x.device):
             tokens = self.embed(x, valid)
@@ -128,8 +126,8 @@ class Ensemble(nn.Module):
 
     Args:
         members: models of one task.
-        kind: form of their outputs, as `interfaces.Targets` names it: classes, class_maps, labels,
-            values or maps.
+        kind: form of their outputs: classes, class_maps, labels, values or maps, as in
+            `interfaces.Targets`.
     """
 
     def __init__(self, members: Sequence[TransferModel], kind: str) -> None:
@@ -139,7 +137,7 @@ class Ensemble(nn.Module):
 
     @property
     def body(self) -> Any:
-        """Return the first member's body, a Body (bodies.base); the others' have the same form."""
+        """Return the first member's body, a Body (bodies.base); all members' have the same form."""
         return self.members[0].body
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -148,39 +146,40 @@ class Ensemble(nn.Module):
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
-    """Return outputs [B, K, ...] for those of several models; `kind` as in `Ensemble`.
+    """Return the average [B, K, ...] of the outputs of several models; `kind` as in `Ensemble`.
 
-    Of numbers that is the mean. For classes it is the logarithm of the mean probability, for labels
+    For numbers it is the mean. For classes it is the logarithm of the mean probability, for labels
     its logit: softmax and sigmoid give the mean probability back.
     """
     joined = torch.stack(list(outputs))  # [models, B, K, ...]
-    # Of logarithms, so that the probabilities of models that are sure do not underflow.
+    # In logarithms, so that the small probabilities of confident models do not underflow.
     if kind in ("classes", "class_maps"):
         return functional.log_softmax(joined, dim=2).logsumexp(0) - math.log(len(outputs))
     if kind == "labels":
         present = functional.logsigmoid(joined).logsumexp(0)
         absent = functional.logsigmoid(-joined).logsumexp(0)
-        # Their number cancels in the odds.
+        # The number of models cancels in the odds.
         return present - absent
     return joined.mean(0)
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
-    """Return a copy of a model with tensors of its own for the names in `unshared`.
+    """Return a copy of a model that shares all tensors with it but those named in `unshared`.
 
-    It shares the others with the model, so that several models hold a frozen body once. The names
-    are those of parameters and buffers, such as `trained_state` has.
+    So several models hold a frozen body once. The names are those of parameters and buffers, as in
+    `trained_state`.
     """
     names = set(unshared)
     tensors = (*model.named_parameters(), *model.named_buffers())
     shared: list[Any] = [tensor for name, tensor in tensors if name not in names]
-    # Large objects of a body that are neither parameters nor buffers.
+    # These are large, though neither parameters nor buffers.
     attributes = vars(model.body)
     for name in ("embeddings", "_tokenizer", "config"):
         if name in attributes:
             shared.append(attributes[name])
-    # deepcopy takes from its memo what it would copy otherwise.
-    return copy.deepcopy(model, {id(owned): owned for owned in shared})
+    # deepcopy does not copy an object that its memo has, under the object's id.
+    memo = {id(original): original for original in shared}
+    return copy.deepcopy(model, memo)
 
 
 def _is_mixed(device: torch.device) -> bool:

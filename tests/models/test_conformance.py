@@ -1,4 +1,4 @@
-"""What every body must do, whatever its family, on a tiny random checkpoint of it that is saved here.
+"""Requirements for every body, whatever its family, on a tiny random checkpoint saved here.
 
 For a body of your own (docs/adding.md), whose name stands in conf/body or whose file is elsewhere:
 pytest tests/models/test_conformance.py --body NAME_OR_FILE --checkpoint FOLDER
@@ -33,8 +33,10 @@ BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
 SAME = ("auto", "minilm", "swin_tiny", "dinov2_small")
 ROLES = ("query", "key", "value", "output", "feed_forward")
 CASES = [("dense", (2, 30)), ("classes", (3, 9, 7)), ("dense", (1, 2, 5, 3))]
-# Bodies that refuse some finetune modes: windows and position biases every prompt, unnamed layers a deep one.
-NO_BIASES, NO_PROMPT = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}, {"swin", "beit"}
+# Bodies that refuse a finetune mode. Windows and position biases allow no prompt; a deep prompt
+# needs a list of layers.
+NO_BIASES = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
+NO_PROMPT = {"swin", "beit"}
 LAYERS_LISTED = {"bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip"}
 
 
@@ -48,7 +50,10 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def folder(name, tmp_path_factory, request):
-    """A checkpoint whose weights are all random: with those that families draw as zeros, others would have no effect."""
+    """A checkpoint whose weights are all random.
+
+    Families draw some weights as zeros, which would hide the effect of others.
+    """
     root = tmp_path_factory.mktemp("checkpoint")
     return changed(
         request.config.getoption("checkpoint") or save_tiny(name, root / "drawn"),
@@ -135,7 +140,7 @@ def test_an_answer_is_that_of_a_sample_alone(body):
 
 
 def test_all_its_weights_are_those_of_the_file(body, node, folder, tmp_path):
-    """Adding 1 to every tensor of the file adds 1 to every weight: none is initialised at random."""
+    """Adding 1 to all tensors of the file adds 1 to all weights, so none is drawn at random."""
 
     def grown(tensors):
         return {
@@ -286,7 +291,7 @@ def test_takes_a_finetune_mode_or_refuses_it(name, body, mode):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A function: the model of a run that trained a body's norms, new inputs, and its outputs for them."""
+    """A function: the model of a run that trained a body's norms, new inputs, their outputs."""
 
     def run(name, node):
         root = tmp_path_factory.mktemp("run")

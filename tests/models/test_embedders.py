@@ -54,7 +54,7 @@ def body(load_body, request):
 
 @pytest.fixture(params=[(1, 1), (57, 130), (2, 1, 200), (2, 5, 7, 6)], ids=str)
 def batch(request):
-    """Inputs [3, *shape] of any form, two of which end in padding, and which positions are valid."""
+    """Inputs [3, *shape], two of which end in padding, and their valid positions."""
     shape = request.param
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(3, *shape[1:], dtype=torch.bool)
@@ -99,7 +99,7 @@ def test_gradients_reach_embedder_and_predictor(batch, model):
 
 
 def bank_of_features():
-    """Return a bank that gives each token its own features as they are, and nothing of the sample's."""
+    """Return a bank that gives tokens their own features unchanged, without the sample's."""
     torch.manual_seed(0)
     cut = layout((2, 40), max_tokens=5, canvas=None)
     bank = FilterBank(cut, width=14, filters=3, token_filters=3, scales=2)
@@ -109,7 +109,7 @@ def bank_of_features():
 
 
 def correlations(bank, x, scale, number):
-    """Return a filter's answers in numpy at positions 16 to 23 of an input [2, 40], those of a token."""
+    """Return a filter's answers, by numpy, in a token: positions 16 to 23 of an input [2, 40]."""
     spacing = (1, 2)[scale]
     weight = bank.weight[scale, number].numpy()
     answers = []

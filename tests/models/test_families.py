@@ -1,4 +1,4 @@
-"""Families compute what transformers' own models compute; the family by the checkpoint; what sees a prompt."""
+"""Families agree with transformers' own models; a checkpoint names its family; prompts are seen."""
 
 import json
 
@@ -71,11 +71,8 @@ def test_a_config_with_a_size_of_no_model_is_refused(write_config):
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_every_token_sees_a_prompt(name, family):
-    """By hand: what transformers gives where the prompt stands before the tokens."""
-    node = {
-        "_target_": "orca_cli.models.bodies.decoders.load",
-        "checkpoint": str(family(name)),
-    }
+    """By hand: transformers' own outputs with the prompt put before the tokens."""
+    node = {"_target_": "orca_cli.models.bodies.decoders.load", "checkpoint": str(family(name))}
     model = build(parts.build(node, "body"), kind="dense", input_shape=(2, 9)).eval()
     Prompt(tokens=3).apply(model)
     prompt = model.body.prompt.x.expand(1, -1, -1)

@@ -1,4 +1,4 @@
-"""Finetune modes on real bodies: what they train, what a checkpoint of it holds, and known answers."""
+"""Finetune modes on real bodies: trained parameters, checkpoints, and known answers."""
 
 import copy
 import importlib.util
@@ -164,7 +164,7 @@ def test_a_checkpoint_leaves_out_frozen_parameters_of_the_body(tried):
 
 @pytest.fixture
 def restored(make, name, tried):
-    """A new model with the checkpoint of a trained one: (model, state, outputs of the trained one)."""
+    """A new model with a trained model's checkpoint: (model, state, the trained one's outputs)."""
     step(tried.model, tried.x)
     state, outputs = trained_state(tried.model), tried.model(tried.x)
     step(tried.model, tried.x)  # what was saved are copies

@@ -1,4 +1,4 @@
-"""Whatever stands in padding, outputs and the tokens of stage 2 are the same; no causal output sees later inputs."""
+"""Padding changes no output and no token of stage 2; no causal output sees later inputs."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ GARBAGE = (float("nan"), float("inf"), -1e30, 5.0)
 
 
 def padded(shape, lengths):
-    """Return inputs [B, *shape] and [B, *E] bool, False from each sample's length on, counted row by row."""
+    """Return inputs [B, *shape] and [B, *E] bool, False from a sample's length on, row by row."""
     x = torch.randn(len(lengths), *shape, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(int(np.prod(shape[1:]))).reshape(shape[1:])
     return x, torch.stack([positions < length for length in lengths])
@@ -81,7 +81,7 @@ def causal_model(body, causal, **settings):
 
 
 def seen(model, valid):
-    """Return [STEPS, STEPS] bool: whether the output at a row's position depends on the input at a column's."""
+    """Return [STEPS, STEPS] bool: whether the output at step i depends on the input at step j."""
     x = torch.randn(1, 5, STEPS, generator=torch.Generator().manual_seed(0), requires_grad=True)
     outputs = model(x, valid)[0].sum(0)
     rows = [

@@ -1,4 +1,4 @@
-"""The protein body: weights from a package's torch file, all of them or none; residues as tokens; the genuine AntiBERTy."""
+"""The protein body: all weights of a package's torch file; residues as tokens; real AntiBERTy."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of the form of antiberty with a tiny BERT; a function writes its weights after a change, and pins them."""
+    """A package like antiberty with a tiny BERT; a function changes and pins its weights."""
     root = tmp_path / "tiny_antiberty"
     folder = root / FOLDER
     saved = save_tiny_bert(tmp_path / "saved", vocab_size=len(WORDS))

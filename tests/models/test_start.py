@@ -1,4 +1,4 @@
-"""An image body begins with its own features: patch layer, positions, class token and pixel statistics are its own."""
+"""An image body starts with its own patch layer, positions, class token and pixel statistics."""
 
 import functools
 import json
@@ -123,7 +123,7 @@ def test_pixel_statistics_of_another_form_are_refused(start, wrong):
     ids=str,
 )
 def test_an_input_is_worth_as_many_patches_as_it_has_detail(shape, side):
-    """For patches of 14 pixels and 37 x 37 positions: 64 up to 64 x 64, and more for more detail."""
+    """With 14-pixel patches and 37 x 37 positions: 64 tokens up to 64 x 64, then more."""
     grid = input_grid(shape, patch=14, largest_grid=(37, 37), smallest_side=1, max_tokens=None)
     assert grid == (side, side)
 

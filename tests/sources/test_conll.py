@@ -1,4 +1,4 @@
-"""Column files of the CoNLL tasks: spans of all tag schemes, one example a sentence, classes, and wrong files."""
+"""Column files of the CoNLL tasks: spans of all tag schemes, examples, classes, wrong files."""
 
 import numpy as np
 import pytest

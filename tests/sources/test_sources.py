@@ -1,4 +1,4 @@
-"""Sources: what they hold, that they are the same every time, and what is said where files are missing or wrong."""
+"""Sources: their examples, the same every time, and messages about missing or wrong files."""
 
 import itertools
 import sysconfig

@@ -1,4 +1,4 @@
-"""What tests of readers share: tasks from settings, whole splits, new data held against a split, refusals in one line."""
+"""What tests of readers share: tasks, whole splits, new data against a split, refusals."""
 
 from contextlib import contextmanager
 
@@ -35,7 +35,7 @@ def splits(task):
 
 @contextmanager
 def refused(message, error=OrcaError):
-    """Expect one of this program's errors, with a message of one line; yields what pytest.raises yields."""
+    """Expect an error of this program with a message of one line; yield its ExceptionInfo."""
     with pytest.raises(error, match=message) as caught:
         yield caught
     assert isinstance(caught.value, OrcaError)

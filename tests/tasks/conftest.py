@@ -11,7 +11,7 @@ def reporter():
 
 @pytest.fixture
 def build(tmp_path, reporter):
-    """Return a function that builds a task by its name, as a run does; files lie in the test's folder."""
+    """Return a function that builds a task by its name from files in the test's folder."""
 
     def call(name, **settings):
         return builders.build(name, tmp_path, reporter, **settings)

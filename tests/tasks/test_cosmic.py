@@ -1,4 +1,4 @@
-"""Cosmic over the synthetic files in deepCR's layout: planes, sky, lists, whole visits, wrong files."""
+"""Cosmic on synthetic files in deepCR's layout: planes, sky, lists, visits, wrong files."""
 
 import shutil
 from pathlib import PurePosixPath
@@ -43,7 +43,7 @@ def visits(samples):
 
 
 def draws_of_sky(read, root, seed):
-    """Return for each training stamp the counts that a step adds to every pixel, and the sky's level."""
+    """Return the counts that a step adds to each training stamp, and the levels of the sky."""
     train = read(normalize=False, train_on_validation=True).train
     rows = np.arange(len(train))
     added = train.batch(rows, np.random.default_rng(seed)).x - train.batch(rows).x

@@ -1,4 +1,4 @@
-"""Darcy flow: the solver against a series, the field's distribution, and what the samples look like."""
+"""Darcy flow: the solver against a series, the field's distribution, and the samples."""
 
 import numpy as np
 from scipy.io import savemat
@@ -54,14 +54,15 @@ def test_the_solution_fulfils_the_balance_of_every_cell():
 def test_the_fields_covariance_is_that_of_its_spectrum():
     fields = np.stack([gaussian_field(16, numpy_generator(0, "test", i)) for i in range(2000)])
     k = np.arange(1, 16)
-    # The mean over one axis leaves the cosines that are constant along it: variance = sum of their spectrum.
+    # The mean over an axis leaves the cosines that are constant along it; its variance is the sum
+    # of their spectrum.
     means = fields.mean(axis=2)
     cosines = np.cos(np.pi * np.outer(np.arange(16) + 0.5, k) / 16)
     expected = (2 * cosines**2 * 9 / (np.pi**2 * k**2 + 9) ** 2).sum(axis=1)
     np.testing.assert_allclose(means.var(axis=0), expected, rtol=0.15)
 
 
-def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter, monkeypatch):
+def test_inputs_are_normalised_and_targets_physical(tmp_path, reporter, monkeypatch):
     monkeypatch.setitem(darcy.SIZES, "small", darcy.Size(nodes=21, stride=2, counts={}))
     task = load(tmp_path, reporter, **FEW)
     batch = every(task.train)

@@ -1,4 +1,4 @@
-"""Targets far from zero, as Unix seconds are: what varies is not rounded away between the file and the error."""
+"""Targets far from zero, such as Unix seconds, are not rounded between file and error."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,8 @@ from tests.training.toy import Dense, Pairs, plan
 N, SECONDS = 60, 1.7e9
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, 2, 6))
-# Multiples of 2^-10, so that float64 holds them exactly with the offset too; float32 has steps of 128 at 1.7e9.
+# Multiples of 2^-10, so that float64 holds them exactly with the offset too; float32 has steps of
+# 128 at 1.7e9.
 NEAR = np.round(143 * 2**10 * RNG.normal(size=(N, 2, 6))) / 2**10
 FORMS = {
     "one number": ("values", NEAR[:, 0, 0]),
@@ -61,7 +62,7 @@ def test_float32_is_left_where_it_rounds_too_much(deviations, dtype, build, tmp_
 
 
 def learned(offset):
-    """Return the outputs of a small model that has learned targets [64, 2, 6] with an offset, less the offset."""
+    """Return a small model's outputs, less the offset of the targets [64, 2, 6] that it learned."""
     x = Pairs(torch.zeros(64)).x.double()
     y = torch.stack([x[:, 0] + 0.5 * x[:, 1], 3 * x[:, 2] - x[:, 0]], dim=1) + offset
     scale = Scale(y.mean((0, 2), keepdim=True)[0], y.std((0, 2), correction=0, keepdim=True)[0])

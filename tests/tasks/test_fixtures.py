@@ -1,4 +1,4 @@
-"""What holds of every reader of published files, on the synthetic ones of tests.benchmark_files.py."""
+"""Properties of every reader of published files, on the synthetic ones of tests.benchmark_files."""
 
 import gzip
 import pickle
@@ -73,7 +73,7 @@ def test_classes_are_known_without_reading_the_items(read, monkeypatch):
 
 
 @pytest.mark.parametrize(("task", "digest"), [("cosmic", "9e05bcf2"), ("fsd50k", "53eae28d")])
-def test_splits_keep_the_digests_that_unfinished_runs_of_older_code_have(task, digest, read):
+def test_splits_keep_the_digests_of_unfinished_older_runs(task, digest, read):
     assert read(task).train.digest().startswith(digest)
 
 

@@ -1,4 +1,4 @@
-"""FSD50K: the spectrogram against a direct computation; chunks and clips; what is random and what is not; wrong files."""
+"""FSD50K: the spectrogram against a direct computation; chunks and clips; draws; wrong files."""
 
 import json
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def expected(samples):
-    """The definition, summed out: frames, window, discrete Fourier transform, triangles, decibels."""
+    """The definition, summed: frames, window, discrete Fourier transform, triangles, decibels."""
     padded = np.pad(np.asarray(samples, np.float64), 960, mode="reflect")
     window = np.zeros(1920)
     window[629:1290] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(661) / 661)

@@ -115,7 +115,7 @@ def test_rotations_are_uniform():
         turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-9
     )
     np.testing.assert_allclose(np.linalg.det(turns), 1)
-    # Uniform over rotations: every entry has mean 0 and mean square 1/3, and the trace has mean square 1.
+    # Uniform over rotations: entries have mean 0 and mean square 1/3, the trace mean square 1.
     assert np.abs(turns.mean(axis=0)).max() < 0.05
     assert np.abs((turns**2).mean(axis=0) - 1 / 3).max() < 0.03
 
@@ -143,7 +143,8 @@ def test_spherical_is_projected_from_images(tmp_path, build):
     assert task.train.digest() == again.train.digest() != other.train.digest()
     test = task.open_test()
     np.testing.assert_array_equal(test.targets(), np.arange(20) % 10)
-    # All of a chunk share a rotation, so the same directions lie outside the image; about half of the sphere.
+    # The images of a chunk share a rotation, so the same directions lie outside all of them: about
+    # half of the sphere.
     assert 0.3 < (every(test).x.numpy() == 0).all(axis=(0, 1)).mean() < 0.7
 
 

@@ -1,4 +1,4 @@
-"""Sequences of different lengths in arrays: how their ends are given, and that nothing after an end matters."""
+"""Sequences of different lengths in arrays: how ends are marked; nothing after an end matters."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""ListOps: values, grammar and statistics of the expressions; what the samples look like; the cache; the files."""
+"""ListOps: values, grammar and statistics of the expressions; samples, cache and files."""
 
 import itertools
 import statistics
@@ -50,7 +50,7 @@ def drawn():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Write the files of the Long Range Arena, the last expression of each too long; as the archive has them."""
+    """Write files as in the Long Range Arena's archive, the last expression of each too long."""
     benchmark_files.make("listops", tmp_path)
     place = tmp_path / "listops" / "lra_release" / "listops-1000"
     place.mkdir(parents=True)
@@ -81,7 +81,8 @@ def test_the_long_range_arena_setting_has_its_statistics():
     arena = list(itertools.islice(expressions(0, **ARENA), 500))
     lengths = np.array([len(text) for text, _ in arena])
     frequencies = np.bincount([value for _, value in arena], minlength=10) / len(arena)
-    # Measured on the published generator's grammar: 0..9 as below, mean length 1038, 54 % up to 1000 tokens.
+    # Measured on the published generator's grammar: 0..9 as below, mean length 1038, 54 % up to
+    # 1000 tokens.
     expected = [0.168, 0.091, 0.081, 0.080, 0.089, 0.085, 0.075, 0.076, 0.089, 0.167]
     assert np.abs(frequencies - expected).max() < 0.06  # 3.6 standard errors
     assert abs(lengths.mean() - 1038) < 64

@@ -72,9 +72,7 @@ def test_channels_and_distances_lie_where_the_format_says(root, read):
     assert every(read().open_test()).y[0, 0, 5:49, 5:49].isnan().nonzero().tolist() == [[3, 9]]
 
 
-def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on_request(
-    root, read
-):
+def test_training_is_clipped_and_counts_padding_on_request(root, read):
     task, released = read(), read(pad_in_loss=True)
     assert np.nanmax(task.train.targets()) == 16
     assert np.nanmax(task.validation.targets()) > 16
@@ -90,7 +88,7 @@ def test_training_distances_are_clipped_and_others_are_not_and_padding_counts_on
 
 
 @pytest.mark.parametrize("crop", ["diagonal", "independent"])
-def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, root, read):
+def test_a_long_proteins_features_and_target_share_a_window(crop, root, read):
     arrays, distance = held(root, "deepcov", "de2A")
     arrays["ccmpred"] = np.random.default_rng(0).random((80, 80))  # each value once
     put(root, "deepcov", "de2A", arrays, distance)
@@ -157,7 +155,7 @@ def test_every_protein_is_scored_over_its_own_length(root, read):
         )  # every protein has the same weight
 
 
-def test_files_that_are_not_what_they_say_and_lists_that_lead_elsewhere_are_refused(root, read):
+def test_wrong_files_and_lists_that_lead_elsewhere_are_refused(root, read):
     arrays, distance = held(root, "deepcov", "de0A")
     for values, scale, what in (
         ({"sa": np.zeros(3)}, 1, r"'sa' is float64 \(3,\); expected numbers \(30,\)"),

@@ -1,4 +1,4 @@
-"""ECG and JSB Chorales: inputs of different lengths, cut or padded. JSB against the original file, where it is at hand."""
+"""ECG and JSB Chorales: inputs of different lengths, cut or padded; JSB's original file, if any."""
 
 import hashlib
 import pickle
@@ -19,7 +19,10 @@ SPLITS = pytest.mark.parametrize("index", [0, 1, 2], ids=["train", "validation",
 
 @pytest.fixture
 def heart(tmp_path, reporter):
-    """Return a function that writes challenge2017.pkl, and returns one that reads it; record r has values about 1000 r."""
+    """A function: write challenge2017.pkl and return a function that reads it.
+
+    Record r has values about 1000 r.
+    """
 
     def write(lengths, labels):
         times = [np.arange(length) for length in lengths]
@@ -44,14 +47,14 @@ def window(record, start, size=1000):
     return np.pad(part, (0, size - len(part))), np.arange(size) < len(part)
 
 
-# Traps: shorter than a window, exactly one, one step more, exactly three half windows, and long ones.
+# Traps: shorter than a window, exactly a window, a step more, exactly three half windows, and long.
 LENGTHS = [999, 1000, 1001, 1500, 2700, 2000] * 5
 LABELS = ["N", "A", "O", "~", "A", "N"] * 5
 STRIDES = {"N": 500, "A": 83, "O": 250, "~": 25}  # of training windows
 
 
 def expected_windows(rows, strides):
-    """Return record and start of the windows of records, by the definition; the last window counts."""
+    """Return record and start of all windows, by the definition; the last window counts."""
     return [
         (row, start)
         for row in dict.fromkeys(rows)

@@ -13,7 +13,7 @@ from tests.tasks.builders import every, refused, splits
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes the files of a task, some of their arrays changed, and returns all of these."""
+    """A function: write a task's files, with some arrays changed, and return all arrays."""
 
     def call(task, **changes):
         benchmark_files.make(task, tmp_path)
@@ -32,7 +32,7 @@ def write(tmp_path):
     return call
 
 
-def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(write, build):
+def test_ninapro_is_electrodes_by_steps_in_the_files_splits(write, build):
     written = write("ninapro")
     task = build("ninapro", normalize="none")
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
@@ -46,7 +46,7 @@ def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(write, build):
     assert np.array_equal(both.train.targets(), [*written["label_train"], *written["label_val"]])
 
 
-def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(write, build):
+def test_ninapro_scales_electrodes_by_training_windows_alone(write, build):
     levels = np.random.default_rng(0).normal(np.arange(16), 1 + np.arange(16), (90, 52, 16))
     levels[:, :, 3] = 0.1
     written = write("ninapro", ninapro_train=levels.astype(np.float16))
@@ -60,7 +60,7 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(write, b
     assert np.allclose(every(task.open_test()).x[:, 0, 5], expected, atol=1e-5)
 
 
-def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(write, build):
+def test_satellite_series_are_z_scored_and_split_once(write, build):
     series = np.random.default_rng(0).normal(2000, 300, (48, 46))
     series[0], series[1] = 1234.567, 0
     changed = {"data": series, "label": np.arange(48) % 24 + 1}
@@ -88,7 +88,7 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(wri
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(write, build, compress):
+def test_deepsea_is_one_hot_by_channel_in_the_files_splits(write, build, compress):
     written = write("deepsea") if compress else write("deepsea", more=np.zeros(1))
     task = build("deepsea")
     for part, samples in zip(("train", "val", "test"), splits(task), strict=True):

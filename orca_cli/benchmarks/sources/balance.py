@@ -19,8 +19,8 @@ def drawn_texts(
 ) -> Examples:
     """Return a draw from texts and their classes, without classes that have a single text.
 
-    Classes are in the order of their names, but class `last` comes last. `size`, `seed` and errors
-    are those of `draw`; `where` is the origin of the texts.
+    Classes are in the order of their names, except that class `last` comes last. `size`, `seed` and
+    errors are those of `draw`; an error's `where` is the origin of the texts.
     """
     counts = Counter(name for _, name in pairs)
     names = sorted(name for name in counts if counts[name] > 1 and name != last)
@@ -51,9 +51,9 @@ def drawn_texts(
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return texts and their classes, without texts that have several classes.
 
-    Each pair is there once, in the given order.
+    Repeated pairs are returned once; the order is kept.
     """
-    distinct = list(dict.fromkeys(pairs))  # without repetitions, in order
+    distinct = list(dict.fromkeys(pairs))  # a dictionary keeps the order
     counts = Counter(text for text, _ in distinct)
     return [(text, name) for text, name in distinct if counts[text] == 1]
 
@@ -61,10 +61,10 @@ def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """Return indices of `size` examples, ascending, with class sizes as equal as the data allow.
 
-    All are taken where there are no more, or `size` is None. A class that has less than its share
-    gives all it has, and the others make up for it; what does not divide evenly comes from the
-    first classes. A class keeps its examples when `size` grows: the draw is the beginning of one
-    random order per class. Labels are [n] integers in 0..k-1.
+    All examples are taken if `size` is None or at least their number. A class with less than its
+    share gives all its examples, and the other classes give more; if `size` does not divide evenly,
+    the first classes give one more. Each class gives the beginning of a random order of its own, so
+    it keeps its examples when `size` grows. Labels are [n] integers in 0..k-1.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.
@@ -85,18 +85,18 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
             where="source.size",
             hint=f"use source.size={smallest} or more",
         )
-    # The share of a class is the largest with which all classes together give `size` or less.
+    # The share is the largest one with which all classes together give at most `size` examples.
     shares = np.arange(size + 1)
     totals = np.minimum(available, shares[:, None]).sum(axis=1)  # [size + 1]
     share = np.flatnonzero(totals <= size)[-1]
     counts = np.minimum(available, share)  # [k]
-    # One more from the first classes that have more, until the size is reached.
+    # The first classes that have more give one more each, until the size is reached.
     missing = size - counts.sum()
     with_more = np.flatnonzero(counts < available)
     counts[with_more[:missing]] += 1
     chosen = []
     for label, count in enumerate(counts):
-        # Each class has a random order of its own, and gives its beginning.
+        # A generator per class, so that its order does not depend on the other classes.
         generator = seeding.numpy_generator(seed, "source", "draw", label)
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[:count])
@@ -106,7 +106,7 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
 def facts_digest(*facts: object) -> str:
     """Return a SHA-256 over the facts that determine a source's examples.
 
-    Arrays count by form and content.
+    An array enters with its type, shape and content, any other fact as text.
     """
     digest = hashlib.sha256()
     for fact in facts:

@@ -3,7 +3,7 @@
 Read from the files that torchvision keeps (folder cifar-10-batches-py), or from one .npz with
 x_train and y_train. The source is the training images.
 
-Shapes: N images of a part, n of the source.
+Shapes: N images of a split, n of the source.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Examples, SourceData
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_FIRST = "data_batch_1"
+_FIRST_BATCH = "data_batch_1"
 _BATCHES = {
-    "train": (_FIRST, "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+    "train": (_FIRST_BATCH, "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
     "test": ("test_batch",),
 }
-_OTHERS = ([f"cifar-10-batches-py/{_FIRST}"], ["cifar10*.npz"])
+_OTHERS = ([f"cifar-10-batches-py/{_FIRST_BATCH}"], ["cifar10*.npz"])
 _MAX_BYTES = 2**28  # of a batch
 
 
@@ -37,13 +37,13 @@ def load(
     data_folder: Path,
     path: Annotated[
         str | None,
-        "an .npz with x_train and y_train, or a folder with "
-        "cifar-10-batches-py; null: look into paths.data/cifar10",
+        "an .npz with x_train and y_train, or a folder with cifar-10-batches-py; "
+        "null: paths.data/cifar10",
     ] = None,
 ) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
 
-    A `path` is another .npz file, or folder that is or holds cifar-10-batches-py.
+    `path` is an .npz file, or a folder that is or holds cifar-10-batches-py.
     """
     # All 50,000 images, [N, 3, 32, 32] and [N], of which the drawn ones are kept.
     all_x, all_y = read(
@@ -57,7 +57,7 @@ def load(
     x = all_x[chosen]
     y = all_y[chosen]
 
-    # As bytes until they are asked for, a quarter of the size of float32.
+    # Kept as bytes until they are used, a quarter of the size of float32.
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 
@@ -65,12 +65,12 @@ def load(
 
 
 def read(
-    data_folder: Path, path: str | None, parts: Sequence[str], key: str, hint: str
+    data_folder: Path, path: str | None, splits: Sequence[str], key: str, hint: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of CIFAR-10's "train" and "test".
 
-    They are in data_folder/cifar10, or in `path`, which the setting `key` gives: the file or
-    folder. An .npz has x_PART and y_PART for each part. `hint` says what to do without them.
+    They are in data_folder/cifar10, or in `path`, a file or folder that the setting `key` names. An
+    .npz has x_SPLIT and y_SPLIT for each split. `hint` says what to do without the files.
 
     Raises:
         DataError: files are missing, damaged or have another form.
@@ -79,28 +79,28 @@ def read(
     (file,) = find(
         data_folder,
         "cifar10",
-        [_FIRST],
+        [_FIRST_BATCH],
         path,
         hint=f"or an .npz with x_train, y_train, ...; {hint}",
         key=key,
         others=_OTHERS,
     )
-    if file.name == _FIRST:
-        return {part: _read_batches(file.parent, part) for part in parts}
+    if file.name == _FIRST_BATCH:
+        return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.
     stored = open_arrays(file, str(file), AGAIN)
-    named = {part: entries(stored, [f"x_{part}", f"y_{part}"], str(file)) for part in parts}
+    arrays = {split: entries(stored, [f"x_{split}", f"y_{split}"], str(file)) for split in splits}
     images = {}
-    for part, (x, y) in named.items():
-        images[part] = checked(x.read(), y.read(), len(NAMES), f"{file}[{part}]")
+    for split, (x, y) in arrays.items():
+        images[split] = checked(x.read(), y.read(), len(NAMES), f"{file}[{split}]")
     return images
 
 
-def _read_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of all batches of a part."""
     images = []
     classes = []
-    for name in _BATCHES[part]:
+    for name in _BATCHES[split]:
         signals.check()
         where = str(folder / name)
         stored = unpickle(folder / name, max_bytes=_MAX_BYTES)

@@ -36,15 +36,16 @@ def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    name: Annotated[PlainName, "of the data set, and of its folder in paths.data"],
+    name: Annotated[PlainName, "name of the data set and of its folder in paths.data"],
     files: Sequence[PlainName],
     path: Annotated[
         str | None,
-        "folder with the file, or the file itself; null: the folder of paths.data with the "
-        "name of the source",
+        "folder with the file, or the file itself; "
+        "null: the folder in paths.data with the name above",
     ] = None,
     outside: Annotated[
-        CountOrZero, "further examples of a class O, outside any chunk or entity: 0 or more"
+        CountOrZero,
+        "further examples, of a class O for words outside any chunk or entity: 0 or more",
     ] = 0,
 ) -> SourceData:
     """Return sentences and the type of one span of each; types of one sentence are left out.
@@ -54,11 +55,11 @@ def load(
         seed: of the draw of a span from each sentence and of the sentences.
         name, files, path: the data set, possible names of its file, and another folder or file, see
             `find`.
-        outside: largest number of further examples of class O: a sentence without spans, or else
-            one of which a stretch of words outside all spans is meant, and which then gives no
-            other example.
+        outside: largest number of further examples, of class O. Each is a sentence without spans
+            or, when these are used up, a sentence with words outside its spans, which then gives no
+            example of a type.
     """
-    # `find` takes lists of files that belong together; each of these stands alone.
+    # `find` takes alternative lists of files; each of these names is an alternative alone.
     names, *other_names = ([file] for file in files)
     hint = "source=stdlib_docs and metric=none need no files"
     (file,) = find(data_folder, name, names, path, hint=hint, key="source.path", others=other_names)
@@ -67,17 +68,17 @@ def load(
         pairs = _labelled(file, seed, outside)
         return drawn_texts(pairs, size, seed, where=str(file), last=OUTSIDE)
 
-    # -1 and "sentence": the column of the tags, and what an example is.
+    # -1 is the column of the tags, and "sentence" the unit of an example.
     facts = (storage.sha256_file(file), size, seed, name, -1, "sentence", outside)
     return SourceData("text", facts_digest("conll", *facts), read)
 
 
 def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]:
-    """Return the sentences that are examples, as texts, and the type of each."""
+    """Return the texts of the sentences that are examples, each with its class."""
     texts = []
     types_by_sentence = []  # of each sentence's spans
     without_spans = []  # numbers of sentences
-    with_both = []  # those with spans, and with words outside of them
+    with_both = []  # numbers of those with spans, and with words outside of them
     for number, (words, tags) in enumerate(sentences(file)):
         types = spans(tags)
         texts.append(" ".join(words))
@@ -86,7 +87,7 @@ def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]
             without_spans.append(number)
         elif OUTSIDE in tags:
             with_both.append(number)
-    # Sentences without spans stand for class O before all others.
+    # Sentences without spans are the first choice for class O.
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(without_spans), *generator.permutation(with_both)]
     outside = set(order[:most_outside])
@@ -138,8 +139,8 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def spans(tags: Sequence[str]) -> list[str]:
     """Return the types of a sentence's spans, in order.
 
-    A span begins at B-, S-, at another type than before, after O, and after E- or S-; so IOB1, IOB2
-    and BIOES agree.
+    A span begins at B- or S-, where the type changes, and after O, E- or S-; so IOB1, IOB2 and
+    BIOES agree.
     """
     types = []
     for previous, tag in pairwise([OUTSIDE, *tags]):

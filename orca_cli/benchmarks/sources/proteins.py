@@ -1,6 +1,6 @@
 """Sequences of amino acids as texts, for bodies over letters of amino acids.
 
-They are the user's own table, or TAPE's proteins.
+They come from the user's own table, or are TAPE's proteins.
 """
 
 import io
@@ -27,9 +27,13 @@ def load_table(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    path: Annotated[str | None, "the file; null: peptides.csv in paths.data/peptides"] = None,
-    sequence: Annotated[str, "its column of sequences, one letter a residue"] = "sequence",
-    label: Annotated[str, "its column of classes"] = "label",
+    path: Annotated[
+        str | None, "a .csv or .tsv file; null: peptides.csv in paths.data/peptides"
+    ] = None,
+    sequence: Annotated[
+        str, "column of the file with the sequences, one letter per residue"
+    ] = "sequence",
+    label: Annotated[str, "column of the file with the classes"] = "label",
 ) -> SourceData:
     """Return the sequences of a .csv or .tsv file and the class of each.
 
@@ -75,7 +79,8 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
     texts = table[sequence].str.strip().str.upper()
     classes = table[label].str.strip()
     is_wrong = ~texts.str.fullmatch("[A-Z]+") | (classes == "")
-    for row in np.flatnonzero(is_wrong):  # the first one is named
+    if is_wrong.any():
+        row = np.flatnonzero(is_wrong)[0]
         raise DataError(
             f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'",
             where=f"{file}, row {row + 1}",
@@ -91,15 +96,17 @@ def load_homology(
     path: Annotated[
         str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
     ] = None,
-    folds: Annotated[int, Ge(2), "the classes: the folds with the most proteins, 2 or more"] = 10,
+    folds: Annotated[
+        int, Ge(2), "number of classes, which are the folds with the most proteins: 2 or more"
+    ] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.
 
     Args:
         size: balanced over the folds; None for all.
         path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
-        folds: number of classes: the folds with the most proteins, of equally many those with the
-            smaller numbers.
+        folds: number of classes, which are the folds with the most proteins; of folds of one size,
+            those with the smaller numbers come first.
     """
     in_folder, in_archive = tape.FORMS
     (database,) = find(

@@ -1,8 +1,8 @@
 """Docstrings of Python's own standard library, labelled by package.
 
 A source for text bodies that needs no download. The files are parsed and never imported. The
-packages are a fixed list of ones that every installation has, so that the texts are the same on
-every machine with the same Python, whatever optional modules it was built with.
+packages are a fixed list that every installation has, so that the texts are the same on every
+machine with the same Python, whatever optional modules it was built with.
 """
 
 import ast
@@ -44,8 +44,8 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
     A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed; a text
-    of several packages is left out. A size is balanced over the packages. DataError where Python
-    has no source files of its library.
+    that occurs in several packages is left out. A size is balanced over the packages. DataError
+    where Python's library has no source files.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
@@ -67,14 +67,14 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
                     pairs.append((" ".join(words[:_MOST_WORDS]), PACKAGES[label]))
         return drawn_texts(unambiguous(pairs), size, seed, where=str(folder))
 
-    # Of the files, not of the texts: parsing takes seconds, reading does not.
+    # Over the files rather than the texts, since parsing takes seconds and reading does not.
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, files, digests, sys.version)
     return SourceData("text", facts_digest("stdlib_docs", *facts), read)
 
 
 def _file_names(folder: Path) -> list[tuple[int, str]]:
-    """Return the packages' files but tests, each with the number of its package.
+    """Return the packages' files without tests, each with the number of its package.
 
     Their order does not depend on the disk.
     """
@@ -88,7 +88,7 @@ def _file_names(folder: Path) -> list[tuple[int, str]]:
 
 
 def _first_words(docstring: str) -> list[str]:
-    """Return the words of a docstring's first paragraphs, as many of these as give enough words."""
+    """Return the words of a docstring's first paragraphs, as few as give `_ENOUGH_WORDS`."""
     words: list[str] = []
     for paragraph in docstring.split("\n\n"):
         words += paragraph.split()

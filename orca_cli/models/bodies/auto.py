@@ -19,14 +19,17 @@ check_settings = checkpoints.check_name  # before anything is read
 def load(
     checkpoint: Annotated[str, "hub id (with @commit to pin it) or local folder"],
     max_source_tokens: Annotated[
-        Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None,
-        "these as in the family's own file; null: its default",
+        Annotated[int, Ge(3)] | None,
+        "source texts are cut to this many tokens; null: the default of the family",
     ] = None,
-    max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
+    max_tokens: Annotated[
+        Count | None,
+        "longest sequence; null: the default of the family; not for families without this setting",
+    ] = None,
 ) -> Body:
     """Load a checkpoint from a hub id or a local folder by the code for its family.
 
-    ConfigError where that code lacks a setting that is given.
+    ConfigError where that code does not have a setting that is not None here.
     """
     modules = families()
     family = modules[checkpoints.family(checkpoint, tuple(modules))]
@@ -45,7 +48,7 @@ def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
     modules = {}
     for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
-        # This module, which is of no family.
+        # This module serves all families.
         if name == "auto":
             continue
         module = importlib.import_module(f"{bodies.__name__}.{name}")

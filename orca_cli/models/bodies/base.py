@@ -41,17 +41,17 @@ class Body(nn.Module, ABC):
     It is a transformers model without its input layer. The embedding layer is kept aside: it embeds
     the source and is neither trained nor stored with checkpoints.
 
-    A family gives `forward`, `embedder_init` and, where they differ from the defaults below,
+    A family defines `forward`, `embedder_init` and, where they differ from the defaults below,
     `submodules`, `linears` (role -> regular expression for the end of the names of its nn.Linear
     layers), `layer_list` (the name of the list of its layers, which take hidden states
-    [B, P + T, D] as their first positional argument) and attributes.
+    [B, P + T, D] as their first positional argument) and the attributes.
 
     Args:
         model: a transformers model, without pooler.
         folder: where it was read from.
         embeddings: its embedding layer.
         max_tokens: S, the longest sequence that it takes, prefix tokens included.
-        width: D, of the tokens that it takes; F, of its features, as well, unless the family sets
+        width: D, of the tokens that it takes, and F, of its features, unless the family sets
             `feature_width`.
 
     Attributes:
@@ -59,15 +59,15 @@ class Body(nn.Module, ABC):
         modality: of the examples that the embedding layer takes.
         canvas: (height, width) that inputs are brought to before they are cut into tokens; None for
             sequences.
-        source_resolution: "input" or "body", as `Embedder.resolution`: at which it embeds source
-            images.
+        source_resolution: resolution of source images, "input" or "body" as in
+            `Embedder.resolution`.
         downsampling: how much coarser the grid of its features is than that of its tokens, per
             axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
         needs_prefix: True where its prefix tokens always come before the others, False where only
             pooling asks for them.
-        takes_prefix: whether other tokens than its own may come before those of the grid. They do
-            not count towards `max_tokens` where positions are the embedder's
+        takes_prefix: whether further tokens, such as a prompt, may come before those of the grid.
+            They do not count towards `max_tokens` where the embedder adds the positions
             (`EmbedderInit.positions`).
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
         preparation_digest: SHA-256 of the checkpoint's files that decide how data become inputs:
@@ -91,7 +91,7 @@ class Body(nn.Module, ABC):
         super().__init__()
         for name, module in self.submodules(model).items():
             self.add_module(name, module)
-        # Past nn.Module's own setter, so that the layer is not a submodule.
+        # nn.Module's own setter would make the layer a submodule.
         vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)
         self._model_type = type(model)
         self.config = model.config
@@ -157,33 +157,32 @@ class Body(nn.Module, ABC):
 
         The embedding layer stays as it is.
         """
-        # With a configuration of its own: models write into theirs.
         options = checkpoints.without_pooler(self._model_type)
+        # A copy of the configuration, since models write into theirs.
         fresh = self._model_type(copy.deepcopy(self.config), **options)
         for name, module in self.submodules(fresh).items():
             self.get_submodule(name).load_state_dict(module.state_dict())
 
     def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
-        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T].
+        """Return the mask that transformers' attention takes for tokens [B, T, D]; None for none.
 
-        None where it needs no mask.
+        `mask` [B, T] is False at padding.
         """
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
-        # With it, a bidirectional mask is causal; encoders have no function for that.
+        # transformers' masks of encoders are bidirectional; this condition makes them causal.
         and_mask = causal_mask_function if causal else None
         numbers = mask.to(torch.int64)
         return create_bidirectional_mask(self.config, x, numbers, and_mask_function=and_mask)
 
 
 class TextBody(Body):
-    """A body that takes sequences, with a tokenizer; a family also gives `encode`.
+    """A body that takes sequences, with a tokenizer; a family also defines `encode`.
 
     Args:
-        model: as of `Body`.
-        folder: as of `Body`.
-        max_source_tokens: that source texts are cut to.
-        max_tokens: longest sequence, where the model takes it.
+        model, folder: as in `Body`.
+        max_source_tokens: number of tokens that source texts are cut to.
+        max_tokens: longest sequence, if the model was pretrained with sequences of that length.
     """
 
     modality = "text"
@@ -212,11 +211,12 @@ class TextBody(Body):
         """
         whole_length = tokens.mask.shape[1]
         length = whole_length
-        # Padding at the end of the whole batch is not computed. An exported graph has no such cut.
+        # Where all sequences end in padding, it is not computed. An exported graph cannot cut by
+        # what is in the batch.
         if not torch.compiler.is_exporting():
-            real_places = tokens.mask.any(0).nonzero()
-            if len(real_places):
-                length = int(real_places.max()) + 1
+            real_positions = tokens.mask.any(0).nonzero()
+            if len(real_positions):
+                length = int(real_positions.max()) + 1
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
         features = functional.pad(features, (0, 0, 0, whole_length - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
@@ -248,7 +248,7 @@ class TextBody(Body):
         It is None where the tokenizer has no such token.
         """
         weights = next(self.embeddings.parameters())
-        # On "meta" only the shape counts: the values come later, from a model with such a token.
+        # On "meta" there are no values; they are loaded later, over a token of this shape.
         if weights.is_meta:
             return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
@@ -258,10 +258,10 @@ class TextBody(Body):
 
     @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation.
+        """Return a norm that gives tokens the mean and deviation of the word embeddings.
 
-        It is for models without a norm of their inputs: they compute in their own scale, which
-        differs by orders of magnitude between families.
+        Models without a norm of their inputs need it: the scale in which they compute differs by
+        orders of magnitude between families.
         """
         vectors = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
         norm = nn.LayerNorm(self.width, device=vectors.device)
@@ -277,7 +277,7 @@ class TextBody(Body):
             tokenizer = AutoTokenizer.from_pretrained(
                 self.folder, trust_remote_code=False, local_files_only=True
             )
-            # Without these files transformers makes a tokenizer that knows no word.
+            # Without these files transformers makes a tokenizer with an empty vocabulary.
             names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
             files = [self.folder / name for name in names]
             if not any(file.is_file() for file in files):
@@ -288,7 +288,7 @@ class TextBody(Body):
                 where=f"{checkpoints.KEY}={self.folder}",
                 hint="save the tokenizer into the same folder",
             ) from error
-        # Any token will do where there is none for padding: padding is masked.
+        # Padding is masked, so any token will do where the tokenizer has none for it.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
@@ -299,7 +299,7 @@ def _pretrained_length(config: Any) -> int:
         length = getattr(config, name, None)
         if length:
             return length
-    # T5's positions have no bound: what counts is the length in pretraining.
+    # T5's positions have no bound; this is the length of its sequences in pretraining.
     return 512
 
 
@@ -309,7 +309,7 @@ class ImageBody(Body):
     Attributes:
         patch: pixels per side of a patch of its own embedding layer.
         patch_grid: (rows, columns) of the patches of its canvas.
-        least_grid: rows and columns of patches that it needs.
+        least_grid: the fewest rows, and columns, of patches that it takes.
     """
 
     modality = "image"
@@ -321,9 +321,9 @@ class ImageBody(Body):
         size = model.config.image_size
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
         # All families have square patches.
-        sides = model.embeddings.patch_embeddings.projection.kernel_size
-        self.patch: int = sides[0]
-        self.patch_grid = (self.canvas[0] // sides[0], self.canvas[1] // sides[1])
+        self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
+        canvas_height, canvas_width = self.canvas
+        self.patch_grid = (canvas_height // self.patch, canvas_width // self.patch)
 
     def canvas_for(
         self, input_shape: tuple[int, ...], max_tokens: int | None
@@ -334,7 +334,7 @@ class ImageBody(Body):
 
         Args:
             input_shape: (C, L), (C, H, W) or (C, D, H, W).
-            max_tokens: upper bound that is set; None for the body's own choice.
+            max_tokens: the embedder's upper bound; None for the rule of `input_grid`.
         """
         rows, columns = input_grid(
             input_shape,
@@ -361,7 +361,7 @@ class ImageBody(Body):
         assert start.patch_weight is not None
         mean = torch.tensor(start.pixel_mean, device=self.device).view(3, 1, 1)
         deviation = torch.tensor(start.pixel_std, device=self.device).view(3, 1, 1)
-        # Written out, since the layer of some families takes images of the pretrained size only.
+        # Computed step by step, since the layers of some families take one size of images only.
         pixels = (resize(images, canvas) - mean) / deviation
         maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)
         grid = (maps.shape[2], maps.shape[3])
@@ -394,9 +394,9 @@ class ImageBody(Body):
         )
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and deviation that the checkpoint's images were normalised with.
+        """Return the mean and deviation that images were normalised with in pretraining.
 
-        They are ImageNet's where the checkpoint does not say.
+        They are ImageNet's where the checkpoint does not record them.
         """
         file = self.folder / "preprocessor_config.json"
         if not file.exists():

@@ -28,7 +28,7 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(1), "source texts are cut to this many tokens"] = 32,
     max_tokens: Annotated[
-        Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
+        Count, "longest sequence, if the model takes it; longer inputs get coarser tokens"
     ] = 512,
 ) -> EncoderBody:
     """Load a decoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
@@ -37,20 +37,20 @@ def load(
 
 
 class DecoderBody(EncoderBody):
-    """A decoder whose tokens take the place of word embeddings; it adds its own positions.
+    """A decoder that takes tokens in the place of word embeddings, and adds its own positions.
 
-    Its attention is causal for every task, as in pretraining, so that early features know nothing
-    of later inputs.
+    Its attention is causal for every task, as in pretraining: a feature never depends on later
+    inputs.
     """
 
     model: nn.Module
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the model without words, its layers nn.Linear in place of GPT-2's Conv1D."""
+        """Return the model without word embeddings, and with nn.Linear for GPT-2's Conv1D."""
         from transformers.pytorch_utils import Conv1D
 
-        # The words embed the source, outside of the body.
+        # The word embeddings embed the source; `Body` keeps them aside.
         model.set_input_embeddings(None)
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):

@@ -30,7 +30,7 @@ def load(
     checkpoint: str,
     max_source_tokens: Annotated[int, Ge(3), "source texts are cut to this many tokens"] = 32,
     max_tokens: Annotated[
-        Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"
+        Count, "longest sequence, if the model takes it; longer inputs get coarser tokens"
     ] = 512,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
@@ -43,8 +43,9 @@ def load(
     }
     body_class = classes[family]
     attention = {"attn_implementation": "sdpa"}
+    # transformers has no other implementation of DeBERTa's attention than its own.
     if body_class is DebertaBody:
-        attention = {}  # its attention is of its own kind
+        attention = {}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
     if body_class is EsmBody:
         _check_esm2(model.config, folder)
@@ -52,7 +53,7 @@ def load(
 
 
 def _check_esm2(config: Any, folder: Any) -> None:
-    """Refuse ESM-1, which has absolute positions and a norm in its embedding layer."""
+    """Raise ConfigError for ESM-1, whose embedding layer has absolute positions and a norm."""
     if config.position_embedding_type != "rotary" or config.emb_layer_norm_before:
         raise ConfigError(
             f"'{folder}' is an ESM-1 model, but this body takes ESM-2",
@@ -62,35 +63,35 @@ def _check_esm2(config: Any, folder: Any) -> None:
 
 
 class EncoderBody(TextBody):
-    """A body whose positions are relative or its own, so that the embedder has none.
+    """A body that computes its own positions, mostly relative ones, so that the embedder has none.
 
     Attributes:
-        part: name of the submodule that reads the tokens.
+        reader: name of the submodule that reads the tokens.
     """
 
-    part = "model"
+    reader = "model"
     can_be_causal = True
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
-        encoder = self.get_submodule(self.part)
+        encoder = self.get_submodule(self.reader)
         attention = self.attention_mask(x, mask, causal=causal)
         return encoder(inputs_embeds=x, attention_mask=attention).last_hidden_state
 
 
 class ModernBertBody(EncoderBody):
-    """All of a ModernBERT model but words and their norm, with which the embedder starts."""
+    """All of a ModernBERT model but its word embeddings and their norm, which the embedder gets."""
 
     model: nn.Module
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the model; its embedding layer now returns its inputs."""
-        model.embeddings = _PassedOn()
+        """Return the model with an embedding layer that returns its inputs."""
+        model.embeddings = _PassThrough()
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs; some layers see a window only."""
+        """Return the last norm's outputs; some layers attend within a sliding window only."""
         from transformers.masking_utils import (
             causal_mask_function,
             create_bidirectional_sliding_window_mask,
@@ -108,18 +109,16 @@ class ModernBertBody(EncoderBody):
         return self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
-        """Return the norm of the words."""
+        """Return the norm of the word embeddings."""
         return EmbedderInit(norm=copy.deepcopy(self.embeddings.norm))
 
 
 class DebertaBody(EncoderBody):
-    """The encoder of a DeBERTa-v3 (or v2) model.
-
-    Its attention tells relative positions apart by content.
-    """
+    """The encoder of a DeBERTa-v3 (or v2) model, whose attention weighs relative positions."""
 
     encoder: nn.Module
-    can_be_causal = False  # the convolution of its larger models sees the next token
+    # The convolution of its larger models sees the next token.
+    can_be_causal = False
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
@@ -127,10 +126,10 @@ class DebertaBody(EncoderBody):
         return outputs.last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
-        """Return the norm of the words and, in models that have them, absolute positions."""
+        """Return the norm of the word embeddings and, if the model has them, absolute positions."""
         layer = self.embeddings.position_embeddings
         positions = None
-        # In some models words, and so positions, are narrower than the layers.
+        # In some models the embeddings of words and positions are narrower than the layers.
         if layer is not None and layer.weight.shape[1] == self.width:
             positions = layer.weight.detach().clone()
         return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=positions)
@@ -139,27 +138,27 @@ class DebertaBody(EncoderBody):
 class T5Body(EncoderBody):
     """The encoder stack of a T5 model."""
 
-    part = "stack"
+    reader = "stack"
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the stack without words."""
+        """Return the stack without word embeddings."""
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
 
 
 class EsmBody(EncoderBody):
-    """All of an ESM-2 model but words and contacts."""
+    """All of an ESM-2 model but its word embeddings and its prediction of contacts."""
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
-        """Return the model without words, and without what predicts contacts from attention."""
+        """Return the model without word embeddings and contact head."""
         model.embeddings = None
         model.contact_head = None
         return {"model": model}
 
 
-class _PassedOn(nn.Module):
+class _PassThrough(nn.Module):
     """An embedding layer whose outputs are its inputs."""
 
     def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None) -> Tensor | None:

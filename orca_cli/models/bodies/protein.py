@@ -38,14 +38,14 @@ class ProteinBody(BertBody):
 
         They are cut to `max_source_tokens`.
         """
-        # A word of the tokenizer is a letter.
+        # The tokenizer separates words at spaces, and its words are letters.
         spaced = [" ".join(str(sequence).upper()) for sequence in inputs]
         return super().embed_source(spaced)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        # The package antiberty keeps its letters next to the folder of the weights, without any
-        # other file of a tokenizer.
+        # The package antiberty has no file of a tokenizer but its letters, next to the folder of
+        # the weights.
         letters = self.folder.parent / "vocab.txt"
         own_files = [self.folder / name for name in ("vocab.txt", "tokenizer.json")]
         if not letters.is_file() or any(file.is_file() for file in own_files):

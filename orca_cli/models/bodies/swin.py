@@ -26,8 +26,8 @@ class SwinBody(ImageBody):
     """Encoder and last norm of a Swin model.
 
     Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling.
-    The content of padding has no effect then. Its presence has one, since the other tokens of a
-    window attend to these zeros.
+    So the content of padding has no effect, but its presence has: the other tokens of a window
+    attend to these zeros.
     """
 
     encoder: nn.Module

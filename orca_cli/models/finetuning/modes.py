@@ -1,6 +1,6 @@
 """Which parameters stage 3 trains, and which tensors a checkpoint has to hold.
 
-It holds all but those that are in the pretrained body's own files.
+A checkpoint holds all tensors but the body's frozen parameters, which are in the body's own files.
 """
 
 import math
@@ -19,24 +19,24 @@ from orca_cli.models.transfer import TransferModel
 
 
 def train_parts(
-    model: TransferModel, parts: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True
+    model: TransferModel, extra: Iterable[nn.Module | nn.Parameter] = (), *, embedder: bool = True
 ) -> None:
-    """Make the predictor, some other parts and the embedder trainable, and nothing else.
+    """Make the predictor, the `extra` modules or parameters and the embedder trainable.
 
-    With `embedder=False` the embedder is not.
+    Everything else is frozen, with `embedder=False` the embedder too.
     """
-    # Nothing first: another mode may have been applied before.
+    # All are frozen first, since another mode may have been applied before.
     model.requires_grad_(False)
     model.predictor.requires_grad_(True)
     model.embedder.requires_grad_(embedder)
-    for part in parts:
-        part.requires_grad_(True)
+    for trainable in extra:
+        trainable.requires_grad_(True)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return copies, on the CPU, of the tensors that a checkpoint of the model has to hold.
 
-    They are those of embedder and predictor, all buffers, and the body's trained parameters.
+    These are embedder and predictor, all buffers, and the body's trained parameters.
     """
     state = model.state_dict()
     return {name: state[name].detach().cpu().clone() for name in _stored_names(model)}
@@ -46,7 +46,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model the state that `trained_state` returned.
 
     Raises:
-        CheckpointError: it was the state of another mode or model.
+        CheckpointError: the state is that of another mode or model.
     """
     different = sorted({*_stored_names(model)} ^ {*state})
     if different:
@@ -147,10 +147,13 @@ class LoRA(Finetune):
     B is 0 at first (Hu et al. 2022).
     """
 
-    rank: Annotated[Count, "Rank of every update."] = 8
-    alpha: Annotated[Positive, "Updates are multiplied by alpha / rank."] = 16.0
-    dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0
-    roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value")
+    rank: Annotated[Count, "rank of every update"] = 8
+    alpha: Annotated[Positive, "updates are multiplied by alpha / rank"] = 16.0
+    dropout: Annotated[float, Interval(ge=0, lt=1), "dropout of the updates' inputs"] = 0.0
+    roles: Annotated[Sequence[Role], "roles of the linear layers that get an update"] = (
+        "query",
+        "value",
+    )
 
     def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the updates trainable, and nothing else.
@@ -161,17 +164,17 @@ class LoRA(Finetune):
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: the package peft is not installed.
         """
-        # The mode may be applied again, to a model that has its updates.
+        # A model that the mode was applied to before has its updates.
         if not _updates(model.body):
             self._inject(model.body)
         train_parts(model, _updates(model.body))
 
     def _inject(self, body: Any) -> None:
-        """Put peft's layers in the place of those of the roles."""
+        """Put peft's layers in the place of the body's layers of the roles."""
         names = self._layer_names(body)
         peft = need("peft", "finetune=lora", "lora")
-        # Give peft only the layers: for a whole model it would change the targets by transformers'
-        # model type. It matches names by their ends, so no name may be the end of another.
+        # peft gets the layers only: in a whole model it would choose targets by transformers' model
+        # type. It matches names by their ends, so no name may be the end of another.
         layers = nn.ModuleDict(
             {f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)}
         )
@@ -193,11 +196,11 @@ class LoRA(Finetune):
         names = dict.fromkeys(name for role in self.roles for name in body.linear_names(role))
         if not names:
             allowed = [role for role in get_args(Role) if body.linear_names(role)]
+            choices = ", ".join(allowed) or "none; use finetune=layernorm"
             raise ConfigError(
                 f"this body has no linear layers of the roles {', '.join(self.roles)}",
                 where="finetune.roles",
-                hint="allowed for this body: "
-                + (", ".join(allowed) or "none; use finetune=layernorm"),
+                hint=f"allowed for this body: {choices}",
             )
         return list(names)
 
@@ -216,16 +219,18 @@ def _last_part(name: str) -> str:
 class Prompt(Finetune):
     """Put learned tokens between the prefix and the tokens of the input (VPT, Jia et al. 2022).
 
-    The body stays as it is. The prompt is part of the prefix: neither pooling nor a dense output
-    reads its features. It has no positions of its own; a body that numbers its tokens itself
-    numbers the prompt too. Stage 2 does not see it.
+    The body is frozen. The prompt is part of the prefix: neither pooling nor a dense output reads
+    its features. It gets no positions from the embedder, but a body that numbers its tokens itself
+    numbers the prompt too. Stage 2 runs without the prompt.
     """
 
-    tokens: Annotated[Count, "Length of the prompt."] = 10
+    tokens: Annotated[Count, "number of tokens of the prompt"] = 10
     depth: Annotated[
-        Literal["shallow", "deep"], "Before the first layer, or anew before every layer."
+        Literal["shallow", "deep"], "shallow: before the first layer; deep: anew before every layer"
     ] = "shallow"
-    train_embedder: Annotated[bool, "Whether the embedder is trained too; not in the paper."] = True
+    train_embedder: Annotated[
+        bool, "true: the embedder is trained too, which the paper does not do"
+    ] = True
 
     def apply(self, model: TransferModel) -> None:
         """Make prompt, predictor and, where set, embedder trainable, and nothing else.
@@ -233,8 +238,8 @@ class Prompt(Finetune):
         Adds the prompt where there is none.
 
         Raises:
-            ConfigError: the body takes no prompt, or none of this length, or a deep prompt finds no
-                list of its layers.
+            ConfigError: the body takes no prompt, or none of this length, or the prompt is deep and
+                the body has no list of its layers.
         """
         if not hasattr(model.body, "prompt"):
             prefix_length = _prefix_length(model)
@@ -253,8 +258,8 @@ class Prompt(Finetune):
             )
         tokens = embedder.layout.tokens
         room = body.max_tokens - self.tokens - prefix_length
-        # Positions of an embedder leave room for a prompt; a body without them numbers its tokens
-        # itself.
+        # Positions that the embedder adds do not limit a prompt. A body that starts no embedder
+        # with positions numbers its tokens itself, the prompt too.
         if body.embedder_init().positions is None and tokens > room:
             raise ConfigError(
                 f"a prompt of {self.tokens} beside {tokens} tokens is more than the body takes",
@@ -272,7 +277,7 @@ class Prompt(Finetune):
         """Give the body a prompt and, if it is deep, one to each of its layers but the first."""
         body.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
         body.register_forward_pre_hook(_insert_prompt)
-        # The first layer sees the body's prompt; each further one gets its own in its place.
+        # The first layer sees the body's prompt; each further layer gets a prompt of its own.
         if self.depth == "deep":
             layers = [*body.get_submodule(body.layer_list).children()]
             for layer in layers[1:]:
@@ -289,7 +294,7 @@ def _prefix_length(model: Any) -> int:
 class PromptTokens(nn.Module):
     """Learned tokens [p, D] after those of the prefix.
 
-    They are uniform at first, as wide as VPT's for a filter of D weights.
+    Their first values are uniform, with VPT's bound for a patch filter of D weights.
 
     Args:
         length: p.
@@ -312,7 +317,7 @@ class PromptTokens(nn.Module):
         return torch.cat([x[:, : self.start], repeated, x[:, stop:]], dim=1)
 
 
-# Hooks are functions of the module, so that a copy of a model calls them with its own parts.
+# The hooks take the module as an argument, so that a copy of a model inserts its own prompts.
 def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     """Put the body's prompt into the tokens that it is called with."""
     (tokens,) = arguments

@@ -376,6 +376,18 @@ def test_labels_of_a_table_are_predicted_from_images(labelled):
     assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
 
 
+@pytest.mark.parametrize("settings", [{}, {"table": "ages.csv"}], ids=["classes", "a table"])
+def test_a_file_in_place_of_the_folder_is_refused(pets, build, tmp_path, settings):
+    TABLE.to_csv(tmp_path / "ages.csv", index=False)
+    with refused(r"^task\.path: '.*/pets/dog/04\.png' is a file; give the folder", DataError):
+        build("images", path="pets/dog/04.png", **settings)
+
+
+def test_a_table_without_names_of_columns_is_refused(labelled):
+    with refused(r"ages\.csv: has no names of columns", DataError):
+        labelled(TABLE.set_axis(["", " "], axis=1))
+
+
 def test_files_of_a_table_that_do_not_exist_are_named(labelled):
     with refused(r"\[image\]: 'no/1.png' in row 2 is not an image", DataError):
         labelled(TABLE.replace(NAMES[1], "no/1.png"))

@@ -12,17 +12,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from annotated_types import Interval
 from torch import Tensor
 
 from orca_cli import signals, storage
-from orca_cli.config.ranges import Fraction, Seed
 from orca_cli.data.assemble import Fitted, Pool, assemble
 from orca_cli.data.generated import folder_of
 from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hashes, decode, pillow
+from orca_cli.data.images.settings import ImageSettings
 from orca_cli.data.own_data import check_columns, file_path, listed, refuse_entry
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.data.published import find
@@ -33,64 +32,16 @@ from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
-_LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
-_GREY_MEAN = (0.449,)  # of ImageNet's three channels, as is the deviation
+# Where no size is given. Most bodies for images were trained on this size.
+_LARGEST_SIDE = 224
+# Averages of ImageNet's means and deviations over the three channels.
+_GREY_MEAN = (0.449,)
 _GREY_STD = (0.226,)
+# The form of a survey in the cache; with a new number surveys are made anew.
 _SURVEY_VERSION = 3
-_SPLIT = "split"  # the column of marks, which no setting names
+# The column that says which split a row is in; it has no setting.
+_SPLIT = "split"
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """The settings of task=images; see `load`."""
-
-    kind: Annotated[
-        Literal["classes", "labels", "values"] | None,
-        "with task.table: classes, labels or values; null: as its column says. Without: classes",
-    ] = None
-    path: Annotated[str, "the folder, from the working folder or from paths.data"]
-    table: Annotated[
-        str | None,
-        ".csv, .tsv or .parquet with a row for each image: file, targets, and possibly `split`",
-    ] = None
-    file: Annotated[
-        str | None, "its column of files, as paths below the folder; null: the first"
-    ] = None
-    target: Annotated[
-        str | None,
-        "its column to be predicted; null: all others (several: labels of 0 and 1, or values)",
-    ] = None
-    size: Annotated[
-        Annotated[int, Interval(ge=4, le=4096)] | None,
-        "pixels per side: 4..4096; null: the longest side of the training images, at most 224",
-    ] = None
-    channels: Annotated[Literal[3, 1], "3 (colour) or 1 (grey)"] = 3
-    fit: Annotated[
-        Literal["stretch", "crop"],
-        "stretch: the whole image to a square; crop: the largest square from its middle",
-    ] = "stretch"
-    normalize: Annotated[
-        Literal["imagenet", "none"], "imagenet: ImageNet's mean and deviation; none: pixels in 0..1"
-    ] = "imagenet"
-    padding: Annotated[
-        int,
-        Interval(ge=0, le=1024),
-        "optimizer steps see images moved by up to this many pixels: 0..1024",
-    ] = 0
-    flip: Annotated[
-        bool, "true: optimizer steps see mirrored images too; not for letters or digits"
-    ] = False
-    split_seed: Annotated[
-        Seed, "seed of the splits that are drawn: 0 or more; not the seed of the run"
-    ] = 0
-    validation_fraction: Annotated[
-        Fraction, "part of the images that is drawn: above 0 and below 1; unused where val is given"
-    ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction"] = 0.15
-    missing_targets: Annotated[
-        bool, "true: empty fields of labels and values are missing targets"
-    ] = False
 
 
 @dataclass(frozen=True)
@@ -113,9 +64,9 @@ class ImagePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the images of a folder, or one image.
 
-        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a
-        part FOLDER/test/CLASS/*.png. Loose images have none, nor have those in folders of which
-        none is a class, nor any where a table had the targets in training.
+        Images in folders with the names of classes have targets: FOLDER/CLASS/*.png, or with
+        part=test FOLDER/test/CLASS/*.png. They have none where an image lies outside such folders,
+        where none of the folders is a class, or where a table had the targets in training.
         """
         if not path.is_dir() and (part or not path.is_file()):
             hint = "give a folder, or one image file"
@@ -129,7 +80,8 @@ class ImagePreprocessing:
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         if not self.from_folders or len(labels) < len(paths):
             return new
-        if set(labels).isdisjoint(self.targets.names):  # none is a class
+        # An unknown folder beside those of classes is refused once the targets are asked for.
+        if set(labels).isdisjoint(self.targets.names):
             return new
         return replace(new, targets=lambda: self.targets.encode(np.array(labels), str(path)))
 
@@ -169,10 +121,10 @@ def load(
 ) -> TaskData:
     """Return images [n, C, S, S] of a folder, with a class for each folder, or a table's targets.
 
-    FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train, FOLDER/val and
-    FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is
-    decoded once before the run, so that a damaged one cannot end it half-way; the result is
-    cached. See `assemble`; errors also as `decode`.
+    FOLDER/CLASS/*.png is split at random, identical files together. FOLDER/train, FOLDER/val and
+    FOLDER/test are taken as they are, and a split that is missing is drawn from train. Every file
+    is decoded once before the run, so that a damaged file cannot end the run half-way; the sizes
+    that this finds are cached. See `assemble`; errors also as `decode`.
     """
     images = _open(settings, data_folder)
     survey = _survey(images.paths, cache_folder, reporter)
@@ -193,11 +145,11 @@ class _Images:
     """The n images of a data set, and their targets."""
 
     folder: Path
-    names: list[str]  # paths below the folder
+    names: list[str]  # n paths below the folder
     kind: Kind
     y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
     where: str  # origin of the targets
-    rows: dict[str, np.ndarray]  # of each split that the data give
+    rows: dict[str, np.ndarray]  # positions in `names`, of each split that the data give
     outputs: tuple[str, ...] = ()  # names of labels or numbers
     notes: tuple[str, ...] = ()
     from_folders: bool = False
@@ -210,6 +162,9 @@ class _Images:
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     """Return the images in folders of classes, or in a table where one is given."""
     folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    if not folder.is_dir():
+        hint = "give the folder that holds the images"
+        raise DataError(f"'{folder}' is a file", where="task.path", hint=hint)
     if settings.table is not None:
         return _in_table(folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
@@ -244,8 +199,7 @@ def _in_folders(folder: Path) -> _Images:
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
-        note = f"warning: {count} other files or folders are left out, such as {left_out[0]}"
-        notes = (note,)
+        notes = (f"warning: {count} other files or folders are left out, such as {left_out[0]}",)
     return _Images(
         folder=folder,
         names=names,
@@ -259,15 +213,15 @@ def _in_folders(folder: Path) -> _Images:
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the folders of classes by split; without splits all are for training.
+    """Return the folders of classes by split; without folders of splits, all are for training.
 
-    DataError where there are other folders than those of splits.
+    DataError where a folder beside those of splits is of no split.
     """
     folders = _folders(folder)
     splits = {}
     for split, names in PART_NAMES.items():
         for entry in folders:
-            # A folder `train` that itself holds images is a class: the vehicle.
+            # A folder `train` without folders in it is a class, such as the vehicle.
             if entry.name.lower() in names and _folders(entry):
                 splits[split] = _folders(entry)
     if "train" not in splits:
@@ -285,8 +239,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     A column `split` marks splits; without one all rows are for training.
     """
     table = open_table(path, "task.table", None, None)
-    columns = table.read(table.columns)
     where = str(table.path)
+    if not table.columns:
+        hint = "name the columns of files and targets in its first line"
+        raise DataError("has no names of columns in its header", where=where, hint=hint)
+    columns = table.read(table.columns)
     check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
     file_column = settings.file or table.columns[0]
@@ -332,10 +289,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
 def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str) -> list[str]:
     """Return the images that texts [n] name, as paths below the folder.
 
-    The ending may be missing where it is clear. DataError for a text that does not name an image.
+    A text may lack the ending where a single image has that name. DataError for a text that does
+    not name an image.
     """
     images = [path.relative_to(folder) for path in paths]
-    # Images that differ in nothing but their ending need it.
+    # Images with the same name but for the ending can only be named with it.
     counts = Counter(image.with_suffix("") for image in images)
     image_of = {}
     for image in images:
@@ -356,18 +314,19 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
 
 @dataclass(frozen=True)
 class _Survey:
-    """What was seen in the files of images, each of which was read once."""
+    """The contents and sizes of n image files, each of which was read once."""
 
-    hashes: list[str]  # n, the SHA-256 of their contents
+    hashes: list[str]  # n SHA-256 of the contents
     longest_sides: np.ndarray  # [n], in pixels
 
 
 def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Survey:
-    """Hash and decode every image; those that cannot be decoded are refused as `decode` says.
+    """Hash and decode every image; one that cannot be decoded is refused as `decode` says.
 
-    The sizes of images are kept in the cache, by their contents.
+    The sizes of images are cached by the contents of the files.
     """
     hashes = content_hashes(paths, reporter)
+    # Files of the same content are decoded once.
     path_of = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
@@ -412,7 +371,9 @@ def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
 
 
 def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
-    classes = plain_labels(images.y, images.where) if images.kind == "classes" else None
+    classes = None
+    if images.kind == "classes":
+        classes = plain_labels(images.y, images.where)
     return Pool(
         unit="images",
         where=str(images.folder),
@@ -454,7 +415,7 @@ def _fit(
             names=names,
             y=y[split],
             hashes=[survey.hashes[row] for row in rows[split]],
-            # Only optimizer steps augment, and those of a refit take validation as well.
+            # Only optimizer steps augment. Those of a refit take validation samples as well.
             view=plain if split == "test" else augmented,
         )
 

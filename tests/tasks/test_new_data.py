@@ -79,29 +79,47 @@ def test_marked_rows_of_an_npz_file(tmp_path, build):
     assert torch.equal(again, in_parts(preprocessing, new, size=1)[0])
 
 
-def test_arrays_that_do_not_fit_and_records_that_are_not_trusted(tmp_path, build):
+@pytest.fixture
+def arrays(tmp_path, build):
+    """Return the preprocessing of arrays; its files are in the folder `run`."""
     np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
-    arrays = reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
-    parts = {"x_train": X, "x_test": X[:9]}
-    for content, part, message in (
-        (parts, "", "holds x_test, x_train; .* --part one of several splits"),
-        (parts, "validation", "has no part 'validation'"),
+    return reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
+
+
+SPLITS = {"x_train": X, "x_test": X[:9]}
+
+
+@pytest.mark.parametrize(
+    ("content", "part", "message"),
+    [
+        (SPLITS, "", "holds x_test, x_train; .* --part one of several splits"),
+        (SPLITS, "validation", "has no part 'validation'"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
-    ):
-        np.savez(tmp_path / "new.npz", **content)
-        with refused(message, DataError):
-            arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
-    path = tmp_path / "run" / "preprocessing.json"
-    record = storage.read_checked_json(path)
-    for change, error, message in (
+    ],
+    ids=["no part of several", "another part", "another class"],
+)
+def test_arrays_that_do_not_fit(content, part, message, tmp_path, arrays):
+    np.savez(tmp_path / "new.npz", **content)
+    with refused(message, DataError):
+        arrays.open(tmp_path / "new.npz", "INPUT", part).targets()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
         ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is not allowed"),
         ({"target": "orca_cli.data.targets.TargetForm"}, UnsafeError, "TargetForm' is not allowed"),
         ({"target": "orca_cli.data.images.reader.ImagePreprocessing"}, DataError, "not accept"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),
-    ):
-        storage.write_checked_json(path, record | change)
-        with refused(message, error):
-            load_preprocessing(tmp_path / "run")
+    ],
+    ids=["a function", "a record", "another reader", "another schema"],
+)
+@pytest.mark.usefixtures("arrays")
+def test_records_of_preprocessing_are_not_trusted(change, error, message, tmp_path):
+    path = tmp_path / "run" / "preprocessing.json"
+    storage.write_checked_json(path, storage.read_checked_json(path) | change)
+    with refused(message, error):
+        load_preprocessing(tmp_path / "run")
 
 
 def frame(n=N):
@@ -133,25 +151,21 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     new = frame()[40:]
     new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
     files = [tmp_path / f"{name}.{ending}" for name in ("train", "test", "bare")]
-    for path, rows in zip(
-        files, (frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)), strict=True
-    ):
+    tables = [frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)]
+    for path, rows in zip(files, tables, strict=True):
         SAVE[ending](rows, path)
     task = build("table", train=files[0].name, test=files[1].name, gap_indicator=indicator, **TABLE)
     preprocessing = rebuilt(task, tmp_path / "run")
     opened, bare = (preprocessing.open(path, "INPUT") for path in files[1:])
     check_same(preprocessing, opened, task.open_test())
     assert bare.targets() is None
-    assert preprocessing.columns[5].categories[2:] == (
-        "town 7",
-        "(other)",
-    )  # the most frequent one is kept
+    # The most frequent town has a category of its own.
+    assert preprocessing.columns[5].categories[2:] == ("town 7", "(other)")
     whole = in_parts(preprocessing, opened)[0]
     for size in (3, 20):  # read again
         assert torch.equal(in_parts(preprocessing, bare, size)[0], whole)
-    assert torch.equal(
-        preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19]
-    )  # some are skipped
+    # The samples before these are skipped.
+    assert torch.equal(preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19])
     rows = new[TRAINED_ON]
     for x in (
         new,
@@ -188,7 +202,8 @@ def test_images_of_the_test_split(tmp_path, build):
     for i, (image, folder) in enumerate(zip(pixels, folders, strict=True)):
         path = tmp_path / "pets" / folder / ("dog" if i % 4 > 1 else "cat") / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image if i % 2 else image[..., 0]).save(path)  # every other one is grey
+        # Every second image is grey.
+        Image.fromarray(image if i % 2 else image[..., 0]).save(path)
     task = build("images", path="pets", flip=True, padding=2, channels=1, size=12, fit="crop")
     preprocessing, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
     new = preprocessing.open(tmp_path / "pets", "INPUT", "test")

@@ -318,7 +318,7 @@ def _blaming_record(path: Path) -> Iterator[None]:
     except (OrcaError, MemoryError):
         raise
     except Exception as error:
-        # PyTorch has no type of its own for memory that ran out: that is not the record's fault.
+        # On the CPU, PyTorch raises RuntimeError when memory runs out. The record is not to blame.
         if "allocate memory" in str(error) or process_error(error):
             raise
         reason = " ".join(str(error).split())[:200]

@@ -65,7 +65,7 @@ class StoppedError(Exception):
 class Limits(NamedTuple):
     """The limits of a call."""
 
-    # Of computing.
+    # Seconds of computing.
     seconds: int
     # Seconds until the answer.
     wait_s: float

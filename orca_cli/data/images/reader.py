@@ -241,8 +241,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     table = open_table(path, "task.table", None, None)
     where = str(table.path)
     if not table.columns:
-        hint = "name the columns of files and targets in its first line"
-        raise DataError("has no names of columns in its header", where=where, hint=hint)
+        raise DataError(
+            "has no names of columns in its header",
+            where=where,
+            hint="name the columns of files and targets in its first line",
+        )
     columns = table.read(table.columns)
     check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)

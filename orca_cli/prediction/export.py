@@ -1,6 +1,6 @@
-"""A folder with all that a finished run needs to predict.
+"""A folder with all that predictions of a finished run need.
 
-It needs no checkpoint of the body, no network and no training data.
+The body's checkpoint, the network and the training data are not needed.
 
 DIR/
   README.md                            the model card, which may be edited
@@ -34,7 +34,7 @@ from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.terminal import percent_or_number, visible
 
-# Bytes that an export takes besides its weights.
+# Bytes that an export needs on the disk besides its weights.
 _OVERHEAD = 2**22
 # Names of classes or columns that a card lists.
 _MAX_NAMES = 50
@@ -96,7 +96,7 @@ One run of one seed.{comparison}
 * Probabilities are the model's own and were not calibrated.
 * The test error was not used to choose this run, if it was chosen by validation (`--best` does).
 """
-# Split that the weights were chosen on -> the card's sentence; others: see `_data_fields`.
+# Split that the weights were chosen on -> the card's sentence; other splits: see `_data_fields`.
 _CHOSEN = {
     "nothing": "Weights are those of the last step, trained on training and validation samples",
     "folds": "Validated by folds: each model on the samples that it was not trained on",
@@ -107,12 +107,12 @@ def export(loaded: Loaded, target: Path) -> None:
     """Write a model into a new folder, whole or not at all; folders above it are made.
 
     The settings of paths are left out. Where the body's checkpoint is a folder of this machine, the
-    record's `body` names it by its last part only.
+    record has only the folder's name.
 
     Raises:
         ConfigError: the folder exists already.
         DataError: the body has no config.json.
-        StorageError: it cannot be written, or the space does not suffice.
+        StorageError: it cannot be written, or the disk has too little space.
     """
     if os.path.lexists(target):
         hint = "name a new folder; nothing is overwritten"
@@ -223,16 +223,16 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
     if validation_error is not None:
         validated = f" On validation: {percent_or_number(validation_error, is_percent)}."
     comparison = mapping(result.get("comparison"))
-    beside = ""
+    compared = ""
     if comparison:
-        beside = f" Beside simple models on the same split: {_inert(comparison.get('text'))}."
+        compared = f" Beside simple models on the same split: {_inert(comparison.get('text'))}."
     return {
         "errors": "\n".join(lines),
         "n": _inert(error.get("n")),
         "skipped": _inert(error.get("skipped")),
         "interval": interval,
         "validated": validated,
-        "comparison": beside,
+        "comparison": compared,
     }
 
 
@@ -243,6 +243,7 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
     checkpoint = str(record.body.get("checkpoint"))
     # A hub id may end with @REVISION.
     licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    names_of_parts = [f"{group}={_inert(record.result.get(group))}" for group in groups]
     versions = [
         f"{_inert(package)} {_inert(version)}"
         for package, version in record.environment.items()
@@ -252,9 +253,7 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
         "run": _in_code(record.name),
         "protocol": _inert(record.result.get("protocol")),
         "seed": record.seed,
-        "names_of_parts": ", ".join(
-            f"{group}={_inert(record.result.get(group))}" for group in groups
-        ),
+        "names_of_parts": ", ".join(names_of_parts),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "checkpoint": _in_code(checkpoint),
         "checkpoint_sha256": _in_code(record.checkpoint_sha256),
@@ -265,6 +264,7 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Return up to fifty names as code, and the number of further ones."""
     shown = ", ".join(f"`{_in_code(name)}`" for name in names[:_MAX_NAMES])
     if len(names) > _MAX_NAMES:
         shown += f" and {len(names) - _MAX_NAMES} more"
@@ -272,10 +272,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _in_code(text: Any) -> str:
-    """Return text of unknown origin that does not end the code span, or the cell, it is in."""
+    """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
     return visible(str(text)).replace("`", "'").replace("|", "/")
 
 
 def _inert(text: Any) -> str:
-    """Return text of unknown origin in which Markdown and HTML find nothing."""
+    """Return text of unknown origin in which nothing is read as Markdown or HTML."""
     return _MARKUP.sub(r"\\\g<0>", visible(str(text)))

@@ -1,7 +1,7 @@
 """A finished run, or an export of one, as a model with its preprocessing.
 
-A run that trained a part of the body only needs the body's checkpoint as well, from where the run
-had it or from another folder. An export holds all it needs. Nothing is fetched.
+Where a run trained only a part of the body, the body's checkpoint is needed as well, from where the
+run had it or from another folder. An export holds all that is needed. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _GET_AGAIN = "get the folder again"
 _MAKE_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
-# Numbers in a body's own embedding layer, which predictions do not need.
+# Numbers in a body's own embedding layer, which predictions do not use.
 _MAX_EMBEDDINGS = 2**30
 
 
@@ -86,11 +86,13 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
             moved.
 
     Raises:
-        DataError: no run or export, not completed, or of a task that keeps no preprocessing.
+        DataError: the folder is neither a run nor an export, the run is not completed, or its task
+            keeps no preprocessing.
         ChecksumError: a file is missing or damaged.
-        CheckpointError: a newer program wrote it, or its weights fit no model that it describes.
-        UnsafeError: it holds links, names code that no model consists of, or asks for far more
-            than its weights.
+        CheckpointError: a newer program wrote it, or its weights do not fit the model that it
+            describes.
+        UnsafeError: it holds links, names code that a model does not consist of, or asks for far
+            more than its weights.
         ConfigError: a setting in its record is out of range, or the body's checkpoint is needed
             and its folder does not exist.
         NetworkError, UnavailableError: the body's checkpoint is needed, and neither this machine
@@ -131,6 +133,7 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         own_file(build, str(BODY_CONFIG))
         storage.verify_folder(folder, only=[f"{build.name}/{BODY_CONFIG}"])
         body_folder = build / BODY_CONFIG.parent
+    # The tested weights are those of `best` or of `last`: the record has their SHA-256.
     for checkpoints in _possible_checkpoints(record, finetune):
         members = _members_of_run(loaded, checkpoints, body_folder, body_checkpoint)
         trained = replace(loaded, members=tuple(member.eval() for member in members))
@@ -180,14 +183,15 @@ def _members_of_run(
             if member is not None:
                 members.append(member)
                 continue
-            # All checkpoints of a run have the same tensors.
+            # The run trained a part of the body only, so its other checkpoints are partial too.
             body_folder = None
         if members:
+            # The body's checkpoint is read once, for the first member.
             member = twin(members[0], tensors)
         else:
             member = _with_checkpoint(loaded, body_checkpoint)
         # The run trained these weights; the others are those of the body's checkpoint.
-        with _described(loaded.folder):
+        with _blaming_record(loaded.folder):
             load_trained_state(member, tensors)
         members.append(member)
     return members
@@ -196,7 +200,7 @@ def _members_of_run(
 def _unless_partial(
     loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path
 ) -> TransferModel | None:
-    """Return the model of these weights; None where they are only a part of a model's."""
+    """Return the model of these weights; None where they are only a part of its weights."""
     if check_modest(body_folder) > len(tensors):
         return None
     with suppress(CheckpointError):
@@ -209,15 +213,15 @@ def _from_all_weights(
 ) -> TransferModel:
     """Return a model with all its weights, by the config.json in a folder.
 
-    Memory is used only once names, shapes and types agree: a record cannot request more than the
-    weights take.
+    Memory is used only once names, shapes and types agree: a record cannot make the model take more
+    than its weights do.
 
     Raises:
         CheckpointError: they do not agree.
         UnsafeError: the body's own embedding layer, which is not among them, is too large.
     """
     node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
-    with _described(body_folder), architecture_only(), torch.device("meta"):
+    with _blaming_record(body_folder), architecture_only(), torch.device("meta"):
         model = _assembled(loaded, load_body(node, loaded.record.seed))
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
@@ -226,10 +230,10 @@ def _from_all_weights(
         if in_weights != in_model:
             message = f"'{name}' is {in_weights} in the weights, the model's is {in_model}"
             raise CheckpointError(message, where=str(loaded.folder), hint=_GET_AGAIN)
-    # Clone to align in memory: tensors start anywhere in the file, and unaligned matrix products
-    # may differ in the last bits.
+    # A clone is aligned in memory. Tensors start anywhere in the file, and products of unaligned
+    # matrices may differ in the last bits.
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
-    with _described(loaded.folder):
+    with _blaming_record(loaded.folder):
         model.load_state_dict(aligned, strict=True, assign=True)
         _compute_buffers(model.body, node, loaded.folder)
     return model.eval()
@@ -268,15 +272,15 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
         node["checkpoint"] = body_checkpoint
     name = str(node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
-    # An interpolation could show a secret of the environment.
+    # Resolving an interpolation could show a secret of the environment.
     if "${" in name:
         message = f"names its body's checkpoint as {name}"
         raise DataError(message, where=str(loaded.folder), hint=hint)
+    # Keep the hub's library from fetching anything.
     was_offline = constants.HF_HUB_OFFLINE
-    # Nothing is fetched.
     constants.HF_HUB_OFFLINE = True
     try:
-        with _described(loaded.folder):
+        with _blaming_record(loaded.folder):
             body = load_body(node, loaded.record.seed)
     except (ConfigError, DataError, NetworkError) as error:
         message = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
@@ -286,7 +290,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     if body.checkpoint_digest != loaded.record.checkpoint_sha256:
         message = "has changed since the run: other weights would give other predictions"
         raise ChecksumError(message, where=f"body.checkpoint={name}", hint=hint)
-    with _described(loaded.folder):
+    with _blaming_record(loaded.folder):
         return _assembled(loaded, body)
 
 
@@ -307,13 +311,14 @@ def _assembled(loaded: Loaded, body: Body) -> TransferModel:
 
 
 @contextmanager
-def _described(path: Path) -> Iterator[None]:
-    """Turn errors of libraries, for a record that describes no model, into a DataError."""
+def _blaming_record(path: Path) -> Iterator[None]:
+    """Turn errors of libraries into a DataError: the record in `path` does not describe a model."""
     try:
         yield
     except (OrcaError, MemoryError):
         raise
     except Exception as error:
+        # On the CPU, PyTorch raises RuntimeError when memory runs out. The record is not to blame.
         if "allocate memory" in str(error) or process_error(error):
             raise
         reason = " ".join(str(error).split())[:200]
@@ -333,8 +338,8 @@ class _Criterion(NamedTuple):
 def best_run(folder: Path) -> tuple[Path, str]:
     """Return the completed run with the lowest validation error, and why it is the best.
 
-    That is the oldest of runs with equal errors; or the only run, though it was not validated.
-    Runs that cannot predict, whose weights were chosen on the test split, or that have no
+    Of runs with equal errors it is the oldest. Where no run was validated, it is the only run. Runs
+    that cannot predict, runs whose weights were chosen on the test split, and other runs without a
     validation error are left out.
 
     Args:
@@ -347,9 +352,10 @@ def best_run(folder: Path) -> tuple[Path, str]:
     validated, unvalidated = _candidates(folder)
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
-    best = {
-        criterion: min(errors, key=errors.__getitem__) for criterion, errors in validated.items()
-    }
+    # The best run by each criterion.
+    best: dict[_Criterion, Path] = {}
+    for criterion, errors in validated.items():
+        best[criterion] = min(errors, key=errors.__getitem__)
     if len(best) > 1:
         message = (
             f"the runs were validated on {len(best)} different sets of data or errors, which "
@@ -386,7 +392,8 @@ def best_run(folder: Path) -> tuple[Path, str]:
 def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list[Path]]:
     """Return the runs that can predict.
 
-    These are validated ones, with their errors by criterion, then those that were not validated.
+    Returns:
+        The validation errors of runs by criterion and run, and the runs that were not validated.
     """
     validated: dict[_Criterion, dict[Path, float]] = defaultdict(dict)
     unvalidated: list[Path] = []

@@ -1,9 +1,11 @@
 """The meaning of a model's outputs, in the words of the data, and files of predictions.
 
-Shapes: n samples, K outputs, *E the extent of dense outputs. Files are written part by part.
-Columns of a file: `id` (or `index`, from 0), then of classes `prediction` and a probability
-`p_CLASS` each, of labels 0 or 1 and a probability each, of numbers `prediction`, or a column each.
-Maps go into .npz only: `prediction`, and `outputs` as the model gives them.
+Files are written part by part. Their first column is `id`, or `index` from 0. Then follow for
+classes `prediction` and a probability `p_CLASS` of each; for labels a column of 0 and 1 of each,
+and a probability of each; for one number `prediction`, for several a column of each. Maps go into
+.npz only: `prediction`, and `outputs` as the model gives them.
+
+Shapes: n samples, K outputs, *E the extent of dense outputs.
 """
 
 import tempfile
@@ -22,6 +24,7 @@ from orca_cli.terminal import for_spreadsheet
 
 SUFFIXES = (".csv", ".npz")
 
+# The columns of a part of the samples, by name.
 Columns = dict[str, np.ndarray]
 
 
@@ -71,6 +74,7 @@ class Decoder:
             return (outputs >= 0).astype(np.int64)
         if self.classes is not None:
             likeliest = outputs.argmax(1)
+            # Maps keep the numbers of classes.
             return likeliest if self.is_map else self.classes[likeliest]
         if self.num_outputs == 1 and not self.is_map:
             return outputs[:, 0]
@@ -81,16 +85,17 @@ class Decoder:
 
         Over classes they sum to 1; each label has its own.
         """
-        wide = outputs.astype(np.float64)
-        probabilities = expit(wide) if self.form == "labels" else softmax(wide, axis=1)
+        logits = outputs.astype(np.float64)
+        probabilities = expit(logits) if self.form == "labels" else softmax(logits, axis=1)
         return np.asarray(probabilities, np.float32)
 
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs [n, K, ...]: higher is better, 1 the best.
 
-        Of classes it is the share that is right; of labels the share of samples whose known labels
-        are all right; of numbers the mean R2 over the outputs with known targets. NaN and -100 do
-        not count; it is NaN where no target is known.
+        For classes it is the share of right predictions, for labels the share of samples whose
+        known labels are all right, for numbers the mean R2 over the outputs with known targets.
+        Targets of NaN and -100 are unknown and do not count. Where no target is known, the score is
+        NaN.
 
         Args:
             outputs: the model's.
@@ -111,7 +116,7 @@ class Decoder:
         outputs = outputs.astype(np.float64)
         scores = []
         for k in range(self.num_outputs):
-            rows = is_known[:, k]
+            rows = is_known[:, k]  # [n], of maps [n, *E]
             if rows.any():
                 scores.append(r2_score(targets[:, k][rows], outputs[:, k][rows]))
         return float(np.mean(scores))
@@ -146,9 +151,9 @@ def parts_of(
     """Yield the columns of predictions by name, part by part.
 
     Args:
-        outputs: [B, K] of the next samples each.
-        decoder: their meaning.
-        ids: of all samples; None numbers them.
+        outputs: [B, K] of the next B samples each.
+        decoder: the meaning of the outputs.
+        ids: of all samples; where None, samples are numbered.
     """
     start = 0
     for batch in outputs:
@@ -168,7 +173,7 @@ def parts_of(
             pairs += zip(names, decoder.probabilities(batch).T, strict=True)
         columns: Columns = {}
         for name, column in pairs:
-            # A label may be called `index`.
+            # A label may have the name of another column, such as `index`.
             while name in columns:
                 name += "_"
             columns[name] = column
@@ -176,31 +181,32 @@ def parts_of(
         start = stop
 
 
-def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
-    """Yield a table as csv text, part by part.
+def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
+    """Yield tables, the parts of one, as csv text with a single header.
 
     Texts that a spreadsheet would compute get an apostrophe before them.
     """
-    for number, columns in enumerate(parts):
+    for number, columns in enumerate(tables):
         # By position, since names may become equal.
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
-            is_text = column.dtype.kind in "UO"
-            table[position] = list(map(for_spreadsheet, column.astype(str))) if is_text else column
+            table[position] = column
+            if column.dtype.kind in "UO":
+                table[position] = list(map(for_spreadsheet, column.astype(str)))
         header = [for_spreadsheet(name) for name in columns] if number == 0 else False
         yield pd.DataFrame(table).to_csv(header=header, index=False, lineterminator="\n")
 
 
-def rows(parts: Iterable[Columns]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a table as JSON-able records, with the digits of their precision."""
-    for columns in parts:
+def rows(tables: Iterable[Columns]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of tables as JSON-able records, with the digits of their precision."""
+    for columns in tables:
         table = [_plain(column) for column in columns.values()]
         for row in zip(*table, strict=True):
             yield dict(zip(columns, row, strict=True))
 
 
 def _plain(column: np.ndarray) -> list[Any]:
-    # A text of a float32 has its digits alone, where tolist() gives those of a float64.
+    # As text a float32 has only its own digits; tolist() would add those of a float64.
     if column.dtype.kind == "f":
         return [float(str(number)) for number in column]
     return column.tolist()
@@ -216,7 +222,7 @@ def write(
 
     Args:
         out: FILE.csv or FILE.npz.
-        outputs: [B, K, ...] of the next samples each; an error that is raised in it passes through.
+        outputs: [B, K, ...] of the next B samples each; errors of its iterator pass through.
         decoder, ids: as in `parts_of`.
 
     Raises:
@@ -243,10 +249,10 @@ def write(
 def _write_npz(
     path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:
-    kept = Kept(path.parent)
-    for _ in kept.passing(outputs):
+    store = Kept(path.parent)
+    for _ in store.passing(outputs):
         pass
-    joined = kept.whole()
+    joined = store.whole()  # [n, K, ...]
     arrays: dict[str, Any] = {"outputs": joined, "prediction": decoder.predictions(joined)}
     if decoder.has_probabilities and not decoder.is_map:
         arrays["probability"] = decoder.probabilities(joined)
@@ -261,10 +267,11 @@ def _write_npz(
 
 
 class Kept:
-    """Keeps streamed outputs in a temporary file, for whoever needs all of them at once.
+    """Keeps streamed outputs in a temporary file, for callers that need all of them at once.
 
     Args:
-        folder: of the file, which goes with this object; None is where the machine has such files.
+        folder: of the file, which is deleted with this object; None takes the system's folder of
+            temporary files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -287,7 +294,7 @@ class Kept:
             yield batch
 
     def whole(self) -> np.ndarray:
-        """Return all that passed, [n, ...], once a batch has: a memory map that is read only."""
+        """Return all outputs that passed, at least a batch, as a read-only memory map [n, ...]."""
         with storage.guarded(self._folder):
             self._file.flush()
             return np.memmap(self._file, self._dtype, "r", shape=self._shape)

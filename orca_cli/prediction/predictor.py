@@ -27,7 +27,7 @@ from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
 
 _SILENT = Silent()
-# Batches that are computed before the first is yielded, and numbers in their outputs.
+# Batches that are computed before the first of them is yielded, and numbers in their outputs.
 _MAX_WAITING_BATCHES = 16
 _MAX_WAITING_NUMBERS = 2**24
 
@@ -134,7 +134,7 @@ class Predictor:
         raise ConfigError("a finished run is not trained again", where="fit", hint=hint)
 
     def opened(self, x: Any, part: str = "") -> NewData:
-        """Return new data as a record that is read in parts; inputs of a file are not read yet.
+        """Return new data as a record that is read part by part; inputs of files are not read yet.
 
         Args:
             x: samples in memory, the path of a file or folder, or such a record, which is returned
@@ -142,26 +142,32 @@ class Predictor:
             part: train, validation or test, of files that hold several splits.
 
         Raises:
-            DataError: no samples, or such as do not have the form of the training data.
-            ConfigError: a part of data that have none.
+            DataError: `x` has no samples, or samples of another form than the training data.
+            ConfigError: `part` is given for data without splits.
         """
-        if isinstance(x, (str, Path)):
-            path = Path(x).expanduser()
-            # A bare name may be a hub id.
-            is_typed_as_path = str(x).startswith(("./", "../", "/", "~"))
-            if is_typed_as_path and not path.exists():
-                raise DataError("no such file or folder", where=str(x))
-            x = self.preprocessing.open(path, "INPUT", part)
-        new = x if isinstance(x, NewData) else self.preprocessing.given(x)
+        if isinstance(x, NewData):
+            new = x
+        elif isinstance(x, (str, Path)):
+            new = self._in_files(x, part)
+        else:
+            new = self.preprocessing.given(x)
         if not len(new):
             raise DataError("no samples", where=new.where, hint="give one or more")
         return new
 
+    def _in_files(self, name: str | Path, part: str) -> NewData:
+        path = Path(name).expanduser()
+        # A bare name may be a hub id.
+        is_typed_as_path = str(name).startswith(("./", "../", "/", "~"))
+        if is_typed_as_path and not path.exists():
+            raise DataError("no such file or folder", where=str(name))
+        return self.preprocessing.open(path, "INPUT", part)
+
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
         """Yield the outputs of new data batch by batch: [B, K] or [B, K, *E].
 
-        They are float32, or float64 as the run's targets, and computed in the run's precision, or
-        in fp32 where that is fp16 and the device a CPU. `reporter` shows progress.
+        They are float32, or float64 where the run's targets are. They are computed in the run's
+        precision, but on a CPU in fp32 where that is fp16. `reporter` shows progress.
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are not
@@ -175,10 +181,10 @@ class Predictor:
         precision = choose_precision(precision, self.device, self.model.body.width)
         engine = Engine(self.device, precision)
         self.model.to(self.device).eval()
-        numbers = size * self.record.num_outputs
+        batch_numbers = size * self.record.num_outputs
         if self.decoder.is_map:
-            numbers *= math.prod(self.input_shape[1:])
-        waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // numbers))
+            batch_numbers *= math.prod(self.input_shape[1:])
+        waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // batch_numbers))
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
         reads = (
             functools.partial(self._read, engine, new, start) for start in range(0, len(new), size)
@@ -190,8 +196,8 @@ class Predictor:
         ):
             outputs = self._outputs(engine, feed, new.where)
             while True:
-                # Autocast makes bfloat16 of all weights, once while it is on: for several batches
-                # together, and never while the caller works.
+                # While it is on, autocast converts each weight to bfloat16 only once. So it is on
+                # for several batches together, but never while the caller works.
                 with torch.no_grad(), engine.autocast():
                     computed = list(itertools.islice(outputs, waiting))
                 advance(sum(map(len, computed)))
@@ -202,13 +208,14 @@ class Predictor:
     def _outputs(
         self, engine: Engine, batches: Iterable[Batch], where: str
     ) -> Iterator[np.ndarray]:
+        """Yield the outputs of batches; DataError where they are not finite."""
         count = 0
         for batch in batches:
             signals.check()
             moved = engine.move(batch)
             outputs = self.model(moved.x, moved.valid).cpu().numpy()
             is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
-            # NaN would pass for a class.
+            # argmax would make a class of NaN.
             if not is_finite.all():
                 sample = count + int(is_finite.argmin())
                 message = f"the outputs of sample {sample} are NaN or infinite"
@@ -218,11 +225,12 @@ class Predictor:
             yield outputs
 
     def _read(self, engine: Engine, new: NewData, start: int) -> Batch:
+        """Return the batch of samples from `start`, without targets, and count its remarks."""
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
         raw = new.inputs(start, min(start + self.batch_size, len(new)))
         x, valid = self.preprocessing.inputs(raw, where)
         shape = tuple(x.shape[1:])
-        # A stranger's record may belong to other preprocessing.
+        # In a stranger's export, record and preprocessing may not belong together.
         if shape != self.input_shape:
             message = f"become inputs of shape {shape}, the model takes {self.input_shape}"
             raise DataError(message, where=where)
@@ -243,7 +251,7 @@ class Predictor:
         )
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
-        """Return targets as Batch.y; None takes those that the new data hold."""
+        """Return targets as Batch.y; where `y` is None, those that the new data hold."""
         has_padded_maps = self.decoder.is_map and getattr(self.preprocessing, "has_masks", False)
         if y is not None and has_padded_maps:
             message = "maps of padded samples say nothing of where the samples end"
@@ -257,7 +265,7 @@ class Predictor:
 
     def _encoded(self, y: Any) -> np.ndarray:
         targets = np.asarray(y)
-        # pandas keeps text as objects.
+        # Columns of pandas hold texts as objects.
         if targets.dtype.kind == "O" and all(isinstance(target, str) for target in targets.flat):
             targets = targets.astype(str)
         return self.preprocessing.targets.encode(targets, "y")

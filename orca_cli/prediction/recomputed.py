@@ -1,6 +1,6 @@
-"""A finished run's error once more, from the predictions that it saved.
+"""A finished run's error, computed again from the predictions that the run saved.
 
-Neither model nor data are read.
+Neither the model nor the data are read.
 """
 
 import math
@@ -21,7 +21,7 @@ from orca_cli.report.collect import mapping, number
 from orca_cli.runs.directory import PREDICTIONS, SETTINGS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.scoring.reported import named_error
 
-# The number of threads changes the order of sums; nobody reads an error to more digits.
+# The number of threads changes the order of sums, and with it the last digits.
 _RELATIVE_TOLERANCE = 1e-6
 _ABSOLUTE_TOLERANCE = 1e-9
 _HINT = "orca doctor RUN says what is damaged; run it again with --force"
@@ -29,18 +29,21 @@ _HINT = "orca doctor RUN says what is damaged; run it again with --force"
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Numbers by name, None where undefined: the error, n, skipped, then further errors."""
+    """An error as recorded and as computed now.
 
-    # Whether the error is a fraction that is shown in per cent.
+    Both hold numbers by name, None where undefined: the error, n, skipped, then further errors.
+    """
+
+    # Whether the error is shown in per cent.
     percent: bool
     # As result.json has them.
     recorded: Mapping[str, float | None]
-    # As computed now, without further errors for which the saved predictions do not suffice.
+    # As computed now. Further errors for which the saved predictions do not suffice are left out.
     computed: Mapping[str, float | None]
 
     @property
     def different(self) -> list[str]:
-        """Return the names of numbers that are not the same to six digits."""
+        """Return the names of numbers that differ within their first six digits."""
         return [
             name
             for name, computed in self.computed.items()
@@ -57,11 +60,10 @@ def _is_same(recorded: float | None, computed: float | None) -> bool:
 
 
 def recompute(run: Path) -> Recomputed:
-    """Compute the error of a completed run's test predictions again, beside that of result.json.
+    """Compute the error of a completed run's test predictions again, to compare with result.json.
 
     Raises:
-        DataError: no completed run, or its files do not suffice, such as those of a run that is
-            older than these records.
+        DataError: the folder is not a completed run, or its files do not suffice.
         ChecksumError, ConfigError, UnsafeError, NonFiniteError: its files are damaged, or name
             something that is not an error.
     """
@@ -106,7 +108,7 @@ def _numbers_in(path: Path) -> dict[str, np.ndarray]:
 
 
 def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed:
-    """Return the numbers of a recorded error beside those of a score."""
+    """Return the numbers of an error's record beside those of a score by the same error."""
     further = mapping(record.get("others"))
     entries = {
         error.name: record.get("value"),
@@ -114,8 +116,10 @@ def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed
         "skipped": record.get("skipped"),
         **further,
     }
-    # Anything but a finite number is undefined.
-    recorded = {name: None if number(entry) is None else entry for name, entry in entries.items()}
+    recorded: dict[str, float | None] = {}
+    for name, entry in entries.items():
+        is_number = number(entry) is not None
+        recorded[name] = entry if is_number else None
     computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
     for name in further:
         if name in score.others:

@@ -33,14 +33,20 @@ EXPORT = "export.json"
 # For people, who may edit it.
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
-# Of export.json.
+# The version of the form of export.json.
 SCHEMA = 1
-# Bytes.
+# In bytes.
 _LARGEST_RECORD = 2**26
 _USE_NEWER = "use a newer orca"
-# Entry that names code -> its place in the configuration, which admits the same as in `orca run`.
-_PLACES = {"embedder": "embedder", "body": "body", "finetune": "finetune", "error": "task.error"}
-# Entry -> the setting that it is.
+# Entry that names code -> its key in the configuration: a record may name the same code there as
+# `orca run` may.
+_KEYS_OF_CODE = {
+    "embedder": "embedder",
+    "body": "body",
+    "finetune": "finetune",
+    "error": "task.error",
+}
+# Entry -> the key of the setting that it holds.
 _SETTINGS_OF = {
     "seed": "seed",
     "pooling": "predictor.pooling",
@@ -48,6 +54,7 @@ _SETTINGS_OF = {
     "batch_size": "train.eval_batch_size",
     "train_batch_size": "train.batch_size",
 }
+# Entries that have to be dictionaries, which `fits` does not check.
 _DICTIONARIES = ("embedder", "body", "finetune", "result", "environment")
 
 
@@ -65,18 +72,18 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    # Of evaluation; another size can change last bits.
+    # In evaluation. Outputs of another batch size can differ in their last bits.
     batch_size: int
-    # Nodes.
+    # Nodes of the configuration, of which `parts.build` makes the parts.
     embedder: dict[str, Any]
     body: dict[str, Any]
     finetune: dict[str, Any]
     # Node or short name of the task's error; None for the usual one of its kind.
     error: dict[str, Any] | str | None
-    # Samples after which the error is averaged; None: over the whole split.
+    # Samples after which the error is averaged; None where it is one error over the whole split.
     error_chunks: Count | None
     train_batch_size: int
-    # Of the body's checkpoint.
+    # Of the checkpoint that the body came from.
     checkpoint_sha256: str
     # Of all weights of the model.
     weights_sha256: str
@@ -111,8 +118,9 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
         ChecksumError: it is missing.
     """
     path = folder
-    for step in Path(name).parts:
-        path = path / step
+    # A folder on the way may be a link as well.
+    for component in Path(name).parts:
+        path = path / component
         try:
             state = os.lstat(path)
         except OSError as error:
@@ -129,17 +137,17 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether a folder is an export: it has an export.json, which is not read."""
+    """Return whether a folder is an export, which has an export.json; the file is not read."""
     return (folder / EXPORT).exists()
 
 
 def read_export(folder: Path) -> ModelRecord:
-    """Return the record of an export; all its files, but for the model card, are as written.
+    """Return the record of an export, whose files except the model card are as `export` wrote them.
 
     Raises:
         ChecksumError: a file is missing or has changed.
         CheckpointError: a newer program wrote it.
-        UnsafeError: it holds links, or names code that no model consists of.
+        UnsafeError: it holds links, or names code that a model does not consist of.
         DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
     for path in folder.rglob("*"):
@@ -148,15 +156,17 @@ def read_export(folder: Path) -> ModelRecord:
         is_record = path.suffix in (".json", ".yaml", ".md")
         own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
     entries = storage.read_checked_json(folder / EXPORT)
-    number = entries.pop("schema", None)
-    if number != SCHEMA:
-        message = f"schema {number} is of a newer program; this one reads up to {SCHEMA}"
+    version = entries.pop("schema", None)
+    if version != SCHEMA:
+        message = f"schema {version} is of a newer program; this one reads up to {SCHEMA}"
         raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
     storage.verify_folder(folder, editable=(CARD,))
+    # An export of one model may lack this entry.
     return _record({"members": 1, **entries}, str(folder / EXPORT))
 
 
 def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
+    """Return the record with these entries, all of which are checked first."""
     hints = typing.get_type_hints(ModelRecord, include_extras=True)
     for name in sorted(hints.keys() | entries.keys()):
         entry = entries.get(name)
@@ -168,8 +178,8 @@ def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
             raise DataError(message, where=where)
     for name, key in _SETTINGS_OF.items():
         check_value(entries[name], schema.declared()[key], key)
-    for name, place in _PLACES.items():
-        parts.check_admitted(entries[name], place)
+    for name, key in _KEYS_OF_CODE.items():
+        parts.check_admitted(entries[name], key)
     return ModelRecord(**{**entries, "input_shape": tuple(entries["input_shape"])})
 
 
@@ -177,7 +187,7 @@ def completed(folder: Path) -> dict[str, Any]:
     """Return the result.json of a completed run.
 
     Raises:
-        DataError: no run, or not completed.
+        DataError: the folder is not a run's, or the run is not completed.
         CheckpointError: a newer program made it.
         UnsafeError: its records are links.
     """
@@ -205,7 +215,7 @@ def read_run(folder: Path) -> ModelRecord:
     """Return the record of a completed run; only the files that it needs are read and verified.
 
     Raises:
-        DataError: as `completed`, or of a task that keeps no preprocessing.
+        DataError: as `completed`, or the run's task keeps no preprocessing.
         ChecksumError, CheckpointError, ConfigError, UnsafeError: as `read_export`.
     """
     build = STAGE_FOLDERS["build"]
@@ -246,17 +256,17 @@ def read_run(folder: Path) -> ModelRecord:
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
-    """Return a setting of a run as it was used: as decided, or as set.
-
-    It is the default where the run's records lack it.
+    """Return a setting of a run as the run used it: as decided, else as set, else the default.
 
     Args:
-        settings: the content of its config.yaml.
-        key: of the setting.
-        summary: that of its stage 1, which has the decided settings.
+        settings: the content of the run's config.yaml.
+        key: the setting's name, such as train.lr.
+        summary: of the run's stage 1, which has the settings that were decided.
     """
     decided = mapping(mapping(summary.get("decided")).get(key))
     if decided:
         return decided.get("value")
     value = schema.lookup(settings, key)
-    return schema.lookup(schema.Config(), key) if value is None else value
+    if value is None:
+        return schema.lookup(schema.Config(), key)
+    return value

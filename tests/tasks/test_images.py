@@ -55,17 +55,13 @@ def test_augmentation_is_drawn_from_the_given_generator_only():
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first[2], first[3])  # drawn for each sample, not for the batch
     padded = np.pad(x[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
-    for image, around in zip(first, padded, strict=True):
-        windows = [
-            around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)
-        ]
-        assert (
-            sum(
-                np.array_equal(one, image) or np.array_equal(one, image[..., ::-1])
-                for one in windows
-            )
-            == 1
-        )
+    for image, wide in zip(first, padded, strict=True):
+        mirrored = image[..., ::-1]
+        num_origins = 0
+        for top, left in np.ndindex(9, 9):
+            window = wide[:, top : top + 32, left : left + 32]
+            num_origins += np.array_equal(window, image) or np.array_equal(window, mirrored)
+        assert num_origins == 1
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
@@ -87,9 +83,8 @@ def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
 def test_projection_has_the_known_answers():
     points = spherical.grid()
     np.testing.assert_allclose(points[:, 0, 0], [0, 0, 1])
-    np.testing.assert_allclose(
-        points[:, 30, 15], [0, 1, 0], atol=1e-12
-    )  # the equator, a quarter round
+    # The equator, a quarter round.
+    np.testing.assert_allclose(points[:, 30, 15], [0, 1, 0], atol=1e-12)
     np.testing.assert_allclose(points[:, 15, 0], [np.sqrt(0.5), 0, np.sqrt(0.5)])
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     values = spherical.sample(images, spherical.positions(points))
@@ -122,14 +117,10 @@ def test_rotations_are_uniform():
 
 def test_spherical_is_read_from_its_file(tmp_path, build):
     benchmark_files.make("spherical", tmp_path)
-    record = pickle.loads(
-        gzip.decompress((tmp_path / "spherical" / "s2_cifar100.gz").read_bytes())
-    )["test"]
-    batch = (
-        build("spherical", validation_size=20)
-        .open_test()
-        .batch(np.array([3, 19]), np.random.default_rng(0))
-    )
+    packed = (tmp_path / "spherical" / "s2_cifar100.gz").read_bytes()
+    record = pickle.loads(gzip.decompress(packed))["test"]
+    test = build("spherical", validation_size=20).open_test()
+    batch = test.batch(np.array([3, 19]), np.random.default_rng(0))
     np.testing.assert_allclose(batch.x.numpy() * 255, record["images"][[3, 19]], atol=1e-4)
     assert batch.y.tolist() == [3, 19]
 
@@ -180,11 +171,13 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
         for how in ("fresh", "frozen", "none")
     )
     np.testing.assert_array_equal(fresh.batch(rows).x, none.batch(rows).x)
-    one, two = (fresh.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
-    assert not np.array_equal(one, two)
-    one, two = (frozen.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
-    np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, none.batch(rows).x.numpy())
+
+    def drawn(samples, seed):
+        return samples.batch(rows, np.random.default_rng(seed)).x.numpy()
+
+    assert not np.array_equal(drawn(fresh, 1), drawn(fresh, 2))
+    np.testing.assert_array_equal(drawn(frozen, 1), drawn(frozen, 2))
+    assert not np.array_equal(drawn(frozen, 1), none.batch(rows).x.numpy())
 
 
 @pytest.mark.parametrize(
@@ -338,9 +331,7 @@ def labelled(tmp_path, build):
 
     def call(frame, **settings):
         frame.to_csv(tmp_path / "ages.csv", index=False)
-        return build(
-            "images", **{"path": "photos", "table": "ages.csv", "normalize": "none"} | settings
-        )
+        return build("images", path="photos", table="ages.csv", normalize="none", **settings)
 
     return call
 
@@ -375,6 +366,18 @@ def test_labels_of_a_table_are_predicted_from_images(labelled):
     level, y = levels(task.train)
     assert (task.kind, task.class_names) == ("labels", ("age", "even"))
     assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
+
+
+@pytest.mark.parametrize("settings", [{}, {"table": "ages.csv"}], ids=["classes", "a table"])
+def test_a_file_in_place_of_the_folder_is_refused(pets, build, tmp_path, settings):
+    TABLE.to_csv(tmp_path / "ages.csv", index=False)
+    with refused(r"^task\.path: '.*/pets/dog/04\.png' is a file; give the folder", DataError):
+        build("images", path="pets/dog/04.png", **settings)
+
+
+def test_a_table_without_names_of_columns_is_refused(labelled):
+    with refused(r"ages\.csv: has no names of columns", DataError):
+        labelled(TABLE.set_axis(["", " "], axis=1))
 
 
 def test_files_of_a_table_that_do_not_exist_are_named(labelled):

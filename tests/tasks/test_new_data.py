@@ -160,25 +160,21 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     new = frame()[40:]
     new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
     files = [tmp_path / f"{name}.{ending}" for name in ("train", "test", "bare")]
-    for path, rows in zip(
-        files, (frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)), strict=True
-    ):
+    tables = [frame()[:40], new, new[TRAINED_ON[::-1]].assign(other=1)]
+    for path, rows in zip(files, tables, strict=True):
         SAVE[ending](rows, path)
     task = build("table", train=files[0].name, test=files[1].name, gap_indicator=indicator, **TABLE)
     preprocessing = rebuilt(task, tmp_path / "run")
     opened, bare = (preprocessing.open(path, "INPUT") for path in files[1:])
     check_same(preprocessing, opened, task.open_test())
     assert bare.targets() is None
-    assert preprocessing.columns[5].categories[2:] == (
-        "town 7",
-        "(other)",
-    )  # the most frequent one is kept
+    # The most frequent town has a category of its own.
+    assert preprocessing.columns[5].categories[2:] == ("town 7", "(other)")
     whole = in_parts(preprocessing, opened)[0]
     for size in (3, 20):  # read again
         assert torch.equal(in_parts(preprocessing, bare, size)[0], whole)
-    assert torch.equal(
-        preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19]
-    )  # some are skipped
+    # The samples before these are skipped.
+    assert torch.equal(preprocessing.inputs(opened.inputs(17, 19))[0], whole[17:19])
     rows = new[TRAINED_ON]
     for x in (
         new,
@@ -215,7 +211,8 @@ def test_images_of_the_test_split(tmp_path, build):
     for i, (image, folder) in enumerate(zip(pixels, folders, strict=True)):
         path = tmp_path / "pets" / folder / ("dog" if i % 4 > 1 else "cat") / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image if i % 2 else image[..., 0]).save(path)  # every other one is grey
+        # Every second image is grey.
+        Image.fromarray(image if i % 2 else image[..., 0]).save(path)
     task = build("images", path="pets", flip=True, padding=2, channels=1, size=12, fit="crop")
     preprocessing, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
     new = preprocessing.open(tmp_path / "pets", "INPUT", "test")

@@ -18,9 +18,10 @@ def fault(kind: str, argument: Any = None) -> Any:
 
 def _spin(size):
     """Never end, and hold ever more memory."""
-    held = []
+    blocks = []
     while True:
-        held += [bytearray(size)] if size else []
+        if size:
+            blocks.append(bytearray(size))
 
 
 def _raise(error):

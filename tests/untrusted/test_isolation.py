@@ -17,6 +17,7 @@ import pytest
 
 from orca_cli import signals
 from orca_cli.data.untrusted import isolation
+from orca_cli.data.untrusted.isolation import Limits
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
 from tests.tasks.builders import refused
 from tests.untrusted.faults import fault
@@ -63,14 +64,15 @@ def test_errors_of_ours_are_the_same_and_end_no_process(ask):
 @pytest.mark.parametrize(
     ("kind", "argument", "limits", "message"),
     [
-        ("spin", None, (1, 60, LITTLE), "more than its limit of 1 s of computing time"),
-        ("nibble", None, (60, 60, LITTLE), r"more than its limit of 0\.5 GiB of memory"),
-        ("sleep", 60, (60, 1, LITTLE), "no answer in 1 s"),
+        ("spin", None, {"seconds": 1}, "more than its limit of 1 s of computing time"),
+        ("nibble", None, {}, r"more than its limit of 0\.5 GiB of memory"),
+        ("sleep", 60, {"wait_s": 1}, "no answer in 1 s"),
     ],
 )
 def test_limits_end_the_reading(kind, argument, limits, message, ask):
+    usual = Limits(seconds=60, wait_s=60, memory=LITTLE)
     with refused(rf"a\.bin: .*{message}", WorkerError):
-        ask(kind, argument, limits=limits)
+        ask(kind, argument, limits=usual._replace(**limits))
     assert ask("echo", "on") == "on"
 
 
@@ -148,7 +150,7 @@ def test_a_worker_that_reads_nothing_ends_at_its_limit(ask):
     stopped = process_id(ask)
     os.kill(stopped, signal.SIGSTOP)
     with refused("no answer in 0.3 s", WorkerError):
-        ask("echo", bytes(2**20), limits=(1, 0.3, LITTLE))
+        ask("echo", bytes(2**20), limits=Limits(seconds=1, wait_s=0.3, memory=LITTLE))
     until_it_has_ended(stopped, 0.0)
 
 

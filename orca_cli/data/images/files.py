@@ -1,9 +1,9 @@
 """One split of a task whose images lie in files: decoded in batches, known by their content.
 
-Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An
-image is rotated upright by its EXIF orientation, transparent areas become white, and 16-bit grey is
-cut to 8 bits. Files that cannot be decoded raise DataError, images with too many pixels
-UnsafeError.
+Only the formats listed here are tried, since some decoders of Pillow run other programs, as that of
+EPS does. An image is rotated upright by its EXIF orientation, transparent areas become white, and
+16-bit grey is cut to 8 bits. Files that cannot be decoded raise DataError, images with too many
+pixels UnsafeError.
 
 Shapes: n files, B images of a batch, C channels, S pixels per side.
 """
@@ -29,7 +29,8 @@ from orca_cli.seeding import numpy_generator
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 10**8  # 300 MB at 3 bytes a pixel
+# 300 MB at 3 bytes a pixel.
+MAX_PIXELS = 10**8
 _THREADS = 8
 
 
@@ -69,9 +70,9 @@ class FileSamples:
     """Samples (see interfaces) over n image files, which become inputs as the view says."""
 
     paths: Sequence[Path]
-    names: Sequence[str]  # for the digest: they do not depend on where the files lie
+    names: Sequence[str]  # for the digest, which does not depend on where the files lie
     y: np.ndarray  # [n, ...] as Batch.y
-    hashes: Sequence[str]  # the SHA-256 of their contents
+    hashes: Sequence[str]  # n SHA-256 of the contents
     view: View
 
     def __len__(self) -> int:
@@ -85,9 +86,10 @@ class FileSamples:
         y = torch.from_numpy(self.y[indices])
         if view.frozen_seed is None and augment is None:
             return Batch(view.inputs(paths), y)
-        images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
+        side = view.larger or view.side
+        images = decode_all(paths, side, view.channels, view.crop)  # [B, C, side, side]
         if view.frozen_seed is not None:
-            # A generator for each file, so that the batch it is in does not matter.
+            # A generator for each file, so that the batch that a file is in does not matter.
             frozen = []
             for image, index in zip(images, indices, strict=True):
                 generator = numpy_generator(view.frozen_seed, "images", "frozen", int(index))
@@ -102,22 +104,20 @@ class FileSamples:
         return self.y
 
     def groups(self) -> None:
-        """Return None: images stand alone."""
+        """Return None: images have no groups."""
 
     def digest(self) -> str:
         """Return a SHA-256 over names, contents and targets of the files, and the view."""
         digest = hashlib.sha256(f"{self.view}\n".encode())
         for name, content, target in zip(self.names, self.hashes, self.y, strict=True):
+            # Classes are written as numbers, rows of labels and values by their bytes.
             shown = target if self.y.ndim == 1 else target.tobytes().hex()
             digest.update(f"{name!r} {content} {shown}\n".encode())
         return digest.hexdigest()
 
 
 def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
-    """Return the images of files as [B, C, side, side] uint8.
-
-    Decoded in parallel, in this order.
-    """
+    """Return the images of files as [B, C, side, side] uint8, decoded in parallel."""
     num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
     with ThreadPoolExecutor(num_threads) as pool:
         images = pool.map(lambda path: decode(path, side, channels, crop), paths)
@@ -125,7 +125,7 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
 
 
 def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
-    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None.
+    """Return one image as [C, S, S] uint8, or unresized as [C, H, W] where `side` is None.
 
     It is resized bilinearly, with antialiasing.
 
@@ -139,9 +139,9 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
         image.load()
         image = _in_8_bits(operations.exif_transpose(image), path)
         if image.has_transparency_data:
-            white = image_module.new("RGBA", image.size, "white")
-            white.alpha_composite(image.convert("RGBA"))
-            image = white
+            on_white = image_module.new("RGBA", image.size, "white")
+            on_white.alpha_composite(image.convert("RGBA"))
+            image = on_white
         image = image.convert("RGB" if channels == 3 else "L")
         if side is not None:
             resized = operations.fit if crop else image_module.Image.resize
@@ -166,7 +166,11 @@ def _in_8_bits(image: Any, path: Path) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open an image, of which only the header is read; refuse what fails inside the block."""
+    """Open an image, of which only the header is read.
+
+    Errors inside the block are refusals of the image: UnsafeError for too many pixels, else
+    DataError.
+    """
     image_module, _ = pillow()
     where = str(path)
     try:
@@ -194,7 +198,7 @@ def pillow() -> tuple[Any, Any]:
     """
     image_module = need("PIL.Image", "task", "images")
     operations = need("PIL.ImageOps", "task", "images")
-    # It warns of fewer pixels than we refuse.
+    # Pillow warns of images that are smaller than those that we refuse.
     warnings.filterwarnings("ignore", category=image_module.DecompressionBombWarning)
     return image_module, operations
 
@@ -214,9 +218,9 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which files are the first of their content, and the content of each file.
+    """Return the first file of each content, and the content of each file.
 
-    They are [u], ascending, and [n] in 0..u-1.
+    The first files are [u], ascending; contents are numbered in their order, [n] in 0..u-1.
     """
     _, first_files, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first_files)  # contents in the order of their first files

@@ -32,11 +32,15 @@ from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
-_LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
-_GREY_MEAN = (0.449,)  # of ImageNet's three channels, as is the deviation
+# Where no size is given. Most bodies for images were trained on this size.
+_LARGEST_SIDE = 224
+# Averages of ImageNet's means and deviations over the three channels.
+_GREY_MEAN = (0.449,)
 _GREY_STD = (0.226,)
+# The form of a survey in the cache; with a new number surveys are made anew.
 _SURVEY_VERSION = 3
-_SPLIT = "split"  # the column of marks, which no setting names
+# The column that says which split a row is in; it has no setting.
+_SPLIT = "split"
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
 
 
@@ -60,9 +64,9 @@ class ImagePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the images of a folder, or one image.
 
-        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a
-        part FOLDER/test/CLASS/*.png. Loose images have none, nor have those in folders of which
-        none is a class, nor any where a table had the targets in training.
+        Images in folders with the names of classes have targets: FOLDER/CLASS/*.png, or with
+        part=test FOLDER/test/CLASS/*.png. They have none where an image lies outside such folders,
+        where none of the folders is a class, or where a table had the targets in training.
         """
         if not path.is_dir() and (part or not path.is_file()):
             hint = "give a folder, or one image file"
@@ -76,7 +80,8 @@ class ImagePreprocessing:
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         if not self.from_folders or len(labels) < len(paths):
             return new
-        if set(labels).isdisjoint(self.targets.names):  # none is a class
+        # An unknown folder beside those of classes is refused once the targets are asked for.
+        if set(labels).isdisjoint(self.targets.names):
             return new
         return replace(new, targets=lambda: self.targets.encode(np.array(labels), str(path)))
 
@@ -116,10 +121,10 @@ def load(
 ) -> TaskData:
     """Return images [n, C, S, S] of a folder, with a class for each folder, or a table's targets.
 
-    FOLDER/CLASS/*.png is split at random, identical files together; FOLDER/train, FOLDER/val and
-    FOLDER/test are taken as they are, and what is missing is drawn from train. Every file is
-    decoded once before the run, so that a damaged one cannot end it half-way; the result is
-    cached. See `assemble`; errors also as `decode`.
+    FOLDER/CLASS/*.png is split at random, identical files together. FOLDER/train, FOLDER/val and
+    FOLDER/test are taken as they are, and a split that is missing is drawn from train. Every file
+    is decoded once before the run, so that a damaged file cannot end the run half-way; the sizes
+    that this finds are cached. See `assemble`; errors also as `decode`.
     """
     images = _open(settings, data_folder)
     survey = _survey(images.paths, cache_folder, reporter)
@@ -140,11 +145,11 @@ class _Images:
     """The n images of a data set, and their targets."""
 
     folder: Path
-    names: list[str]  # paths below the folder
+    names: list[str]  # n paths below the folder
     kind: Kind
     y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
     where: str  # origin of the targets
-    rows: dict[str, np.ndarray]  # of each split that the data give
+    rows: dict[str, np.ndarray]  # positions in `names`, of each split that the data give
     outputs: tuple[str, ...] = ()  # names of labels or numbers
     notes: tuple[str, ...] = ()
     from_folders: bool = False
@@ -157,6 +162,9 @@ class _Images:
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     """Return the images in folders of classes, or in a table where one is given."""
     folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    if not folder.is_dir():
+        hint = "give the folder that holds the images"
+        raise DataError(f"'{folder}' is a file", where="task.path", hint=hint)
     if settings.table is not None:
         return _in_table(folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
@@ -191,8 +199,7 @@ def _in_folders(folder: Path) -> _Images:
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
-        note = f"warning: {count} other files or folders are left out, such as {left_out[0]}"
-        notes = (note,)
+        notes = (f"warning: {count} other files or folders are left out, such as {left_out[0]}",)
     return _Images(
         folder=folder,
         names=names,
@@ -206,15 +213,15 @@ def _in_folders(folder: Path) -> _Images:
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the folders of classes by split; without splits all are for training.
+    """Return the folders of classes by split; without folders of splits, all are for training.
 
-    DataError where there are other folders than those of splits.
+    DataError where a folder beside those of splits is of no split.
     """
     folders = _folders(folder)
     splits = {}
     for split, names in PART_NAMES.items():
         for entry in folders:
-            # A folder `train` that itself holds images is a class: the vehicle.
+            # A folder `train` without folders in it is a class, such as the vehicle.
             if entry.name.lower() in names and _folders(entry):
                 splits[split] = _folders(entry)
     if "train" not in splits:
@@ -232,8 +239,14 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     A column `split` marks splits; without one all rows are for training.
     """
     table = open_table(path, "task.table", None, None)
-    columns = table.read(table.columns)
     where = str(table.path)
+    if not table.columns:
+        raise DataError(
+            "has no names of columns in its header",
+            where=where,
+            hint="name the columns of files and targets in its first line",
+        )
+    columns = table.read(table.columns)
     check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
     file_column = settings.file or table.columns[0]
@@ -279,10 +292,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
 def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str) -> list[str]:
     """Return the images that texts [n] name, as paths below the folder.
 
-    The ending may be missing where it is clear. DataError for a text that does not name an image.
+    A text may lack the ending where a single image has that name. DataError for a text that does
+    not name an image.
     """
     images = [path.relative_to(folder) for path in paths]
-    # Images that differ in nothing but their ending need it.
+    # Images with the same name but for the ending can only be named with it.
     counts = Counter(image.with_suffix("") for image in images)
     image_of = {}
     for image in images:
@@ -303,18 +317,19 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
 
 @dataclass(frozen=True)
 class _Survey:
-    """What was seen in the files of images, each of which was read once."""
+    """The contents and sizes of n image files, each of which was read once."""
 
-    hashes: list[str]  # n, the SHA-256 of their contents
+    hashes: list[str]  # n SHA-256 of the contents
     longest_sides: np.ndarray  # [n], in pixels
 
 
 def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Survey:
-    """Hash and decode every image; those that cannot be decoded are refused as `decode` says.
+    """Hash and decode every image; one that cannot be decoded is refused as `decode` says.
 
-    The sizes of images are kept in the cache, by their contents.
+    The sizes of images are cached by the contents of the files.
     """
     hashes = content_hashes(paths, reporter)
+    # Files of the same content are decoded once.
     path_of = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
@@ -359,7 +374,9 @@ def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
 
 
 def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
-    classes = plain_labels(images.y, images.where) if images.kind == "classes" else None
+    classes = None
+    if images.kind == "classes":
+        classes = plain_labels(images.y, images.where)
     return Pool(
         unit="images",
         where=str(images.folder),
@@ -401,7 +418,7 @@ def _fit(
             names=names,
             y=y[split],
             hashes=[survey.hashes[row] for row in rows[split]],
-            # Only optimizer steps augment, and those of a refit take validation as well.
+            # Only optimizer steps augment. Those of a refit take validation samples as well.
             view=plain if split == "test" else augmented,
         )
 

@@ -1,6 +1,6 @@
-"""Columns of a table as numbers: encoders that are fitted to the training rows, and targets.
+"""Columns of a table as numbers: inputs by encoders, and targets.
 
-The encoders are applied to the rows of every split.
+Encoders are fitted to the training rows and applied to the rows of every split.
 
 Shapes: n rows, F features, K outputs.
 """
@@ -26,23 +26,30 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.terminal import counted
 
-Columns = Mapping[str, np.ndarray]  # of a table [n], by name
-_Remarks = defaultdict[str, list[str]]  # what was done -> the columns that it was done to
+# Columns [n] of a table by name.
+Columns = Mapping[str, np.ndarray]
+# A remark on columns -> their names.
+_Remarks = defaultdict[str, list[str]]
+# Categories that are no texts of the data.
 OTHER = "(other)"
 MISSING = "(missing)"
-_SHOWN = 5  # columns named in a note
-_MAX_ROUNDING = 1e-12  # of a mean; a deviation as small as that is not variation in the data
+# Columns that a note names.
+_SHOWN = 5
+# A deviation below this share of the mean is an error of rounding: the column is constant.
+_MAX_ROUNDING = 1e-12
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
-_NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
+# 01 and 007 are names, not numbers.
+_NAME = re.compile(r"[+-]?0[0-9].*")
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
-# Text is left out if there are more training rows, and at least this share of them has a text of
-# its own.
+# A column of text is left out where training has more rows than this, and at least this share of
+# them have a text of their own.
 _FEW_ROWS = 20
 _OWN_TEXTS = 0.9
 _TRUTHS = {"false": 0.0, "true": 1.0}
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
-_MOST_CLASSES = 20  # different numbers that may be classes
+# Up to this many different whole numbers are taken for classes.
+_MOST_CLASSES = 20
 
 _EMPTY = "left out because empty in the training set"
 _LEFT_OUT = (
@@ -82,9 +89,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers: missing ones become `fill`, the training mean.
+    """A column of numbers, of which `mean` is subtracted, and which is divided by `std`.
 
-    Then `mean` is subtracted, and `std` divided by.
+    Before that, missing numbers become `fill`, the training mean.
     """
 
     name: str
@@ -93,7 +100,7 @@ class Numeric:
     std: float
     flagged: bool = False  # whether a second feature is 1 where a number was missing, else 0
     decimal: str | None = None  # mark in text, where a record has one of its own
-    truths: bool = False  # whether training has only 0 and 1, so that text may spell them
+    truths: bool = False  # whether training has only 0 and 1, which text such as "yes" may spell
 
     @property
     def size(self) -> int:
@@ -115,7 +122,8 @@ class Numeric:
             hint="correct it, or leave the column out with task.ignore=",
         )
         is_missing_number = np.isnan(numbers.values)
-        scaled = (np.where(is_missing_number, self.fill, numbers.values) - self.mean) / self.std
+        filled = np.where(is_missing_number, self.fill, numbers.values)
+        scaled = (filled - self.mean) / self.std
         check_finite(scaled, origin)
         features = [scaled, is_missing_number] if self.flagged else [scaled]
         return Encoded(np.stack(features, axis=1).astype(np.float32), is_missing_number)
@@ -125,9 +133,9 @@ class Numeric:
 class Categorical:
     """A column of text, with one feature of 0 and 1 per category.
 
-    The categories are the texts that are kept, ascending; then (missing) if training lacks
-    entries; and (other) if training has more texts. Where there is no (other), a text that is not
-    a category has 0 in all features.
+    The categories are texts, ascending; then (missing) where training lacks entries; then (other)
+    where training has more texts. Without (other), a text that is not a category has 0 in all
+    features.
     """
 
     name: str
@@ -139,14 +147,15 @@ class Categorical:
         return len(self.categories)
 
     def encode(self, entries: np.ndarray, decimal: str, where: str) -> Encoded:
-        """Return entries [n] as features; those that are not a category are replaced.
+        """Return entries [n] as features; texts that are not a category count as replaced.
 
-        Numbers count as texts. DataError for points in time where training has dates as text.
+        Numbers are read as texts. DataError for points in time where training has dates as text.
         """
         texts: Iterable[str] = entries
-        if entries.dtype.kind != "O":  # of a typed file, where training was text
+        # Of a file with types, where the training file had texts.
+        if entries.dtype.kind != "O":
             self._refuse_times(entries, f"{where}[{self.name}]")
-            texts = self._spelt(entries)
+            texts = self._as_texts(entries)
         codes_by_text = {category: code for code, category in enumerate(self.categories)}
         other_code = codes_by_text.get(OTHER, -1)
         missing_code = codes_by_text.get(MISSING, other_code)
@@ -159,18 +168,22 @@ class Categorical:
         features = (codes[:, None] == np.arange(self.size)).astype(np.float32)
         return Encoded(features, codes == other_code)
 
-    def _spelt(self, numbers: np.ndarray) -> list[str]:
+    def _as_texts(self, numbers: np.ndarray) -> list[str]:
         """Return numbers as text, 0 and 1 as training spells false and true."""
         spelling = {}
         for category in self.categories:
             if category.lower() in _TRUTHS:
                 spelling[_TRUTHS[category.lower()]] = category
-        return [spelling.get(number, str(number).removesuffix(".0")) for number in numbers.tolist()]
+        texts = []
+        for number in numbers.tolist():
+            plain = str(number).removesuffix(".0")
+            texts.append(spelling.get(number, plain))
+        return texts
 
     def _refuse_times(self, numbers: np.ndarray, where: str) -> None:
         """Raise DataError for numbers where training has dates as text.
 
-        They may be points in time, which are numbers and would have no category.
+        They may be points in time as numbers, which would not match any category.
         """
         dates = [category for category in self.categories if _DATE.match(category)]
         if not dates or np.isnan(numbers.astype(np.float64)).all():
@@ -201,11 +214,10 @@ def fit_columns(
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, and notes on what was filled or left out.
 
-    Learned from the training rows alone. Columns that are empty in training are left out, and so
-    is text of which nearly every row has its own, unless the settings name the column. Other
-    columns of which an entry is not a number are text too, whose categories are the
-    `max_categories` most frequent texts. DataError where no column is left, or a number is
-    infinite.
+    It is learned from the training rows alone. Left out are columns that are empty in training, and
+    columns of text in which nearly every row has its own, unless the settings name them. In other
+    columns with an entry that is not a number, the categories are the `max_categories` most
+    frequent texts. DataError where no column is left, or a number is infinite.
     """
     fitted: list[Column] = []
     remarks: _Remarks = defaultdict(list)
@@ -242,15 +254,15 @@ def _fit_numbers(
     is_empty = column.numbers.is_empty
     numbers = column.numbers.values[~is_empty]
     check_finite(numbers, where)
-    # So that the squares of small numbers do not vanish.
+    # Numbers are scaled to at most 1, so that the squares of small ones do not become 0.
     largest = float(np.abs(numbers).max()) or 1.0
     mean = float((numbers / largest).mean()) * largest
     std = float((numbers / largest).std()) * largest
     if not settings.normalize or std <= _MAX_ROUNDING * abs(mean):
         std = 1.0
     if is_empty.any():
-        flagged = ", flagged by one more feature each" if settings.gap_indicator else ""
-        remark = f"{_FILLED}{flagged}, in training rows"
+        addition = ", flagged by one more feature each" if settings.gap_indicator else ""
+        remark = f"{_FILLED}{addition}, in training rows"
         remarks[remark].append(f"{column.name} ({int(is_empty.sum())})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
@@ -273,7 +285,8 @@ def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remar
     if len(frequent) < len(texts):
         categories.append(OTHER)
     wrong = column.entries[column.numbers.is_wrong]
-    # Numbers with another decimal mark, or numbers among text: perhaps meant as numbers.
+    # The user may have meant numbers: texts look like numbers with another decimal mark, or only
+    # some entries are not numbers.
     if _are_like_numbers(wrong) or len(wrong) < len(column.texts):
         shown = f"'{wrong[0]}'; {len(wrong)} of {len(column.entries)} training rows"
         remarks[_MIXED].append(f"{column.name} ({shown})")
@@ -281,10 +294,10 @@ def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remar
 
 
 def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
-    """Return whether nearly every row of a column [n] has a text of its own, as patients' names.
+    """Return whether nearly every row of a column [n] has a text of its own, such as names.
 
-    Text that looks like numbers, perhaps with another decimal mark, does not count, nor does a
-    column of numbers with some text.
+    False for text that looks like numbers, perhaps with another decimal mark, and for columns of
+    which at most half of the entries are text.
     """
     numbers = as_numbers(entries, decimal)
     texts = entries[numbers.is_wrong]
@@ -303,7 +316,7 @@ def _are_like_numbers(texts: Iterable[str]) -> bool:
 def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbers:
     """Return the entries [n] of a column as numbers.
 
-    Where the mark is a decimal comma, text with a point is not a number: 1.667 may be a fraction,
+    Where the decimal mark is a comma, text with a point is not a number: 1.667 could be a fraction
     or 1667. With `truths`, text that is not a number may spell 0 and 1.
     """
     if entries.dtype.kind in "fiub":
@@ -312,11 +325,12 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
 
     texts: Sequence[str] | np.ndarray = entries
     if decimal == ",":
-        # A lone point is not a number for pandas.
+        # Pandas does not read a lone point as a number.
         texts = ["." if "." in text else text.replace(",", ".") for text in entries]
     parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
     values = parsed.to_numpy(np.float64, na_value=np.nan)
     is_wrong = np.isnan(values)
+    # Of entries without a number, those that stand for a missing one are right.
     is_wrong[is_wrong] = [not is_missing(text) for text in entries[is_wrong]]
     if truths and is_wrong.any():
         return _bits(entries)
@@ -324,7 +338,7 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
 
 
 def _bits(entries: np.ndarray) -> Numbers:
-    """Return the entries [n] of a column as 0 and 1; others that are not missing are wrong."""
+    """Return the entries [n] of a column as 0 and 1; other entries are wrong unless missing."""
     texts = [str(entry).lower() for entry in entries.tolist()]
     values = np.array([_BITS.get(text, np.nan) for text in texts])
     return Numbers(values, np.isnan(values) & ~np.isin(texts, MISSING_WORDS))
@@ -333,12 +347,11 @@ def _bits(entries: np.ndarray) -> Numbers:
 def infer_kind(
     columns: Columns, names: Sequence[str], decimal: str, where: str
 ) -> tuple[Kind, list[str]]:
-    """Return the kind of the columns to be predicted, and a note on it: numbers are values.
+    """Return the kind of the columns to be predicted, and notes on it.
 
-    A single column of text is classes, and so are whole numbers of at most 20 different values.
-    Several columns are labels if they hold nothing but 0 and 1 (or false and true). DataError
-    where a single column has entries that look like numbers but are not, and no other text: the
-    decimal mark may be another one.
+    A single column of text holds classes, and so does one of at most 20 different whole numbers.
+    Several columns of 0 and 1 only (or false and true) are labels. All others are values. DataError
+    where the only texts of a single column look like numbers, perhaps with another decimal mark.
     """
     if len(names) > 1:
         shown = listed(names)
@@ -385,11 +398,11 @@ def raw_targets(
     decimal: str,
     are_texts: bool = False,
 ) -> RawTargets:
-    """Return the targets in the columns with these names, one for classes.
+    """Return the targets in the columns with these names; classes have a single column.
 
     Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
-    DataError for entries that are not of the kind, and for missing ones unless they may be
-    `missing`, as labels and values may.
+    DataError for entries that are not of the kind, and for missing entries. With `missing`, labels
+    and values may be missing.
     """
     origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
@@ -413,7 +426,7 @@ def raw_targets(
 
 
 def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarray:
-    """Return labels [n] as numbers or as str; DataError for missing ones."""
+    """Return the labels of classes [n] as numbers or as str; DataError for missing ones."""
     if entries.dtype.kind != "O":
         is_empty = np.isnan(entries.astype(np.float64))
         refuse_rows(is_empty, "target", where, "remove these rows")

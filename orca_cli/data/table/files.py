@@ -1,4 +1,4 @@
-"""Tables in .csv, .tsv and .parquet files: names of the columns first, their entries on demand.
+"""Tables in .csv, .tsv and .parquet files: first the names of columns, their entries on demand.
 
 Functions raise DataError for files that are missing, empty, damaged or of another form.
 """
@@ -28,27 +28,26 @@ _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
-_DAY = 86_400e9  # nanoseconds
-_TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
-# In characters. The module csv stops at 2**17, and a lost quote would take the whole file.
+_NANOSECONDS_PER_DAY = 86_400e9
+# How many times larger fields of text are in memory than in a file.
+_TIMES_LARGER = 12
+# In characters. By default the module csv refuses more than 2**17; without a bound a lost quote
+# would make one field of the whole file.
 _LONGEST_FIELD = 2**24
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in a file, of which the first record or the schema was read.
-
-    Its entries are read on demand.
-    """
+    """A table in a file, of which only the header or schema was read; `read` reads entries."""
 
     path: Path
     header: tuple[str, ...]  # names of all columns
-    delimiter: str = ""  # empty for .parquet, as is the encoding
-    encoding: str = ""
+    delimiter: str = ""  # between fields of text; empty for .parquet
+    encoding: str = ""  # of text; empty for .parquet
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that can be read; row numbers that pandas wrote are not."""
+        """Names of the columns that can be read: without empty names, and pandas' row numbers."""
         return tuple(name for name in self.header if name and not name.startswith("__index_level_"))
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -87,7 +86,7 @@ class Table:
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         where = str(self.path)
         with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
-            # A few bytes can declare a column of any length that repeats one value.
+            # A small file can declare a column of any length that repeats one value.
             needed = 16 * file.metadata.num_rows * len(names)
             check_memory(needed, where, hint="name fewer columns")
             content = file.read(columns=list(names))
@@ -96,7 +95,7 @@ class Table:
 
 
 def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a typed column of pandas as `Table.read` does: as numbers, or as objects of type str.
+    """Return a column of pandas as `Table.read` does: as numbers, or as objects of type str.
 
     DataError for other entries, such as lists, and for numbers among texts.
     """
@@ -116,7 +115,8 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     if not typed:
         return np.array([text.strip() for text in texts], dtype=object)
     are_numbers = all(isinstance(entry, (bool, int, float, Decimal)) for entry in typed)
-    if are_numbers and not any(texts):  # an empty text is a missing number
+    # Empty texts among numbers are missing numbers.
+    if are_numbers and not any(texts):
         return np.array([np.nan if entry == "" else float(entry) for entry in entries])
     raise DataError(
         f"holds values of type {type(typed[0]).__name__}",
@@ -135,14 +135,14 @@ def _days(column: pd.Series) -> np.ndarray:
     unit = np.array(1, elapsed.dtype)
     # As floats, because nanoseconds as integers end in the year 2262.
     nanoseconds = elapsed / unit * (unit / np.timedelta64(1, "ns"))
-    return nanoseconds / _DAY
+    return nanoseconds / _NANOSECONDS_PER_DAY
 
 
 def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
     """Return the table in a file that the setting `key` names; only its header is read.
 
-    The delimiter is one character, or `tab`; None takes the one that parts the header most often.
-    Without an encoding text is UTF-8.
+    The delimiter is one character, or `tab`; None takes the one that gives the header most fields.
+    Without an encoding, text is UTF-8.
 
     Raises:
         ConfigError: an invalid delimiter or encoding.
@@ -157,7 +157,8 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
             schema = _parquet().read_schema(path, memory_map=True)
             table = Table(path, tuple(schema.names))
     else:
-        table = _open_text(path, delimiter, encoding or "utf-8-sig")  # skips a byte order mark
+        # UTF-8, of which a byte order mark is skipped.
+        table = _open_text(path, delimiter, encoding or "utf-8-sig")
     check_names(table.columns, str(path))
     return table
 
@@ -172,21 +173,26 @@ def _open_text(path: Path, delimiter: str | None, encoding: str) -> Table:
 
 
 def _infer_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that parts the header into most fields."""
+    """Return the delimiter that gives the header most fields; a comma where none can be read."""
     widths: dict[str, int] = {}
     for delimiter in _DELIMITERS:
-        with suppress(DataError):  # quotes that make sense only with another delimiter
+        # Quotes may make sense with another delimiter only.
+        with suppress(DataError):
             widths[delimiter] = len(_first_fields(path, delimiter, encoding))
     return max(widths, key=lambda delimiter: widths[delimiter], default=",")
 
 
 def _first_fields(path: Path, delimiter: str, encoding: str) -> list[str]:
+    """Return the fields of the header; none where all lines are empty."""
     _, fields = next(_records(path, delimiter, encoding), (0, []))
     return fields
 
 
 def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each record ends, and its fields; empty lines are skipped."""
+    """Yield the number of the line that each record ends on, and its fields.
+
+    Empty lines are skipped.
+    """
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         with open(path, encoding=encoding, newline="") as file:
@@ -212,5 +218,5 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
 
 
 def _parquet() -> Any:
-    """Return the module of pyarrow, imported only where a file asks for it."""
+    """Return pyarrow's module for .parquet, imported only once a file needs it."""
     return need("pyarrow.parquet", "task.train", "tables")

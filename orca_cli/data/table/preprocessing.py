@@ -1,7 +1,7 @@
 """How the columns of a table become inputs and targets, in training and for new rows.
 
-A sample is a row; or the rows of one id in a long table, a step each; or a text with one symbol a
-character. DataError where columns differ from those of training.
+A sample is a row, or the rows with one id in a long table, each of which is a step, or a text with
+one symbol a character. DataError where columns differ from those of training.
 
 Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K
 outputs.
@@ -26,21 +26,17 @@ from orca_cli.data.own_data import (
     refuse_rows,
 )
 from orca_cli.data.samples import as_inputs, remarks
-from orca_cli.data.table.columns import (
-    Categorical,
-    Column,
-    Columns,
-    as_numbers,
-    raw_targets,
-)
+from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, raw_targets
 from orca_cli.data.table.files import open_table, plain_column
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
 from orca_cli.terminal import counted
 
-_SHOWN = 20  # columns named in a message
-_MOST_SHOWN = 40  # symbols
+# Columns that a message names.
+_SHOWN = 20
+# Symbols that a note or remark shows.
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +48,9 @@ class Rows:
 
     columns: Columns
     where: str  # their origin, for messages
-    sample: np.ndarray  # [m], the sample of each row
+    sample_of_row: np.ndarray  # [m]
     order: np.ndarray  # [m], the rows of the first sample, of the second, ...; of series by time
-    starts: np.ndarray  # [n + 1], where in `order` each sample starts
+    starts: np.ndarray  # [n + 1], where in `order` each sample starts; the last is the end
     names: np.ndarray  # [n], of series
 
     def __len__(self) -> int:
@@ -62,7 +58,7 @@ class Rows:
 
     def rows_of(self, samples: np.ndarray) -> np.ndarray:
         """Return the rows of these samples, ascending."""
-        return np.flatnonzero(np.isin(self.sample, samples))
+        return np.flatnonzero(np.isin(self.sample_of_row, samples))
 
     def steps_of(self, i: int) -> np.ndarray:
         """Return the rows of sample i, those of a series by time."""
@@ -78,10 +74,10 @@ class Rows:
         entries = self.columns[name]
         first_rows = self.order[self.starts[:-1]]  # [n]
         codes, _ = pd.factorize(entries)  # [m], equal where entries are
-        differs = codes != codes[first_rows][self.sample]
+        differs = codes != codes[first_rows][self.sample_of_row]
         if differs.any():
             row = int(differs.argmax())
-            sample = self.sample[row]
+            sample = self.sample_of_row[row]
             expected = entries[first_rows[sample]]
             raise DataError(
                 f"series '{self.names[sample]}' has '{expected}' and '{entries[row]}'",
@@ -93,9 +89,10 @@ class Rows:
     def contents(
         self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray
     ) -> np.ndarray:
-        """Return a hash of what these samples hold in columns with these names, [n] uint64.
+        """Return hashes of samples, [len(samples)] uint64, equal where their entries are.
 
-        Entries of a column that are all numbers, unless they `are_texts`, are compared as numbers.
+        Only columns with these names count. A column whose entries are all numbers is compared by
+        them, unless they `are_texts`.
         """
         import pandas as pd
 
@@ -105,30 +102,30 @@ class Rows:
             if are_texts or numbers.is_wrong.any():
                 codes.append(pd.factorize(self.columns[name])[0])
             else:
-                # NaN has many bit patterns, and zero has two.
+                # One bit pattern for each number: NaN has many, and zero has two.
                 values = np.where(np.isnan(numbers.values), np.nan, numbers.values + 0.0)
                 codes.append(values.view(np.int64))
-        entries = np.stack(codes, axis=1)  # [m, names]
+        entries = np.stack(codes, axis=1)  # [m, len(names)]
         return hashes(entries[self.steps_of(i)].tobytes() for i in samples)
 
 
 @dataclass(frozen=True)
 class Series:
-    """How the rows of a long table become series, a series for each text in the column `id`."""
+    """How the rows of a long table become series."""
 
-    id: str
-    time: str | None  # column that sorts their rows; None keeps the order of the table
+    id: str  # column in which the rows of one series have the same text
+    time: str | None  # column that sorts the rows; None keeps the order of the table
     length: int  # L; longer series are cut at their end
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """One-hot columns over the symbols of the training rows, which texts become.
+    """How texts become one-hot columns over the symbols of the training rows.
 
-    Another symbol becomes a column of zeros.
+    A symbol that training lacks becomes a column of zeros.
     """
 
-    name: str
+    name: str  # of the column of texts
     alphabet: str  # V symbols, ascending
     length: int  # L; longer texts are cut at their end
 
@@ -154,22 +151,24 @@ class Symbols:
         """Return what is done to texts so that they fit, each with the number of texts."""
         num_long = sum(len(text) > self.length for text in texts)
         unknown = [set(text).difference(self.alphabet) for text in texts]
+        num_unknown = sum(len(symbols) > 0 for symbols in unknown)
         shown = "".join(sorted(set().union(*unknown)))[:_MOST_SHOWN]
         lacking = f"with a symbol that training lacks ({shown}): read as none of its symbols"
         return {
             f"longer than {self.length} symbols and cut at the end": num_long,
-            lacking: sum(len(symbols) > 0 for symbols in unknown),
+            lacking: num_unknown,
         }
 
 
 def fit_symbols(
     name: str, texts: np.ndarray, rows: np.ndarray, length: int | None, where: str
 ) -> tuple[Symbols, list[str]]:
-    """Return how a column of texts becomes inputs, learned from the training rows, and a note.
+    """Return how a column of texts becomes inputs, and a note on it.
 
-    L is that of the longest training text unless `length` is given. DataError as of
-    `Symbols.encode`.
+    Learned from the training `rows`. L is `length`, or else that of the longest training text.
+    DataError as that of `Symbols.encode`.
     """
+    # Refuses columns of numbers, and texts that are missing.
     Symbols(name, "", 0).encode(texts, where)
     alphabet = "".join(sorted(set().union(*texts[rows])))
     sizes = [len(text) for text in texts[rows]]
@@ -181,26 +180,27 @@ def fit_symbols(
 
 
 def _code_points(text: str) -> np.ndarray:
+    """Return the number of each character, [l] uint32; lone surrogates pass."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 @dataclass(frozen=True)
 class TablePreprocessing:
-    """How the columns of a table become inputs, learned from the training rows, and the targets.
+    """How the columns of a table become inputs and targets, as learned from the training rows.
 
-    A sample is a row, whose features are the steps of a sequence; or, with `symbols`, a row whose
-    symbols are the steps; or, with `series`, the rows of a series.
+    A sample is a row, whose features are the steps of a sequence. With `symbols` it is a row whose
+    symbols are the steps, with `series` the rows of a series.
     """
 
     columns: tuple[Column, ...]  # in the order of their features
-    decimal: str  # mark in numbers that are text
+    decimal: str  # decimal mark of numbers in text
     target_columns: tuple[str, ...]  # one for classes, K for labels and values
     targets: TargetForm
     delimiter: str | None = None  # the reader's setting; None infers it from each file
     encoding: str | None = None
     symbols: Symbols | None = None
     series: Series | None = None
-    left_out: tuple[str, ...] = ()  # columns of the training file that inputs are not made of
+    left_out: tuple[str, ...] = ()  # columns of the training file that do not become features
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -232,17 +232,18 @@ class TablePreprocessing:
     def rows(self, columns: Columns, where: str) -> Rows:
         """Return which rows make up the samples.
 
-        Without a column of times, the rows of a series are in the table's order.
+        Without a column of times, the rows of a series keep the table's order.
 
         Raises:
-            DataError: a row has no id or no time, or times that are neither numbers nor ISO 8601.
+            DataError: a row has no id or no time, or times are neither numbers nor ISO 8601.
         """
         if self.series is None:
+            # Each row is a sample.
             rows = np.arange(len(next(iter(columns.values()))))
             return Rows(
                 columns=columns,
                 where=where,
-                sample=rows,
+                sample_of_row=rows,
                 order=rows,
                 starts=np.arange(len(rows) + 1),
                 names=rows,
@@ -252,21 +253,23 @@ class TablePreprocessing:
         ids = columns[self.series.id].astype(str)
         hint = "fill them in, or remove these rows"
         refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
-        sample, names = pd.factorize(ids)  # numbered by their first rows
+        sample_of_row, names = pd.factorize(ids)  # series are numbered by their first rows
         times = np.arange(len(ids))
         if self.series.time is not None and self.series.time in columns:
             times = self._times(columns[self.series.time], f"{where}[{self.series.time}]")
+        num_rows = np.bincount(sample_of_row)  # [n]
         return Rows(
             columns=columns,
             where=where,
-            sample=sample,
-            order=np.lexsort((times, sample)),  # stable: rows of one time keep their order
-            starts=np.concatenate([[0], np.cumsum(np.bincount(sample))]),
+            sample_of_row=sample_of_row,
+            # By series, then by time. Rows of the same time keep their order.
+            order=np.lexsort((times, sample_of_row)),
+            starts=np.concatenate([[0], np.cumsum(num_rows)]),
             names=names,
         )
 
     def _times(self, entries: np.ndarray, where: str) -> np.ndarray:
-        """Return times [m] as numbers that sort like them; DataError where one is missing."""
+        """Return times [m] as numbers of the same order; DataError where one is missing."""
         import pandas as pd
 
         numbers = as_numbers(entries, self.decimal)
@@ -304,9 +307,10 @@ class TablePreprocessing:
         )
 
     def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return samples as Batch.x and Batch.valid; `raw` has the columns that they are made of.
+        """Return samples as Batch.x and Batch.valid.
 
-        Columns [m] are as `files.Table.read` returns them, with all rows of each series.
+        `raw` has the columns of `feature_names` as `files.Table.read` returns them, with all rows
+        of each series.
         """
         x = self.features(self.rows(raw, where))
         return as_inputs(*read(x, np.arange(len(x))))
@@ -314,7 +318,7 @@ class TablePreprocessing:
     def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
         """Return what `inputs` does to make samples fit, each with the number of samples.
 
-        Of training rows only the cuts are counted.
+        Of training samples only the cut ones are counted: notes of `fit_columns` count the others.
         """
         rows = raw if isinstance(raw, Rows) else self.rows(raw, "inputs")
         counts: dict[str, int] = {}
@@ -323,10 +327,11 @@ class TablePreprocessing:
         if not training:
             for column in self.columns:
                 encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
-                remark = f"without a number in '{column.name}': the training mean stands there"
                 if isinstance(column, Categorical):
                     remark = f"with a text in '{column.name}' that has no category of its own"
-                counts[remark] = len(np.unique(rows.sample[encoded.is_replaced]))
+                else:
+                    remark = f"without a number in '{column.name}': the training mean stands there"
+                counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
         return {remark: count for remark, count in counts.items() if count}
@@ -334,7 +339,7 @@ class TablePreprocessing:
     def encoded_targets(self, rows: Rows) -> np.ndarray:
         """Return the targets of samples as Batch.y.
 
-        DataError for targets of another form, and where the rows of a series differ.
+        DataError for targets of another form, and where they differ among the rows of a series.
         """
         raw = raw_targets(
             {name: rows.per_sample(name) for name in self.target_columns},
@@ -350,8 +355,7 @@ class TablePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples in a .csv, .tsv, .txt or .parquet file.
 
-        They have targets if the file has the columns of the targets, and not all entries of these
-        are missing.
+        They have targets where the file has the columns of targets, and these are not all empty.
         """
         if part:
             hint = "give a file of these rows"
@@ -368,15 +372,16 @@ class TablePreprocessing:
         return self._new_data(rows, encoded)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples in a pandas table, one row of it, or a mapping of columns by name.
+        """Return the samples in a table of pandas, a row of it, or a mapping of columns by name.
 
-        An array [n, columns], or a list of texts for a column of symbols, has the columns in the
-        order of `feature_names`.
+        An array [n, columns] has the columns of `feature_names` in their order; so has a list of
+        texts, where that is a single column.
         """
         import pandas as pd
 
         names = self.feature_names
         in_order = f"in this order: {listed(names, _SHOWN)}"
+        # A row of a table has the names of columns as its index.
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
@@ -407,5 +412,5 @@ class TablePreprocessing:
 
 
 def _is_empty(entries: np.ndarray) -> bool:
-    """Return whether all entries of a column are missing."""
+    """Return whether all entries of a column stand for missing ones."""
     return all(is_missing(text) for text in entries.astype(str))

@@ -1,4 +1,4 @@
-"""Your own table without code: rows of a .csv or .parquet file, and the column to be predicted.
+"""Your own table without code: a .csv or .parquet file with a column that is to be predicted.
 
 Shapes: n samples of the training file.
 """
@@ -16,28 +16,23 @@ from orca_cli.data.samples import ArraySamples
 from orca_cli.data.splits import group_rows, marked_rows
 from orca_cli.data.table.columns import fit_columns, has_own_texts, infer_kind, raw_targets
 from orca_cli.data.table.files import Table, open_table
-from orca_cli.data.table.preprocessing import (
-    Rows,
-    Series,
-    Symbols,
-    TablePreprocessing,
-    fit_symbols,
-)
+from orca_cli.data.table.preprocessing import Rows, Series, Symbols, TablePreprocessing, fit_symbols
 from orca_cli.data.table.settings import TableSettings, refuse_contradictions
 from orca_cli.data.targets import TargetForm, fit_targets
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-_SPLIT = "split"  # the column of marks, which no setting names
+# The column of marks, which say the split that a row is in; it has no setting.
+_SPLIT = "split"
 
 
 def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> TaskData:
     """Return a task over the rows of a table. See `assemble`.
 
-    A row is a sequence [1, F] with one feature a step. With `sequence` a row is a sequence of
-    symbols [V, L], one-hot. With `id` the rows of one id are a series [F, L] with one row a step.
-    Shorter sequences are padded and masked.
+    A sample is a row as a sequence [1, F] with one feature a step. With `sequence` it is the text
+    of a row, as symbols [V, L], one-hot. With `id` it is the series of the rows of one id, [F, L]
+    with one row a step. Shorter sequences are padded and masked.
 
     Raises:
         UnavailableError: .parquet without pyarrow.
@@ -60,24 +55,24 @@ def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> Task
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """Names of the columns of the training file, by what they are for."""
+    """Names of the columns of the training file, by their role."""
 
     inputs: list[str]
     targets: list[str]
     series: list[str]  # of ids, and of times; empty where a row is a sample
-    group: list[str]  # one or none, as marks
-    marks: list[str]  # of splits
-    unread: list[str]  # that a sequence leaves over
+    group: list[str]  # one name or none
+    marks: list[str]  # of splits, one name or none
+    unread: list[str]  # columns that a sequence does not need
 
     @property
     def in_samples(self) -> list[str]:
-        """Columns that samples of every split are made of."""
+        """Columns that the samples of every split are made of."""
         return [*self.inputs, *self.targets, *self.series]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Files of which the training file was read; of the others only the headers were."""
+    """The files of a task. The training file was read, of the others only the headers."""
 
     settings: TableSettings
     tables: dict[str, Table]  # by split
@@ -99,7 +94,7 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     for split, path in file_paths(files, data_folder).items():
         tables[split] = open_table(path, f"task.{split}", settings.delimiter, settings.encoding)
     columns = _columns(settings, tables["train"])
-    # A column that another file lacks is missed now, and not when that split is opened.
+    # A column that another file lacks is reported now, not when that split is opened.
     names = [*columns.in_samples, *columns.group]
     for split, table in tables.items():
         check_columns(names, table.columns, key=f"task.{split}", where=table.path.name)
@@ -127,7 +122,7 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
 
 
 def _columns(settings: TableSettings, table: Table) -> _Columns:
-    """Return what the columns of the training file are for; ConfigError where no input is left."""
+    """Return the role of each column of the training file; ConfigError where no input is left."""
     columns_by_setting = settings.named_columns
     setting_of = _setting_of(columns_by_setting, table)
     marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
@@ -165,7 +160,7 @@ def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> di
 
 
 def _unfitted(settings: TableSettings) -> TablePreprocessing:
-    """Return the preprocessing before anything is learned; a length of 0 is open."""
+    """Return the preprocessing before anything is learned; a length of 0 is not known yet."""
     length = settings.length or 0
     symbols = None
     if settings.sequence is not None:
@@ -189,7 +184,7 @@ def _unfitted(settings: TableSettings) -> TablePreprocessing:
 def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     """Return the samples of the training file by split; without marks all are for training.
 
-    DataError where marks are not of splits, ConfigError where a split has a file as well.
+    DataError where marks do not name splits, ConfigError where a marked split has a file as well.
     """
     if not source.columns.marks:
         return {"train": np.arange(len(source.rows))}
@@ -208,7 +203,8 @@ def _groups(source: _Source, marked: dict[str, np.ndarray]) -> dict[str, np.ndar
     if not source.columns.group:
         return {}
     (group,) = source.columns.group
-    names = [group, *source.columns.series[:1]]  # no times: groups do not depend on the order
+    # Ids, but not times: groups do not depend on the order of rows.
+    names = [group, *source.columns.series[:1]]
     groups = {}
     for split, table in source.tables.items():
         rows = source.rows
@@ -239,7 +235,7 @@ def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | N
 def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
     """Return the input columns that decide whether samples are identical.
 
-    Those that `fit_columns` will leave out would make each sample differ.
+    With columns of texts of their own, which `fit_columns` will leave out, no sample would be.
     """
     settings = source.settings
     inputs = source.columns.inputs
@@ -278,9 +274,12 @@ def _fit(
     notes = [targets.note(), *source.notes, *input_notes]
 
     def samples(split: str) -> ArraySamples:
-        if split in samples_by_split:  # in the training file
-            taken = source.rows.rows_of(samples_by_split[split])
-            content = {name: source.rows.columns[name][taken] for name in columns.in_samples}
+        if split in samples_by_split:
+            # The split is in the training file, whose samples are features already.
+            rows_of_split = source.rows.rows_of(samples_by_split[split])
+            content = {
+                name: source.rows.columns[name][rows_of_split] for name in columns.in_samples
+            }
             rows = preprocessing.rows(content, source.rows.where)
             opened = ArraySamples(x, y, rows=samples_by_split[split], groups=groups.get("train"))
         else:
@@ -294,7 +293,8 @@ def _fit(
             if split == "test":
                 reporter.say(remark)
             else:
-                notes.append(remark)  # read by `assemble` once train and validation are open
+                # `assemble` reads the notes once train and validation are open.
+                notes.append(remark)
         return opened
 
     return Fitted(
@@ -307,7 +307,7 @@ def _fit(
 
 
 def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
-    """Learn from the training samples how columns become inputs; targets are still open."""
+    """Learn from the training samples how columns become inputs; targets are not learned yet."""
     settings = source.settings
     unfitted = source.preprocessing
     rows = source.rows

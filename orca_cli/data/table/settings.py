@@ -1,4 +1,4 @@
-"""The settings of a table, and how they exclude or need each other."""
+"""The settings of a task of tables, and which of them exclude or need each other."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,8 +1,8 @@
 """Unpack tar, zip and gzip archives of unknown origin.
 
-Out come plain files inside one folder, of bounded size, all or none.
+Either all of an archive's files come out, plain, of bounded size and inside one folder, or none.
 
-Zip archives, .npz files among them, are checked by their directory before a member is opened.
+Zip archives, such as .npz files, are checked by their directory before a member is opened.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from orca_cli.data.untrusted.first_bytes import GZIP, ZIP, damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 
-# Exceptions of zipfile and tarfile for damaged archives and for features that they lack.
+# Exceptions of zipfile and tarfile for damaged archives and for features that they do not support.
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -33,14 +33,14 @@ DAMAGE = (
     RuntimeError,
     ValueError,
 )
-# Bytes that one byte of deflate can become.
+# Bytes that one byte of deflate can become at most.
 MAX_DEFLATE = 1032
 _MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
-# Bytes that one byte of the archive becomes, on average over the whole archive.
+# Bytes that one byte of the archive may become, on average over the whole archive.
 _MAX_RATIO = 200
-# Unpacked bytes from which on the ratio counts.
-_FREE_RATIO = 2**28
+# Unpacked bytes up to which any ratio is allowed.
+_FREE_BYTES = 2**28
 _CHUNK = 2**20
 # Bytes of a tar's long names and attributes.
 _MAX_HEADER = 2**20
@@ -76,14 +76,13 @@ def unpack(
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: created if it is missing.
         reporter: shows the archive's name.
-        members: whether a path inside the archive is wanted; the others are checked and not
-            written.
+        members: whether a path inside the archive is wanted; others are checked, but not written.
 
     Raises:
         DataError: missing, damaged, encrypted, or not an archive.
         UnsafeError: a member that is not a plain file or folder (links, devices), leaves the
             folder, or occurs twice; more members or bytes than allowed; or content that grows as
-            only bombs do. Nothing is skipped silently.
+            only bombs do. No member is skipped silently.
     """
     opened = _members(archive)
     reporter.say(f"unpacking {archive.name}")
@@ -102,6 +101,7 @@ def unpack(
             raise DataError(message, where=str(archive), hint="get the file again") from error
         os.sync()
         signals.check()
+        # All targets are checked before the first file is moved.
         for path in paths:
             _check_target(folder, path)
         for path in paths:
@@ -111,7 +111,7 @@ def unpack(
 
 
 def _check_target(folder: Path, path: PurePosixPath) -> None:
-    """Refuse to move a file to a path where a link would redirect it, or a folder is in its way."""
+    """Refuse a path at which a link would redirect the file, or a file or folder is in its way."""
     target = folder / path
     parents = [folder / parent for parent in path.parents if parent.parts]
     is_redirected = any(
@@ -124,7 +124,7 @@ def _check_target(folder: Path, path: PurePosixPath) -> None:
 
 
 def _members(path: Path) -> Iterator[_Member]:
-    """Return the entries of an archive, whose format its content tells.
+    """Return the entries of an archive; its format is known by its content.
 
     Raises:
         DataError: missing, or not an archive.
@@ -133,15 +133,21 @@ def _members(path: Path) -> Iterator[_Member]:
     if head.startswith(ZIP):
         return _in_zip(path)
     is_packed = head.startswith(GZIP)
-    with damage(str(path), "archive"), gzip.open(path) if is_packed else open(path, "rb") as file:
+    with damage(str(path), "archive"), _open(path, is_packed) as file:
         block = file.read(tarfile.BLOCKSIZE)
     try:
+        # The header of a tar has a checksum, so other content does not pass for one.
         tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if is_packed:
             return _in_gzip(path)
         raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
     return _in_tar(path, is_packed)
+
+
+def _open(path: Path, is_packed: bool) -> IO[bytes] | gzip.GzipFile:
+    """Open a file for reading, through gzip where it is packed."""
+    return gzip.open(path) if is_packed else open(path, "rb")
 
 
 def _write(
@@ -161,7 +167,7 @@ def _write(
         target = folder / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # The file system says which names are the same.
+            # The file system decides which names are the same.
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
             message = f"{member.label} occurs twice, or lies inside a file"
@@ -171,6 +177,7 @@ def _write(
                 signals.check()
                 file.write(chunk)
         paths.append(path)
+    # An error of damaged archives, as those of zipfile and tarfile.
     if count == 0:
         raise ValueError("no members")
     return paths
@@ -194,8 +201,8 @@ def _check_member(archive: Path, member: _Member) -> None:
 
 
 def _check_total(archive: Path, total: int) -> None:
-    """Check a number of unpacked bytes."""
-    by_ratio = max(_FREE_RATIO, archive.stat().st_size * _MAX_RATIO)
+    """Refuse an archive that unpacks to too many bytes."""
+    by_ratio = max(_FREE_BYTES, archive.stat().st_size * _MAX_RATIO)
     if total > min(_MAX_BYTES, by_ratio):
         message = (
             f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
@@ -209,9 +216,9 @@ def _refusal(archive: Path, message: str) -> UnsafeError:
 
 
 class _Stream:
-    """The unpacked bytes of an archive, all of which count.
+    """The unpacked bytes of an archive, whose number is bounded.
 
-    They include unwanted members, and the bytes behind the last member of a tar.
+    Those of unwanted members count, and those behind the last member of a tar.
     """
 
     def __init__(self, file: IO[bytes] | gzip.GzipFile, archive: Path) -> None:
@@ -239,7 +246,7 @@ def _in_gzip(path: Path) -> Iterator[_Member]:
 
 
 def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
-    with gzip.open(path) if is_packed else open(path, "rb") as file:
+    with _open(path, is_packed) as file:
         stream: Any = _Stream(file, path)
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header
@@ -252,16 +259,16 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
                     is_plain=is_known and not header.issparse(),
                     open=partial(archive.extractfile, header),
                 )
-                # Else the members of a large archive fill the memory.
+                # Otherwise the headers of a large archive would fill the memory.
                 archive.members = []  # type: ignore[attr-defined]
-        # Only padding is left; at its end a compressed stream compares its checksum.
+        # Only padding is left. At its end a compressed stream compares its checksum.
         while stream.read(_CHUNK):
             pass
 
 
 def _in_zip(path: Path) -> Iterator[_Member]:
     with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
-        # No member gives more than it declares.
+        # zipfile reads no more of a member than the member declares.
         _check_total(path, sum(entry.file_size for entry in archive.infolist()))
         for entry in archive.infolist():
             file_type = stat.S_IFMT(entry.external_attr >> 16)
@@ -274,7 +281,7 @@ def _in_zip(path: Path) -> Iterator[_Member]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar; tarfile would take a damaged or missing one for the end of the archive."""
+    """A header of a tar that is not damaged, which tarfile would take for the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -291,11 +298,10 @@ class _Header(tarfile.TarInfo):
 
 
 @contextmanager
-def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFile]:
     """Yield a zip archive whose directory is consistent.
 
-    Failures inside the block are passed on (`DAMAGE`). `what` is the expected kind of file, for
-    messages.
+    Errors inside the block (`DAMAGE`) are passed on. Messages name the expected `kind` of file.
 
     Raises:
         DataError: missing, damaged, encrypted, or of a compression other than stored and deflate.
@@ -303,11 +309,11 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
             hold.
     """
     where = str(path)
-    first_bytes(path, where, f"a {what} is needed")
+    first_bytes(path, where, f"a {kind} is needed")
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        message = f"not a readable {what}: {error}"
+        message = f"not a readable {kind}: {error}"
         raise DataError(message, where=where, hint="write or get it again") from error
     with archive:
         entries = archive.infolist()

@@ -21,11 +21,11 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
-# Bytes that one byte of a member becomes.
+# Bytes that one byte of a member may become.
 _MAX_RATIO = 200
-# Bytes from which on the ratio counts.
+# Bytes up to which any ratio is allowed.
 _FREE_BYTES = 2**28
-# Characters; NumPy's own bound.
+# Characters of a header; NumPy's own bound.
 _MAX_HEADER = 10_000
 _MAX_AXES = 32
 # Version of a header -> its reader.
@@ -33,7 +33,7 @@ _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# NumPy reads a header as Python text, so it raises what such reading raises.
+# NumPy parses a header as a Python literal, so it raises what such parsing raises.
 _PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
 _HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 
@@ -44,18 +44,18 @@ class StoredArray:
 
     # File and array, for messages.
     where: str
-    # As declared, and as the file's size allows.
+    # As declared; the file is large enough for it.
     shape: tuple[int, ...]
-    # No objects, no fields.
+    # Without objects and fields.
     dtype: np.dtype
-    # Returns the array; a memory map where the file allows it.
+    # Returns the array, as a memory map where the file allows it.
     read: Callable[[], np.ndarray]
 
 
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
-    """Return the arrays of a file by name; a .npy file's one array has the empty name.
+    """Return the arrays of a file by name; the array of a .npy file has the empty name.
 
-    `where` is the setting that names the file; `allowed` the hint for files of other kinds.
+    `where` is the setting that names the file, `allowed` the hint for files of other kinds.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -72,7 +72,7 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
 
 
 class Header(NamedTuple):
-    """An array as its header declares it, once `read_header` has checked that."""
+    """An array as its header declares it; `read_header` has checked the declaration."""
 
     shape: tuple[int, ...]
     # Plain numbers or strings, or Python objects.
@@ -97,7 +97,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         UnsafeError: it declares Python objects, and `objects` is not set.
     """
     try:
-        # NumPy compares a header's length after it has read it.
+        # NumPy checks a header's length only after it has read all of it.
         head = io.BytesIO(file.read(_MAX_HEADER))
         read = _READERS[np.lib.format.read_magic(head)]
         shape, _, dtype = read(head, max_header_size=_MAX_HEADER)

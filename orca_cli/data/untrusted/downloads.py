@@ -4,8 +4,8 @@ A file may have several addresses. A download resumes where the server allows it
 with an error page in place of the file.
 
 Until it is complete and verified, its first bytes are in `NAME.part`, and their origin in
-`NAME.part.txt`; the next call continues from there, where libraries such as pooch start each file
-again. Redirects never lead from https to http; passwords of ~/.netrc are not sent.
+`NAME.part.txt`. The next call continues from there; libraries such as pooch would start again.
+Redirects never lead from https to http; passwords of ~/.netrc are not sent.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from orca_cli.progress import Reporter
 if TYPE_CHECKING:
     import requests
 
-# By how much a size may differ from a rounded one in a description, which may mean MB or MiB.
+# Share by which a size may differ from a described one, which is rounded and may mean MB or MiB.
 _TOLERANCE = 0.25
-# Of one address, without a MiB arriving between them.
+# Of one address in a row, if less than a MiB arrives in each.
 _MAX_TRIES = 4
 _MB = 10**6
 _MIB = 2**20
 # Bytes left free on the disk.
 _SPARE = 64 * _MIB
-# Bytes that are looked at.
+# Bytes by which a web page in place of the file is recognised.
 _HEAD = 512
 _MAX_REDIRECTS = 5
-# Bytes.
+# Bytes read at once.
 _CHUNK = 64 * 1024
 # Seconds before an address is tried again.
 PAUSE_S = 1.0
@@ -50,7 +50,7 @@ class RefusedError(Exception):
 
 
 class MismatchError(RefusedError):
-    """An address gives a file of another checksum."""
+    """An address gives a file with another checksum."""
 
 
 class CutOffError(Exception):
@@ -66,7 +66,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(
-    place: Path,
+    path: Path,
     urls: Sequence[str],
     reporter: Reporter,
     *,
@@ -80,7 +80,7 @@ def fetch(
     It gets its name in one step, at the end.
 
     Args:
-        place: the file; its folder is created.
+        path: of the file; its folder is created.
         urls: http or https, tried in this order.
         size: bytes, as far as known; a file that differs by more than a quarter is refused.
         sha256, md5: hexadecimal digits, where known.
@@ -91,10 +91,10 @@ def fetch(
         ChecksumError: all addresses gave a file with another checksum.
         StorageError: the disk has too little space, or writing failed.
     """
-    storage.make_folder(place.parent)
+    storage.make_folder(path.parent)
     refusals: dict[str, RefusedError] = {}
     with session() as connection:
-        download = _Download(place, reporter, size=size, connection=connection, timeout_s=timeout_s)
+        download = _Download(path, reporter, size=size, connection=connection, timeout_s=timeout_s)
         for url in urls:
             try:
                 download.complete(url)
@@ -104,15 +104,15 @@ def fetch(
                 reporter.say(f"{url}: {refusal}")
                 refusals[url] = refusal
                 continue
-            storage.write_with(place, download.part.rename)
+            storage.write_with(path, download.part.rename)
             download.notes.unlink(missing_ok=True)
             return Fetched(url=url, bytes=arrived, sha256=digest)
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items())
     message = f"could not be fetched ({answers or 'no address is known'})"
     is_mismatch = all(isinstance(refusal, MismatchError) for refusal in refusals.values())
     if refusals and is_mismatch:
-        raise ChecksumError(message, where=place.name)
-    raise NetworkError(message, where=place.name)
+        raise ChecksumError(message, where=path.name)
+    raise NetworkError(message, where=path.name)
 
 
 def md5_file(path: Path) -> str:
@@ -124,7 +124,7 @@ def md5_file(path: Path) -> str:
 def hub_answers() -> bool:
     """Return whether the hub's address answers within 8 s; False offline.
 
-    Its own library tries for half a minute.
+    The hub's own library would try for half a minute.
     """
     from huggingface_hub import constants
 
@@ -152,7 +152,7 @@ def session() -> requests.Session:
         "Connection": "close",
     }
     connection.headers.update(headers)
-    # Or requests would send the user's passwords of ~/.netrc.
+    # Otherwise requests would send the user's passwords of ~/.netrc.
     connection.auth = lambda request: request
     return connection
 
@@ -176,7 +176,7 @@ def open_url(
         if scheme not in ("http", "https") or (is_secure and scheme == "http"):
             raise RefusedError(f"leads to '{url}', which is not followed")
         is_secure = scheme == "https"
-        # The server may have closed a connection that is left open.
+        # A connection that was left open may have been closed by the server.
         connection.close()
         with _network(RefusedError):
             response = connection.get(
@@ -194,34 +194,34 @@ class _Download:
     """A file on its way.
 
     Args:
-        place: the file.
+        path: of the file.
         reporter: shows progress.
-        size: bytes, about; None where it is unknown.
+        size: approximate number of bytes; None where it is unknown.
         connection: makes the requests.
         timeout_s: as that of `fetch`.
 
     Attributes:
-        part: the bytes that have arrived.
-        notes: the address that gave them, and the server's validator of their content.
+        part: file of the bytes that have arrived.
+        notes: file of the address that gave them, and of the server's validator of their content.
     """
 
     def __init__(
         self,
-        place: Path,
+        path: Path,
         reporter: Reporter,
         *,
         size: int | None,
         connection: requests.Session,
         timeout_s: float,
     ) -> None:
-        self.name = place.name
-        self.part = place.with_name(f"{place.name}.part")
-        self.notes = place.with_name(f"{place.name}.part.txt")
+        self.name = path.name
+        self.part = path.with_name(f"{path.name}.part")
+        self.notes = path.with_name(f"{path.name}.part.txt")
         self._reporter = reporter
         self._size = size
         self._connection = connection
         self._timeout_s = timeout_s
-        # A link is not ours: its target would be written to.
+        # A link was planted by somebody else: its target would be written to.
         if self.part.is_symlink():
             self.part.unlink()
 
@@ -231,7 +231,11 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def complete(self, url: str) -> None:
-        """Transfer until the file is complete, trying again where the connection breaks."""
+        """Transfer until the file is complete, trying again where the connection breaks.
+
+        Raises:
+            RefusedError: the address does not give the file, or the connection breaks too often.
+        """
         farthest = self.arrived
         failures = 0
         while True:
@@ -240,7 +244,9 @@ class _Download:
             except CutOffError as cut:
                 signals.check()
                 arrived = self.arrived
-                failures = 0 if arrived >= farthest + _MIB else failures + 1
+                failures += 1
+                if arrived >= farthest + _MIB:
+                    failures = 0
                 farthest = max(farthest, arrived)
                 if failures >= _MAX_TRIES:
                     raise RefusedError(f"{cut}, {_MAX_TRIES} times") from cut
@@ -260,7 +266,7 @@ class _Download:
             announced = response.raw.length_remaining
             storage.require_space(self.part.parent, (announced or 0) + _SPARE, self.name)
             if response.status_code == 200:
-                # Emptied before the notes name its origin.
+                # Emptied first: notes must never name the origin of other bytes.
                 storage.write_bytes(self.part, b"")
                 storage.write_text(self.notes, f"{url}\n{current}")
             total = None if announced is None else self.arrived + announced
@@ -281,7 +287,7 @@ class _Download:
     ) -> None:
         """Refuse an answer that is not the file, or not its bytes from `start`."""
         code = response.status_code
-        # The file ends at `start`, or has become shorter.
+        # No bytes lie at `start`: the file ends there, or has become shorter.
         if code == 416 and start:
             self.part.unlink()
             raise CutOffError("the file begins anew")
@@ -295,18 +301,18 @@ class _Download:
         if code == 206 and not (is_continued and is_same_content):
             raise RefusedError("answers with another part than the requested one")
         encoding = response.headers.get("Content-Encoding", "identity").lower()
-        # Files that are packed are sometimes sent as their own encoding.
+        # Some servers call the compression of a packed file an encoding.
         if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
             raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
 
     def _append(self, response: requests.Response, total: int | None) -> None:
         """Append the answer, undecoded and as it comes, so that the download can be resumed."""
-        # read() would wait for a whole chunk from a slow server; old releases of urllib3 have no
+        # read() would wait for a whole chunk from a slow server, but old releases of urllib3 lack
         # read1().
         read = getattr(response.raw, "read1", response.raw.read)
         chunk = b"\0"
         arrived = self.arrived
-        steps = -(-(total or _MB) // _MB)
+        steps = -(-(total or _MB) // _MB)  # megabytes, rounded up
         with (
             open(self.part, "ab") as file,
             self._reporter.track(f"{self.name} (MB)", steps) as advance,
@@ -327,11 +333,11 @@ class _Download:
                     advance(arrived // _MB - shown)
 
     def verified(self, sha256: str | None, md5: str | None) -> str:
-        """Return the SHA-256 of a complete download; delete it if it is not the expected file.
+        """Return the SHA-256 of a complete download, which is deleted if it is not the file.
 
         Raises:
-            RefusedError: it is a web page or the like, or of another size.
-            MismatchError: it is of another checksum.
+            RefusedError: it is a web page or the like, or has another size.
+            MismatchError: it has another checksum.
         """
         digest = storage.sha256_file(self.part)
         refusal = self._refusal(digest, sha256, md5)
@@ -342,6 +348,7 @@ class _Download:
         raise refusal
 
     def _refusal(self, digest: str, sha256: str | None, md5: str | None) -> RefusedError | None:
+        """Return why a complete download is not the file; None where it is."""
         with open(self.part, "rb") as file:
             problem = disguise(file.read(_HEAD), self.name)
         if problem:
@@ -360,7 +367,7 @@ class _Download:
 
 @contextmanager
 def _network(kind: type[Exception]) -> Iterator[None]:
-    """Turn errors of the libraries into one of our two."""
+    """Turn errors of the libraries into a `kind` of our own, RefusedError or CutOffError."""
     import urllib3
 
     try:

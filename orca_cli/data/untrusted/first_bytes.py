@@ -1,4 +1,4 @@
-"""Files by their first bytes, which tell failed downloads and wrong suffixes; small text files."""
+"""Files by their first bytes, which reveal failed downloads and wrong suffixes; small texts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +20,17 @@ _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZI
 
 
 @contextmanager
-def damage(where: str, what: str) -> Iterator[None]:
+def damage(where: str, kind: str) -> Iterator[None]:
     """Turn any error of a library, for a damaged file, into a DataError.
 
-    Errors of ours and MemoryError pass. `what` is the expected kind of file.
+    Errors of ours and MemoryError pass. Messages name the expected `kind` of file.
     """
     try:
         yield
     except (OrcaError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
-        message = f"is a damaged {what}: {error}"[:500]
+        message = f"is a damaged {kind}: {error}"[:500]
         raise DataError(message, where=where, hint="get the file again") from error
 
 

@@ -1,13 +1,13 @@
-"""Functions called in a process of their own, which may crash and has limits.
+"""Functions called in a process of their own, which has limits, and which may crash.
 
 They are parsers of other people's files, and fits.
 
 A confined process gives up, before it touches its first file, all that reading does not need: the
 network, writing, further processes, and memory beyond a limit that cannot be raised again. One
-confined process serves all reads of this process, one without confinement all fits; both end with
-it. A new one is started after a crash, after a fork, and for a file that needs more memory than the
-old one may use. Requests and answers are pickles; both sides read them with the machine for pickles
-of unknown origin, since a parser that was taken over can answer anything. See
+confined process serves all reads of this process, another without confinement all fits; both end
+with this one. A new process is started after a crash, after a fork, and for a file that needs more
+memory than the old process may use. Requests and answers are pickles. Both sides read them with the
+machine for pickles of unknown origin, since a parser that was taken over can answer anything. See
 docs/decisions/0010-untrusted-files-in-a-worker.md.
 """
 
@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orca_cli import exceptions, signals
 from orca_cli.data.untrusted import pickle_machine
@@ -35,14 +35,14 @@ from orca_cli.exceptions import DataError, OrcaError, UnsafeError, WorkerError
 
 # Seconds after which a wait looks for signals.
 _SLICE_S = 0.2
-# Bytes of the answer of a process without a limit of memory.
+# Bytes of an answer by a process that has no limit of memory.
 _MAX_ANSWER = 2**33
-# One thread: the last bits depend on their number, and machines that share a cache share its
-# baselines.
+# One thread: the last bits of fits depend on the number of threads, and machines that share a cache
+# share its baselines.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# No secrets of this process, no threads.
+# Without this process's secrets, and without threads.
 _ENVIRONMENT = {
-    # Or importing SciPy asks the system for the user's folder.
+    # Otherwise importing SciPy would ask the system for the user's folder.
     "HOME": os.devnull,
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -59,18 +59,29 @@ _CLONE_NEWNET = 0x40000000
 
 
 class StoppedError(Exception):
-    """A call without a value; the message is a predicate, such as "failed: KeyError: 'a'"."""
+    """A call that returned no value; the message is a predicate, as "failed: KeyError: 'a'"."""
+
+
+class Limits(NamedTuple):
+    """The limits of a call."""
+
+    # Seconds of computing.
+    seconds: int
+    # Seconds until the answer.
+    wait_s: float
+    # Bytes of address space.
+    memory: int
 
 
 def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) -> Any:
     """Call a function that reads a file of unknown origin in the confined process.
 
     Args:
-        function: of a module's top level, which that process imports; errors of ours that it raises
-            are raised here.
+        function: at the top level of a module, which that process imports; errors of ours that the
+            function raises are raised here.
         where: names the file in messages.
         size: of the file in bytes, which decides the limits of memory and time.
-        arguments: values that `unpickle` reads, as the returned one is: plain containers, texts,
+        arguments: values that `unpickle` reads, as the returned value is: plain containers, texts,
             numbers, NumPy's arrays.
 
     Returns:
@@ -89,14 +100,12 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
         raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
 
 
-def limits(size: int) -> tuple[int, float, int]:
-    """Return the limits of reading a file of `size` bytes.
-
-    They are seconds of computing, seconds until the answer, and bytes of memory, rounded up so that
-    files share a process.
-    """
+def limits(size: int) -> Limits:
+    """Return the limits of reading a file of `size` bytes."""
     seconds = 5 + size // 2**18
-    return seconds, 12 * seconds, 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
+    # Whole GiB, so that small files share a process.
+    memory = 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
+    return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory)
 
 
 def isolated(
@@ -112,17 +121,17 @@ def isolated(
     Args:
         function, where, arguments: as those of `read`.
         seconds: of computing that the process may use.
-        wait_s: seconds within which the answer has to arrive, more than `seconds` for slow disks
+        wait_s: seconds within which the answer has to arrive; more than `seconds`, for slow disks
             and busy machines.
         memory: bytes of address space of a confined process; 0 for functions of our own, which may
-            do whatever this process may.
+            do whatever this process may do.
 
     Returns:
         The function's value.
 
     Raises:
-        StoppedError: the function failed otherwise than by an error of ours, or its process
-            crashed or reached a limit.
+        StoppedError: the function raised an error that is not ours, or its process crashed or
+            reached a limit.
         OrcaError, MemoryExhaustedError, InterruptionError: as `read`.
     """
     is_confined = memory > 0
@@ -137,13 +146,13 @@ def isolated(
 
 
 def close() -> None:
-    """End the processes, whatever they do."""
+    """End the processes, whatever they are doing."""
     while _running:
         _running.popitem()[1].end()
 
 
 class _Process(io.RawIOBase):
-    """A process that calls functions, as this one sees it: a stream of requests and answers."""
+    """Another process that calls functions: a stream of requests to it, and of its answers."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
@@ -154,8 +163,8 @@ class _Process(io.RawIOBase):
                 variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         else:
             variables = os.environ | dict.fromkeys(_THREADS, "1")
-        # The program's own folder first, then where this process finds its packages, and nothing of
-        # the current folder.
+        # The folder of the program, then those where this process finds its packages, but never the
+        # current folder, in which a module could have been planted.
         path = [str(Path(__file__).parents[3])]
         path += [entry for entry in sys.path if os.path.isabs(entry)]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
@@ -170,7 +179,7 @@ class _Process(io.RawIOBase):
         stdout: Any = self._process.stdout
         self._to: int = stdin.fileno()
         self._from: int = stdout.fileno()
-        # A process that reads nothing ends at its limit too.
+        # Otherwise a process that reads nothing would block this one beyond the limit.
         os.set_blocking(self._to, False)
         self._answers = io.BufferedReader(self)
 
@@ -183,11 +192,12 @@ class _Process(io.RawIOBase):
         seconds: int,
         wait_s: float,
     ) -> Any:
-        """Return a function's value; after other errors than ours the process has ended."""
+        """Return a function's value; after an error that is not ours the process has ended."""
         self._seconds = seconds
         self._wait_s = wait_s
         self._deadline = time.monotonic() + wait_s
         request = [function.__module__, function.__name__, arguments, os.getcwd(), seconds]
+        # Raised at the end: the handlers below would take it for a malformed answer.
         error: Exception | None = None
         try:
             pickle.dump(request, self, protocol=5)
@@ -202,7 +212,7 @@ class _Process(io.RawIOBase):
             message = f"failed: its process returned a malformed response: {malformed}"
             raise StoppedError(message) from malformed
         except BaseException:
-            # It may still be at work.
+            # The process may still be at work on this call.
             self.end()
             raise
         if kind == "value":
@@ -217,7 +227,7 @@ class _Process(io.RawIOBase):
         return self._process.poll() is None
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         with self._process:
             self._process.kill()
 
@@ -225,10 +235,11 @@ class _Process(io.RawIOBase):
         """Close the pipes of a process that belongs to the parent of this fork."""
         os.close(self._to)
         os.close(self._from)
+        # So that Popen does not wait for a process that is not a child of this one.
         self._process.returncode = 0
 
     def readable(self) -> bool:
-        """Answers can be read."""
+        """Return True: answers can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -240,7 +251,7 @@ class _Process(io.RawIOBase):
         return count
 
     def write(self, content: Any) -> int:
-        """Write a part of a request, all of it."""
+        """Write all of a part of a request, and return its size."""
         unwritten = memoryview(content).cast("B")
         size = len(unwritten)
         while unwritten:
@@ -265,7 +276,7 @@ class _Process(io.RawIOBase):
         return StoppedError(f"failed: its process ended with exit code {code}")
 
 
-def _error_of(name: str, what: str, where: str, hint: str) -> Exception:
+def _error_of(name: str, message: str, where: str, hint: str) -> Exception:
     """Return one of our errors, as the process wrote it.
 
     Raises:
@@ -274,24 +285,25 @@ def _error_of(name: str, what: str, where: str, hint: str) -> Exception:
     kind = vars(exceptions)[name]
     if not issubclass(kind, OrcaError):
         raise TypeError(name)
-    return kind(str(what), where=str(where), hint=str(hint))
+    return kind(str(message), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
+    """Leave the processes to the parent of this fork."""
     global _lock
     _lock = threading.Lock()
     while _running:
         _running.popitem()[1].forget()
 
 
-# By whether it is confined.
+# The processes by whether they are confined.
 _running: dict[bool, _Process] = {}
 _lock = threading.Lock()
 atexit.register(close)
 os.register_at_fork(after_in_child=_forget)
 
 
-# The other process runs the following.
+# The other process runs all that follows.
 
 
 def serve(memory: int) -> None:
@@ -303,9 +315,9 @@ def serve(memory: int) -> None:
         memory: bytes of address space of a confined process; 0 for one without confinement.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
-    # Texts that a library prints are not answers.
+    # Texts that a library prints must not get among the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # Meant for the parent, which ends this process or closes its input.
+    # These signals are for the parent, which ends this process or closes its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     _limit(resource.RLIMIT_CORE, 0)
@@ -317,7 +329,7 @@ def serve(memory: int) -> None:
         answer = _answer(request, memory)
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        # The next request gets all of the memory.
+        # So that the next request can use all of the memory.
         del request, answer
 
 
@@ -343,10 +355,11 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
 
 
 def _limit(resource_number: int, limit: int) -> None:
+    """Set a limit of this process, but never above the one that it inherited."""
     hard = resource.getrlimit(resource_number)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    # The limit of computing grows with each request; others cannot be raised again.
+    # The limit of computing time grows with each request; the others cannot be raised again.
     new_hard = hard if resource_number == resource.RLIMIT_CPU else limit
     # A system may lack this limit; the others apply.
     with suppress(ValueError, OSError):
@@ -354,6 +367,7 @@ def _limit(resource_number: int, limit: int) -> None:
 
 
 def _confine(memory: int) -> None:
+    """Give up all that reading does not need."""
     # A network of its own without any device; this process is still single-threaded.
     if sys.platform == "linux":
         import ctypes

@@ -16,7 +16,7 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "a MATLAB 5 file is needed: save it with -v7"
 _MAX_BYTES = 8 * 2**30
-# Class of numbers -> bytes of one; those of others may have 8.
+# MATLAB's class of numbers -> bytes of a number; those of other classes have up to 8.
 _SIZES = {
     "single": 4,
     "logical": 1,
@@ -69,6 +69,7 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
             if name not in names:
                 continue
             total += math.prod(shape) * _SIZES.get(kind, 8)
+            # The product of two negative axes would pass for a size.
             is_negative = min(shape, default=0) < 0
             if is_negative or math.prod(shape) > file_size * MAX_DEFLATE or total > max_bytes:
                 message = (

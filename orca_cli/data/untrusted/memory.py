@@ -1,7 +1,4 @@
-"""Memory of arrays.
-
-Whether enough of it is free, pages of files released again once they were read, texts checked.
-"""
+"""Memory of arrays: whether enough is free, pages of files that were read, characters of texts."""
 
 import mmap
 from pathlib import Path
@@ -13,9 +10,9 @@ from orca_cli.exceptions import DataError, MemoryExhaustedError
 
 # Bytes of a memory map from which on its pages are released.
 _LARGE = 2**28
-# The last character of Unicode. NumPy takes any 32 bits for a character, and fails wherever such a
-# text is used.
-_LAST = 0x10FFFF
+# The last character of Unicode. NumPy reads any 32 bits as a character, and fails once a text with
+# a larger number is used.
+_LAST_CHARACTER = 0x10FFFF
 
 
 def check_memory(
@@ -44,9 +41,10 @@ def check_memory(
 def release_pages(array: object) -> None:
     """Release the pages of the large read-only map that an array belongs to.
 
-    Otherwise a process would grow to its size. Other objects are left alone. Data that are read
-    again come from the file, mostly through the system's file cache.
+    Otherwise the process would grow to the size of the map. Other objects are left alone. Data that
+    are read again come from the file, mostly through the system's file cache.
     """
+    # A view refers to the array that it is a part of, the map to Python's object of the file.
     owner: Any = array
     while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
@@ -66,7 +64,7 @@ def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
     """
     if array.dtype.kind == "U" and array.size:
         codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
-        if int(codes.max()) > _LAST:
+        if int(codes.max()) > _LAST_CHARACTER:
             message = "holds text with invalid characters"
             raise DataError(message, where=where, hint="get the file again")
     return array

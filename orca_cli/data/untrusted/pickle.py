@@ -1,6 +1,6 @@
 """Read pickles of unknown origin, in files and in memory, without running anything.
 
-The worker does so, by the machine of `pickle_machine`.
+The worker reads them, with the machine of `pickle_machine`.
 """
 
 import gzip
@@ -22,13 +22,13 @@ _MAX_BYTES = 2**31
 def unpickle(path: Path, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> Any:
     """Return the object of a pickle file, or of a file that np.save wrote.
 
-    Strings of Python 2 are decoded as Latin-1. Of one object that np.save wrote, such as a dict,
-    this is the object itself, else an array. Arrays may be read-only. About as much memory as the
-    content is needed, here and in the worker.
+    Strings of Python 2 are decoded as Latin-1. Where np.save wrote a single object, such as a dict,
+    the object itself is returned, else an array. Arrays may be read-only. This process and the
+    worker each need about as much memory as the content has bytes.
 
     Args:
         path: the file.
-        max_bytes: of the uncompressed content.
+        max_bytes: that the uncompressed content may have.
         gzipped: whether it is a gzip file of a pickle.
 
     Raises:
@@ -64,6 +64,7 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
             return pickle_machine.read(stream, path, size)
         header = read_header(stream, size, path, objects=True)
         if not header.dtype.hasobject:
+            # Copied, since the worker's answer cannot contain a memory map.
             return np.array(read_npy(Path(path)).read())
         stream.seek(header.offset)
         array = pickle_machine.read(stream, path, size - header.offset)

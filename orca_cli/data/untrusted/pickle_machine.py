@@ -1,12 +1,12 @@
 """A machine for pickles of unknown origin that can do nothing but make data.
 
-A pickle is a program. Python's own machine imports what the program names and calls it. This one
+A pickle is a program. Python's own machine imports what the program names, and calls it. This one
 cannot: it knows the instructions that data need (numbers, strings, containers, NumPy's arrays and
-scalars) and an exact list of names, which stand for functions of this file. Every other instruction
-or name ends the reading, and so do bounds on all that a small file could make large: instructions,
-containers, copies, integers, keys. No function trusts the pickle: sizes are compared before
-anything is allocated, a dtype's flags are NumPy's own and never the file's, and only the byte order
-is taken over.
+scalars) and an exact list of names, each of which means a function of this file. Every other
+instruction or name ends the reading. All that a small file could make large has a bound:
+instructions, containers, copies, integers, keys. No function trusts the pickle: sizes are compared
+before anything is allocated, and of a dtype's state only the byte order is taken over, never its
+flags.
 """
 
 import codecs
@@ -26,23 +26,24 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _MAX_OPCODES = 4_000_000
 _MAX_CONTAINERS = 1_000_000
-# Of the result, counted as often as they are met.
+# Values in the result, where a shared one counts as often as it occurs.
 _MAX_VALUES = 20_000_000
 _MAX_DEPTH = 100
-# Bytes of one value above which the free memory is checked.
+# Bytes of a value above which the free memory is checked.
 _LARGE = 2**26
-# Bytes that are made out of each byte of the file, and bytes that are made in any case.
+# Bytes that calls may make of each byte of the file, and bytes that they may make in any case.
 _MAX_COPIES = 4
-_MAX_MADE = 2**20
-# Bits.
+_MAX_CREATED = 2**20
+# Bits of an integer.
 _MAX_INTEGER = 8192
-# Letters of a key of a dict: equal ones are compared at every use.
+# Characters of a key of a dict: equal keys are compared at every use.
 _MAX_KEY = 2**16
-_MAX_KEY_PARTS = 32
+# Entries of a tuple that is a key.
+_MAX_KEY_ENTRIES = 32
 _MAX_AXES = 32
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
-# A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
+# A damaged pickle can break the machine anywhere, and NumPy reports damage in many ways.
 _FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
 _DAMAGE = (*_FAILURES, struct.error, zlib.error)
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
@@ -53,8 +54,8 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
 
     Args:
         stream: of the pickle.
-        where: names it in messages.
-        limit: bytes that it may have.
+        where: names the pickle in messages.
+        limit: bytes that the pickle may have.
         compressed: whether the stream may have more bytes than its file.
 
     Raises:
@@ -63,7 +64,7 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     try:
         value = _Machine(stream, limit, where, compressed).run()
         _check_result(value, finished={}, above=set())
-        # At the end of a compressed stream its checksum is compared.
+        # A compressed stream compares its checksum once its end is read.
         if compressed:
             stream.read(1)
     except (UnsafeError, DataError) as error:
@@ -76,8 +77,9 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     return value
 
 
-def _refused(what: str) -> UnsafeError:
-    return UnsafeError(f"the pickle {what}")
+def _refused(predicate: str) -> UnsafeError:
+    """Return the error for a pickle; the predicate says what it does, such as "asks for x"."""
+    return UnsafeError(f"the pickle {predicate}")
 
 
 class _Machine:
@@ -93,13 +95,13 @@ class _Machine:
         self._left = limit
         self._where = where
         self._compressed = compressed
-        # Bytes, or entries, that calls have made.
-        self._made = 0
+        # Bytes of arrays, and lengths of other values, that calls have made.
+        self._created = 0
         self._stack: list[Any] = []
         # Stacks below the marks.
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        # By id, arrays and dtypes that were made and not yet filled.
+        # By id, the arrays and dtypes that still wait for their state.
         self._fresh: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -132,7 +134,8 @@ class _Machine:
             _ACTIONS[opcode.name](self, argument)
         raise _refused("has too many instructions")
 
-    def _take(self, size: int) -> None:
+    def _count_read(self, size: int) -> None:
+        """Count bytes that are about to be read; refuse them beyond the limit."""
         if size > self._left and self._compressed:
             raise _refused(f"unpacks to more than {self._limit} bytes")
         if size > self._left:
@@ -142,7 +145,7 @@ class _Machine:
         self._left -= size
 
     def read(self, size: int) -> bytes:
-        self._take(size)
+        self._count_read(size)
         content = self._stream.read(size)
         if len(content) != size:
             raise EOFError
@@ -156,28 +159,28 @@ class _Machine:
         return line
 
     def quoted(self) -> str:
-        """Return the argument of STRING, of which `pickletools` takes ASCII alone."""
+        """Return the argument of STRING; `pickletools` would read ASCII only."""
         line = self.readline()[:-1]
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise ValueError("a string without quotes")
         return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
     def content(self) -> bytearray:
-        """Return the argument of BYTEARRAY8, an array's content, which `pickletools` would copy."""
+        """Return the argument of BYTEARRAY8, an array's content; `pickletools` would copy it."""
         (size,) = struct.unpack("<Q", self.read(8))
-        self._take(size)
+        self._count_read(size)
         content = bytearray(size)
         if self._stream.readinto(content) != size:  # type: ignore[attr-defined]
             raise EOFError
         return content
 
-    def items(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
         """Take the values above the last mark off the stack."""
         items = self._stack
         self._stack = self._marked.pop()
         return items
 
-    def last(self, count: int) -> list[Any]:
+    def pop(self, count: int) -> list[Any]:
         """Take the last values off the stack."""
         items = self._stack[-count:]
         if len(items) != count:
@@ -205,19 +208,20 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise _refused("sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Tuples of tuples that are shared hash in exponential time.
-            parts = key if type(key) is tuple else (key,)
-            if len(parts) > _MAX_KEY_PARTS or not all(map(_is_plain_key, parts)):
+            # Tuples within a key are refused: hashing those that share tuples may never end.
+            entries = key if type(key) is tuple else (key,)
+            if len(entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, entries)):
                 message = "has a dict with a key that is no short text and no number below 64 bits"
                 raise _refused(message)
             target[key] = value
 
     def make_dict(self) -> None:
-        items = self.items()
+        items = self.pop_to_mark()
         self.push({})
         self.set_items(items)
 
     def put(self, index: int) -> None:
+        # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
         if not 0 <= index <= self._limit - self._left:
             raise _refused("names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
@@ -233,22 +237,22 @@ class _Machine:
         self.push(_NAMES[module, name])
 
     def reduce(self) -> None:
-        function, arguments = self.last(2)
+        function, arguments = self.pop(2)
         if type(function) is not FunctionType or type(arguments) is not tuple:
             raise _refused("calls something that is not a function")
-        made = function(*arguments)
-        self._count_made(made)
+        created = function(*arguments)
+        self._count_created(created)
         if function in (_empty, _dtype):
-            self._fresh[id(made)] = made
-        self.push(made)
+            self._fresh[id(created)] = created
+        self.push(created)
 
-    def _count_made(self, made: Any) -> None:
-        """Refuse files that make the same content again and again."""
-        if isinstance(made, (np.ndarray, np.generic)):
-            self._made += made.nbytes
-        elif made:
-            self._made += len(made)
-        if self._made > max(_MAX_MADE, _MAX_COPIES * (self._limit - self._left)):
+    def _count_created(self, created: Any) -> None:
+        """Refuse pickles that make the same content again and again."""
+        if isinstance(created, (np.ndarray, np.generic)):
+            self._created += created.nbytes
+        elif created:
+            self._created += len(created)
+        if self._created > max(_MAX_CREATED, _MAX_COPIES * (self._limit - self._left)):
             raise _refused("makes more than its size can hold")
 
     def build(self) -> None:
@@ -256,35 +260,35 @@ class _Machine:
         target = self._fresh.pop(id(self._stack[-1]), None)
         if isinstance(target, np.ndarray):
             _set_array(target, state)
-            self._count_made(target)
+            self._count_created(target)
         elif isinstance(target, np.dtype):
             _set_dtype(target, state)
         else:
             raise _refused("sets the state of something that is not a new array")
 
 
-def _is_plain_key(part: Any) -> bool:
-    if isinstance(part, (str, bytes)):
-        return len(part) <= _MAX_KEY
-    # Longer numbers can all have the same hash.
-    is_long = isinstance(part, int) and abs(part) >= 2**63
-    return isinstance(part, _PLAIN) and not is_long
+def _is_plain_key(key: Any) -> bool:
+    if isinstance(key, (str, bytes)):
+        return len(key) <= _MAX_KEY
+    # Any number of longer integers can have the same hash, which makes a dict slow.
+    is_long = isinstance(key, int) and abs(key) >= 2**63
+    return isinstance(key, _PLAIN) and not is_long
 
 
 def _check_result(
     value: Any, *, finished: dict[int, tuple[int, int]], above: set[int]
 ) -> tuple[int, int]:
-    """Refuse values that nobody could traverse.
+    """Refuse values that cannot be traversed.
 
-    They contain themselves, or are huge since they share their parts.
+    They contain themselves, or they contain the same value so often that they are huge.
 
     Args:
         value: of a pickle.
-        finished: by id, size and depth of values that were traversed.
+        finished: by id, the size and depth of values that were traversed.
         above: ids of the values that contain this one.
 
     Returns:
-        Its size and its depth.
+        The size and the depth of the value.
     """
     if id(value) in finished:
         return finished[id(value)]
@@ -296,7 +300,7 @@ def _check_result(
         if value.dtype.kind == "O":
             items = value.ravel()
     elif type(value) is dict:
-        # Keys are plain.
+        # Keys are plain, as `set_items` ensures.
         items = value.values()
     elif type(value) in (list, tuple):
         items = value
@@ -318,14 +322,14 @@ def _check_result(
     return size, depth
 
 
-# Functions that NumPy names in pickles, rebuilt with checked arguments.
+# In place of the functions that NumPy's pickles name, with checked arguments.
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
     if type(code) is not str or not _DTYPE.fullmatch(code):
         shown = ascii(code)[:60]
         raise _refused(f"asks for the dtype {shown}; numbers, strings and objects are allowed")
-    # A copy, since its order of bytes is set later.
+    # A copy, since its byte order is set later.
     dtype = np.dtype(code, False, True)
     if dtype.itemsize == 0:
         raise _refused("asks for a dtype of no bytes")
@@ -333,9 +337,9 @@ def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
 
 
 def _set_dtype(dtype: np.dtype, state: Any) -> None:
-    """Give a fresh dtype the byte order in `state`, and nothing else of it.
+    """Give a fresh dtype the byte order in `state`, and nothing else.
 
-    States that describe another dtype are refused.
+    A state that describes another dtype is refused.
     """
     if type(state) is not tuple or len(state) not in (8, 9):
         raise _refused("has a dtype of an unknown version")
@@ -369,7 +373,7 @@ def _elements(shape: Any, dtype: Any) -> int:
 def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
     """Return the content of an array of numbers or strings.
 
-    Python 2's is a text, decoded as Latin-1.
+    Python 2 stored it as a text, which is decoded as Latin-1.
     """
     needed = _elements(shape, dtype) * dtype.itemsize
     raw = content.encode("latin-1") if type(content) is str else content
@@ -379,10 +383,12 @@ def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
 
 
 def _ndarray(*_: Any) -> None:
+    """Refuse to be called: pickles only pass NumPy's class on to `_empty`."""
     raise _refused("makes an array otherwise than empty, to be filled by its state")
 
 
 def _empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
+    """Return a fresh array, which its state fills."""
     if subtype is not _ndarray or type(shape) is not tuple or shape != (0,):
         _ndarray()
     return np.empty(0, dtype=np.int8)
@@ -420,29 +426,40 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-# All that a pickle may name, exactly. The second spelling of a module is NumPy 2's.
+def _bytes() -> bytes:
+    """Return no bytes, as Python 3 calls `bytes` in protocols 0 to 2 for an empty value."""
+    return b""
+
+
+# All that a pickle may name: module and name. Python 3 and NumPy 2 have renamed modules.
 _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): _dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _empty,
+    ("numpy._core.multiarray", "_reconstruct"): _empty,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,
-    **{(builtins, "bytes"): lambda: b"" for builtins in ("__builtin__", "builtins")},
-    **{(f"{core}.multiarray", "_reconstruct"): _empty for core in ("numpy.core", "numpy._core")},
-    **{(f"{core}.multiarray", "scalar"): _scalar for core in ("numpy.core", "numpy._core")},
-    **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in ("numpy.core", "numpy._core")},
+    ("__builtin__", "bytes"): _bytes,
+    ("builtins", "bytes"): _bytes,
 }
 _MAKES_CONTAINER = frozenset(
     ("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 )
-# Instructions whose argument is a value.
+# Instructions that push their argument.
 _VALUES = (
     "INT LONG FLOAT BININT BININT1 BININT2 BINFLOAT LONG1 LONG4 "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING "
     "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
+# Readers of arguments in place of those of `pickletools`.
 _READERS: dict[str, Callable[[_Machine], Any]] = {
     "STRING": _Machine.quoted,
     "BYTEARRAY8": _Machine.content,
 }
+# Instruction -> its action on the machine, with its argument, or None where it has none.
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES.split(), _Machine.push),
     "PROTO": lambda m, _: None,
@@ -452,23 +469,23 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWTRUE": lambda m, _: m.push(True),
     "NEWFALSE": lambda m, _: m.push(False),
     "EMPTY_LIST": lambda m, _: m.push([]),
-    "APPEND": lambda m, _: m.append(m.last(1)),
-    "APPENDS": lambda m, _: m.append(m.items()),
-    "LIST": lambda m, _: m.push(m.items()),
+    "APPEND": lambda m, _: m.append(m.pop(1)),
+    "APPENDS": lambda m, _: m.append(m.pop_to_mark()),
+    "LIST": lambda m, _: m.push(m.pop_to_mark()),
     "EMPTY_TUPLE": lambda m, _: m.push(()),
-    "TUPLE1": lambda m, _: m.push(tuple(m.last(1))),
-    "TUPLE2": lambda m, _: m.push(tuple(m.last(2))),
-    "TUPLE3": lambda m, _: m.push(tuple(m.last(3))),
-    "TUPLE": lambda m, _: m.push(tuple(m.items())),
+    "TUPLE1": lambda m, _: m.push(tuple(m.pop(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.pop(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.pop(3))),
+    "TUPLE": lambda m, _: m.push(tuple(m.pop_to_mark())),
     "EMPTY_DICT": lambda m, _: m.push({}),
     "DICT": lambda m, _: m.make_dict(),
-    "SETITEM": lambda m, _: m.set_items(m.last(2)),
-    "SETITEMS": lambda m, _: m.set_items(m.items()),
+    "SETITEM": lambda m, _: m.set_items(m.pop(2)),
+    "SETITEMS": lambda m, _: m.set_items(m.pop_to_mark()),
     "MEMOIZE": lambda m, _: m.put(len(m._memo)),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.put(index)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m._memo[index])),
     "GLOBAL": lambda m, name: m.named(*name.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m.named(*m.last(2)),
+    "STACK_GLOBAL": lambda m, _: m.named(*m.pop(2)),
     "REDUCE": lambda m, _: m.reduce(),
     "BUILD": lambda m, _: m.build(),
 }

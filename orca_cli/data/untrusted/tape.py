@@ -19,8 +19,8 @@ from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError, need
 
 NUM_FOLDS = 1195
-# Places of a file in the folder of the data set, of which the second is the archive's; {} is the
-# split.
+# Paths of a file in the folder of the data set, with the split in place of {}; the archive unpacks
+# to the second.
 FORMS = ("remote_homology_{}.lmdb", "remote_homology/remote_homology_{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
 _MAX_VALUE = 2**22
@@ -28,18 +28,19 @@ _MAX_VALUE = 2**22
 _BATCH = 64
 
 
-def proteins(place: Path) -> Iterator[tuple[str, int]]:
-    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein of a folder.
+def proteins(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein of a database.
 
     Raises:
-        DataError: they have another form.
+        DataError: its values have another form.
         UnsafeError, UnavailableError, WorkerError: as `values`.
     """
-    (total,) = values(place, ["num_examples"], reader=objects_here)
+    (total,) = values(path, ["num_examples"], reader=objects_here)
     if type(total) is not int or total < 0:
-        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", place)
-    for number, record in enumerate(values(place, map(str, range(total)), reader=objects_here)):
-        where = f"{place}[{number}]"
+        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", path)
+    records = values(path, map(str, range(total)), reader=objects_here)
+    for number, record in enumerate(records):
+        where = f"{path}[{number}]"
         if not isinstance(record, dict):
             raise fault(f"has no protein {number} of {total}", where)
         sequence = record.get("primary")
@@ -52,7 +53,7 @@ def proteins(place: Path) -> Iterator[tuple[str, int]]:
 
 
 def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
-    """Return values as `values` does, but read in this process, which a damaged file can crash."""
+    """Return values as `values` does, but read in this process, which a damaged file may crash."""
     import lmdb
 
     with (
@@ -71,7 +72,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
             if content is not None and len(content) > max_value:
                 message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
                 raise UnsafeError(message, where=path)
-            # A view of the map, which ends with the transaction.
+            # Copied: the view of the map ends with the transaction.
             contents.append(None if content is None else bytes(content))
         return contents
 
@@ -97,9 +98,9 @@ def values(
     max_value: int = _MAX_VALUE,
     reader: Callable[..., list[Any]] = values_here,
 ) -> Iterator[Any]:
-    """Yield the value of each key in the main database; None without such a key.
+    """Yield the value of each key in the main database; None for a key that it lacks.
 
-    Nothing is written, no lock file either.
+    Nothing is written, not even a lock file.
 
     Args:
         path: the folder of data.mdb, or the file itself.

@@ -149,6 +149,7 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     scores = _comparable(scores)
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
+    # A threshold can only lie between different scores.
     last_of_ties = np.append(ranked[:-1] != ranked[1:], True)
     positives = present[order].cumsum()[last_of_ties]
     total = np.flatnonzero(last_of_ties) + 1
@@ -175,6 +176,7 @@ def aurocs(
     from scipy import stats
 
     is_known = np.broadcast_to(is_known, scores.shape)
+    # Some columns at a time, which bounds the memory of ranks.
     columns_at_once = max(1, _BLOCK // max(1, len(scores)))
     areas = [np.zeros(0)]
     for start in range(0, scores.shape[1], columns_at_once):

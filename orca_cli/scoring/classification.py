@@ -153,6 +153,7 @@ class MacroF1:
         scores = np.moveaxis(outputs, 1, -1)[counted]  # [samples or positions, K]
         truth = targets[counted]
         f1_of = {"samples": _class_f1(_predictions(scores), truth, num_outputs)}
+        # Positions of a map are not cut from records.
         groups = groups if targets.ndim == 1 else None
         recorded = checks.records(groups, targets, counted, required=self.by == "records")
         if recorded is not None:

@@ -81,9 +81,11 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
         is_known = targets >= 0
         weights = is_known.astype(float)
         if not is_mean_over_samples:
+            # Each class weighs 1, which its samples share.
             classes = targets[is_known]
             weights[is_known] = 1 / np.bincount(classes)[classes]
     elif targets.ndim == 2 and not is_mean_over_samples:
+        # Each label weighs 1, which the samples that have it share.
         is_present = targets > 0.5
         weights = (is_present / np.maximum(is_present.sum(axis=0), 1)).sum(axis=1)
     unit_weights = np.bincount(_units(targets, groups), weights)
